@@ -1,0 +1,44 @@
+# make run: everything from a fresh machine to few-step students. make test: set up and test.
+# Every target works on its own.
+.RECIPEPREFIX = >
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DO_NOT_TRACK = 1
+export DVC_NO_ANALYTICS = 1
+export MLFLOW_DISABLE_TELEMETRY = true
+export PREFECT_SERVER_ANALYTICS_ENABLED = false
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: run test check ui flow why gc bench clean
+
+run: .venv/.locked
+> python -m stages && dvc repro && python -m flows.summary
+
+test: .venv/.locked
+> python -m pytest -n logical --maxprocesses 4 --dist loadfile $(TESTS)
+
+check: .venv/.locked
+> ruff format --check . && ruff check . && mypy
+
+ui: .venv/.locked
+> python -m flows.ui
+
+flow: .venv/.locked
+> python -m flows.pipeline && python -m flows.summary
+
+why: .venv/.locked
+> python -m flows.why
+
+gc: .venv/.locked
+> python -m flows.gc
+
+bench: .venv/.locked
+> for file in benchmarks/*.py; do python -m benchmarks.$$(basename $$file .py) || exit 1; done
+
+clean:
+> rm -rf .venv .fewstep artifacts .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+.venv/.locked: requirements.lock
+> $(PYTHON) -m venv .venv
+> .venv/bin/pip install --quiet --requirement requirements.lock
+> touch $@

@@ -1,0 +1,92 @@
+"""Trainee: one network in training, with its optimiser and the moving average of its weights."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from fewstep import distributed
+from fewstep.methods._method import Net
+from fewstep.settings import TrainSettings
+
+LOSS_MEMORY = 50  # updates that the mean loss looks back on
+
+
+class Trainee:
+    """A network that the loop updates, and all that a resumed run needs to go on with it."""
+
+    def __init__(self, net: Net, settings: TrainSettings) -> None:
+        self.module = net.module.train()
+        self.parameters = [p for p in net.module.parameters() if p.requires_grad]
+        self.average = copy.deepcopy(net.module).eval() if net.ema else None
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
+        )
+        self.rate_scale = net.learning_rate
+        self.clip, self.decay = settings.clip, settings.ema
+        self.updates = 0
+        self.loss = torch.zeros((), device=self.parameters[0].device)
+        """Mean loss of the last updates; kept on the device, because reading it would stop a GPU."""
+
+    @property
+    def result(self) -> nn.Module:
+        """The network with averaged weights, if an average is kept."""
+        return self.module if self.average is None else self.average
+
+    def unlock(self, open_: bool) -> None:
+        """Let gradients reach the weights, or not."""
+        for parameter in self.parameters:
+            parameter.requires_grad_(open_)
+
+    def update(self, losses: Tensor, rate: float) -> Tensor:
+        """Step down the mean of the losses, (n,); return whether it and its gradient were finite."""
+        self.optimiser.zero_grad()
+        loss = losses.mean()
+        loss.backward()
+        loss = loss.detach()
+        distributed.average([*(p.grad for p in self.parameters if p.grad is not None), loss])
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * self.rate_scale
+        self.optimiser.step()
+        self._follow()
+        self.loss.lerp_(loss, max(1 / LOSS_MEMORY, 1 / (self.updates + 1)))
+        self.updates += 1
+        return torch.isfinite(loss + norm)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the average; while it is young it follows faster (the ramp of TensorFlow's average)."""
+        if self.average is not None:
+            decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.module.parameters()), 1 - decay)
+            for mine, theirs in zip(self.average.buffers(), self.module.buffers(), strict=True):
+                mine.copy_(theirs)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything that changes in training."""
+        found = {"updates": torch.tensor(self.updates), "loss": self.loss}
+        found |= {f"network/{name}": tensor for name, tensor in self.module.state_dict().items()}
+        if self.average is not None:
+            found |= {f"average/{name}": tensor for name, tensor in self.average.state_dict().items()}
+        for number, moments in self.optimiser.state_dict()["state"].items():
+            found |= {f"optimiser/{number}/{name}": tensor for name, tensor in moments.items()}
+        return found
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `tensors` returned."""
+        self.updates = int(tensors["updates"])
+        self.loss.copy_(tensors["loss"])
+        self.module.load_state_dict(under("network/", tensors))
+        if self.average is not None:
+            self.average.load_state_dict(under("average/", tensors))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in under("optimiser/", tensors).items():
+            number, _, moment = name.partition("/")
+            moments.setdefault(int(number), {})[moment] = tensor
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names start with `prefix`, without it."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

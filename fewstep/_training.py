@@ -1,0 +1,107 @@
+"""Training: the networks of a method, and everything else that changes from step to step."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+import torch
+from torch import Tensor, nn
+
+from fewstep import distributed, randomness
+from fewstep._trainee import Trainee, under
+from fewstep.errors import UserError
+from fewstep.methods._method import Batch, Method
+from fewstep.model import Model
+from fewstep.settings import TrainSettings
+
+HELD_OUT_SEED = randomness.digest64("held out", 0) >> 1  # one for all, so that runs compare; 63 bits
+
+
+class Training:
+    """The networks, and everything else that changes from step to step."""
+
+    def __init__(
+        self,
+        method: Method,
+        student: Model,
+        load: Callable[[str], Model],
+        settings: TrainSettings,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.method, self.settings, self.seed, self.device = method, settings, seed, device
+        self.facts = {  # what the state on disk must agree with
+            "method": [type(method).__name__, asdict(method)],
+            "settings": asdict(settings),
+            "model": asdict(student.config),
+            "seed": seed,
+        }
+        nets = method.networks(student, load)
+        self.modules: dict[str, nn.Module] = {name: net.module.to(device) for name, net in nets.items()}
+        self.trainees = {name: Trainee(net, settings) for name, net in nets.items() if net.trains}
+        for name in nets.keys() - self.trainees.keys():
+            self.modules[name].eval().requires_grad_(False)
+        self.step = 0
+        self.bad_step = torch.tensor(-1, device=device)  # the first whose loss or gradient was not finite
+
+    def take_step(self, batch: Batch, keys: Tensor) -> None:
+        """Update each network whose turn it is, on its own loss."""
+        torch.manual_seed(randomness.digest64(f"train step {self.step} rank {distributed.rank()}", self.seed))
+        for turn in self.method.turns(self.step):
+            for name, trainee in self.trainees.items():
+                trainee.unlock(name == turn)
+            losses = self._losses(self.modules, batch, turn, self.step / self.settings.steps, keys)
+            finite = self.trainees[turn].update(losses, self.settings.rate(self.step))
+            self.bad_step = torch.where(finite | (self.bad_step >= 0), self.bad_step, self.step)
+        self.step += 1
+
+    @torch.no_grad()
+    def evaluate(self, held_out: Batch) -> float:
+        """Return the student's loss on the held-out batch, of the networks as they will be kept."""
+        modules = self.modules | {name: trainee.result for name, trainee in self.trainees.items()}
+        training = [module for module in modules.values() if module.training]
+        for module in training:
+            module.eval()
+        samples = len(next(iter(held_out.values())))
+        keys = randomness.keys_of(HELD_OUT_SEED, 0, samples)
+        total = 0.0
+        for start in range(0, samples, self.settings.batch):
+            part = slice(start, start + self.settings.batch)
+            batch = {name: tensor[part] for name, tensor in held_out.items()}
+            total += float(self._losses(modules, batch, "student", 1.0, keys[part]).sum())
+        for module in training:
+            module.train()
+        return total / samples
+
+    def losses(self) -> dict[str, float]:
+        """Return the mean loss of the last updates of each network that had any.
+
+        Raises:
+            UserError: if a loss or gradient was not finite.
+        """
+        if self.bad_step >= 0:
+            raise UserError(
+                f"the loss or its gradient is not finite at step {int(self.bad_step)}; "
+                "lower learning_rate or clip, or raise warmup"
+            )
+        return {name: float(trainee.loss) for name, trainee in self.trainees.items() if trainee.updates}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything that changes from step to step."""
+        found = {"step": torch.tensor(self.step)}
+        for name, trainee in self.trainees.items():
+            found |= {f"{name}/{key}": tensor for key, tensor in trainee.tensors().items()}
+        return found
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `tensors` returned."""
+        self.step = int(tensors["step"])
+        for name, trainee in self.trainees.items():
+            trainee.restore(under(f"{name}/", tensors))
+
+    def _losses(
+        self, modules: dict[str, nn.Module], batch: Batch, turn: str, progress: float, keys: Tensor
+    ) -> Tensor:
+        batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        half = self.settings.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            return self.method.loss(modules, self.method.prepare(batch, keys), turn, progress, keys)

@@ -1,0 +1,127 @@
+"""Data sources, one file each, found by its name; `source_for` picks the one that a setting means.
+
+A file defines a frozen dataclass of the source's options whose `load(root)` returns the Samples;
+`root` is the folder that holds `data/`. Importing a file imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fewstep import registry
+from fewstep.data._links import refuse_linked_folder
+from fewstep.data._samples import Samples, check_samples
+from fewstep.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Samples", "Source", "check_samples", "named_sources", "source_for", "split"]
+
+FILE_SOURCES = ("folder", "npz")  # these take a path
+
+
+class Source(Protocol):
+    """What a file of this package defines."""
+
+    def load(self, root: Path) -> Samples:
+        """Return the checked samples."""
+
+
+def named_sources() -> list[str]:
+    """Return the sources that need no file: digits and the toys."""
+    return [name for name in registry.available("fewstep.data") if name not in FILE_SOURCES]
+
+
+def source_for(source: str, root: Path, **options: Any) -> Source:
+    """Return the source that `source` means.
+
+    Args:
+        source: "digits" or a toy's name; or a path under data/ to an .npz file or to a folder of
+            images, written with or without the "data/"; or a URL of an .npz file. A changed file behind
+            a URL is not noticed: copy it under data/ where that matters.
+        root: the folder that holds `data/`.
+        options: settings of that source.
+
+    Returns:
+        The source, not yet loaded.
+
+    Raises:
+        UserError: if there is no such source or file, it is reached through a linked folder, or it has
+            no such option.
+    """
+    if source in named_sources():
+        name = source
+    elif "://" in source:
+        name, options = "npz", {"path": source, **options}
+        if not source.endswith(".npz"):
+            raise UserError(f"source {source!r}: only .npz files are read from a URL")
+    else:
+        path = _path_under_data(source)
+        name, options = _kind(path, source, root), {"path": path, **options}
+    kind = registry.find("fewstep.data", name)
+    known = [field.name for field in fields(kind) if field.name != "path"]
+    for option in options.keys() - {"path", *known}:
+        raise UserError(f"source {source!r}: {registry.unknown('option', option, known or ['none'])}")
+    return kind(**options)
+
+
+def _path_under_data(source: str) -> str:
+    path = PurePosixPath(source)
+    if path.is_absolute() or ".." in path.parts:
+        raise UserError(f"source {source!r} lies outside data/, where changes go unseen; copy it there")
+    return str(path if path.parts[:1] == ("data",) else "data" / path)
+
+
+def _kind(path: str, source: str, root: Path) -> str:
+    """Return the file source that reads root/path."""
+    found = root / path
+    for folder in reversed(PurePosixPath(path).parents[:-2]):
+        refuse_linked_folder(root / folder, str(folder))
+    refuse_linked_folder(found, path)
+    if found.is_dir():
+        return "folder"
+    if found.suffix == ".npz":
+        if not found.is_file():
+            raise UserError(f"source {source!r}: there is no file {path}; put it there")
+        return "npz"
+    if found.is_file():
+        raise UserError(f"source {source!r}: {path} is neither an .npz file nor a folder of images")
+    if "/" in source:
+        raise UserError(f"source {source!r}: there is no folder {path}; put it there")
+    data = root / "data"
+    files = (
+        sorted(p.name for p in data.iterdir() if p.is_dir() or p.suffix == ".npz") if data.is_dir() else []
+    )
+    hint = "a file or folder of your own goes under data/"
+    raise UserError(f"{registry.unknown('source', source, named_sources() + files)}; {hint}")
+
+
+def split(n: int, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the numbers, int64 and increasing, of the samples to train on and of those held out.
+
+    Args:
+        n: number of samples.
+        held_out: share to hold out, between 0 and 1; rounded up to whole samples.
+        seed: chooses which.
+
+    Returns:
+        Two tensors that together hold 0 to n - 1.
+
+    Raises:
+        UserError: if either part would be empty.
+    """
+    import torch
+
+    from fewstep import randomness
+
+    taken = math.ceil(n * held_out)
+    if not 0 < taken < n:
+        raise UserError(
+            f"held_out {held_out} of {n} samples leaves {n - taken} to train on and holds out {taken}"
+        )
+    order = torch.from_numpy(randomness.permutation("split", seed, 0, n))
+    return order[taken:].sort().values, order[:taken].sort().values

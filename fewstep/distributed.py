@@ -1,0 +1,58 @@
+"""Several processes, one a device, as torchrun starts them; alone, everything here does nothing."""
+
+import os
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def join(device: torch.device | str = "cpu") -> torch.device:
+    """Join the processes that torchrun started beside this one, if any; return this one's device.
+
+    The addresses and ranks come from the environment that torchrun sets; "cuda" becomes the GPU of
+    this process, "cuda:1" stays what it is. Joining twice does no harm.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        if device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
+
+
+def rank() -> int:
+    """Return this process's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def ranks() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def average(tensors: Sequence[Tensor]) -> None:
+    """Replace the tensors by their means over all processes, in one exchange."""
+    if ranks() == 1:
+        return
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    dist.all_reduce(flat)
+    flat /= ranks()
+    for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
+
+
+def mean(number: float, device: torch.device) -> float:
+    """Return the mean of the processes' numbers."""
+    tensor = torch.tensor(number, dtype=torch.float64, device=device)
+    average([tensor])
+    return float(tensor)
+
+
+def leave() -> None:
+    """Leave the group that `join` joined."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

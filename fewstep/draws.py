@@ -1,0 +1,38 @@
+"""Draws: noise and labels by number, the same in whatever batches they are drawn."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fewstep import randomness
+
+
+def draws(
+    stream: str,
+    seed: int,
+    indices: range,
+    *,
+    shape: tuple[int, ...],
+    classes: int,
+    batch: int,
+    device: torch.device | str = "cpu",
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Yield the noise (n, *shape) of the samples `indices`, and their conditions, n <= batch at a time.
+
+    Args:
+        stream: names the numbers; two streams never share any.
+        seed: names them too.
+        indices: the samples, in steps of 1.
+        shape: of one sample.
+        classes: index % classes is the label (n,) of a sample; with 0 there are no conditions.
+        batch: the greatest n; the last batch holds what is left.
+        device: where the tensors are put.
+
+    Yields:
+        Noise and conditions, as a flow takes them.
+    """
+    for start in range(indices.start, indices.stop, batch):
+        keys = randomness.keys_of(seed, start, min(start + batch, indices.stop))
+        conditions = {"label": (keys[:, 1] % classes).to(device)} if classes else {}
+        yield randomness.noises(stream, keys, shape).to(device), conditions

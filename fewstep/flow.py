@@ -1,0 +1,114 @@
+"""as_flow: any model as the canonical flow, on which grids, solvers and search act.
+
+The canonical flow moves y = (1 - t) noise + t data with velocity dy/dt = data - noise, whatever
+path the model was trained on: y = x / (a + b) and t = a / (a + b), so its velocity is the model's
+estimate of data minus its estimate of noise. Euler on it is DDIM.
+
+The ends of the path are handled here and nowhere else. `usable_times` gives the times between
+which the model's output can be turned into a velocity; `fewstep.solvers.integrate` starts at the
+first and never asks for a velocity after the last: it refuses a grid that would.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fewstep import paths, predictions
+from fewstep.errors import UserError
+from fewstep.model import Model
+
+END_MARGIN = 1e-3  # how far from an end, in canonical time, where the conversion is singular there
+
+
+class Flow(Protocol):
+    """A velocity field on the canonical path."""
+
+    t_start: float
+    """First usable time; a grid starts here."""
+    t_end: float
+    """Last time at which the velocity may be asked for; 1 if the conversion holds at the data end."""
+    calls_per_velocity: int
+    """Network calls that one velocity costs: 2 under guidance."""
+
+    def __call__(self, x: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
+        """Return the velocity, (batch, *shape), at x and canonical time t, a number or (batch,)."""
+
+
+class FieldFlow:
+    """A closed-form velocity(x, t) as a Flow; t reaches it as a tensor of shape (batch,)."""
+
+    calls_per_velocity = 1
+
+    def __init__(self, velocity: Callable[..., Tensor], *, t_start: float = 0.0, t_end: float = 1.0) -> None:
+        self.velocity = velocity
+        self.t_start = t_start
+        self.t_end = t_end
+
+    def __call__(self, x: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
+        """See Flow."""
+        return self.velocity(x, batch_times(t, x), **conditions)
+
+
+class ModelFlow:
+    """A model as a Flow, under classifier-free guidance if asked for (Ho and Salimans 2022)."""
+
+    def __init__(self, model: Model, *, guidance: float = 1.0) -> None:
+        self.model = model
+        self.guidance = guidance
+        self.path = paths.get(model.config.path)
+        self.t_start, self.t_end = usable_times(model.config.path, model.config.prediction)
+        if guidance != 1.0 and model.config.classes == 0:
+            raise UserError(f"guidance {guidance} needs a class-conditional model; this one has no classes")
+        self.calls_per_velocity = 1 if guidance == 1.0 else 2
+
+    def __call__(self, x: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
+        """See Flow; guided velocity = null + guidance (conditional - null)."""
+        times = batch_times(t, x)
+        velocity = self._velocity(x, times, **conditions)
+        if self.guidance == 1.0:
+            return velocity
+        null = torch.full_like(conditions["label"], self.model.config.classes)
+        unconditional = self._velocity(x, times, **{**conditions, "label": null})
+        return unconditional + self.guidance * (velocity - unconditional)
+
+    def _velocity(self, y: Tensor, canonical: Tensor, **conditions: Tensor) -> Tensor:
+        if self.model.config.path == "linear" and self.model.config.prediction == "velocity":
+            return self.model(y, canonical, **conditions)
+        t = self.path.time_of(canonical)
+        c = self.path.coefficients(t)
+        x = paths.like(c.a + c.b, y) * y
+        output = self.model(x, t, **conditions)
+        data, noise = predictions.solve(self.model.config.prediction, x, output, c)
+        return data - noise
+
+
+def as_flow(model: Model, *, guidance: float = 1.0) -> ModelFlow:
+    """Return the canonical flow of `model`, with classifier-free `guidance` (1: none).
+
+    Raises:
+        UserError: if guidance is asked of a model without classes.
+    """
+    return ModelFlow(model, guidance=guidance)
+
+
+def usable_times(path: str, prediction: str) -> tuple[float, float]:
+    """Return (t_start, t_end), canonical: the range in which `prediction` gives a velocity on `path`.
+
+    An end of the path's own range is kept where the 2x2 system of fewstep.predictions has a finite,
+    non-zero determinant there, and moved inwards to END_MARGIN where it has not.
+    """
+    law = paths.get(path)
+    ends = law.canonical_time(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+    det = predictions.determinant(prediction, law.coefficients(torch.tensor([0.0, 1.0], dtype=torch.float64)))
+    solvable = ((det.abs() > 1e-9) & (det.abs() < 1e9)).tolist()
+    start = ends[0] if solvable[0] else max(ends[0], END_MARGIN)
+    end = ends[1] if solvable[1] else min(ends[1], 1 - END_MARGIN)
+    return start, end
+
+
+def batch_times(t: Tensor | float, x: Tensor) -> Tensor:
+    """Return t as a tensor of shape (batch,) with x's type and device."""
+    times = torch.as_tensor(t, dtype=x.dtype, device=x.device)
+    return times.expand(len(x)) if times.dim() == 0 else times

@@ -1,0 +1,90 @@
+"""Grid: the canonical times a solver visits on its way from noise (0) to data (1)."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+
+from fewstep.errors import UserError
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Knots, and what they were chosen for; refuses to be wrong.
+
+    Raises:
+        UserError: if the times are not at least two increasing finite numbers in [0, 1] that end
+            at 1, or the guidance is not finite.
+    """
+
+    times: tuple[float, ...]
+    """Knots in canonical time; the first is the model's t_start, the last is 1."""
+    solver: str = "euler"
+    """The solver these knots were chosen for."""
+    guidance: float = 1.0
+    """The classifier-free guidance scale they were chosen for; 1 is the plain conditional model."""
+    model_digest: str | None = None
+    """The model they were chosen for; None for one that suits any, such as a uniform grid."""
+
+    def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "times", tuple(float(t) for t in self.times))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"grid times must be numbers, got {self.times!r}") from error
+        if len(self.times) < 2 or not all(map(math.isfinite, self.times)):
+            raise UserError(f"a grid needs two or more finite times, got {self.times}")
+        if any(later <= earlier for earlier, later in pairwise(self.times)):
+            raise UserError(f"grid times must increase, got {self.times}")
+        if self.times[0] < 0 or self.times[-1] != 1:
+            raise UserError(f"a grid starts at 0 or later and ends at 1 (data), got {self.times}")
+        if not math.isfinite(self.guidance):
+            raise UserError(f"a grid's guidance must be finite, got {self.guidance}")
+
+    @property
+    def steps(self) -> int:
+        """The number of solver steps."""
+        return len(self.times) - 1
+
+    def to_json(self) -> str:
+        """Return this grid as JSON; floats survive exactly."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Grid":
+        """Return the grid that `to_json` wrote.
+
+        Raises:
+            UserError: if the text is not JSON of a grid.
+        """
+        try:
+            return cls(**json.loads(text))
+        except (json.JSONDecodeError, TypeError) as error:
+            raise UserError(f"not a grid: {text[:80]!r} ({error})") from error
+
+
+def uniform(steps: int, *, start: float = 0.0, solver: str = "euler", guidance: float = 1.0) -> Grid:
+    """Return `steps` equal steps in canonical time from `start` to 1.
+
+    Raises:
+        UserError: if steps is below 1.
+    """
+    if steps < 1:
+        raise UserError(f"a grid needs at least one step, got {steps}")
+    inner = [start + (1 - start) * i / steps for i in range(steps)]
+    return Grid((*inner, 1.0), solver=solver, guidance=guidance)
+
+
+def nearest_knots(times: Sequence[float], wanted: Sequence[float]) -> list[int]:
+    """Return, for each wanted time, the position of the knot that equals it to 1e-9.
+
+    Raises:
+        UserError: if a wanted time is no knot; the message names it.
+    """
+    found = []
+    for time in wanted:
+        position = min(range(len(times)), key=lambda i: abs(times[i] - time))
+        if abs(times[position] - time) > 1e-9:
+            raise UserError(f"time {time} is not among the stored knots {list(times)}")
+        found.append(position)
+    return found

@@ -1,0 +1,40 @@
+"""Distances: how an error, (n, *shape), becomes the loss of each sample, (n,)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fewstep.errors import UserError
+from fewstep.registry import unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def l2(error: Tensor) -> Tensor:
+    """Return the mean over dimensions of the squared error."""
+    return error.flatten(1).square().mean(dim=1)
+
+
+def huber(error: Tensor) -> Tensor:
+    """Return (sqrt(|e|^2 + c^2) - c) / d with c = .00054 d for d dimensions; Lee et al. 2024, eq. 9.
+
+    Robust, but its optimum is no mean: right only where the target is a function of the input.
+    """
+    d = error[0].numel()
+    c = 0.00054 * d
+    return ((error.flatten(1).square().sum(dim=1) + c**2).sqrt() - c) / d
+
+
+DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {"l2": l2, "huber": huber}
+
+
+def check_distance(name: str) -> None:
+    """Refuse a distance that does not exist.
+
+    Raises:
+        UserError: listing those that do.
+    """
+    if name not in DISTANCES:
+        raise UserError(unknown("distance", name, list(DISTANCES)))

@@ -1,0 +1,67 @@
+"""PathRegression: what flow matching and reflow share, the regression at points of a path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fewstep.errors import UserError
+from fewstep.methods._method import Batch, Method, Net, conditions_of
+from fewstep.methods._times import check_law, draw_times
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fewstep.model import Model, ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathRegression(Method):
+    """Regress what the model predicts, at a random point of its own path from noise to data.
+
+    The loss is the error of the prediction itself: of the velocity for a model that predicts
+    velocity, of the noise for one that predicts noise. Only a score, which grows as 1 / b, is
+    compared as b times the score (Song et al. 2021, arXiv 2011.13456, eq. 7).
+    """
+
+    times: str
+    """Law of the training times, over the model's own time: uniform, logit_normal or u_shaped."""
+    label_dropout: float = 0.0
+    """Share of samples whose label is hidden, so that guidance can be used later."""
+
+    def __post_init__(self) -> None:
+        check_law(self.times)
+        if not 0 <= self.label_dropout <= 1:
+            raise UserError(f"label_dropout is a share from 0 to 1, got {self.label_dropout}")
+
+    def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
+        """See Method.networks."""
+        if self.label_dropout and not student.config.classes:
+            raise UserError(f"label_dropout {self.label_dropout} needs a model with classes; set it to 0")
+        return super().networks(student, load)
+
+    def error(self, student: Model, batch: Batch, keys: Tensor) -> Tensor:
+        """Return how far the student is from its target at one point of each sample's path, (n, *shape)."""
+        from fewstep import paths, predictions
+
+        noise, data = batch["noise"], batch["data"]
+        path = paths.get(student.config.path)
+        t = draw_times(self.times, student.config, keys).to(data.device)
+        c = path.coefficients(t)
+        target = predictions.express(student.config.prediction, data, noise, c)
+        point = path.sample(noise, data, t)
+        error = student(point.x, t, **self._conditions(student.config, batch, keys)) - target
+        return paths.like(c.b, error) * error if student.config.prediction == "score" else error
+
+    def _conditions(self, config: ModelConfig, batch: Batch, keys: Tensor) -> Batch:
+        import torch
+
+        from fewstep import randomness
+
+        conditions = conditions_of(config, batch)
+        if self.label_dropout:
+            hidden = randomness.uniforms("train.label", keys) < self.label_dropout
+            label = conditions["label"]
+            conditions["label"] = torch.where(hidden.to(label.device), config.classes, label)
+        return conditions

@@ -1,0 +1,69 @@
+"""Time laws: where between noise and data a sample is trained, from one uniform number of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fewstep.errors import UserError
+from fewstep.registry import unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fewstep.model import ModelConfig
+
+SHARPNESS = 4.0  # "a" of Lee et al. 2024
+
+
+def _logit_normal(u: Tensor) -> Tensor:
+    """More of the middle, where independent noise and data are hardest to tell; Esser et al. 2024."""
+    import torch
+
+    return torch.sigmoid(torch.special.ndtri(u))
+
+
+def _u_shaped(u: Tensor) -> Tensor:
+    """More of both ends, where pairs are hardest; Lee et al. 2024 (arXiv 2405.20320), section 4.1.
+
+    Density a (e^(a t) + e^(a (1 - t))) / (2 (e^a - 1)), sampled by its inverse: an exponential on
+    one side or, for the lower half of u, on the other. (The paper prints a density that is not
+    symmetric; this is what its code draws.)
+    """
+    import torch
+
+    side = (2 * u) % 1
+    t = torch.log1p(side * math.expm1(SHARPNESS)) / SHARPNESS
+    return torch.where(u < 0.5, 1 - t, t)
+
+
+LAWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "uniform": lambda u: u,
+    "logit_normal": _logit_normal,
+    "u_shaped": _u_shaped,
+}
+
+
+def check_law(name: str) -> None:
+    """Refuse a time law that does not exist.
+
+    Raises:
+        UserError: listing those that do.
+    """
+    if name not in LAWS:
+        raise UserError(unknown("time law", name, list(LAWS)))
+
+
+def draw_times(law: str, config: ModelConfig, keys: Tensor) -> Tensor:
+    """Return the time of each sample, (n,), in the model's own time.
+
+    The law is stretched over those times at which the model's prediction gives a velocity.
+    """
+    import torch
+
+    from fewstep import flow, paths, randomness
+
+    ends = torch.tensor(flow.usable_times(config.path, config.prediction), dtype=torch.float64)
+    start, end = paths.get(config.path).time_of(ends).tolist()
+    return start + (end - start) * LAWS[law](randomness.uniforms("train.time", keys))

@@ -1,0 +1,61 @@
+"""Flow matching: learn the velocity from noise to data (Lipman et al. 2023, Liu et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fewstep import registry
+from fewstep.errors import UserError
+from fewstep.methods._distances import l2
+from fewstep.methods._method import Batch, Net, Nets
+from fewstep.methods._regression import PathRegression
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fewstep.model import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowMatching(PathRegression):
+    """Pretraining on data alone; its optimum is the marginal velocity of the coupling.
+
+    Source: Liu et al. 2022 (arXiv 2209.03003), eq. 1, and Lipman et al. 2023 (arXiv 2210.02747);
+    with couplings inside the batch, Tong et al. 2024 (arXiv 2302.00482). On other paths and
+    predictions this is the training of diffusion models.
+    """
+
+    stream = "data"
+
+    times: str = "uniform"
+    coupling: str = "independent"
+    """How noise meets data within a batch: a file of fewstep.couplings."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        registry.find("fewstep.couplings", self.coupling)
+
+    def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
+        """See Method.networks."""
+        if student.config.classes and not registry.find("fewstep.couplings", self.coupling).suits_labels:
+            raise UserError(
+                f"coupling {self.coupling} is for models without classes, this one has "
+                f"{student.config.classes}: what it pairs with one label is no standard normal noise any "
+                "more, but samples start from that; use coupling independent"
+            )
+        return super().networks(student, load)
+
+    def prepare(self, batch: Batch, keys: Tensor) -> Batch:
+        """Return the batch with the noise that each sample comes from."""
+        from fewstep import randomness
+
+        data = batch["data"]
+        noise = randomness.noises("train.noise", keys, tuple(data.shape[1:])).to(data.device)
+        coupling = registry.find("fewstep.couplings", self.coupling)()
+        return {**batch, "noise": coupling.pair(noise, data)}
+
+    def loss(self, nets: Nets, batch: Batch, turn: str, progress: float, keys: Tensor) -> Tensor:
+        """See Method.loss."""
+        return l2(self.error(nets["student"], batch, keys))

@@ -1,0 +1,38 @@
+"""Reflow: learn the flow again from its own pairs, whose paths hardly cross, so that it straightens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fewstep.methods._distances import DISTANCES, check_distance
+from fewstep.methods._method import Batch, Nets
+from fewstep.methods._regression import PathRegression
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reflow(PathRegression):
+    """Regression between the noise and the data that a teacher made of it.
+
+    Source: Liu et al. 2022 (arXiv 2209.03003), section 2.2; times and Huber distance from Lee et
+    al. 2024 (arXiv 2405.20320). The student keeps its own path and prediction: on any path, the
+    points between one noise and its data are a straight line in canonical coordinates, and it is
+    the pairs that straighten (Wang et al. 2024, arXiv 2410.07303).
+    """
+
+    stream = "pairs"
+
+    times: str = "u_shaped"
+    distance: str = "l2"
+    """l2 or huber."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_distance(self.distance)
+
+    def loss(self, nets: Nets, batch: Batch, turn: str, progress: float, keys: Tensor) -> Tensor:
+        """See Method.loss."""
+        return DISTANCES[self.distance](self.error(nets["student"], batch, keys))

@@ -1,0 +1,198 @@
+"""The metric's feature net: a small classifier, trained on the train split, frozen and hashed.
+
+Distances depend on the net as much as on the samples: the same samples score several times apart
+under nets trained for 150 and for 250 steps. So its backend name, which carries the weights'
+sha256, stands beside every number; compare only numbers with the same backend.
+"""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fewstep import randomness
+from fewstep.errors import UserError
+from fewstep.metrics._extra import metrics_extra
+from fewstep.progress import SILENT, Progress
+
+FEATURES = 64
+BATCH = 256  # of network calls; fixed, because rounding differs a little between batch sizes
+
+
+class FeatureNet(nn.Module):
+    """A classifier whose last layer but one gives the features.
+
+    Raises:
+        UserError: for a sample shape that is neither (features,) nor (channels, height, width) with
+            at least 8 pixels a side.
+    """
+
+    spread: Tensor
+
+    def __init__(self, shape: tuple[int, ...], classes: int, *, taught_by: str = "labels") -> None:
+        super().__init__()
+        self.shape, self.classes, self.taught_by = tuple(shape), classes, taught_by
+        self.body = _body(self.shape)
+        self.head = nn.Linear(FEATURES, classes)
+        self.register_buffer("spread", torch.ones(FEATURES))  # standard deviations on the train split
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the weights, which is that of the file `save` writes."""
+        return hashlib.sha256(_weights(self)).hexdigest()
+
+    @property
+    def backend(self) -> str:
+        """The name to print beside every number: what taught the net, and which weights it has."""
+        return f"classifier:{self.taught_by} sha256:{self.digest[:8]}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the class scores, (n, classes)."""
+        return self.head(functional.silu(self.body(x)))
+
+    def features(self, x: Tensor) -> np.ndarray:
+        """Return the features, float64 (n, 64), divided by their standard deviations on the train split."""
+        return (self._batched(self.body, x).double() / self.spread.double().cpu()).numpy()
+
+    def classify(self, x: Tensor) -> np.ndarray:
+        """Return the likeliest class of each sample, int64 (n,)."""
+        return self._batched(self, x).argmax(dim=1).numpy()
+
+    def accuracy(self, x: Tensor, labels: Tensor) -> float:
+        """Return the share of samples whose class is right."""
+        return float(np.mean(self.classify(x) == labels.numpy()))
+
+    @torch.no_grad()
+    def _batched(self, part: nn.Module, x: Tensor) -> Tensor:
+        return torch.cat([part(batch.to(self.spread)).cpu() for batch in x.split(BATCH)])
+
+
+def train_feature_net(
+    data: Tensor,
+    labels: Tensor,
+    *,
+    taught_by: str = "labels",
+    steps: int = 250,
+    seed: int,
+    progress: Progress = SILENT,
+) -> FeatureNet:
+    """Return a feature net taught to tell the labels apart; same arguments, same net.
+
+    Args:
+        data: The train split, (n, *shape).
+        labels: Its classes, int64 (n,), numbered from 0.
+        taught_by: Where the labels come from, for the backend's name: "labels" or "clusters10".
+        steps: Steps of Adam on batches of 128, the rate falling to 0 along a cosine.
+        seed: Decides the first weights and the order of samples.
+        progress: Told of every step.
+
+    Raises:
+        UserError: for a sample shape that the net does not take, or labels that don't fit the data.
+    """
+    if len(labels) != len(data) or len(data) < 2:
+        raise UserError(
+            f"a feature net needs a label for each of 2 or more samples, got {len(labels)} labels"
+            f" for {len(data)} samples"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = FeatureNet(tuple(data.shape[1:]), int(labels.max()) + 1, taught_by=taught_by)
+    optimiser = torch.optim.Adam(net.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    size = min(128, len(data))
+    per_epoch = len(data) // size
+    progress.start("feature net", steps)
+    for step in range(steps):
+        epoch, position = divmod(step, per_epoch)
+        order = randomness.permutation("feature net", seed, epoch, len(data))
+        pick = torch.from_numpy(order[position * size : (position + 1) * size])
+        loss = functional.cross_entropy(net(data[pick]), labels[pick])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        progress.advance(loss=loss.item())
+    spread = net.features(data).std(axis=0)
+    # A feature that never moves tells nothing; dividing by almost zero would let it drown the rest.
+    net.spread.copy_(torch.from_numpy(np.where(spread > 1e-6 * spread.max(), spread, 1.0)))
+    return net.eval().requires_grad_(False)
+
+
+def pseudo_labels(train: Tensor, *others: Tensor, clusters: int, seed: int) -> list[Tensor]:
+    """Return labels, int64 (n,), for each of the given sets, (n, *shape): the k-means clusters of `train`.
+
+    They teach the feature net of data that has no labels.
+
+    Raises:
+        UserError: if scikit-learn is not installed, or there are fewer samples than clusters.
+    """
+    with metrics_extra():
+        from sklearn.cluster import KMeans
+    if len(train) < clusters:
+        raise UserError(f"{len(train)} samples do not make {clusters} clusters; ask for fewer")
+    found = KMeans(clusters, n_init=3, random_state=seed).fit(train.flatten(1).numpy())
+    return [torch.from_numpy(found.predict(x.flatten(1).numpy()).astype(np.int64)) for x in (train, *others)]
+
+
+def save(folder: Path, net: FeatureNet, facts: dict[str, Any]) -> None:
+    """Write feature_net.safetensors and feature_net.json: what the net is, and `facts` about it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "feature_net.safetensors").write_bytes(_weights(net))
+    card = {
+        **facts,
+        "backend": net.backend,
+        "classes": net.classes,
+        "digest": net.digest,
+        "shape": net.shape,
+        "taught_by": net.taught_by,
+    }
+    (folder / "feature_net.json").write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
+
+
+def load(folder: Path) -> tuple[FeatureNet, dict[str, Any]]:
+    """Return the net that `save` wrote, and its feature_net.json.
+
+    Raises:
+        UserError: if a file is missing, or the weights are not those that the JSON names.
+    """
+    try:
+        card = json.loads((folder / "feature_net.json").read_text())
+        weights = (folder / "feature_net.safetensors").read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"no feature net in {folder}: {error.filename} is missing") from error
+    if hashlib.sha256(weights).hexdigest() != card["digest"]:
+        raise UserError(
+            f"{folder}/feature_net.safetensors is not what feature_net.json names; train it again"
+        )
+    net = FeatureNet(tuple(card["shape"]), card["classes"], taught_by=card["taught_by"])
+    net.load_state_dict(safetensors.torch.load(weights))
+    return net.eval().requires_grad_(False), card
+
+
+def _weights(net: FeatureNet) -> bytes:
+    return safetensors.torch.save({name: x.cpu().contiguous() for name, x in net.state_dict().items()})
+
+
+def _body(shape: tuple[int, ...]) -> nn.Sequential:
+    if len(shape) == 1:
+        return nn.Sequential(
+            nn.Linear(shape[0], 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, FEATURES)
+        )
+    if len(shape) != 3 or min(shape[1:]) < 8:
+        raise UserError(
+            f"the feature net takes vectors, or images of 8 pixels a side or more; got shape {shape}"
+        )
+    layers: list[nn.Module] = [nn.Conv2d(shape[0], 32, 3, padding=1), nn.SiLU()]
+    width = 32
+    for _ in range(int(math.log2(min(shape[1:]) / 4))):  # halve the image until 4 to 7 pixels are left
+        layers += [nn.Conv2d(width, 64, 3, stride=2, padding=1), nn.SiLU()]
+        width = 64
+    layers += [nn.Conv2d(64, 64, 3, padding=1), nn.SiLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(256, FEATURES))

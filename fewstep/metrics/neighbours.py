@@ -1,0 +1,51 @@
+"""What nearest neighbours tell: whether samples are lifelike, cover the data, or copy it."""
+
+import contextlib
+import io
+
+import numpy as np
+
+from fewstep import randomness
+from fewstep.errors import UserError
+from fewstep.metrics._extra import metrics_extra
+
+NEIGHBOURS = 5
+
+
+def manifold_scores(reference: np.ndarray, samples: np.ndarray, *, seed: int = 0) -> dict[str, float]:
+    """Return precision, recall, density, coverage and the number of samples a side, "samples".
+
+    Naeem et al. 2020 (arXiv 2002.09797), with 5 neighbours. The radii depend on how many samples
+    there are, so both sides, features (n, d) and (m, d), are cut to the smaller of n and m, by a
+    draw that `seed` decides. Below about 1000 a side the numbers are rough.
+
+    Raises:
+        UserError: if a side has 6 samples or fewer, or prdc is not installed.
+    """
+    with metrics_extra():
+        from prdc import compute_prdc
+
+    n = min(len(reference), len(samples))
+    if n <= NEIGHBOURS + 1:
+        raise UserError(f"precision and recall look at {NEIGHBOURS} neighbours; {n} samples are too few")
+    pick_reference, pick_samples = (
+        randomness.permutation("neighbours", seed, 0, len(side))[:n] for side in (reference, samples)
+    )
+    with contextlib.redirect_stdout(io.StringIO()):  # prdc prints the counts
+        scores = compute_prdc(reference[pick_reference], samples[pick_samples], NEIGHBOURS)
+    return {name: float(score) for name, score in scores.items()} | {"samples": n}
+
+
+def nearest_neighbour_ratio(samples: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> float | None:
+    """Return how far samples are from the training set, as a multiple of how far held-out data is.
+
+    The median Euclidean distance to the nearest training sample, of the samples and of held-out
+    data, divided. Well below 1 the model copies what it was trained on. All are (n, dims); use the
+    data itself, not features. None if at least half of the held-out data repeats training data: there
+    is then no distance to compare with.
+    """
+    with metrics_extra():
+        from sklearn.metrics import pairwise_distances_argmin_min
+
+    near, usual = (np.median(pairwise_distances_argmin_min(side, train)[1]) for side in (samples, held_out))
+    return float(near / usual) if usual > 0 else None

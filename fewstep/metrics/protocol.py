@@ -1,0 +1,168 @@
+"""The protocol by which feature distances become numbers that may be compared.
+
+A Fréchet distance is biased upwards, the more so the fewer the samples, and its spread over noise
+batches is large. So every model makes the same number of disjoint blocks of samples, from the same
+noise as every other model, and:
+
+- pooled value: one distance, all blocks together against the whole reference. This is fd_clf. Its
+  standard error is that of the jackknife that leaves one block out.
+- block mean: the mean of the distances of each block against the whole reference, with the standard
+  error of that mean. Larger than the pooled value, for its n is smaller; its job is to show the bias.
+- ratio of two models: of their pooled values, its standard error by the jackknife that leaves the
+  same block out of both, so that what the shared noise does to both cancels.
+- kid_clf is unbiased, so its pooled value would say no more than its block mean: that is kid_clf.
+- floor: held-out data against training data with n samples a side, n no larger than a block, mean
+  over redraws. Held-out sets are small, so it must not be compared with fd_clf but with
+  fd_at_floor_n, the model's samples against training data, drawn n a side in the same way.
+
+Standard errors are about the noise. They leave out the reference's own finite size, which all models
+share, and the training seed: a claim needs several of those. A raw Fréchet distance is never
+bootstrapped, for drawing samples twice biases it further.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from operator import add
+
+import numpy as np
+
+from fewstep import randomness
+from fewstep.errors import UserError
+from fewstep.metrics import kernel
+from fewstep.metrics.frechet import Moments, frechet_distance
+
+REDRAWS = 8
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Features of the training set, (n, d), and what of them need be worked out but once."""
+
+    features: np.ndarray
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Their moments."""
+        return Moments.of(self.features)
+
+    @cached_property
+    def within(self) -> float:
+        """Their mean kernel with one another."""
+        return kernel.within(self.features)
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The distance of real data from real data: what no model needs to beat."""
+
+    fd_clf: float
+    """Held-out against training data, `samples` a side; compare with fd_at_floor_n."""
+    kid_clf: float
+    """The whole of both."""
+    samples: int
+    """Samples a side in fd_clf."""
+
+
+@dataclass(frozen=True)
+class BlockScores:
+    """The scores of one model; the module says what each means."""
+
+    fd_clf: float
+    fd_clf_se: float
+    fd_block_mean: float
+    fd_block_mean_se: float
+    fd_at_floor_n: float
+    kid_clf: float
+    kid_clf_se: float
+    blocks: int
+    samples_per_block: int
+    fd_without: tuple[float, ...]
+    """The pooled distance without block i; what `ratio` needs."""
+
+
+def score_blocks(reference: Reference, blocks: list[np.ndarray], *, floor: Floor, seed: int) -> BlockScores:
+    """Return the scores of one model from the features of its blocks of samples.
+
+    Args:
+        reference: The training set.
+        blocks: Features (n, d) of each block, the same n in all; the same noise for all models.
+        floor: The floor that the scores will stand beside.
+        seed: Decides the draws of fd_at_floor_n, with which the floor was drawn too.
+
+    Raises:
+        UserError: if there are fewer than two blocks, or features are not finite.
+    """
+    if len(blocks) < 2:
+        raise UserError(f"a standard error needs two or more blocks of samples, got {len(blocks)}")
+    assert len({len(block) for block in blocks}) == 1, "blocks have different sizes"
+    moments = [Moments.of(block) for block in blocks]
+    fd_pooled = frechet_distance(reference.moments, reduce(add, moments))
+    fd_without = tuple(
+        frechet_distance(reference.moments, reduce(add, moments[:i] + moments[i + 1 :]))
+        for i in range(len(moments))
+    )
+    fd_mean, fd_mean_se = mean_and_error([frechet_distance(reference.moments, m) for m in moments])
+    kid, kid_se = mean_and_error(
+        [
+            kernel.within(block) + reference.within - 2 * kernel.between(block, reference.features)
+            for block in blocks
+        ]
+    )
+    return BlockScores(
+        fd_clf=fd_pooled,
+        fd_clf_se=jackknife_error(fd_without),
+        fd_block_mean=fd_mean,
+        fd_block_mean_se=fd_mean_se,
+        fd_at_floor_n=_redrawn(reference.features, np.concatenate(blocks), floor.samples, seed=seed),
+        kid_clf=kid,
+        kid_clf_se=kid_se,
+        blocks=len(blocks),
+        samples_per_block=len(blocks[0]),
+        fd_without=fd_without,
+    )
+
+
+def ratio(a: BlockScores, b: BlockScores) -> tuple[float, float]:
+    """Return fd_clf of `a` over that of `b`, and its standard error by the paired jackknife."""
+    assert (a.blocks, a.samples_per_block) == (b.blocks, b.samples_per_block), "blocks can't be paired"
+    without = [x / y for x, y in zip(a.fd_without, b.fd_without, strict=True)]
+    return a.fd_clf / b.fd_clf, jackknife_error(without)
+
+
+def measure_floor(reference: Reference, held_out: np.ndarray, *, block: int, seed: int) -> Floor:
+    """Return the floor at the size of a block, or at the most that the real data allows.
+
+    Args:
+        reference: The training set.
+        held_out: Features of data that neither model nor feature net were trained on, (n, d).
+        block: Samples in a block.
+        seed: Decides the draws.
+    """
+    samples = min(block, len(held_out), len(reference.features))
+    return Floor(
+        fd_clf=_redrawn(reference.features, held_out, samples, seed=seed),
+        kid_clf=kernel.kernel_distance(reference.features, held_out),
+        samples=samples,
+    )
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean of one value per block, and its standard error."""
+    return float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values)))
+
+
+def jackknife_error(without: Sequence[float]) -> float:
+    """Return a statistic's standard error from its values without each block; Efron and Stein 1981."""
+    return float(np.sqrt((len(without) - 1) * np.var(without)))
+
+
+def _redrawn(reference: np.ndarray, others: np.ndarray, samples: int, *, seed: int) -> float:
+    """Return the mean Fréchet distance of draws, without replacement, of `samples` from each side."""
+    distances = []
+    for redraw in range(REDRAWS):
+        # two streams: a model's samples must not be drawn in step with the data
+        real = randomness.permutation("floor reference", seed, redraw, len(reference))[:samples]
+        other = randomness.permutation("floor samples", seed, redraw, len(others))[:samples]
+        distances.append(frechet_distance(Moments.of(reference[real]), Moments.of(others[other])))
+    return float(np.mean(distances))

@@ -1,0 +1,86 @@
+"""Model: a network, and the facts one needs to use it: what it predicts, on which path, how."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fewstep import paths, registry
+from fewstep.errors import UserError
+from fewstep.grids import Grid
+from fewstep.predictions import PARTS
+from fewstep.registry import unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Everything about a model but its weights; it is the model directory's config.json.
+
+    Raises:
+        UserError: for a path or prediction that does not exist, or a student of knots without its grid.
+    """
+
+    architecture: dict[str, Any]
+    """{"name": a file of fewstep.models, and that file's options}."""
+    shape: tuple[int, ...]
+    """Shape of one sample: (channels, height, width) or (features,)."""
+    classes: int = 0
+    """Number of class labels the network is conditioned on; 0 for an unconditional model."""
+    prediction: str = "velocity"
+    """What the network's output means; a row of fewstep.predictions.PARTS."""
+    path: str = "linear"
+    """The path it was trained on, and in whose own time it is called."""
+    noise: Literal["gaussian"] = "gaussian"
+    """The law of the noise."""
+    time_scale: float = 1.0
+    """The network is given time_scale * t."""
+    trained_times: Literal["all", "grid"] = "all"
+    """"grid" for a student that only knows the knots of its own grid."""
+    deterministic: bool = True
+    """Whether the same noise always gives the same sample."""
+    grid: Grid | None = None
+    """The grid a few-step student samples with."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape))
+        if isinstance(self.grid, dict):
+            object.__setattr__(self, "grid", Grid(**self.grid))
+        paths.get(self.path)
+        if self.prediction not in PARTS:
+            raise UserError(unknown("prediction", self.prediction, list(PARTS)))
+        if self.trained_times == "grid" and self.grid is None:
+            raise UserError("a model trained only at the knots of a grid must carry that grid")
+
+
+class Model(nn.Module):
+    """A network with its ModelConfig.
+
+    The extra last class, number `config.classes`, is the null condition of classifier-free guidance.
+    """
+
+    def __init__(self, config: ModelConfig, network: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        self.network = network
+
+    def forward(self, x: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
+        """Return the network's raw prediction, (batch, *shape), at the path's own times t, (batch,)."""
+        return self.network(x, t * self.config.time_scale, **conditions)
+
+
+def build(config: ModelConfig, *, seed: int) -> Model:
+    """Return a model with freshly drawn weights, which depend on `seed` alone.
+
+    Raises:
+        UserError: if the architecture or one of its options does not exist or does not fit the shape.
+    """
+    options = dict(config.architecture)
+    architecture = registry.find("fewstep.models", options.pop("name", None))
+    try:
+        design = architecture(**options)
+    except TypeError as error:
+        raise UserError(f"model {config.architecture['name']}: {error}") from error
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Model(config, design.build(config.shape, config.classes))

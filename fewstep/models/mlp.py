@@ -1,0 +1,35 @@
+"""Mlp: residual fully connected layers, for points, vectors and very small images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fewstep.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mlp:
+    """Settings of the fully connected network.
+
+    Raises:
+        UserError: if a number is below 1.
+    """
+
+    width: int = 128
+    """Features of every layer."""
+    depth: int = 3
+    """Residual blocks."""
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.depth) < 1:
+            raise UserError(f"mlp: width and depth must be 1 or more, got {self}")
+
+    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        """Return the network for samples of any `shape`; images are flattened."""
+        from fewstep.models._mlp_network import MlpNetwork
+
+        return MlpNetwork(shape, classes, self)

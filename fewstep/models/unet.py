@@ -1,0 +1,52 @@
+"""Unet: convolutions over a pyramid of resolutions, for images (Ronneberger et al. 2015)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fewstep.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unet:
+    """Settings of the U-Net; width 16 and multipliers (1, 2) suit 8x8 images on a CPU.
+
+    Raises:
+        UserError: if a number is below 1.
+    """
+
+    width: int = 16
+    """Channels at full resolution."""
+    multipliers: tuple[int, ...] = (1, 2)
+    """Channels of each level as a multiple of the width; each further level halves the resolution."""
+    blocks: int = 1
+    """Residual blocks of each level, on the way down and again on the way up."""
+    attention: bool = False
+    """Whether pixels attend to each other at the lowest resolution."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))
+        if min(self.width, self.blocks, *self.multipliers, len(self.multipliers)) < 1:
+            raise UserError(f"unet: width, multipliers and blocks must be 1 or more, got {self}")
+
+    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        """Return the network for images of `shape` (channels, height, width).
+
+        Raises:
+            UserError: if the shape is not an image's, or too small for that many levels.
+        """
+        from fewstep.models._unet_network import UnetNetwork
+
+        if len(shape) != 3:
+            raise UserError(f"unet needs images (channels, height, width), not {shape}; use mlp")
+        smallest = 2 ** len(self.multipliers)
+        if min(shape[1:]) < smallest:
+            raise UserError(
+                f"unet: {len(self.multipliers)} multipliers need images of {smallest}x{smallest} or more, "
+                f"got {shape[1]}x{shape[2]}; give fewer multipliers"
+            )
+        return UnetNetwork(shape[0], classes, self)

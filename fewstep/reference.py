@@ -1,0 +1,68 @@
+"""reference: the flow's endpoint to a tolerance, by an adaptive solver (torchdiffeq's dopri5).
+
+For reference runs, where accuracy matters and calls do not. Few-step sampling is on grids; see
+fewstep.solvers.
+"""
+
+import torch
+from torch import Tensor
+
+from fewstep.errors import UserError
+from fewstep.flow import Flow
+from fewstep.solvers import CountedFlow, Solution
+
+
+@torch.no_grad()
+def reference(flow: Flow, noise: Tensor, *, tolerance: float = 1e-6, **conditions: Tensor) -> Solution:
+    """Follow the flow from noise to data, as closely as asked.
+
+    Dormand and Prince 1980, from the flow's t_start to its t_end and not beyond; what then is left
+    to 1 is one Euler step. The samples of a batch share their steps, and a step is accepted when the
+    worst of them meets the tolerance (torchdiffeq's own norm averages over the batch, so that one
+    bad sample may hide): each sample is as good as it would be alone, but among other samples its
+    last digits differ, within the tolerance.
+
+    Args:
+        flow: The flow to follow.
+        noise: (batch, *shape); float64 noise is integrated in float64.
+        tolerance: Bound on the error of one step, root mean square over a sample's dimensions,
+            relative to 1 + |x|.
+        **conditions: What the flow is conditioned on, each (batch, ...).
+
+    Returns:
+        The samples, (batch, *shape), and the calls they took.
+
+    Raises:
+        UserError: if torchdiffeq is not installed, or the noise's precision can't meet the tolerance.
+    """
+    try:
+        from torchdiffeq import odeint
+    except ImportError as error:
+        raise UserError("a reference run needs torchdiffeq: pip install 'fewstep[ode]'") from error
+    finest = torch.finfo(noise.dtype).eps
+    if not tolerance > finest:
+        raise UserError(
+            f"tolerance {tolerance} is out of reach of {noise.dtype}; ask for more than {finest:.1e}"
+        )
+    counted = CountedFlow(flow, conditions)
+    span = torch.tensor([flow.t_start, flow.t_end], dtype=torch.float64, device=noise.device)
+    x = odeint(
+        lambda t, x: counted(x, t),
+        noise * (1 - flow.t_start),
+        span,
+        rtol=tolerance,
+        atol=tolerance,
+        method="dopri5",
+        options={
+            "norm": _worst_sample,
+            "first_step": min(0.01, flow.t_end - flow.t_start),
+            "step_t": span[1:],  # land on t_end: without it the last step overshoots and interpolates back
+        },
+    )[-1]
+    if flow.t_end < 1:
+        x = x + (1 - flow.t_end) * counted(x, flow.t_end)
+    return Solution(x, counted.calls)
+
+
+def _worst_sample(error: Tensor) -> Tensor:
+    return error.flatten(1).square().mean(dim=1).max().sqrt()

@@ -1,0 +1,64 @@
+"""TrainSettings: how the training loop runs, whatever the method."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from fewstep.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Settings of `fewstep.train`; together with the seed they decide the weights.
+
+    Raises:
+        UserError: for a value that can't be; the message names the setting.
+    """
+
+    steps: int
+    """Optimiser steps."""
+    batch: int = 128
+    """Samples of one step, over all processes."""
+    learning_rate: float = 1e-3
+    """Learning rate at its peak."""
+    warmup: int = 0
+    """Steps over which the learning rate rises from 0."""
+    decay: Literal["cosine", "constant"] = "cosine"
+    """What the learning rate does after the warm-up: fall to 0 along a half cosine, or stay."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of Adam's two moments."""
+    clip: float = 1.0
+    """Greatest norm of a gradient; longer ones are scaled down to it."""
+    ema: float = 0.998
+    """Decay of the moving average of the weights, once its ramp (1 + n) / (10 + n) has passed it."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Type in which networks compute; weights and optimiser stay float32."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))
+        self._require("steps", self.steps >= 1, "1 or more")
+        self._require("batch", self.batch >= 1, "1 or more")
+        self._require("learning_rate", 0 < self.learning_rate < math.inf, "a positive number")
+        self._require("warmup", 0 <= self.warmup <= self.steps, f"from 0 to steps ({self.steps})")
+        self._require("decay", self.decay in ("cosine", "constant"), "cosine or constant")
+        self._require("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
+        in_range = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        self._require("betas", in_range, "two numbers from 0 up to but not 1")
+        self._require("clip", self.clip > 0, "a positive number")
+        self._require("ema", 0 <= self.ema < 1, "from 0 up to but not 1")
+        self._require("precision", self.precision in ("float32", "bfloat16"), "float32 or bfloat16")
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of `step`, counted from 0."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        if self.decay == "constant":
+            return self.learning_rate
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
+
+    def _require(self, name: str, holds: bool, wanted: str) -> None:
+        if not holds:
+            raise UserError(f"{name} must be {wanted}, got {getattr(self, name)!r}")

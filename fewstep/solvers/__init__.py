@@ -1,0 +1,100 @@
+"""Solvers move a state along the canonical flow; one file a solver, found by its name.
+
+A solver's `step(flow, x, t, t_next, carry)` returns the state at t_next and what the next step may
+want to know (the carry of multistep solvers; None at first). Its order and its velocities per step
+are class data.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
+
+from fewstep import registry
+from fewstep.errors import UserError
+from fewstep.flow import Flow
+from fewstep.grids import Grid
+
+
+class Solver(Protocol):
+    """What a file of this package defines."""
+
+    order: ClassVar[int]
+    """The power of the step size that the endpoint's error falls with."""
+    velocities_per_step: ClassVar[int]
+    """Velocities asked for in one step."""
+
+    def step(self, flow: Flow, x: Tensor, t: float, t_next: float, carry: Any) -> tuple[Tensor, Any]:
+        """Return the state (batch, *shape) at t_next, and the carry for the next step."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where a solver arrived, and what it cost."""
+
+    x: Tensor  # (batch, *shape)
+    calls: int  # network calls, the guided ones counted twice
+
+
+def get(name: str) -> Solver:
+    """Return the solver of that name.
+
+    Raises:
+        UserError: if there is none; the message lists those that exist.
+    """
+    return registry.find("fewstep.solvers", name)()
+
+
+class CountedFlow:
+    """A flow that counts its network calls and fixes the conditions."""
+
+    def __init__(self, flow: Flow, conditions: dict[str, Tensor]) -> None:
+        self.flow, self.conditions, self.calls = flow, conditions, 0
+        self.t_start, self.t_end = flow.t_start, flow.t_end
+        self.calls_per_velocity = flow.calls_per_velocity
+
+    def __call__(self, x: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
+        """See Flow."""
+        self.calls += self.calls_per_velocity
+        return self.flow(x, t, **self.conditions, **conditions)
+
+
+def trajectory(flow: Flow, noise: Tensor, grid: Grid) -> Iterator[Tensor]:
+    """Yield the state (batch, *shape) at every knot of `grid`, the first one included.
+
+    The grid's own solver is used, but a step that would ask for a velocity after the flow's t_end
+    (where, say, turning a data prediction into a velocity divides by zero) is an Euler step.
+
+    Raises:
+        UserError: if the grid starts before the flow can, or its last step starts after the flow's t_end.
+    """
+    if grid.times[0] < flow.t_start - 1e-9:
+        raise UserError(
+            f"the grid starts at {grid.times[0]}, before this model can, at {flow.t_start}; start it there"
+        )
+    if grid.times[-2] > flow.t_end + 1e-9:
+        raise UserError(
+            f"the grid's last step starts at {grid.times[-2]}, after the last velocity this model gives, at "
+            f"{flow.t_end}; take fewer steps, or end them earlier"
+        )
+    solver, euler, carry = get(grid.solver), get("euler"), None
+    x = noise * (1 - grid.times[0])  # the canonical state whose data part is still unknown
+    yield x
+    for t, t_next in pairwise(grid.times):
+        stepper = solver if t_next <= flow.t_end else euler
+        x, carry = stepper.step(flow, x, t, t_next, carry)
+        yield x
+
+
+def integrate(flow: Flow, noise: Tensor, grid: Grid, **conditions: Tensor) -> Solution:
+    """Return the samples, (batch, *shape), that `grid` makes of `noise`, and the calls it took.
+
+    Raises:
+        UserError: if the grid starts before the flow can, or its last step starts after the flow's t_end.
+    """
+    counted = CountedFlow(flow, conditions)
+    last = deque(trajectory(counted, noise, grid), maxlen=1).pop()
+    return Solution(last, counted.calls)

@@ -1,0 +1,22 @@
+"""AB2: Adams-Bashforth, extrapolate the slope from this knot and the last (any step sizes)."""
+
+from typing import Any
+
+from torch import Tensor
+
+from fewstep.flow import Flow
+
+
+class Ab2:
+    """Second order, one velocity a step; the carry is the last slope and step size."""
+
+    order = 2
+    velocities_per_step = 1
+
+    def step(self, flow: Flow, x: Tensor, t: float, t_next: float, carry: Any) -> tuple[Tensor, Any]:
+        """See Solver.step; Hairer, Norsett and Wanner, Solving ODEs I, section III.5."""
+        h, slope = t_next - t, flow(x, t)
+        if carry is None:  # the first step has no past
+            return x + h * slope, (slope, h)
+        last_slope, last_h = carry
+        return x + h * (slope + h / (2 * last_h) * (slope - last_slope)), (slope, h)

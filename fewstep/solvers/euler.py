@@ -1,0 +1,18 @@
+"""Euler: follow the slope at the start of the step. On the canonical path this is DDIM."""
+
+from typing import Any
+
+from torch import Tensor
+
+from fewstep.flow import Flow
+
+
+class Euler:
+    """First order, one velocity a step."""
+
+    order = 1
+    velocities_per_step = 1
+
+    def step(self, flow: Flow, x: Tensor, t: float, t_next: float, carry: Any) -> tuple[Tensor, Any]:
+        """See Solver.step."""
+        return x + (t_next - t) * flow(x, t), None

@@ -1,0 +1,20 @@
+"""Heun: average the slopes at both ends of the step."""
+
+from typing import Any
+
+from torch import Tensor
+
+from fewstep.flow import Flow
+
+
+class Heun:
+    """Second order, two velocities a step."""
+
+    order = 2
+    velocities_per_step = 2
+
+    def step(self, flow: Flow, x: Tensor, t: float, t_next: float, carry: Any) -> tuple[Tensor, Any]:
+        """See Solver.step."""
+        h = t_next - t
+        slope = flow(x, t)
+        return x + h / 2 * (slope + flow(x + h * slope, t_next)), None

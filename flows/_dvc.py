@@ -1,0 +1,158 @@
+"""All that is asked of DVC: the graph, what changed, one stage's turn, and the unused cache."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any, Literal
+
+from fewstep.errors import UserError
+from flows._failures import failure
+
+Outcome = Literal["ran", "cached", "unchanged"]
+
+HINTS = ("To track the changes", "\tgit add", "To enable auto staging", "\tdvc config", "Use `dvc push`")
+KEEP = ("--workspace", "--all-branches", "--all-tags", "--all-experiments")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stage of dvc.yaml beside what dvc.lock remembers of its last run."""
+
+    name: str
+    upstream: tuple[str, ...]
+    """The stages it waits for."""
+    inputs: tuple[str, ...]
+    """Files and folders it reads."""
+    outputs: tuple[str, ...]
+    """Files and folders it writes."""
+    settings: dict[str, dict[str, Any]]
+    """File -> dotted key -> value today."""
+    settings_before: dict[str, dict[str, Any]] | None
+    """The same at the last run; None when dvc.lock knows of none."""
+    changed: tuple[str | dict[str, dict[str, Any]], ...]
+    """What `dvc status` says of it; empty when nothing changed."""
+
+
+def read(root: Path) -> dict[str, Stage]:
+    """Return the stages of `root`'s dvc.yaml in dependency order.
+
+    Raises:
+        UserError: dvc.yaml, params.yaml or dvc.lock cannot be read, or a stage holds its lock.
+    """
+    with _opened(root) as repo:
+        graph = repo.index.graph
+        nodes = {node.addressing: node for node in graph.nodes if node.cmd}
+        upstream = {
+            name: tuple(sorted(above.addressing for above in graph.successors(node) if above.cmd))
+            for name, node in nodes.items()
+        }
+        changed = repo.status()
+        order = TopologicalSorter({name: upstream[name] for name in sorted(upstream)}).static_order()
+        return {name: _stage(nodes[name], upstream[name], changed.get(name, ())) for name in order}
+
+
+def reproduce(stage: str, root: Path, log: Callable[[str], None]) -> Outcome:
+    """Give one stage its turn, in a child process; say whether it ran, was restored, or had nothing to do.
+
+    The child stays in this process group, so that what stops the group stops the stage too.
+
+    Args:
+        stage: Its name in dvc.yaml, key included.
+        root: The folder of dvc.yaml.
+        log: Called with each line the stage prints.
+
+    Returns:
+        "ran", "cached" (restored from the run-cache) or "unchanged".
+
+    Raises:
+        StageError: the stage, or DVC, ended badly.
+    """
+    pull = ["--pull"] if "remote" in _config(root)["core"] else []
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *pull, stage]
+    lines = []
+    with subprocess.Popen(
+        command, cwd=root, env=_environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if (line := line.rstrip()) and not line.startswith(HINTS):
+                lines.append(line)
+                log(line)
+    if process.returncode:
+        raise failure(stage, lines)
+    if any(line.startswith(f"Running stage '{stage}'") for line in lines):
+        return "ran"
+    return "cached" if any("is cached - skipping run" in line for line in lines) else "unchanged"
+
+
+def unused(root: Path) -> list[Path]:
+    """Return the cached files that no workspace, branch, tag or experiment of `root` uses.
+
+    In a cache that was put elsewhere (cache.dir) it may be other clones that use them, so there are none.
+    """
+    if "dir" in _config(root)["cache"]:
+        return []
+    out = _gc(root, "--dry")
+    return [Path(line.removeprefix("Removing ")) for line in out.splitlines() if line.startswith("Removing ")]
+
+
+def drop_unused(root: Path) -> None:
+    """Remove what `unused` lists."""
+    _gc(root, "--force")
+
+
+def _stage(node: Any, upstream: tuple[str, ...], changed: list) -> Stage:
+    from dvc.dependency import ParamsDependency
+
+    params = [dep for dep in node.deps if isinstance(dep, ParamsDependency)]
+    before = {str(dep): dep.hash_info.value for dep in params if dep.hash_info.value is not None}
+    return Stage(
+        name=node.addressing,
+        upstream=upstream,
+        inputs=tuple(str(dep) for dep in node.deps if dep not in params),
+        outputs=tuple(str(out) for out in node.outs),
+        settings={str(dep): dep.read_params() for dep in params},
+        settings_before=before or None,
+        changed=tuple(changed),
+    )
+
+
+def _gc(root: Path, how: str) -> str:
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "gc", *KEEP, how]
+    done = subprocess.run(command, cwd=root, env=_environment(), text=True, capture_output=True)
+    if done.returncode:
+        raise UserError(f"dvc gc failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _environment() -> dict[str, str]:
+    # `cmd: python ...` takes python from PATH, and it must be the one that runs this.
+    beside = os.path.dirname(sys.executable)
+    return os.environ | {
+        "PATH": os.pathsep.join((beside, os.environ.get("PATH", ""))),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _config(root: Path) -> Any:
+    from dvc.config import Config
+
+    return Config(str(root / ".dvc"), validate=False)
+
+
+@contextmanager
+def _opened(root: Path) -> Iterator[Any]:
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        # DVC names stages and files as seen from the working directory.
+        with chdir(root), Repo(_wait_for_lock=True) as repo:
+            yield repo
+    except DvcException as error:
+        raise UserError(f"DVC cannot read {root / 'dvc.yaml'}: {error}") from error

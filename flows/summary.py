@@ -1,0 +1,70 @@
+"""The table at the end of a run: how far each model is from the data, at how many calls and what cost."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fewstep.errors import UserError
+from stages import _timings
+
+EVALUATION = Path("artifacts/evaluate")
+SHOWN = ("own", "uniform")  # a student's own grid, or equal steps; what was searched is in the report
+
+
+def read_rows(evaluation: Path) -> list[dict[str, Any]]:
+    """Return the rows of metrics.json.
+
+    Raises:
+        UserError: there is none yet.
+    """
+    try:
+        return json.loads((evaluation / "metrics.json").read_text())["rows"]
+    except FileNotFoundError:
+        raise UserError(f"{evaluation} has no metrics.json yet; `make run` makes it") from None
+
+
+def table(rows: list[dict[str, Any]], timings: dict[str, float]) -> Table:
+    """Lay out a row for each model and number of calls, students in bold.
+
+    Args:
+        rows: Rows of metrics.json.
+        timings: Seconds per 1000 samples on this machine, by a row's name.
+
+    Returns:
+        A table for a terminal.
+    """
+    shown = [row for row in rows if row["grid"] in SHOWN]
+    grid = Table(box=None, pad_edge=False)
+    grid.add_column("model")
+    for name in ("calls", "fd_clf", "floor", "s per 1000"):
+        grid.add_column(name, justify="right")
+    for row in shown:
+        seconds = timings.get(row["name"])
+        grid.add_row(
+            row["model"],
+            str(row["calls"]),
+            f"{row['fd_clf']:.3g} ± {row['fd_clf_se']:.1g}",
+            f"{row['floor']:.3g}",
+            "-" if seconds is None else f"{seconds:.3g}",
+            style="bold" if row["grid"] == "own" else None,
+        )
+    return grid
+
+
+def main() -> None:
+    """Print the table and where the report is."""
+    try:
+        rows = read_rows(EVALUATION)
+    except UserError as error:
+        sys.exit(str(error))
+    console = Console()
+    console.print(table(rows, _timings.read()))
+    print(f"\nReport: {(EVALUATION / 'report.html').resolve()}")  # unwrapped, so that it can be clicked
+
+
+if __name__ == "__main__":
+    main()

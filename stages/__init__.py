@@ -1,0 +1,9 @@
+"""The stages of the pipeline, one file each; files that start with an underscore are their machinery.
+
+A stage is VERSION, Config, inputs, output and run. Importing this package checks the interpreter and
+sets the environment of numerical libraries, which must happen before torch is imported.
+"""
+
+from stages import _environment
+
+_environment.prepare()

@@ -1,0 +1,65 @@
+"""Lineage: what a tracked run is known by, and which earlier results it rests on."""
+
+import os
+import subprocess
+import uuid
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fewstep.errors import UserError
+from stages import _catalogue, _manifest, _parent
+from stages._inputs import Input
+
+PROCESS = uuid.uuid4().hex[:12]
+
+
+def describe(made: dict[str, Any], outcome: str) -> dict[str, Any]:
+    """Return what a run is known by in the tracker; `made` is a manifest, or says the same."""
+    tags = {f"fewstep.{name}": str(made[name] or "") for name in ("stage", "key", "fingerprint")}
+    if commit := git_commit():
+        tags["mlflow.source.git.commit"] = commit
+    return {
+        "address": _catalogue.address(made["stage"], made["key"]),
+        "pipeline": pipeline_id(),
+        "pipeline_name": os.environ.get("DVC_EXP_NAME") or pipeline_id(),
+        "tags": tags | {"fewstep.outcome": outcome},
+    }
+
+
+def ancestors(inputs: dict[str, Input]) -> list[dict[str, Any]]:
+    """Return the manifests of all results that these inputs are or rest on, the first made first."""
+    waiting, found = [item.manifest for item in inputs.values()], {}
+    while waiting:
+        if manifest := waiting.pop():
+            found.pop(manifest["fingerprint"], None)  # again, so it comes before what was found meanwhile
+            found[manifest["fingerprint"]] = manifest
+            waiting += [_read(Path(used["path"])) for used in manifest["inputs"].values()]
+    return list(reversed(found.values()))
+
+
+def _read(artifact: Path) -> dict[str, Any] | None:
+    """Return a manifest if it can be read; a damaged one far up the line is no reason to stop."""
+    try:
+        return _manifest.read(artifact)
+    except UserError:
+        return None
+
+
+def pipeline_id() -> str:
+    """Return what all stages of one `dvc repro`, or of one flow, share."""
+    if named := os.environ.get("FEWSTEP_PIPELINE"):
+        return named.replace("'", "")  # it goes into the tracker's queries
+    if "DVC_STAGE" in os.environ:
+        return "dvc-{}-{}".format(*_parent.starter())
+    return f"stage-{PROCESS}"
+
+
+@cache
+def git_commit() -> str | None:
+    """Return the commit that is checked out, None outside of git."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

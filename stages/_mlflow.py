@@ -1,0 +1,117 @@
+"""The events of an outbox as MLflow runs: a parent for each pipeline run, a child for each stage.
+
+Only the sender imports this, in a process of its own: mlflow takes seconds to import.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from mlflow.entities import Metric, Param, Run
+from mlflow.tracking import MlflowClient
+
+from stages._outbox import now
+
+PIPELINE, FINGERPRINT, OUTCOME = "fewstep.pipeline", "fewstep.fingerprint", "fewstep.outcome"
+SOURCE, OUTBOX, PARENT = "fewstep.source_run_id", "fewstep.outbox", "mlflow.parentRunId"
+WRONG = ("FAILED", "KILLED")
+
+
+class Tracker:
+    """One MLflow experiment."""
+
+    def __init__(self, root: Path, uri: str | None, experiment: str) -> None:
+        state = root / ".fewstep"
+        if uri is None:
+            create_database(database := state / "mlflow.db")
+            uri = f"sqlite:///{database}"
+        self.client = MlflowClient(uri)
+        found = self.client.get_experiment_by_name(experiment)
+        # A server knows where its artifacts go; a database of this machine must be told.
+        place = (state / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+        self.experiment = (
+            found.experiment_id
+            if found
+            else self.client.create_experiment(experiment, artifact_location=place)
+        )
+
+    def find(self, **tags: str) -> list[Run]:
+        """Return the runs that carry these tags, oldest first."""
+        wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        return list(self.client.search_runs([self.experiment], wanted, order_by=["start_time ASC"]))
+
+    def parent(self, pipeline: str, name: str) -> str:
+        """Return the id of the run of a whole pipeline, made when its first stage asks."""
+        found = self.find(**{PIPELINE: pipeline, OUTCOME: "pipeline"})
+        return found[0].info.run_id if found else self.create(name, {PIPELINE: pipeline, OUTCOME: "pipeline"})
+
+    def create(self, name: str, tags: dict[str, str], time: int | None = None) -> str:
+        """Return the id of a new run."""
+        run = self.client.create_run(self.experiment, start_time=time or now(), tags=tags, run_name=name)
+        return run.info.run_id
+
+    def begin(self, outbox: str, event: dict[str, Any]) -> str:
+        """Return the id of a stage's run; the one that an interrupted sender made, if there is one."""
+        parent = self.parent(event["pipeline"], event["pipeline_name"])
+        self.client.update_run(parent, "RUNNING")
+        tags = event["tags"] | {PARENT: parent, PIPELINE: event["pipeline"], OUTBOX: outbox}
+        found = self.find(**{OUTBOX: outbox})
+        return found[0].info.run_id if found else self.create(event["address"], tags, event["time"])
+
+    def log(
+        self, run: str, metrics: list[Metric] | None = None, params: dict[str, Any] | None = None
+    ) -> None:
+        """Log many values with few requests."""
+        for chunk in batched(metrics or [], 1000):  # MLflow takes no more at once
+            self.client.log_batch(run, metrics=chunk)
+        for chunk in batched([Param(name, str(value)[:6000]) for name, value in (params or {}).items()], 100):
+            self.client.log_batch(run, params=chunk)
+
+    def end(self, run: str, status: str, time: int) -> None:
+        """End a stage's run, and its pipeline's as far as it got."""
+        self.client.set_terminated(run, status, time)
+        parent = self.client.get_run(run).data.tags[PARENT]
+        self.client.set_terminated(parent, self.outcome(parent), time)
+
+    def outcome(self, parent: str) -> str:
+        """Return the status of a pipeline: what went wrong in the last run of any of its stages."""
+        last = {run.info.run_name: run.info.status for run in self.find(**{PARENT: parent})}
+        return next((status for status in WRONG if status in last.values()), "FINISHED")
+
+    def link(self, event: dict[str, Any]) -> None:
+        """Give a pipeline a run for a stage whose result was there already, with a link to its origin."""
+        there = self.find(**{PIPELINE: event["pipeline"], FINGERPRINT: event["tags"][FINGERPRINT]})
+        if any(run.info.status not in WRONG for run in there):
+            return
+        origins = self.find(**{FINGERPRINT: event["tags"][FINGERPRINT], OUTCOME: "ran"})
+        origins.sort(key=lambda run: run.info.status != "FINISHED")
+        parent = self.parent(event["pipeline"], event["pipeline_name"])
+        source = origins[0].info.run_id if origins else "origin unknown"
+        tags = {PARENT: parent, PIPELINE: event["pipeline"], OUTCOME: "cached", SOURCE: source}
+        run = self.create(event["address"], event["tags"] | tags, event["time"])
+        if origins:
+            data = origins[0].data
+            self.log(run, [Metric(n, v, event["time"], 0) for n, v in data.metrics.items()], data.params)
+        self.end(run, "FINISHED", event["time"])
+
+
+def batched(items: list, size: int) -> list[list]:
+    """Return the items in lists of at most that size."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def create_database(file: Path) -> None:
+    """Make MLflow's tables, whole or not at all: a sender killed among its migrations would leave a wreck.
+
+    In memory where there is such a folder: the migrations wait for the disk hundreds of times.
+    """
+    if file.exists():
+        return
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments(max_results=1)
+        partial = file.with_suffix(f".{os.getpid()}.tmp")
+        shutil.copyfile(f"{folder}/mlflow.db", partial)
+    partial.replace(file)

@@ -1,0 +1,66 @@
+"""What pydantic finds wrong in settings, said with the setting's path, its value and the remedy."""
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
+MISSING = {"missing", "missing_argument", "missing_keyword_only_argument"}
+
+
+def explain(error: ValidationError, model: type[BaseModel], path: str) -> list[str]:
+    """Return one line for each problem of the section at `path`, whose Config is `model`."""
+    return [path + "".join(step(part) for part in where) + text for where, text in found(error, model)]
+
+
+def step(part: str | int) -> str:
+    """Write one step of a setting's path."""
+    return f"[{part}]" if isinstance(part, int) else f".{part}"
+
+
+def found(error: ValidationError, model: type) -> Iterator[tuple[tuple, str]]:
+    """Yield the place of each problem, as keys from the section downwards, and what to say after its path."""
+    for problem in error.errors(include_url=False):
+        where, kind = problem["loc"], problem["type"]
+        if kind == "plugin":
+            yield from ((where + inner, text) for inner, text in problem["ctx"]["problems"])
+        elif kind in UNKNOWN:
+            yield where, " is not a setting; " + suggest(str(where[-1]), names_at(model, where[:-1]))
+        elif kind in MISSING:
+            yield where, " is missing"
+        elif kind == "value_error":
+            yield where, f": {problem['ctx']['error']}"
+        else:
+            message = problem["msg"].removeprefix("Input should ")
+            yield where, f" should {message}, got {problem['input']!r}"
+
+
+def suggest(name: str, names: list[str]) -> str:
+    """Say which of `names` was perhaps meant, or else list them."""
+    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names) or 'none'}"
+
+
+def names_at(model: Any, where: tuple) -> list[str]:
+    """Return the names of the settings of the model or dataclass that lies at `where` below `model`."""
+    for part in where:
+        model = child(model, part)
+    if dataclasses.is_dataclass(model):
+        return [field.name for field in dataclasses.fields(model)]
+    return list(getattr(model, "model_fields", {}))
+
+
+def child(model: Any, part: str | int) -> Any:
+    """Return the class of the settings called `part` of `model`, looked for inside unions and lists too."""
+    hints = typing.get_type_hints(model) if isinstance(part, str) else {}
+    options = [hints.get(part, model)]
+    while options:
+        kind = options.pop(0)
+        if isinstance(kind, type) and (dataclasses.is_dataclass(kind) or issubclass(kind, BaseModel)):
+            return kind
+        options += typing.get_args(kind)
+    return None

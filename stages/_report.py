@@ -1,0 +1,90 @@
+"""report.html: one self-contained page of what was run and what came of it."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from stages import _catalogue, _manifest
+from stages._curves import draw_grids, draw_quality
+from stages._evaluation import Evaluation
+from stages._inputs import Input
+from stages._lineage import ancestors
+from stages._pictures import sample_sheet
+from stages._runner import Job
+from stages._tables import series
+
+TEMPLATE = Path(__file__).with_name("_report.html.j2")
+
+
+def write_report(job: Job, evaluation: Evaluation, settings: dict[str, Any]) -> None:
+    """Draw the pictures and write the page, which holds them all; `settings` are the evaluation's own."""
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for row in evaluation.rows:
+        lines.setdefault(series(row), []).append(row)
+    draw_quality(job.out / "curve.png", lines)
+    draw_grids(
+        job.out / "grids.png",
+        [(row["name"], tuple(row["times"])) for row in evaluation.rows if row["grid"] != "uniform"],
+    )
+    sheets = draw_sheets(job.out, evaluation)
+    page = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    text = page.from_string(TEMPLATE.read_text()).render(
+        rows=evaluation.rows,
+        teacher=evaluation.teacher,
+        floor=evaluation.floor,
+        backend=evaluation.backend,
+        first=evaluation.rows[0],
+        best=best_by_calls(evaluation.rows),
+        curve=picture(job.out / "curve.png"),
+        grids=picture(job.out / "grids.png"),
+        sheets=[(name, picture(path)) for name, path in sheets],
+        stages=[*made_by(job), {"address": "evaluate", "settings": json.dumps(settings, indent=1)}],
+    )
+    (job.out / "report.html").write_text(text)
+
+
+def draw_sheets(folder: Path, evaluation: Evaluation) -> list[tuple[str, Path]]:
+    """Draw a sheet a line of the curve, rows by calls, and one of the students beside the teacher."""
+    named = list(zip(evaluation.rows, evaluation.sheets, strict=True))
+    overview = [("data", evaluation.real)]
+    overview += [(row["name"], sheet) for row, sheet in named if row["name"] == evaluation.teacher]
+    overview += [(row["name"], sheet) for row, sheet in named if row["grid"] == "own"]
+    drawn = [("Students beside their teacher", folder / "samples.png")]
+    sample_sheet(drawn[0][1], overview)
+    for line in dict.fromkeys(series(row) for row in evaluation.rows if row["grid"] != "own"):
+        path = folder / f"samples-{line.replace(', ', '-')}.png"
+        sample_sheet(path, [(row["name"], sheet) for row, sheet in named if series(row) == line])
+        drawn.append((line, path))
+    return drawn
+
+
+def best_by_calls(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the names of the best rows at each number of calls."""
+    calls = sorted({row["calls"] for row in rows})
+    return [min((r for r in rows if r["calls"] == n), key=lambda r: r["fd_clf"])["name"] for n in calls]
+
+
+def picture(path: Path) -> str:
+    """Return a PNG as a data URL."""
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def made_by(job: Job) -> list[dict[str, Any]]:
+    """Return how every stage of the chain made what this evaluation rests on, in order."""
+    inputs = {
+        name: Input(path, digest="", manifest=_manifest.read(path)) for name, path in job.inputs.items()
+    }
+    return [
+        {
+            "address": _catalogue.address(manifest["stage"], manifest["key"]),
+            "fingerprint": manifest["fingerprint"],
+            "settings": json.dumps(manifest["config"], indent=1),
+            "facts": json.dumps(manifest["facts"], indent=1),
+        }
+        for manifest in ancestors(inputs)
+    ]

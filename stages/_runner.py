@@ -1,0 +1,145 @@
+"""How a stage runs: settings, inputs, scratch, progress, tracking, and publishing at the end."""
+
+import errno
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fewstep.errors import UserError
+from fewstep.progress import Progress
+from stages import _catalogue, _manifest
+from stages._params import Params
+from stages._parent import die_with_dvc
+from stages._plan import Plan
+from stages._progress import Shown
+from stages._publish import publish
+from stages._scratch import Scratch, root
+from stages._tracking import Tracking
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last is a limit on the size of files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a stage's `run` is given."""
+
+    stage: str
+    key: str | None
+    seed: int
+    inputs: dict[str, Path]
+    """Where the inputs lie, by the names that `inputs` gave them."""
+    out: Path
+    """A folder that is published when `run` returns; after a kill it holds what was written before."""
+    scratch: Path
+    """A folder for what helps to resume and is not published."""
+    progress: Progress
+    picture: Callable[[str, Path], None]
+    """Sends a picture to the tracker, under a name."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Counts and checks for the manifest; plain values that the inputs determine."""
+
+
+def main(file: Path) -> None:
+    """Run the stage that `file` defines, with the key on the command line, and end the process."""
+    stage, arguments = Path(file).stem, sys.argv[1:]
+    address = _catalogue.address(stage, arguments[0] if arguments else None)
+    die_with_dvc()
+    try:
+        run(stage, arguments)
+    except KeyboardInterrupt:
+        sys.exit(f"{address}: stopped; go on with: dvc repro {address}")
+    except UserError as error:
+        sys.exit(f"{address}: {error}")
+    except Exception as error:
+        folder = full_folder(error)
+        if folder is None:
+            traceback.print_exc()
+            sys.exit(1)
+        free = shutil.disk_usage(folder).free
+        sys.exit(
+            f"{address}: the disk of {folder} is full ({free:,} bytes free). Make room, then go on where "
+            f"this stopped with: dvc repro {address}"
+        )
+
+
+def run(stage: str, arguments: list[str]) -> None:
+    """Bring the output of a stage up to date.
+
+    Raises:
+        UserError: for everything that the user can mend.
+    """
+    params = Params.read()
+    params.check()
+    plan = Plan.read(params, stage, chosen_key(params, stage, arguments))
+    scratch = Scratch.of(plan.address, plan.fingerprint)
+    with scratch.lock(lambda text: print(f"{plan.address}: {text}", flush=True)):
+        scratch.prune()
+        tracking = Tracking(root(), plan)
+        progress = Shown(plan.address, tracking.measured)
+        status = "FAILED"
+        try:
+            if scratch.finished:
+                progress.note("made before, publishing it")
+                tracking.link(_manifest.read(scratch.folder))
+            else:
+                tracking.begin()
+                work(plan, scratch, progress, tracking)
+            plan.judge(_manifest.read(scratch.folder)["facts"])
+            plan.check_unchanged()
+            publish(scratch, plan.out)
+            status = "FINISHED"
+        finally:
+            progress.finish()
+            if warning := tracking.end(status):
+                progress.note(warning)
+
+
+def work(plan: Plan, scratch: Scratch, progress: Shown, tracking: Tracking) -> None:
+    """Run the stage and write the manifest of what it made."""
+    for folder in (scratch.out, scratch.work):
+        folder.mkdir(parents=True, exist_ok=True)
+    job = Job(
+        stage=plan.stage,
+        key=plan.key,
+        seed=plan.seed,
+        inputs={name: item.path for name, item in plan.inputs.items()},
+        out=scratch.out,
+        scratch=scratch.work,
+        progress=progress,
+        picture=tracking.picture,
+    )
+    plan.module.run(plan.config, job)
+    progress.finish()
+    facts = {"fingerprint": plan.fingerprint, "files": _manifest.describe(scratch.out), "facts": job.facts}
+    _manifest.write(scratch.manifest, plan.facts() | facts)
+    tracking.made(scratch.manifest, scratch.out, job.facts)
+
+
+def chosen_key(params: Params, stage: str, arguments: list[str]) -> str | None:
+    """Return the key that the command line names.
+
+    Raises:
+        UserError: if there is none though the stage needs one, or the other way round, or it's unknown.
+    """
+    keys = params.keys(stage)
+    if keys == [None] and not arguments:
+        return None
+    if len(arguments) == 1 and arguments[0] in keys:
+        return arguments[0]
+    wanted = "no argument" if keys == [None] else f"one of: {', '.join(map(str, keys))}"
+    raise UserError(f"stages.{stage} takes {wanted}; got {' '.join(arguments) or 'nothing'}")
+
+
+def full_folder(error: BaseException | None) -> Path | None:
+    """Return the folder in which there is no space left, None if neither error nor its causes say so."""
+    while error is not None:
+        if getattr(error, "errno", None) in FULL or any(os.strerror(number) in str(error) for number in FULL):
+            folder = Path(getattr(error, "filename", None) or "").parent
+            return folder if folder.is_dir() and folder != Path() else Scratch.parent()
+        error = error.__cause__ or error.__context__
+    return None

@@ -1,0 +1,36 @@
+"""What the stages share that write what a model makes of noise: two splits of shards."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from fewstep.checkpoint import model_digest
+from fewstep.shards import Shards, write_shards
+from stages._runner import Job
+
+
+def write_splits(
+    job: Job,
+    make: Callable[[int, int], dict[str, Tensor]],
+    *,
+    train: int,
+    held_out: int,
+    per_shard: int,
+    facts: dict[str, Any],
+    dtypes: dict[str, str],
+) -> Shards:
+    """Write the missing shards of both splits, which number their samples through; return the second."""
+    facts = {"model": model_digest(job.inputs["model"]), "seed": job.seed, **facts}
+    for name, first, count in (("train", 0, train), ("held_out", train, held_out)):
+        shards = write_shards(
+            job.out / name,
+            count,
+            per_shard,
+            lambda start, stop, first=first: make(first + start, first + stop),
+            facts=facts | {"first": first},
+            dtypes=dtypes,
+            progress=job.progress,
+        )
+    job.facts.update(facts, train=train, held_out=held_out)
+    return shards

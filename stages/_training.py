@@ -1,0 +1,125 @@
+"""What the training stages share: batches from an artifact, the loop, the model directory, a sheet."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fewstep.checkpoint import load_model, save_model
+from fewstep.draws import draws
+from fewstep.errors import UserError
+from fewstep.flow import as_flow
+from fewstep.grids import Grid, uniform
+from fewstep.methods._method import Batch, Method
+from fewstep.model import Model
+from fewstep.settings import TrainSettings
+from fewstep.shards import Batches, Shards
+from fewstep.solvers import integrate
+from fewstep.train import Trained, train
+from stages._flows import device
+from stages._pictures import sample_sheet, sheet_samples
+from stages._runner import Job
+
+SHEET_CALLS = (1, 2, 4, 8, 32)
+
+
+def train_model(
+    job: Job,
+    method: Method,
+    student: Model,
+    settings: TrainSettings,
+    *,
+    source: Path,
+    select: Callable[[Batch], Batch] = lambda batch: batch,
+) -> Trained:
+    """Train `student` on the shards of `source`, write its model directory, and picture its samples.
+
+    Args:
+        job: The stage's job; the input "teacher", if any, is what the method may load.
+        method: How to train.
+        student: The model before training.
+        settings: The loop's settings.
+        source: An artifact with the splits train and held_out.
+        select: What to make of each batch before the method sees it.
+
+    Raises:
+        UserError: if there are fewer samples than a batch needs, or their shape is not the model's.
+    """
+    training, held_out = Shards(source / "train"), Shards(source / "held_out")
+    if training.samples < settings.batch:
+        raise UserError(
+            f"{source} has {training.samples} samples to train on, fewer than one batch of {settings.batch}; "
+            f"lower {job.stage}{'.' + job.key if job.key else ''}.train.batch"
+        )
+    held_out_batch = select(held_out.load())
+    for name, tensor in held_out_batch.items():
+        shape = tuple(tensor.shape[2 if name == "states" else 1 :])
+        if name != "label" and shape != student.config.shape:
+            raise UserError(
+                f"{source} holds samples of shape {shape}, the model takes {student.config.shape}"
+            )
+    batches = Batches(training, seed=job.seed, size=settings.batch)
+    trained = train(
+        method,
+        student,
+        load=lambda name: load_model(job.inputs[name]),
+        batches=Selected(batches, select),
+        held_out=held_out_batch,
+        settings=settings,
+        seed=job.seed,
+        state=job.scratch,
+        progress=job.progress,
+        device=device(),
+    )
+    save_model(job.out, trained.model)
+    picture_samples(job, trained.model)
+    job.facts.update(
+        first_held_out_loss=trained.first_held_out_loss,
+        held_out_loss=trained.held_out_loss,
+        loss=trained.loss,
+        parameters=sum(p.numel() for p in trained.model.parameters()),
+    )
+    return trained
+
+
+def take_model(job: Job, folder: Path, shape: tuple[int, ...]) -> None:
+    """Publish a model directory from elsewhere as if it had been trained here.
+
+    Raises:
+        UserError: if it is no model directory, or its samples have another shape than the data.
+    """
+    model = load_model(folder)
+    if model.config.shape != shape:
+        raise UserError(f"{folder} makes samples of shape {model.config.shape}, the data has {shape}")
+    save_model(job.out, model)
+    picture_samples(job, model.to(device()).eval())
+    job.facts["parameters"] = sum(p.numel() for p in model.parameters())
+
+
+class Selected:
+    """Batches of which a method sees only a part."""
+
+    def __init__(self, batches: Batches, select: Callable[[Batch], Batch]) -> None:
+        self.batches, self.select = batches, select
+
+    def at(self, step: int) -> tuple[Batch, Tensor]:
+        """Return batch number `step`, and its keys; see fewstep.shards.Batches."""
+        batch, keys = self.batches.at(step)
+        return self.select(batch), keys
+
+
+@torch.no_grad()
+def picture_samples(job: Job, model: Model) -> None:
+    """Draw samples of a few noises: a row for each number of calls, or one for a student's own grid."""
+    flow, config = as_flow(model), model.config
+    count, shape = sheet_samples(config.shape), config.shape
+    ((noise, conditions),) = draws(
+        "sheet", job.seed, range(count), shape=shape, classes=config.classes, batch=count, device=device()
+    )
+    grids: list[Grid] = (
+        [config.grid] if config.grid else [uniform(calls, start=flow.t_start) for calls in SHEET_CALLS]
+    )
+    rows = [(f"{grid.steps} calls", integrate(flow, noise, grid, **conditions).x) for grid in grids]
+    sample_sheet(job.out / "samples.png", rows)
+    job.picture("samples", job.out / "samples.png")

@@ -1,0 +1,96 @@
+"""Evaluate: every model at every number of calls, as numbers, pictures and a page."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from stages import _manifest
+from stages._calls import broken_steps
+from stages._models import models
+from stages._params import Count, Params, Settings, SolverName
+from stages._runner import Job, main
+
+VERSION = 1  # bump when the numbers this stage writes change
+
+
+LEFTOVERS = (".tmp", ".old")  # of a publishing that was killed
+
+
+class Config(Settings):
+    """Settings of the evaluate stage."""
+
+    samples: int = Field(1000, ge=50)
+    """Samples in a block."""
+    blocks: int = Field(8, ge=2)
+    """Disjoint blocks of noise, the same for every model; errors are over blocks."""
+    calls: tuple[Count, ...] = Field(min_length=1)
+    """Network calls at which models trained at all times are sampled with equal steps."""
+    reference_solver: SolverName = "heun"
+    """The solver of the fine run whose endpoints are the truth for endpoint_rmse."""
+    reference_calls: int = Field(64, ge=1)
+    """Its network calls."""
+    batch: int = Field(125, ge=1)
+    """Samples in one network call."""
+
+
+def inputs(config: Config, key: str | None, params: Params) -> dict[str, str]:
+    """Return the artifacts this stage reads: the data, and every model and search that params name."""
+    found = {"data": "artifacts/prepare"}
+    found |= {f"model {name}": f"artifacts/models/{name}" for name in models(params)}
+    return found | {f"search {name}": f"artifacts/search/{name}" for name in params.keys("search")}
+
+
+def check(params: Params) -> list[str]:
+    """Return what is wrong with the calls asked for."""
+    config, problems = params.config("evaluate"), []
+    if len(set(config.calls)) < len(config.calls):
+        problems.append(f"evaluate.calls {list(config.calls)} names a number twice")
+    where = "evaluate.reference_calls"
+    return problems + broken_steps(where, config.reference_calls, config.reference_solver)
+
+
+def output(key: str | None) -> str:
+    """Return where the outputs are published."""
+    return "artifacts/evaluate"
+
+
+def run(config: Config, job: Job) -> None:
+    """Measure the cells that no earlier evaluation kept, then write tables, pictures and the page."""
+    from stages._evaluation import evaluate
+    from stages._report import write_report
+    from stages._tables import series, write_tables
+
+    remove_models_no_longer_named(job)
+    evaluation = evaluate(config, job, VERSION)
+    write_tables(job.out, evaluation)
+    write_report(job, evaluation, config.model_dump(mode="json"))
+    for row in evaluation.rows:  # in the tracker a line for each model, its steps the network calls
+        line = series(row).replace(", ", "-")
+        job.progress.measure(row["calls"], **{f"{name}/{line}": row[name] for name in ("fd_clf", "kid_clf")})
+    for picture in sorted(job.out.glob("*.png")):
+        job.picture(picture.stem, picture)
+    job.facts["cells"] = len(evaluation.rows)
+
+
+def remove_models_no_longer_named(job: Job) -> None:
+    """Remove the outputs of stages that left params.yaml, for DVC counts them among the inputs.
+
+    DVC can't list inputs by name here, so this stage depends on the whole of artifacts/models and
+    artifacts/search. What is removed stays in DVC's cache.
+    """
+    import shutil
+
+    named = set(job.inputs.values())
+    for folder in {path.parent for name, path in job.inputs.items() if name != "data"}:
+        for path in sorted(set(folder.iterdir()) - named):
+            if not (path / _manifest.NAME).exists() and path.suffix not in LEFTOVERS:
+                job.progress.note(
+                    f"{path} is the output of no stage, but DVC counts it here; move it to data/"
+                )
+                continue
+            job.progress.note(f"removed {path}: no stage in params.yaml makes it any more")
+            shutil.rmtree(path)
+
+
+if __name__ == "__main__":
+    main(Path(__file__))

@@ -1,0 +1,121 @@
+"""Prepare: any source of data -> shards, and the net whose features the metrics are measured in."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from fewstep.errors import UserError
+from stages._params import Params, Settings
+from stages._runner import Job, main
+
+VERSION = 1  # bump when the numbers this stage writes change
+
+
+class FeatureNet(Settings):
+    """Settings of the small classifier whose features fd_clf is measured in."""
+
+    steps: int = Field(250, ge=1)
+    """Training steps of the classifier."""
+    clusters: int = Field(10, ge=2)
+    """Number of k-means clusters that stand in for labels where the data has none."""
+
+
+class Config(Settings):
+    """Settings of the prepare stage."""
+
+    source: str
+    """digits, the name of a toy, or the path of an .npz file or of a folder of images under data/."""
+    source_options: dict[str, Any] = Field({}, validate_default=True)
+    """Settings of the source's own, such as count for a toy or value_range for an .npz of floats."""
+    held_out: float = Field(0.25, gt=0, lt=1)
+    """Share of the samples that is kept from training, for held-out losses and the metric's floor."""
+    samples_per_shard: int = Field(4096, ge=1)
+    """Samples in one shard."""
+    feature_net: FeatureNet = FeatureNet()
+    """The metric's classifier."""
+
+
+def inputs(config: Config, key: str | None) -> dict[str, str]:
+    """Return what this stage reads; data/ is the user's own."""
+    return {"data": "data"}
+
+
+def output(key: str | None) -> str:
+    """Return where the outputs are published."""
+    return "artifacts/prepare"
+
+
+def check(params: Params) -> list[str]:
+    """Return what is wrong with a source that needs no file; files are looked for when the stage runs."""
+    from fewstep.data import named_sources, source_for
+
+    config = params.config("prepare")
+    try:
+        if config.source in named_sources():
+            source_for(config.source, Path(), **config.source_options)
+    except UserError as error:
+        return [f"prepare.source_options: {error}"]
+    return []
+
+
+def run(config: Config, job: Job) -> None:
+    """Write the shards of both splits, the classifier, and a sheet of real samples."""
+    from fewstep.data import source_for, split
+    from fewstep.metrics.features import pseudo_labels, save, train_feature_net
+    from fewstep.shards import write_shards
+    from stages._pictures import sample_sheet, sheet_samples
+
+    root = job.inputs["data"].parent
+    samples = source_for(config.source, root, **config.source_options).load(root)
+    classes = 0 if samples.label is None else int(samples.label.max()) + 1
+    floats, parts = samples.floats(), {}
+    for name, chosen in zip(
+        ("train", "held_out"), split(len(floats), config.held_out, job.seed), strict=True
+    ):
+        fields = {"data": samples.data[chosen]}
+        if samples.label is not None:
+            fields["label"] = samples.label[chosen]
+        parts[name] = {"data": floats[chosen], "label": fields.get("label")}
+        write_shards(
+            job.out / name,
+            len(chosen),
+            config.samples_per_shard,
+            lambda start, stop, fields=fields: {
+                field: values[start:stop] for field, values in fields.items()
+            },
+            facts={"split": name, "source": config.source, "seed": job.seed, "classes": classes},
+            affine={"data": samples.affine} if samples.affine else None,
+            progress=job.progress,
+        )
+
+    train, held_out = parts["train"], parts["held_out"]
+    labels, taught_by = (train["label"], held_out["label"]), "labels"
+    if classes < 2:
+        clusters = config.feature_net.clusters
+        labels = pseudo_labels(train["data"], held_out["data"], clusters=clusters, seed=job.seed)
+        taught_by = f"clusters{clusters}"
+    net = train_feature_net(
+        train["data"],
+        labels[0],
+        taught_by=taught_by,
+        steps=config.feature_net.steps,
+        seed=job.seed,
+        progress=job.progress,
+    )
+    accuracy = net.accuracy(held_out["data"], labels[1])
+    save(job.out, net, {"held_out_accuracy": accuracy})
+    sample_sheet(job.out / "samples.png", [("data", train["data"][: sheet_samples(train["data"].shape[1:])])])
+    job.picture("samples", job.out / "samples.png")
+    job.facts.update(
+        shape=list(floats.shape[1:]),
+        train=len(train["data"]),
+        held_out=len(held_out["data"]),
+        classes=classes,
+        class_names=list(samples.class_names),
+        feature_net_accuracy=accuracy,
+    )
+
+
+if __name__ == "__main__":
+    main(Path(__file__))

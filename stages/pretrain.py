@@ -1,0 +1,102 @@
+"""Pretrain: a flow model from the prepared data."""
+
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import Field
+
+from fewstep.settings import TrainSettings
+from stages._params import MethodPlugin, ModelPlugin, Params, Settings
+from stages._runner import Job, main
+
+VERSION = 1  # bump when the numbers this stage writes change
+
+
+class Gates(Settings):
+    """What must hold before the chain goes on."""
+
+    loss_ratio: float | None = Field(0.95, gt=0)
+    """Held-out loss at the end over that at the start must be below this; null lets anything pass."""
+
+
+class Config(Settings):
+    """Settings of the pretrain stage."""
+
+    method: MethodPlugin
+    """The training method, a file of fewstep.methods that learns from data, and its options."""
+    model: ModelPlugin
+    """The architecture, a file of fewstep.models, and its options."""
+    prediction: Literal["velocity", "data", "noise", "score", "v"] = "velocity"
+    """What the network's output means."""
+    path: Literal["linear", "cosine", "vp", "ve"] = "linear"
+    """The path from noise to data."""
+    conditional: bool = False
+    """Whether the network is given the class labels of the data."""
+    train: TrainSettings
+    """The training loop."""
+    given: str | None = None
+    """A model directory under data/ to take instead of training one; its shape must be the data's."""
+    gates: Gates = Gates()
+    """Checks that stop the chain."""
+
+
+def inputs(config: Config, key: str | None) -> dict[str, str]:
+    """Return the artifacts this stage reads."""
+    return {"data": "artifacts/prepare"} | ({"given": config.given} if config.given else {})
+
+
+def output(key: str | None) -> str:
+    """Return where the outputs are published."""
+    return "artifacts/models/pretrain"
+
+
+def check(params: Params) -> list[str]:
+    """Return what is wrong: the method must learn from data, and a given model lie under data/."""
+    given = params.config("pretrain").given
+    if given and (PurePosixPath(given).parts[0] != "data" or ".." in given):
+        return [f"pretrain.given {given!r} must be a folder under data/, where DVC sees it change"]
+    method = params.config("pretrain").method
+    if method.build().stream != "data":
+        return [f"pretrain.method {method.name} learns from {method.build().stream}, not from data"]
+    return []
+
+
+def run(config: Config, job: Job) -> None:
+    """Train from freshly drawn weights and write the model directory of their moving average."""
+    from fewstep.errors import UserError
+    from fewstep.model import ModelConfig, build
+    from fewstep.shards import Shards
+    from stages._training import take_model, train_model
+
+    data = Shards(job.inputs["data"] / "train")
+    if config.given:
+        take_model(job, job.inputs["given"], tuple(data.fields["data"]["shape"]))
+        return
+    classes = data.facts["classes"] if config.conditional else 0
+    if config.conditional and not classes:
+        raise UserError("pretrain.conditional is true, but the data has no labels; set it to false")
+    description = ModelConfig(
+        architecture=config.model.named(),
+        shape=tuple(data.fields["data"]["shape"]),
+        classes=classes,
+        prediction=config.prediction,
+        path=config.path,
+    )
+    student = build(description, seed=job.seed)
+    train_model(job, config.method.build(), student, config.train, source=job.inputs["data"])
+
+
+def gate(config: Config, key: str | None, facts: dict[str, Any]) -> str | None:
+    """Say why the chain must stop: the training did not learn."""
+    limit, first, last = config.gates.loss_ratio, facts.get("first_held_out_loss"), facts.get("held_out_loss")
+    if limit is None or first is None or last < limit * first:
+        return None
+    return (
+        f"the check of the trained model failed: its held-out loss went from {first:.4g} to {last:.4g}, "
+        f"and must fall below {limit} of the first. Train longer (pretrain.train.steps), or set "
+        "pretrain.gates.loss_ratio to null to go on with what was trained"
+    )
+
+
+if __name__ == "__main__":
+    main(Path(__file__))

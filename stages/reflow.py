@@ -1,0 +1,74 @@
+"""Reflow: retrain a flow on the pairs it made of noise, which straightens it."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from fewstep.settings import TrainSettings
+from stages._models import missing_flows
+from stages._params import MethodPlugin, Params, Settings
+from stages._runner import Job, main
+
+VERSION = 1  # bump when the numbers this stage writes change
+
+
+class Config(Settings):
+    """Settings of the reflow stage; a key of reflow learns from the same key of couple."""
+
+    init: str
+    """The model whose weights (their moving average) the training starts from."""
+    method: MethodPlugin = Field("reflow", validate_default=True)
+    """The training method, a file of fewstep.methods that learns from pairs, and its options."""
+    train: TrainSettings
+    """The training loop."""
+    straightness_noises: int = Field(256, ge=1)
+    """Noises on which the straightness of the flow is measured, before and after."""
+
+
+def inputs(config: Config, key: str | None) -> dict[str, str]:
+    """Return the artifacts this stage reads."""
+    return {"pairs": f"artifacts/couple/{key}", "init": f"artifacts/models/{config.init}"}
+
+
+def output(key: str | None) -> str:
+    """Return where the outputs are published."""
+    return f"artifacts/models/{key}"
+
+
+def check(params: Params) -> list[str]:
+    """Return what is wrong across sections: a round needs a model, pairs and a method for pairs."""
+    rounds = {key: params.config("reflow", key) for key in params.keys("reflow")}
+    problems = missing_flows(params, [(f"reflow.{key}.init", config.init) for key, config in rounds.items()])
+    for key, config in rounds.items():
+        method = config.method
+        if method.build().stream != "pairs":
+            problems.append(
+                f"reflow.{key}.method {method.name} learns from {method.build().stream}, not pairs"
+            )
+        elif method.build().trained_times != "all":
+            problems.append(f"reflow.{key}.method {method.name} trains students; use it in distill")
+        if config.init == key:
+            problems.append(f"reflow.{key}.init is the model it makes; name the one that made its pairs")
+        if key not in params.keys("couple"):
+            problems.append(f"reflow.{key} has no pairs to learn from: add couple.{key}")
+    return problems
+
+
+def run(config: Config, job: Job) -> None:
+    """Train from the initial model's weights, and measure how straight the flow was and is."""
+    from fewstep.flow import as_flow
+    from stages._flows import open_flow, straightness_of
+    from stages._training import train_model
+
+    student, before = open_flow(job.inputs["init"], purpose=f"reflow@{job.key}")
+    was = straightness_of(before, student, noises=config.straightness_noises, seed=job.seed)
+    trained = train_model(job, config.method.build(), student, config.train, source=job.inputs["pairs"])
+    now = straightness_of(
+        as_flow(trained.model), trained.model, noises=config.straightness_noises, seed=job.seed
+    )
+    job.facts["straightness"] = {"before": was, "after": now}
+    job.progress.note(f"straightness S (0 is straight) went from {was:.4g} to {now:.4g}")
+
+
+if __name__ == "__main__":
+    main(Path(__file__))

@@ -1,0 +1,87 @@
+"""Trajectories: a teacher's states at the knots of every grid searched for it, shared by its students."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from stages._models import missing_flows
+from stages._params import Params, Settings
+from stages._runner import Job, main
+
+VERSION = 1  # bump when the numbers this stage writes change
+
+
+class Config(Settings):
+    """Settings of the trajectories stage."""
+
+    samples: int = Field(ge=1)
+    """Trajectories to train on."""
+    held_out: int = Field(256, ge=2)
+    """Further trajectories, kept out of training for held-out losses."""
+    batch: int = Field(128, ge=1)
+    """Trajectories in one network call."""
+    samples_per_shard: int = Field(1024, ge=1)
+    """Trajectories in one shard; also the most work that a crash can lose."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """How the states are stored."""
+
+
+def inputs(config: Config, key: str | None) -> dict[str, str]:
+    """Return the artifacts this stage reads."""
+    return {"model": f"artifacts/models/{key}", "search": f"artifacts/search/{key}"}
+
+
+def output(key: str | None) -> str:
+    """Return where the outputs are published."""
+    return f"artifacts/trajectories/{key}"
+
+
+def check(params: Params) -> list[str]:
+    """Return what is wrong across sections: each key must be a model, and searched."""
+    keys, searched = params.keys("trajectories"), params.keys("search")
+    problems = missing_flows(params, [(f"trajectories.{key}", key) for key in keys])
+    return problems + [
+        f"trajectories.{key} has no knots: add search.{key}" for key in keys if key not in searched
+    ]
+
+
+def run(config: Config, job: Job) -> None:
+    """Follow the fine grid of the search and keep the states at the knots of every budget."""
+    from fewstep.couplings.teacher import make_trajectories
+    from stages._flows import device, open_flow
+    from stages._grids import read_grids
+    from stages._teaching import write_splits
+
+    found = read_grids(job.inputs["search"])
+    guidance = found.fine.guidance
+    model, flow = open_flow(job.inputs["model"], purpose=f"trajectories@{job.key}", guidance=guidance)
+    knots = sorted({time for grid in found.grids.values() for time in grid.times})
+
+    def make(start: int, stop: int) -> dict:
+        return make_trajectories(
+            flow,
+            seed=job.seed,
+            start=start,
+            stop=stop,
+            shape=model.config.shape,
+            classes=model.config.classes,
+            knots=knots,
+            fine=found.fine,
+            batch=config.batch,
+            device=device(),
+        )
+
+    write_splits(
+        job,
+        make,
+        train=config.samples,
+        held_out=config.held_out,
+        per_shard=config.samples_per_shard,
+        facts={"knots": knots, "fine_steps": found.fine.steps, "guidance": guidance},
+        dtypes={"states": config.dtype},
+    )
+
+
+if __name__ == "__main__":
+    main(Path(__file__))

@@ -1,0 +1,24 @@
+"""What the tests of wrong input share."""
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def ran(finished, tmp_path_factory):
+    """A checkout in which the chain ran, for all tests of a file."""
+    return finished.copy(tmp_path_factory.mktemp("wrong") / "checkout")
+
+
+@pytest.fixture
+def settings(ran, tmp_path):
+    """The same, its settings and data put back after each test; scratch is each test's own."""
+    ran.environment["FEWSTEP_SCRATCH"] = str(tmp_path / "scratch")
+    yield ran
+    ran.sh("git checkout -q . && git clean -fdq")
+
+
+@pytest.fixture
+def project(settings):
+    """The same, its outputs put back as well."""
+    yield settings
+    settings.sh("git checkout -q . && dvc checkout -q --force")

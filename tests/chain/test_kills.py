@@ -1,0 +1,84 @@
+"""kill -9 in the middle of the real stages: they go on, never two at once, and end with the same bytes."""
+
+import pytest
+from safetensors import safe_open
+from workspace import kill, wait_for
+
+VICTIMS = ("stage", "dvc", "both")
+OFTEN = {"FEWSTEP_CHECKPOINT_SECONDS": "0"}  # before every step
+
+
+def steps_on_disk(checkout) -> int:
+    """Return the training steps of pretrain that a kill can't take any more."""
+    for file in (checkout / ".fewstep/scratch").glob("pretrain.*/work/train_state.safetensors"):
+        with safe_open(file, framework="pt") as state:
+            return int(state.get_tensor("step"))
+    return 0
+
+
+def shards_on_disk(checkout) -> int:
+    """Return the finished shards of couple@round1."""
+    return len(list((checkout / ".fewstep/scratch").glob("couple@round1.*/out/train/shard-*.tar")))
+
+
+def the_stage(checkout) -> int:
+    """Return the process of the stage that runs."""
+    (pid,) = wait_for(checkout.stage_pids)
+    return pid
+
+
+def kill_some(victims: str, dvc, stage: int) -> None:
+    for pid in {"stage": [stage], "dvc": [dvc.pid], "both": [dvc.pid, stage]}[victims]:
+        kill(pid)
+
+
+@pytest.mark.parametrize(
+    ("address", "done", "enough"), [("pretrain", steps_on_disk, 4), ("couple@round1", shards_on_disk, 1)]
+)
+def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(checkout, finished, address, done, enough):
+    out = checkout.forget(address)
+    for round_, victims in enumerate(VICTIMS):
+        before = done(checkout)
+        dvc = checkout.begin("dvc", "repro", address, **OFTEN)
+        wait_for(lambda: done(checkout) >= before + enough)  # noqa: B023
+        kill_some(victims, dvc, the_stage(checkout))
+        said, _ = dvc.communicate(timeout=5)  # ends when the stage, which holds the pipe, has ended too
+        assert f"Running stage '{address}'" in said
+        assert ("going on from" in said) == (round_ > 0)
+        assert not (checkout / out).exists()
+    last = checkout.repro(address)
+    assert last.ran == [address]
+    assert "going on from" in last.said
+    assert checkout.files(out) == finished.files(out)
+    assert checkout.locked()[address] == finished.locked()[address]
+    assert checkout.repro(address).ran == []
+
+
+def test_killed_just_after_publishing_no_work_is_lost(checkout, finished):
+    address = "pretrain"
+    for victims in VICTIMS:
+        out = checkout.forget(address, scratch=False)
+        dvc = checkout.begin("dvc", "repro", address)
+        stage = the_stage(checkout)
+        wait_for((checkout / out).exists)
+        kill_some(victims, dvc, stage)
+        dvc.communicate(timeout=5)
+        assert address not in checkout.locked(), "DVC had taken it over before it was killed"
+        again = checkout.repro(address)
+        assert "made before, publishing it" in again.said
+        assert "100 %" not in again.said
+        assert checkout.files(out) == finished.files(out)
+    assert checkout.repro(address).ran == []
+
+
+def test_a_retry_beside_an_orphan_never_writes_with_it(checkout, finished):
+    """A stage that a person started does not die with dvc, so the retry has to wait for it."""
+    out = checkout.forget("couple@round1")
+    person = checkout.begin("python", "-m", "stages.couple", "round1")
+    wait_for(lambda: shards_on_disk(checkout))
+    retry = checkout.begin("dvc", "repro", "couple@round1")
+    assert person.wait() == 0
+    said, _ = retry.communicate()
+    assert retry.returncode == 0, said
+    assert "made before, publishing it" in said
+    assert checkout.files(out) == finished.files(out)

@@ -1,0 +1,37 @@
+"""A stage runs again when its settings, VERSION or inputs change, and only then."""
+
+
+def test_nothing_runs_a_second_time(checkout):
+    again = checkout.repro()
+    assert again.ran == []
+    assert "Data and pipelines are up to date" in again.said
+
+
+def test_a_comment_or_docstring_re_runs_nothing(checkout):
+    for file in ("fewstep/train.py", "fewstep/models/unet.py", "stages/pretrain.py", "stages/_runner.py"):
+        text = (checkout / file).read_text()
+        (checkout / file).write_text(f"# a comment\n{text}")
+    checkout.edit("params.yaml", "seed: 0", "seed: 0  # of all stages")
+    assert checkout.repro().ran == []
+
+
+def test_one_student_alone(checkout):
+    """That a whole repro then runs only the evaluation besides is in test_experiments.py."""
+    checkout.set(distill={"boss-4": {"train": {"steps": 7}}})
+    assert checkout.repro("distill@boss-4").ran == ["distill@boss-4"]
+
+
+def test_a_new_version_runs_its_stage(checkout):
+    checkout.edit("stages/trajectories.py", "VERSION = 1", "VERSION = 2")
+    assert checkout.repro("trajectories@pretrain").ran == ["trajectories@pretrain"]
+
+
+def test_two_clones_come_to_equal_locks(clones):
+    first, second = clones
+    assert first.locked() == second.locked()
+    assert len(first.locked()) == 10
+    assert first.files("artifacts") == second.files("artifacts")
+
+
+def test_the_lock_is_also_equal_in_bytes(clones):
+    assert len({(clone / "dvc.lock").read_bytes() for clone in clones}) == 1

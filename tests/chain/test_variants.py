@@ -1,0 +1,108 @@
+"""Other data and other settings through the whole chain, by changing params.yaml alone."""
+
+import csv
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from chain.checkout import Checkout
+from chain.tiny import train
+
+
+def own_images(checkout: Checkout) -> None:
+    """Give the chain colour images of 16x16, without labels, from an .npz file."""
+    random = np.random.default_rng(0)
+    corner = random.integers(0, 9, size=(160, 2))
+    images = random.integers(0, 40, size=(160, 16, 16, 3), dtype=np.uint8)
+    for image, (row, column) in zip(images, corner, strict=True):
+        image[row : row + 7, column : column + 7] += np.uint8([200, 90 + 10 * row, 20])
+    np.savez(checkout / "data/squares.npz", x=images)
+    checkout.set(prepare={"source": "data/squares.npz"}, pretrain={"train": train(40, 4e-3)})
+
+
+def conditional_toy(checkout: Checkout) -> None:
+    """Points with classes, a network for them, guidance in all that is made of it, and no reflow."""
+    checkout.set(
+        prepare={"source": "eight_gaussians"},
+        pretrain={"conditional": True, "method": {"name": "flow_matching", "label_dropout": 0.2}},
+        couple={"round1": {"guidance": 1.5}},
+        search={"pretrain": {"guidance": 1.5}},
+        distill={"one-step": {"teacher": "pretrain"}},
+    )
+    params = checkout.params()
+    params["pretrain"]["model"] = {"name": "mlp", "width": 32}
+    params |= {"reflow": {}, "search": {"pretrain": params["search"]["pretrain"]}}
+    checkout.write_params(params)
+
+
+VARIANTS = (own_images, conditional_toy)
+
+
+@pytest.fixture(scope="module")
+def variants(finished, tmp_path_factory):
+    """The checkouts in which the variants ran, at the same time, and what dvc said."""
+    folder = tmp_path_factory.mktemp("variants")
+
+    def run(variant) -> tuple[Checkout, str]:
+        checkout = finished.copy(folder / variant.__name__)
+        variant(checkout)
+        return checkout, checkout.sh("dvc repro", ok=None)
+
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(VARIANTS, pool.map(run, VARIANTS), strict=True))
+
+
+@pytest.fixture(params=VARIANTS, ids=lambda variant: variant.__name__)
+def variant(variants, request):
+    return request.param, *variants[request.param]
+
+
+def test_the_chain_ends(variant):
+    _, checkout, said = variant
+    assert not said.count("ERROR"), said
+    assert checkout.repro().ran == []
+
+
+def test_every_number_is_finite_and_every_model_measured(variant):
+    _, checkout, _ = variant
+    metrics = json.loads((checkout / "artifacts/evaluate/metrics.json").read_text())
+    params = checkout.params()
+    models = {"pretrain", *params["reflow"], *params["distill"]}
+    assert {row["model"] for row in metrics["rows"]} == models
+    numbers = [v for row in metrics["rows"] for v in row.values() if isinstance(v, float)]
+    numbers += [v for row in metrics["headline"].values() for v in row.values()]
+    assert all(map(math.isfinite, numbers))
+    curve = list(csv.DictReader((checkout / "artifacts/evaluate/curve.csv").open()))
+    assert {row["model"] for row in curve} >= models
+
+
+def test_there_are_pictures_and_a_page_that_holds_them(variant):
+    _, checkout, _ = variant
+    for folder in ("prepare", "models/pretrain", "models/boss-4", "evaluate"):
+        content = (checkout / f"artifacts/{folder}/samples.png").read_bytes()
+        assert content.startswith(b"\x89PNG")
+        assert len(content) > 1000
+    page = (checkout / "artifacts/evaluate/report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 3
+    assert "boss-4" in page
+
+
+def test_own_images_have_their_shape_and_no_labels(variants):
+    checkout, _ = variants[own_images]
+    facts = json.loads((checkout / "artifacts/prepare/manifest.json").read_text())["facts"]
+    assert facts["shape"] == [3, 16, 16]
+    assert facts["classes"] == 0
+    assert json.loads((checkout / "artifacts/models/one-step/config.json").read_text())["shape"] == [
+        3,
+        16,
+        16,
+    ]
+
+
+def test_a_conditional_student_has_the_classes_of_its_teacher(variants):
+    checkout, _ = variants[conditional_toy]
+    for model in ("pretrain", "boss-4", "one-step"):
+        config = json.loads((checkout / f"artifacts/models/{model}/config.json").read_text())
+        assert config["classes"] == 8

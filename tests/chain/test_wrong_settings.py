@@ -1,0 +1,82 @@
+"""Wrong settings: all told in one message, before any work starts."""
+
+import sys
+
+import pytest
+
+
+def test_misspelt_settings_of_several_stages_are_told_together_without_torch(settings):
+    settings.set(
+        pretrain={"train": {"lerning_rate": 1e-3}},
+        distill={"boss-4": {"call": 4}},
+        evaluate={"samples": 60, "bloks": 3},
+    )
+    said = settings.sh("python -X importtime -m stages.search pretrain", ok=False)
+    lines = said.splitlines()
+    imported = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time")}
+    assert "pydantic" in imported
+    assert not {"torch", "mlflow", "sklearn"} & imported
+    assert [line for line in lines if not line.startswith("import time")] == [
+        "search@pretrain: params.yaml needs mending:",
+        "  distill.boss-4.call is not a setting; did you mean 'calls'?",
+        "  evaluate.bloks is not a setting; did you mean 'blocks'?",
+        "  pretrain.train.lerning_rate is not a setting; did you mean 'learning_rate'?",
+    ]
+
+
+def test_no_stage_works_before_the_settings_of_all_are_right(settings, finished, tmp_path):
+    settings.set(prepare={"held_out": 0.3}, evaluate={"bloks": 3})
+    said = settings.refused("dvc repro")
+    assert "prepare: params.yaml needs mending:" in said
+    assert "evaluate.bloks is not a setting" in said
+    assert settings.locked() == finished.locked()
+    assert not (tmp_path / "scratch").exists()
+
+
+PAIRS_OF_ITS_TEACHER = {"one-step": {"teacher": "pretrain"}}
+
+
+@pytest.mark.parametrize(
+    ("sections", "says"),
+    [
+        ({"pretrain": {"train": {"steps": -5}}}, "pretrain.train: steps must be 1 or more, got -5"),
+        ({"evaluate": {"samples": 1}}, "evaluate.samples should be greater than or equal to 50, got 1"),
+        ({"couple": {"round1": {"pairs": "many"}}}, "couple.round1.pairs should be a valid integer"),
+        (
+            {"couple": {"round1": {"solver": "huen"}}},
+            "unknown solver 'huen'; did you mean 'heun'? (there ar",
+        ),
+        ({"pretrain": {"method": "flow_maching"}}, "unknown method 'flow_maching'; did you mean 'flow_match"),
+        ({"pretrain": {"model": "unett"}}, "pretrain.model: unknown model 'unett'; did you mean 'unet'? (th"),
+        ({"pretrain": {"path": "lineer"}}, "pretrain.path should be 'linear', 'cosine', 'vp' or 've', got '"),
+        ({"search": {"pretrain": {"method": "belman"}}}, "unknown search 'belman'; did you mean 'bellman'?"),
+        ({"prepare": {"source": "digts"}}, "unknown source 'digts'; did you mean 'digits'? (there are: "),
+        ({"couple": {"round1": {"model": "pretran"}}}, "couple.round1.model: 'pretran' is no model; there a"),
+        ({"reflow": {"round1": {"init": "pretran"}}}, "reflow.round1.init: 'pretran' is no model; there are"),
+        ({"search": {"x": {"method": "bellman", "budgets": [1]}}}, "search.x: 'x' is no model; there are: p"),
+        ({"trajectories": {"x": {"samples": 9}}}, "trajectories.x: 'x' is no model; there are: pretrain, ro"),
+        ({"trajectories": {"boss-4": {"samples": 9}}}, "trajectories.boss-4 has no knots: add search.boss-4"),
+        ({"distill": {"boss-4": {"teacher": "round2"}}}, "'round2' is no model; there are: pretrain, round1"),
+        ({"distill": {"boss-4": {"coupling": "couple/x"}}}, "'couple/x' does not exist; there are: couple/r"),
+        ({"distill": {"boss-4": {"coupling": "couple/round1"}}}, "straighten learns from trajectories/..., "),
+        ({"distill": {"boss-4": {"teacher": "round1"}}}, "is not of its teacher; use trajectories/round1"),
+        ({"distill": {"boss-4": {"calls": 3}}}, "calls 3 is not among the budgets searched for pretrain, [1"),
+        ({"distill": PAIRS_OF_ITS_TEACHER, "search": {"pretrain": {"guidance": 2.0}}}, "has 2.0; make them "),
+    ],
+)
+def test_impossible_settings_are_named_with_what_exists(settings, sections, says):
+    settings.set(**sections)
+    stage = "prepare" if "prepare" in sections else "evaluate"
+    assert says in settings.refused(f"python -m stages.{stage}")
+
+
+def test_an_interpreter_without_the_locked_packages(settings):
+    said = settings.refused(f"env -i {sys.base_prefix}/bin/python3 -S -m stages.prepare")
+    assert "lacks the locked packages: torch is missing, needs 2." in said
+    assert "`make run` creates .venv with them; or put .venv/bin first on PATH" in said
+
+
+def test_guided_pairs_of_another_model_are_no_mismatch(settings):
+    """Guidance is in the weights of the round that learnt from them, so its own grid has none."""
+    settings.set(pretrain={"conditional": True}, couple={"round1": {"guidance": 2.0}})
+    settings.sh("python -m stages")

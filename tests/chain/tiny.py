@@ -1,0 +1,39 @@
+"""The settings of params.yaml, shrunk so that the whole chain takes seconds.
+
+Training settings are replaced, not scaled, so that tuning params.yaml leaves the golden numbers alone.
+"""
+
+from typing import Any
+
+
+def train(steps: int, learning_rate: float, batch: int = 32) -> dict[str, Any]:
+    return {"steps": steps, "batch": batch, "learning_rate": learning_rate, "warmup": 2, "ema": 0.9}
+
+
+def shrink(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the sections of params.yaml with two students and little work in each stage."""
+    search = {"method": {"name": "bellman", "fine_steps": 16, "noises": 32}, "budgets": [1, 2, 4]}
+    students = {"boss-4": train(10, 1e-3), "one-step": train(10, 1e-3)}
+    return {
+        "seed": 0,
+        "prepare": {"source": "digits", "held_out": 0.25, "feature_net": {"steps": 40}},
+        "pretrain": params["pretrain"]
+        | {"model": {"name": "unet", "width": 8, "multipliers": [1, 2]}, "train": train(60, 4e-3, 64)},
+        "couple": {
+            "round1": {
+                "model": "pretrain",
+                "pairs": 512,
+                "held_out": 64,
+                "pairs_per_shard": 64,
+                "solver": "heun",
+                "calls": 8,
+            }
+        },
+        "reflow": {"round1": params["reflow"]["round1"] | {"train": train(20, 1e-3, 64)}},
+        "search": {model: search | {"score_noises": 32} for model in ("pretrain", "round1")},
+        "trajectories": {"pretrain": {"samples": 256, "held_out": 64}},
+        "distill": {
+            name: params["distill"][name] | {"train": settings} for name, settings in students.items()
+        },
+        "evaluate": {"samples": 60, "blocks": 2, "calls": [1, 4], "reference_calls": 8},
+    }

@@ -1,0 +1,64 @@
+import os
+import shutil
+import tempfile
+
+import pytest
+from toy_project import DVC_YAML, PARAMS, WORK, Toy
+
+# Before anything imports prefect, which reads it then.
+os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="fewstep-prefect-")
+
+from flows import ui
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory) -> Toy:
+    toy = Toy(tmp_path_factory.mktemp("template") / "toy")
+    (toy.root / "data").mkdir(parents=True)
+    (toy.root / "data" / "a").write_text("1")
+    (toy.root / "dvc.yaml").write_text(DVC_YAML)
+    (toy.root / "params.yaml").write_text(PARAMS)
+    (toy.root / "work.py").write_text(WORK)
+    (toy.root / ".gitignore").write_text("/artifacts\n/orders\n/began\n/here-*\n/.fewstep\n")
+    toy.sh("git init -q && git config user.email t@example.com && git config user.name t && dvc init -q")
+    toy.sh("git add -A && git commit -qm start")
+    return toy
+
+
+@pytest.fixture
+def toy(template, tmp_path) -> Toy:
+    """A project of which nothing ever ran."""
+    shutil.copytree(template.root, tmp_path / "toy")
+    return Toy(tmp_path / "toy")
+
+
+@pytest.fixture(scope="session")
+def template_that_ran(template, tmp_path_factory) -> Toy:
+    root = tmp_path_factory.mktemp("ran") / "toy"
+    shutil.copytree(template.root, root)
+    toy = Toy(root)
+    toy.sh("dvc repro -q")
+    toy.began()
+    return toy
+
+
+@pytest.fixture
+def toy_that_ran(template_that_ran, tmp_path) -> Toy:
+    """A project of which everything is up to date."""
+    shutil.copytree(template_that_ran.root, tmp_path / "toy", symlinks=True)
+    return Toy(tmp_path / "toy")
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory):
+    """The address of a real Prefect server."""
+    folder = tmp_path_factory.mktemp("server")
+    server = next(server for server in ui.servers(folder) if server.name == "Prefect")
+    port, log = ui.free_port(4300), folder / "log"
+    process = ui.start(server, port, log)
+    try:
+        ui.wait_until_ready(server, port, log, process)
+        yield f"http://{ui.HOST}:{port}/api"
+    finally:
+        ui.stop(process)
+        shutil.rmtree(os.environ["PREFECT_HOME"], ignore_errors=True)

@@ -1,0 +1,184 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from toy_project import Toy
+
+from fewstep.errors import UserError
+from flows import _piles, gc
+from stages._scratch import Scratch
+
+
+@pytest.fixture(scope="module")
+def template_littered(template_that_ran, tmp_path_factory):
+    """A project with some garbage of each kind, and what resembles it but is not."""
+    toy = Toy(tmp_path_factory.mktemp("littered") / "toy")
+    shutil.copytree(template_that_ran.root, toy.root)
+    toy.sh("git add -A && git commit -qm 'what main uses'")
+    for before, now in ((3, 7), (7, 8)):
+        toy.edit("params.yaml", f"last: {{width: {before}}}", f"last: {{width: {now}}}")
+        toy.sh("dvc repro -q last")
+    toy.began()
+    for name in ("last.old", "last.new", "gone.x", "first.y"):
+        (toy.root / ".fewstep/scratch" / name).mkdir(parents=True)
+        (toy.root / ".fewstep/scratch" / name / "file").write_bytes(b"x" * 1500)
+    (toy.root / ".fewstep/scratch/.locks").mkdir()
+    (toy.root / ".fewstep/cells").mkdir()
+    for second, name in enumerate(("old.json", "old.safetensors", "killed.json.1.tmp", "began", "now.json")):
+        (toy.root / ".fewstep/cells" / name).write_bytes(b"x" * 1000)
+        os.utime(toy.root / ".fewstep/cells" / name, (second, second))
+    for folder in ("artifacts/middle/gone", "artifacts/old/deep"):
+        (toy.root / folder).mkdir(parents=True)
+        (toy.root / folder / "file").write_text("x")
+    return toy
+
+
+@pytest.fixture
+def littered(template_littered, tmp_path, monkeypatch):
+    shutil.copytree(template_littered.root, tmp_path / "toy")
+    # As the real stages would say: last goes on with last.new, the inputs of first are not known yet.
+    monkeypatch.setattr(_piles, "current_scratch", lambda: iter([("last", "last.new"), ("first", None)]))
+    monkeypatch.chdir(tmp_path / "toy")
+    return Toy(tmp_path / "toy")
+
+
+def everything(root: Path) -> set[str]:
+    inner = [path for folder in ("artifacts", ".fewstep") for path in (root / folder).rglob("*")]
+    return {str(path.relative_to(root)) for path in inner if ".locks" not in path.parts}
+
+
+def run(monkeypatch, *arguments, answer=None):
+    monkeypatch.setattr("sys.argv", ["gc", *arguments])
+    monkeypatch.setattr("builtins.input", lambda _: answer)
+    gc.main()
+
+
+def test_it_lists_and_removes_nothing_without_a_yes(littered, monkeypatch, capsys):
+    before = everything(littered.root)
+    run(monkeypatch, answer="n")
+    said = capsys.readouterr().out
+    # The two files of the run with width 7; main's are kept though the workspace left them, and today's.
+    assert "  2 files, " in said
+    assert "  last.old, 1.5 kB" in said
+    assert "  gone.x, 1.5 kB" in said
+    assert "  3 files, 3.0 kB" in said  # of cells
+    assert "  artifacts/middle/gone, 1 B" in said
+    assert "  artifacts/old, 1 B" in said
+    assert not any(kept in said for kept in ("last.new", "first.y", "middle/left", ".locks"))
+    assert everything(littered.root) == before
+
+
+def test_it_removes_what_it_lists_and_nothing_else(littered, monkeypatch, capsys):
+    before = everything(littered.root)
+    run(monkeypatch, "--yes")
+    gone = {".fewstep/scratch/last.old", ".fewstep/scratch/gone.x", "artifacts/middle/gone", "artifacts/old"}
+    gone |= {f".fewstep/cells/{name}" for name in ("old.json", "old.safetensors", "killed.json.1.tmp")}
+    assert everything(littered.root) == {
+        path for path in before if not any(Path(path).is_relative_to(folder) for folder in gone)
+    }
+    littered.began()
+    littered.sh("git stash -q && dvc repro -q")  # what main uses is still there
+    assert littered.began() == []
+    capsys.readouterr()
+
+
+def test_nothing_to_remove(toy_that_ran, monkeypatch, capsys):
+    monkeypatch.setattr(_piles, "current_scratch", lambda: iter([]))
+    monkeypatch.chdir(toy_that_ran.root)
+    run(monkeypatch)
+    assert capsys.readouterr().out == "Nothing to remove.\n"
+
+
+def test_results_of_experiments_are_kept(toy_that_ran):
+    toy_that_ran.sh("git add -A && git commit -qm all && dvc exp run -q -S last.width=5")
+    toy_that_ran.sh("git checkout -q . && dvc checkout -q")
+    assert _piles.unused_cache(toy_that_ran.root).items == {}
+    toy_that_ran.sh("dvc exp remove -q -A")
+    assert _piles.unused_cache(toy_that_ran.root).items != {}
+
+
+def test_cells_are_kept_while_no_evaluation_says_when_it_began(littered):
+    assert _piles.old_cells(littered.root).items != {}
+    (littered.root / ".fewstep/cells/began").unlink()
+    assert _piles.old_cells(littered.root).items == {}
+
+
+def test_shared_scratch_is_left_alone(littered, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_SCRATCH", "/somewhere")
+    assert _piles.old_scratch(littered.root).items == {}
+
+
+def test_a_shared_cache_is_left_alone(littered, tmp_path):
+    assert _piles.unused_cache(littered.root).items != {}
+    littered.sh(f"mv .dvc/cache {tmp_path}/shared && dvc cache dir -q --local {tmp_path}/shared")
+    assert _piles.unused_cache(littered.root).items == {}
+
+
+def test_scratch_that_a_process_works_in_forbids_it_and_survives(littered):
+    scratch = littered.root / ".fewstep/scratch/last.old"
+    with FileLock(Scratch(scratch).lock_file):
+        with pytest.raises(UserError, match="last is running"):
+            _piles.collect(littered.root)
+        _piles.remove_unless_in_use(scratch)
+    assert scratch.exists()
+
+
+def test_what_shares_a_file_with_another_frees_nothing(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").write_bytes(b"x" * 100)
+    assert gc.freed([tmp_path / "a"]) == 100
+    (tmp_path / "b").hardlink_to(tmp_path / "a" / "file")
+    assert gc.freed([tmp_path / "a"]) == 0
+    assert gc.freed([tmp_path / "a", tmp_path / "b"]) == 100
+
+
+@pytest.mark.parametrize(("count", "text"), [(1, "1 B"), (1500, "1.5 kB"), (2e9, "2.0 GB"), (3e12, "3.0 TB")])
+def test_sizes_are_readable(count, text):
+    assert gc.readable(count) == text
+
+
+def test_failed_and_interrupted_runs_leave_mlflow_and_others_stay(tmp_path, monkeypatch):
+    from mlflow import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / ".fewstep").mkdir()
+    client = MlflowClient(f"sqlite:///{tmp_path / '.fewstep' / 'mlflow.db'}")
+
+    def make(name, status, parent=None):
+        tags = {"mlflow.parentRunId": parent.info.run_id} if parent else {}
+        run = client.create_run("0", run_name=name, tags=tags)
+        client.set_terminated(run.info.run_id, status)
+        return run
+
+    mixed, hopeless = make("mixed", "FAILED"), make("hopeless", "FAILED")
+    make("good", "FINISHED", mixed), make("bad", "FAILED", mixed), make("killed", "KILLED", hopeless)
+    pile = _piles.failed_runs(tmp_path)
+    assert set(pile.items) == {"bad (failed)", "killed (killed)", "hopeless (failed)"}
+    pile.remove()
+    assert {run.info.run_name for run in client.search_runs(["0"])} == {"mixed", "good"}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://shared.example")
+    assert _piles.failed_runs(tmp_path).items == {}
+
+
+def test_a_running_stage_forbids_it(toy_that_ran):
+    toy_that_ran.edit("params.yaml", "width: 3", "width: 4")
+    toy_that_ran.order("last", "sleep")
+    dvc = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", "-q"], cwd=toy_that_ran.root, start_new_session=True
+    )
+    try:
+        for _ in range(300):
+            if (toy_that_ran.root / "began").exists():
+                break
+            time.sleep(0.05)
+        with pytest.raises(UserError, match="artifacts/last"):
+            _piles.collect(toy_that_ran.root)
+    finally:
+        os.killpg(dvc.pid, signal.SIGKILL)
+        dvc.wait()

@@ -1,0 +1,170 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterFlowRunId
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from toy_project import CHECKOUT
+
+from fewstep.errors import UserError
+from flows import pipeline
+from stages import _manifest, _tracking
+
+
+@pytest.fixture(autouse=True)
+def server(prefect_api, monkeypatch):
+    monkeypatch.setattr(pipeline, "check_settings", lambda root: None)  # the toy's are no real stages'
+    monkeypatch.setattr(pipeline.bring_up_to_date, "retry_delay_seconds", 0)
+    monkeypatch.setenv("FEWSTEP_TRACKING", "off")
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        yield
+
+
+def run(toy):
+    """Run the flow; return its state, and each stage's task run as the server knows it."""
+    state = pipeline.pipeline(toy.root, return_state=True)
+    with get_client(sync_client=True) as client:
+        mine = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[state.state_details.flow_run_id]))
+        for _ in range(100):  # the server hears of task runs through events, a little later
+            runs = {run.name: run for run in client.read_task_runs(task_run_filter=mine)}
+            if len(runs) == len(toy.stages) and all(
+                r.state.is_final() or r.state_name == "NotReady" for r in runs.values()
+            ):
+                return state, runs
+            time.sleep(0.1)
+    raise AssertionError(f"task runs: {[(run.name, run.state_name) for run in runs.values()]}")
+
+
+def names(runs):
+    return {name: run.state_name for name, run in runs.items()}
+
+
+def test_stages_run_in_order_and_independent_ones_at_once_then_all_is_cached(toy):
+    toy.order("middle@left", "meet middle@right")  # each waits for the other, so they must overlap
+    toy.order("middle@right", "meet middle@left")
+    state, runs = run(toy)
+    assert state.is_completed()
+    assert state.message == "4 completed"
+    assert names(runs) == dict.fromkeys(toy.stages, "Completed")
+    pipelines = {line.split()[1] for line in (toy.root / "began").read_text().splitlines()}
+    began = toy.began()
+    assert (began[0], set(began[1:3]), began[3]) == ("first", {"middle@left", "middle@right"}, "last")
+
+    state, runs = run(toy)
+    assert state.message == "4 cached"
+    assert names(runs) == dict.fromkeys(toy.stages, "Cached")
+    assert runs["first"].state.message == "first: nothing changed"
+    assert toy.began() == []
+    assert len(pipelines) == 1
+
+
+def test_a_changed_setting_runs_its_stage_and_what_depends_on_it(toy_that_ran):
+    toy_that_ran.edit("params.yaml", "width: 1", "width: 9")
+    _, runs = run(toy_that_ran)
+    assert names(runs) == {
+        "first": "Cached",
+        "middle@left": "Completed",
+        "middle@right": "Cached",
+        "last": "Completed",
+    }
+    assert toy_that_ran.began() == ["middle@left", "last"]
+
+
+def test_a_users_mistake_is_told_and_not_retried_and_the_others_go_on(toy):
+    toy.order("middle@left", "refuse")
+    state, runs = run(toy)
+    assert state.is_failed()
+    assert state.message == "middle@left: the setting is wrong;\nmend it"
+    assert runs["middle@left"].state.message == state.message
+    assert runs["middle@left"].run_count == 1
+    assert names(runs) == {
+        "first": "Completed",
+        "middle@left": "Failed",
+        "middle@right": "Completed",
+        "last": "NotReady",
+    }
+
+
+def test_what_did_not_run_is_linked_to_the_runs_that_made_it(toy_that_ran, monkeypatch):
+    linked = []
+    monkeypatch.delenv("FEWSTEP_TRACKING")
+    monkeypatch.setattr(_tracking, "link_cached", lambda root, manifests: linked.extend(manifests))
+    monkeypatch.setattr(_tracking, "send", lambda root, seconds: "the tracker is down")
+    monkeypatch.setattr(_manifest, "read", lambda folder: {"fingerprint": folder.name})
+    toy_that_ran.edit("params.yaml", "width: 3", "width: 4")
+    state, _ = run(toy_that_ran)
+    assert state.is_completed()  # whether or not the tracker is up
+    assert sorted(manifest["fingerprint"] for manifest in linked) == ["first", "left", "right"]
+
+
+def test_a_killed_stage_is_tried_again(toy):
+    toy.order("first", "die-once")
+    state, runs = run(toy)
+    assert state.is_completed()
+    assert runs["first"].run_count == 2
+    assert toy.began()[:2] == ["first", "first"]
+
+
+def test_settings_are_checked_before_anything_runs(toy, monkeypatch):
+    def refuse(root):
+        raise UserError("first.stpes is not a setting")
+
+    monkeypatch.setattr(pipeline, "check_settings", refuse)
+    state = pipeline.pipeline(toy.root, return_state=True)
+    assert (state.is_failed(), state.message) == (True, "first.stpes is not a setting")
+    assert toy.began() == []
+
+
+def test_ctrl_c_ends_the_stage_and_starts_no_second_try(toy, prefect_api):
+    toy.order("first", "sleep")
+    script = "\n".join(
+        (
+            "from pathlib import Path",
+            "from flows import pipeline",
+            "pipeline.check_settings = lambda root: None",
+            f"pipeline.main(Path({str(toy.root)!r}))",
+        )
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=CHECKOUT,
+        env=os.environ | {"PREFECT_API_URL": prefect_api},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    began = toy.root / "began"
+    try:
+        for _ in range(300):
+            if began.exists():
+                break
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        said, _ = process.communicate(timeout=30)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode != 0
+    assert toy.began() == ["first"], said
+    with pytest.raises(ProcessLookupError):  # nobody of the group is left
+        os.killpg(process.pid, 0)
+
+
+def test_nothing_here_waits_for_torch():
+    imports = "import flows.gc, flows.pipeline, flows.summary, flows.ui, flows.why"
+    check = f"{imports}; flows.pipeline.check_settings(flows.CHECKOUT)"
+    code = f"import sys; {check}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT).returncode == 0
+
+
+def test_how_many_run_at_once_must_be_a_number(monkeypatch):
+    monkeypatch.setenv("FEWSTEP_STAGES_AT_ONCE", "3")
+    assert pipeline.stages_at_once() == 3
+    monkeypatch.setenv("FEWSTEP_STAGES_AT_ONCE", "many")
+    with pytest.raises(SystemExit, match=r"FEWSTEP_STAGES_AT_ONCE.*'many'"):
+        pipeline.stages_at_once()

@@ -1,0 +1,43 @@
+import json
+
+import pytest
+
+from flows import summary
+from stages import _timings
+
+
+def row(name, grid, **facts):
+    model, _, calls = name.partition("@")
+    numbers = {"calls": int(calls), "fd_clf": 1.23456, "fd_clf_se": 0.0421, "floor": 0.5}
+    return {"name": name, "model": model, "grid": grid} | numbers | facts
+
+
+@pytest.fixture
+def evaluated(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    rows = [
+        row("pretrain@32", "uniform"),
+        row("pretrain@4", "bellman"),
+        row("boss-4@4", "own", fd_clf=1234.5),
+    ]
+    summary.EVALUATION.mkdir(parents=True)
+    (summary.EVALUATION / "metrics.json").write_text(json.dumps({"headline": {}, "rows": rows}))
+
+
+def test_each_model_has_its_numbers_and_timings_where_they_are_known(evaluated, capsys):
+    _timings.record_timing("boss-4@4", 0.1234)
+    summary.main()
+    head, *lines, report = capsys.readouterr().out.strip().splitlines()
+    assert head.split() == ["model", "calls", "fd_clf", "floor", "s", "per", "1000"]
+    assert [line.split() for line in lines if line] == [
+        ["pretrain", "32", "1.23", "±", "0.04", "0.5", "-"],
+        ["boss-4", "4", "1.23e+03", "±", "0.04", "0.5", "0.123"],
+    ]
+    assert report.endswith("artifacts/evaluate/report.html")
+
+
+def test_before_the_first_run_it_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="make run"):
+        summary.main()

@@ -1,0 +1,123 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from urllib.request import urlopen
+
+import pytest
+from toy_project import CHECKOUT
+
+from fewstep.errors import UserError
+from flows import ui
+
+
+def processes_of(session_leader: int) -> list[int]:
+    """Return the live processes below a process, whatever their session."""
+    listing = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True).stdout
+    parents = dict(map(int, line.split()) for line in listing.splitlines())
+    found = [session_leader]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found[1:]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_both_pages_come_up_before_any_run_and_nothing_is_left_behind(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.ui"],
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL")}
+        | {"PYTHONPATH": str(CHECKOUT), "PREFECT_HOME": str(tmp_path / "prefect")},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        lines = [process.stdout.readline() for _ in range(3)]
+        addresses = {line.split()[0]: line.split()[1] for line in lines[:2]}
+        assert "Ctrl-C" in lines[2]
+        for name, title in (("MLflow", b"MLflow"), ("Prefect", b"Prefect")):
+            assert title in urlopen(addresses[name], timeout=10).read()
+        family = processes_of(process.pid)
+        assert len(family) >= 2
+        assert (tmp_path / ".fewstep/mlflow.db").exists()  # the store that the server was told of
+    finally:
+        process.send_signal(signal.SIGTERM if process.poll() is None else 0)
+    assert process.wait(20) == 0
+    time.sleep(0.2)  # for init to reap them
+    assert [pid for pid in family if alive(pid)] == []
+
+
+def test_servers_that_run_elsewhere_are_named_and_none_is_started(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker.example")
+    monkeypatch.setenv("PREFECT_API_URL", "https://flows.example/api")
+    monkeypatch.setattr(ui, "start", lambda *_: pytest.fail("started a server"))
+    monkeypatch.setattr(ui, "ENDS", ())
+    ui.serve(tmp_path)
+    assert capsys.readouterr().out.split() == [
+        *("MLflow", "http://tracker.example", "(from", "MLFLOW_TRACKING_URI)"),
+        *("Prefect", "https://flows.example/api", "(from", "PREFECT_API_URL)"),
+    ]
+
+
+def test_nobody_reads_a_password_from_the_screen(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:hunter2@tracker.example/base")
+    monkeypatch.setenv("PREFECT_API_URL", "https://user:hunt@er2@flows.example/api")
+    monkeypatch.setattr(ui, "ENDS", ())
+    ui.serve(tmp_path)
+    said = capsys.readouterr().out
+    assert "http://tracker.example/base " in said
+    assert "https://flows.example/api " in said
+    assert "hunt" not in said
+
+
+def test_nobody_reads_a_password_from_the_list_of_processes(tmp_path, monkeypatch):
+    store = "postgresql://user:hunter2@db.example/mlflow"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    mlflow = next(server for server in ui.servers(tmp_path) if server.name == "MLflow")
+    started = {}
+    monkeypatch.setattr(ui.subprocess, "Popen", lambda command, env, **_: started.update(c=command, e=env))
+    ui.start(mlflow, 1, tmp_path / "log")
+    assert not [word for word in started["c"] if "hunter2" in word]
+    assert started["e"]["MLFLOW_BACKEND_STORE_URI"] == store
+
+
+def test_nobody_reads_a_password_from_the_end_of_a_log(tmp_path):
+    (log := tmp_path / "log").write_text("cannot connect to postgresql://user:hunter2@db.example/mlflow")
+    broken = ui.Server(name="Broken", elsewhere="", port=1, arguments=(), health="/")
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with pytest.raises(UserError, match=r"to postgresql://db\.example/mlflow"):
+        ui.wait_until_ready(broken, 1, log, ended)
+
+
+def test_a_taken_port_is_passed_over():
+    with socket.create_server((ui.HOST, 0)) as taken:
+        port = taken.getsockname()[1]
+        assert port < ui.free_port(port) < port + 100
+
+
+def test_a_server_that_ends_at_once_is_told_by_the_end_of_its_log(tmp_path):
+    broken = ui.Server(name="Broken", elsewhere="", port=1, arguments=("flows.no_such_module",), health="/")
+    log = tmp_path / "log"
+    process = ui.start(broken, 1, log)
+    with pytest.raises(UserError, match=r"Broken did not start(.|\n)*no_such_module"):
+        ui.wait_until_ready(broken, 1, log, process)
+    ui.stop(process)
+
+
+def test_what_ignores_the_polite_request_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(ui, "SECONDS_TO_STOP", 0.5)
+    code = "import signal as s, time; s.signal(s.SIGTERM, s.SIG_IGN); print(1, flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
+    process.stdout.readline()
+    ui.stop(process)
+    assert process.returncode == -signal.SIGKILL

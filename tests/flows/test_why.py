@@ -1,0 +1,73 @@
+import pytest
+
+from flows import why
+
+UP_TO_DATE: list[str] = []
+
+
+def test_nothing_ever_ran(toy):
+    assert why.why(toy.root) == {stage: ["never run here"] for stage in toy.stages}
+
+
+def test_nothing_changed(toy_that_ran):
+    assert why.why(toy_that_ran.root) == dict.fromkeys(toy_that_ran.stages, UP_TO_DATE)
+
+
+def test_a_setting_is_named_with_its_old_and_new_value_and_what_waits_for_it_too(toy_that_ran):
+    toy_that_ran.edit("params.yaml", "steps: 5, rate: 0.1", "steps: 5, rate: 2.0e-3")
+    assert why.why(toy_that_ran.root) == {
+        "first": ["first.train.rate 0.1 -> 0.002 in params.yaml"],
+        "middle@left": ["input artifacts/first may change (first is stale)"],
+        "middle@right": ["input artifacts/first may change (first is stale)"],
+        "last": ["input artifacts/middle may change (middle@left, middle@right are stale)"],
+    }
+
+
+def test_one_key_of_a_foreach_makes_only_its_own_stage_stale(toy_that_ran):
+    toy_that_ran.edit("params.yaml", "left: {width: 1}", "left: {width: 1, colour: red}")
+    assert why.why(toy_that_ran.root) == {
+        "first": UP_TO_DATE,
+        "middle@left": ['middle.left.colour (not set) -> "red" in params.yaml'],
+        "middle@right": UP_TO_DATE,
+        "last": ["input artifacts/middle may change (middle@left is stale)"],
+    }
+
+
+def test_version_input_output_and_command(toy_that_ran):
+    toy_that_ran.edit("work.py", "VERSION = 1", "VERSION = 2")
+    (toy_that_ran.root / "data" / "a").write_text("2")
+    toy_that_ran.edit("dvc.yaml", "work.py last", "work.py  last")
+    toy_that_ran.sh("rm -r artifacts/last")
+    found = why.why(toy_that_ran.root)
+    assert found["first"] == ["VERSION 1 -> 2 in work.py", "input data has changed"]
+    assert found["last"][1:] == ["output artifacts/last is missing", "changed command in dvc.yaml"]
+
+
+def test_an_upstream_that_ran_alone_leaves_the_next_with_a_changed_input(toy_that_ran):
+    toy_that_ran.edit("params.yaml", "steps: 5", "steps: 6")
+    toy_that_ran.sh("dvc repro -q -s first")
+    found = why.why(toy_that_ran.root)
+    assert found["first"] == UP_TO_DATE
+    assert found["middle@left"] == ["input artifacts/first has changed"]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "found"),
+    [
+        ({"a": {"b": 1}}, {"a": {"b": 1}}, []),
+        ({"a": {"b": 1}}, {"a": {}}, [("a.b", 1, why.MISSING)]),
+        ({"a": {"b": 1}}, {"a": "text"}, [("a", {"b": 1}, "text")]),
+        ({"a": [1, 2]}, {"a": [1, 3]}, [("a", [1, 2], [1, 3])]),
+    ],
+)
+def test_differences_are_told_leaf_by_leaf(before, now, found):
+    assert list(why.differences(before, now)) == found
+
+
+def test_it_is_printed(toy_that_ran):
+    toy_that_ran.edit("params.yaml", "width: 3", "width: 4")
+    lines = toy_that_ran.sh("python -m flows.why").splitlines()
+    assert [line.split() for line in lines if line.startswith(("first", "last"))] == [
+        ["first", "up", "to", "date"],
+        ["last", "last.width", "3", "->", "4", "in", "params.yaml"],
+    ]

@@ -1,0 +1,121 @@
+"""What every training method promises; a new file in fewstep/methods is tested here by being there."""
+
+import importlib
+import json
+from dataclasses import FrozenInstanceError, asdict, replace
+
+import pytest
+import torch
+
+from fewstep import grids, randomness, registry
+from fewstep.errors import UserError
+from fewstep.model import ModelConfig, build
+
+NAMES = registry.available("fewstep.methods")
+SHAPE, STEPS, SEED = (2,), 3, 5
+
+
+def method_named(name):
+    return registry.find("fewstep.methods", name)()
+
+
+def student(**changes):
+    config = ModelConfig(
+        architecture={"name": "mlp", "width": 8, "depth": 1},
+        shape=SHAPE,
+        classes=3,
+        grid=grids.uniform(STEPS),
+    )
+    model = build(replace(config, **changes), seed=0)
+    with torch.no_grad():  # a fresh network's last layer is zero, and so would be most gradients
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    return model
+
+
+def batch_of(n):
+    generator = torch.Generator().manual_seed(1)
+    batch = {
+        "data": torch.randn(5, *SHAPE, generator=generator),
+        "noise": torch.randn(5, *SHAPE, generator=generator),
+        "states": torch.randn(5, STEPS + 1, *SHAPE, generator=generator),
+        "label": torch.tensor([0, 1, 2, 0, 1]),
+    }
+    return {name: tensor[:n] for name, tensor in batch.items()}, randomness.keys_of(SEED, 10, 10 + n)
+
+
+def losses(method, nets, turn, n):
+    batch, keys = batch_of(n)
+    return method.loss(nets, method.prepare(batch, keys), turn, 0.5, keys)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loss_is_finite_with_gradients_and_the_same_in_any_batch(name):
+    method = method_named(name)
+    networks = method.networks(student(), lambda which: student())
+    nets = {key: net.module for key, net in networks.items()}
+    for turn in method.turns(0):
+        assert networks[turn].trains
+        five, three = (losses(method, nets, turn, n) for n in (5, 3))
+        assert five.shape == (5,)
+        torch.testing.assert_close(five[:3], three)
+        nets[turn].zero_grad()
+        five.mean().backward()
+        gradients = [p.grad for p in nets[turn].parameters()]
+        assert all(g is not None and g.isfinite().all() for g in gradients)
+        assert any(g.any() for g in gradients)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_batch_is_left_as_it_was(name):
+    method, (batch, keys) = method_named(name), batch_of(5)
+    before = {key: tensor.clone() for key, tensor in batch.items()}
+    nets = {key: net.module for key, net in method.networks(student(), lambda which: student()).items()}
+    method.loss(nets, method.prepare(batch, keys), method.turns(0)[0], 0.0, keys)
+    assert batch.keys() == before.keys()
+    assert all(torch.equal(batch[key], before[key]) for key in batch)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_are_frozen_and_round_trip_through_json(name):
+    method = method_named(name)
+    assert type(method)(**json.loads(json.dumps(asdict(method)))) == method
+    with pytest.raises(FrozenInstanceError):
+        method.times = 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_docstring_names_the_source(name):
+    method = registry.find("fewstep.methods", name)
+    assert "arXiv" in method.__doc__
+    assert importlib.import_module(method.__module__).__doc__
+    assert method.stream in ("data", "pairs", "knots", "noise")
+    assert method.trained_times in ("all", "grid")
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if method_named(n).trained_times == "grid"])
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        (None, "no grid"),
+        (grids.uniform(3, solver="heun"), "heun"),
+        (grids.uniform(3, guidance=2.0), "guidance 2.0"),
+    ],
+)
+def test_students_on_knots_need_a_grid_of_euler_steps(name, grid, message):
+    with pytest.raises(UserError, match=message):
+        method_named(name).networks(student(grid=grid), lambda which: student())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_are_needed_with_classes_and_ignored_without(name):
+    method, (batch, keys) = method_named(name), batch_of(5)
+    without = {key: tensor for key, tensor in batch.items() if key != "label"}
+    for model, given in ((student(), without), (student(classes=0), batch)):
+        nets = {key: net.module for key, net in method.networks(model, lambda which: student()).items()}
+        for turn in method.turns(0):
+            if model.config.classes:
+                with pytest.raises(UserError, match="no label"):
+                    method.loss(nets, method.prepare(given, keys), turn, 0.0, keys)
+            else:
+                assert method.loss(nets, method.prepare(given, keys), turn, 0.0, keys).isfinite().all()

@@ -1,0 +1,199 @@
+"""Each method at its closed-form optimum: the loss there is known, and nothing pulls away from it."""
+
+import math
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+from oracles import Gaussian, as_model, gaussian
+from torch import nn
+
+from fewstep import grids, paths, predictions, randomness
+from fewstep.errors import UserError
+from fewstep.flow import as_flow
+from fewstep.methods.endpoint import Endpoint
+from fewstep.methods.flow_matching import FlowMatching
+from fewstep.methods.reflow import Reflow
+from fewstep.methods.straighten import Straighten
+from fewstep.model import Model, ModelConfig
+from fewstep.paths import like
+from fewstep.solvers import integrate
+
+ORACLE = gaussian([1.0, -0.5], [0.5, 1.5])
+CONVENTIONS = list(product(paths.PATHS, predictions.PARTS))
+
+
+class Reflowed(Gaussian):
+    """The flow of the pairs (noise, mean + std noise): given x, noise and data are known."""
+
+    def posterior(self, x, a, b):
+        a, b, mean, std = like(a, x), like(b, x), self.mean.to(x), self.std.to(x)
+        noise = (x - a * mean) / (a * std + b)
+        return mean + std * noise, noise
+
+
+REFLOWED = Reflowed(ORACLE.mean, ORACLE.std)
+
+
+def pairs(n):
+    noise = ORACLE.noise(n)
+    return {"noise": noise, "data": ORACLE.mean + ORACLE.std * noise}
+
+
+class Shifted(nn.Module):
+    """A model whose output is off by `shift`, one number a sample."""
+
+    def __init__(self, model, n):
+        super().__init__()
+        self.model, self.config = model, model.config
+        self.shift = torch.zeros(n, dtype=torch.float64, requires_grad=True)
+
+    def forward(self, x, t, **conditions):
+        return self.model(x, t, **conditions) + like(self.shift, x)
+
+
+def test_flow_matching_leaves_the_irreducible_loss():
+    n, method = 20_000, FlowMatching()
+    keys = randomness.keys_of(0, 0, n)
+    batch = method.prepare({"data": ORACLE.sample(n)}, keys)
+    losses = method.loss({"student": as_model(ORACLE)}, batch, "student", 0.0, keys)
+    expected = ORACLE.irreducible_loss / 2  # a mean over two dimensions, not a sum
+    assert float(losses.mean()) == pytest.approx(expected, abs=4 * float(losses.std()) / math.sqrt(n))
+
+
+@pytest.mark.parametrize(("path", "prediction"), CONVENTIONS)
+def test_flow_matching_does_not_move_the_exact_field(path, prediction):
+    n, method = 4000, FlowMatching(times="logit_normal")
+    keys = randomness.keys_of(0, 0, n)
+    model = Shifted(as_model(ORACLE, path=path, prediction=prediction), n)
+    losses = method.loss(
+        {"student": model}, method.prepare({"data": ORACLE.sample(n)}, keys), "student", 0.0, keys
+    )
+    (pull,) = torch.autograd.grad(losses.sum(), model.shift)
+    assert abs(pull.mean()) < 4 * pull.std() / math.sqrt(n)
+
+
+@pytest.mark.parametrize("distance", ["l2", "huber"])
+@pytest.mark.parametrize(("path", "prediction"), CONVENTIONS)
+def test_reflow_on_any_path_has_no_loss_at_the_reflowed_field(path, prediction, distance):
+    method, keys = Reflow(distance=distance), randomness.keys_of(0, 0, 50)
+    model = as_model(REFLOWED, path=path, prediction=prediction)
+    batch = method.prepare(pairs(50), keys)
+    assert method.loss({"student": model}, batch, "student", 0.0, keys).max() < 1e-9
+    off = Shifted(model, 50)
+    off.shift.data += 0.1
+    assert method.loss({"student": off}, batch, "student", 0.0, keys).min() > 1e-9
+
+
+@pytest.mark.parametrize("distance", ["l2", "huber"])
+@pytest.mark.parametrize("grid", [grids.uniform(1), grids.Grid((0.0, 0.3, 1.0))])
+def test_endpoint_has_no_loss_at_the_reflowed_field_and_lands_on_the_data(grid, distance):
+    method, keys = Endpoint(distance=distance), randomness.keys_of(0, 0, 50)
+    model = as_model(REFLOWED)
+    model.config = replace(model.config, grid=grid, trained_times="grid")
+    batch = pairs(50)
+    assert method.loss({"student": model}, batch, "student", 0.0, keys).max() < 1e-12
+    torch.testing.assert_close(integrate(as_flow(model), batch["noise"], grid).x, batch["data"])
+
+
+class Straight(Gaussian):
+    """The flow that goes straight from (1 - t_start) noise to mean + std noise."""
+
+    t_start = 0.0
+
+    def posterior(self, x, a, b):
+        t, y = like(a / (a + b), x), x / like(a + b, x)
+        mean, std, share = self.mean.to(x), self.std.to(x), (t - self.t_start) / (1 - self.t_start)
+        noise = (y - share * mean) / (share * std + 1 - t)
+        velocity = (mean + std * noise) / (1 - self.t_start) - noise
+        return y + (1 - t) * velocity, y - t * velocity
+
+
+@pytest.mark.parametrize("distance", ["l2", "huber"])
+@pytest.mark.parametrize("inner", [(), (0.3, 0.7)])
+@pytest.mark.parametrize(("path", "prediction"), CONVENTIONS)
+def test_endpoint_lands_on_the_data_wherever_the_path_starts(path, prediction, inner, distance):
+    method, keys, batch = Endpoint(distance=distance), randomness.keys_of(0, 0, 50), pairs(50)
+    oracle = Straight(ORACLE.mean, ORACLE.std)
+    model = as_model(oracle, path=path, prediction=prediction)
+    flow = as_flow(model)
+    grid = grids.Grid((flow.t_start, *inner, 1.0))
+    object.__setattr__(oracle, "t_start", flow.t_start)
+    model.config = replace(model.config, grid=grid, trained_times="grid")
+    assert method.loss({"student": model}, batch, "student", 0.0, keys).max() < 1e-8
+    torch.testing.assert_close(integrate(flow, batch["noise"], grid).x, batch["data"], atol=1e-4, rtol=0)
+
+
+def test_endpoint_with_one_step_sees_nothing_but_the_noise():
+    seen = []
+    model = as_model(REFLOWED)
+    model.config = replace(model.config, grid=grids.uniform(1))
+    model.register_forward_hook(lambda module, args, output: seen.append(args))
+    batch = pairs(7)
+    Endpoint().loss({"student": model}, batch, "student", 0.0, randomness.keys_of(0, 0, 7))
+    ((x, t),) = seen
+    assert torch.equal(x, batch["noise"])
+    assert not t.any()
+
+
+GRID = grids.Grid((0.0, 0.2, 0.5, 1.0))
+
+
+class PerKnot(nn.Module):
+    """A linear velocity for each knot: all that a student of a Gaussian needs."""
+
+    def __init__(self):
+        super().__init__()
+        self.slope, self.shift = (nn.Parameter(torch.zeros(GRID.steps, 2, dtype=torch.float64)) for _ in "ab")
+
+    def forward(self, x, t):
+        knot = (t[:, None] - torch.tensor(GRID.times)).abs().argmin(dim=1)
+        return self.slope[knot] * x + self.shift[knot]
+
+
+@pytest.mark.parametrize("on_policy", [True, False])
+def test_straighten_reaches_zero_loss_and_then_euler_is_exact(on_policy):
+    method, noise = Straighten(on_policy=on_policy), ORACLE.noise(60)
+    config = ModelConfig(architecture={"name": "per knot"}, shape=(2,), grid=GRID, trained_times="grid")
+    model = Model(config, PerKnot())
+    batch = {"states": torch.stack([ORACLE.position(noise, t) for t in GRID.times], dim=1)}
+    optimiser = torch.optim.LBFGS(model.parameters(), max_iter=300, tolerance_grad=1e-12, tolerance_change=0)
+
+    def closure():
+        optimiser.zero_grad()
+        losses = method.loss({"student": model}, batch, "student", 0.0, randomness.keys_of(0, 0, 60))
+        losses.mean().backward()
+        return losses.mean()
+
+    for _ in range(3):
+        optimiser.step(closure)
+    assert closure() < 1e-12
+    endpoint = ORACLE.mean + ORACLE.std * noise
+    torch.testing.assert_close(integrate(as_flow(model), noise, GRID).x, endpoint, atol=1e-4, rtol=0)
+
+
+def test_straighten_on_policy_starts_each_step_where_the_student_is():
+    model, noise = as_model(ORACLE), ORACLE.noise(5)
+    model.config = replace(model.config, grid=GRID)
+    states = torch.stack([ORACLE.position(noise, t) for t in GRID.times], dim=1)
+    seen = []
+    model.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    keys = randomness.keys_of(0, 0, 5)
+    loss = Straighten().loss({"student": model}, {"states": states}, "student", 0.0, keys)
+    assert len(seen) == GRID.steps
+    second = noise + 0.2 * ORACLE.velocity(noise, torch.zeros(5))
+    torch.testing.assert_close(seen[1], second)
+    third = second + 0.3 * ORACLE.velocity(second, torch.full((5,), 0.2))
+    errors = [
+        ORACLE.velocity(x, torch.full((5,), t)) - (states[:, i + 1] - x) / (GRID.times[i + 1] - t)
+        for i, (t, x) in enumerate(zip(GRID.times[:-1], (noise, second, third), strict=True))
+    ]
+    torch.testing.assert_close(loss, torch.stack(errors).square().mean(dim=(0, 2)))
+
+
+def test_straighten_names_the_number_of_knots():
+    model = as_model(ORACLE)
+    model.config = replace(model.config, grid=GRID)
+    with pytest.raises(UserError, match="states at 3 knots, the student's grid has 4"):
+        Straighten().loss({"student": model}, {"states": torch.zeros(2, 3, 2)}, "student", 0.0, None)

@@ -1,0 +1,101 @@
+import math
+
+import pytest
+import torch
+from oracles import as_model, gaussian
+
+from fewstep import paths, randomness
+from fewstep.errors import UserError
+from fewstep.flow import usable_times
+from fewstep.methods import _distances, _times
+from fewstep.methods.endpoint import Endpoint
+from fewstep.methods.flow_matching import FlowMatching
+from fewstep.methods.reflow import Reflow
+from fewstep.model import ModelConfig, build
+
+ORACLE = gaussian([0.0], [1.0])
+EVEN = (torch.arange(1_000_000, dtype=torch.float64) + 0.5) / 1_000_000
+
+
+def u_density(t):
+    return 4 * (torch.exp(4 * t) + torch.exp(4 * (1 - t))) / (2 * math.expm1(4))
+
+
+def logit_normal_density(t):
+    return torch.exp(-(torch.logit(t) ** 2) / 2) / (math.sqrt(2 * math.pi) * t * (1 - t))
+
+
+@pytest.mark.parametrize(
+    ("law", "density"),
+    [("uniform", torch.ones_like), ("logit_normal", logit_normal_density), ("u_shaped", u_density)],
+)
+def test_time_laws_have_their_density(law, density):
+    drawn = torch.histc(_times.LAWS[law](EVEN), bins=50, min=0, max=1) / (len(EVEN) / 50)
+    wanted = density((torch.arange(2000, dtype=torch.float64) + 0.5) / 2000).reshape(50, 40).mean(dim=1)
+    assert (drawn - wanted).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("law", _times.LAWS)
+def test_times_stay_where_the_prediction_gives_a_velocity(law):
+    extremes = torch.tensor([0.0, 1e-9, 1 - 2**-24])
+    assert ((_times.LAWS[law](extremes) >= 0) & (_times.LAWS[law](extremes) <= 1)).all()
+    config = as_model(ORACLE, path="vp", prediction="data").config
+    t = _times.draw_times(law, config, randomness.keys_of(0, 0, 2000))
+    start, end = usable_times("vp", "data")
+    canonical = paths.get("vp").canonical_time(t.double())
+    assert start - 1e-6 <= canonical.min()
+    assert canonical.max() <= end + 1e-6
+
+
+def test_huber_is_l2_near_zero_and_l1_far_away():
+    c = 0.00054 * 6
+    small, large = torch.full((1, 2, 3), 1e-6, dtype=torch.float64), torch.full((1, 2, 3), 1e3)
+    torch.testing.assert_close(_distances.huber(small), small.square().sum(dim=(1, 2)) / (2 * c) / 6)
+    torch.testing.assert_close(_distances.huber(large), large.norm(dim=(1, 2)) / 6, rtol=1e-3, atol=0)
+
+
+def test_optimal_transport_reorders_the_noise_and_shortens_the_paths():
+    method, keys = FlowMatching(coupling="optimal_transport"), randomness.keys_of(0, 0, 32)
+    data = {"data": torch.randn(32, 2, generator=torch.Generator().manual_seed(0))}
+    plain, paired = FlowMatching().prepare(data, keys)["noise"], method.prepare(data, keys)["noise"]
+    assert torch.equal(plain.sort(dim=0).values, paired.sort(dim=0).values)
+    assert (paired - data["data"]).square().sum() < (plain - data["data"]).square().sum()
+
+
+def test_a_coupling_that_skews_the_noise_of_a_label_is_refused_for_models_with_classes():
+    config = ModelConfig(architecture={"name": "mlp", "width": 8}, shape=(1,), classes=3)
+    conditional = build(config, seed=0)
+    with pytest.raises(UserError, match=r"coupling optimal_transport is for models without classes.*has 3"):
+        FlowMatching(coupling="optimal_transport").networks(conditional, lambda name: None)
+    assert FlowMatching().networks(conditional, lambda name: None)
+    assert FlowMatching(coupling="optimal_transport").networks(as_model(ORACLE), lambda name: None)
+
+
+def test_label_dropout_hides_that_share_of_labels():
+    config = ModelConfig(architecture={"name": "mlp", "width": 8}, shape=(1,), classes=3)
+    seen = []
+    model = build(config, seed=0)
+    model.register_forward_hook(
+        lambda module, args, kwargs, output: seen.append(kwargs["label"]), with_kwargs=True
+    )
+    keys, label = randomness.keys_of(0, 0, 4000), torch.arange(4000) % 3
+    batch = {"data": torch.zeros(4000, 1), "noise": torch.zeros(4000, 1), "label": label}
+    FlowMatching(label_dropout=0.2).loss({"student": model}, batch, "student", 0.0, keys)
+    hidden = seen[0] == 3
+    assert 0.17 < hidden.float().mean() < 0.23
+    assert torch.equal(seen[0][~hidden], label[~hidden])
+
+
+def test_refusals():
+    with pytest.raises(UserError, match="time law 'unifrom'; did you mean 'uniform'"):
+        FlowMatching(times="unifrom")
+    with pytest.raises(UserError, match="distance 'l1'"):
+        Reflow(distance="l1")
+    with pytest.raises(UserError, match="distance 'lpips'"):
+        Endpoint(distance="lpips")
+    with pytest.raises(UserError, match="label_dropout is a share from 0 to 1, got 2"):
+        FlowMatching(label_dropout=2)
+    with pytest.raises(UserError, match=r"coupling.*'indepedent'"):
+        FlowMatching(coupling="indepedent")
+    with pytest.raises(UserError, match=r"label_dropout 0\.1 needs a model with classes"):
+        FlowMatching(label_dropout=0.1).networks(as_model(ORACLE), lambda name: None)

@@ -1,0 +1,112 @@
+"""What the tests of training share: batches from a formula, a listener, and a method of two networks."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from fewstep import randomness
+from fewstep.methods._method import Method, Net
+from fewstep.methods.flow_matching import FlowMatching
+from fewstep.model import ModelConfig, build
+from fewstep.settings import TrainSettings
+from fewstep.train import train
+
+
+def student(seed=0, **config):
+    architecture = {"name": "mlp", "width": 16, "depth": 1}
+    return build(ModelConfig(architecture=architecture, shape=(2,), **config), seed=seed)
+
+
+@dataclass(frozen=True)
+class FixedBatches:
+    """Points near the unit circle; a rank's share is its slice of the whole batch."""
+
+    size: int
+    rank: int = 0
+    ranks: int = 1
+
+    def at(self, step):
+        share = self.size // self.ranks
+        start = step * self.size + self.rank * share
+        keys = randomness.keys_of(11, start, start + share)
+        angle = 6.28 * randomness.uniforms("circle", keys)
+        return {"data": torch.stack([angle.cos(), angle.sin()], dim=1)}, keys
+
+
+@dataclass
+class Recorder:
+    """A listener that remembers."""
+
+    started: list = field(default_factory=list)
+    measured: list = field(default_factory=list)
+    advanced: int = 0
+
+    def start(self, label, total, *, done=0, unit="step"):
+        self.started.append((label, total, done))
+
+    def advance(self, units=1, **values):
+        self.advanced += units
+
+    def measure(self, step, **values):
+        self.measured.append((step, values))
+
+    def note(self, text):
+        pass
+
+
+def run(state, *, method=None, model=None, load=None, settings=None, seed=0, batches=None, **options):
+    """Train with what is not given filled in."""
+    settings = settings or TrainSettings(steps=40, batch=8)
+    return train(
+        method or FlowMatching(),
+        model or student(),
+        load=load or {}.get,
+        batches=batches or FixedBatches(settings.batch),
+        held_out=FixedBatches(10).at(10_000)[0],
+        settings=settings,
+        seed=seed,
+        state=state,
+        **options,
+    )
+
+
+class Critic(nn.Module):
+    """Says how real a point looks; has dropout and a buffer, which must resume too."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 1))
+
+    def forward(self, x):
+        return self.layers(x)[:, 0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoNetworks(Method):
+    """A one-step generator against a critic, beside a frozen teacher: two turns of the critic a step."""
+
+    def __post_init__(self):
+        object.__setattr__(self, "seen", [])
+        object.__setattr__(self, "critic_modes", set())
+
+    def networks(self, student, load):
+        torch.manual_seed(4)
+        nets = {"student": Net(student, ema=True), "critic": Net(Critic(), ema=True)}
+        return nets | {"teacher": Net(load("teacher"), trains=False)}
+
+    def turns(self, step):
+        return ("critic", "critic", "student") if step % 3 else ("critic",)
+
+    def loss(self, nets, batch, turn, progress, keys):
+        self.critic_modes.add((torch.is_grad_enabled(), nets["critic"].training))
+        if torch.is_grad_enabled():
+            trainable = {n for n, net in nets.items() if any(p.requires_grad for p in net.parameters())}
+            self.seen.append((turn, trainable))
+        noise = randomness.noises("train.noise", keys, (2,))
+        t = torch.zeros(len(noise))
+        fake = noise + nets["student"](noise, t)
+        close = (fake - noise - nets["teacher"](noise, t)).square().mean(dim=1)
+        if turn == "student":
+            return close - nets["critic"](fake)
+        return nets["critic"](fake).relu() + (1 - nets["critic"](batch["data"])).relu()

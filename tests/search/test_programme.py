@@ -1,0 +1,102 @@
+"""The dynamic programme against published tables and against trying every route."""
+
+from itertools import combinations, pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fewstep import grids
+from fewstep.errors import UserError
+from fewstep.flow import FieldFlow
+from fewstep.search._costs import jump_costs
+from fewstep.search._programme import best_routes
+
+
+def exact_scalar_costs(std, steps):
+    """Costs on the exact flow to N(0, std^2), whose standard deviation is the state."""
+    t = np.linspace(0, 1, steps + 1)
+    sigma = np.sqrt((1 - t) ** 2 + (t * std) ** 2)
+    slope = (t * std**2 - (1 - t)) / sigma
+    costs = (sigma[None, :] - sigma[:, None] - (t[None, :] - t[:, None]) * slope[:, None]) ** 2
+    costs[np.tril_indices(steps + 1)] = np.inf
+    return costs
+
+
+def slope_of(std):
+    return lambda t: (t * std**2 - (1 - t)) / ((1 - t) ** 2 + (t * std) ** 2)
+
+
+def euler_gain(std, knots, steps=100):
+    times, slope = [k / steps for k in knots], slope_of(std)
+    return np.prod([1 + (t_next - t) * slope(t) for t, t_next in pairwise(times)])
+
+
+@pytest.mark.parametrize(
+    ("std", "budget", "inner", "cost", "gain"),
+    [
+        (1, 2, (55,), "1.190e-01", 0.4901),
+        (1, 4, (31, 53, 74), "1.490e-02", 0.7265),
+        (1, 8, (16, 29, 40, 51, 62, 73, 85), "1.872e-03", 0.8555),
+        (0.1, 4, (75, 89, 95), "4.413e-04", 0.0721),
+        (2, 4, (20, 39, 62), "3.320e-02", 1.4424),
+    ],
+)
+def test_knots_on_the_exact_gaussian_flow(std, budget, inner, cost, gain):
+    route = best_routes(exact_scalar_costs(std, 100), [budget])[budget]
+    assert route.knots == (0, *inner, 100)
+    assert f"{route.cost:.3e}" == cost
+    assert euler_gain(std, route.knots) == pytest.approx(gain, abs=5e-5)
+
+
+def test_knots_on_the_euler_trajectory():
+    slope = slope_of(1)
+    flow = FieldFlow(lambda x, t: slope(t)[:, None] * x)
+    noise = torch.ones(1, 1, dtype=torch.float64)
+    matrix = jump_costs(flow, grids.uniform(100), [(noise, {})])
+    route = best_routes(matrix.costs.numpy(), [4])[4]
+    assert route.knots == (0, 30, 52, 73, 100)
+    assert f"{route.cost:.3e}" == "1.355e-02"
+
+
+def brute_force(costs, budget):
+    last = len(costs) - 1
+    routes = ((0, *inner, last) for inner in combinations(range(1, last), budget - 1))
+    return min(sum(costs[j, k] for j, k in pairwise(route)) for route in routes)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(0, 5), min_size=78, max_size=78))
+def test_every_budget_is_the_best_of_all_routes(numbers):
+    costs = np.full((13, 13), np.inf)
+    costs[np.triu_indices(13, 1)] = numbers  # small whole numbers: many ties
+    routes = best_routes(costs, range(1, 13))
+    for budget, (knots, cost) in routes.items():
+        assert len(knots) == budget + 1
+        assert (knots[0], knots[-1]) == (0, 12)
+        assert all(j < k for j, k in pairwise(knots))
+        assert cost == sum(costs[j, k] for j, k in pairwise(knots)) == brute_force(costs, budget)
+
+
+def test_more_steps_never_cost_more():
+    routes = best_routes(exact_scalar_costs(1, 40), range(1, 41))
+    totals = [routes[budget].cost for budget in range(1, 41)]
+    assert all(later <= earlier for earlier, later in pairwise(totals))
+
+
+def test_knots_crowd_where_the_flow_bends():
+    """Between many knots of a much finer grid lie equal parts of the integral of |x''|^(1/2)."""
+    t = np.linspace(0, 1, 601)
+    bend = 1 / np.sqrt((1 - t) ** 2 + t**2) ** 3  # second derivative of the scalar flow at std 1
+    mass = np.concatenate([[0], np.cumsum(np.sqrt(bend[1:]) + np.sqrt(bend[:-1]))])
+    quantiles = np.interp(np.linspace(0, 1, 25), mass / mass[-1], t)
+    knots = np.array(best_routes(exact_scalar_costs(1, 600), [24])[24].knots) / 600
+    assert np.abs(knots - quantiles).max() < 0.01
+
+
+@pytest.mark.parametrize("budget", [0, 13])
+def test_budget_outside_the_fine_grid(budget):
+    with pytest.raises(UserError, match=f"budget {budget} does not fit a fine grid of 12 steps"):
+        best_routes(exact_scalar_costs(1, 12), [2, budget])

@@ -1,0 +1,89 @@
+"""Settings that are right in themselves but not together are refused before any work, without torch."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fewstep.errors import UserError
+from fewstep.solvers import get
+from stages._calls import velocities_per_step
+from stages._params import Params, deciding
+
+RAW = yaml.safe_load(Path("params.yaml").read_text())
+
+
+def changed(**settings):
+    """Return the project's own settings with some, named by their path, changed."""
+    raw = copy.deepcopy(RAW)
+    for path, value in settings.items():
+        *sections, last = path.split("__")
+        section = raw
+        for name in sections:
+            section = section[name.replace("_at_", "-")]
+        section[last] = value
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"evaluate__calls": [0]}, r"evaluate\.calls\[0\] should be greater than or equal to 1"),
+        ({"evaluate__calls": [4, 4]}, "names a number twice"),
+        ({"evaluate__reference_calls": 63}, "reference_calls 63: a step of heun takes 2 calls"),
+        ({"search__pretrain__budgets": [0]}, r"search\.pretrain\.budgets\[0\] should be greater"),
+        ({"search__pretrain__budgets": [1, 2, 4, 8, 100]}, "budget 100 does not fit a fine grid of 48"),
+        ({"search": {}}, "search is empty"),
+        ({"couple__round1__calls": 63}, r"couple\.round1\.calls 63: a step of heun takes 2 calls"),
+        ({"couple__round1__guidance": 2.0}, r"couple\.round1\.guidance 2\.0 needs class-conditional"),
+        ({"couple__round1__guidance": float("nan")}, r"couple\.round1\.guidance should be a finite number"),
+        ({"couple__round1__model": "boss-4"}, "'boss-4' is trained at the knots of its own grid alone"),
+        ({"couple__round1__model": "nobody"}, "'nobody' is no model; there are: pretrain, round1"),
+        ({"reflow__round1__init": "round1"}, "is the model it makes"),
+        ({"reflow__round1__method": "flow_matching"}, "learns from data, not"),
+        ({"reflow__round1__method": "endpoint"}, "trains students; use it in distill"),
+        ({"pretrain__method": "reflow"}, "learns from pairs, not from data"),
+        ({"pretrain__given": "/etc"}, "must be a folder under data/"),
+        ({"pretrain__given": "data/../artifacts/models/boss-4"}, "must be a folder under data/"),
+        ({"seed": 2**32}, r"whole number from 0 to 2\*\*32 - 1"),
+    ],
+)
+def test_what_would_fail_hours_later_is_told_at_once(settings, message):
+    with pytest.raises(UserError, match=message):
+        Params(changed(**settings)).check()
+
+
+def test_a_name_for_two_models_is_refused():
+    raw = changed()
+    raw["distill"]["round1"] = raw["distill"]["one-step"]
+    with pytest.raises(UserError, match="'round1' names more than one model"):
+        Params(raw).check()
+
+
+@pytest.mark.parametrize("solver", ["ab2", "euler", "heun", "midpoint", "rk4"])
+def test_the_calls_of_a_step_are_read_from_the_solvers_file(solver):
+    assert velocities_per_step(solver) == get(solver).velocities_per_step
+
+
+def test_gates_judge_a_result_and_decide_nothing_of_it():
+    strict, lax = (
+        Params(changed(pretrain__gates={"loss_ratio": ratio})).config("pretrain") for ratio in (0.5, None)
+    )
+    assert deciding(strict) == deciding(lax)
+    assert "gates" not in deciding(strict)
+
+
+def test_checking_alone_needs_no_torch_and_says_what_is_wrong(tmp_path):
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed(evaluate__samples=1)))
+    code = (
+        "import runpy, sys; sys.path.insert(0, sys.argv[1]); runpy.run_module('stages', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code + "\n", str(Path.cwd())], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "evaluate.samples should be greater than or equal to 50" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,53 @@
+"""An interpreter without the locked packages is told so before anything else, and fast."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from fake_project import Project
+
+from stages import _environment
+
+
+@pytest.fixture
+def project(tmp_path):
+    return Project(tmp_path / "project")
+
+
+def test_missing_and_different_packages_are_named_with_the_remedy(project):
+    project.write("requirements.lock", "# comment\nnumpy==0.0.1\nnot-needed==1\npyyaml==6.0.0  # why\n")
+    said = project.sh("python -m stages.make", ok=False)
+    assert re.search(r"numpy is \S+, needs 0.0.1; PyYAML is \S+, needs 6.0.0\.", said)
+    assert "`make run` creates .venv with them; or put .venv/bin first on PATH" in said
+    assert "Traceback" not in said
+
+
+def test_a_bare_interpreter_is_told_what_is_missing(project):
+    project.write("requirements.lock", "torch==2.13.0\n")
+    said = project.sh("python -S -m stages.make", ok=False)
+    assert "torch is missing, needs 2.13.0" in said
+
+
+def test_a_local_suffix_is_no_difference(tmp_path, monkeypatch):
+    lock = tmp_path / "requirements.lock"
+    lock.write_text("torch==2.13.0\n")
+    monkeypatch.setattr(_environment, "version", lambda name: "2.13.0+cu130")
+    assert _environment.mismatches(lock) == []
+
+
+def test_the_check_imports_none_of_what_it_checks():
+    code = "import sys, stages; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "stages._environment" in loaded
+    assert not loaded & {"torch", "numpy", "pydantic", "yaml", "tqdm", "filelock", "webdataset"}
+
+
+def test_threads_come_from_the_environment(project):
+    show = "python -c 'import stages, os; print(os.environ[\"OMP_NUM_THREADS\"])'"
+    assert project.sh(f"OMP_NUM_THREADS=7 {show}") == "1\n"
+    assert project.sh(f"FEWSTEP_THREADS=2 {show}") == "2\n"
+    assert "must be a number of threads from 1, got 'many'" in project.sh(
+        f"FEWSTEP_THREADS=many {show}", ok=False
+    )

@@ -1,0 +1,93 @@
+"""A killed stage goes on where it stopped, its orphans die, and the bytes are those of a quiet run."""
+
+import os
+
+import pytest
+from fake_project import Project, kill, wait_for
+
+SLOW = "make: {parts: 5, seconds: 0.2}"
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A project with DVC, made once and copied by every test."""
+    project = Project(tmp_path_factory.mktemp("template") / "project").with_dvc()
+    project.edit("params.yaml", "make: {parts: 3}", SLOW)
+    return project
+
+
+@pytest.fixture
+def project(template, tmp_path):
+    return template.at(tmp_path / "project")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(template, tmp_path_factory):
+    """What a run that nobody disturbs publishes."""
+    project = template.at(tmp_path_factory.mktemp("undisturbed") / "project")
+    project.sh("dvc repro make")
+    return project.files("artifacts/make")
+
+
+def written(project):
+    """Return the parts that the stage has written so far."""
+    return list(project.folder.glob(".fewstep/scratch/make.*/out/part-*"))
+
+
+@pytest.mark.parametrize(
+    ("victims", "shell"),
+    [("stage", "steps aside"), ("dvc", "steps aside"), ("both", "steps aside"), ("dvc", "stays between")],
+)
+def test_resumes_after_kill_with_equal_bytes(project, undisturbed, victims, shell):
+    if shell == "stays between":  # it often does, and the kernel tells a stage of its parent's death alone
+        project.edit("dvc.yaml", "cmd: python -m stages.make", "cmd: true && python -m stages.make && true")
+    dvc = project.begin("dvc", "repro", "make")
+    wait_for(lambda: len(written(project)) >= 2)
+    (stage,) = project.stage_pids()
+    for pid in {"stage": [stage], "dvc": [dvc.pid], "both": [dvc.pid, stage]}[victims]:
+        kill(pid)
+    dvc.wait()
+    wait_for(lambda: not project.stage_pids(), seconds=1)  # no orphan goes on
+    kept = len(written(project))
+    assert kept < 5
+    project.sh("dvc repro make")
+    assert project.files("artifacts/make") == undisturbed
+    log = (next(project.folder.glob(".fewstep/scratch/make.*")) / "work/attempts.log").read_text().split("\n")
+    assert sum(line.endswith("found") for line in log) == kept
+    assert "didn't change" in project.sh("dvc repro make")
+
+
+def test_a_kill_after_publishing_costs_no_work(project, undisturbed):
+    project.sh("python -m stages.make")  # published, but DVC never took it over
+    (log,) = project.folder.glob(".fewstep/scratch/make.*/work/attempts.log")
+    assert "made before, publishing it" in project.sh("dvc repro make")
+    assert len(log.read_text().splitlines()) == 5
+    assert project.files("artifacts/make") == undisturbed
+
+
+def test_a_second_process_waits_and_publishes_what_the_first_made(project):
+    first = project.begin("python", "-m", "stages.make")
+    wait_for(lambda: written(project))
+    said = project.sh("python -m stages.make")
+    assert "another process is making this very result; waiting" in said
+    assert "made before, publishing it" in said
+    assert first.wait() == 0
+    (log,) = project.folder.glob(".fewstep/scratch/make.*/work/attempts.log")
+    assert len(log.read_text().splitlines()) == 5
+
+
+def test_control_c_says_how_to_go_on(project):
+    stage = project.begin("python", "-m", "stages.make")
+    wait_for(lambda: written(project))
+    os.kill(stage.pid, 2)
+    said, _ = stage.communicate()
+    assert stage.returncode != 0
+    assert said.splitlines()[-1] == "make: stopped; go on with: dvc repro make"
+    assert not (project.folder / "artifacts/make").exists()
+
+
+def test_temporary_experiments_keep_their_scratch_in_the_checkout(project):
+    project.edit("params.yaml", SLOW, "make: {parts: 3}")
+    project.sh("dvc exp run --temp -S make.parts=4 make")
+    assert len(written(project)) == 4
+    assert not (project.folder / "artifacts").exists()

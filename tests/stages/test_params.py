@@ -1,0 +1,204 @@
+"""Settings: one message says all that is wrong in params.yaml, where, and what would be right."""
+
+import subprocess
+import sys
+from typing import Annotated
+
+import pytest
+from pydantic import Field
+
+from fewstep.errors import UserError
+from fewstep.settings import TrainSettings
+from stages import _catalogue
+from stages._params import MethodPlugin, Params, Plugin, Settings, SolverName, canonical
+
+
+class Inner(Settings):
+    width: int = 8
+
+
+class Config(Settings):
+    """Settings of a made-up stage."""
+
+    pairs: int = Field(ge=1)
+    """Noise-data pairs to write."""
+    guidance: float = 1.0
+    """Guidance scale."""
+    solver: SolverName = "euler"
+    """The solver."""
+    inner: Inner = Inner()
+    """Nested settings."""
+    train: TrainSettings | None = None
+    """A plain dataclass of the library."""
+    method: MethodPlugin | None = None
+    """A file of the library."""
+
+
+@pytest.fixture
+def stages(monkeypatch):
+    """Replace the real stages by prepare, and couple, which has keys."""
+
+    class Keyless:
+        Config = Inner
+        output = staticmethod(lambda key: "artifacts/prepare")
+
+    class Keyed:
+        output = staticmethod(lambda key: f"artifacts/couple/{key}")
+
+    Keyed.Config = Config
+    modules = {"prepare": Keyless, "couple": Keyed}
+    monkeypatch.setattr(_catalogue, "names", lambda: sorted(modules))
+    monkeypatch.setattr(_catalogue, "load", modules.__getitem__)
+    return modules
+
+
+def problems(**couple):
+    return problems_of({"seed": 0, "prepare": {}, "couple": {"round1": {"pairs": 5} | couple}})
+
+
+def problems_of(raw):
+    with pytest.raises(UserError) as caught:
+        Params(raw).check()
+    return [line.strip() for line in str(caught.value).splitlines()[1:]]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"guidence": 2}, "couple.round1.guidence is not a setting; did you mean 'guidance'?"),
+        (
+            {"zzz": 2},
+            "couple.round1.zzz is not a setting; there are: pairs, guidance, solver, inner, train, method",
+        ),
+        ({"pairs": 0}, "couple.round1.pairs should be greater than or equal to 1, got 0"),
+        ({"inner": {"widht": 3}}, "couple.round1.inner.widht is not a setting; did you mean 'width'?"),
+        (
+            {"solver": "huen"},
+            "couple.round1.solver: unknown solver 'huen'; did you mean 'heun'? "
+            "(there are: ab2, euler, heun, midpoint, rk4)",
+        ),
+        (
+            {"train": {"steps": 3, "batch": 2, "lerning_rate": 1}},
+            "couple.round1.train.lerning_rate is not a setting; did you mean 'learning_rate'?",
+        ),
+        ({"method": 3}, "couple.round1.method must be a name, or a mapping with a name, got 3"),
+        (
+            {"method": {"name": "straighten", "on_polcy": True}},
+            "couple.round1.method.on_polcy is not a setting; did you mean 'on_policy'?",
+        ),
+    ],
+)
+def test_each_mistake_is_named_with_its_remedy(stages, setting, message):
+    assert message in problems(**setting)
+
+
+def test_an_unknown_method_is_answered_with_those_that_exist(stages):
+    (line,) = problems(method="reflwo")
+    assert line.startswith(
+        "couple.round1.method: unknown method 'reflwo'; did you mean 'reflow'? (there are: "
+    )
+
+
+def test_a_value_that_a_dataclass_refuses_keeps_its_reason(stages):
+    (line,) = problems(train={"steps": -3, "batch": 2})
+    assert line.startswith("couple.round1.train: ")
+    assert "-3" in line
+
+
+def test_every_problem_of_every_section_comes_in_one_message(stages):
+    lines = problems_of(
+        {"seed": -1, "cuple": {}, "prepare": {"width": "x"}, "couple": {"a": {}, "b": {"pairs": 0}}}
+    )
+    assert lines == [
+        "seed should be a whole number from 0 to 2**32 - 1, got -1",
+        "cuple is no stage; did you mean 'couple'?",
+        "couple.a.pairs is missing",
+        "couple.b.pairs should be greater than or equal to 1, got 0",
+        "prepare.width should be a valid integer, unable to parse string as an integer, got 'x'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (1, "couple.1: write a word for 1; DVC silently defines no stage for other keys"),
+        ("a@b", "couple.a@b: names are letters, digits, - and _, or DVC can't address them"),
+        ("a.b", "couple.a.b: names are letters, digits, - and _, or DVC can't address them"),
+    ],
+)
+def test_keys_that_dvc_cannot_address_are_refused(stages, key, message):
+    assert problems_of({"seed": 0, "prepare": {}, "couple": {key: {"pairs": 1}}}) == [message]
+
+
+@pytest.mark.parametrize("name", ["size", "nfiles"])
+def test_names_that_dvc_does_not_compare_are_refused(stages, name):
+    raw = {"seed": 0, "prepare": {}, "couple": {"round1": {"pairs": 4, "inner": {name: 8}}}}
+    with pytest.raises(UserError, match=rf"couple\.round1\.inner\.{name} can't be a setting's name"):
+        Params(raw).check()
+
+
+def test_sections_must_be_mappings(stages):
+    assert problems_of({"seed": 0, "prepare": 3, "couple": [1]}) == [
+        "couple should be a mapping of names to settings, such as {}, got [1]",
+        "params.yaml: prepare must be a mapping of settings, got 3",
+    ]
+    assert problems_of({"seed": 0, "couple": {}}) == [
+        "prepare is missing: every stage needs a section of its settings"
+    ]
+
+
+def test_checks_across_sections_are_asked(stages):
+    stages["prepare"].check = staticmethod(lambda params: [f"{len(params.keys('couple'))} are too many"])
+    assert problems_of({"seed": 0, "prepare": {}, "couple": {"a": {"pairs": 1}, "b": {"pairs": 1}}}) == [
+        "2 are too many"
+    ]
+
+
+def test_canonical_settings_round_trip_with_defaults():
+    class Full(Settings):
+        method: MethodPlugin
+        solver: SolverName = "heun"
+
+    short = Full(method="reflow")
+    text = canonical(short)
+    assert '"solver":"heun"' in text
+    assert canonical(Full.model_validate_json(text)) == text
+    assert short.method.build() == short.method.options
+    assert short.method.named()["name"] == "reflow"
+
+
+def test_settings_do_not_change():
+    with pytest.raises(ValueError, match="frozen"):
+        Inner().width = 3
+
+
+def test_an_empty_registry_says_so(tmp_path, monkeypatch):
+    (tmp_path / "hollow").mkdir()
+    (tmp_path / "hollow/__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    class Empty(Settings):
+        plugin: Annotated[object, Plugin("hollow")]
+
+    with pytest.raises(ValueError, match="usable plugin"):
+        Empty(plugin="x")
+
+
+def test_the_real_settings_are_right_and_need_no_torch():
+    code = (
+        "import sys; from stages._params import Params; Params.read().check(); print('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code]
+    assert subprocess.check_output(command, cwd=_catalogue.FOLDER.parent, text=True) == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "there is no params.yaml"), ("a: [", "no valid YAML"), ("- 1", "must hold a mapping")],
+)
+def test_a_file_that_holds_no_settings(tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    if text:
+        (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        Params.read()

@@ -1,0 +1,81 @@
+"""Progress as lines, as a bar, and as numbers for the tracker; and timings kept beside the outputs."""
+
+import io
+import sys
+
+import pytest
+
+from stages import _progress, _timings
+from stages._progress import Shown, clock
+
+
+@pytest.fixture
+def time(monkeypatch):
+    """A clock that tests move."""
+
+    class Time:
+        now = 100.0
+
+    monkeypatch.setattr(_progress.time, "monotonic", lambda: Time.now)
+    return Time
+
+
+def test_lines_come_after_a_while_then_spaced_then_at_the_end(time, capsys):
+    progress = Shown("pretrain")
+    progress.start("pretrain", 100)
+    for _ in range(100):
+        time.now += 0.5
+        progress.advance(loss=0.51234)
+    progress.finish()
+    assert capsys.readouterr().out.splitlines() == [
+        "pretrain: step 6/100 (6 %), loss 0.512, 2 step/s, 0:47 left",
+        "pretrain: step 36/100 (36 %), loss 0.512, 2 step/s, 0:32 left",
+        "pretrain: step 66/100 (66 %), loss 0.512, 2 step/s, 0:17 left",
+        "pretrain: step 96/100 (96 %), loss 0.512, 2 step/s, 0:02 left",
+        "pretrain: step 100/100 (100 %), loss 0.512, 2 step/s, 0:50 in all",
+    ]
+
+
+def test_resumed_work_counts_only_its_own_pace(time, capsys):
+    progress = Shown("couple@round1")
+    progress.start("pairs", 100, done=50, unit="pair")
+    time.now += 10
+    progress.advance(10)
+    assert capsys.readouterr().out.splitlines() == [
+        "couple@round1: pairs: going on from pair 50/100",
+        "couple@round1: pairs, pair 60/100 (60 %), 1 pair/s, 0:40 left",
+    ]
+
+
+def test_a_terminal_gets_a_bar(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    progress = Shown("pretrain")
+    progress.start("pretrain", 10)
+    progress.advance(3, loss=0.5)
+    progress.bar.refresh()
+    progress.finish()
+    assert "3/10" in terminal.getvalue()
+    assert "loss=0.5" in terminal.getvalue()
+
+
+def test_measurements_go_to_the_tracker():
+    heard = []
+    Shown("pretrain", lambda step, values: heard.append((step, values))).measure(3, loss=0.5)
+    assert heard == [(3, {"loss": 0.5})]
+
+
+def test_clock():
+    assert [clock(s) for s in (0.4, 39, 61, 7500)] == ["0:00", "0:39", "1:01", "2:05:00"]
+
+
+def test_timings_merge_and_keep_the_last(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    assert _timings.read() == {}
+    _timings.record_timing("boss-4@4", 1.5)
+    _timings.record_timing("pretrain@32", 9.0)
+    _timings.record_timing("boss-4@4", 1.25)
+    assert _timings.read() == {"boss-4@4": 1.25, "pretrain@32": 9.0}

@@ -1,0 +1,234 @@
+"""Runs reach MLflow nested and linked, and a tracker that is down costs nothing."""
+
+import json
+import sqlite3
+
+import pytest
+from fake_project import Project, kill, wait_for
+
+from stages import _outbox, _sender, _tracking
+from stages._outbox import Outbox
+
+pytest.importorskip("mlflow")
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory):
+    """A project that ran whole, then again after one setting changed, with a SQLite tracker."""
+    project = Project(tmp_path_factory.mktemp("tracked") / "project").with_dvc()
+    project.environment.pop("FEWSTEP_TRACKING")
+    project.sh("dvc repro")
+    project.edit("params.yaml", "two: {word: bye}", "two: {word: ciao}")
+    project.sh("dvc repro")
+    delivered(project)
+    return project
+
+
+def delivered(project):
+    outbox = project.folder / ".fewstep/outbox"
+    wait_for(lambda: not list(outbox.glob("*.jsonl")), seconds=60)
+
+
+def runs(project):
+    """Return each run of the tracker as its tags, name, status and id, oldest first."""
+    with sqlite3.connect(project.folder / ".fewstep/mlflow.db") as database:
+        rows = database.execute(
+            "select run_uuid, name, status from runs order by start_time, rowid"
+        ).fetchall()
+        tags = database.execute("select run_uuid, key, value from tags").fetchall()
+    found = {run: {"id": run, "name": name, "status": status} for run, name, status in rows}
+    for run, key, value in tags:
+        found[run][key.removeprefix("fewstep.").removeprefix("mlflow.")] = value
+    return list(found.values())
+
+
+def test_one_parent_for_each_repro_and_a_child_for_each_stage(tracked):
+    found = runs(tracked)
+    first, second = [run for run in found if run["outcome"] == "pipeline"]
+    assert first["status"] == second["status"] == "FINISHED"
+    children = [[r for r in found if r.get("parentRunId") == p["id"]] for p in (first, second)]
+    assert [(r["name"], r["outcome"]) for r in children[0]] == [
+        ("make", "ran"),
+        ("use@one", "ran"),
+        ("use@two", "ran"),
+    ]
+    assert sorted((r["name"], r["outcome"]) for r in children[1]) == [("make", "cached"), ("use@two", "ran")]
+    assert all(r["status"] == "FINISHED" for r in found)
+
+
+def test_a_cached_stage_is_linked_to_the_run_that_made_it(tracked):
+    (origin,) = [r for r in runs(tracked) if (r["name"], r["outcome"]) == ("make", "ran")]
+    (cached,) = [r for r in runs(tracked) if (r["name"], r["outcome"]) == ("make", "cached")]
+    manifest = json.loads((tracked.folder / "artifacts/make/manifest.json").read_text())
+    assert cached["source_run_id"] == origin["id"]
+    assert cached["fingerprint"] == origin["fingerprint"] == manifest["fingerprint"]
+
+
+def test_settings_numbers_pictures_and_files_are_there(tracked):
+    (made,) = [r for r in runs(tracked) if (r["name"], r["outcome"]) == ("make", "ran")]
+    with sqlite3.connect(tracked.folder / ".fewstep/mlflow.db") as database:
+        params = dict(database.execute("select key, value from params where run_uuid=?", [made["id"]]))
+        metrics = database.execute(
+            "select step, value from metrics where key='loss' and run_uuid=? order by step", [made["id"]]
+        ).fetchall()
+    assert params["parts"] == "3"
+    assert params["seed"] == "0"
+    assert metrics == [(0, 1.0), (1, 1 / 2), (2, 1 / 3)]
+    names = [f.name for f in tracked.folder.glob(f".fewstep/mlartifacts/{made['id']}/artifacts/*/*")]
+    assert sorted(names) == ["manifest.json", "sheet.png"]
+    assert len(made["source.git.commit"]) == 40
+
+
+def test_nothing_of_the_tracker_is_in_the_outputs(tracked):
+    text = b"".join(tracked.files("artifacts").values()).decode(errors="replace")
+    assert not [run["id"] for run in runs(tracked) if run["id"] in text]
+
+
+@pytest.fixture
+def project(tmp_path, tracked):
+    """A project that never ran, with an empty tracker; making its tables anew would take seconds."""
+    project = Project(tmp_path / "project")
+    project.environment.pop("FEWSTEP_TRACKING")
+    (project.folder / ".fewstep").mkdir()
+    with sqlite3.connect(tracked.folder / ".fewstep/mlflow.db") as full:
+        full.backup(empty := sqlite3.connect(project.folder / ".fewstep/mlflow.db"))
+    empty.executescript(
+        "".join(
+            f"delete from {t};"
+            for t in ("metrics", "latest_metrics", "params", "tags", "runs", "experiments")
+        )
+    )
+    empty.commit()
+    empty.close()
+    return project
+
+
+def test_the_end_of_a_stage_waits_for_no_delivery(tmp_path, monkeypatch):
+    monkeypatch.setattr(_tracking, "start_sender", lambda root: None)
+    monkeypatch.setattr(_tracking.time, "sleep", lambda seconds: pytest.fail("waited"))
+    _tracking.link_cached(tmp_path, [])
+    outbox = Outbox(tmp_path, "make")
+    outbox.add("measure", step=0, values={})
+    outbox.close()
+    assert _outbox.waiting(_outbox.folder(tmp_path))
+    assert _tracking.send(tmp_path, seconds=0) is None
+
+
+def test_an_unreachable_tracker_fails_nothing(project):
+    project.environment["MLFLOW_TRACKING_URI"] = "http://user:hunter2@127.0.0.1:9"
+    project.sh("python -m stages.make")
+    wait_for(lambda: list(project.folder.glob(".fewstep/outbox/*.down")), seconds=60)
+    said = project.sh("python -m stages.use one")
+    assert "use@one: tracking: the tracker is down" in said
+    assert said.count("tracking:") == 1
+    assert len(list(project.folder.glob(".fewstep/outbox/*.jsonl"))) == 2  # kept for a better day
+    assert b"hunter2" not in b"".join(project.files(".fewstep").values())
+    assert "hunter2" not in said
+
+
+def test_what_waits_is_delivered_later_and_a_killed_run_is_ended(project):
+    project.edit("params.yaml", "{parts: 3}", "{parts: 30, seconds: 0.2}")
+    stage = project.begin("python", "-m", "stages.make")
+    wait_for(lambda: list(project.folder.glob(".fewstep/scratch/make.*/out/part-1.txt")))
+    kill(stage.pid)
+    stage.wait()
+    delivered(project)
+    (made,) = [r for r in runs(project) if r["outcome"] == "ran"]
+    assert made["status"] == "KILLED"
+
+
+def test_inputs_from_elsewhere_have_an_unknown_origin(project):
+    project.sh("FEWSTEP_TRACKING=off python -m stages.make")
+    project.sh("python -m stages.use one")
+    project.sh("python -m stages.use one")  # made before, so another link
+    delivered(project)
+    found = runs(project)
+    origins = [(r["name"], r["source_run_id"]) for r in found if r["outcome"] == "cached"]
+    (ran,) = [r["id"] for r in found if r["outcome"] == "ran"]
+    assert sorted(origins) == [("make", "origin unknown"), ("make", "origin unknown"), ("use@one", ran)]
+    assert {r["status"] for r in found} == {"FINISHED"}
+
+
+def test_a_flow_links_what_it_found_made(project):
+    project.sh("FEWSTEP_PIPELINE=first python -m stages.make")
+    project.sh(
+        'FEWSTEP_PIPELINE=second python -c "'
+        "from pathlib import Path; from stages import _manifest, _tracking;"
+        "_tracking.link_cached(Path.cwd(), [_manifest.read(Path('artifacts/make'))]);"
+        'assert _tracking.send(Path.cwd(), 60) is None"'
+    )
+    first, second = [r for r in runs(project) if r["name"] == "make"]
+    assert (first["pipeline"], first["outcome"]) == ("first", "ran")
+    assert (second["pipeline"], second["outcome"]) == ("second", "cached")
+    assert second["source_run_id"] == first["id"]
+
+
+@pytest.fixture
+def tracker(project, monkeypatch):
+    """The empty tracker of the project, in this process."""
+    from stages._mlflow import Tracker
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return Tracker(project.folder, None, "fewstep")
+
+
+def stage(project, tracker, name, *, ends="", params=None, link=False):
+    """Deliver what a stage tells; without an end it is killed."""
+    outbox = Outbox(project.folder, name)
+    tags = {"fewstep.fingerprint": name, "fewstep.outcome": "cached" if link else "ran"}
+    about = {"pipeline": "p", "pipeline_name": "p", "address": name, "tags": tags}
+    outbox.add("link" if link else "begin", params=params or {}, **about)
+    if not link:
+        (project.folder / "manifest.json").write_text("{}")
+        outbox.attach("output", "manifest.json", project.folder / "manifest.json")
+        outbox.add("measure", step=1, values={"loss": 0.5})
+    if ends:
+        outbox.add("end", status=ends)
+    outbox.close()
+    _sender.deliver(tracker, outbox.file, live=False)
+    assert not list(_outbox.folder(project.folder).glob(f"*{name}*"))
+
+
+def statuses(project):
+    return [(run["name"], run["status"]) for run in runs(project)]
+
+
+@pytest.mark.parametrize(("ends", "status"), [("FAILED", "FAILED"), ("", "KILLED")])
+def test_a_pipeline_failed_until_its_failed_stage_passes(project, tracker, ends, status):
+    stage(project, tracker, "make", ends="FINISHED")
+    stage(project, tracker, "one", ends=ends)
+    assert ("p", status) in statuses(project)
+    stage(project, tracker, "two", ends="FINISHED")  # began and ended after the failure
+    stage(project, tracker, "make", link=True)
+    assert ("p", status) in statuses(project)
+    stage(project, tracker, "one", ends="FINISHED")
+    assert ("p", "FINISHED") in statuses(project)
+
+
+def test_a_stage_that_failed_after_its_work_passes_by_publishing_it(project, tracker):
+    stage(project, tracker, "make", ends="FAILED")
+    stage(project, tracker, "make", link=True)
+    assert sorted(statuses(project)) == [("make", "FAILED"), ("make", "FINISHED"), ("p", "FINISHED")]
+    stage(project, tracker, "make", link=True)
+    assert len(runs(project)) == 3
+
+
+def test_settings_that_the_tracker_refuses_cost_the_settings_only(project, tracker, capsys):
+    stage(project, tracker, "make", ends="FINISHED", params={"no*such*name": 1})
+    (made,) = [run for run in runs(project) if run["outcome"] == "ran"]
+    assert made["status"] == "FINISHED"
+    assert list(project.folder.glob(f".fewstep/mlartifacts/{made['id']}/artifacts/output/manifest.json"))
+    assert "refused" in capsys.readouterr().err
+
+
+def test_a_run_that_the_tracker_refuses_blocks_no_other(project, tracker, capsys):
+    tracker.client.delete_experiment(tracker.experiment)
+    stage(project, tracker, "make", ends="FINISHED")  # is removed from the outbox all the same
+    assert "refused" in capsys.readouterr().err
+    assert runs(project) == []
+
+
+@pytest.mark.parametrize("secret", ["user:hunter2@", "user:hunt@er2@", "token@", ""])
+def test_texts_lose_the_passwords_of_their_addresses(secret):
+    text = f"cannot reach http://{secret}host:5000/api?stage=use@one, or psql+x://{secret}db"
+    assert _sender.scrub(text) == "cannot reach http://host:5000/api?stage=use@one, or psql+x://db"

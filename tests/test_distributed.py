@@ -1,0 +1,134 @@
+"""Several processes compute what one would with the whole batch."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from recorded import run, student
+from safetensors.torch import load_file
+
+from fewstep import distributed
+from fewstep.checkpoint import load_model, model_digest
+from fewstep.settings import TrainSettings
+
+SETTINGS = TrainSettings(steps=30, batch=16)
+CHILD = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from fewstep import distributed
+from fewstep.checkpoint import save_model
+from recorded import FixedBatches, Recorder, TrainSettings, TwoNetworks, run, student
+folder, kind, stop = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+device = distributed.join()
+distributed.join()
+assert distributed.ranks() == 2
+class Share(FixedBatches):
+    def at(self, step):
+        if step == stop:
+            raise SystemExit(3)
+        return super().at(step)
+recorder = Recorder()
+trained = run(
+    folder / "state" if kind == "shared" else folder / f"state{distributed.rank()}",
+    settings=TrainSettings(steps=30, batch=16),
+    batches=Share(16, distributed.rank(), 2), progress=recorder, device=device,
+)
+assert bool(recorder.measured) == (distributed.rank() == 0)
+save_model(folder / f"model{distributed.rank()}", trained.model)
+distributed.leave()
+"""
+
+
+def two_processes(folder, kind="shared", stop=-1):
+    """Run CHILD twice, with the variables that torchrun sets; return the exit codes and error texts."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    common = {
+        "PYTHONPATH": f"tests{os.pathsep}.",
+        "FEWSTEP_CHECKPOINT_SECONDS": "0",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+    }
+    command = [sys.executable, "-c", CHILD, str(folder), kind, str(stop)]
+    children = [
+        subprocess.Popen(command, env=os.environ | common | {"RANK": rank}, stderr=subprocess.PIPE, text=True)
+        for rank in "01"
+    ]
+    try:
+        errors = [child.communicate(timeout=120)[1] for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    return [child.returncode for child in children], errors
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What two processes trained without interruption."""
+    folder = tmp_path_factory.mktemp("whole")
+    codes, errors = two_processes(folder)
+    assert codes == [0, 0], errors
+    return folder
+
+
+def test_two_processes_equal_one_with_the_whole_batch(whole, tmp_path):
+    alone = run(tmp_path, settings=SETTINGS)
+    models = [load_model(whole / f"model{rank}") for rank in (0, 1)]
+    for mine, first, second in zip(alone.model.parameters(), *(m.parameters() for m in models), strict=True):
+        assert torch.equal(first, second)
+        torch.testing.assert_close(mine, first, atol=1e-5, rtol=0)
+
+
+def test_two_processes_resume_together(whole, tmp_path):
+    assert two_processes(tmp_path, stop=17)[0] == [3, 3]
+    assert int(load_file(tmp_path / "state" / "train_state.safetensors")["step"]) == 17
+    codes, errors = two_processes(tmp_path)
+    assert codes == [0, 0], errors
+    assert model_digest(tmp_path / "model0") == model_digest(whole / "model0")
+
+
+def test_processes_that_see_different_states_refuse_to_start(tmp_path):
+    run(tmp_path / "state0", settings=SETTINGS)  # rank 1 looks into state1
+    codes, errors = two_processes(tmp_path, kind="own")
+    assert codes == [1, 1]
+    assert all("do not resume at the same step" in error for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("asked", "local_rank", "got"),
+    [("cuda:1", "0", "cuda:1"), ("cuda", "2", "cuda:2"), ("cuda", None, "cuda:0")],
+)
+def test_a_gpu_that_is_named_is_the_one_that_is_taken(monkeypatch, asked, local_rank, got):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if local_rank is None:
+        monkeypatch.delenv("LOCAL_RANK", raising=False)
+    else:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    assert distributed.join(asked) == torch.device(got)
+    assert taken == [torch.device(got)]
+
+
+def test_alone_everything_does_nothing(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert distributed.join("cpu") == torch.device("cpu")
+    assert (distributed.rank(), distributed.ranks()) == (0, 1)
+    tensor = torch.ones(2)
+    distributed.average([tensor])
+    assert tensor.tolist() == [1, 1]
+    distributed.leave()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_trains_to_what_the_cpu_does(tmp_path):
+    cpu = run(tmp_path / "cpu", settings=SETTINGS)
+    gpu = run(tmp_path / "gpu", settings=SETTINGS, model=student(), device="cuda")
+    assert gpu.held_out_loss == pytest.approx(cpu.held_out_loss, rel=1e-3)

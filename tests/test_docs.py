@@ -1,0 +1,113 @@
+"""The pages say what is: their Python runs, and what they name exists."""
+
+import importlib
+import re
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from fewstep import grids
+from fewstep.checkpoint import save_model
+from fewstep.model import ModelConfig, build
+from stages import _catalogue, _problems
+from stages._params import Params
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("infra/*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$|^((?: {4}[^\n]*\n)+)", re.S | re.M)
+OWN_FILE = re.compile(r"# (fewstep/(\w+)/\w+\.py)\n")  # a block that starts so is the text of that file
+KEYED = "|".join(_catalogue.names())
+
+page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+
+def python(page):
+    return [text for language, text, _ in BLOCK.findall(page.read_text()) if language == "python"]
+
+
+def spans(page):
+    """What a page shows as code that is not Python."""
+    text = page.read_text()
+    blocks = [plain or indented for language, plain, indented in BLOCK.findall(text) if language != "python"]
+    return blocks + re.findall(r"`([^`\n]+)`", BLOCK.sub("", text))
+
+
+def untrained_models(folder):
+    """Stand in for the models of the chain, so that a page may load and sample them."""
+    config = ModelConfig(architecture={"name": "mlp", "width": 8, "depth": 1}, shape=(1, 8, 8))
+    params = Params.read(ROOT / "params.yaml")
+    for name in ["pretrain", *params.keys("reflow"), *params.keys("distill")]:
+        calls = params.config("distill", name).calls if name in params.keys("distill") else None
+        save_model(folder / name, build(replace(config, grid=calls and grids.uniform(calls)), seed=0))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if python(page)], ids=lambda page: page.stem)
+def test_the_python_of_a_page_runs_in_order(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    untrained_models(tmp_path / "artifacts" / "models")
+    torch.manual_seed(0)
+    names = {"__name__": page.stem}
+    for text in python(page):
+        if own := OWN_FILE.match(text):
+            file, package = tmp_path / own[1], importlib.import_module(f"fewstep.{own[2]}")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+            monkeypatch.setattr(package, "__path__", [*package.__path__, str(file.parent)])
+            monkeypatch.setattr(package.__spec__, "submodule_search_locations", package.__path__)
+            continue
+        exec(compile(text, f"{page.name}, Python", "exec"), names)
+    for name in [name for name in names if name.startswith("test_")]:
+        names[name]()
+
+
+@page
+def test_make_targets_exist(page):
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    named = [name for span in spans(page) for name in re.findall(r"\bmake (\w+)", span)]
+    assert set(named) <= set(targets)
+
+
+@page
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    broken = [link for link in links if "://" not in link and not (page.parent / link.split("#")[0]).exists()]
+    assert not broken
+
+
+@page
+def test_files_exist(page):
+    made = {own[1] for text in python(page) if (own := OWN_FILE.match(text))}
+    named = {
+        span for span in spans(page) if re.fullmatch(r"(fewstep|stages|flows|tests|docs)/[\w./-]*", span)
+    }
+    assert not [name for name in named - made if not (ROOT / name).exists()]
+
+
+@page
+def test_settings_exist(page):
+    """Of `couple.round1.pairs`, any key will do: params.yaml is the user's to change."""
+    wrong = []
+    for stage, rest in re.findall(rf"(?<![\w./-])({KEYED})((?:\.[\w-]+)+)", "\n".join(spans(page))):
+        path = rest.split(".")[1:]
+        *above, name = path[1:] if _catalogue.keyed(stage) else path or [""]
+        known = _problems.names_at(_catalogue.load(stage).Config, tuple(above))
+        if known and name not in known:
+            wrong.append(stage + rest)
+    assert not wrong
+
+
+def test_the_graph_is_that_of_the_stages():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    chains = [line.split(" --> ") for line in re.findall(r"^\t(\w+ --> .*)$", text, re.M)]
+    drawn = {(a, b) for chain in chains for a, b in pairwise(chain)}
+    assert {name for edge in drawn for name in edge} == set(_catalogue.names())
+    params = Params.read(ROOT / "params.yaml")
+    makers = params.outputs()
+    for stage in _catalogue.names():
+        for key in params.keys(stage):
+            module, config = _catalogue.load(stage), params.config(stage, key)
+            paths = module.inputs(config, key, *([params] if stage == "evaluate" else []))
+            assert {(makers[path][0], stage) for path in paths.values() if path in makers} <= drawn

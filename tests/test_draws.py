@@ -1,0 +1,22 @@
+import pytest
+import torch
+
+from fewstep import randomness
+from fewstep.draws import draws
+
+
+@pytest.mark.parametrize("batch", [1, 3, 5, 100])
+def test_noise_and_label_belong_to_the_index_whatever_the_batch(batch):
+    drawn = list(draws("couple", 7, range(5, 20), shape=(2, 3), classes=4, batch=batch))
+    assert [len(noise) for noise, _ in drawn[:-1]] == [batch] * (len(drawn) - 1)
+    noise = torch.cat([noise for noise, _ in drawn])
+    assert torch.equal(noise, randomness.noises("couple", randomness.keys_of(7, 5, 20), (2, 3)))
+    assert torch.cat([conditions["label"] for _, conditions in drawn]).tolist() == [
+        i % 4 for i in range(5, 20)
+    ]
+
+
+def test_without_classes_there_are_no_conditions():
+    ((noise, conditions),) = draws("search", 0, range(2), shape=(1,), classes=0, batch=2, device="meta")
+    assert conditions == {}
+    assert noise.device.type == "meta"

@@ -1,0 +1,142 @@
+import oracles
+import pytest
+import torch
+from torch import nn
+
+from fewstep import grids, paths, predictions, solvers
+from fewstep.errors import UserError
+from fewstep.flow import END_MARGIN, FieldFlow, as_flow, batch_times, usable_times
+from fewstep.grids import Grid
+from fewstep.model import Model, ModelConfig
+
+PAIRS = [(path, prediction) for path in paths.PATHS for prediction in predictions.PARTS]
+
+
+@pytest.mark.parametrize(("path", "prediction"), PAIRS)
+def test_every_path_and_prediction_becomes_the_same_canonical_velocity(path, prediction):
+    oracle = oracles.gaussian([1.0, -2.0], [0.5, 2.0])
+    flow = as_flow(oracles.as_model(oracle, path=path, prediction=prediction))
+    x = oracle.noise(4)
+    for t in (flow.t_start + 1e-6, 0.1, 0.5, 0.9, flow.t_end - 1e-6):
+        expected = oracle.velocity(x, torch.full((4,), t, dtype=x.dtype))
+        torch.testing.assert_close(flow(x, t), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("path", "prediction"), PAIRS)
+def test_velocity_is_finite_at_both_ends_of_the_usable_times(path, prediction):
+    oracle = oracles.gaussian([1.0, -2.0], [0.5, 2.0])
+    flow = as_flow(oracles.as_model(oracle, path=path, prediction=prediction))
+    for t in (flow.t_start, flow.t_end):
+        assert flow(oracle.noise(4).float(), t).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["euler", "heun"])
+@pytest.mark.parametrize(("path", "prediction"), PAIRS)
+def test_every_path_and_prediction_gives_the_same_samples(path, prediction, name):
+    oracle = oracles.two_gaussians()
+    noise = oracle.noise(16)
+    flow = as_flow(oracles.as_model(oracle, path=path, prediction=prediction))
+    times = (flow.t_start, 0.2, 0.4, 0.6, 0.8, 1.0)
+    found = solvers.integrate(flow, noise, Grid(times, solver=name)).x
+    # the exact flow, told to stop where the model must, so that Heun ends with the same Euler step
+    exact = FieldFlow(oracle.velocity, t_start=flow.t_start, t_end=flow.t_end)
+    torch.testing.assert_close(
+        found, solvers.integrate(exact, noise, Grid(times, solver=name)).x, rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "prediction", "start", "end"),
+    [
+        ("linear", "velocity", 0.0, 1.0),
+        ("linear", "data", 0.0, 1 - END_MARGIN),
+        ("linear", "noise", END_MARGIN, 1.0),
+        ("linear", "score", END_MARGIN, 1 - END_MARGIN),
+        ("cosine", "v", 0.0, 1.0),
+        ("ve", "data", 1 / 81, 1 / 1.002),
+    ],
+)
+def test_usable_times(path, prediction, start, end):
+    assert usable_times(path, prediction) == pytest.approx((start, end))
+
+
+@pytest.mark.parametrize("name", ["euler", "heun", "midpoint", "rk4", "ab2"])
+def test_solvers_never_ask_after_the_end_of_the_flow(name):
+    asked = []
+
+    def velocity(x, t):
+        asked.append(float(t[0]))
+        return x
+
+    flow = FieldFlow(velocity, t_end=0.9)
+    solvers.integrate(flow, torch.ones(2, 3), grids.uniform(4, solver=name))
+    assert max(asked) <= 0.9
+
+
+def test_a_grid_that_starts_too_early_is_refused():
+    flow = FieldFlow(lambda x, t: x, t_start=0.1)
+    with pytest.raises(UserError, match=r"starts at 0\.0.*at 0\.1; start it there"):
+        solvers.integrate(flow, torch.ones(2, 3), grids.uniform(4))
+
+
+def test_a_grid_with_a_step_after_the_end_of_the_flow_is_refused():
+    flow = FieldFlow(lambda x, t: pytest.fail("called"), t_end=0.9)
+    with pytest.raises(UserError, match=r"last step starts at 0\.95, after the last velocity.*at 0\.9;"):
+        solvers.integrate(flow, torch.ones(2, 3), Grid((0.0, 0.5, 0.92, 0.95, 1.0)))
+
+
+def test_a_last_step_may_start_at_the_end_of_the_flow():
+    flow = FieldFlow(lambda x, t: torch.ones_like(x), t_end=0.9)
+    solution = solvers.integrate(flow, torch.zeros(1, 1), Grid((0.0, 0.9 + 1e-12, 1.0), solver="heun"))
+    assert float(solution.x) == pytest.approx(1)
+
+
+def test_a_late_start_shrinks_the_noise_to_its_share():
+    flow = FieldFlow(lambda x, t: torch.full_like(x, 2.0), t_start=0.25)
+    start = next(solvers.trajectory(flow, torch.ones(1, 2), grids.uniform(2, start=0.25)))
+    torch.testing.assert_close(start, torch.full((1, 2), 0.75))
+
+
+class Labelled(nn.Module):
+    """Velocity = the label, and 10 for the null label."""
+
+    def forward(self, x, t, label):
+        return torch.where(label == 3, 10.0, label.double())[:, None].expand_as(x)
+
+
+def labelled(classes=3):
+    return Model(ModelConfig(architecture={"name": "none"}, shape=(2,), classes=classes), Labelled())
+
+
+def test_guidance_moves_away_from_the_null_condition():
+    x, label = torch.zeros(3, 2).double(), torch.tensor([0, 1, 2])
+    velocity = as_flow(labelled(), guidance=1.5)(x, 0.5, label=label)
+    torch.testing.assert_close(velocity[:, 0], 10 + 1.5 * (label.double() - 10))
+
+
+def test_guidance_doubles_the_calls():
+    noise, label = torch.zeros(3, 2).double(), torch.tensor([0, 1, 2])
+    calls = [
+        solvers.integrate(as_flow(labelled(), guidance=g), noise, grids.uniform(4), label=label).calls
+        for g in (1.0, 2.0)
+    ]
+    assert calls == [4, 8]
+
+
+def test_guidance_needs_classes():
+    with pytest.raises(UserError, match=r"guidance 2\.0 needs a class-conditional model"):
+        as_flow(labelled(classes=0), guidance=2.0)
+
+
+def test_batch_times_takes_a_number_or_a_time_for_each_sample():
+    x = torch.zeros(3, 2).double()
+    assert batch_times(0.25, x).tolist() == [0.25] * 3
+    assert batch_times(torch.tensor([0.0, 0.5, 1.0]), x).tolist() == [0.0, 0.5, 1.0]
+    assert batch_times(0.25, x).dtype == torch.float64
+
+
+def test_a_sample_does_not_depend_on_its_batch():
+    oracle = oracles.two_gaussians()
+    flow = as_flow(oracles.as_model(oracle, path="vp", prediction="noise"))
+    x, t = oracle.noise(5), torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9]).double()
+    torch.testing.assert_close(flow(x, t)[:3], flow(x[:3], t[:3]), rtol=1e-12, atol=1e-12)

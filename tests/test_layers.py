@@ -1,0 +1,96 @@
+"""Imports go one way, fewstep <- stages <- flows, and what must be light or safe is so."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = {"torch", "mlflow", "sklearn", "scipy", "matplotlib", "webdataset", "safetensors"}
+FORBIDDEN = {
+    "fewstep": {"stages", "flows", "dvc", "prefect", "mlflow", "pydantic", "tqdm", "torchvision"},
+    "stages": {"flows", "prefect", "torchvision"},
+    "flows": {"torch", "torchvision"},
+}
+UNPICKLING = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+
+
+def files(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def imports(file: Path) -> set[str]:
+    """Return the top-level packages that a file imports anywhere, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def imported_by(code: str) -> set[str]:
+    """Return the top-level packages that a fresh interpreter has imported after running code."""
+    code = f"{code}\nimport sys; print(' '.join(sys.modules))"
+    modules = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).split()
+    return {module.partition(".")[0] for module in modules}
+
+
+@pytest.mark.parametrize("layer", FORBIDDEN)
+def test_no_file_imports_from_above(layer):
+    wrong = {file.name: bad for file in files(layer) if (bad := imports(file) & FORBIDDEN[layer])}
+    assert not wrong
+
+
+@pytest.mark.parametrize("layer", FORBIDDEN)
+def test_no_file_draws_in_what_lies_above_by_way_of_others(layer):
+    modules = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files(layer)]
+    found = imported_by("\n".join(f"import {module}" for module in modules))
+    assert layer in found
+    assert not (found - {"tqdm"}) & FORBIDDEN[layer]  # torch.hub draws in tqdm
+
+
+def test_every_config_is_read_without_anything_heavy():
+    code = (
+        "from stages import _catalogue\n"
+        "from stages._params import Params\n"
+        "for stage in _catalogue.names():\n"
+        "    assert _catalogue.load(stage).Config.model_json_schema\n"
+        "Params.read().check()"
+    )
+    assert not imported_by(code) & HEAVY
+
+
+def test_no_source_file_is_long():
+    lengths = {
+        file.relative_to(ROOT): len(file.read_text().splitlines())
+        for folder in ("fewstep", "stages", "flows", "tests", "benchmarks")
+        for file in files(folder)
+    }
+    assert not {name: length for name, length in lengths.items() if length > 400}
+    stages = {name: n for name, n in lengths.items() if name.parts[0] == "stages" and name.stem[0] != "_"}
+    assert not {name: length for name, length in stages.items() if length > 150}
+
+
+def test_nothing_is_ever_unpickled():
+    wrong = []
+    for file in (f for folder in FORBIDDEN for f in files(folder)):
+        wrong += [f"{file}: import {name}" for name in imports(file) & UNPICKLING]
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in ("torch.load", "jit.load"):
+                wrong.append(f"{file}:{node.lineno}: {ast.unparse(node)}")
+            if (
+                isinstance(node, ast.keyword)
+                and node.arg == "allow_pickle"
+                and ast.unparse(node.value) != "False"
+            ):
+                wrong.append(f"{file}:{node.lineno}: allow_pickle")
+    assert not wrong
+
+
+def test_no_file_names_a_place_on_this_machine():
+    text = {file: file.read_text() for folder in (*FORBIDDEN, "benchmarks") for file in files(folder)}
+    assert not [str(file) for file, content in text.items() if "/work/" in content or "/home/" in content]

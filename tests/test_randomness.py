@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+import torch
+
+from fewstep import randomness
+from fewstep.randomness import keys_of
+
+STREAMS = ("train", "couple", "search", "evaluate", "trajectories")
+
+
+def test_golden_bytes():
+    """Every number of the project hangs on these; a change of them is a change of every result."""
+    assert randomness.digest64("train", 0) == 17142742167423918254
+    noise = randomness.noise("train", 0, 0, (4,)).numpy()
+    assert noise.astype("<f4").tobytes().hex() == "b5466fbf786e94bf5ff5033ebc16a03f"
+    later = randomness.noise("evaluate", 2**40 + 7, 12345, (2, 2)).numpy()
+    assert later.astype("<f4").tobytes().hex() == "9478303fb5aee5be89d51b3df7535d3f"
+    assert randomness.permutation("train", 3, 1, 8).tolist() == [0, 1, 5, 6, 2, 7, 4, 3]
+    uniforms = randomness.uniforms("search", keys_of(1, 5, 7)).numpy()
+    assert uniforms.astype("<f4").tobytes().hex() == "606cbb3c608a153f"
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [lambda keys: randomness.noises("train", keys, (2, 3)), lambda keys: randomness.uniforms("train", keys)],
+)
+def test_a_samples_numbers_do_not_depend_on_its_batch(draw):
+    whole = draw(keys_of(0, 0, 15))
+    for size in (3, 5):
+        parts = [draw(keys_of(0, start, start + size)) for start in range(0, 15, size)]
+        assert torch.equal(torch.cat(parts), whole)
+    shuffled = torch.randperm(15, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(draw(keys_of(0, 0, 15)[shuffled]), whole[shuffled])
+
+
+def test_streams_seeds_and_samples_never_share_numbers():
+    seeds = (0, 1, 2**32, 2**32 + 1, 2**63)  # the low 32 bits alone would not tell these apart
+    seen = [
+        randomness.noise(stream, seed, index, (4,)).numpy().tobytes()
+        for stream in STREAMS
+        for seed in seeds
+        for index in (0, 1, 2**40)
+    ]
+    assert len(set(seen)) == len(seen)
+
+
+def test_stream_and_seed_do_not_run_together():
+    assert randomness.digest64("train1", 2) != randomness.digest64("train", 12)
+
+
+def test_samples_are_apart_however_many_numbers_they_take():
+    long = randomness.noise("train", 0, 0, (100_000,))
+    following = randomness.noise("train", 0, 1, (4,))
+    assert not any(torch.equal(long[i : i + 4], following) for i in range(99_996))
+
+
+def test_noise_is_standard_normal_and_uniforms_fill_the_unit_interval():
+    noise = randomness.noises("train", keys_of(0, 0, 2000), (10,))
+    assert abs(float(noise.mean())) < 0.03
+    assert float(noise.std()) == pytest.approx(1, abs=0.03)
+    uniforms = randomness.uniforms("train", keys_of(0, 0, 2000))
+    assert 0 <= float(uniforms.min()) < 0.01
+    assert 0.99 < float(uniforms.max()) < 1
+
+
+def test_permutation_visits_all_in_another_order_each_epoch():
+    orders = [randomness.permutation("train", 0, epoch, 50) for epoch in range(3)]
+    for order in orders:
+        assert np.array_equal(np.sort(order), np.arange(50))
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_keys_name_seed_and_index():
+    assert keys_of(7, 2, 5).tolist() == [[7, 2], [7, 3], [7, 4]]

@@ -1,0 +1,69 @@
+"""The adaptive reference against exact endpoints."""
+
+import sys
+
+import oracles
+import pytest
+import torch
+
+from fewstep import grids
+from fewstep.errors import UserError
+from fewstep.flow import FieldFlow
+from fewstep.reference import reference
+from fewstep.solvers import integrate
+
+
+@pytest.mark.parametrize("tolerance", [1e-4, 1e-6, 1e-9])
+def test_endpoint_is_exact_to_the_tolerance(tolerance):
+    gaussian = oracles.gaussian([1.0, -2.0], [0.1, 1.5])
+    noise = gaussian.noise(8)
+    solution = reference(gaussian.flow(), noise, tolerance=tolerance)
+    assert (solution.x - gaussian.position(noise, 1.0)).abs().max() < 50 * tolerance
+
+
+def test_float32_stays_float32():
+    gaussian = oracles.gaussian([[1.0, -2.0]], [[0.1, 1.5]])
+    noise = gaussian.noise(8).float()
+    x = reference(gaussian.flow(), noise).x
+    assert x.dtype == torch.float32
+    assert (x - gaussian.position(noise, 1.0)).abs().max() < 5e-5
+
+
+def test_one_bad_sample_does_not_hide_in_a_large_batch():
+    """Its own error norm decides, so a thousand samples at rest don't loosen its tolerance."""
+    stiff = FieldFlow(lambda x, t: x * torch.sin(30 * t)[:, None])
+    noise = torch.zeros(1000, 1, dtype=torch.float64)
+    noise[17] = 1.0
+    alone = reference(stiff, noise[17:18], tolerance=1e-5)
+    among = reference(stiff, noise, tolerance=1e-5)
+    assert among.calls == alone.calls
+    torch.testing.assert_close(among.x[17:18], alone.x, rtol=1e-12, atol=0)
+
+
+def test_calls_are_counted_and_never_beyond_the_end():
+    oracle, times = oracles.finite_set([[2.0, 2.0], [-2.0, 1.0]]), []
+
+    def velocity(x, t, shift):
+        times.append(t.max().item())
+        return oracle.velocity(x - shift, t)
+
+    flow = FieldFlow(velocity, t_start=0.1, t_end=0.999)
+    flow.calls_per_velocity = 2
+    noise, shift = oracle.noise(5), torch.full((5, 1), 0.25, dtype=torch.float64)
+    solution = reference(flow, noise, shift=shift)
+    assert solution.calls == 2 * len(times)
+    assert min(times) == 0.1
+    assert max(times) <= 0.999
+    fine = integrate(flow, noise, grids.uniform(800, start=0.1, solver="rk4"), shift=shift)
+    torch.testing.assert_close(solution.x, fine.x, rtol=0, atol=1e-3)
+
+
+def test_tolerance_out_of_reach():
+    with pytest.raises(UserError, match=r"tolerance 1e-08 is out of reach of torch\.float32"):
+        reference(FieldFlow(lambda x, t: x), torch.zeros(1, 1), tolerance=1e-8)
+
+
+def test_without_torchdiffeq(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchdiffeq", None)
+    with pytest.raises(UserError, match=r"pip install 'fewstep\[ode\]'"):
+        reference(FieldFlow(lambda x, t: x), torch.zeros(1, 1))

@@ -1,0 +1,177 @@
+"""An interrupted training, gone on with, ends with the bytes of one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import pytest
+import torch
+from recorded import FixedBatches, Recorder, TwoNetworks, run, student
+from safetensors.torch import save_file
+
+from fewstep import _train_state
+from fewstep.checkpoint import model_digest, save_model
+from fewstep.errors import UserError
+from fewstep.methods.flow_matching import FlowMatching
+from fewstep.methods.reflow import Reflow
+from fewstep.settings import TrainSettings
+
+SETTINGS = TrainSettings(steps=40, batch=8, warmup=5)
+
+
+class StopError(Exception):
+    """Something that has nothing to do with training."""
+
+
+@dataclass(frozen=True)
+class StoppingBatches(FixedBatches):
+    stop: int = 0
+
+    def at(self, step):
+        if step == self.stop:
+            raise StopError
+        return super().at(step)
+
+
+def train_once(state, *, method=None, batches=None, progress=None):
+    return run(
+        state,
+        method=method or FlowMatching(),
+        load=lambda name: student(seed=9),
+        settings=SETTINGS,
+        batches=batches,
+        progress=progress or Recorder(),
+    )
+
+
+@pytest.mark.parametrize("method", [FlowMatching, TwoNetworks])
+@pytest.mark.parametrize("stops", [(1,), (13,), (39,), (8, 20, 21)])
+def test_stopped_anywhere_it_ends_with_the_same_bytes(tmp_path, monkeypatch, method, stops):
+    whole = train_once(tmp_path / "whole", method=method())
+    monkeypatch.setenv("FEWSTEP_CHECKPOINT_SECONDS", "0")
+    for stop in stops:
+        with pytest.raises(StopError):
+            train_once(tmp_path / "cut", method=method(), batches=StoppingBatches(8, stop=stop))
+    recorder = Recorder()
+    cut = train_once(tmp_path / "cut", method=method(), progress=recorder)
+    assert recorder.started == [("train", 40, stops[-1])]
+    assert (cut.loss, cut.held_out_loss) == (whole.loss, whole.held_out_loss)
+    names = ("cut", "whole")
+    states = [(tmp_path / name / "train_state.safetensors").read_bytes() for name in names]
+    assert states[0] == states[1]  # every network, average and moment
+    for name, trained in zip(names, (cut, whole), strict=True):
+        save_model(tmp_path / name / "model", trained.model)
+    assert model_digest(tmp_path / "cut/model") == model_digest(tmp_path / "whole/model")
+
+
+def test_without_a_state_on_disk_it_starts_again(tmp_path):
+    with pytest.raises(StopError):  # too early for a first save
+        train_once(tmp_path, batches=StoppingBatches(8, stop=30))
+    train_once(tmp_path, progress=(recorder := Recorder()))
+    assert recorder.started == [("train", 40, 0)]
+
+
+def test_a_finished_training_is_not_repeated(tmp_path):
+    first = train_once(tmp_path)
+    again = train_once(tmp_path, batches=StoppingBatches(8, stop=0), progress=(recorder := Recorder()))
+    assert recorder.started == [("train", 40, 40)]
+    assert (again.loss, again.held_out_loss) == (first.loss, first.held_out_loss)
+    assert all(
+        torch.equal(a, b) for a, b in zip(*(t.model.parameters() for t in (first, again)), strict=True)
+    )
+
+
+CHILD = """
+import torch
+from pathlib import Path
+torch.set_num_threads(1)
+from recorded import run, TrainSettings
+from fewstep.checkpoint import save_model
+trained = run(Path("{state}"), settings=TrainSettings(steps=600, batch=8))
+save_model(Path("{state}") / "model", trained.model)
+"""
+
+
+def start_child(state, save_seconds="1000"):
+    environment = os.environ | {
+        "PYTHONPATH": f"tests{os.pathsep}.",
+        "FEWSTEP_CHECKPOINT_SECONDS": save_seconds,
+    }
+    return subprocess.Popen([sys.executable, "-c", CHILD.format(state=state)], env=environment)
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path):
+    file, kills = tmp_path / "cut" / "train_state.safetensors", 0
+    for wait in (0.0, 0.03):
+        child = start_child(tmp_path / "cut", save_seconds="0")
+        deadline, before = time.monotonic() + 60, file.stat().st_mtime_ns if file.exists() else 0
+        while not (file.exists() and file.stat().st_mtime_ns > before) and child.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        time.sleep(wait)
+        child.send_signal(signal.SIGKILL)
+        kills += child.wait() == -signal.SIGKILL
+    assert kills == 2
+    assert not (tmp_path / "cut" / "model").exists()
+    for name in ("cut", "whole"):
+        assert start_child(tmp_path / name).wait(timeout=120) == 0
+    assert model_digest(tmp_path / "cut/model") == model_digest(tmp_path / "whole/model")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"settings": TrainSettings(steps=40, batch=8, clip=0.5)}, "settings"),
+        ({"seed": 1}, "seed"),
+        ({"model": student(classes=2)}, "model"),
+        ({"method": FlowMatching(times="logit_normal")}, "method"),
+        ({"method": Reflow()}, "method"),
+    ],
+)
+def test_the_state_of_another_training_is_refused(tmp_path, change, named):
+    run(tmp_path)
+    with pytest.raises(UserError, match=f"belongs to a training with another {named}; delete it"):
+        run(tmp_path, **change)
+
+
+def test_damaged_states_are_refused(tmp_path):
+    run(tmp_path)
+    file = tmp_path / "train_state.safetensors"
+    whole = file.read_bytes()
+    for damaged in (whole[:-9], b"{}", b""):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"is damaged .* delete it to train from the start"):
+            run(tmp_path)
+    save_file({"x": torch.zeros(1)}, file)
+    with pytest.raises(UserError, match="belongs to a training with another"):
+        run(tmp_path)
+
+
+def test_the_last_state_stays_until_the_next_is_whole(tmp_path, monkeypatch):
+    file, facts = tmp_path / "state.safetensors", {"seed": 1}
+    _train_state.write_state(file, {"a": torch.ones(2)}, facts)
+    with pytest.raises(UserError, match="a is no longer finite"):
+        _train_state.write_state(file, {"a": torch.full((2,), torch.nan)}, facts)
+
+    def fail(tensors, path, metadata):
+        path.write_bytes(b"half a file")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(_train_state, "save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        _train_state.write_state(file, {"a": torch.zeros(2)}, facts)
+    assert torch.equal(_train_state.read_state(file, facts)["a"], torch.ones(2))
+
+
+def test_the_state_is_safetensors_with_its_facts_in_json(tmp_path):
+    run(tmp_path)
+    from safetensors import safe_open
+
+    with safe_open(tmp_path / "train_state.safetensors", framework="pt") as saved:
+        facts = json.loads(saved.metadata()["facts"])
+    assert [path.name for path in tmp_path.iterdir()] == ["train_state.safetensors"]
+    assert facts["settings"]["steps"] == 40

@@ -1,0 +1,189 @@
+"""The loop: what it computes, on one network and on several; resuming is in test_resume.py."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from recorded import FixedBatches, Recorder, TwoNetworks, run, student
+from torch import nn
+
+from fewstep import randomness
+from fewstep.errors import UserError
+from fewstep.methods._method import Method, Net
+from fewstep.methods.flow_matching import FlowMatching
+from fewstep.settings import TrainSettings
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@dataclass(frozen=True, kw_only=True)
+class PullTo(Method):
+    """Pull one weight towards a number: small enough to follow by hand."""
+
+    target: float = 3.0
+
+    def loss(self, nets, batch, turn, progress, keys):
+        return (nets["student"].network.weight - self.target).square().expand(len(keys))
+
+
+class OneWeight(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+
+def one_weight():
+    model = student()
+    model.network = OneWeight()
+    return model
+
+
+def test_adam_clip_schedule_and_average_by_hand(tmp_path):
+    settings = TrainSettings(
+        steps=30, batch=4, learning_rate=0.1, warmup=5, clip=0.5, ema=0.8, betas=(0.9, 0.95)
+    )
+    trained = run(tmp_path, method=PullTo(), model=(model := one_weight()), settings=settings)
+    w = average = m = v = 0.0
+    losses = 0.0
+    for n in range(30):
+        gradient, loss = 2 * (w - 3), (w - 3) ** 2
+        gradient *= min(1.0, 0.5 / (abs(gradient) + 1e-6))
+        m, v = 0.9 * m + 0.1 * gradient, 0.95 * v + 0.05 * gradient**2
+        w -= settings.rate(n) * (m / (1 - 0.9 ** (n + 1))) / (math.sqrt(v / (1 - 0.95 ** (n + 1))) + 1e-8)
+        decay = min(0.8, (1 + n) / (10 + n))
+        average = decay * average + (1 - decay) * w
+        losses += loss / 30
+    assert model.network.weight.item() == pytest.approx(w, abs=1e-5)
+    assert trained.model.network.weight.item() == pytest.approx(average, abs=1e-5)
+    assert trained.loss == pytest.approx(losses, rel=1e-4)
+    assert trained.held_out_loss == pytest.approx((average - 3) ** 2, rel=1e-4)
+
+
+def test_flow_matching_learns(tmp_path):
+    recorder = Recorder()
+    settings = TrainSettings(steps=200, batch=64, learning_rate=5e-3)
+    trained = run(tmp_path, method=FlowMatching(), settings=settings, progress=recorder)
+    held_out = [values["held_out"] for _, values in recorder.measured if "held_out" in values]
+    assert len(held_out) == 11
+    assert held_out[-1] == trained.held_out_loss < 0.9 * held_out[0]
+    assert not trained.model.training
+
+
+def test_reports(tmp_path):
+    recorder = Recorder()
+    run(tmp_path, settings=TrainSettings(steps=80, batch=4), progress=recorder)
+    assert recorder.started == [("train", 80, 0)]
+    assert recorder.advanced == 80
+    steps = [step for step, _ in recorder.measured]
+    assert steps == list(range(0, 81, 2))
+    assert [step for step, values in recorder.measured if "held_out" in values] == list(range(0, 81, 8))
+    names = {"loss", "learning_rate", "steps_per_second"}
+    assert all(names <= values.keys() for _, values in recorder.measured[1:])
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+def test_short_trainings(tmp_path, steps):
+    trained = run(tmp_path, settings=TrainSettings(steps=steps, batch=4))
+    assert math.isfinite(trained.loss)
+    assert math.isfinite(trained.held_out_loss)
+
+
+def test_networks_take_turns_and_others_stay(tmp_path):
+    method, recorder = TwoNetworks(), Recorder()
+    teacher = student(seed=9)
+    before = weights(teacher).clone()
+    trained = run(
+        tmp_path,
+        method=method,
+        load={"teacher": teacher}.get,
+        settings=TrainSettings(steps=12, batch=4),
+        progress=recorder,
+    )
+    turns = [turn for step in range(12) for turn in method.turns(step)]
+    assert [turn for turn, _ in method.seen] == turns
+    for turn, open_nets in method.seen:
+        assert open_nets == {turn}  # only that network's weights took part in the graph
+    assert torch.equal(weights(teacher), before)
+    assert not teacher.training
+    assert {"loss", "loss_critic"} <= recorder.measured[-1][1].keys()
+    assert method.critic_modes == {(True, True), (False, False)}  # evaluation mode on held-out data only
+    assert trained.model is not None
+
+
+def test_a_network_learning_rate_is_relative(tmp_path):
+    @dataclass(frozen=True, kw_only=True)
+    class Slow(PullTo):
+        def networks(self, student, load):
+            return {"student": Net(student, learning_rate=0.0)}
+
+    model = one_weight()
+    trained = run(tmp_path, method=Slow(), model=model)
+    assert model.network.weight.item() == 0.0
+    assert trained.model is model  # no average was asked for
+
+
+def test_bfloat16_computes_in_bfloat16_but_keeps_float32(tmp_path):
+    seen = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Watching(FlowMatching):
+        def loss(self, nets, batch, turn, progress, keys):
+            seen.append(nets["student"].network.first(batch["data"]).dtype)
+            return super().loss(nets, batch, turn, progress, keys)
+
+    settings = TrainSettings(steps=20, batch=16, precision="bfloat16")
+    half = run(tmp_path / "half", method=Watching(), settings=settings)
+    assert set(seen) == {torch.bfloat16}
+    assert all(p.dtype == torch.float32 for p in half.model.parameters())
+    full = run(tmp_path / "full", method=FlowMatching(), settings=TrainSettings(steps=20, batch=16))
+    assert half.held_out_loss == pytest.approx(full.held_out_loss, rel=0.02)
+    assert half.held_out_loss != full.held_out_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class BreaksAt(FlowMatching):
+    step: int = 7
+    how: str = "loss"
+
+    def loss(self, nets, batch, turn, progress, keys):
+        losses = super().loss(nets, batch, turn, progress, keys)
+        if progress != self.step / 30:
+            return losses
+        if self.how == "loss":
+            return losses * torch.nan
+        weight = nets["student"].network.first.weight
+        return losses + (weight.sum() * 0).abs().sqrt()  # the square root of 0 has an infinite slope
+
+
+@pytest.mark.parametrize("how", ["loss", "gradient"])
+def test_divergence_stops_the_training_and_keeps_the_last_good_state(tmp_path, how, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_CHECKPOINT_SECONDS", "0")
+    from safetensors.torch import load_file
+
+    with pytest.raises(UserError, match="not finite at step 7; lower learning_rate or clip"):
+        run(tmp_path, method=BreaksAt(how=how), settings=TrainSettings(steps=30, batch=4))
+    state = load_file(tmp_path / "train_state.safetensors")
+    assert int(state["step"]) == 7
+    assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+@pytest.mark.parametrize("text", ["abc", "", "-1", "nan"])
+def test_a_wrong_time_between_checkpoints_is_named(tmp_path, text, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_CHECKPOINT_SECONDS", text)
+    with pytest.raises(UserError, match=f"FEWSTEP_CHECKPOINT_SECONDS must be a number .*, got '{text}'"):
+        run(tmp_path, settings=TrainSettings(steps=1, batch=4))
+
+
+def test_held_out_noise_does_not_depend_on_the_seed_or_the_training_batch(tmp_path):
+    first = run(tmp_path / "a", settings=TrainSettings(steps=1, batch=4, learning_rate=1e-30))
+    other = run(tmp_path / "b", settings=TrainSettings(steps=1, batch=3, learning_rate=1e-30), seed=5)
+    assert first.held_out_loss == pytest.approx(other.held_out_loss, rel=1e-6)
+
+
+def test_fixed_batches_are_what_the_loop_asks_for():
+    batch, keys = FixedBatches(4).at(3)
+    assert batch["data"].shape == (4, 2)
+    assert torch.equal(keys, randomness.keys_of(11, 12, 16))
