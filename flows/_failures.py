@@ -4,6 +4,7 @@ import re
 import signal
 
 LINES_OF_A_FAILURE = 12
+A_SHELL_SAW_SIGNAL = 128  # plus its number
 EXIT_STATUS = re.compile(r"exited with (-?\d+)$")
 
 
@@ -33,6 +34,8 @@ def failure(stage: str, lines: list[str]) -> StageError:
 
 
 def _command_failure(stage: str, status: int, told: list[str]) -> StageError:
+    if status > A_SHELL_SAW_SIGNAL:  # some shells wait for the command instead of becoming it
+        status = A_SHELL_SAW_SIGNAL - status
     crashed = status < 0 or "Traceback (most recent call last):" in told
     if told and not crashed:  # it ended with a message, after its lines of progress
         last = max((at for at, line in enumerate(told) if line.startswith(f"{stage}: ")), default=-1)
