@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fewstep import grids
-from fewstep.search._costs import jump_costs
+from fewstep.searches._costs import jump_costs
 
 NOISES, SHAPE, BATCH, REPEATS = 100, (3, 32, 32), 20, 3
 GRID = grids.uniform(100)

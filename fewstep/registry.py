@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import pkgutil
+import re
 from difflib import get_close_matches
 from typing import Any
 
@@ -25,9 +26,14 @@ def find(package: str, name: str) -> Any:
     """
     names = available(package)
     if name not in names:
-        raise UserError(unknown(package.rpartition(".")[2].removesuffix("s"), name, names))
+        raise UserError(unknown(singular(package), name, names))
     module = importlib.import_module(f"{package}.{name}")
     return getattr(module, "".join(part.capitalize() for part in name.split("_")))
+
+
+def singular(package: str) -> str:
+    """Return what one file of `package` is called, such as "solver"."""
+    return re.sub("(?<=ch)es$|s$", "", package.rpartition(".")[2])
 
 
 def unknown(kind: str, name: str, names: list[str]) -> str:

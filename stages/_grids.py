@@ -18,7 +18,7 @@ class Found:
     grids: dict[int, Grid]
     fine: Grid
     scores: dict[int, dict[str, float]]
-    """What fewstep.search measured of each grid on fresh noise."""
+    """What fewstep.searches measured of each grid on fresh noise."""
     method: dict[str, Any]
 
     def grid(self, steps: int, asked_by: str) -> Grid:

@@ -92,7 +92,7 @@ def registered(package: str) -> Any:
     def check(name: str) -> str:
         names = registry.available(package)
         if name not in names:
-            raise UserError(registry.unknown(package.rpartition(".")[2].removesuffix("s"), name, names))
+            raise UserError(registry.unknown(registry.singular(package), name, names))
         return name
 
     return Registered
@@ -102,5 +102,5 @@ Count = Annotated[int, Field(ge=1)]
 Guidance = Annotated[float, Field(allow_inf_nan=False)]
 MethodPlugin = Annotated[Any, Plugin("fewstep.methods")]
 ModelPlugin = Annotated[Any, Plugin("fewstep.models")]
-SearchPlugin = Annotated[Any, Plugin("fewstep.search")]
+SearchPlugin = Annotated[Any, Plugin("fewstep.searches")]
 SolverName = Annotated[str, registered("fewstep.solvers")]

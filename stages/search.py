@@ -16,7 +16,7 @@ class Config(Settings):
     """Settings of the search stage; its key is the model's name."""
 
     method: SearchPlugin
-    """The search, a file of fewstep.search, and its options."""
+    """The search, a file of fewstep.searches, and its options."""
     budgets: tuple[Count, ...] = Field(min_length=1)
     """Numbers of steps to find a grid for, a network call each without guidance; one search serves all."""
     guidance: Guidance = 1.0
@@ -60,7 +60,7 @@ def run(config: Config, job: Job) -> None:
 
     from fewstep import grids
     from fewstep.checkpoint import model_digest
-    from fewstep.search._score import score
+    from fewstep.searches._score import score
     from stages._curves import draw_grids
     from stages._flows import device, open_flow
     from stages._grids import Found, write_grids

@@ -10,8 +10,8 @@ from fewstep import grids, randomness
 from fewstep.errors import UserError
 from fewstep.flow import FieldFlow
 from fewstep.grids import Grid
-from fewstep.search._score import FRESH, score
-from fewstep.search.bellman import Bellman
+from fewstep.searches._score import FRESH, score
+from fewstep.searches.bellman import Bellman
 
 
 def scored(found, flow=None, *, shape=(1,), classes=0, batch=64, noises=50, **more):

@@ -11,8 +11,8 @@ from fewstep import randomness, registry
 from fewstep.errors import UserError
 from fewstep.flow import FieldFlow
 from fewstep.grids import uniform
-from fewstep.search._costs import jump_costs
-from fewstep.search.bellman import Bellman
+from fewstep.searches._costs import jump_costs
+from fewstep.searches.bellman import Bellman
 
 BUDGETS = (1, 2, 3, 8)
 
@@ -33,13 +33,13 @@ class Listener:
         self.done += units
 
 
-@pytest.fixture(params=registry.available("fewstep.search"))
+@pytest.fixture(params=registry.available("fewstep.searches"))
 def search(request):
-    return registry.find("fewstep.search", request.param)()
+    return registry.find("fewstep.searches", request.param)()
 
 
 def test_the_searches_are_the_public_files():
-    assert registry.available("fewstep.search") == ["bellman"]
+    assert registry.available("fewstep.searches") == ["bellman"]
 
 
 def test_every_budget_gets_a_grid_from_where_the_flow_starts(search):
@@ -56,9 +56,9 @@ def test_result_follows_from_the_seed_and_hardly_from_the_batch(search):
     assert in_threes.objective == pytest.approx(first.objective, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", registry.available("fewstep.search"))
+@pytest.mark.parametrize("name", registry.available("fewstep.searches"))
 def test_settings_need_no_torch(name):
-    code = f"import sys, fewstep.search.{name}; sys.exit('torch' in sys.modules)"
+    code = f"import sys, fewstep.searches.{name}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -2,7 +2,7 @@
 
 BOSS phase 1; Nguyen, Nguyen and Nguyen 2024 (arXiv 2312.16414), the search. No data is needed. The
 objective adds up errors of single jumps from states of the fine trajectory; it is not the error at
-the end, which `fewstep.search._score` measures.
+the end, which `fewstep.searches._score` measures.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from fewstep import grids
 from fewstep.grids import Grid
 from fewstep.progress import SILENT, Progress
-from fewstep.search import SearchResult
+from fewstep.searches import SearchResult
 
 if TYPE_CHECKING:
     from fewstep.flow import Flow
@@ -31,7 +31,7 @@ class Bellman:
 
     def check(self, budgets: Sequence[int]) -> None:
         """See Search.check."""
-        from fewstep.search._programme import check_budgets
+        from fewstep.searches._programme import check_budgets
 
         check_budgets(budgets, self.fine_steps)
 
@@ -49,8 +49,8 @@ class Bellman:
     ) -> SearchResult:
         """See Search.search."""
         from fewstep.draws import draws
-        from fewstep.search._costs import jump_costs
-        from fewstep.search._programme import best_routes
+        from fewstep.searches._costs import jump_costs
+        from fewstep.searches._programme import best_routes
 
         self.check(budgets)  # before the network is called
         fine = grids.uniform(self.fine_steps, start=flow.t_start)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from fewstep import grids
 from fewstep.errors import UserError
 from fewstep.flow import FieldFlow
-from fewstep.search._costs import jump_costs
-from fewstep.search._programme import best_routes
+from fewstep.searches._costs import jump_costs
+from fewstep.searches._programme import best_routes
 
 
 def exact_scalar_costs(std, steps):

@@ -16,7 +16,7 @@ from fewstep.progress import Progress
 
 if TYPE_CHECKING:
     from fewstep.flow import Flow
-    from fewstep.search._costs import CostMatrix
+    from fewstep.searches._costs import CostMatrix
 
 
 @dataclass(frozen=True)

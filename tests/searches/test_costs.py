@@ -11,7 +11,7 @@ from fewstep import grids, solvers
 from fewstep.errors import UserError
 from fewstep.flow import FieldFlow
 from fewstep.grids import Grid
-from fewstep.search._costs import costs_of, jump_costs
+from fewstep.searches._costs import costs_of, jump_costs
 
 UNEVEN = Grid((0.1, 0.11, 0.2, 0.35, 0.4, 0.6, 0.61, 0.8, 0.93, 1.0))
 EVEN = grids.uniform(40)
