@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from fewstep import grids
-from fewstep.searches._costs import jump_costs
+from fewstep.searches import Problem
+from fewstep.searches._jumps import jumps
+from fewstep.searches._noise import Given
 
 NOISES, SHAPE, BATCH, REPEATS = 100, (3, 32, 32), 20, 3
 GRID = grids.uniform(100)
@@ -67,9 +69,8 @@ def pair_by_pair(noise: Tensor, velocities: list[Tensor]) -> np.ndarray:
 
 
 def ours(noise: Tensor, velocities: list[Tensor]) -> np.ndarray:
-    index = torch.arange(NOISES)
-    batches = zip(noise.split(BATCH), ({"index": part} for part in index.split(BATCH)), strict=True)
-    return jump_costs(Replay(velocities), GRID, batches).costs.numpy()
+    given = Given(noise, {"index": torch.arange(NOISES)}, {"search": NOISES}, BATCH)
+    return jumps(Problem(Replay(velocities), given, budgets=(1,)), GRID, cost="squared", noises=NOISES).costs
 
 
 def best_seconds(work, *arguments) -> float:

@@ -8,15 +8,16 @@ underscore.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fewstep.grids import Grid
-from fewstep.progress import Progress
+from fewstep.searches._problem import Problem
 
 if TYPE_CHECKING:
-    from fewstep.flow import Flow
-    from fewstep.searches._costs import CostMatrix
+    from fewstep.searches._jumps import Jumps
+
+__all__ = ["Problem", "Search", "SearchResult"]
 
 
 @dataclass(frozen=True)
@@ -25,50 +26,34 @@ class SearchResult:
 
     grids: dict[int, Grid]
     """The grid of each budget; the caller fills in guidance and model_digest, which a flow hides."""
-    costs: CostMatrix
-    """What every jump between the knots it chose from costs."""
-    objective: dict[int, float]
-    """What the search minimised, at its grids."""
-    uniform_objective: dict[int, float]
-    """The same at equal steps, each knot moved to the nearest that the search could have chosen."""
+    objective: dict[int, float] = field(default_factory=dict)
+    """What the search minimised, at its grids; empty if it minimised nothing."""
+    jumps: Jumps | None = None
+    """What every jump between the knots it chose from costs, if it looked at jumps."""
+    candidates: dict[str, dict[int, Grid]] = field(default_factory=dict)
+    """The grids it chose among, by the name of their search."""
+    decisions: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """How it chose."""
 
 
 class Search(Protocol):
     """What a file of this package defines."""
 
-    def check(self, budgets: Sequence[int]) -> None:
-        """Refuse budgets that this search can't find grids for; imports no torch.
+    def check(self, budgets: Sequence[int], solver: str) -> None:
+        """Refuse budgets or a solver that this search can't find grids for; imports no torch.
 
         Raises:
-            UserError: naming the first such budget.
+            UserError: naming the first such budget, or the solver.
         """
 
-    def search(
-        self,
-        flow: Flow,
-        *,
-        seed: int,
-        shape: tuple[int, ...],
-        classes: int,
-        budgets: Sequence[int],
-        batch: int,
-        device: str = "cpu",
-        progress: Progress,
-    ) -> SearchResult:
-        """Return a grid for every budget, from noise of the stream "search".
+    def needs(self) -> dict[str, int]:
+        """Return how many noises it uses in each role; see fewstep.searches._noise."""
 
-        Args:
-            flow: The flow to be sampled with few steps; with classes, it is given label (batch,).
-            seed: Names the noise, together with the index of each sample.
-            shape: Shape of one sample.
-            classes: Number of class labels; noise number i gets label i % classes. 0 for none.
-            budgets: Numbers of steps to find grids for.
-            batch: Noises in one network call; moves the result by rounding alone.
-            device: Where the flow runs.
-            progress: Told of the noises done.
+    def velocities(self, problem: Problem) -> int:
+        """Return how many velocities it asks for at most, those of each noise counted."""
 
-        Returns:
-            The grids and what they were chosen by.
+    def search(self, problem: Problem) -> SearchResult:
+        """Return a grid of the problem's solver for every budget.
 
         Raises:
             UserError: if a budget or an option is out of range.

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fewstep.errors import UserError
+from fewstep.searches._problem import check_budgets
 
 
 class Route(NamedTuple):
@@ -15,34 +15,17 @@ class Route(NamedTuple):
     cost: float
 
 
-def check_budgets(budgets: Sequence[int], steps: int) -> None:
-    """Refuse a budget that a fine grid can't be cut into.
-
-    Args:
-        budgets: Numbers of jumps.
-        steps: Steps of the fine grid.
-
-    Raises:
-        UserError: naming the first such budget.
-    """
-    for budget in budgets:
-        if not 1 <= budget <= steps:
-            raise UserError(
-                f"budget {budget} does not fit a fine grid of {steps} steps; "
-                f"ask for 1 to {steps} steps or search on a finer grid"
-            )
-
-
-def best_routes(costs: np.ndarray, budgets: Sequence[int]) -> dict[int, Route]:
+def best_routes(costs: np.ndarray, budgets: Sequence[int], *, discount: float = 1.0) -> dict[int, Route]:
     """Return the cheapest route of exactly as many jumps as each budget says.
 
-    Bellman's recursion on the cost to go: to_go[m, j] = min over i of costs[j, i] + to_go[m - 1, i],
-    with to_go[1, j] = costs[j, K]. The choices are kept, not found again by comparing floats. Of
-    equally cheap routes the one with the earlier knots is taken.
+    Bellman's recursion on the cost to go: to_go[m, j] = min over i of costs[j, i] + discount
+    to_go[m - 1, i], with to_go[1, j] = costs[j, K]. The choices are kept, not found again by comparing
+    floats. Of equally cheap routes the one with the earlier knots is taken.
 
     Args:
         costs: (K + 1, K + 1); [j, k] is the cost of a jump from j to k, inf unless j < k.
         budgets: Numbers of jumps, each from 1 to K.
+        discount: What the jumps still to go weigh; above 1, later ones weigh more.
 
     Returns:
         The route of each budget.
@@ -53,14 +36,52 @@ def best_routes(costs: np.ndarray, budgets: Sequence[int]) -> dict[int, Route]:
     steps = len(costs) - 1
     check_budgets(budgets, steps)
     to_go = costs[:, -1]
+    every = np.arange(steps + 1)
     choices: list[np.ndarray] = []  # choices[m - 2][j]: the next knot when m jumps are left at j
     found = {1: float(to_go[0])}
-    for jumps in range(2, max(budgets, default=1) + 1):
-        ways = costs + to_go  # (from, to)
+    for jumps in range(2, max(budgets) + 1):
+        ways = costs + discount * to_go  # (from, to)
         choices.append(ways.argmin(axis=1))
-        to_go = ways.min(axis=1)
+        to_go = ways[every, choices[-1]]
         found[jumps] = float(to_go[0])
     return {budget: Route(_backtrack(choices[: budget - 1], steps), found[budget]) for budget in budgets}
+
+
+def best_routes_after(
+    costs: np.ndarray, after: np.ndarray, budgets: Sequence[int], *, discount: float = 1.0
+) -> dict[int, Route]:
+    """Return the cheapest routes when a jump's cost depends on the knot before it too.
+
+    The same recursion over pairs of knots: to_go[m, i, j] = min over k of after[i, j, k] + discount
+    to_go[m - 1, j, k].
+
+    Args:
+        costs: (K + 1, K + 1); the cost of a first jump, which nothing came before.
+        after: (K + 1, K + 1, K + 1); [i, j, k] is the cost of a jump from j to k after one from i to j.
+        budgets: Numbers of jumps, each from 1 to K.
+        discount: What the jumps still to go weigh.
+
+    Returns:
+        The route of each budget.
+
+    Raises:
+        UserError: if a budget is out of that range.
+    """
+    steps = len(costs) - 1
+    check_budgets(budgets, steps)
+    to_go = after[:, :, -1]
+    choices: list[np.ndarray] = []  # choices[m - 2][i, j]: the next knot when m jumps are left
+    found = {1: Route((0, steps), float(costs[0, -1]))}
+    for jumps in range(2, max(budgets) + 1):
+        starts = costs[0] + discount * to_go[0]
+        knots = [0, int(starts.argmin())]
+        for choice in reversed(choices):
+            knots.append(int(choice[knots[-2], knots[-1]]))
+        found[jumps] = Route((*knots, steps), float(starts.min()))
+        ways = after + discount * to_go  # (i, j, k)
+        choices.append(ways.argmin(axis=2))
+        to_go = np.take_along_axis(ways, choices[-1][..., None], axis=2)[..., 0]
+    return {budget: found[budget] for budget in budgets}
 
 
 def _backtrack(choices: Sequence[np.ndarray], last: int) -> tuple[int, ...]:

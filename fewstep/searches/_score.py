@@ -1,98 +1,83 @@
-"""Is a found grid better than equal steps? Ask both, from fresh noise, how far they land from the truth.
+"""What found grids are worth: how far they end from the truth, on noise that nothing was chosen by.
 
-The truth is a fine Heun run from the same noise, so no data is needed and the difference is paired:
-its standard error says whether a gain is more than luck.
+Errors of all grids are of the same noises, so a difference is not one of luck; a few noises that change
+their mode dominate a mean, so medians stand beside it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 
-import torch
 from torch import Tensor
 
-from fewstep import grids
-from fewstep.draws import draws
 from fewstep.errors import UserError
-from fewstep.flow import Flow
 from fewstep.grids import Grid
-from fewstep.progress import SILENT, Progress
-from fewstep.solvers import integrate
+from fewstep.searches._ends import endpoint_squares, equal_steps
+from fewstep.searches._problem import Problem
 
-FRESH = 1 << 32  # first index of the noise that no search has seen
+CONFIDENCE = 0.95  # of intervals
 
 
 @dataclass(frozen=True)
 class Score:
-    """Endpoint errors of a found grid and of equal steps; root mean squares over dimensions."""
+    """Endpoint errors of one grid, and how they compare with equal steps'."""
 
-    found: float
-    """Error of the found grid, the mean square taken over noises too."""
-    uniform: float
-    """The same of as many equal steps by the same solver."""
-    mean_gain: float
-    """Mean over noises of one noise's error with equal steps less its error with the found grid."""
-    median_gain: float
-    """Median of the same difference."""
+    rmse: float
+    """Root of the mean, over noises and dimensions, of the squared distance from the truth."""
+    rmse_low: float
+    """Lower end of its 95 % interval."""
+    rmse_high: float
+    """Upper end."""
+    median: float
+    """Median over noises of one noise's error, the root of its mean square."""
+    difference: float
+    """Mean over noises of the squared error less that of equal steps; below 0 is better."""
     standard_error: float
-    """Standard error of mean_gain."""
+    """Of the difference, which is paired."""
+    median_difference: float
+    """Median over noises of one noise's error less its error with equal steps."""
 
 
-@torch.no_grad()
 def score(
-    flow: Flow,
-    found: dict[int, Grid],
-    *,
-    seed: int,
-    shape: tuple[int, ...],
-    classes: int,
-    batch: int,
-    noises: int = 256,
-    fine_steps: int = 64,
-    device: str = "cpu",
-    progress: Progress = SILENT,
-) -> dict[int, Score]:
-    """Compare each grid of `found` with equal steps.
+    problem: Problem, found: Mapping[int, Mapping[str, Grid]], *, noises: int
+) -> dict[int, dict[str, Score]]:
+    """Return the score of every grid in `found`, and of equal steps, by budget and name.
 
     Args:
-        flow: The flow the grids were found for.
-        found: A grid by budget, as SearchResult.grids has it.
-        seed: Names the noise, as in a search; the indices are others.
-        shape: Shape of one sample.
-        classes: Number of class labels; noise number i gets label i % classes. 0 for none.
-        batch: Noises in one network call.
-        noises: Fresh noises to compare on.
-        fine_steps: Equal Heun steps of the reference.
-        device: Where the flow runs.
-        progress: Told of the noises done.
-
-    Returns:
-        The score of each grid, by budget.
+        problem: Its flow and noise of the role "report" are used.
+        found: Grids by budget and name.
+        noises: How many to score on.
 
     Raises:
         UserError: if there are fewer than two noises, for which no standard error exists.
     """
     if noises < 2:
         raise UserError(f"scoring grids needs two or more noises, got {noises}")
-    fine = grids.uniform(fine_steps, start=flow.t_start, solver="heun")
-    uniform = {b: grids.uniform(g.steps, start=flow.t_start, solver=g.solver) for b, g in found.items()}
-    squares: dict[int, list[Tensor]] = {budget: [] for budget in found}  # each (2, n): found, uniform
-    fresh = range(FRESH, FRESH + noises)
-    progress.start("score", noises, unit="noise")
-    samples = draws("search", seed, fresh, shape=shape, classes=classes, batch=batch, device=device)
-    for noise, conditions in samples:
-        truth = integrate(flow, noise, fine, **conditions).x
-        for budget in found:
-            ends = [integrate(flow, noise, g, **conditions).x for g in (found[budget], uniform[budget])]
-            squares[budget].append(torch.stack([_mean_square(end - truth) for end in ends]).cpu())
-        progress.advance(len(noise))
-    return {budget: _compare(torch.cat(parts, dim=1)) for budget, parts in squares.items()}
+    scores = {}
+    for budget, named in found.items():
+        asked = {"uniform": equal_steps(problem, budget), **named}
+        squares = endpoint_squares(problem, list(asked.values()), "report", noises)
+        equal = squares[list(asked).index("uniform")]
+        scores[budget] = {name: compare(own, equal) for name, own in zip(asked, squares, strict=True)}
+    return scores
 
 
-def _mean_square(x: Tensor) -> Tensor:
-    return x.flatten(1).double().square().mean(dim=1)
+def compare(squares: Tensor, equal: Tensor) -> Score:
+    """Return the score of a grid from its squared errors and those of equal steps, (noises,) each."""
+    mean, error = mean_and_error(squares)
+    reach = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * error
+    difference, its_error = mean_and_error(squares - equal)
+    return Score(
+        rmse=mean**0.5,
+        rmse_low=max(mean - reach, 0.0) ** 0.5,
+        rmse_high=(mean + reach) ** 0.5,
+        median=float(squares.sqrt().median()),
+        difference=difference,
+        standard_error=its_error,
+        median_difference=float((squares.sqrt() - equal.sqrt()).median()),
+    )
 
 
-def _compare(squares: Tensor) -> Score:
-    found, uniform = squares.mean(dim=1).sqrt().tolist()
-    gain = squares[1].sqrt() - squares[0].sqrt()
-    error = gain.std() / len(gain) ** 0.5
-    return Score(found, uniform, gain.mean().item(), gain.median().item(), error.item())
+def mean_and_error(values: Tensor) -> tuple[float, float]:
+    """Return the mean of (n,) values and its standard error."""
+    return float(values.mean()), float(values.std() / len(values) ** 0.5)

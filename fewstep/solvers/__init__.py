@@ -6,7 +6,7 @@ are class data.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Protocol
@@ -26,6 +26,8 @@ class Solver(Protocol):
     """The power of the step size that the endpoint's error falls with."""
     velocities_per_step: ClassVar[int]
     """Velocities asked for in one step."""
+    slopes_kept: ClassVar[int]
+    """Slopes of earlier steps that the carry holds; 0 for a one-step solver."""
 
     def step(self, flow: Flow, x: Tensor, t: float, t_next: float, carry: Any) -> tuple[Tensor, Any]:
         """Return the state (batch, *shape) at t_next, and the carry for the next step."""
@@ -46,6 +48,18 @@ def get(name: str) -> Solver:
         UserError: if there is none; the message lists those that exist.
     """
     return registry.find("fewstep.solvers", name)()
+
+
+def one_step(name: str) -> Solver:
+    """Return the solver of that name if its steps remember nothing.
+
+    Raises:
+        UserError: if there is none, or it is a multistep solver.
+    """
+    solver = get(name)
+    if solver.slopes_kept:
+        raise UserError(f"{name} is a multistep solver, whose steps can't be taken one by one")
+    return solver
 
 
 class CountedFlow:
@@ -80,13 +94,20 @@ def trajectory(flow: Flow, noise: Tensor, grid: Grid) -> Iterator[Tensor]:
             f"the grid's last step starts at {grid.times[-2]}, after the last velocity this model gives, at "
             f"{flow.t_end}; take fewer steps, or end them earlier"
         )
-    solver, euler, carry = get(grid.solver), get("euler"), None
-    x = noise * (1 - grid.times[0])  # the canonical state whose data part is still unknown
-    yield x
-    for t, t_next in pairwise(grid.times):
-        stepper = solver if t_next <= flow.t_end else euler
-        x, carry = stepper.step(flow, x, t, t_next, carry)
+    start = noise * (1 - grid.times[0])  # the canonical state whose data part is still unknown
+    yield start
+    for x, _ in walk(flow, start, grid.times, grid.solver):
         yield x
+
+
+def walk(
+    flow: Flow, x: Tensor, times: Sequence[float], solver: str, carry: Any = None
+) -> Iterator[tuple[Tensor, Any]]:
+    """Yield the state and the carry after each step along `times`, from state x at the first of them."""
+    stepper, euler = get(solver), get("euler")
+    for t, t_next in pairwise(times):
+        x, carry = (stepper if t_next <= flow.t_end else euler).step(flow, x, t, t_next, carry)
+        yield x, carry
 
 
 def integrate(flow: Flow, noise: Tensor, grid: Grid, **conditions: Tensor) -> Solution:

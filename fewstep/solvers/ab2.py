@@ -12,6 +12,7 @@ class Ab2:
 
     order = 2
     velocities_per_step = 1
+    slopes_kept = 1
 
     def step(self, flow: Flow, x: Tensor, t: float, t_next: float, carry: Any) -> tuple[Tensor, Any]:
         """See Solver.step; Hairer, Norsett and Wanner, Solving ODEs I, section III.5."""

@@ -12,6 +12,7 @@ class Euler:
 
     order = 1
     velocities_per_step = 1
+    slopes_kept = 0
 
     def step(self, flow: Flow, x: Tensor, t: float, t_next: float, carry: Any) -> tuple[Tensor, Any]:
         """See Solver.step."""

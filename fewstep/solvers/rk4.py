@@ -12,6 +12,7 @@ class Rk4:
 
     order = 4
     velocities_per_step = 4
+    slopes_kept = 0
 
     def step(self, flow: Flow, x: Tensor, t: float, t_next: float, carry: Any) -> tuple[Tensor, Any]:
         """See Solver.step."""

@@ -1,0 +1,110 @@
+"""search: a few-step grid for any velocity, without a pipeline."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from torch import Tensor
+
+from fewstep import registry
+from fewstep.errors import UserError
+from fewstep.flow import FieldFlow, Flow, as_flow
+from fewstep.grids import Grid
+from fewstep.model import Model
+from fewstep.progress import SILENT, Progress
+from fewstep.searches import Search, SearchResult
+from fewstep.searches._checked import Checked
+from fewstep.searches._noise import Given
+from fewstep.searches._problem import Problem
+from fewstep.searches._score import Score, score
+
+
+@dataclass(frozen=True)
+class Found(Mapping[int, Grid]):
+    """The grids by budget, as a mapping, and what is known of them."""
+
+    result: SearchResult
+    scores: dict[int, dict[str, Score]]
+    """By budget and name of a search, if a report was asked for; "uniform" is there to compare with."""
+
+    def __getitem__(self, budget: int) -> Grid:
+        return self.result.grids[budget]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.result.grids)
+
+    def __len__(self) -> int:
+        return len(self.result.grids)
+
+
+def search(
+    model: Model | Flow | Callable[[Tensor, Tensor], Tensor],
+    noise: Tensor,
+    *,
+    budgets: Sequence[int],
+    method: str | Search = "best",
+    solver: str = "euler",
+    guidance: float = 1.0,
+    conditions: Mapping[str, Tensor] | None = None,
+    distance: Callable[[Tensor, Tensor], Tensor] | None = None,
+    report: int = 0,
+    truth_steps: int = 64,
+    batch: int = 128,
+    progress: Progress = SILENT,
+) -> Found:
+    """Find, for each number of steps, the times at which to call a model.
+
+    Args:
+        model: A fewstep Model, a Flow, or any callable velocity(x, t): x (n, *shape) is (1 - t) noise +
+            t data, t is (n,), from 0 (noise) to 1 (data), and the velocity points from noise to data.
+        noise: Standard normal, (N, *shape), on the model's device. It is dealt to disjoint sets; if it
+            doesn't suffice, the message says how much does.
+        budgets: Numbers of steps to find a grid for.
+        method: The name of a search (a file of fewstep.searches), or one with options of yours.
+        solver: The solver that will take the steps.
+        guidance: The scale of classifier-free guidance that a Model will be sampled with; 1 is none.
+        conditions: What the velocity is conditioned on, each (N, ...); passed on by name.
+        distance: How far apart states (n, *shape) are, (n,), for searches over single jumps; such as a
+            perceptual distance. None is the L2 norm, which is much faster.
+        report: Further noises to score the grids on, 4096 or more for numbers that last; 0 for none.
+        truth_steps: Equal Heun steps of the fine run that an end is held against.
+        batch: Noises in one call.
+        progress: Told of what is done.
+
+    Returns:
+        A mapping from each budget to its Grid, with `scores` if a report was asked for.
+
+    Raises:
+        UserError: for a name, budget or option that can't be, too little noise, a model that is not
+            deterministic or was trained at its own knots alone, or a velocity that is none.
+    """
+    flow = Checked(_flow_of(model, guidance))
+    searcher = registry.find("fewstep.searches", method)() if isinstance(method, str) else method
+    searcher.check(budgets, solver)
+    given = Given(noise, conditions or {}, searcher.needs() | {"report": report}, batch)
+    flow.probe(noise[:2], {name: values[:2] for name, values in given.conditions.items()})
+    problem = Problem(flow, given, tuple(budgets), solver, distance, truth_steps, progress)
+    result = searcher.search(problem)
+    guided = {steps: replace(grid, guidance=guidance) for steps, grid in result.grids.items()}
+    name = method if isinstance(method, str) else type(method).__name__
+    scores = {}
+    if report:
+        asked = {steps: {**_named(result, steps), name: grid} for steps, grid in result.grids.items()}
+        scores = score(problem, asked, noises=report)
+    return Found(replace(result, grids=guided), scores)
+
+
+def _named(result: SearchResult, steps: int) -> dict[str, Grid]:
+    return {name: grids[steps] for name, grids in result.candidates.items()}
+
+
+def _flow_of(model: Model | Flow | Callable[[Tensor, Tensor], Tensor], guidance: float) -> Flow:
+    if isinstance(model, Model):
+        if model.config.trained_times != "all":
+            raise UserError("this model was trained only at the knots of its own grid; search its teacher")
+        if not model.config.deterministic:
+            raise UserError("this model is not deterministic: the same noise gives other samples each time")
+        return as_flow(model, guidance=guidance)
+    if guidance != 1.0:
+        raise UserError(f"guidance {guidance} is asked of a velocity that has none; guide it before")
+    return cast("Flow", model) if hasattr(model, "t_start") else FieldFlow(model)

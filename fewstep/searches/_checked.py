@@ -1,0 +1,53 @@
+"""A flow that is watched: what a search could not notice later is refused at the call."""
+
+import torch
+from torch import Tensor
+
+from fewstep.errors import UserError
+from fewstep.flow import Flow, batch_times
+
+SAME = 1e-3  # relative difference up to which two answers count as one; kernels of GPUs vary by less
+
+
+class Checked:
+    """A flow whose every velocity must have the state's shape and be finite."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+        self.t_start, self.t_end = flow.t_start, flow.t_end
+        self.calls_per_velocity = flow.calls_per_velocity
+
+    def __call__(self, x: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
+        """See Flow.
+
+        Raises:
+            UserError: if the velocity is no tensor of x's shape or not finite; the message says at which t.
+        """
+        velocity = self.flow(x, t, **conditions)
+        if not isinstance(velocity, Tensor) or velocity.shape != x.shape:
+            what = tuple(velocity.shape) if isinstance(velocity, Tensor) else type(velocity).__name__
+            raise UserError(
+                f"at t = {_shown(t, x)} the velocity has shape {what}, the state {tuple(x.shape)}"
+            )
+        if not velocity.isfinite().all():
+            raise UserError(f"at t = {_shown(t, x)} the velocity is not finite")
+        return velocity
+
+    @torch.no_grad()
+    def probe(self, noise: Tensor, conditions: dict[str, Tensor]) -> None:
+        """Ask the same question twice, at the start and halfway.
+
+        Raises:
+            UserError: if the answers differ, or are no velocities.
+        """
+        for t in (self.t_start, (self.t_start + self.t_end) / 2):
+            first, second = (self(noise, t, **conditions) for _ in range(2))
+            if (first - second).abs().max() > SAME * first.abs().max():
+                raise UserError(
+                    f"the model is not deterministic: asked twice at t = {t:.4g} it gave velocities up to "
+                    f"{float((first - second).abs().max()):.3g} apart; turn off dropout (model.eval())"
+                )
+
+
+def _shown(t: Tensor | float, x: Tensor) -> str:
+    return f"{float(batch_times(t, x).flatten()[0]):.4g}"

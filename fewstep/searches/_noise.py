@@ -1,0 +1,83 @@
+"""Where the noise of a search comes from: disjoint sets, so that no number is judged on what it was found on.
+
+search    what a search looks at
+polish    what knots are moved by, and the best candidate is chosen on
+select    decides whether the moved knots are kept
+report    what the scores are of
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fewstep.draws import draws
+from fewstep.errors import UserError
+
+ROLES = ("search", "polish", "select", "report")
+APART = 1 << 32  # from the first index of a role's noises to that of the next
+
+
+class Noise(Protocol):
+    """A set of noises for each role."""
+
+    def batches(self, role: str, count: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Yield the first `count` noises of a role, (n, *shape), and their conditions, a batch at a time."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Noise by number, from a seed; there is no end of it."""
+
+    seed: int
+    shape: tuple[int, ...]
+    classes: int
+    """Noise number i has label i % classes; 0 for none."""
+    batch: int
+    """Noises in one network call; moves results by rounding alone."""
+    device: str = "cpu"
+
+    def batches(self, role: str, count: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """See Noise."""
+        first = ROLES.index(role) * APART
+        return draws(
+            "search",
+            self.seed,
+            range(first, first + count),
+            shape=self.shape,
+            classes=self.classes,
+            batch=self.batch,
+            device=self.device,
+        )
+
+
+class Given:
+    """Noise that somebody hands over, dealt to the roles in their order."""
+
+    def __init__(
+        self, noise: Tensor, conditions: Mapping[str, Tensor], needs: Mapping[str, int], batch: int
+    ) -> None:
+        """Deal `noise`, (N, *shape), with `conditions`, each (N, ...); `needs` is how many a role gets.
+
+        Raises:
+            UserError: if there is less noise than the roles need together.
+        """
+        needs = {role: needs.get(role, 0) for role in ROLES}
+        if len(noise) < sum(needs.values()):
+            parts = ", ".join(f"{count} to {role}" for role, count in needs.items() if count)
+            raise UserError(
+                f"this search needs {sum(needs.values())} noises ({parts}), got {len(noise)}; "
+                "give it more, or ask it to use fewer"
+            )
+        firsts = torch.tensor([0, *needs.values()]).cumsum(0).tolist()
+        self.first = dict(zip(ROLES, firsts, strict=False))
+        self.noise, self.conditions, self.batch = noise, conditions, batch
+
+    def batches(self, role: str, count: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """See Noise."""
+        start = self.first[role]
+        for at in range(start, start + count, self.batch):
+            part = slice(at, min(at + self.batch, start + count))
+            yield self.noise[part], {name: values[part] for name, values in self.conditions.items()}

@@ -1,0 +1,121 @@
+"""Best: all searches, polished, and chosen honestly by where samples end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+from fewstep.errors import UserError
+from fewstep.grids import Grid
+from fewstep.searches import Problem, SearchResult
+from fewstep.searches._problem import check_budgets
+from fewstep.searches.endpoint import candidate, check_candidates, most_noises
+
+FEWEST = 512
+"""Noises below which a polish overfits."""
+CONFIDENCE = 0.99
+CANDIDATES = (
+    "uniform",
+    "edm",
+    "log_snr",
+    "tan",
+    "quantile",
+    "bellman",
+    "bellman_plain",
+    "gits",
+    "optimal_steps",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The grid that ends nearest to the truth, and no luck: three disjoint sets of noise decide.
+
+    Candidates are made with the first set. On the second their endpoint errors are compared, and the
+    best one's knots are moved by coordinate descent. The moved knots are kept only if, on the third, the
+    paired difference of their mean square errors is below zero at 99 %; else the candidate stands
+    that is best on both sets.
+    """
+
+    candidates: tuple[str, ...] = CANDIDATES
+    """The searches to choose among, with their defaults."""
+    polish: bool = True
+    """Whether to move the best candidate's knots."""
+    noises: int = 1024
+    """Noises of each of the second and the third set."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "candidates", tuple(self.candidates))
+        check_candidates("candidates", self.candidates)
+        if self.noises < FEWEST:
+            raise UserError(
+                f"noises must be {FEWEST} or more, or the choice overfits them; got {self.noises}"
+            )
+
+    def check(self, budgets: Sequence[int], solver: str) -> None:
+        """See Search.check."""
+        check_budgets(budgets)
+        for name in self.candidates:
+            candidate(name).check(budgets, solver)
+
+    def needs(self) -> dict[str, int]:
+        """See Search.needs."""
+        return {"search": most_noises(self.candidates), "polish": self.noises, "select": self.noises}
+
+    def velocities(self, problem: Problem) -> int:
+        """See Search.velocities."""
+        from fewstep import solvers
+        from fewstep.searches._descent import most_steps
+        from fewstep.searches._ends import velocities_of_ends
+
+        made = sum(candidate(name).velocities(problem) for name in self.candidates)
+        compared = 2 * velocities_of_ends(problem, self.noises, grids=len(self.candidates) + 1)
+        each = solvers.get(problem.solver).velocities_per_step
+        moves = each * sum(most_steps(steps) for steps in problem.budgets) if self.polish else 0
+        return made + compared + self.noises * moves
+
+    def search(self, problem: Problem) -> SearchResult:
+        """See Search.search."""
+        self.check(problem.budgets, problem.solver)
+        problem.progress.note(
+            f"best: at most {self.velocities(problem):,} velocities, each noise's counted; "
+            "a polish mostly ends after a tenth of its share"
+        )
+        results = {name: candidate(name).search(problem) for name in self.candidates}
+        grids = {name: result.grids for name, result in results.items()}
+        choices = {
+            steps: self.choose(problem, {name: found[steps] for name, found in grids.items()})
+            for steps in problem.budgets
+        }
+        known = [result.jumps for result in results.values() if result.jumps is not None]
+        return SearchResult(
+            grids={steps: grid for steps, (grid, _) in choices.items()},
+            jumps=known[0] if known else None,
+            candidates=grids,
+            decisions={steps: decision for steps, (_, decision) in choices.items()},
+        )
+
+    def choose(self, problem: Problem, asked: dict[str, Grid]) -> tuple[Grid, dict[str, Any]]:
+        """Return the grid to use of some of the same number of steps, and what decided it."""
+        import torch
+
+        from fewstep.searches._descent import descend
+        from fewstep.searches._ends import endpoint_squares
+        from fewstep.searches._score import mean_and_error
+
+        names, found = list(asked), list(asked.values())
+        first = endpoint_squares(problem, found, "polish", self.noises)
+        start = int(first.mean(dim=1).argmin())
+        moved = found[start]
+        if self.polish and moved.steps > 1:
+            moved = descend(problem, moved, "polish", self.noises)
+        second = endpoint_squares(problem, [*found, moved], "select", self.noises)
+        gain, error = mean_and_error(second[-1] - second[start])
+        if gain + NormalDist().inv_cdf(CONFIDENCE) * error < 0:
+            decision = {"from": names[start], "moved": True}
+            return moved, decision | {"difference": gain, "standard_error": error}
+        both = torch.cat([first, second[:-1]], dim=1).mean(dim=1)
+        name = names[int(both.argmin())]
+        return asked[name], {"from": name, "moved": False, "difference": gain, "standard_error": error}

@@ -1,0 +1,96 @@
+"""Endpoint: knots moved to where samples end nearest to the truth, from the best of some grids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fewstep import registry
+from fewstep.errors import UserError
+from fewstep.searches import Problem, Search, SearchResult
+from fewstep.searches._problem import check_budgets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """Coarse-to-fine coordinate descent on the true endpoint error, for grids that any search may start.
+
+    It moves knots off every fine grid and knows no formula, and it overfits its noises: with few of
+    them, keep the result only if fresh noise agrees, as `best` does.
+    """
+
+    start: tuple[str, ...] = ("uniform", "quantile", "bellman")
+    """The searches, with their defaults, whose best grid is where the descent starts."""
+    noises: int = 512
+    """Noises on which the best is chosen and the knots are moved."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "start", tuple(self.start))
+        check_candidates("start", self.start)
+        if self.noises < 1:
+            raise UserError(f"noises must be 1 or more, got {self.noises}")
+
+    def check(self, budgets: Sequence[int], solver: str) -> None:
+        """See Search.check."""
+        check_budgets(budgets)
+        for name in self.start:
+            candidate(name).check(budgets, solver)
+
+    def needs(self) -> dict[str, int]:
+        """See Search.needs."""
+        return {"search": most_noises(self.start), "polish": self.noises}
+
+    def velocities(self, problem: Problem) -> int:
+        """See Search.velocities."""
+        from fewstep import solvers
+        from fewstep.searches._descent import most_steps
+        from fewstep.searches._ends import velocities_of_ends
+
+        each = solvers.get(problem.solver).velocities_per_step
+        moves = each * sum(most_steps(steps) for steps in problem.budgets)
+        started = sum(candidate(name).velocities(problem) for name in self.start)
+        chosen = velocities_of_ends(problem, self.noises, grids=len(self.start))
+        return started + chosen + self.noises * moves
+
+    def search(self, problem: Problem) -> SearchResult:
+        """See Search.search."""
+        from fewstep.searches._descent import descend
+        from fewstep.searches._ends import endpoint_squares
+
+        self.check(problem.budgets, problem.solver)
+        results = {name: candidate(name).search(problem) for name in self.start}
+        found, objective = {}, {}
+        for steps in problem.budgets:
+            asked = [result.grids[steps] for result in results.values()]
+            errors = endpoint_squares(problem, asked, "polish", self.noises).mean(dim=1)
+            found[steps] = descend(problem, asked[int(errors.argmin())], "polish", self.noises)
+            (squares,) = endpoint_squares(problem, [found[steps]], "polish", self.noises)
+            objective[steps] = float(squares.mean())
+        grids = {name: result.grids for name, result in results.items()}
+        return SearchResult(found, objective, candidates=grids)
+
+
+def candidate(name: str) -> Search:
+    """Return the search of that name with its defaults."""
+    return registry.find("fewstep.searches", name)()
+
+
+def most_noises(names: Sequence[str]) -> int:
+    """Return how many noises of the role "search" the most demanding of these searches uses."""
+    return max((candidate(name).needs().get("search", 0) for name in names), default=0)
+
+
+def check_candidates(setting: str, names: Sequence[str]) -> None:
+    """Refuse names of searches to choose among that don't exist, choose themselves or come twice.
+
+    Raises:
+        UserError: naming the setting and the name.
+    """
+    plain = [name for name in registry.available("fewstep.searches") if name not in ("best", "endpoint")]
+    if not names:
+        raise UserError(f"{setting} names no search; there are: {', '.join(plain)}")
+    for name in names:
+        if name not in plain:
+            raise UserError(f"{setting}: {registry.unknown('candidate', name, plain)}")
+    if len(set(names)) < len(names):
+        raise UserError(f"{setting} {list(names)} names a search twice")

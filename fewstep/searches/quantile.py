@@ -1,0 +1,91 @@
+"""Quantile: knots at equal parts of how much trajectories bend, the limit of Bellman for many steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from fewstep.errors import UserError
+from fewstep.grids import Grid
+from fewstep.searches import Problem, SearchResult
+from fewstep.searches._problem import check_budgets
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantile:
+    """Knots at the quantiles of a density proportional to (E|x''(t)|^2)^(1/4).
+
+    Among many steps h(t), those that minimise the sum of h^4 E|x''|^2 have that density, and so have the
+    knots of BOSS (arXiv 2312.16414), whose cost of a short jump that is. One fine run serves every budget.
+    """
+
+    fine_steps: int = 100
+    """Equal Euler steps of the fine run."""
+    noises: int = 128
+    """Trajectories that the bending is averaged over."""
+
+    def __post_init__(self) -> None:
+        if self.fine_steps < 2 or self.noises < 1:
+            raise UserError(
+                f"fine_steps must be 2 or more and noises 1 or more, got {self.fine_steps} and {self.noises}"
+            )
+
+    def check(self, budgets: Sequence[int], solver: str) -> None:
+        """See Search.check."""
+        check_budgets(budgets, self.fine_steps)
+
+    def needs(self) -> dict[str, int]:
+        """See Search.needs."""
+        return {"search": self.noises}
+
+    def velocities(self, problem: Problem) -> int:
+        """See Search.velocities."""
+        return self.fine_steps * self.noises
+
+    def search(self, problem: Problem) -> SearchResult:
+        """See Search.search."""
+        import numpy as np
+
+        from fewstep.searches._fine import fine_grid
+        from fewstep.searches._jumps import jumps
+
+        self.check(problem.budgets, problem.solver)
+        fine = fine_grid("uniform", self.fine_steps, problem.flow, solver="euler")
+        along_euler = replace(problem, solver="euler", distance=None)
+        bend = jumps(along_euler, fine, cost="squared", noises=self.noises).bend
+        assert bend is not None, "Euler jumps come from increments"
+        knots = np.asarray(fine.times)
+        reached = mass(knots, bend)
+        found = {}
+        for steps in problem.budgets:
+            shares = np.arange(1, steps) / steps * reached[-1]
+            inner = np.interp(shares, reached, knots) if reached[-1] else shares_of_time(knots, steps)
+            found[steps] = Grid((fine.times[0], *inner.tolist(), 1.0), problem.solver)
+        return SearchResult(found)
+
+
+def mass(knots: np.ndarray, bend: np.ndarray) -> np.ndarray:
+    """Return the integral of (E|x''|^2)^(1/4) up to each of the K + 1 knots; before the first 0.
+
+    Args:
+        knots: Times, (K + 1,).
+        bend: Mean square of the velocity's increment at each inner knot, (K - 1,): over the square of
+            the step before it, E|x''|^2 in the middle of that step.
+    """
+    import numpy as np
+
+    steps = np.diff(knots)
+    density = (bend / steps[:-1] ** 2) ** 0.25
+    density = np.append(density, density[-1])  # nothing is known of the last step
+    return np.concatenate([[0.0], (density * steps).cumsum()])
+
+
+def shares_of_time(knots: np.ndarray, steps: int) -> np.ndarray:
+    """Return equal steps, for a flow that does not bend at all."""
+    import numpy as np
+
+    return np.linspace(knots[0], knots[-1], steps + 1)[1:-1]

@@ -1,0 +1,65 @@
+"""Tan: the exact optimum for Gaussian data, with its scale chosen by where samples end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fewstep import spacings
+from fewstep.errors import UserError
+from fewstep.grids import Grid
+from fewstep.searches import Problem, SearchResult
+from fewstep.searches._problem import check_budgets
+
+SCALES = tuple(2 ** (n / 2) for n in range(-10, 7))  # from 1/32 to 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tan:
+    """Equal steps of the angle arctan(sigma / scale); Sabour et al. 2024 (arXiv 2404.14507).
+
+    No Euler steps end nearer to Gaussian data of that standard deviation. For other data the scale is
+    the one, of a few, that ends nearest to the truth.
+    """
+
+    scale: float | None = None
+    """Standard deviation of the data; None chooses it, for each budget."""
+    noises: int = 128
+    """Noises on which the scale is chosen."""
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and not 0 < self.scale < float("inf"):
+            raise UserError(f"scale must be a positive number, got {self.scale}")
+        if self.noises < 1:
+            raise UserError(f"noises must be 1 or more, got {self.noises}")
+
+    def check(self, budgets: Sequence[int], solver: str) -> None:
+        """See Search.check."""
+        check_budgets(budgets)
+
+    def needs(self) -> dict[str, int]:
+        """See Search.needs."""
+        return {"search": self.noises} if self.scale is None else {}
+
+    def velocities(self, problem: Problem) -> int:
+        """See Search.velocities."""
+        from fewstep.searches._ends import velocities_of_ends
+
+        if self.scale is not None:
+            return 0
+        return velocities_of_ends(problem, self.noises, grids=len(SCALES))
+
+    def search(self, problem: Problem) -> SearchResult:
+        """See Search.search."""
+        from fewstep.searches._ends import endpoint_squares
+
+        self.check(problem.budgets, problem.solver)
+        scales = SCALES if self.scale is None else (self.scale,)
+        start, found, objective = problem.flow.t_start, {}, {}
+        for steps in problem.budgets:
+            asked = [Grid(spacings.tangent(steps, start=start, scale=c), problem.solver) for c in scales]
+            found[steps] = asked[0]
+            if len(asked) > 1 and steps > 1:
+                errors = endpoint_squares(problem, asked, "search", self.noises).mean(dim=1)
+                found[steps], objective[steps] = asked[int(errors.argmin())], float(errors.min())
+        return SearchResult(found, objective)

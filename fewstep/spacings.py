@@ -1,0 +1,81 @@
+"""Spacings: knots in closed form, from where a flow starts to data.
+
+A canonical time t is the noise level sigma = (1 - t) / t of EDM and VE, and its log-SNR half is
+-ln sigma. Where levels are spaced, the first of them is that of `start`; from pure noise, whose level
+is infinite, it is `sigma_max` and the grid still starts at 0. The last level is `sigma_min`, or that
+of `end` if it is noisier, and data follows it.
+"""
+
+import math
+from collections.abc import Callable
+
+from fewstep.errors import UserError
+
+SIGMA_MAX, SIGMA_MIN = 80.0, 0.002  # the defaults of EDM
+
+
+def uniform(steps: int, *, start: float = 0.0, end: float = 1.0) -> tuple[float, ...]:
+    """Return equal steps in canonical time."""
+    _refuse_none(steps)
+    return (*(start + (1 - start) * i / steps for i in range(steps)), 1.0)
+
+
+def edm(
+    steps: int,
+    *,
+    start: float = 0.0,
+    end: float = 1.0,
+    rho: float = 7.0,
+    sigma_min: float = SIGMA_MIN,
+    sigma_max: float = SIGMA_MAX,
+) -> tuple[float, ...]:
+    """Return equal steps in sigma^(1 / rho); Karras et al. 2022 (arXiv 2206.00364), eq. 5."""
+    return _spaced_levels(steps, start, end, sigma_min, sigma_max, lambda s: s ** (1 / rho), lambda u: u**rho)
+
+
+def log_snr(
+    steps: int,
+    *,
+    start: float = 0.0,
+    end: float = 1.0,
+    sigma_min: float = SIGMA_MIN,
+    sigma_max: float = SIGMA_MAX,
+) -> tuple[float, ...]:
+    """Return equal steps in the logarithm of sigma; Lu et al. 2022 (arXiv 2206.00927)."""
+    return _spaced_levels(steps, start, end, sigma_min, sigma_max, math.log, math.exp)
+
+
+def tangent(steps: int, *, start: float = 0.0, scale: float = 1.0) -> tuple[float, ...]:
+    """Return t_i = 1 / (1 + scale tan(angle_i)) with equal steps of the angle, down to 0.
+
+    For data of an isotropic Gaussian with standard deviation `scale` no Euler steps end nearer to it;
+    Sabour et al. 2024 (arXiv 2404.14507).
+    """
+    _refuse_none(steps)
+    first = math.pi / 2 if start == 0 else math.atan((1 - start) / start / scale)
+    inner = (1 / (1 + scale * math.tan(first * (1 - i / steps))) for i in range(1, steps))
+    return (start, *inner, 1.0)
+
+
+SPACINGS: dict[str, Callable[..., tuple[float, ...]]] = {"uniform": uniform, "edm": edm, "log_snr": log_snr}
+
+
+def _spaced_levels(
+    steps: int,
+    start: float,
+    end: float,
+    sigma_min: float,
+    sigma_max: float,
+    there: Callable[[float], float],
+    back: Callable[[float], float],
+) -> tuple[float, ...]:
+    _refuse_none(steps)
+    noisiest = there((1 - start) / start if start else sigma_max)
+    cleanest = there(max(sigma_min, (1 - end) / end))
+    levels = (back(noisiest + (cleanest - noisiest) * i / (steps - 1)) for i in range(1, steps))
+    return (start, *(min(1 / (1 + level), end) for level in levels), 1.0)
+
+
+def _refuse_none(steps: int) -> None:
+    if steps < 1:
+        raise UserError(f"a grid needs at least one step, got {steps}")
