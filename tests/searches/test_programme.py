@@ -5,14 +5,15 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 import torch
+from asking import about_noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewstep import grids
 from fewstep.errors import UserError
 from fewstep.flow import FieldFlow
-from fewstep.searches._costs import jump_costs
-from fewstep.searches._programme import best_routes
+from fewstep.searches._jumps import jumps
+from fewstep.searches._programme import best_routes, best_routes_after
 
 
 def exact_scalar_costs(std, steps):
@@ -55,8 +56,8 @@ def test_knots_on_the_euler_trajectory():
     slope = slope_of(1)
     flow = FieldFlow(lambda x, t: slope(t)[:, None] * x)
     noise = torch.ones(1, 1, dtype=torch.float64)
-    matrix = jump_costs(flow, grids.uniform(100), [(noise, {})])
-    route = best_routes(matrix.costs.numpy(), [4])[4]
+    costs = jumps(about_noise(flow, noise), grids.uniform(100), cost="squared", noises=1).costs
+    route = best_routes(costs, [4])[4]
     assert route.knots == (0, 30, 52, 73, 100)
     assert f"{route.cost:.3e}" == "1.355e-02"
 
@@ -96,7 +97,50 @@ def test_knots_crowd_where_the_flow_bends():
     assert np.abs(knots - quantiles).max() < 0.01
 
 
-@pytest.mark.parametrize("budget", [0, 13])
-def test_budget_outside_the_fine_grid(budget):
-    with pytest.raises(UserError, match=f"budget {budget} does not fit a fine grid of 12 steps"):
-        best_routes(exact_scalar_costs(1, 12), [2, budget])
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.integers(0, 3), min_size=28, max_size=28), st.sampled_from([0.5, 1.0, 1.25]))
+def test_a_discount_weighs_what_is_still_to_go(numbers, discount):
+    costs = np.full((8, 8), np.inf)
+    costs[np.triu_indices(8, 1)] = numbers
+
+    def total(route):
+        return sum(discount**m * costs[j, k] for m, (j, k) in enumerate(pairwise(route)))
+
+    for budget, (knots, cost) in best_routes(costs, range(1, 8), discount=discount).items():
+        ways = ((0, *inner, 7) for inner in combinations(range(1, 7), budget - 1))
+        assert cost == pytest.approx(total(knots)) == pytest.approx(min(map(total, ways)))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1.0, 1.25]))
+def test_jumps_that_remember_the_knot_before(seed, discount):
+    draw, last = np.random.default_rng(seed), 6
+    costs = np.where(np.triu(np.ones((7, 7)), 1), draw.integers(0, 4, (7, 7)), np.inf)
+    i, j, k = np.indices((7, 7, 7))
+    after = np.where((i < j) & (j < k), draw.integers(0, 4, (7, 7, 7)), np.inf)
+
+    def total(route):
+        later = zip(route, route[1:], route[2:], strict=False)
+        rest = sum(discount ** (m + 1) * after[triple] for m, triple in enumerate(later))
+        return costs[0, route[1]] + rest
+
+    for budget, (knots, cost) in best_routes_after(costs, after, range(1, 7), discount=discount).items():
+        ways = ((0, *inner, last) for inner in combinations(range(1, last), budget - 1))
+        assert cost == pytest.approx(total(knots)) == pytest.approx(min(map(total, ways)))
+        assert len(knots) == budget + 1
+
+
+def test_a_jump_that_forgets_the_knot_before_makes_both_programmes_one():
+    costs = exact_scalar_costs(1, 30)
+    forgetful = np.where(np.isinf(costs)[:, :, None], np.inf, costs[None])
+    assert best_routes_after(costs, forgetful, range(1, 9)) == best_routes(costs, range(1, 9))
+
+
+@pytest.mark.parametrize(
+    "programme", [best_routes, lambda c, b: best_routes_after(c, np.zeros((13,) * 3), b)]
+)
+def test_budget_outside_the_fine_grid(programme):
+    with pytest.raises(UserError, match="budget 13 does not fit a fine grid of 12 steps"):
+        programme(exact_scalar_costs(1, 12), [2, 13])
+    with pytest.raises(UserError, match="budget 0 is no number of steps"):
+        programme(exact_scalar_costs(1, 12), [2, 0])
