@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 
 from fewstep.errors import UserError
@@ -46,6 +46,27 @@ class Grid:
         """The number of solver steps."""
         return len(self.times) - 1
 
+    def must_suit(self, *, model: str, solver: str | None = None, guidance: float | None = None) -> None:
+        """Refuse to be used with something else than this grid was searched for.
+
+        Args:
+            model: The digest of the model it is used with; see fewstep.checkpoint.model_digest.
+            solver: The solver; None for any.
+            guidance: The guidance scale; None for any.
+
+        Raises:
+            UserError: naming what it was searched for, and what it is used with.
+        """
+        used = {"model_digest": model, "solver": solver, "guidance": guidance}
+        for name, value in used.items():
+            own = getattr(self, name)
+            if None not in (own, value) and own != value:
+                what = {"model_digest": "the model"}.get(name, name)
+                raise UserError(
+                    f"a grid of {self.steps} steps was searched for {what} {own}, but is used with {value}; "
+                    "search again for that"
+                )
+
     def to_json(self) -> str:
         """Return this grid as JSON; floats survive exactly."""
         return json.dumps(asdict(self), sort_keys=True)
@@ -73,6 +94,12 @@ def uniform(steps: int, *, start: float = 0.0, solver: str = "euler", guidance: 
         raise UserError(f"a grid needs at least one step, got {steps}")
     inner = [start + (1 - start) * i / steps for i in range(steps)]
     return Grid((*inner, 1.0), solver=solver, guidance=guidance)
+
+
+def with_knots(grid: Grid, times: Sequence[float]) -> Grid:
+    """Return `grid` with further times among its knots; one that equals a knot to 1e-9 replaces it."""
+    kept = [t for t in grid.times if all(abs(t - time) > 1e-9 for time in times)]
+    return replace(grid, times=tuple(sorted({*kept, *times})))
 
 
 def nearest_knots(times: Sequence[float], wanted: Sequence[float]) -> list[int]:

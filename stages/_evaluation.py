@@ -103,6 +103,8 @@ def cells_of(name: str, model: Model, config: "Config", job: Job) -> list[Cell]:
     cells = [Cell(name, "uniform", uniform(calls, start=start), calls, digest) for calls in config.calls]
     if f"search {name}" in job.inputs:
         found = read_grids(job.inputs[f"search {name}"])
+        for grid in found.grids.values():
+            grid.must_suit(model=digest)
         cells += [
             Cell(name, found.method["name"], grid, calls_of(grid), digest)
             for steps, grid in sorted(found.grids.items())

@@ -1,25 +1,41 @@
 """grids.json: what a search found, for the stages and pages that use it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fewstep import grids
 from fewstep.errors import UserError
 from fewstep.grids import Grid
 
+if TYPE_CHECKING:
+    from fewstep.searches import Problem, SearchResult
+    from fewstep.searches._jumps import Jumps
+
 NAME = "grids.json"
+BY_STEPS = ("candidates", "scores", "objective", "decisions")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Found:
-    """The grids of a search, by number of steps, and the fine grid that its knots were taken from."""
+    """What a search found and how it was judged; mappings are by number of steps."""
 
     grids: dict[int, Grid]
     fine: Grid
-    scores: dict[int, dict[str, float]]
-    """What fewstep.searches measured of each grid on fresh noise."""
+    """What a teacher follows whose states at the knots are wanted."""
     method: dict[str, Any]
+    """The name of the search and its options."""
+    candidates: dict[int, dict[str, tuple[float, ...]]] = field(default_factory=dict)
+    """The times of every grid that was scored, by the name of its search."""
+    scores: dict[int, dict[str, dict[str, float]]] = field(default_factory=dict)
+    """fewstep.searches._score.Score of each, and of equal steps."""
+    objective: dict[int, float] = field(default_factory=dict)
+    """What the search minimised."""
+    decisions: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """How it chose among candidates."""
+    protocol: dict[str, Any] = field(default_factory=dict)
+    """How many noises did what, and what the truth is."""
 
     def grid(self, steps: int, asked_by: str) -> Grid:
         """Return the grid of so many steps.
@@ -32,23 +48,35 @@ class Found:
         return self.grids[steps]
 
 
-def write_grids(folder: Path, found: Found) -> None:
-    """Write grids.json; floats survive exactly."""
-    text = {
-        "method": found.method,
-        "fine": json.loads(found.fine.to_json()),
-        "grids": {str(steps): json.loads(grid.to_json()) for steps, grid in found.grids.items()},
-        "scores": {str(steps): score for steps, score in found.scores.items()},
-    }
+def fine_of(result: "SearchResult", problem: "Problem") -> Grid:
+    """Return the fine grid that all knots were taken from, or that of the truth if there is none."""
+    if result.jumps is not None:
+        times = set(result.jumps.fine.times)
+        if all(times.issuperset(grid.times) for grid in result.grids.values()):
+            return result.jumps.fine
+    return grids.uniform(problem.truth_steps, start=problem.flow.t_start, solver="heun")
+
+
+def write_grids(folder: Path, found: Found, jumps: "Jumps | None") -> None:
+    """Write grids.json, in which floats survive exactly, and what jumps cost as costs.safetensors."""
+    text = asdict(found)
+    for name in ("grids", *BY_STEPS):
+        text[name] = {str(steps): value for steps, value in text[name].items()}
     (folder / NAME).write_text(json.dumps(text, indent=1, sort_keys=True) + "\n")
+    if jumps is not None:
+        from safetensors.numpy import save_file
+
+        save_file({"costs": jumps.costs.copy()}, folder / "costs.safetensors")
 
 
 def read_grids(folder: Path) -> Found:
     """Return what `write_grids` wrote."""
     text = json.loads((folder / NAME).read_text())
+    by_steps = {name: {int(k): value for k, value in text[name].items()} for name in BY_STEPS}
     return Found(
         grids={int(steps): Grid(**grid) for steps, grid in text["grids"].items()},
         fine=Grid(**text["fine"]),
-        scores={int(steps): score for steps, score in text["scores"].items()},
         method=text["method"],
+        protocol=text["protocol"],
+        **by_steps,
     )

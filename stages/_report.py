@@ -43,6 +43,11 @@ def write_report(job: Job, evaluation: Evaluation, settings: dict[str, Any]) -> 
         curve=picture(job.out / "curve.png"),
         grids=picture(job.out / "grids.png"),
         sheets=[(name, picture(path)) for name, path in sheets],
+        searches=[
+            (name.removeprefix("search "), picture(path / "search.png"))
+            for name, path in sorted(job.inputs.items())
+            if name.startswith("search ")
+        ],
         stages=[*made_by(job), {"address": "evaluate", "settings": json.dumps(settings, indent=1)}],
     )
     (job.out / "report.html").write_text(text)

@@ -61,6 +61,11 @@ def check(params: Params) -> list[str]:
             problems.append(
                 f"{where}.teacher {student.teacher!r} is not searched: add search.{student.teacher}"
             )
+        elif (solver := params.config("search", student.teacher).solver) != "euler":
+            problems.append(
+                f"{where} learns Euler steps, but search.{student.teacher}.solver is {solver!r}; search its "
+                "teacher for euler"
+            )
         elif student.calls not in (budgets := params.config("search", student.teacher).budgets):
             problems.append(
                 f"{where}.calls {student.calls} is not among the budgets searched for {student.teacher}, "
@@ -98,7 +103,6 @@ def run(config: Config, job: Job) -> None:
     from dataclasses import replace
 
     from fewstep.checkpoint import model_digest
-    from fewstep.errors import UserError
     from fewstep.model import Model
     from fewstep.shards import Shards
     from stages._flows import open_model
@@ -107,8 +111,7 @@ def run(config: Config, job: Job) -> None:
 
     method, teacher = config.method.build(), open_model(job.inputs["teacher"])
     grid = read_grids(job.inputs["search"]).grid(config.calls, asked_by=f"distill@{job.key}")
-    if grid.model_digest != model_digest(job.inputs["teacher"]):
-        raise UserError(f"the grids of {config.teacher} were searched for other weights; search again")
+    grid.must_suit(model=model_digest(job.inputs["teacher"]), solver="euler")
     coupling = Shards(job.inputs["coupling"] / "train")
     own = replace(grid, guidance=1.0)  # what guidance does is in the coupling; the student samples without
     student = Model(replace(teacher.config, grid=own, trained_times=method.trained_times), teacher.network)

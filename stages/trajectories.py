@@ -48,7 +48,9 @@ def check(params: Params) -> list[str]:
 
 def run(config: Config, job: Job) -> None:
     """Follow the fine grid of the search and keep the states at the knots of every budget."""
+    from fewstep.checkpoint import model_digest
     from fewstep.couplings.teacher import make_trajectories
+    from fewstep.grids import with_knots
     from stages._flows import device, open_flow
     from stages._grids import read_grids
     from stages._teaching import write_splits
@@ -56,7 +58,10 @@ def run(config: Config, job: Job) -> None:
     found = read_grids(job.inputs["search"])
     guidance = found.fine.guidance
     model, flow = open_flow(job.inputs["model"], purpose=f"trajectories@{job.key}", guidance=guidance)
+    for grid in found.grids.values():
+        grid.must_suit(model=model_digest(job.inputs["model"]))
     knots = sorted({time for grid in found.grids.values() for time in grid.times})
+    fine = with_knots(found.fine, knots)
 
     def make(start: int, stop: int) -> dict:
         return make_trajectories(
@@ -67,7 +72,7 @@ def run(config: Config, job: Job) -> None:
             shape=model.config.shape,
             classes=model.config.classes,
             knots=knots,
-            fine=found.fine,
+            fine=fine,
             batch=config.batch,
             device=device(),
         )
@@ -78,7 +83,7 @@ def run(config: Config, job: Job) -> None:
         train=config.samples,
         held_out=config.held_out,
         per_shard=config.samples_per_shard,
-        facts={"knots": knots, "fine_steps": found.fine.steps, "guidance": guidance},
+        facts={"knots": knots, "fine_steps": fine.steps, "guidance": guidance},
         dtypes={"states": config.dtype},
     )
 

@@ -23,6 +23,7 @@ def descend(problem: Problem, grid: Grid, role: str, count: int) -> Grid:
         count: How many.
     """
     error = float(endpoint_squares(problem, [grid], role, count).mean())
+    problem.progress.start(f"move {grid.steps - 1} knots", len(REACHES), unit="reach")
     for reach in REACHES:
         for _ in range(SWEEPS):
             before = error
@@ -30,6 +31,7 @@ def descend(problem: Problem, grid: Grid, role: str, count: int) -> Grid:
                 grid, error = _settle(problem, grid, knot, reach, error, role, count)
             if error == before:
                 break
+        problem.progress.advance(rmse=error**0.5)
     return grid
 
 

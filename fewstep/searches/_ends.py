@@ -23,14 +23,16 @@ def ends(problem: Problem, role: str, count: int) -> list[Tensor]:
     fine = grids.uniform(problem.truth_steps, start=problem.flow.t_start, solver="heun")
     found = partial(_end, fine)
     return problem.once(
-        ("ends", role, count), lambda: list(problem.each(found, role, count, label=f"truth to {role}"))
+        ("ends", role, count), lambda: list(problem.each(found, role, count, label=f"truth, to {role}"))
     )
 
 
-def endpoint_squares(problem: Problem, asked: Sequence[Grid], role: str, count: int) -> Tensor:
+def endpoint_squares(
+    problem: Problem, asked: Sequence[Grid], role: str, count: int, *, label: str | None = None
+) -> Tensor:
     """Return the mean square error, over dimensions, of each grid's end: float64 (grids, noises)."""
     truth = ends(problem, role, count)
-    parts = problem.each(partial(_squares, tuple(asked)), role, count, beside=truth, label=f"ends to {role}")
+    parts = problem.each(partial(_squares, tuple(asked)), role, count, beside=truth, label=label)
     return torch.cat(list(parts), dim=1)
 
 

@@ -41,15 +41,26 @@ class Drawn:
 
     def batches(self, role: str, count: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """See Noise."""
+        return map(self.draw, self.parts(role, count))
+
+    def parts(self, role: str, count: int) -> list[range]:
+        """Return the numbers of the noises of each batch."""
         first = ROLES.index(role) * APART
-        return draws(
-            "search",
-            self.seed,
-            range(first, first + count),
-            shape=self.shape,
-            classes=self.classes,
-            batch=self.batch,
-            device=self.device,
+        stop = first + count
+        return [range(start, min(start + self.batch, stop)) for start in range(first, stop, self.batch)]
+
+    def draw(self, part: range) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the noises of those numbers, and their conditions."""
+        return next(
+            draws(
+                "search",
+                self.seed,
+                part,
+                shape=self.shape,
+                classes=self.classes,
+                batch=len(part),
+                device=self.device,
+            )
         )
 
 

@@ -7,6 +7,8 @@ import numpy as np
 
 from fewstep.searches._problem import check_budgets
 
+ROWS = 128  # whose sums stay in a core's cache
+
 
 class Route(NamedTuple):
     """Knots to jump between, first and last included, and what the jumps cost together."""
@@ -36,13 +38,11 @@ def best_routes(costs: np.ndarray, budgets: Sequence[int], *, discount: float = 
     steps = len(costs) - 1
     check_budgets(budgets, steps)
     to_go = costs[:, -1]
-    every = np.arange(steps + 1)
     choices: list[np.ndarray] = []  # choices[m - 2][j]: the next knot when m jumps are left at j
     found = {1: float(to_go[0])}
     for jumps in range(2, max(budgets) + 1):
-        ways = costs + discount * to_go  # (from, to)
-        choices.append(ways.argmin(axis=1))
-        to_go = ways[every, choices[-1]]
+        choice, to_go = _next_knots(costs, discount * to_go)
+        choices.append(choice)
         found[jumps] = float(to_go[0])
     return {budget: Route(_backtrack(choices[: budget - 1], steps), found[budget]) for budget in budgets}
 
@@ -82,6 +82,22 @@ def best_routes_after(
         choices.append(ways.argmin(axis=2))
         to_go = np.take_along_axis(ways, choices[-1][..., None], axis=2)[..., 0]
     return {budget: found[budget] for budget in budgets}
+
+
+def _next_knots(costs: np.ndarray, to_go: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each knot the cheapest next one, and the cost to go by way of it, (K + 1,) each.
+
+    Jumps lead forwards, so a band of rows needs the columns from its first row on.
+    """
+    knots = len(costs)
+    room, choice, cheapest = np.empty((ROWS, knots)), np.empty(knots, dtype=np.int64), np.empty(knots)
+    for first in range(0, knots, ROWS):
+        rows = slice(first, min(first + ROWS, knots))
+        ways = room[: rows.stop - first, : knots - first]
+        np.add(costs[rows, first:], to_go[first:], out=ways)
+        best = ways.argmin(axis=1)
+        choice[rows], cheapest[rows] = first + best, ways[np.arange(len(ways)), best]
+    return choice, cheapest
 
 
 def _backtrack(choices: Sequence[np.ndarray], last: int) -> tuple[int, ...]:

@@ -56,7 +56,9 @@ def score(
     scores = {}
     for budget, named in found.items():
         asked = {"uniform": equal_steps(problem, budget), **named}
-        squares = endpoint_squares(problem, list(asked.values()), "report", noises)
+        squares = endpoint_squares(
+            problem, list(asked.values()), "report", noises, label=f"scores at {budget} steps"
+        )
         equal = squares[list(asked).index("uniform")]
         scores[budget] = {name: compare(own, equal) for name, own in zip(asked, squares, strict=True)}
     return scores

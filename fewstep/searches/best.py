@@ -106,12 +106,13 @@ class Best:
         from fewstep.searches._score import mean_and_error
 
         names, found = list(asked), list(asked.values())
-        first = endpoint_squares(problem, found, "polish", self.noises)
+        where = f"at {found[0].steps} steps"
+        first = endpoint_squares(problem, found, "polish", self.noises, label=f"compare {where}")
         start = int(first.mean(dim=1).argmin())
         moved = found[start]
         if self.polish and moved.steps > 1:
             moved = descend(problem, moved, "polish", self.noises)
-        second = endpoint_squares(problem, [*found, moved], "select", self.noises)
+        second = endpoint_squares(problem, [*found, moved], "select", self.noises, label=f"select {where}")
         gain, error = mean_and_error(second[-1] - second[start])
         if gain + NormalDist().inv_cdf(CONFIDENCE) * error < 0:
             decision = {"from": names[start], "moved": True}

@@ -1,0 +1,86 @@
+"""The searches on the digits models that `make run` trains: what they cost, and how far steps end.
+
+Run `python -m benchmarks.search_digits` after `make run`; some minutes for each model. It prints
+
+- what the fine trajectories of a search cost over the bare network calls, and what the searches that
+  live on them take beyond, for all budgets from 1 to 16;
+- the table of endpoint RMSE of every search (see benchmarks/_search_table.py).
+"""
+
+import sys
+from itertools import pairwise
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from benchmarks._search_table import BEST, BUDGETS, print_table
+from fewstep import grids
+from fewstep.checkpoint import load_model
+from fewstep.flow import ModelFlow, as_flow
+from fewstep.model import Model
+from fewstep.searches import Problem
+from fewstep.searches._checked import Checked
+from fewstep.searches._fine import bends_of
+from fewstep.searches._noise import Drawn
+from fewstep.searches.bellman import Bellman
+from fewstep.searches.bellman_plain import BellmanPlain
+from fewstep.searches.quantile import Quantile
+
+MODELS, FINE, NOISES, REPEATS = ("pretrain", "round1"), 100, 128, 3
+
+
+def question(model: Model, flow: ModelFlow, budgets: tuple[int, ...]) -> Problem:
+    return Problem(Checked(flow), Drawn(0, model.config.shape, model.config.classes, NOISES), budgets)
+
+
+@torch.no_grad()
+def costs(model: Model, flow: ModelFlow) -> None:
+    """Print the bare calls, the fine trajectories and the searches beyond, each the best of a few runs."""
+    fine, problem = grids.uniform(FINE), question(model, flow, tuple(range(1, 17)))
+    ((noise, conditions),) = problem.noise.batches("search", NOISES)
+
+    def bare() -> None:
+        x = noise
+        for t, t_next in pairwise(fine.times):
+            x = x + (t_next - t) * flow(x, t, **conditions)
+
+    def trajectories() -> None:
+        bends_of(problem.flow, fine, noise, conditions)
+
+    def searches() -> None:
+        again = question(model, flow, problem.budgets)
+        for search in (Bellman(), BellmanPlain(), Quantile()):
+            search.search(again)
+
+    seconds = {}
+    for _ in range(REPEATS):
+        for work in (bare, trajectories, searches):
+            began = perf_counter()
+            work()
+            spent = perf_counter() - began
+            seconds[work] = min(spent, seconds.get(work, spent))
+    beyond = seconds[searches] - 2 * seconds[trajectories]  # two kinds of cost, a run of trajectories each
+    print(f"{FINE} fine steps of {NOISES} noises: bare calls {seconds[bare]:.2f} s")
+    print(f"ratio of trajectories to bare calls  {seconds[trajectories] / seconds[bare]:.3f}")
+    print(f"three searches for budgets 1 to 16, beyond two runs of trajectories: {beyond:.2f} s")
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    folders = [Path("artifacts/models") / name for name in MODELS]
+    if missing := [str(folder) for folder in folders if not folder.exists()]:
+        sys.exit(f"there is no {missing[0]}; train it first: make run")
+    comparisons, beaten = len(MODELS) * len(BUDGETS) * len(BEST.candidates), 0
+    for folder in folders:
+        model = load_model(folder)
+        flow = as_flow(model)
+        costs(model, flow)
+        dimensions = int(torch.tensor(model.config.shape).prod())
+        problem = question(model, flow, BUDGETS)
+        beaten += print_table(folder.name, problem, dimensions=dimensions, comparisons=comparisons)
+    print(f"\n{beaten} of {comparisons} candidates are better than best beyond luck")
+
+
+if __name__ == "__main__":
+    main()
