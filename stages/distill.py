@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from fewstep import registry
 from fewstep.settings import TrainSettings
-from stages._models import doubled_models
+from stages._models import doubled_models, wrong_labels
 from stages._params import MethodPlugin, Params, Settings
 from stages._runner import Job, main
 
@@ -51,8 +52,12 @@ def check(params: Params) -> list[str]:
     problems = doubled_models(params)
     models = ["pretrain", *params.keys("reflow")]
     couplings = [f"{stage}/{key}" for stage in ("couple", "trajectories") for key in params.keys(stage)]
+    fitting = fitting_methods()
     for key in params.keys("distill"):
         student, where = params.config("distill", key), f"distill.{key}"
+        problems += wrong_labels(params, [(f"{where}.method", student.method)])
+        if (name := student.method.name) not in fitting:
+            problems.append(f"{where}.method {name} learns from data; here fit: {', '.join(fitting)}")
         if student.teacher not in models:
             problems.append(
                 f"{where}.teacher {student.teacher!r} is no model; there are: {', '.join(models)}"
@@ -73,6 +78,12 @@ def check(params: Params) -> list[str]:
         elif student.teacher in params.keys("search") and (problem := mismatch(student, params)):
             problems.append(f"{where}: {problem}")
     return problems
+
+
+def fitting_methods() -> list[str]:
+    """Return the methods that can learn from what a teacher made."""
+    methods = {name: registry.find("fewstep.methods", name) for name in registry.available("fewstep.methods")}
+    return [name for name, method in methods.items() if method.stream != "data"]
 
 
 def mismatch(student: Config, params: Params) -> str | None:

@@ -46,6 +46,32 @@ def changed(**settings):
         ({"reflow__round1__method": "flow_matching"}, "learns from data, not"),
         ({"reflow__round1__method": "endpoint"}, "trains students; use it in distill"),
         ({"pretrain__method": "reflow"}, "learns from pairs, not from data"),
+        (
+            {"pretrain__method": {"name": "flow_matching", "label_dropout": 0.1}},
+            r"pretrain\.method flow_matching: label_dropout 0\.1 needs.*\(pretrain\.conditional is false\)",
+        ),
+        (
+            {"reflow__round1__method": {"name": "reflow", "label_dropout": 0.1}},
+            r"reflow\.round1\.method reflow: label_dropout 0\.1 needs a model with classes; set it to 0",
+        ),
+        (
+            {
+                "pretrain__conditional": True,
+                "pretrain__method": {"name": "flow_matching", "coupling": "optimal_transport"},
+            },
+            r"coupling optimal_transport is for models without classes.*\(pretrain\.conditional is true\)",
+        ),
+        (
+            {"distill__boss_at_4__method": "flow_matching"},
+            r"distill\.boss-4\.method flow_matching learns from data; here fit: endpoint, reflow, straighten",
+        ),
+        (
+            {"distill__boss_at_4__method": {"name": "reflow", "label_dropout": 0.1}},
+            r"distill\.boss-4\.method reflow: label_dropout 0\.1 needs",
+        ),
+        ({"pretrain__given": "."}, r"pretrain\.given '\.' must be a folder under data/"),
+        ({"pretrain__given": ""}, "pretrain.given '' must be a folder under data/"),
+        ({"pretrain__given": "data"}, "must be a folder under data/"),
         ({"pretrain__given": "/etc"}, "must be a folder under data/"),
         ({"pretrain__given": "data/../artifacts/models/boss-4"}, "must be a folder under data/"),
         ({"seed": 2**32}, r"whole number from 0 to 2\*\*32 - 1"),
