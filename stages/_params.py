@@ -1,5 +1,6 @@
 """params.yaml, decoded for all stages at once and without torch, before any work starts."""
 
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from fewstep.errors import UserError
-from stages import _catalogue, _problems
+from stages import _catalogue, _circles, _problems
 from stages._settings import (
     Count,
     Guidance,
@@ -120,6 +121,12 @@ class Params:
         except ValidationError as error:
             raise UserError("\n".join(_problems.explain(error, model, address))) from None
 
+    def inputs(self, stage: str, key: str | None = None) -> dict[str, str]:
+        """Return the paths that one stage and key reads, by the stage's names for them."""
+        read = _catalogue.load(stage).inputs
+        arguments = (self.config(stage, key), key, self)  # few stages look at the settings of others
+        return read(*arguments[: len(inspect.signature(read).parameters)])
+
     def check(self) -> None:
         """Decode every section.
 
@@ -130,7 +137,7 @@ class Params:
         if not problems:  # checks across sections need sections that are right in themselves
             modules = [_catalogue.load(stage) for stage in _catalogue.names()]
             problems = [line for module in modules if hasattr(module, "check") for line in module.check(self)]
-        if problems:
+        if problems := problems or _circles.circle(self):
             raise UserError("params.yaml needs mending:\n" + "\n".join(f"  {line}" for line in problems))
 
     def _problems(self) -> Iterator[str]:

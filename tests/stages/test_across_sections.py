@@ -1,6 +1,7 @@
 """Settings that are right in themselves but not together are refused before any work, without torch."""
 
 import copy
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,39 @@ def changed(**settings):
 def test_what_would_fail_hours_later_is_told_at_once(settings, message):
     with pytest.raises(UserError, match=message):
         Params(changed(**settings)).check()
+
+
+def two_rounds():
+    """Return settings with a second round of reflow."""
+    raw = changed()
+    for section in ("couple", "reflow"):
+        raw[section]["round2"] = copy.deepcopy(raw[section]["round1"])
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("section", "setting", "message"),
+    [
+        (
+            "couple",
+            {"round1": "round1"},
+            r"^  couple\.round1\.model 'round1' makes a circle: .*couple@round1, which needs reflow@round1"
+            r".*; name a model made before, such as pretrain$",
+        ),
+        ("couple", {"round1": "round2", "round2": "round1"}, r"couple\.round1\.model 'round2'.* circle"),
+        ("couple", {"round1": "round2", "round2": "round1"}, r"couple\.round2\.model 'round1'.* circle"),
+        ("reflow", {"round1": "round2", "round2": "round1"}, r"reflow\.round1\.init 'round2'.* circle"),
+    ],
+)
+def test_stages_that_wait_for_each_other_are_refused(section, setting, message):
+    raw = two_rounds()
+    Params(raw).check()
+    for key, name in setting.items():
+        raw[section][key]["model" if section == "couple" else "init"] = name
+    with pytest.raises(UserError) as caught:
+        Params(raw).check()
+    (line,) = str(caught.value).splitlines()[1:]
+    assert re.search(message, line)
 
 
 def test_a_name_for_two_models_is_refused():
