@@ -159,18 +159,21 @@ class Params:
                 yield f"{stage} should be a mapping of names to settings, such as {{}}, got {section!r}"
             else:
                 for key in section:
-                    yield from self._section_problems(stage, key)
+                    yield from self._key_problems(stage, key) or self._section_problems(stage, key)
 
-    def _section_problems(self, stage: str, key: Any) -> Iterator[str]:
-        if key is not None and not isinstance(key, str):
-            yield f"{stage}.{key}: write a word for {key!r}; DVC silently defines no stage for other keys"
-        elif key is not None and not WORD.fullmatch(key):
-            yield f"{stage}.{key}: names are letters, digits, - and _, or DVC can't address them"
-        else:
-            try:
-                self.config(stage, key)
-            except UserError as error:
-                yield from str(error).splitlines()
+    def _key_problems(self, stage: str, key: Any) -> list[str]:
+        if not isinstance(key, str):
+            return [f"{stage}.{key}: write a word for {key!r}; DVC silently defines no stage for other keys"]
+        if not WORD.fullmatch(key):
+            return [f"{stage}.{key}: names are letters, digits, - and _, or DVC can't address them"]
+        return []
+
+    def _section_problems(self, stage: str, key: str | None) -> list[str]:
+        try:
+            self.config(stage, key)
+        except UserError as error:
+            return str(error).splitlines()
+        return []
 
 
 def unseen(settings: Any, path: str = "") -> Iterator[str]:
