@@ -63,6 +63,7 @@ def run(config: Config, job: Job) -> None:
     """Write the shards of both splits, the classifier, and a sheet of real samples."""
     from fewstep.data import source_for, split
     from fewstep.metrics.features import pseudo_labels, save, train_feature_net
+    from fewstep.metrics.protocol import LEAST_HELD_OUT, LEAST_TRAIN
     from fewstep.shards import write_shards
     from stages._pictures import sample_sheet, sheet_samples
 
@@ -70,9 +71,8 @@ def run(config: Config, job: Job) -> None:
     samples = source_for(config.source, root, **config.source_options).load(root)
     classes = 0 if samples.label is None else int(samples.label.max()) + 1
     floats, parts = samples.floats(), {}
-    for name, chosen in zip(
-        ("train", "held_out"), split(len(floats), config.held_out, job.seed), strict=True
-    ):
+    chosen_by = split(len(floats), config.held_out, job.seed, at_least=(LEAST_TRAIN, LEAST_HELD_OUT))
+    for name, chosen in zip(("train", "held_out"), chosen_by, strict=True):
         fields = {"data": samples.data[chosen]}
         if samples.label is not None:
             fields["label"] = samples.label[chosen]

@@ -100,28 +100,30 @@ def _kind(path: str, source: str, root: Path) -> str:
     raise UserError(f"{registry.unknown('source', source, named_sources() + files)}; {hint}")
 
 
-def split(n: int, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
+def split(n: int, held_out: float, seed: int, at_least: tuple[int, int] = (1, 1)) -> tuple[Tensor, Tensor]:
     """Return the numbers, int64 and increasing, of the samples to train on and of those held out.
 
     Args:
         n: number of samples.
         held_out: share to hold out, between 0 and 1; rounded up to whole samples.
         seed: chooses which.
+        at_least: the fewest to train on, and to hold out.
 
     Returns:
         Two tensors that together hold 0 to n - 1.
 
     Raises:
-        UserError: if either part would be empty.
+        UserError: if either part would have fewer.
     """
     import torch
 
     from fewstep import randomness
 
     taken = math.ceil(n * held_out)
-    if not 0 < taken < n:
+    if n - taken < at_least[0] or taken < at_least[1]:
         raise UserError(
-            f"held_out {held_out} of {n} samples leaves {n - taken} to train on and holds out {taken}"
+            f"held_out {held_out} of {n} samples leaves {n - taken} to train on and holds out {taken}, but "
+            f"{at_least[0]} and {at_least[1]} are needed; change held_out, or give more samples"
         )
     order = torch.from_numpy(randomness.permutation("split", seed, 0, n))
     return order[taken:].sort().values, order[:taken].sort().values
