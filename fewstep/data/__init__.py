@@ -19,7 +19,7 @@ from fewstep.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Samples", "Source", "check_samples", "named_sources", "source_for", "split"]
+__all__ = ["Samples", "Source", "check_samples", "named_sources", "path_of", "source_for", "split"]
 
 FILE_SOURCES = ("folder", "npz")  # these take a path
 
@@ -53,14 +53,14 @@ def source_for(source: str, root: Path, **options: Any) -> Source:
         UserError: if there is no such source or file, it is reached through a linked folder, or it has
             no such option.
     """
+    path = path_of(source)
     if source in named_sources():
         name = source
-    elif "://" in source:
+    elif path is None:
         name, options = "npz", {"path": source, **options}
         if not source.endswith(".npz"):
             raise UserError(f"source {source!r}: only .npz files are read from a URL")
     else:
-        path = _path_under_data(source)
         name, options = _kind(path, source, root), {"path": path, **options}
     kind = registry.find("fewstep.data", name)
     known = [field.name for field in fields(kind) if field.name != "path"]
@@ -69,7 +69,20 @@ def source_for(source: str, root: Path, **options: Any) -> Source:
     return kind(**options)
 
 
-def _path_under_data(source: str) -> str:
+def path_of(source: str) -> str | None:
+    """Return where the file or folder of `source` must lie, such as "data/cats.npz".
+
+    Args:
+        source: what `source_for` takes.
+
+    Returns:
+        A path below the folder that holds `data/`; None for what is built in, or behind a URL.
+
+    Raises:
+        UserError: if the path leads out of data/.
+    """
+    if source in named_sources() or "://" in source:
+        return None
     path = PurePosixPath(source)
     if path.is_absolute() or ".." in path.parts:
         raise UserError(f"source {source!r} lies outside data/, where changes go unseen; copy it there")
