@@ -48,8 +48,8 @@ def main(file: Path) -> None:
     """Run the stage that `file` defines, with the key on the command line, and end the process."""
     stage, arguments = Path(file).stem, sys.argv[1:]
     address = _catalogue.address(stage, arguments[0] if arguments else None)
-    die_with_dvc()
     try:
+        die_with_dvc()
         run(stage, arguments)
     except KeyboardInterrupt:
         sys.exit(f"{address}: stopped; go on with: dvc repro {address}")
