@@ -1,7 +1,6 @@
 """Distill: a student that needs few calls, on the grid searched for its teacher."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -10,10 +9,6 @@ from fewstep.settings import TrainSettings
 from stages._models import doubled_models, wrong_labels
 from stages._params import MethodPlugin, Params, Settings
 from stages._runner import Job, main
-
-if TYPE_CHECKING:
-    from fewstep.grids import Grid
-    from fewstep.methods._method import Batch
 
 VERSION = 1  # bump when the numbers this stage writes change
 
@@ -107,6 +102,7 @@ def mismatch(student: Config, params: Params) -> str | None:
 def run(config: Config, job: Job) -> None:
     """Train a copy of the teacher for the grid of its budget, and write the student's directory."""
     from dataclasses import replace
+    from functools import partial
 
     from fewstep.checkpoint import model_digest
     from fewstep.errors import UserError
@@ -114,6 +110,7 @@ def run(config: Config, job: Job) -> None:
     from fewstep.shards import Shards
     from stages._flows import open_model
     from stages._grids import read_grids
+    from stages._teaching import at_knots
     from stages._training import train_model
 
     method, teacher = config.method.build(), open_model(job.inputs["teacher"])
@@ -129,18 +126,8 @@ def run(config: Config, job: Job) -> None:
         student,
         config.train,
         source=job.inputs["coupling"],
-        select=at_knots(coupling.facts["knots"], own) if method.stream == "knots" else lambda batch: batch,
+        select=partial(at_knots, coupling.facts["knots"], own) if method.stream == "knots" else None,
     )
-
-
-def at_knots(stored: list[float], grid: "Grid"):
-    """Return what leaves of a batch of trajectories only the states at the knots of `grid`."""
-    from fewstep.couplings.teacher import select_knots
-
-    def select(batch: "Batch") -> "Batch":
-        return batch | {"states": select_knots(batch["states"], stored, grid)}
-
-    return select
 
 
 if __name__ == "__main__":
