@@ -30,6 +30,8 @@ def read_rows(evaluation: Path) -> list[dict[str, Any]]:
 def table(rows: list[dict[str, Any]], timings: dict[str, float]) -> Table:
     """Lay out a row for each model and number of calls, students in bold.
 
+    The floor stands beside the distance at its own number of samples: of few samples it is larger.
+
     Args:
         rows: Rows of metrics.json.
         timings: Seconds per 1000 samples on this machine, by a row's name.
@@ -38,9 +40,10 @@ def table(rows: list[dict[str, Any]], timings: dict[str, float]) -> Table:
         A table for a terminal.
     """
     shown = [row for row in rows if row["grid"] in SHOWN]
+    few = f"n={rows[0]['floor_samples']}"
     grid = Table(box=None, pad_edge=False)
     grid.add_column("model")
-    for name in ("calls", "fd_clf", "floor", "s per 1000"):
+    for name in ("calls", "fd_clf", f"at {few}", f"floor at {few}", "s per 1000"):
         grid.add_column(name, justify="right")
     for row in shown:
         seconds = timings.get(row["name"])
@@ -48,6 +51,7 @@ def table(rows: list[dict[str, Any]], timings: dict[str, float]) -> Table:
             row["model"],
             str(row["calls"]),
             f"{row['fd_clf']:.3g} ± {row['fd_clf_se']:.1g}",
+            f"{row['fd_at_floor_samples']:.3g}",
             f"{row['floor']:.3g}",
             "-" if seconds is None else f"{seconds:.3g}",
             style="bold" if row["grid"] == "own" else None,

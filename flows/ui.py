@@ -33,6 +33,8 @@ class Server:
     """What follows `python -m`, before its port."""
     health: str
     """Path of a page that answers once it is ready."""
+    use: str = ""
+    """What to do in another terminal so that it shows what is run there; {} is its address."""
     environment: dict[str, str] = field(default_factory=dict)
     """What it is told by variables; others on this machine may read its command line."""
 
@@ -63,6 +65,8 @@ def servers(root: Path) -> list[Server]:
             port=4200,
             arguments=("prefect", "server", "start"),
             health="/api/health",
+            # The stages need no such word for MLflow: alone, they write to the database that it shows.
+            use="  (to watch `make flow` there: export PREFECT_API_URL={}/api)",
         ),
     ]
 
@@ -89,7 +93,8 @@ def serve(root: Path) -> None:
             started.append((server, port, log, process))
         for server, port, log, process in started:
             wait_until_ready(server, port, log, process)
-            print(f"{server.name:8} http://{HOST}:{port}", flush=True)
+            address = f"http://{HOST}:{port}"
+            print(f"{server.name:8} {address}{server.use.format(address)}", flush=True)
         if started:
             print("Ctrl-C stops them.", flush=True)
         for _, _, _, process in started:

@@ -50,8 +50,8 @@ def pipeline_id() -> str:
     """Return what all stages of one `dvc repro`, or of one flow, share."""
     if named := os.environ.get("FEWSTEP_PIPELINE"):
         return named.replace("'", "")  # it goes into the tracker's queries
-    if "DVC_STAGE" in os.environ:
-        return "dvc-{}-{}".format(*_parent.starter())
+    if "DVC_STAGE" in os.environ and (dvc := _parent.starter()):
+        return f"dvc-{dvc.pid}-{dvc.started}"
     return f"stage-{PROCESS}"
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from stages._params import Params
+from fewstep.errors import UserError
+from stages._params import Named, Params
 
 
 def models(params: Params) -> list[str]:
@@ -39,6 +40,18 @@ def doubled_models(params: Params) -> list[str]:
         f"{name!r} names more than one model among pretrain, reflow and distill; rename one"
         for name in sorted({name for name in names if names.count(name) > 1})
     ]
+
+
+def wrong_labels(params: Params, named: Iterable[tuple[str, Named]]) -> list[str]:
+    """Return what is wrong with methods, given as (where, method), for models given labels, or not."""
+    config, problems = params.config("pretrain"), []
+    for where, method in [] if config.given else named:  # a given model says itself what it knows
+        try:
+            method.build().check_labels(config.conditional)
+        except UserError as error:
+            told = f"pretrain.conditional is {str(config.conditional).lower()}"
+            problems.append(f"{where} {method.name}: {error} ({told})")
+    return problems
 
 
 def unguidable(params: Params, named: Iterable[tuple[str, float]]) -> list[str]:

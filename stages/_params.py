@@ -1,5 +1,6 @@
 """params.yaml, decoded for all stages at once and without torch, before any work starts."""
 
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from fewstep.errors import UserError
-from stages import _catalogue, _problems
+from stages import _catalogue, _circles, _problems
 from stages._settings import (
     Count,
     Guidance,
@@ -120,6 +121,12 @@ class Params:
         except ValidationError as error:
             raise UserError("\n".join(_problems.explain(error, model, address))) from None
 
+    def inputs(self, stage: str, key: str | None = None) -> dict[str, str]:
+        """Return the paths that one stage and key reads, by the stage's names for them."""
+        read = _catalogue.load(stage).inputs
+        arguments = (self.config(stage, key), key, self)  # few stages look at the settings of others
+        return read(*arguments[: len(inspect.signature(read).parameters)])
+
     def check(self) -> None:
         """Decode every section.
 
@@ -130,7 +137,7 @@ class Params:
         if not problems:  # checks across sections need sections that are right in themselves
             modules = [_catalogue.load(stage) for stage in _catalogue.names()]
             problems = [line for module in modules if hasattr(module, "check") for line in module.check(self)]
-        if problems:
+        if problems := problems or _circles.circle(self):
             raise UserError("params.yaml needs mending:\n" + "\n".join(f"  {line}" for line in problems))
 
     def _problems(self) -> Iterator[str]:
@@ -152,18 +159,21 @@ class Params:
                 yield f"{stage} should be a mapping of names to settings, such as {{}}, got {section!r}"
             else:
                 for key in section:
-                    yield from self._section_problems(stage, key)
+                    yield from self._key_problems(stage, key) or self._section_problems(stage, key)
 
-    def _section_problems(self, stage: str, key: Any) -> Iterator[str]:
-        if key is not None and not isinstance(key, str):
-            yield f"{stage}.{key}: write a word for {key!r}; DVC silently defines no stage for other keys"
-        elif key is not None and not WORD.fullmatch(key):
-            yield f"{stage}.{key}: names are letters, digits, - and _, or DVC can't address them"
-        else:
-            try:
-                self.config(stage, key)
-            except UserError as error:
-                yield from str(error).splitlines()
+    def _key_problems(self, stage: str, key: Any) -> list[str]:
+        if not isinstance(key, str):
+            return [f"{stage}.{key}: write a word for {key!r}; DVC silently defines no stage for other keys"]
+        if not WORD.fullmatch(key):
+            return [f"{stage}.{key}: names are letters, digits, - and _, or DVC can't address them"]
+        return []
+
+    def _section_problems(self, stage: str, key: str | None) -> list[str]:
+        try:
+            self.config(stage, key)
+        except UserError as error:
+            return str(error).splitlines()
+        return []
 
 
 def unseen(settings: Any, path: str = "") -> Iterator[str]:

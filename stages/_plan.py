@@ -1,7 +1,6 @@
 """What a stage is about to do, and the fingerprint that names the result before it exists."""
 
 import hashlib
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -31,10 +30,8 @@ class Plan:
         Raises:
             UserError: if settings are wrong, or an input is missing, damaged or out of date.
         """
-        config, module = params.config(stage, key), _catalogue.load(stage)
-        arguments = (config, key, params)[: len(inspect.signature(module.inputs).parameters)]
-        paths = module.inputs(*arguments)
-        inputs = _inputs.examine(paths, params)
+        config = params.config(stage, key)
+        inputs = _inputs.examine(params.inputs(stage, key), params)
         return cls(stage, key, _catalogue.version(stage), params.seed, config, inputs)
 
     @property

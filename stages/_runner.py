@@ -16,6 +16,7 @@ from stages import _catalogue, _manifest
 from stages._params import Params
 from stages._parent import die_with_dvc
 from stages._plan import Plan
+from stages._processes import refuse_torchrun
 from stages._progress import Shown
 from stages._publish import publish
 from stages._scratch import Scratch, root
@@ -48,8 +49,9 @@ def main(file: Path) -> None:
     """Run the stage that `file` defines, with the key on the command line, and end the process."""
     stage, arguments = Path(file).stem, sys.argv[1:]
     address = _catalogue.address(stage, arguments[0] if arguments else None)
-    die_with_dvc()
     try:
+        die_with_dvc()
+        refuse_torchrun()
         run(stage, arguments)
     except KeyboardInterrupt:
         sys.exit(f"{address}: stopped; go on with: dvc repro {address}")

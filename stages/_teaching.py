@@ -1,4 +1,4 @@
-"""What the stages share that write what a model makes of noise: two splits of shards."""
+"""What stages share of the shards that a model makes of noise: writing two splits, and reading knots."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,6 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from fewstep.checkpoint import model_digest
+from fewstep.couplings.teacher import select_knots
+from fewstep.grids import Grid
+from fewstep.methods._method import Batch
 from fewstep.shards import Shards, write_shards
 from stages._runner import Job
 
@@ -34,3 +37,8 @@ def write_splits(
         )
     job.facts.update(facts, train=train, held_out=held_out)
     return shards
+
+
+def at_knots(stored: list[float], grid: Grid, batch: Batch) -> Batch:
+    """Return of a batch of trajectories, with states at the times `stored`, those at the knots of `grid`."""
+    return batch | {"states": select_knots(batch["states"], stored, grid)}

@@ -51,12 +51,15 @@ class Tracking:
             self.outbox.attach("pictures", name + file.suffix, file)
 
     def made(self, manifest: Path, out: Path, facts: dict[str, Any]) -> None:
-        """Record the manifest and small files of the result, and the counts and checks among its facts."""
+        """Record the manifest and small files of the result, and the counts and checks among its facts.
+
+        The numbers are called `result.<name>`: as `loss`, the final one would begin the curve of losses.
+        """
         files = [file for file in out.iterdir() if file.suffix in ATTACHED]
         for file in [manifest, *files] if self.outbox else []:
             if file.stat().st_size <= ATTACHED_BYTES:
                 self.outbox.attach("output", file.name, file)
-        numbers = {n: v for n, v in flatten(facts).items() if isinstance(v, int | float)}
+        numbers = {n: v for n, v in flatten(facts, "result.").items() if isinstance(v, int | float)}
         self.measured(0, numbers)
 
     def end(self, status: str) -> str | None:

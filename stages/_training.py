@@ -1,11 +1,13 @@
 """What the training stages share: batches from an artifact, the loop, the model directory, a sheet."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from fewstep import distributed
 from fewstep.checkpoint import load_model, save_model
 from fewstep.draws import draws
 from fewstep.errors import UserError
@@ -13,12 +15,14 @@ from fewstep.flow import as_flow
 from fewstep.grids import Grid, uniform
 from fewstep.methods._method import Batch, Method
 from fewstep.model import Model
+from fewstep.progress import SILENT, Progress
 from fewstep.settings import TrainSettings
 from fewstep.shards import Batches, Shards
 from fewstep.solvers import integrate
 from fewstep.train import Trained, train
 from stages._flows import device
 from stages._pictures import sample_sheet, sheet_samples
+from stages._processes import beside, processes
 from stages._runner import Job
 
 SHEET_CALLS = (1, 2, 4, 8, 32)
@@ -31,9 +35,11 @@ def train_model(
     settings: TrainSettings,
     *,
     source: Path,
-    select: Callable[[Batch], Batch] = lambda batch: batch,
+    select: Callable[[Batch], Batch] | None = None,
 ) -> Trained:
     """Train `student` on the shards of `source`, write its model directory, and picture its samples.
+
+    FEWSTEP_PROCESSES says how many processes do it together.
 
     Args:
         job: The stage's job; the input "teacher", if any, is what the method may load.
@@ -41,7 +47,7 @@ def train_model(
         student: The model before training.
         settings: The loop's settings.
         source: An artifact with the splits train and held_out.
-        select: What to make of each batch before the method sees it.
+        select: What to make of each batch before the method sees it; it must be fit to be sent to a process.
 
     Raises:
         UserError: if there are fewer samples than a batch needs, or their shape is not the model's.
@@ -52,26 +58,17 @@ def train_model(
             f"{source} has {training.samples} samples to train on, fewer than one batch of {settings.batch}; "
             f"lower {job.stage}{'.' + job.key if job.key else ''}.train.batch"
         )
-    held_out_batch = select(held_out.load())
-    for name, tensor in held_out_batch.items():
+    for name, tensor in held_out.load().items():
         shape = tuple(tensor.shape[2 if name == "states" else 1 :])
         if name != "label" and shape != student.config.shape:
             raise UserError(
                 f"{source} holds samples of shape {shape}, the model takes {student.config.shape}"
             )
-    batches = Batches(training, seed=job.seed, size=settings.batch)
-    trained = train(
-        method,
-        student,
-        load=lambda name: load_model(job.inputs[name]),
-        batches=Selected(batches, select),
-        held_out=held_out_batch,
-        settings=settings,
-        seed=job.seed,
-        state=job.scratch,
-        progress=job.progress,
-        device=device(),
-    )
+    lesson = Lesson(method, settings, source, select, job.seed, job.scratch, job.inputs)
+    if (count := processes()) > 1:
+        save_model(lesson.start, student)
+    with beside(count, lesson.learn):
+        trained = lesson.learn(student, job.progress)
     save_model(job.out, trained.model)
     picture_samples(job, trained.model)
     job.facts.update(
@@ -95,6 +92,47 @@ def take_model(job: Job, folder: Path, shape: tuple[int, ...]) -> None:
     save_model(job.out, model)
     picture_samples(job, model.to(device()).eval())
     job.facts["parameters"] = sum(p.numel() for p in model.parameters())
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """All that a process needs to take part in a training; it can be sent to one."""
+
+    method: Method
+    settings: TrainSettings
+    source: Path
+    select: Callable[[Batch], Batch] | None
+    seed: int
+    state: Path
+    inputs: dict[str, Path]
+
+    @property
+    def start(self) -> Path:
+        """The model directory that processes other than the stage find the untrained student in."""
+        return self.state / "start"
+
+    def learn(self, student: Model | None = None, progress: Progress = SILENT) -> Trained:
+        """Train on this process's share of each batch."""
+        select = self.select or (lambda batch: batch)
+        batches = Batches(
+            Shards(self.source / "train"),
+            seed=self.seed,
+            size=self.settings.batch,
+            rank=distributed.rank(),
+            ranks=distributed.ranks(),
+        )
+        return train(
+            self.method,
+            student or load_model(self.start),
+            load=lambda name: load_model(self.inputs[name]),
+            batches=Selected(batches, select),
+            held_out=select(Shards(self.source / "held_out").load()),
+            settings=self.settings,
+            seed=self.seed,
+            state=self.state,
+            progress=progress,
+            device=distributed.join(device()),
+        )
 
 
 class Selected:

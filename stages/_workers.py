@@ -1,9 +1,11 @@
 """Independent pieces of a stage's work on several processes of this machine."""
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fewstep.errors import UserError
@@ -11,6 +13,7 @@ from stages._parent import die_with_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 def spread(
@@ -66,7 +69,19 @@ def workers() -> int:
 
 
 def cores() -> int:
-    """Return how many cores this process may use, or where that is unknown (macOS), how many there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return how many cores this process may use; a container may be allowed less than it sees."""
+    # macOS knows no affinity
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(seen, quota(CGROUPS))))
+
+
+def quota(cgroups: Path) -> float:
+    """Return the number of cores that a container's control groups allow, of either version of Linux's."""
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            time, period = " ".join((cgroups / file).read_text() for file in files).split()
+        except (OSError, ValueError):
+            continue
+        if time not in ("max", "-1"):
+            return int(time) / int(period)
+    return math.inf

@@ -1,18 +1,14 @@
 """Distill: a student that needs few calls, on the grid searched for its teacher."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from fewstep import registry
 from fewstep.settings import TrainSettings
-from stages._models import doubled_models
+from stages._models import doubled_models, wrong_labels
 from stages._params import MethodPlugin, Params, Settings
 from stages._runner import Job, main
-
-if TYPE_CHECKING:
-    from fewstep.grids import Grid
-    from fewstep.methods._method import Batch
 
 VERSION = 1  # bump when the numbers this stage writes change
 
@@ -51,8 +47,12 @@ def check(params: Params) -> list[str]:
     problems = doubled_models(params)
     models = ["pretrain", *params.keys("reflow")]
     couplings = [f"{stage}/{key}" for stage in ("couple", "trajectories") for key in params.keys(stage)]
+    fitting = fitting_methods()
     for key in params.keys("distill"):
         student, where = params.config("distill", key), f"distill.{key}"
+        problems += wrong_labels(params, [(f"{where}.method", student.method)])
+        if (name := student.method.name) not in fitting:
+            problems.append(f"{where}.method {name} learns from data; here fit: {', '.join(fitting)}")
         if student.teacher not in models:
             problems.append(
                 f"{where}.teacher {student.teacher!r} is no model; there are: {', '.join(models)}"
@@ -80,6 +80,12 @@ def check(params: Params) -> list[str]:
     return problems
 
 
+def fitting_methods() -> list[str]:
+    """Return the methods that can learn from what a teacher made."""
+    methods = {name: registry.find("fewstep.methods", name) for name in registry.available("fewstep.methods")}
+    return [name for name, method in methods.items() if method.stream != "data"]
+
+
 def mismatch(student: Config, params: Params) -> str | None:
     """Say why a student can't learn from its coupling, None if it can."""
     method, (kind, source) = student.method, student.coupling.split("/")
@@ -101,12 +107,14 @@ def mismatch(student: Config, params: Params) -> str | None:
 def run(config: Config, job: Job) -> None:
     """Train a copy of the teacher for the grid of its budget, and write the student's directory."""
     from dataclasses import replace
+    from functools import partial
 
     from fewstep.checkpoint import model_digest
     from fewstep.model import Model
     from fewstep.shards import Shards
     from stages._flows import open_model
     from stages._grids import read_grids
+    from stages._teaching import at_knots
     from stages._training import train_model
 
     method, teacher = config.method.build(), open_model(job.inputs["teacher"])
@@ -121,18 +129,8 @@ def run(config: Config, job: Job) -> None:
         student,
         config.train,
         source=job.inputs["coupling"],
-        select=at_knots(coupling.facts["knots"], own) if method.stream == "knots" else lambda batch: batch,
+        select=partial(at_knots, coupling.facts["knots"], own) if method.stream == "knots" else None,
     )
-
-
-def at_knots(stored: list[float], grid: "Grid"):
-    """Return what leaves of a batch of trajectories only the states at the knots of `grid`."""
-    from fewstep.couplings.teacher import select_knots
-
-    def select(batch: "Batch") -> "Batch":
-        return batch | {"states": select_knots(batch["states"], stored, grid)}
-
-    return select
 
 
 if __name__ == "__main__":

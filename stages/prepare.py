@@ -37,8 +37,14 @@ class Config(Settings):
 
 
 def inputs(config: Config, key: str | None) -> dict[str, str]:
-    """Return what this stage reads; data/ is the user's own."""
-    return {"data": "data"}
+    """Return what this stage reads: the source's file or folder, and nothing else of data/.
+
+    One that is not there is left to `run`, which says what there is instead.
+    """
+    from fewstep.data import path_of
+
+    path = path_of(config.source)
+    return {"source": path} if path and Path(path).exists() else {}
 
 
 def output(key: str | None) -> str:
@@ -47,15 +53,15 @@ def output(key: str | None) -> str:
 
 
 def check(params: Params) -> list[str]:
-    """Return what is wrong with a source that needs no file; files are looked for when the stage runs."""
-    from fewstep.data import named_sources, source_for
+    """Return what is wrong with a source's name or options; files are looked for when the stage runs."""
+    from fewstep.data import path_of, source_for
 
     config = params.config("prepare")
     try:
-        if config.source in named_sources():
+        if path_of(config.source) is None:
             source_for(config.source, Path(), **config.source_options)
     except UserError as error:
-        return [f"prepare.source_options: {error}"]
+        return [f"prepare: {error}"]
     return []
 
 
@@ -63,16 +69,16 @@ def run(config: Config, job: Job) -> None:
     """Write the shards of both splits, the classifier, and a sheet of real samples."""
     from fewstep.data import source_for, split
     from fewstep.metrics.features import pseudo_labels, save, train_feature_net
+    from fewstep.metrics.protocol import LEAST_HELD_OUT, LEAST_TRAIN
     from fewstep.shards import write_shards
     from stages._pictures import sample_sheet, sheet_samples
 
-    root = job.inputs["data"].parent
-    samples = source_for(config.source, root, **config.source_options).load(root)
+    here = Path()  # holds data/
+    samples = source_for(config.source, here, **config.source_options).load(here)
     classes = 0 if samples.label is None else int(samples.label.max()) + 1
     floats, parts = samples.floats(), {}
-    for name, chosen in zip(
-        ("train", "held_out"), split(len(floats), config.held_out, job.seed), strict=True
-    ):
+    chosen_by = split(len(floats), config.held_out, job.seed, at_least=(LEAST_TRAIN, LEAST_HELD_OUT))
+    for name, chosen in zip(("train", "held_out"), chosen_by, strict=True):
         fields = {"data": samples.data[chosen]}
         if samples.label is not None:
             fields["label"] = samples.label[chosen]

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from fewstep.settings import TrainSettings
+from stages._models import wrong_labels
 from stages._params import MethodPlugin, ModelPlugin, Params, Settings
 from stages._runner import Job, main
 
@@ -51,14 +52,19 @@ def output(key: str | None) -> str:
 
 
 def check(params: Params) -> list[str]:
-    """Return what is wrong: the method must learn from data, and a given model lie under data/."""
+    """Return what is wrong: the method must learn from the data, and a given model lie under data/."""
     given = params.config("pretrain").given
-    if given and (PurePosixPath(given).parts[0] != "data" or ".." in given):
+    if given is not None and not is_below_data(PurePosixPath(given)):
         return [f"pretrain.given {given!r} must be a folder under data/, where DVC sees it change"]
     method = params.config("pretrain").method
     if method.build().stream != "data":
         return [f"pretrain.method {method.name} learns from {method.build().stream}, not from data"]
-    return []
+    return wrong_labels(params, [("pretrain.method", method)])
+
+
+def is_below_data(path: PurePosixPath) -> bool:
+    """Return whether a path names something in data/."""
+    return path.parts[:1] == ("data",) and len(path.parts) > 1 and ".." not in path.parts
 
 
 def run(config: Config, job: Job) -> None:

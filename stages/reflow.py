@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from fewstep.settings import TrainSettings
-from stages._models import missing_flows
+from stages._models import missing_flows, wrong_labels
 from stages._params import MethodPlugin, Params, Settings
 from stages._runner import Job, main
 
@@ -39,6 +39,9 @@ def check(params: Params) -> list[str]:
     """Return what is wrong across sections: a round needs a model, pairs and a method for pairs."""
     rounds = {key: params.config("reflow", key) for key in params.keys("reflow")}
     problems = missing_flows(params, [(f"reflow.{key}.init", config.init) for key, config in rounds.items()])
+    problems += wrong_labels(
+        params, [(f"reflow.{key}.method", config.method) for key, config in rounds.items()]
+    )
     for key, config in rounds.items():
         method = config.method
         if method.build().stream != "pairs":

@@ -50,9 +50,7 @@ def test_params_yaml_is_right_and_every_key_has_its_stage(resolved):
 @pytest.mark.parametrize(("stage", "key"), PAIRS)
 def test_dvc_gives_each_stage_what_it_reads_and_takes_what_it_writes(resolved, stage, key):
     entry, module = resolved[_catalogue.address(stage, key)], _catalogue.load(stage)
-    config = PARAMS.config(stage, key)
-    arguments = (config, key, PARAMS)[: len(inspect.signature(module.inputs).parameters)]
-    read = set(module.inputs(*arguments).values())
+    read = set(PARAMS.inputs(stage, key).values())
     covered = {
         dep for dep in entry["deps"] if any(path == dep or path.startswith(f"{dep}/") for path in read)
     }

@@ -19,7 +19,7 @@ from fewstep.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Samples", "Source", "check_samples", "named_sources", "source_for", "split"]
+__all__ = ["Samples", "Source", "check_samples", "named_sources", "path_of", "source_for", "split"]
 
 FILE_SOURCES = ("folder", "npz")  # these take a path
 
@@ -53,14 +53,14 @@ def source_for(source: str, root: Path, **options: Any) -> Source:
         UserError: if there is no such source or file, it is reached through a linked folder, or it has
             no such option.
     """
+    path = path_of(source)
     if source in named_sources():
         name = source
-    elif "://" in source:
+    elif path is None:
         name, options = "npz", {"path": source, **options}
         if not source.endswith(".npz"):
             raise UserError(f"source {source!r}: only .npz files are read from a URL")
     else:
-        path = _path_under_data(source)
         name, options = _kind(path, source, root), {"path": path, **options}
     kind = registry.find("fewstep.data", name)
     known = [field.name for field in fields(kind) if field.name != "path"]
@@ -69,7 +69,20 @@ def source_for(source: str, root: Path, **options: Any) -> Source:
     return kind(**options)
 
 
-def _path_under_data(source: str) -> str:
+def path_of(source: str) -> str | None:
+    """Return where the file or folder of `source` must lie, such as "data/cats.npz".
+
+    Args:
+        source: what `source_for` takes.
+
+    Returns:
+        A path below the folder that holds `data/`; None for what is built in, or behind a URL.
+
+    Raises:
+        UserError: if the path leads out of data/.
+    """
+    if source in named_sources() or "://" in source:
+        return None
     path = PurePosixPath(source)
     if path.is_absolute() or ".." in path.parts:
         raise UserError(f"source {source!r} lies outside data/, where changes go unseen; copy it there")
@@ -100,28 +113,30 @@ def _kind(path: str, source: str, root: Path) -> str:
     raise UserError(f"{registry.unknown('source', source, named_sources() + files)}; {hint}")
 
 
-def split(n: int, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
+def split(n: int, held_out: float, seed: int, at_least: tuple[int, int] = (1, 1)) -> tuple[Tensor, Tensor]:
     """Return the numbers, int64 and increasing, of the samples to train on and of those held out.
 
     Args:
         n: number of samples.
         held_out: share to hold out, between 0 and 1; rounded up to whole samples.
         seed: chooses which.
+        at_least: the fewest to train on, and to hold out.
 
     Returns:
         Two tensors that together hold 0 to n - 1.
 
     Raises:
-        UserError: if either part would be empty.
+        UserError: if either part would have fewer.
     """
     import torch
 
     from fewstep import randomness
 
     taken = math.ceil(n * held_out)
-    if not 0 < taken < n:
+    if n - taken < at_least[0] or taken < at_least[1]:
         raise UserError(
-            f"held_out {held_out} of {n} samples leaves {n - taken} to train on and holds out {taken}"
+            f"held_out {held_out} of {n} samples leaves {n - taken} to train on and holds out {taken}, but "
+            f"{at_least[0]} and {at_least[1]} are needed; change held_out, or give more samples"
         )
     order = torch.from_numpy(randomness.permutation("split", seed, 0, n))
     return order[taken:].sort().values, order[:taken].sort().values

@@ -50,7 +50,15 @@ class Method:
         Raises:
             UserError: if this method can't train such a student.
         """
+        self.check_labels(bool(student.config.classes))
         return {"student": Net(student, ema=True)}
+
+    def check_labels(self, labels: bool) -> None:
+        """Refuse a student by whether it is given labels, which settings say before there is one.
+
+        Raises:
+            UserError: if this method can't train such a student.
+        """
 
     def turns(self, step: int) -> tuple[str, ...]:
         """Return the names of the networks to update in this step, in order."""

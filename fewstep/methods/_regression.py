@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fewstep.errors import UserError
-from fewstep.methods._method import Batch, Method, Net, conditions_of
+from fewstep.methods._method import Batch, Method, conditions_of
 from fewstep.methods._times import check_law, draw_times
 
 if TYPE_CHECKING:
@@ -35,11 +34,10 @@ class PathRegression(Method):
         if not 0 <= self.label_dropout <= 1:
             raise UserError(f"label_dropout is a share from 0 to 1, got {self.label_dropout}")
 
-    def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
-        """See Method.networks."""
-        if self.label_dropout and not student.config.classes:
+    def check_labels(self, labels: bool) -> None:
+        """See Method.check_labels."""
+        if self.label_dropout and not labels:
             raise UserError(f"label_dropout {self.label_dropout} needs a model with classes; set it to 0")
-        return super().networks(student, load)
 
     def error(self, student: Model, batch: Batch, keys: Tensor) -> Tensor:
         """Return how far the student is from its target at one point of each sample's path, (n, *shape)."""

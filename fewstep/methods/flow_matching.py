@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.methods._distances import l2
-from fewstep.methods._method import Batch, Net, Nets
+from fewstep.methods._method import Batch, Nets
 from fewstep.methods._regression import PathRegression
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from fewstep.model import Model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +34,14 @@ class FlowMatching(PathRegression):
         super().__post_init__()
         registry.find("fewstep.couplings", self.coupling)
 
-    def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
-        """See Method.networks."""
-        if student.config.classes and not registry.find("fewstep.couplings", self.coupling).suits_labels:
+    def check_labels(self, labels: bool) -> None:
+        """See Method.check_labels."""
+        super().check_labels(labels)
+        if labels and not registry.find("fewstep.couplings", self.coupling).suits_labels:
             raise UserError(
-                f"coupling {self.coupling} is for models without classes, this one has "
-                f"{student.config.classes}: what it pairs with one label is no standard normal noise any "
-                "more, but samples start from that; use coupling independent"
+                f"coupling {self.coupling} is for models without classes: what it pairs with one label is "
+                "no standard normal noise any more, but samples start from that; use coupling independent"
             )
-        return super().networks(student, load)
 
     def prepare(self, batch: Batch, keys: Tensor) -> Batch:
         """Return the batch with the noise that each sample comes from."""

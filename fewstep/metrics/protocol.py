@@ -31,8 +31,11 @@ from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.metrics import kernel
 from fewstep.metrics.frechet import Moments, frechet_distance
+from fewstep.metrics.neighbours import NEIGHBOURS
 
 REDRAWS = 8
+LEAST_TRAIN = NEIGHBOURS + 2  # samples with which every number can be worked out
+LEAST_HELD_OUT = 2
 
 
 @dataclass(frozen=True)
@@ -138,8 +141,13 @@ def measure_floor(reference: Reference, held_out: np.ndarray, *, block: int, see
         held_out: Features of data that neither model nor feature net were trained on, (n, d).
         block: Samples in a block.
         seed: Decides the draws.
+
+    Raises:
+        UserError: if a side has a single sample.
     """
     samples = min(block, len(held_out), len(reference.features))
+    if samples < LEAST_HELD_OUT:
+        raise UserError(f"a floor compares sets of {LEAST_HELD_OUT} samples or more, got {samples}")
     return Floor(
         fd_clf=_redrawn(reference.features, held_out, samples, seed=seed),
         kid_clf=kernel.kernel_distance(reference.features, held_out),

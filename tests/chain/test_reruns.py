@@ -15,6 +15,15 @@ def test_a_comment_or_docstring_re_runs_nothing(checkout):
     assert checkout.repro().ran == []
 
 
+def test_a_file_dropped_into_data_makes_nothing_anew(checkout, finished):
+    """The stages that may read a file of the user's have their turn, and find their work done."""
+    (checkout / "data/notes.txt").write_text("to do")
+    again = checkout.repro()
+    assert again.ran == ["prepare", "pretrain"]
+    assert again.said.count("made before, publishing it") == 2
+    assert checkout.files("artifacts") == finished.files("artifacts")
+
+
 def test_one_student_alone(checkout):
     """That a whole repro then runs only the evaluation besides is in test_experiments.py."""
     checkout.set(distill={"boss-4": {"train": {"steps": 7}}})

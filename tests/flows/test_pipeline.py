@@ -27,14 +27,19 @@ def server(prefect_api, monkeypatch):
 def run(toy):
     """Run the flow; return its state, and each stage's task run as the server knows it."""
     state = pipeline.pipeline(toy.root, return_state=True)
+    return state, task_runs(state.state_details.flow_run_id, len(toy.stages))
+
+
+def task_runs(flow_run, count):
+    """Return the task runs of a flow run by name, as the server knows them."""
     with get_client(sync_client=True) as client:
-        mine = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[state.state_details.flow_run_id]))
+        mine = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[flow_run]))
         for _ in range(100):  # the server hears of task runs through events, a little later
             runs = {run.name: run for run in client.read_task_runs(task_run_filter=mine)}
-            if len(runs) == len(toy.stages) and all(
+            if len(runs) == count and all(
                 r.state.is_final() or r.state_name == "NotReady" for r in runs.values()
             ):
-                return state, runs
+                return runs
             time.sleep(0.1)
     raise AssertionError(f"task runs: {[(run.name, run.state_name) for run in runs.values()]}")
 
@@ -153,6 +158,20 @@ def test_ctrl_c_ends_the_stage_and_starts_no_second_try(toy, prefect_api):
     assert toy.began() == ["first"], said
     with pytest.raises(ProcessLookupError):  # nobody of the group is left
         os.killpg(process.pid, 0)
+
+
+def test_the_real_chain_goes_through_prefect(checkout, prefect_api):
+    """One student's setting has changed: it and the evaluation run, all else is there."""
+    checkout.set(distill={"one-step": {"train": {"steps": 7}}})
+    said = checkout.sh("python -m flows.pipeline", PREFECT_API_URL=prefect_api)
+    assert "All stages are up to date: 8 cached, 2 completed." in said
+    with get_client(sync_client=True) as client:
+        (flow_run,) = client.read_flow_runs(sort="START_TIME_DESC", limit=1)
+    runs = names(task_runs(flow_run.id, 10))
+    assert runs.keys() == checkout.locked().keys()
+    assert sorted(name for name in runs if runs[name] == "Completed") == ["distill@one-step", "evaluate"]
+    assert set(runs.values()) == {"Completed", "Cached"}
+    assert checkout.repro().ran == []
 
 
 def test_nothing_here_waits_for_torch():

@@ -8,7 +8,8 @@ from stages import _timings
 
 def row(name, grid, **facts):
     model, _, calls = name.partition("@")
-    numbers = {"calls": int(calls), "fd_clf": 1.23456, "fd_clf_se": 0.0421, "floor": 0.5}
+    numbers = {"calls": int(calls), "fd_clf": 1.23456, "fd_clf_se": 0.0421}
+    numbers |= {"floor": 0.5, "floor_samples": 450, "fd_at_floor_samples": 2.5}
     return {"name": name, "model": model, "grid": grid} | numbers | facts
 
 
@@ -29,10 +30,14 @@ def test_each_model_has_its_numbers_and_timings_where_they_are_known(evaluated, 
     _timings.record_timing("boss-4@4", 0.1234)
     summary.main()
     head, *lines, report = capsys.readouterr().out.strip().splitlines()
-    assert head.split() == ["model", "calls", "fd_clf", "floor", "s", "per", "1000"]
+    assert head.split() == [
+        *("model", "calls", "fd_clf"),
+        *("at", "n=450", "floor", "at", "n=450"),  # side by side is what may be compared
+        *("s", "per", "1000"),
+    ]
     assert [line.split() for line in lines if line] == [
-        ["pretrain", "32", "1.23", "±", "0.04", "0.5", "-"],
-        ["boss-4", "4", "1.23e+03", "±", "0.04", "0.5", "0.123"],
+        ["pretrain", "32", "1.23", "±", "0.04", "2.5", "0.5", "-"],
+        ["boss-4", "4", "1.23e+03", "±", "0.04", "2.5", "0.5", "0.123"],
     ]
     assert report.endswith("artifacts/evaluate/report.html")
 

@@ -43,6 +43,7 @@ def test_both_pages_come_up_before_any_run_and_nothing_is_left_behind(tmp_path):
     try:
         lines = [process.stdout.readline() for _ in range(3)]
         addresses = {line.split()[0]: line.split()[1] for line in lines[:2]}
+        assert f"export PREFECT_API_URL={addresses['Prefect']}/api" in lines[1]
         assert "Ctrl-C" in lines[2]
         for name, title in (("MLflow", b"MLflow"), ("Prefect", b"Prefect")):
             assert title in urlopen(addresses[name], timeout=10).read()

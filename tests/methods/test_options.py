@@ -65,7 +65,7 @@ def test_optimal_transport_reorders_the_noise_and_shortens_the_paths():
 def test_a_coupling_that_skews_the_noise_of_a_label_is_refused_for_models_with_classes():
     config = ModelConfig(architecture={"name": "mlp", "width": 8}, shape=(1,), classes=3)
     conditional = build(config, seed=0)
-    with pytest.raises(UserError, match=r"coupling optimal_transport is for models without classes.*has 3"):
+    with pytest.raises(UserError, match=r"coupling optimal_transport is for models without classes"):
         FlowMatching(coupling="optimal_transport").networks(conditional, lambda name: None)
     assert FlowMatching().networks(conditional, lambda name: None)
     assert FlowMatching(coupling="optimal_transport").networks(as_model(ORACLE), lambda name: None)

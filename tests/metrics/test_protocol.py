@@ -4,6 +4,7 @@ import pytest
 from fewstep.errors import UserError
 from fewstep.metrics import kernel, protocol
 from fewstep.metrics.frechet import Moments, frechet_distance
+from fewstep.metrics.neighbours import manifold_scores
 from fewstep.metrics.protocol import Floor, Reference, score_blocks
 
 FLOOR = Floor(fd_clf=0.0, kid_clf=0.0, samples=50)
@@ -124,3 +125,13 @@ def test_same_arguments_same_scores_and_another_seed_redraws_the_floor(reference
 def test_one_block_has_no_standard_error(reference):
     with pytest.raises(UserError, match="two or more blocks of samples, got 1"):
         scores_of(reference, [normal(50, 0)])
+
+
+def test_the_least_that_prepare_may_keep_is_enough_for_every_number(reference):
+    real, held_out = normal(protocol.LEAST_TRAIN, 1), normal(protocol.LEAST_HELD_OUT, 2)
+    floor = protocol.measure_floor(Reference(real), held_out, block=50, seed=0)
+    scores = score_blocks(Reference(real), [normal(50, 3), normal(50, 4)], floor=floor, seed=0)
+    numbers = [*vars(floor).values(), scores.fd_clf, scores.fd_clf_se, scores.fd_at_floor_n, scores.kid_clf]
+    assert np.isfinite(numbers + list(manifold_scores(real, normal(50, 3)).values())).all()
+    with pytest.raises(UserError, match="2 samples or more, got 1"):
+        protocol.measure_floor(reference, held_out[:1], block=50, seed=0)

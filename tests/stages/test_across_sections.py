@@ -1,6 +1,7 @@
 """Settings that are right in themselves but not together are refused before any work, without torch."""
 
 import copy
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,32 @@ def changed(**settings):
         ({"reflow__round1__method": "flow_matching"}, "learns from data, not"),
         ({"reflow__round1__method": "endpoint"}, "trains students; use it in distill"),
         ({"pretrain__method": "reflow"}, "learns from pairs, not from data"),
+        (
+            {"pretrain__method": {"name": "flow_matching", "label_dropout": 0.1}},
+            r"pretrain\.method flow_matching: label_dropout 0\.1 needs.*\(pretrain\.conditional is false\)",
+        ),
+        (
+            {"reflow__round1__method": {"name": "reflow", "label_dropout": 0.1}},
+            r"reflow\.round1\.method reflow: label_dropout 0\.1 needs a model with classes; set it to 0",
+        ),
+        (
+            {
+                "pretrain__conditional": True,
+                "pretrain__method": {"name": "flow_matching", "coupling": "optimal_transport"},
+            },
+            r"coupling optimal_transport is for models without classes.*\(pretrain\.conditional is true\)",
+        ),
+        (
+            {"distill__boss_at_4__method": "flow_matching"},
+            r"distill\.boss-4\.method flow_matching learns from data; here fit: endpoint, reflow, straighten",
+        ),
+        (
+            {"distill__boss_at_4__method": {"name": "reflow", "label_dropout": 0.1}},
+            r"distill\.boss-4\.method reflow: label_dropout 0\.1 needs",
+        ),
+        ({"pretrain__given": "."}, r"pretrain\.given '\.' must be a folder under data/"),
+        ({"pretrain__given": ""}, "pretrain.given '' must be a folder under data/"),
+        ({"pretrain__given": "data"}, "must be a folder under data/"),
         ({"pretrain__given": "/etc"}, "must be a folder under data/"),
         ({"pretrain__given": "data/../artifacts/models/boss-4"}, "must be a folder under data/"),
         ({"seed": 2**32}, r"whole number from 0 to 2\*\*32 - 1"),
@@ -54,6 +81,39 @@ def changed(**settings):
 def test_what_would_fail_hours_later_is_told_at_once(settings, message):
     with pytest.raises(UserError, match=message):
         Params(changed(**settings)).check()
+
+
+def two_rounds():
+    """Return settings with a second round of reflow."""
+    raw = changed()
+    for section in ("couple", "reflow"):
+        raw[section]["round2"] = copy.deepcopy(raw[section]["round1"])
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("section", "setting", "message"),
+    [
+        (
+            "couple",
+            {"round1": "round1"},
+            r"^  couple\.round1\.model 'round1' makes a circle: .*couple@round1, which needs reflow@round1"
+            r".*; name a model made before, such as pretrain$",
+        ),
+        ("couple", {"round1": "round2", "round2": "round1"}, r"couple\.round1\.model 'round2'.* circle"),
+        ("couple", {"round1": "round2", "round2": "round1"}, r"couple\.round2\.model 'round1'.* circle"),
+        ("reflow", {"round1": "round2", "round2": "round1"}, r"reflow\.round1\.init 'round2'.* circle"),
+    ],
+)
+def test_stages_that_wait_for_each_other_are_refused(section, setting, message):
+    raw = two_rounds()
+    Params(raw).check()
+    for key, name in setting.items():
+        raw[section][key]["model" if section == "couple" else "init"] = name
+    with pytest.raises(UserError) as caught:
+        Params(raw).check()
+    (line,) = str(caught.value).splitlines()[1:]
+    assert re.search(message, line)
 
 
 def test_a_name_for_two_models_is_refused():

@@ -1,6 +1,7 @@
 """A killed stage goes on where it stopped, its orphans die, and the bytes are those of a quiet run."""
 
 import os
+import sys
 
 import pytest
 from fake_project import Project, kill, wait_for
@@ -55,6 +56,15 @@ def test_resumes_after_kill_with_equal_bytes(project, undisturbed, victims, shel
     log = (next(project.folder.glob(".fewstep/scratch/make.*")) / "work/attempts.log").read_text().split("\n")
     assert sum(line.endswith("found") for line in log) == kept
     assert "didn't change" in project.sh("dvc repro make")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has /proc")
+def test_a_stage_whose_dvc_died_before_it_could_be_watched_does_nothing(project):
+    """The shell, in dvc's place, is gone long before Python is up."""
+    shell = project.begin("bash", "-c", "DVC_STAGE=make python -m stages.make &")
+    said, _ = shell.communicate()  # all that the orphan says, too
+    assert said == "make: the dvc that started this was killed; run `dvc repro` again\n"
+    assert not (project.folder / ".fewstep").exists()
 
 
 def test_a_kill_after_publishing_costs_no_work(project, undisturbed):

@@ -122,6 +122,7 @@ def test_every_problem_of_every_section_comes_in_one_message(stages):
     ("key", "message"),
     [
         (1, "couple.1: write a word for 1; DVC silently defines no stage for other keys"),
+        (None, "couple.None: write a word for None; DVC silently defines no stage for other keys"),
         ("a@b", "couple.a@b: names are letters, digits, - and _, or DVC can't address them"),
         ("a.b", "couple.a.b: names are letters, digits, - and _, or DVC can't address them"),
     ],

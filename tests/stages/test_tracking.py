@@ -79,6 +79,13 @@ def test_settings_numbers_pictures_and_files_are_there(tracked):
     assert len(made["source.git.commit"]) == 40
 
 
+def test_a_final_number_begins_no_curve_of_the_same_name(tracked):
+    (made,) = [r for r in runs(tracked) if (r["name"], r["outcome"]) == ("make", "ran")]
+    with sqlite3.connect(tracked.folder / ".fewstep/mlflow.db") as database:
+        names = database.execute("select distinct key from metrics where run_uuid=?", [made["id"]]).fetchall()
+    assert sorted(names) == [("loss",), ("result.parts",)]
+
+
 def test_nothing_of_the_tracker_is_in_the_outputs(tracked):
     text = b"".join(tracked.files("artifacts").values()).decode(errors="replace")
     assert not [run["id"] for run in runs(tracked) if run["id"] in text]

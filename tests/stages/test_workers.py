@@ -1,5 +1,6 @@
 """Work on several processes: all of it is done, errors arrive, and nothing outlives the stage."""
 
+import math
 import os
 import subprocess
 import sys
@@ -94,10 +95,36 @@ def test_one_worker_a_core_or_one_beside_a_gpu(monkeypatch, device, count):
     monkeypatch.setenv("FEWSTEP_DEVICE", device)
     monkeypatch.setattr("stages._flows.device", lambda: device)
     monkeypatch.setattr(_workers.os, "sched_getaffinity", lambda _: {0, 1, 5}, raising=False)
+    monkeypatch.setattr(_workers, "quota", lambda _: math.inf)
     assert workers() == count
 
 
 def test_where_no_affinity_is_known_all_cores_count(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(_workers, "quota", lambda _: math.inf)
     assert _workers.cores() == 6
+
+
+@pytest.mark.parametrize(
+    ("files", "count"),
+    [
+        ({}, 6),
+        ({"cpu.max": "max 100000"}, 6),
+        ({"cpu.max": "200000 100000"}, 2),
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "10000 100000"}, 1),
+        ({"cpu.max": "800000 100000"}, 6),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 6),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+    ],
+)
+def test_a_container_that_is_allowed_less_than_it_sees_gets_fewer_workers(
+    tmp_path, monkeypatch, files, count
+):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    monkeypatch.setattr(_workers, "CGROUPS", tmp_path)
+    monkeypatch.setattr(_workers.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    assert _workers.cores() == count

@@ -1,0 +1,84 @@
+"""What prepare takes of data/, and what it refuses to make of it."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fewstep.errors import UserError
+from fewstep.progress import SILENT
+from stages import prepare, pretrain
+from stages._params import Params
+from stages._plan import Plan
+from stages._runner import Job
+
+RAW = yaml.safe_load(Path("params.yaml").read_text())
+
+
+def settings(source):
+    raw = copy.deepcopy(RAW)
+    raw["prepare"]["source"] = source
+    return Params(raw)
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """An empty data/ in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+def fingerprint(source):
+    return Plan.read(settings(source), "prepare", None).fingerprint
+
+
+@pytest.mark.parametrize("source", ["digits", "two_moons", "https://example.com/x.npz", "data/mine", "mine"])
+def test_what_else_lies_in_data_changes_no_fingerprint(data, source):
+    (data / "mine").mkdir()
+    before = fingerprint(source)
+    (data / "notes.txt").write_text("to do")
+    (data / "others").mkdir()
+    (data / "others/cat.png").touch()
+    assert fingerprint(source) == before
+
+
+@pytest.mark.parametrize("source", ["data/mine", "mine", "mine.npz"])
+def test_the_named_file_or_folder_does(data, source):
+    (data / "mine").mkdir()
+    (data / "mine.npz").touch()
+    before = fingerprint(source)
+    (data / "mine/cat.png").write_text("a cat")
+    (data / "mine.npz").write_text("cats")
+    assert fingerprint(source) != before
+
+
+def test_of_data_pretrain_reads_the_given_model_alone():
+    config = pretrain.Config(**RAW["pretrain"] | {"given": "data/mine"})
+    assert pretrain.inputs(config, None) == {"data": "artifacts/prepare", "given": "data/mine"}
+    assert pretrain.inputs(pretrain.Config(**RAW["pretrain"]), None) == {"data": "artifacts/prepare"}
+
+
+@pytest.mark.parametrize("source", ["/etc", "data/../artifacts", "ftp/../../x"])
+def test_a_source_outside_of_data_is_refused_before_any_work(source):
+    with pytest.raises(UserError, match="lies outside data/, where changes go unseen; copy it there"):
+        settings(source).check()
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(100, 0.001), (8, 0.25)])
+def test_a_split_that_no_metric_could_use_is_refused_before_anything_is_made(tmp_path, count, held_out):
+    config = prepare.Config(source="two_moons", source_options={"count": count}, held_out=held_out)
+    job = Job(
+        stage="prepare",
+        key=None,
+        seed=0,
+        inputs={},
+        out=tmp_path / "out",
+        scratch=tmp_path / "scratch",
+        progress=SILENT,
+        picture=lambda name, file: None,
+    )
+    with pytest.raises(UserError, match=rf"held_out {held_out} of {count} .*but 7 and 2 are needed"):
+        prepare.run(config, job)
+    assert not job.out.exists()
