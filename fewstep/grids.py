@@ -102,6 +102,14 @@ def with_knots(grid: Grid, times: Sequence[float]) -> Grid:
     return replace(grid, times=tuple(sorted({*kept, *times})))
 
 
+def reach(times: Sequence[float], knot: int, part: float) -> tuple[float, float]:
+    """Return how far a knot may move: `part` of the way to the next one on either side; the ends stay."""
+    t = times[knot]
+    if knot in (0, len(times) - 1):
+        return t, t
+    return t - part * (t - times[knot - 1]), t + part * (times[knot + 1] - t)
+
+
 def nearest_knots(times: Sequence[float], wanted: Sequence[float]) -> list[int]:
     """Return, for each wanted time, the position of the knot that equals it to 1e-9.
 

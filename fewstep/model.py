@@ -37,6 +37,9 @@ class ModelConfig:
     """The network is given time_scale * t."""
     trained_times: Literal["all", "grid"] = "all"
     """"grid" for a student that only knows the knots of its own grid."""
+    jitter: float = 0.0
+    """How far the inner knots of its grid were moved at random in training, as a part of the way to the
+    next knot on either side; 0 for a student that knows its knots alone."""
     deterministic: bool = True
     """Whether the same noise always gives the same sample."""
     grid: Grid | None = None
@@ -51,6 +54,11 @@ class ModelConfig:
             raise UserError(unknown("prediction", self.prediction, list(PARTS)))
         if self.trained_times == "grid" and self.grid is None:
             raise UserError("a model trained only at the knots of a grid must carry that grid")
+        if not 0 <= self.jitter < 0.5 or (self.jitter and self.trained_times != "grid"):
+            raise UserError(
+                f"jitter must be from 0 up to but not 0.5, and is of students of a grid; got {self.jitter} "
+                f"for a model trained at times: {self.trained_times}"
+            )
 
 
 class Model(nn.Module):

@@ -96,11 +96,11 @@ def measure(cell: Cell) -> Result:
 def cells_of(name: str, model: Model, config: "Config", job: Job) -> list[Cell]:
     """Return the cells of one model: its own grid, or equal steps and what was searched."""
     digest = model_digest(job.inputs[f"model {name}"])
-    if model.config.grid is not None:
-        grid = model.config.grid
-        return [Cell(name, "own", grid, calls_of(grid), digest)]
     start = as_flow(model).t_start
-    cells = [Cell(name, "uniform", uniform(calls, start=start), calls, digest) for calls in config.calls]
+    if (own := model.config.grid) is not None:
+        cells = [Cell(name, "own", own, calls_of(own), digest)]
+    else:
+        cells = [Cell(name, "uniform", uniform(calls, start=start), calls, digest) for calls in config.calls]
     if f"search {name}" in job.inputs:
         found = read_grids(job.inputs[f"search {name}"])
         for grid in found.grids.values():

@@ -26,6 +26,8 @@ class Found:
     """What a teacher follows whose states at the knots are wanted."""
     method: dict[str, Any]
     """The name of the search and its options."""
+    baseline: str = "uniform"
+    """The name of the grid that others are held against: equal steps, or a student's own."""
     candidates: dict[int, dict[str, tuple[float, ...]]] = field(default_factory=dict)
     """The times of every grid that was scored, by the name of its search."""
     scores: dict[int, dict[str, dict[str, float]]] = field(default_factory=dict)
@@ -77,6 +79,7 @@ def read_grids(folder: Path) -> Found:
         grids={int(steps): Grid(**grid) for steps, grid in text["grids"].items()},
         fine=Grid(**text["fine"]),
         method=text["method"],
+        baseline=text["baseline"],
         protocol=text["protocol"],
         **by_steps,
     )

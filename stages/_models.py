@@ -21,6 +21,12 @@ def flows(params: Params) -> list[str]:
     return ["pretrain", *params.keys("reflow"), *students]
 
 
+def jittered(params: Params) -> dict[str, str]:
+    """Return the teachers, by student, of those whose knots are moved in training: they can be searched."""
+    students = {key: params.config("distill", key) for key in params.keys("distill")}
+    return {key: s.teacher for key, s in students.items() if s.method.build().trained().get("jitter")}
+
+
 def missing_flows(params: Params, named: Iterable[tuple[str, str]]) -> list[str]:
     """Return what is wrong with settings, given as (where, name), that need a model trained at all times."""
     there, students = flows(params), models(params)

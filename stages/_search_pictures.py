@@ -23,9 +23,9 @@ def draw_search(folder: Path, found: "Found", jumps: "Jumps | None") -> None:
     draw_grids(
         folder / "grids.png", [(f"{steps} steps", grid.times) for steps, grid in sorted(found.grids.items())]
     )
-    names = sorted({name for scores in found.scores.values() for name in scores} - {"uniform"})
+    names = sorted({name for scores in found.scores.values() for name in scores} - {found.baseline})
     bright = [colour for n, colour in enumerate(pyplot.get_cmap("tab10").colors) if n != 7]  # 7 is grey
-    colours = {"uniform": GREY} | dict(zip(names, cycle(bright), strict=False))
+    colours = {found.baseline: GREY} | dict(zip(names, cycle(bright), strict=False))
     panels = 3 if jumps is not None else 2
     figure, axes = pyplot.subplots(1, panels, figsize=(4.3 * panels, 4.4))
     if jumps is not None:
@@ -68,8 +68,7 @@ def draw_steps(axis: Any, found: "Found", colours: dict[str, Any]) -> None:
     """Draw the step sizes of every search at the budget in the middle."""
     budgets = sorted(steps for steps in found.candidates if steps > 1) or sorted(found.candidates)
     steps = budgets[len(budgets) // 2]
-    equal = tuple(np.linspace(found.fine.times[0], 1, steps + 1))
-    for name, times in sorted(({"uniform": equal} | found.candidates[steps]).items()):
+    for name, times in sorted(found.candidates[steps].items()):
         ours = name == found.method["name"]
         axis.stairs(
             np.diff(times),

@@ -68,7 +68,7 @@ def spread_out(problem: Problem, folder: Path, guidance: float, *, most: int) ->
     """
     assert isinstance(problem.noise, Drawn)
     processes = min(workers(), most // problem.noise.batch)
-    if processes < 2 or most < FEWEST_BATCHES * problem.noise.batch:
+    if problem.student is not None or processes < 2 or most < FEWEST_BATCHES * problem.noise.batch:
         yield problem
         return
     context = get_context("spawn")  # a forked torch may hang

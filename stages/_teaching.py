@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fewstep.checkpoint import model_digest
@@ -42,3 +43,10 @@ def write_splits(
 def at_knots(stored: list[float], grid: Grid, batch: Batch) -> Batch:
     """Return of a batch of trajectories, with states at the times `stored`, those at the knots of `grid`."""
     return batch | {"states": select_knots(batch["states"], stored, grid)}
+
+
+def with_times(stored: list[float], batch: Batch) -> Batch:
+    """Return a batch of trajectories with all its states, and their times (n, stored)."""
+    states = batch["states"]
+    times = torch.tensor(stored, dtype=states.dtype, device=states.device)
+    return batch | {"times": times.expand(len(states), -1)}

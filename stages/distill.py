@@ -94,6 +94,9 @@ def mismatch(student: Config, params: Params) -> str | None:
         return f"method {method.name} learns from {wanted}/..., not from {student.coupling}"
     if kind == "trajectories" and source != student.teacher:
         return f"{student.coupling} is not of its teacher; use trajectories/{student.teacher}"
+    jitter = method.build().trained().get("jitter")
+    if jitter and kind == "trajectories" and params.config(kind, source).keep != "all":
+        return f"jitter {jitter} learns from states between the knots; set trajectories.{source}.keep to all"
     if kind == "couple" and (pairs := params.config(kind, source)).model == student.teacher:
         grid = params.config("search", student.teacher)
         if pairs.guidance != grid.guidance:
@@ -114,7 +117,7 @@ def run(config: Config, job: Job) -> None:
     from fewstep.shards import Shards
     from stages._flows import open_model
     from stages._grids import read_grids
-    from stages._teaching import at_knots
+    from stages._teaching import at_knots, with_times
     from stages._training import train_model
 
     method, teacher = config.method.build(), open_model(job.inputs["teacher"])
@@ -122,15 +125,12 @@ def run(config: Config, job: Job) -> None:
     grid.must_suit(model=model_digest(job.inputs["teacher"]), solver="euler")
     coupling = Shards(job.inputs["coupling"] / "train")
     own = replace(grid, guidance=1.0)  # what guidance does is in the coupling; the student samples without
-    student = Model(replace(teacher.config, grid=own, trained_times=method.trained_times), teacher.network)
-    train_model(
-        job,
-        method,
-        student,
-        config.train,
-        source=job.inputs["coupling"],
-        select=partial(at_knots, coupling.facts["knots"], own) if method.stream == "knots" else None,
-    )
+    student = Model(replace(teacher.config, grid=own, **method.trained()), teacher.network)
+    select = None
+    if method.stream == "knots":
+        stored = coupling.facts["knots"]
+        select = partial(with_times, stored) if student.config.jitter else partial(at_knots, stored, own)
+    train_model(job, method, student, config.train, source=job.inputs["coupling"], select=select)
 
 
 if __name__ == "__main__":

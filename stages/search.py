@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from fewstep.errors import UserError
-from stages._models import missing_flows, unguidable
+from stages._models import jittered, missing_flows, unguidable
 from stages._params import Count, Guidance, Params, SearchPlugin, Settings, SolverName
 from stages._runner import Job, main
 
@@ -18,6 +18,9 @@ FEWEST_TO_REPORT = 4096
 class Config(Settings):
     """Settings of the search stage; its key is the model's name."""
 
+    teacher: str
+    """The model whose fine run the ends are held against: the searched model itself; for a student whose
+    knots were jittered in training, its teacher."""
     method: SearchPlugin
     """The search, a file of fewstep.searches, and its options; `best` chooses among all."""
     budgets: tuple[Count, ...] = Field(min_length=1)
@@ -25,7 +28,8 @@ class Config(Settings):
     solver: SolverName = "euler"
     """The solver that will take the steps; students learn Euler steps."""
     guidance: Guidance = 1.0
-    """Classifier-free guidance scale the model will be sampled with; 1 is none."""
+    """Classifier-free guidance scale the model will be sampled with, or, for a student, the one that it
+    learnt from its teacher; 1 is none."""
     batch: int = Field(128, ge=1)
     """Noises in one network call."""
     truth_steps: int = Field(64, ge=1)
@@ -36,7 +40,9 @@ class Config(Settings):
 
 def inputs(config: Config, key: str | None) -> dict[str, str]:
     """Return the artifacts this stage reads."""
-    return {"model": f"artifacts/models/{key}"}
+    return {
+        name: f"artifacts/models/{model}" for name, model in (("model", key), ("teacher", config.teacher))
+    }
 
 
 def output(key: str | None) -> str:
@@ -46,80 +52,60 @@ def output(key: str | None) -> str:
 
 def check(params: Params) -> list[str]:
     """Return what is wrong across sections: each key must be a model that can do what is asked of it."""
-    configs = {f"search.{key}": params.config("search", key) for key in params.keys("search")}
-    problems = missing_flows(params, [(f"search.{key}", key) for key in params.keys("search")])
-    problems += unguidable(params, [(f"{where}.guidance", c.guidance) for where, c in configs.items()])
-    for where, config in configs.items():
-        try:
-            config.method.build().check(config.budgets, config.solver)
-        except UserError as error:
-            problems.append(f"{where}.budgets: {error}")
-        if config.method.name == "best" and config.report_noises < FEWEST_TO_REPORT:
+    configs = {key: params.config("search", key) for key in params.keys("search")}
+    students = jittered(params)
+    problems = missing_flows(params, [(f"search.{key}", key) for key in configs if key not in students])
+    problems += unguidable(params, [(f"search.{key}.guidance", c.guidance) for key, c in configs.items()])
+    for key, config in configs.items():
+        where, method = f"search.{key}", config.method
+        teacher, whose = (students[key], "its teacher") if key in students else (key, "the model itself")
+        if config.teacher != teacher:
+            problems.append(f"{where}.teacher {config.teacher!r} must be {teacher!r}, {whose}")
+        if key in students:
+            problems += of_a_student(where, config, configs.get(teacher))
+        if method.name == "best" and config.report_noises < FEWEST_TO_REPORT:
             problems.append(
                 f"{where}.report_noises {config.report_noises} is too few to tell the best search from luck; "
                 f"set {FEWEST_TO_REPORT} or more, or name one search as the method"
             )
+        try:
+            method.build().check(config.budgets, config.solver)
+        except UserError as error:
+            problems.append(f"{where}.budgets: {error}")
     if not configs:
         problems.append("search is empty, but every student needs a grid: add search.pretrain")
     return problems
 
 
+def of_a_student(where: str, config: Config, of_teacher: Config | None) -> list[str]:
+    """Return what is wrong with the search of a student, given that of its teacher."""
+    problems = []
+    if config.method.name != "endpoint":
+        problems.append(
+            f"{where}.method {config.method.name} asks for velocities at all times, but a student knows "
+            "those near its knots alone; use endpoint"
+        )
+    if of_teacher is not None and config.guidance != of_teacher.guidance:
+        problems.append(
+            f"{where}.guidance {config.guidance} must be {of_teacher.guidance}, that of its teacher's search"
+        )
+    return problems
+
+
 def run(config: Config, job: Job) -> None:
     """Write grids.json (every budget and search, with scores), the costs of jumps, and pictures."""
-    from dataclasses import asdict, replace
-
-    from fewstep.checkpoint import model_digest
-    from fewstep.searches import Problem
-    from fewstep.searches._checked import Checked
-    from fewstep.searches._noise import Drawn
-    from fewstep.searches._score import score
-    from stages._flows import device, open_flow
-    from stages._grids import Found, fine_of, write_grids
+    from stages._grids import write_grids
     from stages._search_pictures import draw_search
-    from stages._spread import spread_out
+    from stages._searching import search_model
 
-    model, flow = open_flow(job.inputs["model"], purpose=f"search@{job.key}", guidance=config.guidance)
-    noise = Drawn(job.seed, model.config.shape, model.config.classes, config.batch, device())
-    problem = Problem(
-        Checked(flow),
-        noise,
-        config.budgets,
-        config.solver,
-        truth_steps=config.truth_steps,
-        progress=job.progress,
-    )
-    method = config.method.build()
-    noises = method.needs() | {"report": config.report_noises}
-    with spread_out(problem, job.inputs["model"], config.guidance, most=max(noises.values())) as problem:
-        result = method.search(problem)
-        named = {
-            steps: {name: grids[steps] for name, grids in result.candidates.items()}
-            | {config.method.name: result.grids[steps]}
-            for steps in config.budgets
-        }
-        scores = score(problem, named, noises=config.report_noises)
-    marks = {"guidance": config.guidance, "model_digest": model_digest(job.inputs["model"])}
-    found = Found(
-        grids={steps: replace(grid, **marks) for steps, grid in result.grids.items()},
-        fine=replace(fine_of(result, problem), guidance=config.guidance),
-        method=config.method.named(),
-        candidates={steps: {n: grid.times for n, grid in grids.items()} for steps, grids in named.items()},
-        scores={steps: {name: asdict(s) for name, s in own.items()} for steps, own in scores.items()},
-        objective=result.objective,
-        decisions=result.decisions,
-        protocol={
-            "noises": noises,
-            "truth": f"{config.truth_steps} equal heun steps",
-            "velocities": method.velocities(problem),
-        },
-    )
-    write_grids(job.out, found, result.jumps)
-    draw_search(job.out, found, result.jumps)
+    found, jumps = search_model(config, job)
+    write_grids(job.out, found, jumps)
+    draw_search(job.out, found, jumps)
     for picture in sorted(job.out.glob("*.png")):
         job.picture(picture.stem, picture)
     job.facts["endpoint_rmse"] = {
-        str(steps): {name: own[name].rmse for name in (config.method.name, "uniform")}
-        for steps, own in scores.items()
+        str(steps): {name: own[name]["rmse"] for name in (found.baseline, config.method.name)}
+        for steps, own in found.scores.items()
     }
 
 

@@ -23,6 +23,9 @@ class Config(Settings):
     """Trajectories in one network call."""
     samples_per_shard: int = Field(1024, ge=1)
     """Trajectories in one shard; also the most work that a crash can lose."""
+    keep: Literal["knots", "all"] = "knots"
+    """Which states are stored: those at the knots of the searched grids, or at all times of the fine run,
+    which students with jittered knots learn from."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """How the states are stored."""
 
@@ -62,6 +65,8 @@ def run(config: Config, job: Job) -> None:
         grid.must_suit(model=model_digest(job.inputs["model"]))
     knots = sorted({time for grid in found.grids.values() for time in grid.times})
     fine = with_knots(found.fine, knots)
+    if config.keep == "all":
+        knots = list(fine.times)
 
     def make(start: int, stop: int) -> dict:
         return make_trajectories(

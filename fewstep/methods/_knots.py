@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fewstep.errors import UserError
+from fewstep.grids import reach
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fewstep.methods._method import Batch
     from fewstep.model import Model
+
+TOLERANCE = 1e-6  # of times in float32
 
 
 def knots_of(student: Model) -> tuple[float, ...]:
@@ -28,6 +32,47 @@ def knots_of(student: Model) -> tuple[float, ...]:
             f"its grid says {grid.solver} with guidance {grid.guidance}"
         )
     return grid.times
+
+
+def at_knots(times: tuple[float, ...], states: Tensor) -> Tensor:
+    """Return the times (n, steps + 1) of a batch's states (n, steps + 1, *shape): the knots, for all.
+
+    Raises:
+        UserError: if there are more or fewer states than knots.
+    """
+    import torch
+
+    if states.shape[1] != len(times):
+        raise UserError(
+            f"the batch has states at {states.shape[1]} knots, the student's grid has {len(times)}"
+        )
+    return torch.tensor(times, device=states.device, dtype=states.dtype).expand(len(states), -1)
+
+
+def near_knots(times: tuple[float, ...], jitter: float, batch: Batch, keys: Tensor) -> Batch:
+    """Return states and times, each (n, steps + 1, ...), at stored times near the knots, by chance.
+
+    Args:
+        times: The student's knots, which are among the stored times.
+        jitter: How far an inner knot moves, as a part of the way to the next one on either side.
+        batch: states (n, stored, *shape) at times (n, stored), the same for all.
+        keys: What chooses, int64 (n, 2).
+    """
+    import torch
+
+    from fewstep import randomness
+
+    stored, picks = batch["times"][0].double().cpu(), []
+    for number, t in enumerate(times):
+        low, high = reach(times, number, jitter)
+        (near,) = torch.where((stored > low - TOLERANCE) & (stored < high + TOLERANCE))
+        if not len(near):
+            raise UserError(f"the trajectories have no state near the knot at {t}; make them anew")
+        chance = randomness.uniforms(f"train.jitter.{number}", keys)
+        picks.append(near[(chance * len(near)).long()])
+    columns = torch.stack(picks, dim=1).to(batch["states"].device)
+    rows = torch.arange(len(keys), device=columns.device)[:, None]
+    return {"states": batch["states"][rows, columns], "times": batch["times"][rows, columns]}
 
 
 def draw_knots(steps: int, keys: Tensor) -> Tensor:

@@ -60,6 +60,10 @@ class Method:
             UserError: if this method can't train such a student.
         """
 
+    def trained(self) -> dict[str, Any]:
+        """Return what a student's ModelConfig says of how it was trained."""
+        return {"trained_times": self.trained_times}
+
     def turns(self, step: int) -> tuple[str, ...]:
         """Return the names of the networks to update in this step, in order."""
         return ("student",)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fewstep.errors import UserError
 from fewstep.methods._distances import l2
-from fewstep.methods._knots import draw_knots, knots_of
+from fewstep.methods._knots import at_knots, draw_knots, knots_of, near_knots
 from fewstep.methods._method import Batch, Method, Net, Nets, conditions_of
 
 if TYPE_CHECKING:
@@ -34,47 +34,59 @@ class Straighten(Method):
     on_policy: bool = True
     """Start each step from the student's own state, one call a knot, instead of from the teacher's
     state at one random knot, one call in all."""
+    jitter: float = 0.0
+    """How far inner knots are moved at random, as a part of the way to the next knot on either side, so
+    that the student's steps can still be searched. The trajectories must keep all their states."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.jitter < 0.5:
+            raise UserError(f"jitter must be from 0 up to but not 0.5, got {self.jitter}")
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""
         knots_of(student)
         return super().networks(student, load)
 
+    def trained(self) -> dict[str, Any]:
+        """See Method.trained."""
+        return super().trained() | {"jitter": self.jitter}
+
     def loss(self, nets: Nets, batch: Batch, turn: str, progress: float, keys: Tensor) -> Tensor:
         """See Method.loss; on policy the mean over all knots."""
         student: Model = nets["student"]
-        times, states = knots_of(student), batch["states"]
-        if states.shape[1] != len(times):
-            raise UserError(
-                f"the batch has states at {states.shape[1]} knots, the student's grid has {len(times)}"
-            )
+        if self.jitter:
+            batch = batch | near_knots(knots_of(student), self.jitter, batch, keys)
+        else:
+            batch = batch | {"times": at_knots(knots_of(student), batch["states"])}
         follow = self._own_steps if self.on_policy else self._teacher_step
-        return follow(student, times, batch, keys)
+        return follow(student, batch, keys)
 
-    def _own_steps(self, student: Model, times: tuple[float, ...], batch: Batch, keys: Tensor) -> Tensor:
-        import torch
-
-        from fewstep.flow import as_flow
-
-        flow, conditions = as_flow(student), conditions_of(student.config, batch)
-        x, losses = batch["states"][:, 0], []
-        for (t, t_next), wanted in zip(pairwise(times), batch["states"].unbind(1)[1:], strict=True):
-            velocity = flow(x, t, **conditions)
-            losses.append(l2(velocity - (wanted - x) / (t_next - t)))
-            x = x + (t_next - t) * velocity.detach()
-        return torch.stack(losses).mean(dim=0)
-
-    def _teacher_step(self, student: Model, times: tuple[float, ...], batch: Batch, keys: Tensor) -> Tensor:
+    def _own_steps(self, student: Model, batch: Batch, keys: Tensor) -> Tensor:
         import torch
 
         from fewstep.flow import as_flow
         from fewstep.paths import like
 
-        states = batch["states"]
-        knot = draw_knots(len(times) - 1, keys).to(states.device)
+        flow, conditions = as_flow(student), conditions_of(student.config, batch)
+        x, losses = batch["states"][:, 0], []
+        way = zip(pairwise(batch["times"].unbind(1)), batch["states"].unbind(1)[1:], strict=True)
+        for (t, t_next), wanted in way:
+            step = like(t_next - t, x)
+            velocity = flow(x, t, **conditions)
+            losses.append(l2(velocity - (wanted - x) / step))
+            x = x + step * velocity.detach()
+        return torch.stack(losses).mean(dim=0)
+
+    def _teacher_step(self, student: Model, batch: Batch, keys: Tensor) -> Tensor:
+        import torch
+
+        from fewstep.flow import as_flow
+        from fewstep.paths import like
+
+        times, states = batch["times"], batch["states"]
+        knot = draw_knots(times.shape[1] - 1, keys).to(states.device)
         each = torch.arange(len(states), device=states.device)
         x, wanted = states[each, knot], states[each, knot + 1]
-        grid = torch.tensor(times, device=states.device)
-        t, step = grid[knot], (grid[1:] - grid[:-1])[knot]
+        t, step = times[each, knot], times[each, knot + 1] - times[each, knot]
         velocity = as_flow(student)(x, t, **conditions_of(student.config, batch))
         return l2(velocity - (wanted - x) / like(step, x))

@@ -13,10 +13,11 @@ from fewstep.grids import Grid
 from fewstep.model import Model
 from fewstep.progress import SILENT, Progress
 from fewstep.searches import Search, SearchResult
-from fewstep.searches._checked import Checked
+from fewstep.searches._checked import Checked, probe
 from fewstep.searches._noise import Given
-from fewstep.searches._problem import Problem
+from fewstep.searches._problem import Problem, Student
 from fewstep.searches._score import Score, score
+from fewstep.searches.endpoint import Endpoint
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def search(
     guidance: float = 1.0,
     conditions: Mapping[str, Tensor] | None = None,
     distance: Callable[[Tensor, Tensor], Tensor] | None = None,
+    teacher: Model | None = None,
     report: int = 0,
     truth_steps: int = 64,
     batch: int = 128,
@@ -62,10 +64,13 @@ def search(
         budgets: Numbers of steps to find a grid for.
         method: The name of a search (a file of fewstep.searches), or one with options of yours.
         solver: The solver that will take the steps.
-        guidance: The scale of classifier-free guidance that a Model will be sampled with; 1 is none.
+        guidance: The scale of classifier-free guidance that a Model will be sampled with, or that a student
+            learnt from its teacher; 1 is none.
         conditions: What the velocity is conditioned on, each (N, ...); passed on by name.
         distance: How far apart states (n, *shape) are, (n,), for searches over single jumps; such as a
             perceptual distance. None is the L2 norm, which is much faster.
+        teacher: Of a student whose knots were jittered in training: it can be searched by `endpoint`, for
+            where its teacher ends.
         report: Further noises to score the grids on, 4096 or more for numbers that last; 0 for none.
         truth_steps: Equal Heun steps of the fine run that an end is held against.
         batch: Noises in one call.
@@ -78,12 +83,16 @@ def search(
         UserError: for a name, budget or option that can't be, too little noise, a model that is not
             deterministic or was trained at its own knots alone, or a velocity that is none.
     """
-    flow = Checked(_flow_of(model, guidance))
     searcher = registry.find("fewstep.searches", method)() if isinstance(method, str) else method
     searcher.check(budgets, solver)
+    student = None
+    if isinstance(model, Model) and model.config.jitter:
+        student = student_of(model, teacher, searcher, guidance)
+        guidance = 1.0  # what it does is in the student
+    flow = Checked(_flow_of(model, guidance))
     given = Given(noise, conditions or {}, searcher.needs() | {"report": report}, batch)
-    flow.probe(noise[:2], {name: values[:2] for name, values in given.conditions.items()})
-    problem = Problem(flow, given, tuple(budgets), solver, distance, truth_steps, progress)
+    problem = Problem(flow, given, tuple(budgets), solver, distance, truth_steps, student, progress)
+    probe(problem)
     result = searcher.search(problem)
     guided = {steps: replace(grid, guidance=guidance) for steps, grid in result.grids.items()}
     name = method if isinstance(method, str) else type(method).__name__
@@ -94,13 +103,29 @@ def search(
     return Found(replace(result, grids=guided), scores)
 
 
+def student_of(model: Model, teacher: Model | None, searcher: Search, guidance: float) -> Student:
+    """Return what a search needs to know of a student with jittered knots.
+
+    Raises:
+        UserError: if there is no teacher, or the search asks for velocities far from the knots.
+    """
+    if not isinstance(searcher, Endpoint):
+        raise UserError(
+            "this student knows velocities near its own knots alone, to which only `endpoint` keeps"
+        )
+    if teacher is None:
+        raise UserError("a student's ends are held against its teacher's; give the teacher too")
+    assert model.config.grid is not None, "a jittered student has a grid"
+    return Student(model.config.grid, model.config.jitter, as_flow(teacher, guidance=guidance))
+
+
 def _named(result: SearchResult, steps: int) -> dict[str, Grid]:
     return {name: grids[steps] for name, grids in result.candidates.items()}
 
 
 def _flow_of(model: Model | Flow | Callable[[Tensor, Tensor], Tensor], guidance: float) -> Flow:
     if isinstance(model, Model):
-        if model.config.trained_times != "all":
+        if model.config.trained_times != "all" and not model.config.jitter:
             raise UserError("this model was trained only at the knots of its own grid; search its teacher")
         if not model.config.deterministic:
             raise UserError("this model is not deterministic: the same noise gives other samples each time")

@@ -1,11 +1,15 @@
 """A flow that is watched: what a search could not notice later is refused at the call."""
 
+from itertools import islice
+
 import torch
 from torch import Tensor
 
 from fewstep.errors import UserError
 from fewstep.flow import Flow, batch_times
+from fewstep.searches._problem import Problem
 
+PROBED = ("search", 32)  # whose noises are asked about twice, and how many
 SAME = 1e-3  # relative difference up to which two answers count as one; kernels of GPUs vary by less
 
 
@@ -33,15 +37,19 @@ class Checked:
             raise UserError(f"at t = {_shown(t, x)} the velocity is not finite")
         return velocity
 
-    @torch.no_grad()
-    def probe(self, noise: Tensor, conditions: dict[str, Tensor]) -> None:
-        """Ask the same question twice, at the start and halfway.
 
-        Raises:
-            UserError: if the answers differ, or are no velocities.
-        """
-        for t in (self.t_start, (self.t_start + self.t_end) / 2):
-            first, second = (self(noise, t, **conditions) for _ in range(2))
+@torch.no_grad()
+def probe(problem: Problem) -> None:
+    """Ask a problem's flow the same question twice, at the start and later.
+
+    Raises:
+        UserError: if the answers differ, or are no velocities.
+    """
+    flow, student = problem.flow, problem.student
+    later = (flow.t_start + flow.t_end) / 2 if student is None else student.grid.times[-2]
+    for noise, conditions in islice(problem.noise.batches(*PROBED), 1):
+        for t in (flow.t_start, later):
+            first, second = (flow(noise, t, **conditions) for _ in range(2))
             if (first - second).abs().max() > SAME * first.abs().max():
                 raise UserError(
                     f"the model is not deterministic: asked twice at t = {t:.4g} it gave velocities up to "

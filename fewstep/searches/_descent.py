@@ -1,8 +1,11 @@
 """Moving knots, one at a time, to where the ends come nearest to the truth."""
 
-from fewstep.grids import Grid
+from collections.abc import Callable
+from functools import partial
+
+from fewstep.grids import Grid, reach
 from fewstep.searches._ends import endpoint_squares, moved_squares
-from fewstep.searches._problem import Problem
+from fewstep.searches._problem import Problem, Student
 
 REACHES = (0.5, 0.25, 0.1, 0.04, 0.015)
 """How far a knot may move at once, as a part of its way to the next one; from coarse to fine."""
@@ -24,11 +27,12 @@ def descend(problem: Problem, grid: Grid, role: str, count: int) -> Grid:
     """
     error = float(endpoint_squares(problem, [grid], role, count).mean())
     problem.progress.start(f"move {grid.steps - 1} knots", len(REACHES), unit="reach")
-    for reach in REACHES:
+    for part in REACHES:
         for _ in range(SWEEPS):
             before = error
             for knot in range(1, grid.steps):
-                grid, error = _settle(problem, grid, knot, reach, error, role, count)
+                times = partial(_tries, problem.student, knot, part)
+                grid, error = _settle(problem, grid, knot, times, error, role, count)
             if error == before:
                 break
         problem.progress.advance(rmse=error**0.5)
@@ -42,11 +46,17 @@ def most_steps(steps: int) -> int:
 
 
 def _settle(
-    problem: Problem, grid: Grid, knot: int, reach: float, error: float, role: str, count: int
+    problem: Problem,
+    grid: Grid,
+    knot: int,
+    tries: Callable[[Grid, int], float],
+    error: float,
+    role: str,
+    count: int,
 ) -> tuple[Grid, float]:
     ways: tuple[int, ...] = (-1, 1)
-    while ways:
-        times = [_towards(grid, knot, way, reach) for way in ways]
+    while ways := tuple(way for way in ways if tries(grid, way) != grid.times[knot]):
+        times = [tries(grid, way) for way in ways]
         errors = moved_squares(problem, grid, knot, times, role, count).mean(dim=1).tolist()
         best = min(range(len(ways)), key=errors.__getitem__)
         if not errors[best] < error:
@@ -56,9 +66,14 @@ def _settle(
     return grid, error
 
 
-def _towards(grid: Grid, knot: int, way: int, reach: float) -> float:
+def _tries(student: Student | None, knot: int, part: float, grid: Grid, way: int) -> float:
+    """Return where a knot would move to: `part` of the way to its neighbour, as far as a student knows."""
     here, neighbour = grid.times[knot], grid.times[knot + way]
-    return here + reach * (neighbour - here)
+    time = here + part * (neighbour - here)
+    if student is None:
+        return time
+    low, high = reach(student.grid.times, knot, student.jitter)
+    return min(max(time, low), high)
 
 
 def moved(grid: Grid, knot: int, time: float) -> Grid:

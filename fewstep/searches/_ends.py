@@ -6,6 +6,7 @@ are compared noise by noise.
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -20,10 +21,11 @@ from fewstep.solvers import CountedFlow, integrate, walk
 
 def ends(problem: Problem, role: str, count: int) -> list[Tensor]:
     """Return where the fine run takes the noises of a role, batch by batch, each (n, *shape)."""
-    fine = grids.uniform(problem.truth_steps, start=problem.flow.t_start, solver="heun")
+    source = problem if problem.student is None else replace(problem, flow=problem.student.teacher)
+    fine = grids.uniform(problem.truth_steps, start=source.flow.t_start, solver="heun")
     found = partial(_end, fine)
     return problem.once(
-        ("ends", role, count), lambda: list(problem.each(found, role, count, label=f"truth, to {role}"))
+        ("ends", role, count), lambda: list(source.each(found, role, count, label=f"truth, to {role}"))
     )
 
 
@@ -51,9 +53,11 @@ def velocities_of_ends(problem: Problem, count: int, *, grids: int) -> int:
     return count * (2 * problem.truth_steps + grids * each * sum(problem.budgets))
 
 
-def equal_steps(problem: Problem, budget: int) -> Grid:
-    """Return equal steps, which any other grid should beat."""
-    return Grid(spacings.uniform(budget, start=problem.flow.t_start), solver=problem.solver)
+def baseline(problem: Problem, budget: int) -> tuple[str, Grid]:
+    """Return the grid that any other should beat, and its name: equal steps, or those of a student."""
+    if problem.student is not None:
+        return "own", problem.student.grid
+    return "uniform", Grid(spacings.uniform(budget, start=problem.flow.t_start), solver=problem.solver)
 
 
 @torch.no_grad()

@@ -73,8 +73,10 @@ class Given:
         """Deal `noise`, (N, *shape), with `conditions`, each (N, ...); `needs` is how many a role gets.
 
         Raises:
-            UserError: if there is less noise than the roles need together.
+            UserError: if there is none, or less than the roles need together.
         """
+        if not len(noise):
+            raise UserError("there is no noise to search with")
         needs = {role: needs.get(role, 0) for role in ROLES}
         if len(noise) < sum(needs.values()):
             parts = ", ".join(f"{count} to {role}" for role, count in needs.items() if count)

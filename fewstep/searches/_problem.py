@@ -14,11 +14,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewstep.flow import Flow
+    from fewstep.grids import Grid
     from fewstep.searches._noise import Noise
 
 Result = TypeVar("Result")
 Work = Callable[..., Result]
 """work(flow, noise, conditions), and what lies beside the batch if anything does."""
+
+
+@dataclass(frozen=True)
+class Student:
+    """A model that was trained near the knots of its grid, and for the ends of its teacher."""
+
+    grid: Grid
+    jitter: float
+    """How far from them, as a part of the way to the next knot on either side."""
+    teacher: Flow
+    """Whose fine run says where it should end."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,8 @@ class Problem:
     """How far apart states (n, *shape) are, (n,), for searches over jumps; None is the L2 norm."""
     truth_steps: int = 64
     """Equal Heun steps of the fine run that an end is held against."""
+    student: Student | None = None
+    """What is known of a flow that is no flow but near the knots of a grid; None for one of all times."""
     progress: Progress = SILENT
     kept: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
     """What one search found out and another may want as well."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewstep.errors import UserError
 from fewstep.grids import Grid
-from fewstep.searches._ends import endpoint_squares, equal_steps
+from fewstep.searches._ends import baseline, endpoint_squares
 from fewstep.searches._problem import Problem
 
 CONFIDENCE = 0.95  # of intervals
@@ -20,7 +20,7 @@ CONFIDENCE = 0.95  # of intervals
 
 @dataclass(frozen=True)
 class Score:
-    """Endpoint errors of one grid, and how they compare with equal steps'."""
+    """Endpoint errors of one grid, and how they compare with the baseline's: equal steps'."""
 
     rmse: float
     """Root of the mean, over noises and dimensions, of the squared distance from the truth."""
@@ -31,17 +31,17 @@ class Score:
     median: float
     """Median over noises of one noise's error, the root of its mean square."""
     difference: float
-    """Mean over noises of the squared error less that of equal steps; below 0 is better."""
+    """Mean over noises of the squared error less that of the baseline; below 0 is better."""
     standard_error: float
     """Of the difference, which is paired."""
     median_difference: float
-    """Median over noises of one noise's error less its error with equal steps."""
+    """Median over noises of one noise's error less its error with the baseline."""
 
 
 def score(
     problem: Problem, found: Mapping[int, Mapping[str, Grid]], *, noises: int
 ) -> dict[int, dict[str, Score]]:
-    """Return the score of every grid in `found`, and of equal steps, by budget and name.
+    """Return the score of every grid in `found` and of the baseline, by budget and name.
 
     Args:
         problem: Its flow and noise of the role "report" are used.
@@ -55,20 +55,21 @@ def score(
         raise UserError(f"scoring grids needs two or more noises, got {noises}")
     scores = {}
     for budget, named in found.items():
-        asked = {"uniform": equal_steps(problem, budget), **named}
+        base, grid = baseline(problem, budget)
+        asked = {base: grid, **named}
         squares = endpoint_squares(
             problem, list(asked.values()), "report", noises, label=f"scores at {budget} steps"
         )
-        equal = squares[list(asked).index("uniform")]
-        scores[budget] = {name: compare(own, equal) for name, own in zip(asked, squares, strict=True)}
+        beside = squares[list(asked).index(base)]
+        scores[budget] = {name: compare(own, beside) for name, own in zip(asked, squares, strict=True)}
     return scores
 
 
-def compare(squares: Tensor, equal: Tensor) -> Score:
-    """Return the score of a grid from its squared errors and those of equal steps, (noises,) each."""
+def compare(squares: Tensor, baseline: Tensor) -> Score:
+    """Return the score of a grid from its squared errors and the baseline's, (noises,) each."""
     mean, error = mean_and_error(squares)
     reach = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * error
-    difference, its_error = mean_and_error(squares - equal)
+    difference, its_error = mean_and_error(squares - baseline)
     return Score(
         rmse=mean**0.5,
         rmse_low=max(mean - reach, 0.0) ** 0.5,
@@ -76,7 +77,7 @@ def compare(squares: Tensor, equal: Tensor) -> Score:
         median=float(squares.sqrt().median()),
         difference=difference,
         standard_error=its_error,
-        median_difference=float((squares.sqrt() - equal.sqrt()).median()),
+        median_difference=float((squares.sqrt() - baseline.sqrt()).median()),
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fewstep import registry
 from fewstep.errors import UserError
+from fewstep.grids import Grid
 from fewstep.searches import Problem, Search, SearchResult
 from fewstep.searches._problem import check_budgets
 
@@ -14,6 +15,9 @@ from fewstep.searches._problem import check_budgets
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
     """Coarse-to-fine coordinate descent on the true endpoint error, for grids that any search may start.
+
+    It asks for velocities near the knots alone, so it can also search a student that was trained with
+    jittered knots: from its own grid, as far as they were moved, for the ends of its teacher.
 
     It moves knots off every fine grid and knows no formula, and it overfits its noises: with few of
     them, keep the result only if fresh noise agrees, as `best` does.
@@ -58,16 +62,26 @@ class Endpoint:
         from fewstep.searches._ends import endpoint_squares
 
         self.check(problem.budgets, problem.solver)
-        results = {name: candidate(name).search(problem) for name in self.start}
+        grids = self._starts(problem)
         found, objective = {}, {}
         for steps in problem.budgets:
-            asked = [result.grids[steps] for result in results.values()]
+            asked = [named[steps] for named in grids.values()]
             errors = endpoint_squares(problem, asked, "polish", self.noises).mean(dim=1)
             found[steps] = descend(problem, asked[int(errors.argmin())], "polish", self.noises)
             (squares,) = endpoint_squares(problem, [found[steps]], "polish", self.noises)
             objective[steps] = float(squares.mean())
-        grids = {name: result.grids for name, result in results.items()}
         return SearchResult(found, objective, candidates=grids)
+
+    def _starts(self, problem: Problem) -> dict[str, dict[int, Grid]]:
+        student = problem.student
+        if student is None:
+            return {name: candidate(name).search(problem).grids for name in self.start}
+        if problem.budgets != (student.grid.steps,) or problem.solver != student.grid.solver:
+            raise UserError(
+                f"a student of {student.grid.steps} {student.grid.solver} steps is searched for these alone, "
+                f"not for {list(problem.budgets)} {problem.solver} steps"
+            )
+        return {"own": {student.grid.steps: replace(student.grid, guidance=1.0, model_digest=None)}}
 
 
 def candidate(name: str) -> Search:

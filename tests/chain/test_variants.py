@@ -10,6 +10,14 @@ import pytest
 from chain.checkout import Checkout
 from chain.tiny import train
 
+SEARCH_OF_A_STUDENT = {
+    "teacher": "pretrain",
+    "method": {"name": "endpoint", "noises": 64},
+    "budgets": [4],
+    "guidance": 1.5,
+    "report_noises": 32,
+}
+
 
 def own_images(checkout: Checkout) -> None:
     """Give the chain colour images of 16x16, without labels, from an .npz file."""
@@ -23,17 +31,23 @@ def own_images(checkout: Checkout) -> None:
 
 
 def conditional_toy(checkout: Checkout) -> None:
-    """Points with classes, a network for them, guidance in all that is made of it, and no reflow."""
+    """Points with classes, a network for them, guidance in all that is made of it, no reflow, and a student
+    whose knots are jittered, so that it is searched itself."""
     checkout.set(
         prepare={"source": "eight_gaussians"},
         pretrain={"conditional": True, "method": {"name": "flow_matching", "label_dropout": 0.2}},
         couple={"round1": {"guidance": 1.5}},
-        search={"pretrain": {"guidance": 1.5}},
-        distill={"one-step": {"teacher": "pretrain"}},
+        search={"pretrain": {"guidance": 1.5}, "boss-4": SEARCH_OF_A_STUDENT},
+        trajectories={"pretrain": {"keep": "all"}},
+        distill={
+            "one-step": {"teacher": "pretrain"},
+            "boss-4": {"method": {"name": "straighten", "jitter": 0.3}},
+        },
     )
     params = checkout.params()
     params["pretrain"]["model"] = {"name": "mlp", "width": 32}
-    params |= {"reflow": {}, "search": {"pretrain": params["search"]["pretrain"]}}
+    params |= {"reflow": {}}
+    del params["search"]["round1"]
     checkout.write_params(params)
 
 
@@ -106,3 +120,19 @@ def test_a_conditional_student_has_the_classes_of_its_teacher(variants):
     for model in ("pretrain", "boss-4", "one-step"):
         config = json.loads((checkout / f"artifacts/models/{model}/config.json").read_text())
         assert config["classes"] == 8
+
+
+def test_a_jittered_student_is_searched_where_its_knots_were_moved(variants):
+    checkout, _ = variants[conditional_toy]
+    config = json.loads((checkout / "artifacts/models/boss-4/config.json").read_text())
+    own, jitter = config["grid"]["times"], config["jitter"]
+    found = json.loads((checkout / "artifacts/search/boss-4/grids.json").read_text())
+    assert found["scores"]["4"].keys() == {"own", "endpoint"}
+    times = found["grids"]["4"]["times"]
+    assert found["grids"]["4"]["guidance"] == 1
+    assert all(
+        abs(t - o) <= jitter * max(own[k + 1] - o, o - own[k - 1])
+        for k, (t, o) in list(enumerate(zip(times, own, strict=True)))[1:-1]
+    )
+    rows = json.loads((checkout / "artifacts/evaluate/metrics.json").read_text())["rows"]
+    assert ("boss-4@4/endpoint" in {row["name"] for row in rows}) == (times != own)

@@ -33,6 +33,8 @@ def test_no_stage_works_before_the_settings_of_all_are_right(settings, finished,
     assert not (tmp_path / "scratch").exists()
 
 
+JITTERED = {"name": "straighten", "jitter": 0.2}
+STUDENT = {"teacher": "pretrain", "method": "endpoint", "budgets": [4]}
 PAIRS_OF_ITS_TEACHER = {"one-step": {"teacher": "pretrain"}}
 
 
@@ -50,10 +52,30 @@ PAIRS_OF_ITS_TEACHER = {"one-step": {"teacher": "pretrain"}}
         ({"pretrain": {"model": "unett"}}, "pretrain.model: unknown model 'unett'; did you mean 'unet'? (th"),
         ({"pretrain": {"path": "lineer"}}, "pretrain.path should be 'linear', 'cosine', 'vp' or 've', got '"),
         ({"search": {"pretrain": {"method": "belman"}}}, "unknown search 'belman'; did you mean 'bellman'?"),
+        (
+            {"search": {"pretrain": {"teacher": "round1"}}},
+            "search.pretrain.teacher 'round1' must be 'pretrain', the model itself",
+        ),
+        ({"search": {"pretrain": {"method": "best"}}}, "report_noises 32 is too few to tell the best search"),
+        ({"search": {"pretrain": {"solver": "heun"}}}, "distill.boss-4 learns Euler steps, but search.pretr"),
+        ({"search": {"boss-4": STUDENT}}, "search.boss-4: 'boss-4' is trained at the knots of its own grid"),
+        (
+            {"search": {"boss-4": STUDENT | {"method": "tan"}}, "distill": {"boss-4": {"method": JITTERED}}},
+            "search.boss-4.method tan asks for velocities at all times, but a student knows those near",
+        ),
+        (
+            {"distill": {"boss-4": {"method": JITTERED}}},
+            "states between the knots; set trajectories.pretrain.k",
+        ),
+        ({"search": {"pretrain": {"budgets": [1, 4, 99]}}}, "budget 99 does not fit a fine grid of 16 steps"),
+        ({"search": {"pretrain": {"budgets": [1, 4, 4]}}}, "budgets [1, 4, 4] name a number twice"),
         ({"prepare": {"source": "digts"}}, "unknown source 'digts'; did you mean 'digits'? (there are: "),
         ({"couple": {"round1": {"model": "pretran"}}}, "couple.round1.model: 'pretran' is no model; there a"),
         ({"reflow": {"round1": {"init": "pretran"}}}, "reflow.round1.init: 'pretran' is no model; there are"),
-        ({"search": {"x": {"method": "bellman", "budgets": [1]}}}, "search.x: 'x' is no model; there are: p"),
+        (
+            {"search": {"x": {"teacher": "x", "method": "bellman", "budgets": [1]}}},
+            "search.x: 'x' is no model; there are: p",
+        ),
         ({"trajectories": {"x": {"samples": 9}}}, "trajectories.x: 'x' is no model; there are: pretrain, ro"),
         ({"trajectories": {"boss-4": {"samples": 9}}}, "trajectories.boss-4 has no knots: add search.boss-4"),
         ({"distill": {"boss-4": {"teacher": "round2"}}}, "'round2' is no model; there are: pretrain, round1"),

@@ -30,7 +30,9 @@ def shrink(params: dict[str, Any]) -> dict[str, Any]:
             }
         },
         "reflow": {"round1": params["reflow"]["round1"] | {"train": train(20, 1e-3, 64)}},
-        "search": {model: search | {"report_noises": 32} for model in ("pretrain", "round1")},
+        "search": {
+            model: search | {"teacher": model, "report_noises": 32} for model in ("pretrain", "round1")
+        },
         "trajectories": {"pretrain": {"samples": 256, "held_out": 64}},
         "distill": {
             name: params["distill"][name] | {"train": settings} for name, settings in students.items()

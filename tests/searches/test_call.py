@@ -125,9 +125,9 @@ class Dropping(nn.Module):
     [
         (
             lambda x, t: x[:, :1],
-            r"at t = 0 the velocity has shape (4, 1), the state (4, 2)".replace("4", "2"),
+            "at t = 0 the velocity has shape (32, 1), the state (32, 2)",
         ),
-        (lambda x, t: x.numpy(), "at t = 0 the velocity has shape ndarray, the state (2, 2)"),
+        (lambda x, t: x.numpy(), "at t = 0 the velocity has shape ndarray, the state (32, 2)"),
         (lambda x, t: x / (t[:, None] - 0.5), "at t = 0.5 the velocity is not finite"),
         (Dropping(), "the model is not deterministic: asked twice at t = 0 it gave velocities up to"),
         (
@@ -140,6 +140,11 @@ class Dropping(nn.Module):
 def test_models_that_cannot_be_searched(model, told):
     with pytest.raises(UserError, match=re.escape(told)):
         fewstep.search(model, noise(128), budgets=[2], method="bellman")
+
+
+def test_no_noise_is_refused_even_where_none_is_needed():
+    with pytest.raises(UserError, match="no noise to search with"):
+        fewstep.search(VELOCITY, torch.empty(0, 2), budgets=[2], method="uniform")
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,9 @@ def run(tmp_path, method, *, config=None, **settings):
         progress=SILENT,
         picture=pictures.setdefault,
     )
-    search.run(search.Config(method=method, **({"budgets": [1, 2, 4]} | SMALL | settings)), job)
+    search.run(
+        search.Config(teacher="pretrain", method=method, **({"budgets": [1, 2, 4]} | SMALL | settings)), job
+    )
     assert sorted(pictures) == ["grids", "search"]
     return out, job
 
