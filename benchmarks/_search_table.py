@@ -16,7 +16,8 @@ def print_table(title: str, problem: Problem, *, dimensions: int, comparisons: i
     """Print the table and return how many candidates are better than `best` beyond luck.
 
     A star marks them: the paired difference of squared errors is below zero at 95 %,
-    Bonferroni-corrected for so many comparisons. Errors are summed over `dimensions`.
+    Bonferroni-corrected for so many comparisons. The square of an error is the mean over dimensions
+    times `dimensions`.
     """
     quantile, beaten = NormalDist().inv_cdf(1 - 0.05 / comparisons), 0
     began = perf_counter()

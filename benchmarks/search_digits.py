@@ -1,10 +1,11 @@
 """The searches on the digits models that `make run` trains: what they cost, and how far steps end.
 
-Run `python -m benchmarks.search_digits` after `make run`; some minutes for each model. It prints
+Run `python -m benchmarks.search_digits` after `make run`; some minutes for each model, on as many
+processes as FEWSTEP_WORKERS says. It prints
 
 - what the fine trajectories of a search cost over the bare network calls, and what the searches that
   live on them take beyond, for all budgets from 1 to 16;
-- the table of endpoint RMSE of every search (see benchmarks/_search_table.py).
+- the table of endpoint RMSE, over dimensions, of every search (see benchmarks/_search_table.py).
 """
 
 import sys
@@ -14,7 +15,7 @@ from time import perf_counter
 
 import torch
 
-from benchmarks._search_table import BEST, BUDGETS, print_table
+from benchmarks._search_table import BEST, BUDGETS, REPORT, print_table
 from fewstep import grids
 from fewstep.checkpoint import load_model
 from fewstep.flow import ModelFlow, as_flow
@@ -26,6 +27,7 @@ from fewstep.searches._noise import Drawn
 from fewstep.searches.bellman import Bellman
 from fewstep.searches.bellman_plain import BellmanPlain
 from fewstep.searches.quantile import Quantile
+from stages._spread import spread_out
 
 MODELS, FINE, NOISES, REPEATS = ("pretrain", "round1"), 100, 128, 3
 
@@ -76,9 +78,9 @@ def main() -> None:
         model = load_model(folder)
         flow = as_flow(model)
         costs(model, flow)
-        dimensions = int(torch.tensor(model.config.shape).prod())
-        problem = question(model, flow, BUDGETS)
-        beaten += print_table(folder.name, problem, dimensions=dimensions, comparisons=comparisons)
+        asked = question(model, flow, BUDGETS)
+        with spread_out(asked, folder, guidance=1.0, most=REPORT) as problem:
+            beaten += print_table(folder.name, problem, dimensions=1, comparisons=comparisons)
     print(f"\n{beaten} of {comparisons} candidates are better than best beyond luck")
 
 
