@@ -4,8 +4,11 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from threading import Event, Thread
 from typing import Any
 
 from fewstep.errors import UserError
@@ -65,22 +68,36 @@ def beside(count: int, work: Callable[..., Any], *facts: Any) -> Iterator[None]:
         context.Process(target=begin, args=(place(group, rank), work, facts), daemon=True)
         for rank in range(1, count)
     ]
-    before = dict(os.environ)
+    before, over = dict(os.environ), Event()
     os.environ.update(place(group, 0))
     try:
         for other in others:
             other.start()
+        Thread(target=die_with, args=(others, over), daemon=True).start()
         join(device())
         yield
         for other in others:
             other.join()
     finally:
+        over.set()
         for other in others:
             other.kill()
         leave()
         for name in place(group, 0):
             del os.environ[name]
         os.environ.update(before)
+
+
+def die_with(others: list[BaseProcess], over: Event) -> None:
+    """Kill this process if one of the others dies before it is over: the group would wait for it."""
+    waiting = {other.sentinel: other for other in others}
+    while waiting:
+        for sentinel in wait(list(waiting)):
+            other = waiting.pop(sentinel)
+            other.join()
+            if other.exitcode and not over.is_set():
+                print(f"a process of this training ended with {other.exitcode}", flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 def place(group: dict[str, str], rank: int) -> dict[str, str]:
@@ -97,10 +114,8 @@ def begin(environment: dict[str, str], work: Callable[..., Any], facts: tuple[An
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Control-C stops the stage, and it this one
     os.environ.update(environment)
     join(device())
-    try:
+    with suppress(UserError):  # the stage says the same
         work(*facts)
-    except UserError:
-        raise SystemExit(1) from None  # the stage says the same
     leave()
 
 

@@ -1,10 +1,13 @@
 """How many processes share a training, and what is refused; that they train as one is in test_training.py."""
 
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
-from fake_project import Project
+from fake_project import CHECKOUT, Project
 
 from fewstep.errors import UserError
 from stages._processes import beside, processes
@@ -46,6 +49,18 @@ def test_what_the_environment_held_is_there_again_afterwards(monkeypatch):
         assert torch.distributed.get_world_size() == 2
         assert os.environ["RANK"] == "0"
     assert dict(os.environ) == before
+
+
+def test_a_process_that_dies_takes_the_stage_with_it():
+    """A group that lacks one waits for it, on some devices for ever."""
+    code = "import os, time; from stages._processes import beside\nif __name__ == '__main__':\n"
+    code += "    with beside(2, os.abort): time.sleep(60)"
+    environment = os.environ | {"FEWSTEP_DEVICE": "cpu", "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert "a process of this training ended with -6" in done.stdout
 
 
 def test_a_stage_under_torchrun_says_what_to_do_instead_of_waiting_for_itself(tmp_path):
