@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 from chain.checkout import Checkout
-from workspace import wait_for
+from processes import wait_for
 
 STEPS = {"here": 11, "--temp": 12, "--queue": 13}
 

@@ -1,8 +1,8 @@
 """kill -9 in the middle of the real stages: they go on, never two at once, and end with the same bytes."""
 
 import pytest
+from processes import kill, wait_for
 from safetensors import safe_open
-from workspace import kill, wait_for
 
 VICTIMS = ("stage", "dvc", "both")
 OFTEN = {"FEWSTEP_CHECKPOINT_SECONDS": "0"}  # before every step

@@ -146,7 +146,6 @@ def test_sizes_are_readable(count, text):
 def test_failed_and_interrupted_runs_leave_mlflow_and_others_stay(tmp_path, monkeypatch):
     from mlflow import MlflowClient
 
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / ".fewstep").mkdir()
     client = MlflowClient(f"sqlite:///{tmp_path / '.fewstep' / 'mlflow.db'}")
 

@@ -8,7 +8,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterFlowRunId
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from toy_project import CHECKOUT
+from workspace import CHECKOUT
 
 from fewstep.errors import UserError
 from flows import pipeline

@@ -7,7 +7,7 @@ import time
 from urllib.request import urlopen
 
 import pytest
-from toy_project import CHECKOUT
+from workspace import CHECKOUT
 
 from fewstep.errors import UserError
 from flows import ui

@@ -1,7 +1,8 @@
 """Nothing wrong is published: inputs must be whole and of today, settings must not move meanwhile."""
 
 import pytest
-from fake_project import Project, wait_for
+from fake_project import Project
+from processes import wait_for
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 import os
 
 import pytest
-from fake_project import Project, kill, wait_for
+from fake_project import Project
+from processes import kill, wait_for
 
 SLOW = "make: {parts: 5, seconds: 0.2}"
 

@@ -4,7 +4,8 @@ import json
 import sqlite3
 
 import pytest
-from fake_project import Project, kill, wait_for
+from fake_project import Project
+from processes import kill, wait_for
 
 from stages import _outbox, _sender, _tracking
 from stages._outbox import Outbox
@@ -168,7 +169,6 @@ def tracker(project, monkeypatch):
     """The empty tracker of the project, in this process."""
     from stages._mlflow import Tracker
 
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return Tracker(project.folder, None, "fewstep")
 
 
