@@ -52,7 +52,7 @@ def below(ancestor: int) -> list[int]:
     return found[1:]
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 300, every: float = 0.002) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 300, every: float = 0.01) -> Any:
     """Wait until `condition()` holds, asked `every` so many seconds, and return what it returned."""
     end = time.monotonic() + seconds
     while not (found := condition()):

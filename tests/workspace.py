@@ -2,12 +2,18 @@
 
 import os
 import subprocess
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
-from processes import everyone
+from processes import everyone, wait_for
 
 CHECKOUT = Path(__file__).parents[1]
+SEND = (
+    "python -c 'from pathlib import Path; from stages import _outbox, _sender; "
+    "_sender.serve(Path.cwd(), _outbox.folder(Path.cwd()))'"
+)
 
 
 class Workspace:
@@ -64,13 +70,29 @@ class Workspace:
 
     def stage_pids(self) -> list[int]:
         """Return the live processes that run a stage here."""
-        return [process.pid for process in everyone() if self._runs_stage(Path(f"/proc/{process.pid}"))]
+        return self._running(lambda word: word.startswith(b"stages.") and not word.startswith(b"stages._"))
 
-    def _runs_stage(self, entry: Path) -> bool:
-        """Say whether a /proc entry is `python -m stages.<name>` in this folder; not its shell."""
+    def wait_for_senders(self, done: Callable[[], Any] | None = None) -> None:
+        """Wait until all is sent, or `done()` holds.
+
+        A sender has low priority and gives up after a while, which may be too short on a busy machine;
+        then another goes on, as that of a later stage would, but with our priority.
+        """
+        outbox = self / ".fewstep/outbox"
+        assert (outbox / "sender.log").exists(), "no stage started a sender"
+        done = done or (lambda: not list(outbox.glob("*.jsonl")))
+        wait_for(lambda: done() or not self._running(lambda word: word == b"stages._sender"))
+        if not done():
+            self.sh(SEND)
+        assert done()
+
+    def _running(self, named: Callable[[bytes], bool]) -> list[int]:
+        """Return the live processes here that have such a word in their command, as `-m` of python has."""
+        return [process.pid for process in everyone() if self._runs(Path(f"/proc/{process.pid}"), named)]
+
+    def _runs(self, entry: Path, named: Callable[[bytes], bool]) -> bool:
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            named = any(word.startswith(b"stages.") and not word.startswith(b"stages._") for word in words)
-            return named and (entry / "cwd").readlink() == self.folder
+            return any(map(named, words)) and (entry / "cwd").readlink() == self.folder
         except OSError:
             return False

@@ -41,7 +41,7 @@ def experiments(finished, tmp_path_factory):
     said["--queue"] = checkout.sh("dvc queue logs queue")
     checkout.sh("dvc queue stop")
     rows = list(csv.DictReader(io.StringIO(checkout.sh("dvc exp show --csv"))))
-    wait_for(lambda: not list((checkout / ".fewstep/outbox").glob("*.jsonl")))
+    checkout.wait_for_senders()
     return Experiments(checkout, said, rows)
 
 
