@@ -1,12 +1,33 @@
-"""The tiny chain that really ran, once for all tests that need its results."""
+"""One environment for all tests, and the tiny chain that really ran, once for those that need its results."""
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from chain.checkout import Checkout
 from filelock import FileLock
+
+# What whoever runs the tests has set decides nothing: no test module is imported yet, and xdist's workers
+# and all that tests start inherit this. GIT_DIR, for one, would lead git from a toy project to another.
+FOREIGN = ("DVC_", "FEWSTEP_", "GIT_", "MLFLOW_", "PREFECT_", "TTY_")
+FOREIGN += ("COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR")
+for name in os.environ.keys() - {"FEWSTEP_RECORD_GOLDEN"}:
+    if name.startswith(FOREIGN):
+        del os.environ[name]
+os.environ |= {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # to `python` and `dvc`
+    "SHELL": "/bin/sh",  # DVC runs commands through it, and it may be one that runs none
+    "FEWSTEP_DEVICE": "cpu",  # on which bytes and recorded numbers are equal
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    **{f"GIT_{who}_NAME": "t" for who in ("AUTHOR", "COMMITTER")},
+    **{f"GIT_{who}_EMAIL": "t@example.com" for who in ("AUTHOR", "COMMITTER")},
+}
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,12 @@
 """Several processes compute what one would with the whole batch."""
 
 import os
-import socket
 import subprocess
 import sys
 
 import pytest
 import torch
+import torch.distributed as dist
 from recorded import run, student
 from safetensors.torch import load_file
 
@@ -46,14 +46,13 @@ distributed.leave()
 
 def two_processes(folder, kind="shared", stop=-1):
     """Run CHILD twice, with the variables that torchrun sets; return the exit codes and error texts."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
+    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     common = {
         "PYTHONPATH": f"tests{os.pathsep}.",
         "FEWSTEP_CHECKPOINT_SECONDS": "0",
         "MASTER_ADDR": "localhost",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # of the starter, which alone can have a port and keep it
         "WORLD_SIZE": "2",
     }
     command = [sys.executable, "-c", CHILD, str(folder), kind, str(stop)]
@@ -62,7 +61,7 @@ def two_processes(folder, kind="shared", stop=-1):
         for rank in "01"
     ]
     try:
-        errors = [child.communicate(timeout=120)[1] for child in children]
+        errors = [child.communicate(timeout=300)[1] for child in children]
     finally:
         for child in children:
             child.kill()

@@ -1,16 +1,19 @@
 """A folder to run commands in, as a user would, and what tests ask about its processes and files."""
 
 import os
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from processes import everyone, wait_for
+
 CHECKOUT = Path(__file__).parents[1]
-FOREIGN = ("DVC_", "FEWSTEP_", "GIT_", "MLFLOW_", "PREFECT_")
+SEND = (
+    "python -c 'from pathlib import Path; from stages import _outbox, _sender; "
+    "_sender.serve(Path.cwd(), _outbox.folder(Path.cwd()))'"
+)
 
 
 class Workspace:
@@ -18,23 +21,16 @@ class Workspace:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
-        self.environment = inherited | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "SHELL": "/bin/bash",
-            "DVC_NO_ANALYTICS": "1",
+        self.environment = os.environ | {
             "DVC_SITE_CACHE_DIR": str(folder.parent / "dvc-site"),  # DVC's own database, else in /var
             "FEWSTEP_TRACKING": "off",
             "FEWSTEP_WORKERS": "1",
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            **{f"GIT_{who}_NAME": "t" for who in ("AUTHOR", "COMMITTER")},
-            **{f"GIT_{who}_EMAIL": "t@example.com" for who in ("AUTHOR", "COMMITTER")},
         }
 
     def __truediv__(self, name: str) -> Path:
         return self.folder / name
 
-    def sh(self, command: str, *, ok: bool | None = True, seconds: float = 300, **environment: str) -> str:
+    def sh(self, command: str, *, ok: bool | None = True, seconds: float = 1200, **environment: str) -> str:
         """Run a command to its end and return all it said; it must succeed if `ok`, fail if not."""
         done = subprocess.run(
             ["bash", "-c", command],
@@ -48,17 +44,18 @@ class Workspace:
         assert ok is None or (done.returncode == 0) == ok, f"{command!r} ended {done.returncode}:\n{said}"
         return said
 
-    def begin(self, *command: str, **environment: str) -> subprocess.Popen:
-        """Begin a command in a process group of its own; `communicate` returns all it said."""
-        return subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env=self.environment | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+    def begin(self, *command: str, said: Path | None = None, **environment: str) -> subprocess.Popen:
+        """Begin a command in a process group of its own; `communicate`, or a file, tells all it said."""
+        with said.open("w") if said else nullcontext(subprocess.PIPE) as out:
+            return subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=self.environment | environment,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
 
     def edit(self, name: str, old: str, new: str) -> None:
         """Replace a text that must be there."""
@@ -73,31 +70,29 @@ class Workspace:
 
     def stage_pids(self) -> list[int]:
         """Return the live processes that run a stage here."""
-        return [int(e.name) for e in Path("/proc").iterdir() if e.name.isdecimal() and self._runs_stage(e)]
+        return self._running(lambda word: word.startswith(b"stages.") and not word.startswith(b"stages._"))
 
-    def _runs_stage(self, entry: Path) -> bool:
-        """Say whether a /proc entry is `python -m stages.<name>` in this folder; not its shell."""
+    def wait_for_senders(self, done: Callable[[], Any] | None = None) -> None:
+        """Wait until all is sent, or `done()` holds.
+
+        A sender has low priority and gives up after a while, which may be too short on a busy machine;
+        then another goes on, as that of a later stage would, but with our priority.
+        """
+        outbox = self / ".fewstep/outbox"
+        assert (outbox / "sender.log").exists(), "no stage started a sender"
+        done = done or (lambda: not list(outbox.glob("*.jsonl")))
+        wait_for(lambda: done() or not self._running(lambda word: word == b"stages._sender"))
+        if not done():
+            self.sh(SEND)
+        assert done()
+
+    def _running(self, named: Callable[[bytes], bool]) -> list[int]:
+        """Return the live processes here that have such a word in their command, as `-m` of python has."""
+        return [process.pid for process in everyone() if self._runs(Path(f"/proc/{process.pid}"), named)]
+
+    def _runs(self, entry: Path, named: Callable[[bytes], bool]) -> bool:
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            zombie = (entry / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
-            named = any(word.startswith(b"stages.") and not word.startswith(b"stages._") for word in words)
-            return named and not zombie and (entry / "cwd").readlink() == self.folder
+            return any(map(named, words)) and (entry / "cwd").readlink() == self.folder
         except OSError:
             return False
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 120, every: float = 0.002) -> Any:
-    """Wait until `condition()` holds, asked `every` so many seconds, and return what it returned."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(every)
-    return found
-
-
-def kill(pid: int) -> None:
-    """Kill a process at once, as a user's `kill -9` would; it may have ended by itself."""
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return

@@ -26,7 +26,7 @@ class Checkout(Workspace):
     @classmethod
     def create(cls, folder: Path) -> "Checkout":
         """Copy the project as it is now, shrink its settings and commit it."""
-        listed = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
+        listed = ["git", "-c", "safe.directory=*", "ls-files", "-co", "--exclude-standard", "-z"]
         names = subprocess.check_output(listed, cwd=CHECKOUT, text=True).split("\0")
         for name in names:
             if (CHECKOUT / name).is_file() and name != "dvc.lock":
@@ -34,7 +34,7 @@ class Checkout(Workspace):
                 shutil.copy(CHECKOUT / name, folder / name)
         checkout = cls(folder)
         checkout.write_params(tiny.shrink(checkout.params()))
-        checkout.sh("git init -q && git add -A && git commit -qm tiny")
+        checkout.sh("git init -q -b master && git add -A && git commit -qm tiny")
         return checkout
 
     def copy(self, folder: Path) -> "Checkout":

@@ -2,8 +2,8 @@
 
 import json
 
+from processes import wait_for
 from test_kills import steps_on_disk
-from workspace import wait_for
 
 
 def test_settings_edited_while_pretrain_runs(checkout, finished):

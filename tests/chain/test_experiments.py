@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 from chain.checkout import Checkout
-from workspace import wait_for
+from processes import wait_for
 
 STEPS = {"here": 11, "--temp": 12, "--queue": 13}
 
@@ -41,7 +41,7 @@ def experiments(finished, tmp_path_factory):
     said["--queue"] = checkout.sh("dvc queue logs queue")
     checkout.sh("dvc queue stop")
     rows = list(csv.DictReader(io.StringIO(checkout.sh("dvc exp show --csv"))))
-    wait_for(lambda: not list((checkout / ".fewstep/outbox").glob("*.jsonl")))
+    checkout.wait_for_senders()
     return Experiments(checkout, said, rows)
 
 

@@ -20,8 +20,7 @@ def template(tmp_path_factory) -> Toy:
     (toy.root / "params.yaml").write_text(PARAMS)
     (toy.root / "work.py").write_text(WORK)
     (toy.root / ".gitignore").write_text("/artifacts\n/orders\n/began\n/here-*\n/.fewstep\n")
-    toy.sh("git init -q && git config user.email t@example.com && git config user.name t && dvc init -q")
-    toy.sh("git add -A && git commit -qm start")
+    toy.sh("git init -q && dvc init -q && git add -A && git commit -qm start")
     return toy
 
 

@@ -3,11 +3,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from processes import wait_for
 from toy_project import Toy
 
 from fewstep.errors import UserError
@@ -146,7 +146,6 @@ def test_sizes_are_readable(count, text):
 def test_failed_and_interrupted_runs_leave_mlflow_and_others_stay(tmp_path, monkeypatch):
     from mlflow import MlflowClient
 
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / ".fewstep").mkdir()
     client = MlflowClient(f"sqlite:///{tmp_path / '.fewstep' / 'mlflow.db'}")
 
@@ -173,10 +172,7 @@ def test_a_running_stage_forbids_it(toy_that_ran):
         [sys.executable, "-m", "dvc", "repro", "-q"], cwd=toy_that_ran.root, start_new_session=True
     )
     try:
-        for _ in range(300):
-            if (toy_that_ran.root / "began").exists():
-                break
-            time.sleep(0.05)
+        wait_for((toy_that_ran.root / "began").exists)
         with pytest.raises(UserError, match="artifacts/last"):
             _piles.collect(toy_that_ran.root)
     finally:

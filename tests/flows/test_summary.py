@@ -16,7 +16,6 @@ def row(name, grid, **facts):
 @pytest.fixture
 def evaluated(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
     rows = [
         row("pretrain@32", "uniform"),
         row("pretrain@4", "bellman"),

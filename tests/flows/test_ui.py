@@ -3,40 +3,21 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from urllib.request import urlopen
 
 import pytest
-from toy_project import CHECKOUT
+from processes import alive, below, wait_for
+from workspace import CHECKOUT
 
 from fewstep.errors import UserError
 from flows import ui
-
-
-def processes_of(session_leader: int) -> list[int]:
-    """Return the live processes below a process, whatever their session."""
-    listing = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True).stdout
-    parents = dict(map(int, line.split()) for line in listing.splitlines())
-    found = [session_leader]
-    for pid in found:
-        found += [child for child, parent in parents.items() if parent == pid]
-    return found[1:]
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_both_pages_come_up_before_any_run_and_nothing_is_left_behind(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.ui"],
         cwd=tmp_path,
-        env={k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL")}
-        | {"PYTHONPATH": str(CHECKOUT), "PREFECT_HOME": str(tmp_path / "prefect")},
+        env=os.environ | {"PYTHONPATH": str(CHECKOUT), "PREFECT_HOME": str(tmp_path / "prefect")},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -46,15 +27,14 @@ def test_both_pages_come_up_before_any_run_and_nothing_is_left_behind(tmp_path):
         assert f"export PREFECT_API_URL={addresses['Prefect']}/api" in lines[1]
         assert "Ctrl-C" in lines[2]
         for name, title in (("MLflow", b"MLflow"), ("Prefect", b"Prefect")):
-            assert title in urlopen(addresses[name], timeout=10).read()
-        family = processes_of(process.pid)
+            assert title in urlopen(addresses[name], timeout=60).read()
+        family = below(process.pid)
         assert len(family) >= 2
         assert (tmp_path / ".fewstep/mlflow.db").exists()  # the store that the server was told of
     finally:
         process.send_signal(signal.SIGTERM if process.poll() is None else 0)
-    assert process.wait(20) == 0
-    time.sleep(0.2)  # for init to reap them
-    assert [pid for pid in family if alive(pid)] == []
+    assert process.wait(120) == 0
+    wait_for(lambda: not any(map(alive, family)), seconds=60)
 
 
 def test_servers_that_run_elsewhere_are_named_and_none_is_started(tmp_path, monkeypatch, capsys):

@@ -2,10 +2,9 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
-CHECKOUT = Path(__file__).parents[2]
+from workspace import CHECKOUT
 
 DVC_YAML = """
 stages:
@@ -43,7 +42,7 @@ VERSION = 1
 
 def met(others):
     pathlib.Path(f"here-{name}").touch()
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while time.monotonic() < end:
         if all(pathlib.Path(f"here-{other}").exists() for other in others):
             return True
@@ -63,7 +62,7 @@ if todo[0] == "die-once":
     order.unlink()
     os.kill(os.getpid(), signal.SIGKILL)
 if todo[0] == "sleep":
-    time.sleep(60)
+    time.sleep(600)
 if todo[0] == "meet" and not met(todo[1:]):
     sys.exit(f"{name}: nobody came")
 pathlib.Path(out).mkdir(parents=True)
@@ -96,15 +95,13 @@ class Toy:
         return names
 
     def sh(self, command: str) -> str:
-        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-        environment = os.environ | {"PATH": path, "PYTHONPATH": str(CHECKOUT)}
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=self.root,
-            env=environment,
+            env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

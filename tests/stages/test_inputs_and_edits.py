@@ -1,7 +1,8 @@
 """Nothing wrong is published: inputs must be whole and of today, settings must not move meanwhile."""
 
 import pytest
-from fake_project import Project, wait_for
+from fake_project import Project
+from processes import wait_for
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def project(tmp_path):
     ],
 )
 def test_an_edit_while_a_stage_runs_is_refused(project, file, old, new, says):
-    project.edit("params.yaml", "{parts: 3}", "{parts: 4, seconds: 0.2}")
+    project.edit("params.yaml", "{parts: 3}", "{parts: 10, seconds: 0.2}")
     stage = project.begin("python", "-m", "stages.make")
     wait_for(lambda: list(project.folder.glob(".fewstep/scratch/make.*/out/part-*")))
     project.edit(file, old, new)
@@ -38,7 +39,7 @@ def test_an_edit_while_a_stage_runs_is_refused(project, file, old, new, says):
 
 
 def test_edits_of_other_sections_and_of_comments_are_none_of_its_business(project):
-    project.edit("params.yaml", "{parts: 3}", "{parts: 4, seconds: 0.2}")
+    project.edit("params.yaml", "{parts: 3}", "{parts: 10, seconds: 0.2}")
     stage = project.begin("python", "-m", "stages.make")
     wait_for(lambda: list(project.folder.glob(".fewstep/scratch/make.*/out/part-*")))
     project.edit("params.yaml", "  one: {word: hello}", "  one:")

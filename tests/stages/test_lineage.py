@@ -11,7 +11,7 @@ from stages._lineage import ancestors
 
 
 def manifest(name, **inputs):
-    """Return the manifest of an artifact; `inputs` are paths, with the fingerprints of those that were made."""
+    """Return the manifest of an artifact; `inputs` are paths, with fingerprints of those that were made."""
     used = {key: {"path": path, "digest": "", "fingerprint": made} for key, (path, made) in inputs.items()}
     return dict.fromkeys(_manifest.FIELDS) | {"stage": name, "fingerprint": name, "inputs": used}
 

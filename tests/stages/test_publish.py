@@ -90,7 +90,6 @@ def test_pruning_keeps_the_newest_the_unfinished_and_the_locked(tmp_path):
 
 def test_scratch_lies_in_the_checkout_or_where_one_says(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.delenv("FEWSTEP_SCRATCH", raising=False)
     assert (
         Scratch.of("distill@boss-4", "f" * 64).folder
         == tmp_path / f".fewstep/scratch/distill@boss-4.{'f' * 16}"

@@ -4,7 +4,8 @@ import json
 import sqlite3
 
 import pytest
-from fake_project import Project, kill, wait_for
+from fake_project import Project
+from processes import kill, wait_for
 
 from stages import _outbox, _sender, _tracking
 from stages._outbox import Outbox
@@ -20,13 +21,8 @@ def tracked(tmp_path_factory):
     project.sh("dvc repro")
     project.edit("params.yaml", "two: {word: bye}", "two: {word: ciao}")
     project.sh("dvc repro")
-    delivered(project)
+    project.wait_for_senders()
     return project
-
-
-def delivered(project):
-    outbox = project.folder / ".fewstep/outbox"
-    wait_for(lambda: not list(outbox.glob("*.jsonl")), seconds=60)
 
 
 def runs(project):
@@ -124,7 +120,7 @@ def test_the_end_of_a_stage_waits_for_no_delivery(tmp_path, monkeypatch):
 def test_an_unreachable_tracker_fails_nothing(project):
     project.environment["MLFLOW_TRACKING_URI"] = "http://user:hunter2@127.0.0.1:9"
     project.sh("python -m stages.make")
-    wait_for(lambda: list(project.folder.glob(".fewstep/outbox/*.down")), seconds=60)
+    project.wait_for_senders(lambda: list(project.folder.glob(".fewstep/outbox/*.down")))
     said = project.sh("python -m stages.use one")
     assert "use@one: tracking: the tracker is down" in said
     assert said.count("tracking:") == 1
@@ -139,7 +135,7 @@ def test_what_waits_is_delivered_later_and_a_killed_run_is_ended(project):
     wait_for(lambda: list(project.folder.glob(".fewstep/scratch/make.*/out/part-1.txt")))
     kill(stage.pid)
     stage.wait()
-    delivered(project)
+    project.wait_for_senders()
     (made,) = [r for r in runs(project) if r["outcome"] == "ran"]
     assert made["status"] == "KILLED"
 
@@ -148,7 +144,7 @@ def test_inputs_from_elsewhere_have_an_unknown_origin(project):
     project.sh("FEWSTEP_TRACKING=off python -m stages.make")
     project.sh("python -m stages.use one")
     project.sh("python -m stages.use one")  # made before, so another link
-    delivered(project)
+    project.wait_for_senders()
     found = runs(project)
     origins = [(r["name"], r["source_run_id"]) for r in found if r["outcome"] == "cached"]
     (ran,) = [r["id"] for r in found if r["outcome"] == "ran"]
@@ -162,8 +158,9 @@ def test_a_flow_links_what_it_found_made(project):
         'FEWSTEP_PIPELINE=second python -c "'
         "from pathlib import Path; from stages import _manifest, _tracking;"
         "_tracking.link_cached(Path.cwd(), [_manifest.read(Path('artifacts/make'))]);"
-        'assert _tracking.send(Path.cwd(), 60) is None"'
+        'assert _tracking.send(Path.cwd(), 300) is None"'
     )
+    project.wait_for_senders()
     first, second = [r for r in runs(project) if r["name"] == "make"]
     assert (first["pipeline"], first["outcome"]) == ("first", "ran")
     assert (second["pipeline"], second["outcome"]) == ("second", "cached")
@@ -175,7 +172,6 @@ def tracker(project, monkeypatch):
     """The empty tracker of the project, in this process."""
     from stages._mlflow import Tracker
 
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return Tracker(project.folder, None, "fewstep")
 
 
