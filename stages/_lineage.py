@@ -34,7 +34,8 @@ def ancestors(inputs: dict[str, Input]) -> list[dict[str, Any]]:
         if manifest := waiting.pop():
             found.pop(manifest["fingerprint"], None)  # again, so it comes before what was found meanwhile
             found[manifest["fingerprint"]] = manifest
-            waiting += [_read(Path(used["path"])) for used in manifest["inputs"].values()]
+            made = [used for used in manifest["inputs"].values() if used["fingerprint"]]  # not the user's own
+            waiting += [_read(Path(used["path"])) for used in made]
     return list(reversed(found.values()))
 
 

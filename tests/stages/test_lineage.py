@@ -1,0 +1,28 @@
+"""What a result rests on: the artifacts of earlier stages, not the files of the user's."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stages import _manifest
+from stages._inputs import Input
+from stages._lineage import ancestors
+
+
+def manifest(name, **inputs):
+    """Return a manifest; `inputs` are paths, each with the fingerprint of what was made there, if it was."""
+    used = {key: {"path": path, "digest": "", "fingerprint": made} for key, (path, made) in inputs.items()}
+    return dict.fromkeys(_manifest.FIELDS) | {"stage": name, "fingerprint": name, "inputs": used}
+
+
+@pytest.mark.parametrize("own", ["data/cats.npz", "data/cats"])
+def test_a_file_or_folder_of_the_users_is_no_ancestor(tmp_path, monkeypatch, own):
+    monkeypatch.chdir(tmp_path)
+    Path("data/cats").mkdir(parents=True)
+    Path("data/cats.npz").touch()
+    Path("data/cats/manifest.json").write_text(json.dumps(manifest("of another project")))
+    Path("prepared").mkdir()
+    Path("prepared/manifest.json").write_text(json.dumps(manifest("prepare", source=(own, None))))
+    model = Input(Path("model"), "", manifest("pretrain", data=("prepared", "prepare")))
+    assert [made["stage"] for made in ancestors({"model": model})] == ["prepare", "pretrain"]
