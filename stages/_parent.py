@@ -76,12 +76,14 @@ def starter() -> Process | None:
 
 
 def _look_up(pid: int) -> Process | None:
-    """Return a process, None if it is gone."""
+    """Return a process, None if it is gone; one that is dead and waits to be reaped is."""
     try:
         before, _, after = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
     except OSError:
         return None
     fields = after.split()
+    if fields[0] in "ZX":
+        return None
     return Process(pid, fields[19], before.partition("(")[2], int(fields[1]), int(fields[3]))
 
 

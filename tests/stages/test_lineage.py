@@ -11,7 +11,7 @@ from stages._lineage import ancestors
 
 
 def manifest(name, **inputs):
-    """Return the manifest of an artifact; `inputs` are paths, with fingerprints of those that were made."""
+    """Return a manifest; `inputs` are paths, each with the fingerprint of what was made there, if it was."""
     used = {key: {"path": path, "digest": "", "fingerprint": made} for key, (path, made) in inputs.items()}
     return dict.fromkeys(_manifest.FIELDS) | {"stage": name, "fingerprint": name, "inputs": used}
 
