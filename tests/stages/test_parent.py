@@ -1,9 +1,11 @@
 """Who started a stage, and who merely adopted it."""
 
 import os
+import subprocess
 import sys
 
 import pytest
+from processes import wait_for
 
 from stages import _parent
 from stages._parent import Process
@@ -44,3 +46,13 @@ def test_the_real_parent_is_found_and_alive():
     assert (found.pid, found.session) == (os.getppid(), os.getsid(os.getppid()))
     assert _parent.alive(found)
     assert not _parent.alive(found._replace(started="another"))
+
+
+def test_a_process_that_only_waits_to_be_reaped_is_not_alive():
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    found = _parent._look_up(child.pid)
+    assert _parent.alive(found)
+    child.kill()
+    wait_for(lambda: not _parent.alive(found))
+    assert child.returncode is None  # nobody has asked yet
+    child.wait()
