@@ -7,7 +7,7 @@ import numpy as np
 
 from fewstep.searches._problem import check_budgets
 
-ROWS = 128  # whose sums stay in a core's cache
+ROWS = 128  # of a band; their sums stay in a core's cache
 
 
 class Route(NamedTuple):
@@ -37,14 +37,19 @@ def best_routes(costs: np.ndarray, budgets: Sequence[int], *, discount: float = 
     """
     steps = len(costs) - 1
     check_budgets(budgets, steps)
-    to_go = costs[:, -1]
-    choices: list[np.ndarray] = []  # choices[m - 2][j]: the next knot when m jumps are left at j
+    bands = _bands(costs)
+    most, to_go = max(budgets), costs[:, -1]
+    next_knots = np.zeros((most + 1, steps + 1), dtype=np.int64)  # [m, j]: from j with m jumps left
     found = {1: float(to_go[0])}
-    for jumps in range(2, max(budgets) + 1):
-        choice, to_go = _next_knots(costs, discount * to_go)
-        choices.append(choice)
+    for jumps in range(2, most + 1):
+        later, to_go = discount * to_go, np.empty(steps + 1)
+        for band in bands:
+            np.add(band.costs, later[band.first :], out=band.ways)
+            best = band.ways.argmin(axis=1)
+            next_knots[jumps, band.rows] = best + band.first
+            to_go[band.rows] = band.ways[band.each, best]
         found[jumps] = float(to_go[0])
-    return {budget: Route(_backtrack(choices[: budget - 1], steps), found[budget]) for budget in budgets}
+    return {budget: Route(_follow(next_knots[2 : budget + 1], steps), found[budget]) for budget in budgets}
 
 
 def best_routes_after(
@@ -84,24 +89,28 @@ def best_routes_after(
     return {budget: found[budget] for budget in budgets}
 
 
-def _next_knots(costs: np.ndarray, to_go: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each knot the cheapest next one, and the cost to go by way of it, (K + 1,) each.
+class Band(NamedTuple):
+    """Some rows of the costs, from the column of their first row on: jumps lead forwards."""
 
-    Jumps lead forwards, so a band of rows needs the columns from its first row on.
-    """
-    knots = len(costs)
-    room, choice, cheapest = np.empty((ROWS, knots)), np.empty(knots, dtype=np.int64), np.empty(knots)
-    for first in range(0, knots, ROWS):
-        rows = slice(first, min(first + ROWS, knots))
-        ways = room[: rows.stop - first, : knots - first]
-        np.add(costs[rows, first:], to_go[first:], out=ways)
-        best = ways.argmin(axis=1)
-        choice[rows], cheapest[rows] = first + best, ways[np.arange(len(ways)), best]
-    return choice, cheapest
+    first: int
+    rows: slice
+    costs: np.ndarray  # (rows, columns), a view
+    ways: np.ndarray  # (rows, columns), room for sums
+    each: np.ndarray  # 0, 1, ... rows - 1
 
 
-def _backtrack(choices: Sequence[np.ndarray], last: int) -> tuple[int, ...]:
+def _bands(costs: np.ndarray) -> list[Band]:
+    bands = []
+    for first in range(0, len(costs), ROWS):
+        rows = slice(first, min(first + ROWS, len(costs)))
+        part = costs[rows, first:]
+        bands.append(Band(first, rows, part, np.empty(part.shape), np.arange(len(part))))
+    return bands
+
+
+def _follow(next_knots: np.ndarray, last: int) -> tuple[int, ...]:
+    """Return the knots from the first one on; the rows of `next_knots` are by jumps left, fewest first."""
     knots = [0]
-    for choice in reversed(choices):
-        knots.append(int(choice[knots[-1]]))
+    for row in next_knots[::-1]:
+        knots.append(int(row[knots[-1]]))
     return (*knots, last)
