@@ -15,9 +15,10 @@ SIGMA_MAX, SIGMA_MIN = 80.0, 0.002  # the defaults of EDM
 
 
 def uniform(steps: int, *, start: float = 0.0, end: float = 1.0) -> tuple[float, ...]:
-    """Return equal steps in canonical time."""
+    """Return equal steps in canonical time; where the last would start after `end`, it starts there."""
     _refuse_none(steps)
-    return (*(start + (1 - start) * i / steps for i in range(steps)), 1.0)
+    inner = [start + (1 - start) * i / steps for i in range(1, steps)]
+    return (start, *within(inner, start, end), 1.0)
 
 
 def edm(
@@ -45,16 +46,25 @@ def log_snr(
     return _spaced_levels(steps, start, end, sigma_min, sigma_max, math.log, math.exp)
 
 
-def tangent(steps: int, *, start: float = 0.0, scale: float = 1.0) -> tuple[float, ...]:
+def tangent(steps: int, *, start: float = 0.0, end: float = 1.0, scale: float = 1.0) -> tuple[float, ...]:
     """Return t_i = 1 / (1 + scale tan(angle_i)) with equal steps of the angle, down to 0.
+
+    Where the last of them would be after `end`, all inner ones are moved towards `start` in proportion.
 
     For data of an isotropic Gaussian with standard deviation `scale` no Euler steps end nearer to it;
     Sabour et al. 2024 (arXiv 2404.14507).
     """
     _refuse_none(steps)
     first = math.pi / 2 if start == 0 else math.atan((1 - start) / start / scale)
-    inner = (1 / (1 + scale * math.tan(first * (1 - i / steps))) for i in range(1, steps))
-    return (start, *inner, 1.0)
+    inner = [1 / (1 + scale * math.tan(first * (1 - i / steps))) for i in range(1, steps)]
+    return (start, *within(inner, start, end), 1.0)
+
+
+def within(inner: list[float], start: float, end: float) -> list[float]:
+    """Return increasing times moved towards `start`, in proportion, so that none is after `end`."""
+    if not inner or inner[-1] <= end:
+        return inner
+    return [*(start + (t - start) * (end - start) / (inner[-1] - start) for t in inner[:-1]), end]
 
 
 SPACINGS: dict[str, Callable[..., tuple[float, ...]]] = {"uniform": uniform, "edm": edm, "log_snr": log_snr}

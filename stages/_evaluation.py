@@ -105,10 +105,13 @@ def cells_of(name: str, model: Model, config: "Config", job: Job) -> list[Cell]:
         found = read_grids(job.inputs[f"search {name}"])
         for grid in found.grids.values():
             grid.must_suit(model=digest)
+        kind = found.method["name"].replace("uniform", "searched-uniform")  # not the cells above
         cells += [
-            Cell(name, found.method["name"], grid, calls_of(grid), digest)
+            Cell(name, kind, grid, calls_of(grid), digest)
             for steps, grid in sorted(found.grids.items())
-            if grid.guidance != 1 or not same_times(grid, uniform(steps, start=start))
+            if (grid.guidance, grid.solver) != (1, "euler")
+            or steps not in config.calls
+            or not same_times(grid, uniform(steps, start=start))
         ]
     return cells
 

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewstep import grids
 from fewstep.errors import UserError
 from fewstep.grids import Grid
 
@@ -52,11 +51,13 @@ class Found:
 
 def fine_of(result: "SearchResult", problem: "Problem") -> Grid:
     """Return the fine grid that all knots were taken from, or that of the truth if there is none."""
+    from fewstep.searches._fine import fine_grid
+
     if result.jumps is not None:
         times = set(result.jumps.fine.times)
         if all(times.issuperset(grid.times) for grid in result.grids.values()):
             return result.jumps.fine
-    return grids.uniform(problem.truth_steps, start=problem.flow.t_start, solver="heun")
+    return fine_grid("uniform", problem.truth_steps, problem.flow, solver="heun")
 
 
 def write_grids(folder: Path, found: Found, jumps: "Jumps | None") -> None:
@@ -68,7 +69,9 @@ def write_grids(folder: Path, found: Found, jumps: "Jumps | None") -> None:
     if jumps is not None:
         from safetensors.numpy import save_file
 
-        save_file({"costs": jumps.costs.copy()}, folder / "costs.safetensors")
+        arrays = {"costs": jumps.costs, "standard_errors": jumps.errors}
+        kept = {name: array.copy() for name, array in arrays.items() if array is not None}
+        save_file(kept, folder / "costs.safetensors")
 
 
 def read_grids(folder: Path) -> Found:

@@ -124,6 +124,8 @@ def run(config: Config, job: Job) -> None:
     grid = read_grids(job.inputs["search"]).grid(config.calls, asked_by=f"distill@{job.key}")
     grid.must_suit(model=model_digest(job.inputs["teacher"]), solver="euler")
     coupling = Shards(job.inputs["coupling"] / "train")
+    if "guidance" in coupling.facts and coupling.facts["model"] == grid.model_digest:
+        grid.must_suit(model=grid.model_digest, guidance=coupling.facts["guidance"])
     own = replace(grid, guidance=1.0)  # what guidance does is in the coupling; the student samples without
     student = Model(replace(teacher.config, grid=own, **method.trained()), teacher.network)
     select = None

@@ -62,7 +62,8 @@ def check(params: Params) -> list[str]:
         if config.teacher != teacher:
             problems.append(f"{where}.teacher {config.teacher!r} must be {teacher!r}, {whose}")
         if key in students:
-            problems += of_a_student(where, config, configs.get(teacher))
+            calls = params.config("distill", key).calls
+            problems += of_a_student(where, config, calls, configs.get(teacher))
         if method.name == "best" and config.report_noises < FEWEST_TO_REPORT:
             problems.append(
                 f"{where}.report_noises {config.report_noises} is too few to tell the best search from luck; "
@@ -77,13 +78,17 @@ def check(params: Params) -> list[str]:
     return problems
 
 
-def of_a_student(where: str, config: Config, of_teacher: Config | None) -> list[str]:
+def of_a_student(where: str, config: Config, calls: int, of_teacher: Config | None) -> list[str]:
     """Return what is wrong with the search of a student, given that of its teacher."""
     problems = []
     if config.method.name != "endpoint":
         problems.append(
             f"{where}.method {config.method.name} asks for velocities at all times, but a student knows "
             "those near its knots alone; use endpoint"
+        )
+    if config.budgets != (calls,) or config.solver != "euler":
+        problems.append(
+            f"{where} is of a student of {calls} euler steps: set budgets to [{calls}], solver to euler"
         )
     if of_teacher is not None and config.guidance != of_teacher.guidance:
         problems.append(

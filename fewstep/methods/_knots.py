@@ -62,14 +62,20 @@ def near_knots(times: tuple[float, ...], jitter: float, batch: Batch, keys: Tens
 
     from fewstep import randomness
 
-    stored, picks = batch["times"][0].double().cpu(), []
+    stored, picks, choices = batch["times"][0].double().cpu(), [], 1
     for number, t in enumerate(times):
         low, high = reach(times, number, jitter)
         (near,) = torch.where((stored > low - TOLERANCE) & (stored < high + TOLERANCE))
         if not len(near):
             raise UserError(f"the trajectories have no state near the knot at {t}; make them anew")
+        choices = max(choices, len(near))
         chance = randomness.uniforms(f"train.jitter.{number}", keys)
         picks.append(near[(chance * len(near)).long()])
+    if choices == 1 and len(times) > 2:
+        raise UserError(
+            f"jitter {jitter} moves no knot: the states of the trajectories are further apart; raise it, or "
+            "search with more fine steps"
+        )
     columns = torch.stack(picks, dim=1).to(batch["states"].device)
     rows = torch.arange(len(keys), device=columns.device)[:, None]
     return {"states": batch["states"][rows, columns], "times": batch["times"][rows, columns]}

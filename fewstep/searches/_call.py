@@ -6,7 +6,7 @@ from typing import cast
 
 from torch import Tensor
 
-from fewstep import registry
+from fewstep import registry, solvers
 from fewstep.errors import UserError
 from fewstep.flow import FieldFlow, Flow, as_flow
 from fewstep.grids import Grid
@@ -84,23 +84,44 @@ def search(
             deterministic or was trained at its own knots alone, or a velocity that is none.
     """
     searcher = registry.find("fewstep.searches", method)() if isinstance(method, str) else method
+    solvers.get(solver)
     searcher.check(budgets, solver)
+    if batch < 1:
+        raise UserError(f"batch must be 1 or more, got {batch}")
     student = None
     if isinstance(model, Model) and model.config.jitter:
         student = student_of(model, teacher, searcher, guidance)
         guidance = 1.0  # what it does is in the student
     flow = Checked(_flow_of(model, guidance))
+    if isinstance(model, Model):
+        _check_for(model, noise, conditions or {})
     given = Given(noise, conditions or {}, searcher.needs() | {"report": report}, batch)
     problem = Problem(flow, given, tuple(budgets), solver, distance, truth_steps, student, progress)
     probe(problem)
     result = searcher.search(problem)
-    guided = {steps: replace(grid, guidance=guidance) for steps, grid in result.grids.items()}
     name = method if isinstance(method, str) else type(method).__name__
     scores = {}
     if report:
         asked = {steps: {**_named(result, steps), name: grid} for steps, grid in result.grids.items()}
         scores = score(problem, asked, noises=report)
-    return Found(replace(result, grids=guided), scores)
+    guided = {by: _guided(grids, guidance) for by, grids in result.candidates.items()}
+    return Found(replace(result, grids=_guided(result.grids, guidance), candidates=guided), scores)
+
+
+def _guided(grids: Mapping[int, Grid], guidance: float) -> dict[int, Grid]:
+    return {steps: replace(grid, guidance=guidance) for steps, grid in grids.items()}
+
+
+def _check_for(model: Model, noise: Tensor, conditions: Mapping[str, Tensor]) -> None:
+    """Refuse noise and conditions that a model can't take."""
+    if tuple(noise.shape[1:]) != model.config.shape:
+        raise UserError(
+            f"noise of shape {tuple(noise.shape[1:])} is not of the model's, {model.config.shape}"
+        )
+    if model.config.classes and "label" not in conditions:
+        raise UserError(
+            f"the model has {model.config.classes} classes; give each noise's: conditions={{'label': ...}}"
+        )
 
 
 def student_of(model: Model, teacher: Model | None, searcher: Search, guidance: float) -> Student:

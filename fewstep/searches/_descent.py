@@ -5,7 +5,7 @@ from functools import partial
 
 from fewstep.grids import Grid, reach
 from fewstep.searches._ends import endpoint_squares, moved_squares
-from fewstep.searches._problem import Problem, Student
+from fewstep.searches._problem import Problem
 
 REACHES = (0.5, 0.25, 0.1, 0.04, 0.015)
 """How far a knot may move at once, as a part of its way to the next one; from coarse to fine."""
@@ -31,7 +31,7 @@ def descend(problem: Problem, grid: Grid, role: str, count: int) -> Grid:
         for _ in range(SWEEPS):
             before = error
             for knot in range(1, grid.steps):
-                times = partial(_tries, problem.student, knot, part)
+                times = partial(_tries, problem, knot, part)
                 grid, error = _settle(problem, grid, knot, times, error, role, count)
             if error == before:
                 break
@@ -40,7 +40,7 @@ def descend(problem: Problem, grid: Grid, role: str, count: int) -> Grid:
 
 
 def most_steps(steps: int) -> int:
-    """Return how many solver steps a noise takes at most in `descend`, but for knots that go on moving."""
+    """Return how many solver steps a noise takes in `descend`, if no knot moves twice in a row."""
     ways = sum(knot - 1 + 2 * (steps - knot + 1) for knot in range(1, steps))
     return steps + len(REACHES) * SWEEPS * ways
 
@@ -66,14 +66,13 @@ def _settle(
     return grid, error
 
 
-def _tries(student: Student | None, knot: int, part: float, grid: Grid, way: int) -> float:
-    """Return where a knot would move to: `part` of the way to its neighbour, as far as a student knows."""
+def _tries(problem: Problem, knot: int, part: float, grid: Grid, way: int) -> float:
+    """Return where a knot would move to: `part` of the way to its neighbour, where there are velocities."""
     here, neighbour = grid.times[knot], grid.times[knot + way]
-    time = here + part * (neighbour - here)
-    if student is None:
-        return time
-    low, high = reach(student.grid.times, knot, student.jitter)
-    return min(max(time, low), high)
+    low, high = 0.0, problem.flow.t_end
+    if problem.student is not None:
+        low, high = reach(problem.student.grid.times, knot, problem.student.jitter)
+    return min(max(here + part * (neighbour - here), low), max(high, here))
 
 
 def moved(grid: Grid, knot: int, time: float) -> Grid:

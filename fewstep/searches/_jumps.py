@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fewstep import solvers
+from fewstep.errors import UserError
 from fewstep.flow import Flow
 from fewstep.grids import Grid
 from fewstep.searches._fine import Known, bends_of, states_along
@@ -131,9 +132,19 @@ def _tried_sums(
         for k in range(j + 1, fine.steps + 1):
             stepping = stepper if fine.times[k] <= flow.t_end else euler
             reached, _ = stepping.step(known, states[j], fine.times[j], fine.times[k], None)
-            errors = (distance or _norm)(reached, states[k]).double()
+            errors = _checked((distance or _norm)(reached, states[k]), len(noise))
             squares[j, k], plain[j, k] = float(errors.square().sum()), float(errors.sum())
     return {"squares": squares, "plain": plain}
+
+
+def _checked(errors: Tensor, noises: int) -> Tensor:
+    """Return distances as float64, if they are that."""
+    if not isinstance(errors, Tensor) or errors.shape != (noises,) or not errors.isfinite().all():
+        raise UserError(
+            f"a distance must give {noises} finite numbers for {noises} pairs of states, a tensor of shape "
+            f"({noises},); got {errors}"
+        )
+    return errors.double()
 
 
 def _norm(reached: Tensor, wanted: Tensor) -> Tensor:

@@ -77,6 +77,9 @@ class Given:
         """
         if not len(noise):
             raise UserError("there is no noise to search with")
+        for name, values in conditions.items():
+            if len(values) != len(noise):
+                raise UserError(f"there are {len(values)} of condition {name!r} for {len(noise)} noises")
         needs = {role: needs.get(role, 0) for role in ROLES}
         if len(noise) < sum(needs.values()):
             parts = ", ".join(f"{count} to {role}" for role, count in needs.items() if count)

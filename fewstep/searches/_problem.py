@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fewstep.errors import UserError
@@ -91,10 +91,6 @@ class Problem:
         if key not in self.kept:
             self.kept[key] = find()
         return self.kept[key]
-
-    def about(self, *budgets: int) -> Problem:
-        """Return the same question about other budgets; what was found out is shared."""
-        return replace(self, budgets=budgets)
 
 
 def check_budgets(budgets: Sequence[int], fine_steps: int | None = None) -> None:

@@ -79,10 +79,8 @@ class Best:
     def search(self, problem: Problem) -> SearchResult:
         """See Search.search."""
         self.check(problem.budgets, problem.solver)
-        problem.progress.note(
-            f"best: at most {self.velocities(problem):,} velocities, each noise's counted; "
-            "a polish mostly ends after a tenth of its share"
-        )
+        calls = self.velocities(problem) * problem.flow.calls_per_velocity
+        problem.progress.note(f"best: up to about {calls:,} network calls, each noise's counted")
         results = {name: candidate(name).search(problem) for name in self.candidates}
         grids = {name: result.grids for name, result in results.items()}
         choices = {

@@ -28,7 +28,7 @@ class Gits(OverJumps):
     noises: int = 256
 
     def priced(self, jumps: Jumps) -> tuple[np.ndarray, np.ndarray | None]:
-        """See OverJumps.priced; the error of a jump to t is divided by t."""
+        """See OverJumps.priced; the error of a jump to t, which should grow like a norm, is divided by t."""
         import numpy as np
 
         costs, after = super().priced(jumps)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from fewstep import spacings
 from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.searches import Problem, SearchResult
@@ -64,7 +65,8 @@ class Quantile:
         for steps in problem.budgets:
             shares = np.arange(1, steps) / steps * reached[-1]
             inner = np.interp(shares, reached, knots) if reached[-1] else shares_of_time(knots, steps)
-            found[steps] = Grid((fine.times[0], *inner.tolist(), 1.0), problem.solver)
+            inside = spacings.within(inner.tolist(), fine.times[0], problem.flow.t_end)
+            found[steps] = Grid((fine.times[0], *inside, 1.0), problem.solver)
         return SearchResult(found)
 
 

@@ -55,9 +55,10 @@ class Tan:
 
         self.check(problem.budgets, problem.solver)
         scales = SCALES if self.scale is None else (self.scale,)
-        start, found, objective = problem.flow.t_start, {}, {}
+        ends = {"start": problem.flow.t_start, "end": problem.flow.t_end}
+        found, objective = {}, {}
         for steps in problem.budgets:
-            asked = [Grid(spacings.tangent(steps, start=start, scale=c), problem.solver) for c in scales]
+            asked = [Grid(spacings.tangent(steps, **ends, scale=c), problem.solver) for c in scales]
             found[steps] = asked[0]
             if len(asked) > 1 and steps > 1:
                 errors = endpoint_squares(problem, asked, "search", self.noises).mean(dim=1)

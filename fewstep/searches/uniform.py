@@ -14,4 +14,4 @@ class Uniform(ClosedForm):
 
     def times(self, steps: int, start: float, end: float) -> tuple[float, ...]:
         """See ClosedForm.times."""
-        return spacings.uniform(steps, start=start)
+        return spacings.uniform(steps, start=start, end=end)

@@ -64,6 +64,10 @@ PAIRS_OF_ITS_TEACHER = {"one-step": {"teacher": "pretrain"}}
             "search.boss-4.method tan asks for velocities at all times, but a student knows those near",
         ),
         (
+            {"search": {"boss-4": STUDENT | {"budgets": [2]}}, "distill": {"boss-4": {"method": JITTERED}}},
+            "search.boss-4 is of a student of 4 euler steps: set budgets to [4], solver to euler",
+        ),
+        (
             {"distill": {"boss-4": {"method": JITTERED}}},
             "states between the knots; set trajectories.pretrain.k",
         ),

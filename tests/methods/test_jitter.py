@@ -92,6 +92,13 @@ def test_jitter_that_cannot_be(jitter):
         ModelConfig(architecture={"name": "mlp"}, shape=(2,), jitter=0.2)
 
 
+def test_a_jitter_too_small_to_reach_another_state():
+    with pytest.raises(
+        UserError, match=r"jitter 0\.01 moves no knot: the states of the trajectories are further"
+    ):
+        near_knots(KNOTS, 0.01, trajectories(2), randomness.keys_of(0, 0, 2))
+
+
 def test_trajectories_without_a_state_near_a_knot():
     thin = {"states": torch.zeros(2, 2, 2), "times": torch.tensor([[0.0, 1.0]]).expand(2, -1)}
     with pytest.raises(UserError, match=r"no state near the knot at 0\.25; make them anew"):

@@ -87,7 +87,7 @@ def test_it_says_its_cost_before_it_starts():
     problem = about(FieldFlow(velocity), budgets=(2,), batch=512, progress=listener, truth_steps=4)
     best = Best(candidates=("uniform", "bellman"), noises=512)
     best.search(problem)
-    assert f"at most {best.velocities(problem):,} velocities" in listener.notes[0]
+    assert f"up to about {best.velocities(problem):,} network calls" in listener.notes[0]
     assert set(asked) == {1}
     assert all(total == done for parts in listener.totals.values() for total, done in parts)
 

@@ -142,6 +142,18 @@ def test_models_that_cannot_be_searched(model, told):
         fewstep.search(model, noise(128), budgets=[2], method="bellman")
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, "the model has 3 classes; give each noise's: conditions={'label': ...}"),
+        ({"noise": noise(128, 5)}, "noise of shape (5,) is not of the model's, (2,)"),
+    ],
+)
+def test_noise_and_labels_that_a_model_cannot_take(given, told):
+    with pytest.raises(UserError, match=re.escape(told)):
+        fewstep.search(conditional(), given.get("noise", noise(128)), budgets=[2], method="bellman")
+
+
 def test_no_noise_is_refused_even_where_none_is_needed():
     with pytest.raises(UserError, match="no noise to search with"):
         fewstep.search(VELOCITY, torch.empty(0, 2), budgets=[2], method="uniform")
@@ -152,6 +164,11 @@ def test_no_noise_is_refused_even_where_none_is_needed():
     [
         ({"method": "belman"}, "unknown search 'belman'; did you mean 'bellman'?"),
         ({"solver": "hein"}, "unknown solver 'hein'"),
+        ({"solver": "hein", "method": "uniform"}, "unknown solver 'hein'"),
+        ({"batch": 0}, "batch must be 1 or more, got 0"),
+        ({"conditions": {"label": torch.zeros(3)}}, "there are 3 of condition 'label' for 130 noises"),
+        ({"distance": lambda a, b: (a - b).abs().mean()}, "a distance must give 128 finite numbers for 128"),
+        ({"distance": lambda a, b: (a - b)[:, 0] / 0}, "a distance must give 128 finite numbers for 128"),
         ({"budgets": [200]}, "budget 200 does not fit a fine grid of 100 steps"),
         ({"budgets": [0]}, "budget 0 is no number of steps"),
         ({"budgets": [2, 2]}, "name a number twice"),

@@ -12,9 +12,9 @@ from fewstep import grids, solvers
 from fewstep.errors import UserError
 from fewstep.flow import FieldFlow
 from fewstep.grids import Grid
-from fewstep.searches import Problem
+from fewstep.searches import _jumps
 from fewstep.searches._checked import Checked
-from fewstep.searches._fine import fine_grid, states_along
+from fewstep.searches._fine import bends_of, fine_grid, states_along
 from fewstep.searches._gram import jump_squares
 from fewstep.searches._jumps import jumps
 
@@ -227,7 +227,9 @@ def test_a_jump_is_measured_once_for_all_who_ask():
     assert len(asked) == 40
 
 
-@pytest.mark.parametrize(("spacing", "steps"), [("uniform", 40), ("log_snr", 5), ("edm", 5)])
+@pytest.mark.parametrize(
+    ("spacing", "steps"), [("uniform", 40), ("uniform", 100), ("uniform", 1), ("log_snr", 5), ("edm", 5)]
+)
 def test_fine_grids_keep_to_the_times_a_flow_has(spacing, steps):
     flow = FieldFlow(lambda x, t: x, t_start=0.1, t_end=0.98)
     fine = fine_grid(spacing, steps, flow, solver="euler")
@@ -236,30 +238,23 @@ def test_fine_grids_keep_to_the_times_a_flow_has(spacing, steps):
     assert fine.times[-2] <= 0.98
 
 
-def test_fine_grid_beyond_the_last_velocity():
-    flow = FieldFlow(lambda x, t: x, t_end=0.9)
-    with pytest.raises(UserError, match=r"velocity at 0\.95, but the last one this model gives is at 0\.9"):
-        fine_grid("uniform", 20, flow, solver="euler")
-
-
 def test_velocities_that_are_not_finite_are_told_by_their_time():
     flow = Checked(FieldFlow(lambda x, t: x / (t[:, None] - 0.5)))
     with pytest.raises(UserError, match=r"at t = 0\.5 the velocity is not finite"):
         measured(flow, EVEN, torch.ones(2, 2))
 
 
-def test_memory_is_that_of_one_batch():
+def test_memory_is_that_of_one_batch(monkeypatch):
     alive = []
 
-    class Watched:
-        def batches(self, role, count):
-            for _ in range(count):
-                assert sum(ref() is not None for ref in alive) <= 1  # the batch that is being let go
-                noise = torch.randn(1, 50)
-                alive.append(weakref.ref(noise))
-                yield noise, {}
+    def watched(*batch):
+        assert not [ref for ref in alive if ref() is not None]  # nothing is left of the batches before
+        bends = bends_of(*batch)
+        alive.append(weakref.ref(bends.increments))
+        return bends
 
-    problem = Problem(FieldFlow(lambda x, t: x * t[:, None]), Watched(), budgets=(1,))
+    monkeypatch.setattr(_jumps, "bends_of", watched)
+    flow = FieldFlow(lambda x, t: x * t[:, None])
     for cost in ("squared", "plain"):
-        jumps(problem, grids.uniform(5), cost=cost, noises=6)
+        measured(flow, grids.uniform(5), torch.randn(6, 50), cost=cost, batch=1)
     assert len(alive) == 12

@@ -54,6 +54,20 @@ def test_the_searches_are_the_public_files():
     assert set(NAMES) == closed | over_jumps | {"optimal_steps", "endpoint", "best"}
 
 
+@pytest.mark.parametrize("t_end", [0.9, 0.98])
+def test_no_velocity_is_asked_for_after_the_last_that_a_flow_gives(search, t_end):
+    def velocity(x, t):
+        assert (t <= t_end + 1e-6).all()
+        return oracles.two_gaussians().velocity(x, t)
+
+    flow = FieldFlow(velocity, t_end=t_end)
+    for steps, grid in search.search(
+        about(flow, budgets=(1, 4, 12), batch=FAST, truth_steps=16)
+    ).grids.items():
+        assert grid.steps == steps
+        integrate(flow, torch.randn(3, 2), grid)
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_budget_gets_a_grid_of_the_solver_from_where_the_flow_starts(search, solver):
     flow = FieldFlow(oracles.two_gaussians().velocity, t_start=0.05, t_end=0.995)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from fewstep import spacings
@@ -11,7 +12,7 @@ from fewstep.errors import UserError
 from fewstep.grids import Grid, uniform
 from fewstep.model import ModelConfig, build
 from fewstep.progress import SILENT
-from stages import search
+from stages import _spread, search
 from stages._grids import read_grids
 from stages._runner import Job
 
@@ -21,7 +22,12 @@ PICK = {"name": "best", "candidates": ["uniform", "bellman", "gits"], "noises": 
 
 def model_folder(folder, **config):
     architecture = {"name": "mlp", "width": 16, "depth": 1}
-    save_model(folder, build(ModelConfig(architecture=architecture, shape=(2,), **config), seed=0))
+    model = build(ModelConfig(architecture=architecture, shape=(2,), **config), seed=0)
+    torch.manual_seed(0)
+    with torch.no_grad():  # a fresh network's last layer is zero, and so would be its velocity
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    save_model(folder, model)
     return folder
 
 
@@ -101,20 +107,27 @@ def test_a_second_run_writes_the_same_bytes(tmp_path):
 
 
 def test_any_number_of_processes_gives_the_same_bytes(tmp_path, monkeypatch):
-    folders = []
+    folders, pools, real = [], [], _spread.ProcessPoolExecutor
+    monkeypatch.setattr(_spread, "ProcessPoolExecutor", lambda *a, **k: pools.append(a[0]) or real(*a, **k))
     for processes in (1, 2):
         monkeypatch.setenv("FEWSTEP_WORKERS", str(processes))
         (tmp_path / str(processes)).mkdir()
-        folder, _ = run(tmp_path / str(processes), PICK, batch=64, report_noises=100, budgets=[2])
+        folder, _ = run(tmp_path / str(processes), PICK, batch=32, report_noises=100, budgets=[2])
         folders.append(folder)
+    assert pools == [2]
     for name in ("grids.json", "costs.safetensors", "search.png"):
         assert len({(folder / name).read_bytes() for folder in folders}) == 1
 
 
 def test_guidance_is_searched_with_and_written_on_the_grid(tmp_path):
-    out, _ = run(tmp_path, "bellman", config={"classes": 3}, guidance=2.5)
-    found = read_grids(out)
-    assert {grid.guidance for grid in found.grids.values()} == {found.fine.guidance} == {2.5}
+    found = {}
+    for guidance in (1.0, 2.5):
+        (tmp_path / str(guidance)).mkdir()
+        out, _ = run(tmp_path / str(guidance), "tan", config={"classes": 3}, guidance=guidance)
+        found[guidance] = read_grids(out)
+        assert {grid.guidance for grid in found[guidance].grids.values()} == {guidance}
+        assert found[guidance].fine.guidance == guidance
+    assert found[1.0].scores[2]["uniform"] != found[2.5].scores[2]["uniform"]
 
 
 @pytest.mark.parametrize(
