@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 
+from fewstep import spacings
 from fewstep.errors import UserError
 
 
@@ -90,10 +91,7 @@ def uniform(steps: int, *, start: float = 0.0, solver: str = "euler", guidance: 
     Raises:
         UserError: if steps is below 1.
     """
-    if steps < 1:
-        raise UserError(f"a grid needs at least one step, got {steps}")
-    inner = [start + (1 - start) * i / steps for i in range(steps)]
-    return Grid((*inner, 1.0), solver=solver, guidance=guidance)
+    return Grid(spacings.uniform(steps, start=start), solver=solver, guidance=guidance)
 
 
 def with_knots(grid: Grid, times: Sequence[float]) -> Grid:
