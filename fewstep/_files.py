@@ -7,13 +7,14 @@ from pathlib import Path
 
 
 @contextmanager
-def written_whole(file: Path) -> Iterator[Path]:
+def written_whole(file: Path, suffix: str = ".tmp") -> Iterator[Path]:
     """Yield a temporary path; what the block writes there takes the place of `file` when it ends.
 
-    If the block fails, or the machine does, `file` is what it was before.
+    If the block fails, or the machine does, `file` is what it was before. Where several processes may
+    write the same file, each needs a `suffix` of its own.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(file.name + ".tmp")
+    temporary = file.with_name(file.name + suffix)
     try:
         yield temporary
         _flush(temporary)

@@ -4,12 +4,27 @@ A tar file ("shard") is a sequence of records; a record is the safetensors bytes
 which reads some twenty times faster than a record a sample and is smaller. Shards appear whole or not
 at all and the index comes last, so a folder with an index is complete. Equal samples make equal bytes.
 
-`write_shards` writes a set and resumes one that was interrupted, `Shards` reads one from a folder or
-any fsspec URL and refuses damage, `Batches` draws shuffled batches from one.
+`write_shards` writes a set and resumes one that was interrupted; where several processes make it, each
+does `write_shard` of a `Recipe` into a `Store`, which may be a folder or any fsspec URL. `Shards` reads a
+set and refuses damage, `Batches` draws shuffled batches from one.
 """
 
 from fewstep.shards.batches import Batches
+from fewstep.shards.fetch import fetch_shards
 from fewstep.shards.read import Shards
-from fewstep.shards.write import write_shards
+from fewstep.shards.recipe import Recipe
+from fewstep.shards.store import Store
+from fewstep.shards.write import counted, finish_shards, missing_shards, write_shard, write_shards
 
-__all__ = ["Batches", "Shards", "write_shards"]
+__all__ = [
+    "Batches",
+    "Recipe",
+    "Shards",
+    "Store",
+    "counted",
+    "fetch_shards",
+    "finish_shards",
+    "missing_shards",
+    "write_shard",
+    "write_shards",
+]

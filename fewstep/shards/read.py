@@ -88,7 +88,7 @@ class Shards:
         Raises:
             UserError: if the shard is missing, truncated or altered.
         """
-        content = self._content(number)
+        content = self.content(number)
         try:
             stored = records.unpack(content)
             agrees = records.count(stored) == self.files[number].samples and self._agrees(stored)
@@ -119,12 +119,12 @@ class Shards:
             UserError: if a shard is missing, truncated or altered; the message names the first.
         """
         for number in range(len(self.files)):
-            self._content(number)
+            self.content(number)
 
     def _path(self, number: int) -> str:
         return f"{self._root}/{shard_name(number)}"
 
-    def _content(self, number: int) -> bytes:
+    def content(self, number: int) -> bytes:
         """Return the bytes of a shard, which are those that were written."""
         file, path = self.files[number], self._path(number)
         try:

@@ -1,38 +1,58 @@
-"""Write shards: each whole or not at all, those that an interrupted run finished are kept."""
+"""Write shards: each whole or not at all, by any number of processes, and those that are finished are kept.
 
-import errno
+Beside each shard lies a small file, its note, whose name starts with a dot: what was made, and what the
+maker counted in it. It is written after the shard and so means that the shard is whole. Who resumes reads
+notes alone, and who finishes a set needs no more memory for a larger one.
+"""
+
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
-from fewstep._files import written_whole
 from fewstep.errors import UserError
 from fewstep.progress import SILENT, Progress
 from fewstep.registry import unknown
 from fewstep.shards import records
 from fewstep.shards.read import INDEX, VERSION, ShardFile, Shards, shard_name
+from fewstep.shards.recipe import FLOATS, Recipe
+from fewstep.shards.store import NoRoomError, Store
 
-FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOTES_AT_ONCE = 256
+
+Make = Callable[[int, int], dict[str, Tensor]]
+"""Returns the fields, tensors (stop - start, *shape), of samples start <= index < stop; a function of
+those two numbers alone."""
+Count = Callable[[dict[str, Tensor]], Any]
+"""Returns what is to be known of a shard, as JSON values, given its fields, tensors (n, *shape)."""
+
+
+class Note(TypedDict):
+    """What lies beside a finished shard."""
+
+    origin: str
+    file: dict[str, Any]
+    """Of a ShardFile."""
+    fields: dict[str, records.Field]
+    counted: Any
 
 
 def write_shards(
     folder: Path,
     total: int,
     per_shard: int,
-    make: Callable[[int, int], dict[str, Tensor]],
+    make: Make,
     *,
-    facts: dict[str, Any],
+    facts: Mapping[str, Any],
     dtypes: Mapping[str, str] | None = None,
     affine: Mapping[str, tuple[float, float]] | None = None,
     progress: Progress = SILENT,
 ) -> Shards:
-    """Write a set of samples as shards in `folder`, then its index; equal arguments give equal bytes.
+    """Write a set of samples as shards in `folder`, one after the other, then its index.
 
     A shard that is already there is kept if it was written for the same facts and storage; everything
     else that an earlier call left in the folder is removed.
@@ -40,14 +60,12 @@ def write_shards(
     Args:
         folder: made if missing.
         total: number of samples.
-        per_shard: samples in one file, also the most work that a crash can lose.
-        make: returns the fields, tensors (stop - start, *shape), of samples start <= index < stop; a
-            function of those two numbers alone.
-        facts: what the samples are made of, as JSON values; kept in the index. Shards made for other
-            facts are made again, so name everything that changes a sample.
-        dtypes: storage type of float fields that are not to take float32: float16 or bfloat16.
-        affine: (scale, offset) of uint8 fields, which are read as scale * code + offset.
-        progress: told of the shards.
+        per_shard: see Recipe.
+        make: makes the samples of a shard.
+        facts: see Recipe.
+        dtypes: see Recipe.
+        affine: see Recipe.
+        progress: told of the samples.
 
     Returns:
         The finished set.
@@ -56,90 +74,126 @@ def write_shards(
         UserError: if a count is below 1, a storage type or the field it is for doesn't exist, a sample
             isn't finite once stored, or the disk is full.
     """
-    if total < 1 or per_shard < 1:
-        raise UserError(f"shards need at least one sample each, got total {total} and per_shard {per_shard}")
-    dtypes, affine = dict(dtypes or {}), dict(affine or {})
-    for dtype in dtypes.values():
-        if dtype not in FLOATS:
-            raise UserError(unknown("storage type", dtype, list(FLOATS)))
-    recipe = {"facts": facts, "dtypes": dtypes, "affine": affine, "version": VERSION}
-    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
-    parts = [(start, min(start + per_shard, total)) for start in range(0, total, per_shard)]
-    origins = [f"{digest}/{start}-{stop}" for start, stop in parts]
-
-    folder.mkdir(parents=True, exist_ok=True)
-    _clean(folder, keep={shard_name(number) for number in range(len(parts))})
-    done: dict[int, ShardFile] = {}
-    fields: dict[str, records.Field] = {}
-    for number, (start, stop) in enumerate(parts):
-        finished = _finished(folder / shard_name(number), stop - start, origins[number])
-        if finished is not None:
-            content, stored = finished
-            done[number] = _entry(number, stop - start, content)
-            fields = records.describe(stored, affine)
-
-    progress.start("shards", len(parts), done=len(done), unit="shard")
-    for number, (start, stop) in enumerate(parts):
-        if number in done:
-            continue
-        stored = _storable(make(start, stop), dtypes, start)
-        made = records.describe(stored, affine)
-        if strange := (dtypes.keys() | affine.keys()) - made.keys():
-            raise UserError(unknown("field", min(strange), list(made)))
-        assert records.count(stored) == stop - start, "make returned another number of samples"
-        assert made == (fields or made), "make returned other fields than before"
-        fields = made
-        content = records.pack(stored, first=start, origin=origins[number])
-        _write(folder / shard_name(number), content, missing=len(parts) - len(done))
-        done[number] = _entry(number, stop - start, content)
-        progress.advance()
-
-    index = {
-        "version": VERSION,
-        "samples": total,
-        "fields": fields,
-        "shards": [vars(done[number]) for number in range(len(parts))],
-        "facts": facts,
-    }
-    _write(folder / INDEX, (json.dumps(index, indent=1, sort_keys=True) + "\n").encode(), missing=1)
-    return Shards(folder)
+    recipe = Recipe(
+        samples=total, per_shard=per_shard, facts=facts, dtypes=dtypes or {}, affine=affine or {}
+    )
+    store = Store(folder)
+    missing = missing_shards(store, recipe)
+    progress.start(
+        "samples", total, done=total - sum(len(recipe.part(number)) for number in missing), unit="sample"
+    )
+    for number in missing:
+        write_shard(store, recipe, number, make)
+        progress.advance(len(recipe.part(number)))
+    return finish_shards(store, recipe)
 
 
-def _clean(folder: Path, keep: set[str]) -> None:
-    """Remove the index (it means "complete"), temporaries, and shards of a larger set."""
-    for path in [folder / INDEX, *folder.glob(f"{INDEX}.tmp"), *folder.glob("shard-*.tar*")]:
-        if path.name not in keep:
-            path.unlink(missing_ok=True)
+def missing_shards(store: Store, recipe: Recipe) -> list[int]:
+    """Return the numbers of the shards that are still to be made, and remove what is of no use.
+
+    That is the index, which means "complete", files that were not finished, and shards of a larger set.
+    """
+    sizes = store.sizes()
+    wanted = {name for number in range(recipe.shards) for name in (shard_name(number), note_name(number))}
+    ours = [name for name in sizes if name.lstrip(".").startswith(("shard-", INDEX))]
+    store.remove(name for name in ours if name not in wanted)
+    return [
+        number
+        for number, note in notes(store, recipe)
+        if note is None or note["file"]["bytes"] != sizes.get(shard_name(number))
+    ]
 
 
-def _finished(path: Path, samples: int, origin: str) -> tuple[bytes, dict[str, Tensor]] | None:
-    """Return the content of a shard that need not be made again, and what it holds."""
+def write_shard(
+    store: Store, recipe: Recipe, number: int, make: Make, count: Count = lambda fields: None
+) -> None:
+    """Make one shard of a set, put it in `store`, and a note of it.
+
+    Args:
+        store: where.
+        recipe: of the whole set.
+        number: of the shard.
+        make: makes its samples.
+        count: what to note of them; see `counted`.
+
+    Raises:
+        UserError: see write_shards.
+    """
+    part = recipe.part(number)
+    made = make(part.start, part.stop)
+    stored = _storable(made, recipe.dtypes, part.start)
+    fields = records.describe(stored, recipe.affine)
+    if strange := (recipe.dtypes.keys() | recipe.affine.keys()) - fields.keys():
+        raise UserError(unknown("field", min(strange), list(fields)))
+    assert records.count(stored) == len(part), "make returned another number of samples"
+    content = records.pack(stored, first=part.start, origin=recipe.origin(number))
+    file = ShardFile(shard_name(number), len(part), len(content), hashlib.sha256(content).hexdigest())
+    note = Note(origin=recipe.origin(number), file=vars(file), fields=fields, counted=count(made))
     try:
-        content = path.read_bytes()
-        stored = records.unpack(content)
-        whole = records.origin_of(content) == origin and records.count(stored) == samples
-    except Exception:  # missing or damaged in any way: it is made again
-        return None
-    return (content, stored) if whole else None
-
-
-def _write(path: Path, content: bytes, missing: int) -> None:
-    """Write one file; `missing` files of its size are still to come, itself included."""
-    try:
-        with written_whole(path) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
+        store.put(file.name, content)
+        store.put(note_name(number), json.dumps(note, sort_keys=True).encode())
+    except NoRoomError as error:
+        missing = recipe.shards - sum(note is not None for _, note in notes(store, recipe))
         raise UserError(
-            f"no room in {path.parent} for {path.name} of {len(content)} bytes ({error.strerror}); "
-            f"{missing} such files are missing: free about {missing * len(content)} bytes and run it again, "
-            "the finished ones are kept"
+            f"{error} for {file.name} of {len(content)} bytes; {missing} such files are missing: free about "
+            f"{missing * len(content)} bytes and run it again, the finished ones are kept"
         ) from error
 
 
-def _entry(number: int, samples: int, content: bytes) -> ShardFile:
-    return ShardFile(shard_name(number), samples, len(content), hashlib.sha256(content).hexdigest())
+def finish_shards(store: Store, recipe: Recipe) -> Shards:
+    """Write the index of a set whose shards are all there, and return the set.
+
+    Raises:
+        UserError: if one is missing.
+    """
+    entries, fields = [], None
+    for number, note in notes(store, recipe):
+        if note is None:
+            raise UserError(
+                f"{store.path(shard_name(number))} is missing though it was made: do all workers write to "
+                "this very place?"
+            )
+        entries.append(note["file"])
+        assert fields in (None, note["fields"]), "make returned other fields than before"
+        fields = note["fields"]
+    index = {
+        "version": VERSION,
+        "samples": recipe.samples,
+        "fields": fields,
+        "shards": entries,
+        "facts": recipe.facts,
+    }
+    store.put(INDEX, (json.dumps(index, indent=1, sort_keys=True) + "\n").encode())
+    return Shards(store.url)
+
+
+def counted(store: Store, recipe: Recipe) -> Iterator[Any]:
+    """Yield what was counted in each shard of a finished set, in order."""
+    for _, note in notes(store, recipe):
+        assert note is not None
+        yield note["counted"]
+
+
+def notes(store: Store, recipe: Recipe) -> Iterator[tuple[int, Note | None]]:
+    """Yield the number of each shard with its note; None if it has none, or was made of something else."""
+    for start in range(0, recipe.shards, NOTES_AT_ONCE):
+        numbers = range(start, min(start + NOTES_AT_ONCE, recipe.shards))
+        found = store.read_those_there(map(note_name, numbers))
+        for number in numbers:
+            yield number, _read_note(found.get(note_name(number)), recipe.origin(number))
+
+
+def note_name(number: int) -> str:
+    """Return the name of the note of shard `number`."""
+    return f".{shard_name(number)}.json"
+
+
+def _read_note(content: bytes | None, origin: str) -> Note | None:
+    try:
+        note: Note = json.loads(content or b"")
+        return note if note["origin"] == origin else None
+    except (ValueError, KeyError, TypeError):  # damaged: the shard is made again
+        return None
 
 
 def _storable(fields: dict[str, Tensor], dtypes: Mapping[str, str], first: int) -> dict[str, Tensor]:

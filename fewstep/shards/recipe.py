@@ -1,0 +1,67 @@
+"""Recipe: what a set of shards is made of and how it is cut, known before any of it is made."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from fewstep.errors import UserError
+from fewstep.registry import unknown
+from fewstep.shards.read import VERSION
+
+FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A set of samples to be made; equal recipes give equal bytes.
+
+    Raises:
+        UserError: if a count is below 1, or a storage type doesn't exist.
+    """
+
+    samples: int
+    per_shard: int
+    """Samples in one file, also the most work that a crash can lose."""
+    facts: Mapping[str, Any]
+    """What the samples are made of, as JSON values; kept in the index. Shards made for other facts are
+    made again, so name everything that changes a sample."""
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+    """Storage type of float fields that are not to take float32: float16 or bfloat16."""
+    affine: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """(scale, offset) of uint8 fields, which are read as scale * code + offset."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.per_shard < 1:
+            raise UserError(
+                f"shards need at least one sample each, got total {self.samples} and per_shard "
+                f"{self.per_shard}"
+            )
+        for dtype in self.dtypes.values():
+            if dtype not in FLOATS:
+                raise UserError(unknown("storage type", dtype, list(FLOATS)))
+
+    @property
+    def shards(self) -> int:
+        """The number of shards."""
+        return -(-self.samples // self.per_shard)
+
+    def part(self, number: int) -> range:
+        """Return the samples of shard `number`."""
+        start = number * self.per_shard
+        return range(start, min(start + self.per_shard, self.samples))
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of all that decides a sample."""
+        recipe = {"facts": self.facts, "dtypes": self.dtypes, "affine": self.affine, "version": VERSION}
+        return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+    def origin(self, number: int) -> str:
+        """Return what shard `number` is made of and which part it is; its records say so."""
+        part = self.part(number)
+        return f"{self.digest}/{part.start}-{part.stop}"
