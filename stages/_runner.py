@@ -13,6 +13,7 @@ from typing import Any
 from fewstep.errors import UserError
 from fewstep.progress import Progress
 from stages import _catalogue, _manifest
+from stages._command_line import chosen_key, command_line
 from stages._params import Params
 from stages._parent import die_with_dvc
 from stages._plan import Plan
@@ -38,6 +39,8 @@ class Job:
     """A folder that is published when `run` returns; after a kill it holds what was written before."""
     scratch: Path
     """A folder for what helps to resume and is not published."""
+    result: str
+    """A name for what is made, by stage, key and fingerprint, that no other result has."""
     progress: Progress
     picture: Callable[[str, Path], None]
     """Sends a picture to the tracker, under a name."""
@@ -46,13 +49,17 @@ class Job:
 
 
 def main(file: Path) -> None:
-    """Run the stage that `file` defines, with the key on the command line, and end the process."""
-    stage, arguments = Path(file).stem, sys.argv[1:]
-    address = _catalogue.address(stage, arguments[0] if arguments else None)
+    """Do what the command line asks of the stage that `file` defines, and end the process."""
+    stage = Path(file).stem
+    options = command_line(stage).parse_args()
+    address = _catalogue.address(stage, options.key)
     try:
         die_with_dvc()
         refuse_torchrun()
-        run(stage, arguments)
+        if options.plan:
+            tell_plan(stage, options.key, options.price)
+        else:
+            run(stage, options.key)
     except KeyboardInterrupt:
         sys.exit(f"{address}: stopped; go on with: dvc repro {address}")
     except UserError as error:
@@ -69,7 +76,25 @@ def main(file: Path) -> None:
         )
 
 
-def run(stage: str, arguments: list[str]) -> None:
+def tell_plan(stage: str, key: str | None, price: float | None) -> None:
+    """Print what a stage that makes samples will take.
+
+    Raises:
+        UserError: for everything that would stop the stage.
+    """
+    params = Params.read()
+    params.check()
+    plan = Plan.read(params, stage, chosen_key(params, stage, key))
+    scratch, progress = Scratch.of(plan.address, plan.fingerprint), Shown(plan.address)
+    if scratch.finished:
+        progress.note("is made already; there is nothing to spend")
+        return
+    estimate = plan.module.plan(plan.config, job_of(plan, scratch, progress, lambda name, file: None))
+    for line in estimate.lines(price):
+        progress.note(line)
+
+
+def run(stage: str, key: str | None) -> None:
     """Bring the output of a stage up to date.
 
     Raises:
@@ -77,7 +102,7 @@ def run(stage: str, arguments: list[str]) -> None:
     """
     params = Params.read()
     params.check()
-    plan = Plan.read(params, stage, chosen_key(params, stage, arguments))
+    plan = Plan.read(params, stage, chosen_key(params, stage, key))
     scratch = Scratch.of(plan.address, plan.fingerprint)
     with scratch.lock(lambda text: print(f"{plan.address}: {text}", flush=True)):
         scratch.prune()
@@ -105,16 +130,7 @@ def work(plan: Plan, scratch: Scratch, progress: Shown, tracking: Tracking) -> N
     """Run the stage and write the manifest of what it made."""
     for folder in (scratch.out, scratch.work):
         folder.mkdir(parents=True, exist_ok=True)
-    job = Job(
-        stage=plan.stage,
-        key=plan.key,
-        seed=plan.seed,
-        inputs={name: item.path for name, item in plan.inputs.items()},
-        out=scratch.out,
-        scratch=scratch.work,
-        progress=progress,
-        picture=tracking.picture,
-    )
+    job = job_of(plan, scratch, progress, tracking.picture)
     plan.module.run(plan.config, job)
     progress.finish()
     facts = {"fingerprint": plan.fingerprint, "files": _manifest.describe(scratch.out), "facts": job.facts}
@@ -122,19 +138,19 @@ def work(plan: Plan, scratch: Scratch, progress: Shown, tracking: Tracking) -> N
     tracking.made(scratch.manifest, scratch.out, job.facts)
 
 
-def chosen_key(params: Params, stage: str, arguments: list[str]) -> str | None:
-    """Return the key that the command line names.
-
-    Raises:
-        UserError: if there is none though the stage needs one, or the other way round, or it's unknown.
-    """
-    keys = params.keys(stage)
-    if keys == [None] and not arguments:
-        return None
-    if len(arguments) == 1 and arguments[0] in keys:
-        return arguments[0]
-    wanted = "no argument" if keys == [None] else f"one of: {', '.join(map(str, keys))}"
-    raise UserError(f"stages.{stage} takes {wanted}; got {' '.join(arguments) or 'nothing'}")
+def job_of(plan: Plan, scratch: Scratch, progress: Shown, picture: Callable[[str, Path], None]) -> Job:
+    """Return what the stage's functions are given."""
+    return Job(
+        stage=plan.stage,
+        key=plan.key,
+        seed=plan.seed,
+        inputs={name: item.path for name, item in plan.inputs.items()},
+        out=scratch.out,
+        scratch=scratch.work,
+        result=scratch.folder.name,
+        progress=progress,
+        picture=picture,
+    )
 
 
 def full_folder(error: BaseException | None) -> Path | None:

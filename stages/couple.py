@@ -1,7 +1,7 @@
 """Couple: integrate noise to data with a trained model and keep the pairs."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -9,6 +9,11 @@ from stages._calls import broken_steps
 from stages._models import missing_flows, unguidable
 from stages._params import Guidance, Params, Settings, SolverName
 from stages._runner import Job, main
+
+if TYPE_CHECKING:
+    from stages._estimate import Estimate
+    from stages._making import Splits
+    from stages._pairs import PairMaker
 
 VERSION = 1  # bump when the numbers this stage writes change
 
@@ -31,7 +36,7 @@ class Config(Settings):
     batch: int = Field(128, ge=1)
     """Pairs in one network call."""
     pairs_per_shard: int = Field(1024, ge=1)
-    """Pairs in one shard; also the most work that a crash can lose."""
+    """Pairs in one shard, the work that a worker takes at a time; also the most that a crash can lose."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """How the pairs are stored."""
     gates: Literal["stop", "warn"] = "stop"
@@ -58,39 +63,51 @@ def check(params: Params) -> list[str]:
     return problems
 
 
+def work(config: Config, job: Job) -> "tuple[Splits, PairMaker]":
+    """Return what is to be made, and how."""
+    from fewstep.checkpoint import model_digest
+    from stages._making import splits
+    from stages._pairs import PairMaker
+
+    maker = PairMaker(
+        model=str(job.inputs["model"].resolve()),
+        purpose=f"couple@{job.key}",
+        seed=job.seed,
+        solver=config.solver,
+        calls=config.calls,
+        guidance=config.guidance,
+        batch=config.batch,
+    )
+    facts = {"solver": config.solver, "calls": config.calls, "guidance": config.guidance}
+    wanted = splits(
+        job,
+        train=config.pairs,
+        held_out=config.held_out,
+        per_shard=config.pairs_per_shard,
+        facts={"model": model_digest(job.inputs["model"]), "seed": job.seed, **facts},
+        dtypes={"noise": config.dtype, "data": config.dtype},
+    )
+    return wanted, maker
+
+
+def plan(config: Config, job: Job) -> "Estimate":
+    """Return what the pairs that are missing will take."""
+    from stages._estimate import estimate
+
+    return estimate(*work(config, job), checking=config.calls * -(-config.held_out // config.batch))
+
+
 def run(config: Config, job: Job) -> None:
     """Write the pair shards that are missing, then check the held-out pairs."""
     from dataclasses import asdict
 
-    from fewstep.couplings.teacher import check_pairs, make_pairs
-    from stages._flows import device, grid_of_calls, open_flow
-    from stages._teaching import write_splits
+    from fewstep.couplings.teacher import check_pairs
+    from stages._flows import device, grid_of_calls
 
-    model, flow = open_flow(job.inputs["model"], purpose=f"couple@{job.key}", guidance=config.guidance)
+    wanted, maker = work(config, job)
+    flow = maker.open().flow  # a model that can't make pairs is refused before workers start
+    held_out = wanted.make(maker)["held_out"]
     grid = grid_of_calls(flow, config.solver, config.calls)
-
-    def make(start: int, stop: int) -> dict:
-        return make_pairs(
-            flow,
-            seed=job.seed,
-            start=start,
-            stop=stop,
-            shape=model.config.shape,
-            classes=model.config.classes,
-            grid=grid,
-            batch=config.batch,
-            device=device(),
-        )
-
-    held_out = write_splits(
-        job,
-        make,
-        train=config.pairs,
-        held_out=config.held_out,
-        per_shard=config.pairs_per_shard,
-        facts={"solver": config.solver, "calls": config.calls, "guidance": config.guidance},
-        dtypes={"noise": config.dtype, "data": config.dtype},
-    )
     checks = check_pairs(held_out.load(), flow, grid=grid, batch=config.batch, device=device())
     job.facts.update(checks=asdict(checks), problems=checks.problems())
     for problem in checks.problems():

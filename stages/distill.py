@@ -117,7 +117,7 @@ def run(config: Config, job: Job) -> None:
     from fewstep.shards import Shards
     from stages._flows import open_model
     from stages._grids import read_grids
-    from stages._teaching import at_knots, with_times
+    from stages._knots import at_knots, with_times
     from stages._training import train_model
 
     method, teacher = config.method.build(), open_model(job.inputs["teacher"])

@@ -1,13 +1,18 @@
 """Trajectories: a teacher's states at the knots of every grid searched for it, shared by its students."""
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from stages._models import missing_flows
 from stages._params import Params, Settings
 from stages._runner import Job, main
+
+if TYPE_CHECKING:
+    from stages._estimate import Estimate
+    from stages._followed import TrajectoryMaker
+    from stages._making import Splits
 
 VERSION = 1  # bump when the numbers this stage writes change
 
@@ -49,48 +54,53 @@ def check(params: Params) -> list[str]:
     ]
 
 
-def run(config: Config, job: Job) -> None:
-    """Follow the fine grid of the search and keep the states at the knots of every budget."""
+def work(config: Config, job: Job) -> "tuple[Splits, TrajectoryMaker]":
+    """Return what is to be made, and how: the fine steps of the search, and the knots of every budget."""
     from fewstep.checkpoint import model_digest
-    from fewstep.couplings.teacher import make_trajectories
     from fewstep.grids import with_knots
-    from stages._flows import device, open_flow
+    from stages._followed import TrajectoryMaker
     from stages._grids import read_grids
-    from stages._teaching import write_splits
+    from stages._making import splits
 
-    found = read_grids(job.inputs["search"])
-    guidance = found.fine.guidance
-    model, flow = open_flow(job.inputs["model"], purpose=f"trajectories@{job.key}", guidance=guidance)
+    found, digest = read_grids(job.inputs["search"]), model_digest(job.inputs["model"])
     for grid in found.grids.values():
-        grid.must_suit(model=model_digest(job.inputs["model"]))
+        grid.must_suit(model=digest)
     knots = sorted({time for grid in found.grids.values() for time in grid.times})
     fine = with_knots(found.fine, knots)
     if config.keep == "all":
         knots = list(fine.times)
-
-    def make(start: int, stop: int) -> dict:
-        return make_trajectories(
-            flow,
-            seed=job.seed,
-            start=start,
-            stop=stop,
-            shape=model.config.shape,
-            classes=model.config.classes,
-            knots=knots,
-            fine=fine,
-            batch=config.batch,
-            device=device(),
-        )
-
-    write_splits(
+    maker = TrajectoryMaker(
+        model=str(job.inputs["model"].resolve()),
+        purpose=f"trajectories@{job.key}",
+        seed=job.seed,
+        fine=fine,
+        knots=tuple(knots),
+        batch=config.batch,
+    )
+    facts = {"knots": knots, "fine_steps": fine.steps, "guidance": fine.guidance}
+    wanted = splits(
         job,
-        make,
         train=config.samples,
         held_out=config.held_out,
         per_shard=config.samples_per_shard,
-        facts={"knots": knots, "fine_steps": fine.steps, "guidance": guidance},
+        facts={"model": digest, "seed": job.seed, **facts},
         dtypes={"states": config.dtype},
     )
+    return wanted, maker
+
+
+def plan(config: Config, job: Job) -> "Estimate":
+    """Return what the trajectories that are missing will take."""
+    from stages._estimate import estimate
+
+    return estimate(*work(config, job), checking=0)
+
+
+def run(config: Config, job: Job) -> None:
+    """Follow the fine grid of the search and keep the states at the knots of every budget."""
+    wanted, maker = work(config, job)
+    maker.open()  # a model that can't be followed is refused before workers start
+    wanted.make(maker)
 
 
 if __name__ == "__main__":

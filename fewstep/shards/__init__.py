@@ -14,13 +14,21 @@ from fewstep.shards.fetch import fetch_shards
 from fewstep.shards.read import Shards
 from fewstep.shards.recipe import Recipe
 from fewstep.shards.store import Store
-from fewstep.shards.write import counted, finish_shards, missing_shards, write_shard, write_shards
+from fewstep.shards.write import (
+    clear_leftovers,
+    counted,
+    finish_shards,
+    missing_shards,
+    write_shard,
+    write_shards,
+)
 
 __all__ = [
     "Batches",
     "Recipe",
     "Shards",
     "Store",
+    "clear_leftovers",
     "counted",
     "fetch_shards",
     "finish_shards",

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NotRequired, TypedDict
 
 import safetensors.torch
@@ -69,7 +69,7 @@ def count(fields: dict[str, Tensor]) -> int:
     return samples
 
 
-def describe(stored: dict[str, Tensor], affine: dict[str, tuple[float, float]]) -> dict[str, Field]:
+def describe(stored: dict[str, Tensor], affine: Mapping[str, tuple[float, float]]) -> dict[str, Field]:
     """Return the fields of `stored`; `affine` gives (scale, offset) of the uint8 ones."""
     fields = {}
     for name, tensor in sorted(stored.items()):

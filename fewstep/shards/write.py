@@ -74,10 +74,9 @@ def write_shards(
         UserError: if a count is below 1, a storage type or the field it is for doesn't exist, a sample
             isn't finite once stored, or the disk is full.
     """
-    recipe = Recipe(
-        samples=total, per_shard=per_shard, facts=facts, dtypes=dtypes or {}, affine=affine or {}
-    )
+    recipe = Recipe(samples=total, per_shard=per_shard, facts=facts, dtypes=dtypes or {}, affine=affine or {})
     store = Store(folder)
+    clear_leftovers(store, recipe)
     missing = missing_shards(store, recipe)
     progress.start(
         "samples", total, done=total - sum(len(recipe.part(number)) for number in missing), unit="sample"
@@ -89,19 +88,23 @@ def write_shards(
 
 
 def missing_shards(store: Store, recipe: Recipe) -> list[int]:
-    """Return the numbers of the shards that are still to be made, and remove what is of no use.
-
-    That is the index, which means "complete", files that were not finished, and shards of a larger set.
-    """
+    """Return the numbers of the shards that are still to be made."""
     sizes = store.sizes()
-    wanted = {name for number in range(recipe.shards) for name in (shard_name(number), note_name(number))}
-    ours = [name for name in sizes if name.lstrip(".").startswith(("shard-", INDEX))]
-    store.remove(name for name in ours if name not in wanted)
     return [
         number
         for number, note in notes(store, recipe)
         if note is None or note["file"]["bytes"] != sizes.get(shard_name(number))
     ]
+
+
+def clear_leftovers(store: Store, recipe: Recipe) -> None:
+    """Remove what earlier calls left and a set can't use: unfinished files, shards of a larger set.
+
+    The index goes too, since it means "complete".
+    """
+    wanted = {name for number in range(recipe.shards) for name in (shard_name(number), note_name(number))}
+    ours = [name for name in store.sizes() if name.lstrip(".").startswith(("shard-", INDEX))]
+    store.remove(name for name in ours if name not in wanted)
 
 
 def write_shard(

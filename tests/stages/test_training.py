@@ -15,8 +15,8 @@ from fewstep.model import ModelConfig, build
 from fewstep.progress import SILENT
 from fewstep.settings import TrainSettings
 from fewstep.shards import write_shards
+from stages._knots import at_knots
 from stages._runner import Job
-from stages._teaching import at_knots
 from stages._training import train_model
 
 SETTINGS = TrainSettings(steps=20, batch=16)

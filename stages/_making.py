@@ -1,0 +1,167 @@
+"""Samples that a model makes of noise: two splits of shards, made by as many workers as there are.
+
+Workers put shards where all of them and the stage reach them: in the stage's scratch, or under
+FEWSTEP_SHARDS, from which the stage then fetches them. A shard is the same whoever makes it.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from fewstep.checkpoint import CONFIG, WEIGHTS
+from fewstep.flow import ModelFlow
+from fewstep.model import Model
+from fewstep.shards import (
+    Recipe,
+    Shards,
+    Store,
+    clear_leftovers,
+    fetch_shards,
+    finish_shards,
+    missing_shards,
+    write_shard,
+)
+from fewstep.shards.write import Make
+from stages._runner import Job
+from stages._workers import spread
+
+HELD_OUT, TRAIN = "held_out", "train"
+WORKER: dict[str, Any] = {}  # what a worker keeps from one shard to the next
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that is ready to make samples."""
+
+    make: Make
+    """Makes the samples of numbers start to stop."""
+    model: Model
+    flow: ModelFlow
+
+
+class Maker(Protocol):
+    """How samples are made; a plain value that can be sent to workers."""
+
+    model: str
+    """Where the model directory lies, a path or a URL."""
+
+    batch: int
+    """Samples in one network call."""
+    calls: int
+    """Network calls a sample."""
+    unit: str
+    """What a sample is, such as a pair."""
+
+    def open(self) -> Opened:
+        """Open the model, in the worker."""
+
+    def count(self, fields: Mapping[str, Any]) -> Any:
+        """Return what to note of a shard; see fewstep.shards.write_shard."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What is to be made: samples to train on, numbered from 0, and held-out ones, numbered after them."""
+
+    job: Job
+    recipes: dict[str, Recipe]
+
+    @property
+    def dtypes(self) -> Mapping[str, str]:
+        """How fields are stored."""
+        return self.recipes[TRAIN].dtypes
+
+    @property
+    def store(self) -> Store:
+        """Where the workers put shards."""
+        shared = os.environ.get("FEWSTEP_SHARDS")
+        return Store(shared).below(self.job.result) if shared else Store(self.job.out.resolve())
+
+    def missing(self) -> list[tuple[str, int]]:
+        """Return the shards that are still to be made, the longest work first."""
+        return [
+            (split, number)
+            for split, recipe in self.recipes.items()
+            for number in missing_shards(self.store.below(split), recipe)
+        ]
+
+    def make(self, maker: Maker) -> dict[str, Shards]:
+        """Make the missing shards and return both finished sets, in the folder that is published."""
+        for split, recipe in self.recipes.items():
+            clear_leftovers(self.store.below(split), recipe)
+        missing, progress = self.missing(), self.job.progress
+        sizes = {(s, n): len(self.recipes[s].part(n)) for s, n in missing}
+        total = sum(recipe.samples for recipe in self.recipes.values())
+        progress.start("", total, done=total - sum(sizes.values()), unit=maker.unit)
+        if missing:
+            facts = (self.store.url, self.shared(maker), self.recipes)
+            for item, _ in spread(make_one, missing, prepare=prepare, facts=facts):
+                progress.advance(sizes[item])
+        progress.finish()
+        return {split: self.publishable(split) for split in self.recipes}
+
+    def shared(self, maker: Maker) -> Maker:
+        """Return the maker, of a copy of the model that other machines reach if there may be any."""
+        if "FEWSTEP_SHARDS" not in os.environ:
+            return maker
+        model = self.store.below("model")
+        for name in (WEIGHTS, CONFIG):
+            model.put(name, (Path(maker.model) / name).read_bytes())
+        return replace(maker, model=model.url)
+
+    def publishable(self, split: str) -> Shards:
+        """Return a finished split in the folder that is published."""
+        shards, folder = finish_shards(self.store.below(split), self.recipes[split]), self.job.out / split
+        if Path(shards.url) == folder.resolve():
+            return shards
+        return fetch_shards(self.store.below(split), folder, self.job.progress)
+
+
+def splits(
+    job: Job, *, train: int, held_out: int, per_shard: int, facts: dict[str, Any], dtypes: dict[str, str]
+) -> Splits:
+    """Return what is to be made, and put `facts` among those of the result."""
+    first, recipes = 0, {}
+    for split, samples in ((TRAIN, train), (HELD_OUT, held_out)):
+        recipes[split] = Recipe(
+            samples=samples, per_shard=per_shard, facts=facts | {"first": first}, dtypes=dtypes
+        )
+        first += samples
+    job.facts.update(facts, train=train, held_out=held_out)
+    return Splits(job, recipes)
+
+
+def prepare(store: str, maker: Maker, recipes: dict[str, Recipe]) -> None:
+    """Open the model in a worker."""
+    WORKER.update(store=Store(store), make=maker.open().make, count=maker.count, recipes=recipes)
+
+
+def make_one(item: tuple[str, int]) -> None:
+    """Make one shard, in a worker."""
+    split, number = item
+    recipe: Recipe = WORKER["recipes"][split]
+    first, make = recipe.facts["first"], WORKER["make"]
+    write_shard(
+        WORKER["store"].below(split),
+        recipe,
+        number,
+        lambda start, stop: make(first + start, first + stop),
+        WORKER["count"],
+    )
+
+
+@contextmanager
+def model_folder(url: str) -> Iterator[Path]:
+    """Give a model directory as a folder of this machine; one behind a URL is copied for the while."""
+    store = Store(url)
+    if store.folder is not None:
+        yield store.folder
+        return
+    with tempfile.TemporaryDirectory() as copied:
+        for name in (WEIGHTS, CONFIG):
+            (Path(copied) / name).write_bytes(store.read(name))
+        yield Path(copied)
