@@ -2,6 +2,7 @@
 
 import heapq
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,31 +52,41 @@ class Estimate:
         """Return what a user wants to know; `price` is that of an hour of one worker."""
         left, count = sum(self.shards), len(self.call_seconds)
         milliseconds = 1000 * sum(self.call_seconds) / count
-        hours = count * self.seconds / 3600
+        cost = count * self.seconds / 3600 * (price or 0)
         return [
             f"{self.total:,} x {self.calls} calls, {self.batch} at once; {left:,} are left to make",
             f"a call takes {milliseconds:.3g} ms on each of {count} workers ({device()}), measured just now",
             f"time   {clock(self.seconds)}",
             f"bytes  {self.total * self.sample_bytes:,}",
-            *([f"cost   {hours * price:.2f} at {price:g} an hour of a worker"] if price is not None else []),
+            *([f"cost   {cost:.2f} at {price:g} an hour of a worker"] if price is not None else []),
         ]
 
+    def line(self) -> str:
+        """Return the same in a line."""
+        return (
+            f"{sum(self.shards):,} of {self.total:,} to make x {self.calls} calls on {len(self.call_seconds)} "
+            f"workers: about {clock(self.seconds)}, {self.total * self.sample_bytes:,} bytes in all"
+        )
 
-def estimate(splits: Splits, maker: Maker, *, checking: int) -> Estimate:
-    """Measure some calls, in as many workers as there will be, and return what the work will take.
+
+def estimate(splits: Splits, maker: Maker, *, checking: int, opened: Opened | None = None) -> Estimate:
+    """Measure some calls and return what the work will take.
 
     Args:
         splits: What is to be made.
         maker: How.
         checking: Network calls of a whole batch that follow.
+        opened: A model that is open here already, to measure in this process for all workers; else it
+            is measured in as many workers as there will be, at the same time.
     """
     shards = [len(splits.recipes[split].part(number)) for split, number in splits.missing()]
-    count = max(1, min(workers(), len(shards)))
+    count, facts = max(1, min(workers(), len(shards))), (maker, splits.dtypes)
     began = time.perf_counter()
-    measured = [
-        found for _, found in spread(measure, range(count), prepare=prepare, facts=(maker, splits.dtypes))
-    ]
-    spent = time.perf_counter() - began
+    if opened is None:
+        measured = [found for _, found in spread(measure, range(count), prepare=prepare, facts=facts)]
+    else:
+        WORKER.update(maker=maker, opened=opened, dtypes=splits.dtypes)
+        measured = [measure(0)] * count
     return Estimate(
         shards=shards,
         total=sum(recipe.samples for recipe in splits.recipes.values()),
@@ -83,27 +94,26 @@ def estimate(splits: Splits, maker: Maker, *, checking: int) -> Estimate:
         calls=maker.calls,
         checking=checking,
         call_seconds=[seconds for seconds, _, _ in measured],
-        start_seconds=max(0.0, spent - max(seconds for _, seconds, _ in measured)),
+        start_seconds=max(0.0, time.perf_counter() - began - max(spent for _, spent, _ in measured)),
         sample_bytes=measured[0][2],
     )
 
 
-def prepare(maker: Maker, dtypes: dict[str, str]) -> None:
+def prepare(maker: Maker, dtypes: Mapping[str, str]) -> None:
     """Open the model in a worker."""
     WORKER.update(maker=maker, opened=maker.open(), dtypes=dtypes)
 
 
 def measure(_worker: int) -> tuple[float, float, int]:
-    """Return the seconds of a call and of all this, and the bytes of a sample, measured in a worker."""
+    """Return the seconds of a call, those of measuring, and the bytes of a sample; called in a worker."""
     began = time.perf_counter()
     seconds = time_calls(WORKER["opened"], WORKER["maker"].batch)
     fields = WORKER["opened"].make(0, 1)
-    each = sum(
-        field.numel()
-        * (FLOATS[WORKER["dtypes"].get(name, "float32")].itemsize if field.is_floating_point() else 8)
+    stored = [
+        field.to(FLOATS[WORKER["dtypes"].get(name, "float32")]) if field.is_floating_point() else field
         for name, field in fields.items()
-    )
-    return seconds, time.perf_counter() - began, each
+    ]
+    return seconds, time.perf_counter() - began, sum(field.nbytes for field in stored)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from stages._runner import Job, main
 
 if TYPE_CHECKING:
     from stages._estimate import Estimate
-    from stages._making import Splits
+    from stages._making import Opened, Splits
     from stages._pairs import PairMaker
 
 VERSION = 1  # bump when the numbers this stage writes change
@@ -90,11 +90,12 @@ def work(config: Config, job: Job) -> "tuple[Splits, PairMaker]":
     return wanted, maker
 
 
-def plan(config: Config, job: Job) -> "Estimate":
-    """Return what the pairs that are missing will take."""
+def plan(config: Config, job: Job, opened: "Opened | None" = None) -> "Estimate":
+    """Return what is still to be spent; see stages._estimate."""
     from stages._estimate import estimate
 
-    return estimate(*work(config, job), checking=config.calls * -(-config.held_out // config.batch))
+    wanted, maker = work(config, job)
+    return estimate(wanted, maker, checking=config.calls * -(-config.held_out // config.batch), opened=opened)
 
 
 def run(config: Config, job: Job) -> None:
@@ -105,10 +106,11 @@ def run(config: Config, job: Job) -> None:
     from stages._flows import device, grid_of_calls
 
     wanted, maker = work(config, job)
-    flow = maker.open().flow  # a model that can't make pairs is refused before workers start
+    opened = maker.open()  # a model that can't make pairs is refused before workers start
+    job.progress.note(plan(config, job, opened).line())
     held_out = wanted.make(maker)["held_out"]
-    grid = grid_of_calls(flow, config.solver, config.calls)
-    checks = check_pairs(held_out.load(), flow, grid=grid, batch=config.batch, device=device())
+    grid = grid_of_calls(opened.flow, config.solver, config.calls)
+    checks = check_pairs(held_out.load(), opened.flow, grid=grid, batch=config.batch, device=device())
     job.facts.update(checks=asdict(checks), problems=checks.problems())
     for problem in checks.problems():
         job.progress.note(f"warning: {problem}")

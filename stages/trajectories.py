@@ -12,7 +12,7 @@ from stages._runner import Job, main
 if TYPE_CHECKING:
     from stages._estimate import Estimate
     from stages._followed import TrajectoryMaker
-    from stages._making import Splits
+    from stages._making import Opened, Splits
 
 VERSION = 1  # bump when the numbers this stage writes change
 
@@ -89,17 +89,19 @@ def work(config: Config, job: Job) -> "tuple[Splits, TrajectoryMaker]":
     return wanted, maker
 
 
-def plan(config: Config, job: Job) -> "Estimate":
-    """Return what the trajectories that are missing will take."""
+def plan(config: Config, job: Job, opened: "Opened | None" = None) -> "Estimate":
+    """Return what is still to be spent; see stages._estimate."""
     from stages._estimate import estimate
 
-    return estimate(*work(config, job), checking=0)
+    wanted, maker = work(config, job)
+    return estimate(wanted, maker, checking=0, opened=opened)
 
 
 def run(config: Config, job: Job) -> None:
     """Follow the fine grid of the search and keep the states at the knots of every budget."""
     wanted, maker = work(config, job)
-    maker.open()  # a model that can't be followed is refused before workers start
+    opened = maker.open()  # a model that can't be followed is refused before workers start
+    job.progress.note(plan(config, job, opened).line())
     wanted.make(maker)
 
 
