@@ -63,9 +63,10 @@ class Estimate:
 
     def line(self) -> str:
         """Return the same in a line."""
+        left, count = sum(self.shards), len(self.call_seconds)
         return (
-            f"{sum(self.shards):,} of {self.total:,} to make x {self.calls} calls on {len(self.call_seconds)} "
-            f"workers: about {clock(self.seconds)}, {self.total * self.sample_bytes:,} bytes in all"
+            f"{left:,} of {self.total:,} to make x {self.calls} calls on {count} workers: about "
+            f"{clock(self.seconds)}, {self.total * self.sample_bytes:,} bytes in all"
         )
 
 

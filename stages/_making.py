@@ -101,7 +101,6 @@ class Splits:
             facts = (self.store.url, self.shared(maker), self.recipes)
             for item, _ in spread(make_one, missing, prepare=prepare, facts=facts):
                 progress.advance(sizes[item])
-        progress.finish()
         return {split: self.publishable(split) for split in self.recipes}
 
     def shared(self, maker: Maker) -> Maker:

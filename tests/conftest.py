@@ -1,17 +1,19 @@
-"""One environment for all tests, and the tiny chain that really ran, once for those that need its results."""
+"""One environment for all tests; an S3 server and a tiny chain that really ran, for all who need them."""
 
 import os
 import sys
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import s3
 from chain.checkout import Checkout
 from filelock import FileLock
 
 # What whoever runs the tests has set decides nothing: no test module is imported yet, and xdist's workers
 # and all that tests start inherit this. GIT_DIR, for one, would lead git from a toy project to another.
-FOREIGN = ("DVC_", "FEWSTEP_", "GIT_", "MLFLOW_", "PREFECT_", "TTY_")
+FOREIGN = ("AWS_", "DVC_", "FEWSTEP_", "GIT_", "MLFLOW_", "PREFECT_", "TTY_")
 FOREIGN += ("COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR")
 for name in os.environ.keys() - {"FEWSTEP_RECORD_GOLDEN"}:
     if name.startswith(FOREIGN):
@@ -67,3 +69,17 @@ def shared(tmp_path_factory) -> Path:
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "chain"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_address():
+    """The address of an S3 server."""
+    with s3.server() as address:
+        yield address
+
+
+@pytest.fixture
+def bucket(s3_address, monkeypatch) -> str:
+    """The URL of an empty bucket; the environment gives access to it."""
+    s3.use(monkeypatch, s3_address)
+    return s3.make_bucket(s3_address, f"bucket-{uuid.uuid4().hex}")

@@ -1,5 +1,6 @@
 """A real S3 server of this machine, and a road to it on which requests get lost."""
 
+import logging
 import random
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ def server() -> Iterator[str]:
     """Run a server and give its address."""
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each request
     running = ThreadedMotoServer(port=0, verbose=False)
     running.start()
     try:

@@ -1,0 +1,148 @@
+"""Shards made by workers: the same bytes whoever makes them, wherever they are put, killed or not."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fewstep.checkpoint import save_model
+from fewstep.errors import UserError
+from fewstep.model import ModelConfig, build
+from fewstep.progress import SILENT
+from stages import _making
+from stages._estimate import Estimate, estimate
+from stages._making import splits
+from stages._pairs import PairMaker
+from stages._runner import Job
+
+FACTS = {"about": "a test"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    network = {"name": "mlp", "width": 8, "depth": 1}
+    save_model(folder, build(ModelConfig(architecture=network, shape=(2,)), seed=0))
+    return folder
+
+
+def maker_of(model, **changes):
+    maker = PairMaker(str(model), "a test", seed=0, solver="euler", calls=4, guidance=1.0, batch=16)
+    return replace(maker, **changes)
+
+
+def job_in(folder):
+    out, scratch = folder / "out", folder / "work"
+    for made in (out, scratch):
+        made.mkdir(parents=True, exist_ok=True)
+    return Job(
+        stage="couple",
+        key="test",
+        seed=0,
+        inputs={},
+        out=out,
+        scratch=scratch,
+        result="couple@test.0123",
+        progress=SILENT,
+        picture=lambda name, file: None,
+    )
+
+
+def wanted(folder, **changes):
+    options = {"train": 200, "held_out": 40, "per_shard": 50, "facts": FACTS, "dtypes": {"data": "float16"}}
+    return splits(job_in(folder), **options | changes)
+
+
+def bytes_of(folder):
+    files = [file for file in (folder / "out").rglob("[!.]*") if file.is_file()]
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
+
+
+@pytest.fixture(scope="module")
+def whole(model, tmp_path_factory):
+    """What one process makes without a stop."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEWSTEP_WORKERS", "1")
+        wanted(folder).make(maker_of(model))
+    return bytes_of(folder)
+
+
+def test_held_out_samples_are_numbered_after_those_to_train_on(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_WORKERS", "1")
+    made = wanted(tmp_path).make(maker_of(model))
+    opened = maker_of(model).open()
+    assert [made[split].samples for split in ("train", "held_out")] == [200, 40]
+    assert torch.equal(made["held_out"].load()["noise"], opened.make(200, 240)["noise"])
+    assert made["train"].facts == FACTS | {"first": 0}
+
+
+def test_any_number_of_workers_makes_the_same_bytes(model, whole, tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_WORKERS", "2")
+    wanted(tmp_path).make(maker_of(model))
+    assert bytes_of(tmp_path) == whole
+
+
+def test_only_what_is_missing_is_made_again(model, whole, tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_WORKERS", "1")
+    wanted(tmp_path).make(maker_of(model))
+    (tmp_path / "out/train/shard-00001.tar").write_bytes(b"cut")
+    (tmp_path / "out/held_out/.shard-00000.tar.json").unlink()
+    (tmp_path / "out/train/shard-00003.tar.77.tmp").write_bytes(b"left by a kill")
+    made, make_one = [], _making.make_one
+    monkeypatch.setattr(_making, "make_one", lambda item: made.append(item) or make_one(item))
+    again = wanted(tmp_path)
+    assert again.missing() == [("train", 1), ("held_out", 0)]
+    again.make(maker_of(model))
+    assert made == [("train", 1), ("held_out", 0)]
+    assert bytes_of(tmp_path) == whole
+
+
+@pytest.mark.parametrize("place", ["folder", "s3"])
+def test_workers_may_put_shards_where_other_machines_reach_them(
+    model, whole, tmp_path, monkeypatch, request, place
+):
+    shared = str(tmp_path / "shared") if place == "folder" else request.getfixturevalue("bucket")
+    monkeypatch.setenv("FEWSTEP_SHARDS", shared)
+    monkeypatch.setenv("FEWSTEP_WORKERS", "1")
+    half = wanted(tmp_path, train=100)
+    half.make(maker_of(model))
+    assert set(half.store.below("model").sizes()) == {"model.safetensors", "config.json"}
+    other = wanted(tmp_path / "other")
+    assert other.missing() == [("train", 2), ("train", 3), ("held_out", 0)]  # held-out ones have new numbers
+    other.make(maker_of(model))
+    assert bytes_of(tmp_path / "other") == whole
+
+
+def test_a_place_that_workers_do_not_share_is_named(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(_making, "make_one", lambda item: None)
+    monkeypatch.setenv("FEWSTEP_WORKERS", "1")
+    with pytest.raises(UserError, match=r"shard-00000\.tar is missing though it was made: do all workers"):
+        wanted(tmp_path).make(maker_of(model))
+
+
+def work_left(**changes):
+    left = {"shards": [10, 10, 10], "total": 40, "batch": 5, "calls": 2, "checking": 0}
+    return Estimate(**left | {"call_seconds": [1.0], "start_seconds": 0.0, "sample_bytes": 8} | changes)
+
+
+def test_an_estimate_counts_calls_and_hands_shards_to_who_is_free():
+    assert work_left().seconds == 12  # 30 samples are 6 batches of 2 calls
+    assert work_left(call_seconds=[1.0, 1.0]).seconds == 8
+    assert work_left(call_seconds=[1.0, 3.0]).seconds == 12  # the slow one is at its first for as long
+    assert work_left(shards=[]).seconds == 0
+    assert work_left(checking=7, start_seconds=3.0).seconds == 22
+    assert "40 x 2 calls, 5 at once; 30 are left" in work_left().lines(None)[0]
+    assert work_left().lines(None)[3] == "bytes  320"
+    assert work_left(start_seconds=3588).lines(2.5)[4] == "cost   2.50 at 2.5 an hour of a worker"
+
+
+def test_an_estimate_leaves_what_is_there_alone(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_WORKERS", "1")
+    wanted(tmp_path).make(maker_of(model))
+    (tmp_path / "out/train/shard-00001.tar").unlink()
+    before = bytes_of(tmp_path)
+    found = estimate(wanted(tmp_path), maker_of(model), checking=3)
+    assert (found.shards, found.total, found.sample_bytes) == ([50], 240, 2 * 4 + 2 * 2)
+    assert found.seconds > 0
+    assert bytes_of(tmp_path) == before
