@@ -12,11 +12,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks._teacher import SHAPE, teacher
+from benchmarks._coupling import UNET, maker, teacher
 from fewstep.shards import Recipe, Store, write_shard
-from stages._pairs import PairMaker
 
-CALLS, BATCH, PAIRS = 64, 128, 1024
+SHAPE, CALLS, BATCH, PAIRS = (1, 8, 8), 64, 128, 1024
 FACTS = {"about": "a benchmark"}
 
 
@@ -24,9 +23,8 @@ FACTS = {"about": "a benchmark"}
 def main(seconds: float) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        model = teacher(Path(folder) / "model")
-        maker = PairMaker(str(model), "a benchmark", 0, "heun", CALLS, 1.0, BATCH)
-        opened, store = maker.open(), Store(Path(folder) / "shards")
+        made_by = maker(teacher(Path(folder) / "model", UNET, SHAPE), calls=CALLS, batch=BATCH)
+        opened, store = made_by.open(), Store(Path(folder) / "shards")
         recipe = Recipe(samples=1000 * PAIRS, per_shard=PAIRS, facts=FACTS)
         noise = torch.randn(BATCH, *SHAPE)
         opened.make(0, BATCH)  # warm
@@ -37,7 +35,7 @@ def main(seconds: float) -> None:
                 opened.flow(noise, call % CALLS / CALLS)
             spent["bare"] += time.perf_counter() - began
             began = time.perf_counter()
-            write_shard(store, recipe, turns, opened.make, maker.count)
+            write_shard(store, recipe, turns, opened.make, made_by.count)
             spent["ours"] += time.perf_counter() - began
             turns += 1
     for name, total in spent.items():
