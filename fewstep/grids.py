@@ -5,9 +5,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-from fewstep import spacings
+from fewstep import registry, spacings
 from fewstep.errors import UserError
+
+if TYPE_CHECKING:
+    from fewstep.flow import Flow
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,23 @@ def uniform(steps: int, *, start: float = 0.0, solver: str = "euler", guidance: 
         UserError: if steps is below 1.
     """
     return Grid(spacings.uniform(steps, start=start), solver=solver, guidance=guidance)
+
+
+def spaced(spacing: str, steps: int, flow: "Flow", *, solver: str) -> Grid:
+    """Return `steps` steps for `solver` between the times of `flow`, spaced in closed form.
+
+    Args:
+        spacing: a name in fewstep.spacings.SPACINGS.
+        steps: how many.
+        flow: whose t_start is the first knot, and whose t_end no inner knot exceeds.
+        solver: what will take the steps.
+
+    Raises:
+        UserError: if there is no such spacing, or steps is below 1.
+    """
+    if spacing not in spacings.SPACINGS:
+        raise UserError(registry.unknown("spacing", spacing, list(spacings.SPACINGS)))
+    return Grid(spacings.SPACINGS[spacing](steps, start=flow.t_start, end=flow.t_end), solver=solver)
 
 
 def with_knots(grid: Grid, times: Sequence[float]) -> Grid:

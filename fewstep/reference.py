@@ -1,15 +1,38 @@
 """reference: the flow's endpoint to a tolerance, by an adaptive solver (torchdiffeq's dopri5).
 
 For reference runs, where accuracy matters and calls do not. Few-step sampling is on grids; see
-fewstep.solvers.
+fewstep.solvers; `follow` takes either.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fewstep._finite import Finite
 from fewstep.errors import UserError
 from fewstep.flow import Flow
-from fewstep.solvers import CountedFlow, Solution
+from fewstep.grids import Grid
+from fewstep.solvers import CountedFlow, Solution, integrate
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Times that are chosen on the way, where those of a Grid are fixed: as many as a tolerance needs."""
+
+    tolerance: float
+    """See `reference`."""
+
+
+def follow(flow: Flow, noise: Tensor, times: Grid | Adaptive, **conditions: Tensor) -> Solution:
+    """Return the samples, (batch, *shape), that `times` makes of `noise`, and the calls it took.
+
+    Raises:
+        UserError: see fewstep.solvers.integrate and `reference`.
+    """
+    if isinstance(times, Grid):
+        return integrate(flow, noise, times, **conditions)
+    return reference(flow, noise, tolerance=times.tolerance, **conditions)
 
 
 @torch.no_grad()
@@ -33,7 +56,9 @@ def reference(flow: Flow, noise: Tensor, *, tolerance: float = 1e-6, **condition
         The samples, (batch, *shape), and the calls they took.
 
     Raises:
-        UserError: if torchdiffeq is not installed, or the noise's precision can't meet the tolerance.
+        UserError: if torchdiffeq is not installed, the noise's precision can't meet the tolerance, or no
+            step is small enough to.
+        NotFiniteError: if a velocity is not finite.
     """
     try:
         from torchdiffeq import odeint
@@ -44,21 +69,25 @@ def reference(flow: Flow, noise: Tensor, *, tolerance: float = 1e-6, **condition
         raise UserError(
             f"tolerance {tolerance} is out of reach of {noise.dtype}; ask for more than {finest:.1e}"
         )
-    counted = CountedFlow(flow, conditions)
+    counted = CountedFlow(Finite(flow), conditions)
     span = torch.tensor([flow.t_start, flow.t_end], dtype=torch.float64, device=noise.device)
-    x = odeint(
-        lambda t, x: counted(x, t),
-        noise * (1 - flow.t_start),
-        span,
-        rtol=tolerance,
-        atol=tolerance,
-        method="dopri5",
-        options={
-            "norm": _worst_sample,
-            "first_step": min(0.01, flow.t_end - flow.t_start),
-            "step_t": span[1:],  # land on t_end: without it the last step overshoots and interpolates back
-        },
-    )[-1]
+    options = {
+        "norm": _worst_sample,
+        "first_step": min(0.01, flow.t_end - flow.t_start),
+        "step_t": span[1:],  # land on t_end: without it the last step overshoots and interpolates back
+    }
+    start, tolerances = noise * (1 - flow.t_start), {"rtol": tolerance, "atol": tolerance}
+    try:
+        x = odeint(lambda t, x: counted(x, t), start, span, method="dopri5", options=options, **tolerances)[
+            -1
+        ]
+    except AssertionError as error:
+        if "underflow in dt" not in str(error):
+            raise
+        raise UserError(
+            f"no step is small enough for tolerance {tolerance}: somewhere the flow jumps or grows without "
+            "bound; follow a grid instead"
+        ) from error
     if flow.t_end < 1:
         x = x + (1 - flow.t_end) * counted(x, flow.t_end)
     return Solution(x, counted.calls)

@@ -67,7 +67,12 @@ def within(inner: list[float], start: float, end: float) -> list[float]:
     return [*(start + (t - start) * (end - start) / (inner[-1] - start) for t in inner[:-1]), end]
 
 
-SPACINGS: dict[str, Callable[..., tuple[float, ...]]] = {"uniform": uniform, "edm": edm, "log_snr": log_snr}
+SPACINGS: dict[str, Callable[..., tuple[float, ...]]] = {
+    "uniform": uniform,
+    "edm": edm,
+    "log_snr": log_snr,
+    "tan": tangent,
+}
 
 
 def _spaced_levels(

@@ -53,8 +53,8 @@ def open_flow(folder: Path, *, purpose: str, guidance: float = 1.0) -> tuple[Mod
     return model, as_flow(model, guidance=guidance)
 
 
-def grid_of_calls(flow: Flow, solver: str, calls: int) -> Grid:
-    """Return equal steps of `solver` that take `calls` network calls.
+def grid_of_calls(flow: Flow, solver: str, calls: int, *, spacing: str = "uniform") -> Grid:
+    """Return the steps of `solver` that take `calls` network calls, spaced as fewstep.spacings says.
 
     Raises:
         UserError: if the calls don't make whole steps.
@@ -62,7 +62,7 @@ def grid_of_calls(flow: Flow, solver: str, calls: int) -> Grid:
     each = solvers.get(solver).velocities_per_step * flow.calls_per_velocity
     if calls % each:
         raise UserError(f"{calls} calls are no whole number of {solver} steps of {each} calls each")
-    return grids.uniform(calls // each, start=flow.t_start, solver=solver)
+    return grids.spaced(spacing, calls // each, flow, solver=solver)
 
 
 def straightness_of(flow: Flow, model: Model, *, noises: int, seed: int, steps: int = 64) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewstep.errors import UserError
-from fewstep.grids import Grid
+from fewstep.grids import Grid, spaced
 
 if TYPE_CHECKING:
     from fewstep.searches import Problem, SearchResult
@@ -51,13 +51,11 @@ class Found:
 
 def fine_of(result: "SearchResult", problem: "Problem") -> Grid:
     """Return the fine grid that all knots were taken from, or that of the truth if there is none."""
-    from fewstep.searches._fine import fine_grid
-
     if result.jumps is not None:
         times = set(result.jumps.fine.times)
         if all(times.issuperset(grid.times) for grid in result.grids.values()):
             return result.jumps.fine
-    return fine_grid("uniform", problem.truth_steps, problem.flow, solver="heun")
+    return spaced("uniform", problem.truth_steps, problem.flow, solver="heun")
 
 
 def write_grids(folder: Path, found: Found, jumps: "Jumps | None") -> None:

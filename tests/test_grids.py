@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from fewstep import grids
 from fewstep.errors import UserError
+from fewstep.flow import FieldFlow
 from fewstep.grids import Grid
+from fewstep.spacings import SPACINGS
 
 inner_times = st.sets(st.floats(0, 1, exclude_min=True, exclude_max=True), max_size=20)
 
@@ -65,6 +67,20 @@ def test_uniform_steps_are_equal(steps, start):
 def test_uniform_needs_a_step():
     with pytest.raises(UserError, match="at least one step, got 0"):
         grids.uniform(0)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("steps", [1, 5, 100])
+def test_spaced_steps_keep_to_the_times_a_flow_has(spacing, steps):
+    grid = grids.spaced(spacing, steps, FieldFlow(lambda x, t: x, t_start=0.1, t_end=0.98), solver="ab2")
+    assert (grid.steps, grid.solver) == (steps, "ab2")
+    assert grid.times[0] == 0.1
+    assert grid.times[-2] <= 0.98
+
+
+def test_an_unknown_spacing_is_answered_with_those_that_exist():
+    with pytest.raises(UserError, match=r"unknown spacing 'logsnr'; did you mean 'log_snr'\? .*tan"):
+        grids.spaced("logsnr", 3, FieldFlow(lambda x, t: x), solver="euler")
 
 
 def test_nearest_knots_finds_the_knots_and_names_a_stranger():

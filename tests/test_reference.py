@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from fewstep import grids
+from fewstep._finite import NotFiniteError
 from fewstep.errors import UserError
 from fewstep.flow import FieldFlow
-from fewstep.reference import reference
+from fewstep.reference import Adaptive, follow, reference
 from fewstep.solvers import integrate
 
 
@@ -40,6 +41,45 @@ def test_one_bad_sample_does_not_hide_in_a_large_batch():
     torch.testing.assert_close(among.x[17:18], alone.x, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("tolerance", [1e-4, 1e-6])
+def test_each_sample_of_a_batch_meets_the_tolerance(tolerance):
+    """One sample's data is so narrow that its velocity turns within the last hundredth; all are exact."""
+    std = torch.ones(1000, 2, dtype=torch.float64)
+    std[17] = 0.005
+    gaussian = oracles.Gaussian(torch.zeros_like(std), std)
+    noise = oracles.gaussian([0.0, 0.0], [1.0, 1.0]).noise(1000)
+    exact = gaussian.position(noise, 1.0)
+    error = (reference(gaussian.flow(), noise, tolerance=tolerance).x - exact).abs() / (1 + exact.abs())
+    assert error[17].max() < 10 * tolerance
+    assert error.max() < 10 * tolerance
+
+
+def test_the_sample_that_leaves_the_finite_numbers_is_known_and_when():
+    def velocity(x, t, limit):
+        return torch.where((t > limit)[:, None], torch.nan, x)
+
+    limit = torch.tensor([2.0, 2.0, 0.25, 2.0])
+    with pytest.raises(NotFiniteError, match=r"at t = 0\.\d+ the velocity is not finite") as caught:
+        reference(FieldFlow(velocity), torch.ones(4, 1), limit=limit)
+    assert caught.value.rows == [2]
+    assert 0.25 < caught.value.t < 0.6
+
+
+def test_a_flow_that_no_step_is_small_enough_for():
+    pole = FieldFlow(lambda x, t: x.sign() / (t[:, None] - 0.51371234567) ** 2)
+    with pytest.raises(UserError, match=r"no step is small enough for tolerance 1e-05.*follow a grid"):
+        reference(pole, torch.ones(1, 1, dtype=torch.float64), tolerance=1e-5)
+
+
+def test_times_are_followed_whether_fixed_or_adaptive():
+    gaussian = oracles.two_gaussians()
+    noise, grid = gaussian.noise(5), grids.uniform(7, solver="heun")
+    fixed, adaptive = (follow(gaussian.flow(), noise, times) for times in (grid, Adaptive(1e-5)))
+    assert torch.equal(fixed.x, integrate(gaussian.flow(), noise, grid).x)
+    assert fixed.calls == 14
+    assert torch.equal(adaptive.x, reference(gaussian.flow(), noise, tolerance=1e-5).x)
+
+
 def test_calls_are_counted_and_never_beyond_the_end():
     oracle, times = oracles.finite_set([[2.0, 2.0], [-2.0, 1.0]]), []
 
@@ -54,7 +94,7 @@ def test_calls_are_counted_and_never_beyond_the_end():
     assert solution.calls == 2 * len(times)
     assert min(times) == 0.1
     assert max(times) <= 0.999
-    fine = integrate(flow, noise, grids.uniform(800, start=0.1, solver="rk4"), shift=shift)
+    fine = integrate(flow, noise, grids.uniform(200, start=0.1, solver="rk4"), shift=shift)
     torch.testing.assert_close(solution.x, fine.x, rtol=0, atol=1e-3)
 
 

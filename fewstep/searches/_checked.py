@@ -5,6 +5,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from fewstep._finite import refuse_not_finite
 from fewstep.errors import UserError
 from fewstep.flow import Flow, batch_times
 from fewstep.searches._problem import Problem
@@ -30,11 +31,9 @@ class Checked:
         velocity = self.flow(x, t, **conditions)
         if not isinstance(velocity, Tensor) or velocity.shape != x.shape:
             what = tuple(velocity.shape) if isinstance(velocity, Tensor) else type(velocity).__name__
-            raise UserError(
-                f"at t = {_shown(t, x)} the velocity has shape {what}, the state {tuple(x.shape)}"
-            )
-        if not velocity.isfinite().all():
-            raise UserError(f"at t = {_shown(t, x)} the velocity is not finite")
+            first = float(batch_times(t, x)[0])
+            raise UserError(f"at t = {first:.4g} the velocity has shape {what}, the state {tuple(x.shape)}")
+        refuse_not_finite("velocity", velocity, t)
         return velocity
 
 
@@ -55,7 +54,3 @@ def probe(problem: Problem) -> None:
                     f"the model is not deterministic: asked twice at t = {t:.4g} it gave velocities up to "
                     f"{float((first - second).abs().max()):.3g} apart; turn off dropout (model.eval())"
                 )
-
-
-def _shown(t: Tensor | float, x: Tensor) -> str:
-    return f"{float(batch_times(t, x).flatten()[0]):.4g}"

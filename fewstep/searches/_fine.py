@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from fewstep import solvers, spacings
+from fewstep import solvers
 from fewstep.flow import Flow
 from fewstep.grids import Grid
 
@@ -59,11 +59,6 @@ class Known:
     def __call__(self, x: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
         """See Flow."""
         return self.velocity if t == self.t else self.flow(x, t, **self.conditions)
-
-
-def fine_grid(spacing: str, steps: int, flow: Flow, *, solver: str) -> Grid:
-    """Return the fine grid of that spacing between the times of `flow`, to be followed by `solver`."""
-    return Grid(spacings.SPACINGS[spacing](steps, start=flow.t_start, end=flow.t_end), solver=solver)
 
 
 def steps_along(

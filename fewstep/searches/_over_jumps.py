@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from fewstep import registry
 from fewstep.errors import UserError
-from fewstep.grids import Grid
+from fewstep.grids import Grid, spaced
 from fewstep.searches import Problem, SearchResult
 from fewstep.searches._problem import check_budgets
 
@@ -71,12 +71,10 @@ class OverJumps:
 
     def fine(self, problem: Problem) -> Grid:
         """Return the fine grid, and the solver that follows it."""
-        from fewstep.searches._fine import fine_grid
-
         by_gram = problem.solver in BY_GRAM and problem.distance is None
         usual = {"euler": "euler", "ab2": "heun"}.get(problem.solver, "rk4")
         steps = self.fine_steps if by_gram else self.tried_steps
-        return fine_grid(self.spacing, steps, problem.flow, solver=self.fine_solver or usual)
+        return spaced(self.spacing, steps, problem.flow, solver=self.fine_solver or usual)
 
     def priced(self, jumps: Jumps) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the costs (K + 1, K + 1) of jumps, and those after another jump if these differ."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fewstep.errors import UserError
-from fewstep.grids import Grid
+from fewstep.grids import Grid, spaced
 from fewstep.searches import Problem, SearchResult
 from fewstep.searches._problem import check_budgets
 
@@ -50,11 +50,10 @@ class OptimalSteps:
 
     def search(self, problem: Problem) -> SearchResult:
         """See Search.search."""
-        from fewstep.searches._fine import fine_grid
         from fewstep.searches._global import global_routes
 
         self.check(problem.budgets, problem.solver)
-        fine = fine_grid("uniform", self.fine_steps, problem.flow, solver="heun")
+        fine = spaced("uniform", self.fine_steps, problem.flow, solver="heun")
         routes = global_routes(problem, fine, noises=self.noises)
         return SearchResult(
             grids={

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fewstep import spacings
 from fewstep.errors import UserError
-from fewstep.grids import Grid
+from fewstep.grids import Grid, spaced
 from fewstep.searches import Problem, SearchResult
 from fewstep.searches._problem import check_budgets
 
@@ -51,11 +51,10 @@ class Quantile:
         """See Search.search."""
         import numpy as np
 
-        from fewstep.searches._fine import fine_grid
         from fewstep.searches._jumps import jumps
 
         self.check(problem.budgets, problem.solver)
-        fine = fine_grid("uniform", self.fine_steps, problem.flow, solver="euler")
+        fine = spaced("uniform", self.fine_steps, problem.flow, solver="euler")
         along_euler = replace(problem, solver="euler", distance=None)
         bend = jumps(along_euler, fine, cost="squared", noises=self.noises).bend
         assert bend is not None, "Euler jumps come from increments"

@@ -14,7 +14,7 @@ from fewstep.flow import FieldFlow
 from fewstep.grids import Grid
 from fewstep.searches import _jumps
 from fewstep.searches._checked import Checked
-from fewstep.searches._fine import bends_of, fine_grid, states_along
+from fewstep.searches._fine import bends_of, states_along
 from fewstep.searches._gram import jump_squares
 from fewstep.searches._jumps import jumps
 
@@ -98,7 +98,7 @@ def test_costs_equal_jumps_that_are_made_whatever_solver_is_the_truth(fine_solve
 @pytest.mark.parametrize("fine_solver", ["heun", "rk4"])
 def test_single_precision_keeps_what_a_fine_step_adds(fine_solver):
     """The step's own part is some 1e-6 of the state; in the difference of states float32 would lose it."""
-    fine = fine_grid("uniform", 100, images().flow(), solver=fine_solver)
+    fine = grids.spaced("uniform", 100, images().flow(), solver=fine_solver)
     exact = measured(images().flow(), fine, images().noise(8)).costs
     single = measured(images().flow(), fine, images().noise(8).float()).costs
     np.testing.assert_allclose(single[far(101)], exact[far(101)], rtol=1e-2)
@@ -225,17 +225,6 @@ def test_a_jump_is_measured_once_for_all_who_ask():
     first = jumps(problem, EVEN, cost="squared", noises=3)
     assert jumps(problem, EVEN, cost="squared", noises=3) is first
     assert len(asked) == 40
-
-
-@pytest.mark.parametrize(
-    ("spacing", "steps"), [("uniform", 40), ("uniform", 100), ("uniform", 1), ("log_snr", 5), ("edm", 5)]
-)
-def test_fine_grids_keep_to_the_times_a_flow_has(spacing, steps):
-    flow = FieldFlow(lambda x, t: x, t_start=0.1, t_end=0.98)
-    fine = fine_grid(spacing, steps, flow, solver="euler")
-    assert fine.steps == steps
-    assert fine.times[0] == 0.1
-    assert fine.times[-2] <= 0.98
 
 
 def test_velocities_that_are_not_finite_are_told_by_their_time():

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
+from fewstep.couplings.teacher._followed import followed
 from fewstep.draws import draws
 from fewstep.flow import Flow
 from fewstep.grids import Grid
-from fewstep.solvers import integrate
+from fewstep.reference import Adaptive, follow
 
 
 @torch.no_grad()
@@ -18,7 +19,7 @@ def make_pairs(
     stop: int,
     shape: tuple[int, ...],
     classes: int,
-    grid: Grid,
+    grid: Grid | Adaptive,
     batch: int,
     device: torch.device | str = "cpu",
 ) -> dict[str, Tensor]:
@@ -31,20 +32,25 @@ def make_pairs(
         stop: one past the last.
         shape: of one sample.
         classes: index % classes is the label; with 0 there is none.
-        grid: the times and the solver to integrate with.
+        grid: the times and the solver to integrate with, or a tolerance to meet.
         batch: samples in one network call; it changes the last bits of the data, so fix it.
         device: where to compute; the results are on the CPU.
 
     Returns:
         The fields for fewstep.shards.
+
+    Raises:
+        UserError: if the flow can't be followed so, or takes a noise out of the finite numbers; the
+            message has the index, and the time.
     """
-    parts = []
+
+    def end(flow: Flow, noise: Tensor, conditions: dict[str, Tensor]) -> Tensor:
+        return follow(flow, noise, grid, **conditions).x
+
     indices = range(start, stop)
     samples = draws("couple", seed, indices, shape=shape, classes=classes, batch=batch, device=device)
-    for noise, conditions in samples:
-        data = integrate(flow, noise, grid, **conditions).x
-        parts.append({"noise": noise, "data": data, **conditions})
-    return join(parts)
+    made = followed(end, flow, samples, kind="pair", first=start)
+    return join([{"noise": noise, "data": data, **conditions} for noise, conditions, data in made])
 
 
 def join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fewstep.couplings.teacher._followed import followed
 from fewstep.couplings.teacher.pairs import join
 from fewstep.draws import draws
 from fewstep.flow import Flow
@@ -44,19 +45,22 @@ def make_trajectories(
         The fields for fewstep.shards.
 
     Raises:
-        UserError: if a knot is no time of `fine`.
+        UserError: if a knot is no time of `fine`, or the flow takes a noise out of the finite numbers; the
+            message has the index, and the time.
     """
     kept = nearest_knots(fine.times, knots)
-    parts = []
-    indices = range(start, stop)
-    samples = draws("trajectories", seed, indices, shape=shape, classes=classes, batch=batch, device=device)
-    for noise, conditions in samples:
+
+    def states(flow: Flow, noise: Tensor, conditions: dict[str, Tensor]) -> Tensor:
         found = {}
         for position, state in enumerate(trajectory(CountedFlow(flow, conditions), noise, fine)):
             if position in kept:
                 found[position] = state
-        parts.append({"states": torch.stack([found[position] for position in kept], dim=1), **conditions})
-    return join(parts)
+        return torch.stack([found[position] for position in kept], dim=1)
+
+    indices = range(start, stop)
+    samples = draws("trajectories", seed, indices, shape=shape, classes=classes, batch=batch, device=device)
+    made = followed(states, flow, samples, kind="trajectory", first=start)
+    return join([{"states": kept_states, **conditions} for _, conditions, kept_states in made])
 
 
 def select_knots(states: Tensor, stored_times: Sequence[float], grid: Grid) -> Tensor:

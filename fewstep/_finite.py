@@ -1,0 +1,64 @@
+"""Whether a flow stays among the finite numbers; where it leaves them, and with which samples."""
+
+import torch
+from torch import Tensor
+
+from fewstep.errors import UserError
+from fewstep.flow import Flow, batch_times
+
+
+class NotFiniteError(UserError):
+    """A state or a velocity that holds NaN or infinity.
+
+    Attributes:
+        rows: the samples of the batch that do, in order.
+        t: the canonical time at which they do.
+    """
+
+    def __init__(self, what: str, rows: list[int], t: float) -> None:
+        super().__init__(f"at t = {t:.4g} the {what} is not finite")
+        self.rows, self.t = rows, t
+
+
+class Finite:
+    """A flow that is watched: a velocity that is not finite, or asked for where x is not, is refused."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+        self.t_start, self.t_end = flow.t_start, flow.t_end
+        self.calls_per_velocity = flow.calls_per_velocity
+
+    def __call__(self, x: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
+        """See Flow.
+
+        Raises:
+            NotFiniteError: at the first time at which a sample's state or velocity is not finite.
+        """
+        velocity = self.flow(x, t, **conditions)
+        refuse_not_finite("state", x, t)
+        refuse_not_finite("velocity", velocity, t)
+        return velocity
+
+
+def refuse_not_finite(what: str, values: Tensor, t: Tensor | float) -> None:
+    """Refuse `values`, (batch, *shape), that are not all finite.
+
+    Args:
+        what: they are, for the message.
+        values: states or velocities.
+        t: when they are, a number or (batch,).
+
+    Raises:
+        NotFiniteError: with the time of the first bad sample.
+    """
+    rows = rows_not_finite(values)
+    if rows:
+        raise NotFiniteError(what, rows, float(batch_times(t, values)[rows[0]]))
+
+
+def rows_not_finite(values: Tensor) -> list[int]:
+    """Return the samples of `values`, (batch, *shape), that are not finite."""
+    finite = values.isfinite()
+    if finite.all():  # one answer from the device, the usual one
+        return []
+    return torch.nonzero(~finite.reshape(len(values), -1).all(1)).flatten().tolist()

@@ -1,0 +1,51 @@
+"""What stages ask of a model: to be a flow, and how many calls."""
+
+import pytest
+
+from fewstep.checkpoint import save_model
+from fewstep.errors import UserError
+from fewstep.flow import FieldFlow
+from fewstep.grids import Grid, uniform
+from fewstep.model import ModelConfig, build
+from fewstep.progress import SILENT
+from fewstep.spacings import SPACINGS, edm
+from stages import couple
+from stages._flows import grid_of_calls
+from stages._runner import Job
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"trained_times": "grid", "grid": uniform(2)}, "trained only at the knots of its grid"),
+        ({"deterministic": False}, "not deterministic"),
+    ],
+)
+def test_models_that_make_no_pairs(tmp_path, config, told):
+    architecture = {"name": "mlp", "width": 8, "depth": 1}
+    save_model(
+        tmp_path / "model", build(ModelConfig(architecture=architecture, shape=(2,), **config), seed=0)
+    )
+    job = Job(
+        stage="couple",
+        key="boss",
+        seed=0,
+        inputs={"model": tmp_path / "model"},
+        out=tmp_path / "out",
+        scratch=tmp_path,
+        progress=SILENT,
+        picture=lambda name, path: None,
+    )
+    with pytest.raises(UserError, match=f"couple@boss can't use model: it is {told}"):
+        couple.run(couple.Config(model="pretrain", pairs=4), job)
+
+
+def test_calls_become_steps_of_a_spacing():
+    flow = FieldFlow(lambda x, t: x, t_start=0.1, t_end=0.99)
+    assert grid_of_calls(flow, "euler", 4) == uniform(4, start=0.1)
+    expected = Grid(edm(4, start=0.1, end=0.99), "heun")
+    assert grid_of_calls(flow, "heun", 8, spacing="edm") == expected
+    flow.calls_per_velocity = 2
+    assert {grid_of_calls(flow, "heun", 8, spacing=name).steps for name in SPACINGS} == {2}
+    with pytest.raises(UserError, match="6 calls are no whole number of heun steps of 4 calls each"):
+        grid_of_calls(flow, "heun", 6)
