@@ -7,7 +7,7 @@ from fewstep.model import ModelConfig, build
 from fewstep.progress import SILENT
 from fewstep.shards import Shards
 from stages._making import splits
-from stages._pairs import PairMaker
+from stages._pair_maker import PairMaker
 from stages._runner import Job
 
 UNET = {"name": "unet", "width": 16, "multipliers": [1, 2]}  # the demo's

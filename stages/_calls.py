@@ -1,9 +1,15 @@
-"""Whether calls make whole solver steps, told from the solver's file without importing torch."""
+"""Which steps settings ask for and whether they can be taken, told without importing torch."""
 
 import ast
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import fewstep
+from fewstep.errors import UserError
+from fewstep.grids import Grid
+
+if TYPE_CHECKING:
+    from stages.couple import Config
 
 SOLVERS = Path(fewstep.__file__).parent / "solvers"
 
@@ -14,6 +20,35 @@ def broken_steps(where: str, calls: int, solver: str, guidance: float = 1.0) -> 
     if calls % each:
         return [f"{where} {calls}: a step of {solver} takes {each} calls here; ask for a multiple of {each}"]
     return []
+
+
+def wrong_steps(where: str, config: "Config") -> list[str]:
+    """Return what is wrong with the steps that settings of couple ask for, all in all."""
+    instead = {"tolerance": ("solver", "calls", "spacing", "times"), "times": ("calls", "spacing")}
+    for name, others in instead.items():
+        if getattr(config, name) is None:
+            continue
+        if doubled := [other for other in others if other in config.model_fields_set]:
+            return [f"{where}.{doubled[0]} and {where}.{name} both choose the steps; remove one of them"]
+    if config.tolerance is not None:
+        return []
+    if config.times is None:
+        return broken_steps(f"{where}.calls", config.calls, config.solver, config.guidance)
+    try:
+        Grid(config.times)
+    except UserError as error:
+        return [f"{where}.times: {error}"]
+    return []
+
+
+def steps_taken(config: "Config") -> dict[str, Any]:
+    """Return what is to be known of the steps that make pairs, by the settings of couple."""
+    if config.tolerance is not None:
+        return {"solver": "dopri5", "tolerance": config.tolerance}
+    if config.times is None:
+        return {"solver": config.solver, "calls": config.calls, "spacing": config.spacing}
+    each = velocities_per_step(config.solver) * (1 if config.guidance == 1 else 2)
+    return {"solver": config.solver, "calls": each * (len(config.times) - 1), "times": list(config.times)}
 
 
 def velocities_per_step(solver: str) -> int:

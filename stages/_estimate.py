@@ -7,8 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from fewstep import solvers
 from fewstep.draws import draws
+from fewstep.flow import Flow
+from fewstep.grids import Grid
+from fewstep.reference import follow
 from fewstep.shards.recipe import FLOATS
 from stages._flows import device
 from stages._making import Maker, Opened, Splits
@@ -16,6 +21,7 @@ from stages._progress import clock
 from stages._workers import spread, workers
 
 LEAST_SECONDS, LEAST_CALLS = 0.5, 3  # of a measurement, after a first call that warms up
+CHECKING = 2.2  # the calls of that many pairs go into checking one: back, forth and a few in between
 WORKER: dict[str, Any] = {}  # what a worker keeps until it measures
 
 
@@ -30,8 +36,8 @@ class Estimate:
     batch: int
     calls: int
     """Network calls a sample."""
-    checking: int
-    """Network calls, of a whole batch, after the last shard."""
+    checked: int
+    """Samples that are followed back in the end."""
     call_seconds: list[float]
     """Of a call of a whole batch, in each worker, while the others work too."""
     start_seconds: float
@@ -46,7 +52,8 @@ class Estimate:
         for samples in self.shards:
             then, seconds = heapq.heappop(free)
             heapq.heappush(free, (then + seconds * self.calls * samples / self.batch, seconds))
-        return max(then for then, _ in free) + self.checking * min(self.call_seconds)
+        checks = self.checked / self.batch * CHECKING * self.calls * min(self.call_seconds)
+        return max(then for then, _ in free) + checks
 
     def lines(self, price: float | None) -> list[str]:
         """Return what a user wants to know; `price` is that of an hour of one worker."""
@@ -70,13 +77,25 @@ class Estimate:
         )
 
 
-def estimate(splits: Splits, maker: Maker, *, checking: int, opened: Opened | None = None) -> Estimate:
+@dataclass(frozen=True)
+class Measured:
+    """What one worker found."""
+
+    call_seconds: float
+    calls: int
+    """A sample."""
+    sample_bytes: int
+    spent: float
+    """Seconds that finding it took."""
+
+
+def estimate(splits: Splits, maker: Maker, *, checked: int, opened: Opened | None = None) -> Estimate:
     """Measure some calls and return what the work will take.
 
     Args:
         splits: What is to be made.
         maker: How.
-        checking: Network calls of a whole batch that follow.
+        checked: Samples that are followed back in the end.
         opened: A model that is open here already, to measure in this process for all workers; else it
             is measured in as many workers as there will be, at the same time.
     """
@@ -88,15 +107,16 @@ def estimate(splits: Splits, maker: Maker, *, checking: int, opened: Opened | No
     else:
         WORKER.update(maker=maker, opened=opened, dtypes=splits.dtypes)
         measured = [measure(0)] * count
+    spent = time.perf_counter() - began
     return Estimate(
         shards=shards,
         total=sum(recipe.samples for recipe in splits.recipes.values()),
         batch=maker.batch,
-        calls=maker.calls,
-        checking=checking,
-        call_seconds=[seconds for seconds, _, _ in measured],
-        start_seconds=max(0.0, time.perf_counter() - began - max(spent for _, spent, _ in measured)),
-        sample_bytes=measured[0][2],
+        calls=measured[0].calls,
+        checked=checked,
+        call_seconds=[found.call_seconds for found in measured],
+        start_seconds=max(0.0, spent - max(found.spent for found in measured)),
+        sample_bytes=measured[0].sample_bytes,
     )
 
 
@@ -105,30 +125,41 @@ def prepare(maker: Maker, dtypes: Mapping[str, str]) -> None:
     WORKER.update(maker=maker, opened=maker.open(), dtypes=dtypes)
 
 
-def measure(_worker: int) -> tuple[float, float, int]:
-    """Return the seconds of a call, those of measuring, and the bytes of a sample; called in a worker."""
-    began = time.perf_counter()
-    seconds = time_calls(WORKER["opened"], WORKER["maker"].batch)
-    fields = WORKER["opened"].make(0, 1)
-    stored = [
-        field.to(FLOATS[WORKER["dtypes"].get(name, "float32")]) if field.is_floating_point() else field
-        for name, field in fields.items()
-    ]
-    return seconds, time.perf_counter() - began, sum(field.nbytes for field in stored)
-
-
 @torch.no_grad()
-def time_calls(opened: Opened, batch: int) -> float:
-    """Return the seconds that the velocity of a whole batch takes, divided by its network calls."""
-    flow, config = opened.flow, opened.model.config
+def measure(_worker: int) -> Measured:
+    """Measure a worker, in it."""
+    opened, batch, began = WORKER["opened"], WORKER["maker"].batch, time.perf_counter()
+    config = opened.model.config
     ((noise, conditions),) = draws(
         "estimate", 0, range(batch), shape=config.shape, classes=config.classes, batch=batch, device=device()
     )
-    middle, calls = (flow.t_start + flow.t_end) / 2, 0
-    ready = time.perf_counter()
-    while calls <= LEAST_CALLS or time.perf_counter() - ready < LEAST_SECONDS:
+    seconds = seconds_of_call(opened.flow, noise, conditions)
+    stored = [
+        field.to(FLOATS[WORKER["dtypes"].get(name, "float32")]) if field.is_floating_point() else field
+        for name, field in opened.make(0, 1).items()
+    ]
+    return Measured(
+        call_seconds=seconds,
+        calls=calls_of(opened, noise, conditions),
+        sample_bytes=sum(field.nbytes for field in stored),
+        spent=time.perf_counter() - began,
+    )
+
+
+def seconds_of_call(flow: Flow, noise: Tensor, conditions: dict[str, Tensor]) -> float:
+    """Return the seconds that a network call on a whole batch takes."""
+    middle, velocities = (flow.t_start + flow.t_end) / 2, 0
+    float(flow(noise, middle, **conditions).sum())  # warms up
+    began = time.perf_counter()
+    while velocities < LEAST_CALLS or time.perf_counter() - began < LEAST_SECONDS:
         float(flow(noise, middle, **conditions).sum())  # waits for a GPU
-        calls += 1
-        if calls == 1:
-            ready = time.perf_counter()
-    return (time.perf_counter() - ready) / (calls - 1) / flow.calls_per_velocity
+        velocities += 1
+    return (time.perf_counter() - began) / velocities / flow.calls_per_velocity
+
+
+def calls_of(opened: Opened, noise: Tensor, conditions: dict[str, Tensor]) -> int:
+    """Return the network calls that a sample takes; where steps are chosen on the way, a batch tells."""
+    if isinstance(opened.steps, Grid):
+        each = solvers.get(opened.steps.solver).velocities_per_step
+        return opened.steps.steps * each * opened.flow.calls_per_velocity
+    return follow(opened.flow, noise, opened.steps, **conditions).calls

@@ -14,7 +14,9 @@ from typing import Any, Protocol
 
 from fewstep.checkpoint import CONFIG, WEIGHTS
 from fewstep.flow import ModelFlow
+from fewstep.grids import Grid
 from fewstep.model import Model
+from fewstep.reference import Adaptive
 from fewstep.shards import (
     Recipe,
     Shards,
@@ -41,6 +43,8 @@ class Opened:
     """Makes the samples of numbers start to stop."""
     model: Model
     flow: ModelFlow
+    steps: Grid | Adaptive
+    """The steps that are taken, or the tolerance that they meet."""
 
 
 class Maker(Protocol):
@@ -51,10 +55,6 @@ class Maker(Protocol):
 
     batch: int
     """Samples in one network call."""
-    calls: int
-    """Network calls a sample."""
-    unit: str
-    """What a sample is, such as a pair."""
 
     def open(self) -> Opened:
         """Open the model, in the worker."""
@@ -96,7 +96,7 @@ class Splits:
         missing, progress = self.missing(), self.job.progress
         sizes = {(s, n): len(self.recipes[s].part(n)) for s, n in missing}
         total = sum(recipe.samples for recipe in self.recipes.values())
-        progress.start("", total, done=total - sum(sizes.values()), unit=maker.unit)
+        progress.start("", total, done=total - sum(sizes.values()), unit="sample")
         if missing:
             facts = (self.store.url, self.shared(maker), self.recipes)
             for item, _ in spread(make_one, missing, prepare=prepare, facts=facts):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from stages._calls import broken_steps
+from stages._calls import steps_taken, wrong_steps
 from stages._models import missing_flows, unguidable
 from stages._params import Guidance, Params, Settings, SolverName
 from stages._runner import Job, main
@@ -13,9 +13,9 @@ from stages._runner import Job, main
 if TYPE_CHECKING:
     from stages._estimate import Estimate
     from stages._making import Opened, Splits
-    from stages._pairs import PairMaker
+    from stages._pair_maker import PairMaker
 
-VERSION = 1  # bump when the numbers this stage writes change
+VERSION = 2  # bump when the numbers this stage writes change
 
 
 class Config(Settings):
@@ -31,6 +31,12 @@ class Config(Settings):
     """The solver, a file of fewstep.solvers."""
     calls: int = Field(64, ge=1)
     """Network calls a pair."""
+    spacing: Literal["uniform", "edm", "log_snr", "tan"] = "uniform"
+    """How the steps are spaced; see fewstep.spacings."""
+    times: tuple[float, ...] | None = None
+    """The times to step through, from where the model starts (noise is 0) to 1, not calls of a spacing."""
+    tolerance: float | None = Field(None, gt=0)
+    """What an adaptive solver keeps the error of each pair's steps below, instead of solver and calls."""
     guidance: Guidance = 1.0
     """Classifier-free guidance scale baked into the pairs; 1 is none."""
     batch: int = Field(128, ge=1)
@@ -59,7 +65,7 @@ def check(params: Params) -> list[str]:
     problems = missing_flows(params, [(f"{where}.model", c.model) for where, c in configs.items()])
     problems += unguidable(params, [(f"{where}.guidance", c.guidance) for where, c in configs.items()])
     for where, c in configs.items():
-        problems += broken_steps(f"{where}.calls", c.calls, c.solver, c.guidance)
+        problems += wrong_steps(where, c)
     return problems
 
 
@@ -67,7 +73,7 @@ def work(config: Config, job: Job) -> "tuple[Splits, PairMaker]":
     """Return what is to be made, and how."""
     from fewstep.checkpoint import model_digest
     from stages._making import splits
-    from stages._pairs import PairMaker
+    from stages._pair_maker import PairMaker
 
     maker = PairMaker(
         model=str(job.inputs["model"].resolve()),
@@ -75,16 +81,20 @@ def work(config: Config, job: Job) -> "tuple[Splits, PairMaker]":
         seed=job.seed,
         solver=config.solver,
         calls=config.calls,
+        spacing=config.spacing,
+        times=config.times,
+        tolerance=config.tolerance,
         guidance=config.guidance,
         batch=config.batch,
+        total=config.pairs + config.held_out,
     )
-    facts = {"solver": config.solver, "calls": config.calls, "guidance": config.guidance}
+    facts = {"model": model_digest(job.inputs["model"]), "seed": job.seed, "guidance": config.guidance}
     wanted = splits(
         job,
         train=config.pairs,
         held_out=config.held_out,
         per_shard=config.pairs_per_shard,
-        facts={"model": model_digest(job.inputs["model"]), "seed": job.seed, **facts},
+        facts=facts | steps_taken(config),
         dtypes={"noise": config.dtype, "data": config.dtype},
     )
     return wanted, maker
@@ -95,7 +105,7 @@ def plan(config: Config, job: Job, opened: "Opened | None" = None) -> "Estimate"
     from stages._estimate import estimate
 
     wanted, maker = work(config, job)
-    return estimate(wanted, maker, checking=config.calls * -(-config.held_out // config.batch), opened=opened)
+    return estimate(wanted, maker, checked=config.held_out, opened=opened)
 
 
 def run(config: Config, job: Job) -> None:

@@ -11,8 +11,8 @@ from stages._runner import Job, main
 
 if TYPE_CHECKING:
     from stages._estimate import Estimate
-    from stages._followed import TrajectoryMaker
     from stages._making import Opened, Splits
+    from stages._trajectory_maker import TrajectoryMaker
 
 VERSION = 1  # bump when the numbers this stage writes change
 
@@ -58,9 +58,9 @@ def work(config: Config, job: Job) -> "tuple[Splits, TrajectoryMaker]":
     """Return what is to be made, and how: the fine steps of the search, and the knots of every budget."""
     from fewstep.checkpoint import model_digest
     from fewstep.grids import with_knots
-    from stages._followed import TrajectoryMaker
     from stages._grids import read_grids
     from stages._making import splits
+    from stages._trajectory_maker import TrajectoryMaker
 
     found, digest = read_grids(job.inputs["search"]), model_digest(job.inputs["model"])
     for grid in found.grids.values():
@@ -94,7 +94,7 @@ def plan(config: Config, job: Job, opened: "Opened | None" = None) -> "Estimate"
     from stages._estimate import estimate
 
     wanted, maker = work(config, job)
-    return estimate(wanted, maker, checking=0, opened=opened)
+    return estimate(wanted, maker, checked=0, opened=opened)
 
 
 def run(config: Config, job: Job) -> None:

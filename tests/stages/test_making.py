@@ -12,7 +12,7 @@ from fewstep.progress import SILENT
 from stages import _making
 from stages._estimate import Estimate, estimate
 from stages._making import splits
-from stages._pairs import PairMaker
+from stages._pair_maker import PairMaker
 from stages._runner import Job
 
 FACTS = {"about": "a test"}

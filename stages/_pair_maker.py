@@ -2,20 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
 from fewstep.couplings.teacher import make_pairs
+from fewstep.flow import Flow
+from fewstep.grids import Grid
+from fewstep.reference import Adaptive
 from stages._flows import device, grid_of_calls, open_flow
 from stages._making import Opened, model_folder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PairMaker:
     """All that decides a pair; see stages.couple.Config."""
 
-    unit: ClassVar[str] = "pair"
     model: str
     """Where the model directory lies, a path or a URL."""
     purpose: str
@@ -23,18 +25,19 @@ class PairMaker:
     seed: int
     solver: str
     calls: int
+    spacing: str
+    times: tuple[float, ...] | None
+    tolerance: float | None
     guidance: float
     batch: int
+    total: int
+    """Pairs in all."""
 
     def open(self) -> Opened:
-        """Open the model, and return what makes pairs by their numbers."""
+        """Open the model."""
         with model_folder(self.model) as folder:
             model, flow = open_flow(folder, purpose=self.purpose, guidance=self.guidance)
-        grid, shape, classes = (
-            grid_of_calls(flow, self.solver, self.calls),
-            model.config.shape,
-            model.config.classes,
-        )
+        steps = self.steps(flow)
 
         def make(start: int, stop: int) -> dict[str, Tensor]:
             return make_pairs(
@@ -42,14 +45,22 @@ class PairMaker:
                 seed=self.seed,
                 start=start,
                 stop=stop,
-                shape=shape,
-                classes=classes,
-                grid=grid,
+                shape=model.config.shape,
+                classes=model.config.classes,
+                grid=steps,
                 batch=self.batch,
                 device=device(),
             )
 
-        return Opened(make, model, flow)
+        return Opened(make, model, flow, steps)
+
+    def steps(self, flow: Flow) -> Grid | Adaptive:
+        """Return the steps that are taken, or the tolerance that they are to meet."""
+        if self.tolerance is not None:
+            return Adaptive(self.tolerance)
+        if self.times is not None:
+            return Grid(self.times, solver=self.solver)
+        return grid_of_calls(flow, self.solver, self.calls, spacing=self.spacing)
 
     def count(self, fields: Mapping[str, Tensor]) -> Any:
         """Return nothing yet."""

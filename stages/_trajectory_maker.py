@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
-from fewstep import solvers
 from fewstep.couplings.teacher import make_trajectories
 from fewstep.grids import Grid
 from stages._flows import device, open_flow
@@ -17,7 +15,6 @@ from stages._making import Opened, model_folder
 class TrajectoryMaker:
     """All that decides a trajectory; see stages.trajectories.Config."""
 
-    unit: ClassVar[str] = "trajectory"
     model: str
     """Where the model directory lies, a path or a URL."""
     purpose: str
@@ -28,12 +25,6 @@ class TrajectoryMaker:
     knots: tuple[float, ...]
     """The times whose states are kept."""
     batch: int
-
-    @property
-    def calls(self) -> int:
-        """Network calls a trajectory."""
-        each = solvers.get(self.fine.solver).velocities_per_step * (1 if self.fine.guidance == 1 else 2)
-        return each * self.fine.steps
 
     def open(self) -> Opened:
         """Open the teacher."""
@@ -54,7 +45,7 @@ class TrajectoryMaker:
                 device=device(),
             )
 
-        return Opened(make, model, flow)
+        return Opened(make, model, flow, self.fine)
 
     def count(self, fields: Mapping[str, Tensor]) -> None:
         """Note nothing: trajectories are of the model that is searched, whose pairs are checked."""
