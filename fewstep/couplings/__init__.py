@@ -2,7 +2,7 @@
 
 The files of this package re-pair a training batch, each found by its name: a frozen dataclass whose
 `pair(noise, data)` returns the noise in another order. `fewstep.couplings.teacher` makes pairs with a
-trained model.
+trained model, and `fewstep.couplings.elsewhere` reads those that another tool made.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fewstep import registry
-from fewstep.data._links import refuse_linked_folder
+from fewstep.data._links import refuse_linked_folders
 from fewstep.data._samples import Samples, check_samples
 from fewstep.errors import UserError
 
@@ -92,9 +92,7 @@ def path_of(source: str) -> str | None:
 def _kind(path: str, source: str, root: Path) -> str:
     """Return the file source that reads root/path."""
     found = root / path
-    for folder in reversed(PurePosixPath(path).parents[:-2]):
-        refuse_linked_folder(root / folder, str(folder))
-    refuse_linked_folder(found, path)
+    refuse_linked_folders(root, path)
     if found.is_dir():
         return "folder"
     if found.suffix == ".npz":

@@ -1,6 +1,6 @@
 """Links to folders: neither DVC nor the digests of a stage's inputs look through them."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from fewstep.errors import UserError
 
@@ -19,3 +19,17 @@ def refuse_linked_folder(path: Path, name: str) -> None:
         raise UserError(
             f"{name} is a link to a folder, through which changes go unseen; copy the folder there"
         )
+
+
+def refuse_linked_folders(root: Path, path: str) -> None:
+    """Refuse a path under data/ if it, or a folder on the way to it, is a linked folder.
+
+    Args:
+        root: the folder that holds data/.
+        path: as fewstep.data.path_of returns it.
+
+    Raises:
+        UserError: naming the first link.
+    """
+    for part in (*reversed(PurePosixPath(path).parents[:-2]), PurePosixPath(path)):
+        refuse_linked_folder(root / part, str(part))

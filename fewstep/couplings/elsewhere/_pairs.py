@@ -1,0 +1,107 @@
+"""ForeignPairs: pairs of another tool as fields for shards, checked as they are read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from fewstep.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Records(Protocol):
+    """What each kind of file is read through."""
+
+    count: int
+    """How many pairs there are."""
+    shape: tuple[int, ...]
+    """Of one noise, and of its data."""
+    labels: np.ndarray | None
+    """(count,) int64, as they are."""
+
+    def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Return noise and data, (n, *shape), and perhaps weight, (n,), of start <= pair < stop, float32."""
+
+
+class ForeignPairs:
+    """Pairs that another tool made.
+
+    Attributes:
+        count: how many there are.
+        shape: of one noise, and of its data.
+        classes: 1 + the greatest label; 0 if there are no labels.
+
+    Raises:
+        UserError: if there are none, or a label is negative.
+    """
+
+    def __init__(self, name: str, records: Records) -> None:
+        self._name, self._records, self._labels = name, records, records.labels
+        self.count, self.shape = records.count, records.shape
+        if not self.count:
+            raise UserError(f"{name} is empty: it holds no pairs")
+        if self._labels is not None and self._labels.min() < 0:
+            pair = int(self._labels.argmin())
+            raise UserError(f"{name}: label {self._labels[pair]} of pair {pair} is negative; count from 0")
+        self.classes = 0 if self._labels is None else int(self._labels.max()) + 1
+
+    def must_suit(self, *, shape: tuple[int, ...], classes: int) -> None:
+        """Refuse to be used with a model that takes something else.
+
+        Args:
+            shape: of the model's samples.
+            classes: of the model; 0 if it takes no labels.
+
+        Raises:
+            UserError: naming what differs.
+        """
+        if self.shape != tuple(shape):
+            raise UserError(
+                f"{self._name} holds pairs of shape {self.shape}, but the model takes {tuple(shape)} (images "
+                "are channels, height, width); save them so, or name a model of that shape"
+            )
+        if classes and self._labels is None:
+            raise UserError(
+                f"{self._name} holds no labels, but the model has {classes} classes; add a label to each pair"
+            )
+        if self._labels is not None and not classes:
+            raise UserError(f"{self._name} holds labels, but the model has no classes; remove them")
+        if self.classes > classes:
+            assert self._labels is not None
+            pair = int((self._labels >= classes).argmax())
+            raise UserError(
+                f"{self._name}: label {self._labels[pair]} of pair {pair} is none of the model's {classes} "
+                "classes, which count from 0; mend it, or name a model that has it"
+            )
+
+    def read(self, start: int, stop: int) -> dict[str, Tensor]:
+        """Return the pairs start <= pair < stop, the fields for fewstep.shards.
+
+        "noise" and "data", (n, *shape), and perhaps "weight", (n,), float32; perhaps "label", (n,), int64.
+
+        Raises:
+            UserError: if a pair is damaged, not of `shape`, or holds something else than finite numbers.
+        """
+        import torch
+
+        assert 0 <= start < stop <= self.count, "pairs are read within their count"
+        found = self._records.read(start, stop)
+        for field, values in found.items():
+            finite = np.isfinite(values).reshape(len(values), -1).all(1)
+            self._refuse(~finite, start, f"hold NaN or infinity in their {field}")
+        if "weight" in found:
+            self._refuse(found["weight"] < 0, start, "have a negative weight")
+        fields = {field: torch.from_numpy(values) for field, values in found.items()}
+        if self._labels is not None:
+            fields["label"] = torch.from_numpy(self._labels[start:stop].copy())
+        return fields
+
+    def _refuse(self, bad: np.ndarray, start: int, what: str) -> None:
+        if bad.any():
+            raise UserError(
+                f"{self._name}: {bad.sum()} of the pairs {start} to {start + len(bad) - 1} {what}, the first "
+                f"is number {start + bad.argmax()} (counted from 0); remove or mend them"
+            )
