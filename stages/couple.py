@@ -10,7 +10,7 @@ from stages._models import missing_flows, unguidable
 from stages._params import Guidance, Params, Settings, SolverName
 from stages._runner import Job, main
 
-VERSION = 1  # bump when the numbers this stage writes change
+VERSION = 2  # bump when the numbers this stage writes change
 
 
 class Config(Settings):
@@ -91,9 +91,16 @@ def run(config: Config, job: Job) -> None:
         facts={"solver": config.solver, "calls": config.calls, "guidance": config.guidance},
         dtypes={"noise": config.dtype, "data": config.dtype},
     )
-    checks = check_pairs(held_out.load(), flow, grid=grid, batch=config.batch, device=device())
-    job.facts.update(checks=asdict(checks), problems=checks.problems())
-    for problem in checks.problems():
+    checks = check_pairs(
+        held_out.load(),
+        flow,
+        grid=grid,
+        batch=config.batch,
+        independent=config.model == "pretrain",
+        device=device(),
+    )
+    job.facts.update(checks=asdict(checks), problems=checks.problems(), advice=checks.advice())
+    for problem in [*checks.problems(), *checks.advice()]:
         job.progress.note(f"warning: {problem}")
 
 

@@ -39,7 +39,9 @@ def mirror_error(flow: Flow, noise: Tensor, grid: Grid, **conditions: Tensor) ->
     return float(off / strange)
 
 
-def require_equivariant(flow: Flow, noise: Tensor, grid: Grid, *, setting: str, **conditions: Tensor) -> float:
+def require_equivariant(
+    flow: Flow, noise: Tensor, grid: Grid, *, setting: str, **conditions: Tensor
+) -> float:
     """Return the `mirror_error` of a teacher whose pairs may be mirrored.
 
     Args:
@@ -63,7 +65,7 @@ def require_equivariant(flow: Flow, noise: Tensor, grid: Grid, *, setting: str, 
 
 
 def mirror_half(batch: Batch, keys: Tensor) -> Batch:
-    """Return the batch with half of its pairs or trajectories mirrored: those that the keys, (n, 2), choose."""
+    """Return pairs or trajectories of which half are mirrored: those that the keys, (n, 2), choose."""
     chosen = randomness.uniforms("mirror", keys) < 0.5
     return {
         name: torch.where(like(chosen, field), field.flip(-1), field) if name in MIRRORED else field

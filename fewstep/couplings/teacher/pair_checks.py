@@ -111,15 +111,14 @@ class PairChecks:
             return found
         if self.straightness > CURVED * self.crossing:
             found.append(
-                f"the teacher's flow is curved (S {self.straightness:.4g}, V {self.crossing:.4g}): it decides "
-                "late where a noise goes; its pairs need many calls, and one round may not straighten it"
+                f"the teacher's flow is curved (S {self.straightness:.4g}, V {self.crossing:.4g}): it "
+                "decides late where a noise goes, so its pairs need many calls, and one round may not do"
             )
         known = self.straightness + self.crossing
         if abs(self.gap) > max(GAP_ADVICE * known, GAP_ERRORS * self.gap_se):
             found.append(
-                f"the teacher does not fit its own samples: its pairs are closer than random ones by "
-                f"{known + self.gap:.4g}, an exact teacher's would be by S + V = {known:.4g} (gap "
-                f"{self.gap:.3g} ± {self.gap_se:.2g}); its errors go into the pairs: train it longer, or make "
-                "it larger"
+                "the teacher does not fit its own samples: its pairs are closer than random ones by "
+                f"{known + self.gap:.4g}, those of an exact one by S + V = {known:.4g} (gap {self.gap:.3g} ± "
+                f"{self.gap_se:.2g}); its errors go into the pairs, so train it longer or make it larger"
             )
         return found
