@@ -22,7 +22,19 @@ def teacher(folder: Path, architecture: dict, shape: tuple[int, ...]) -> Path:
 
 def maker(model: Path, *, calls: int, batch: int = 128) -> PairMaker:
     """Return what makes pairs with Heun steps."""
-    return PairMaker(str(model), "a benchmark", 0, "heun", calls, 1.0, batch)
+    return PairMaker(
+        model=str(model),
+        purpose="a benchmark",
+        seed=0,
+        solver="heun",
+        calls=calls,
+        spacing="uniform",
+        times=None,
+        tolerance=None,
+        guidance=1.0,
+        batch=batch,
+        total=1_000_000,
+    )
 
 
 def couple(folder: Path, made_by: PairMaker, *, pairs: int, per_shard: int = 1024) -> dict[str, Shards]:

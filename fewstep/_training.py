@@ -54,23 +54,31 @@ class Training:
             self.bad_step = torch.where(finite | (self.bad_step >= 0), self.bad_step, self.step)
         self.step += 1
 
-    @torch.no_grad()
     def evaluate(self, held_out: Batch) -> float:
-        """Return the student's loss on the held-out batch, of the networks as they will be kept."""
+        """Return the student's mean loss on the held-out batch, of the networks as they will be kept."""
+        parts = self.evaluated(held_out)
+        return sum(float(part.sum()) for part in parts) / sum(map(len, parts))
+
+    @torch.no_grad()
+    def evaluated(self, samples: Batch) -> list[Tensor]:
+        """Return the student's loss on each sample, a tensor (n,) for each batch, as `evaluate` has it.
+
+        What is random about the losses belongs to a sample's place, so those of two sets compare.
+        """
         modules = self.modules | {name: trainee.result for name, trainee in self.trainees.items()}
         training = [module for module in modules.values() if module.training]
         for module in training:
             module.eval()
-        samples = len(next(iter(held_out.values())))
-        keys = randomness.keys_of(HELD_OUT_SEED, 0, samples)
-        total = 0.0
-        for start in range(0, samples, self.settings.batch):
+        count = len(next(iter(samples.values())))
+        keys = randomness.keys_of(HELD_OUT_SEED, 0, count)
+        parts = []
+        for start in range(0, count, self.settings.batch):
             part = slice(start, start + self.settings.batch)
-            batch = {name: tensor[part] for name, tensor in held_out.items()}
-            total += float(self._losses(modules, batch, "student", 1.0, keys[part]).sum())
+            batch = {name: tensor[part] for name, tensor in samples.items()}
+            parts.append(self._losses(modules, batch, "student", 1.0, keys[part]))
         for module in training:
             module.train()
-        return total / samples
+        return parts
 
     def losses(self) -> dict[str, float]:
         """Return the mean loss of the last updates of each network that had any.

@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -42,6 +42,10 @@ class Trained:
     """The trained model's."""
     loss: float
     """The training loss of the last steps, before averaging weights."""
+    known_losses: Tensor | None = None
+    """The trained model's loss on each sample of `known`, (n,), if that was given."""
+    fresh_losses: Tensor | None = None
+    """And on as many held-out samples, with the same times and noise."""
 
 
 def train(
@@ -54,6 +58,7 @@ def train(
     settings: TrainSettings,
     seed: int,
     state: Path,
+    known: Batch | None = None,
     progress: Progress = SILENT,
     device: torch.device | str = "cpu",
 ) -> Trained:
@@ -72,6 +77,7 @@ def train(
         settings: How to train.
         seed: Decides whatever is random beside the batches, such as dropout.
         state: Folder of the resume state; every process must see it.
+        known: Samples that are trained on, to tell at the end how well they are remembered.
         progress: Told of the steps and losses.
         device: Where to compute.
 
@@ -97,7 +103,12 @@ def train(
     saver.save()
     model = training.trainees["student"].result.eval()
     assert isinstance(model, Model)
-    return Trained(model, first, held_out_loss, training.losses()["student"])
+    trained = Trained(model, first, held_out_loss, training.losses()["student"])
+    if known is None:
+        return trained
+    known_losses, fresh = (torch.cat(training.evaluated(samples)).cpu() for samples in (known, held_out))
+    count = min(len(known_losses), len(fresh))
+    return replace(trained, known_losses=known_losses[:count], fresh_losses=fresh[:count])
 
 
 def _checkpoint_seconds() -> float:

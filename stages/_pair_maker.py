@@ -1,12 +1,10 @@
 """Pairs: how the couple stage has a model make them, in whichever worker."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
-from fewstep.couplings.teacher import make_pairs
+from fewstep.couplings.teacher import PairStatistics, make_pairs
 from fewstep.flow import Flow
 from fewstep.grids import Grid
 from fewstep.reference import Adaptive
@@ -62,6 +60,6 @@ class PairMaker:
             return Grid(self.times, solver=self.solver)
         return grid_of_calls(flow, self.solver, self.calls, spacing=self.spacing)
 
-    def count(self, fields: Mapping[str, Tensor]) -> Any:
-        """Return nothing yet."""
-        return None
+    def count(self, fields: dict[str, Tensor]) -> str:
+        """Return what is to be known of the pairs of a shard without a network."""
+        return PairStatistics.of(fields, total=self.total).to_json()

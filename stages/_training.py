@@ -1,13 +1,10 @@
-"""What the training stages share: batches from an artifact, the loop, the model directory, a sheet."""
+"""What the training stages share: a training on an artifact, the model directory, facts, a sheet."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from fewstep import distributed
 from fewstep.checkpoint import load_model, save_model
 from fewstep.draws import draws
 from fewstep.errors import UserError
@@ -15,12 +12,13 @@ from fewstep.flow import as_flow
 from fewstep.grids import Grid, uniform
 from fewstep.methods._method import Batch, Method
 from fewstep.model import Model
-from fewstep.progress import SILENT, Progress
 from fewstep.settings import TrainSettings
-from fewstep.shards import Batches, Shards
+from fewstep.shards import Shards
 from fewstep.solvers import integrate
-from fewstep.train import Trained, train
+from fewstep.train import Trained
 from stages._flows import device
+from stages._lesson import Lesson
+from stages._pairs import tell_of_pairs
 from stages._pictures import sample_sheet, sheet_samples
 from stages._processes import beside, processes
 from stages._runner import Job
@@ -77,6 +75,8 @@ def train_model(
         loss=trained.loss,
         parameters=sum(p.numel() for p in trained.model.parameters()),
     )
+    if method.stream == "pairs":
+        tell_of_pairs(job, source, training.samples, trained)
     return trained
 
 
@@ -92,59 +92,6 @@ def take_model(job: Job, folder: Path, shape: tuple[int, ...]) -> None:
     save_model(job.out, model)
     picture_samples(job, model.to(device()).eval())
     job.facts["parameters"] = sum(p.numel() for p in model.parameters())
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """All that a process needs to take part in a training; it can be sent to one."""
-
-    method: Method
-    settings: TrainSettings
-    source: Path
-    select: Callable[[Batch], Batch] | None
-    seed: int
-    state: Path
-    inputs: dict[str, Path]
-
-    @property
-    def start(self) -> Path:
-        """The model directory that processes other than the stage find the untrained student in."""
-        return self.state / "start"
-
-    def learn(self, student: Model | None = None, progress: Progress = SILENT) -> Trained:
-        """Train on this process's share of each batch."""
-        select = self.select or (lambda batch: batch)
-        batches = Batches(
-            Shards(self.source / "train"),
-            seed=self.seed,
-            size=self.settings.batch,
-            rank=distributed.rank(),
-            ranks=distributed.ranks(),
-        )
-        return train(
-            self.method,
-            student or load_model(self.start),
-            load=lambda name: load_model(self.inputs[name]),
-            batches=Selected(batches, select),
-            held_out=select(Shards(self.source / "held_out").load()),
-            settings=self.settings,
-            seed=self.seed,
-            state=self.state,
-            progress=progress,
-            device=distributed.join(device()),
-        )
-
-
-class Selected:
-    """Batches of which a method sees only a part."""
-
-    def __init__(self, batches: Batches, select: Callable[[Batch], Batch]) -> None:
-        self.batches, self.select = batches, select
-
-    def at(self, step: int) -> tuple[Batch, Tensor]:
-        """Return batch number `step`, and its keys; see fewstep.shards.Batches."""
-        batch, keys = self.batches.at(step)
-        return self.select(batch), keys
 
 
 @torch.no_grad()

@@ -45,6 +45,8 @@ class Config(Settings):
     """Pairs in one shard, the work that a worker takes at a time; also the most that a crash can lose."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """How the pairs are stored."""
+    mirror: bool = False
+    """Let half of the pairs that a training sees be mirror images, if the model can't tell left from right."""
     gates: Literal["stop", "warn"] = "stop"
     """Whether a failed check of the pairs stops the chain, or is only reported."""
 
@@ -94,7 +96,7 @@ def work(config: Config, job: Job) -> "tuple[Splits, PairMaker]":
         train=config.pairs,
         held_out=config.held_out,
         per_shard=config.pairs_per_shard,
-        facts=facts | steps_taken(config),
+        facts=facts | steps_taken(config) | ({"mirror": True} if config.mirror else {}),
         dtypes={"noise": config.dtype, "data": config.dtype},
     )
     return wanted, maker
@@ -109,21 +111,16 @@ def plan(config: Config, job: Job, opened: "Opened | None" = None) -> "Estimate"
 
 
 def run(config: Config, job: Job) -> None:
-    """Write the pair shards that are missing, then check the held-out pairs."""
-    from dataclasses import asdict
-
-    from fewstep.couplings.teacher import check_pairs
-    from stages._flows import device, grid_of_calls
+    """Write the pair shards that are missing, then check the pairs."""
+    from stages._pair_checks import check_coupling, check_mirrored
 
     wanted, maker = work(config, job)
     opened = maker.open()  # a model that can't make pairs is refused before workers start
+    if config.mirror:
+        check_mirrored(job, config, opened)
     job.progress.note(plan(config, job, opened).line())
-    held_out = wanted.make(maker)["held_out"]
-    grid = grid_of_calls(opened.flow, config.solver, config.calls)
-    checks = check_pairs(held_out.load(), opened.flow, grid=grid, batch=config.batch, device=device())
-    job.facts.update(checks=asdict(checks), problems=checks.problems())
-    for problem in checks.problems():
-        job.progress.note(f"warning: {problem}")
+    wanted.make(maker)
+    check_coupling(job, config, wanted, opened)
 
 
 def gate(config: Config, key: str | None, facts: dict[str, Any]) -> str | None:

@@ -1,5 +1,7 @@
 """How straight a flow is, and how far few steps end from where many do. No data needed."""
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -23,15 +25,26 @@ def straightness(flow: Flow, noise: Tensor, grid: Grid, **conditions: Tensor) ->
         grid: The steps to follow them with.
         **conditions: What the flow is conditioned on, each (batch, ...).
     """
-    states = trajectory(CountedFlow(flow, conditions), noise, grid)
+    _, turns = turning(trajectory(CountedFlow(flow, conditions), noise, grid), grid.times)
+    return float(turns.mean()) / noise[0].numel()
+
+
+def turning(states: Iterable[Tensor], times: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Return where trajectories end, (batch, *shape), and S of each, summed over coordinates, (batch,).
+
+    Args:
+        states: (batch, *shape) at each time; they may be made one by one, none is kept.
+        times: Increasing, two or more.
+    """
+    states = iter(states)
     start = last = next(states).double()
-    span, squares = 1 - grid.times[0], 0.0
-    for t, t_next, state in zip(grid.times[:-1], grid.times[1:], states, strict=True):
+    span, squares = times[-1] - times[0], torch.zeros(len(start), dtype=start.dtype, device=start.device)
+    for t, t_next, state in zip(times[:-1], times[1:], states, strict=True):
         slope = (state.double() - last) / (t_next - t)
-        squares += float(slope.square().mean()) * (t_next - t) / span
+        squares += slope.square().flatten(1).sum(1) * (t_next - t) / span
         last = state.double()
-    # the variance of the slope over time: E|slope|^2 - |E slope|^2, which needs no trajectory kept
-    return squares - float(((last - start) / span).square().mean())
+    # the variance of the slope over time: E|slope|^2 - |E slope|^2
+    return last, squares - ((last - start) / span).square().flatten(1).sum(1)
 
 
 def endpoint_rmse(samples: Tensor, reference: Tensor) -> float:

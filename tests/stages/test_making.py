@@ -1,7 +1,5 @@
 """Shards made by workers: the same bytes whoever makes them, wherever they are put, killed or not."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -27,8 +25,9 @@ def model(tmp_path_factory):
 
 
 def maker_of(model, **changes):
-    maker = PairMaker(str(model), "a test", seed=0, solver="euler", calls=4, guidance=1.0, batch=16)
-    return replace(maker, **changes)
+    options = {"purpose": "a test", "seed": 0, "solver": "euler", "calls": 4, "spacing": "uniform"}
+    options |= {"times": None, "tolerance": None, "guidance": 1.0, "batch": 16, "total": 240}
+    return PairMaker(model=str(model), **options | changes)
 
 
 def job_in(folder):
@@ -122,7 +121,7 @@ def test_a_place_that_workers_do_not_share_is_named(model, tmp_path, monkeypatch
 
 
 def work_left(**changes):
-    left = {"shards": [10, 10, 10], "total": 40, "batch": 5, "calls": 2, "checking": 0}
+    left = {"shards": [10, 10, 10], "total": 40, "batch": 5, "calls": 2, "checked": 0}
     return Estimate(**left | {"call_seconds": [1.0], "start_seconds": 0.0, "sample_bytes": 8} | changes)
 
 
@@ -131,7 +130,7 @@ def test_an_estimate_counts_calls_and_hands_shards_to_who_is_free():
     assert work_left(call_seconds=[1.0, 1.0]).seconds == 8
     assert work_left(call_seconds=[1.0, 3.0]).seconds == 12  # the slow one is at its first for as long
     assert work_left(shards=[]).seconds == 0
-    assert work_left(checking=7, start_seconds=3.0).seconds == 22
+    assert work_left(checked=0, start_seconds=3.0).seconds == 15
     assert "40 x 2 calls, 5 at once; 30 are left" in work_left().lines(None)[0]
     assert work_left().lines(None)[3] == "bytes  320"
     assert work_left(start_seconds=3588).lines(2.5)[4] == "cost   2.50 at 2.5 an hour of a worker"
@@ -142,7 +141,7 @@ def test_an_estimate_leaves_what_is_there_alone(model, tmp_path, monkeypatch):
     wanted(tmp_path).make(maker_of(model))
     (tmp_path / "out/train/shard-00001.tar").unlink()
     before = bytes_of(tmp_path)
-    found = estimate(wanted(tmp_path), maker_of(model), checking=3)
+    found = estimate(wanted(tmp_path), maker_of(model), checked=40)
     assert (found.shards, found.total, found.sample_bytes) == ([50], 240, 2 * 4 + 2 * 2)
     assert found.seconds > 0
     assert bytes_of(tmp_path) == before

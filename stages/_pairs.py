@@ -1,0 +1,30 @@
+"""What a training on pairs tells of them: the checks of its coupling, and whether they were enough."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from fewstep.couplings.teacher import PairLoss
+from fewstep.train import Trained
+from stages import _manifest
+from stages._runner import Job
+
+TOLD = ("checks", "problems", "advice")  # the facts of a coupling that go with each model made of it
+
+
+def tell_of_pairs(job: Job, source: Path, pairs: int, trained: Trained) -> None:
+    """Note among the job's facts what is known of its coupling, and how the model does on fresh pairs.
+
+    Args:
+        job: of the training; it gains the facts "pair_loss", and "pairs" if the coupling has a manifest.
+        source: the coupling, whose name is its key.
+        pairs: how many it has to train on.
+        trained: what came of them.
+    """
+    assert trained.known_losses is not None
+    assert trained.fresh_losses is not None
+    loss = PairLoss.of(trained.known_losses, trained.fresh_losses)
+    advice = loss.advice(pairs, f"couple.{source.name}.pairs")
+    job.progress.note(advice)
+    job.facts["pair_loss"] = asdict(loss) | {"advice": advice}
+    if manifest := _manifest.read(source):
+        job.facts["pairs"] = {name: manifest["facts"][name] for name in TOLD if name in manifest["facts"]}
