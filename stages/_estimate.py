@@ -16,7 +16,8 @@ from fewstep.grids import Grid
 from fewstep.reference import follow
 from fewstep.shards.recipe import FLOATS
 from stages._flows import device
-from stages._making import Maker, Opened, Splits
+from stages._makers import ModelMaker, Opened
+from stages._making import Splits
 from stages._progress import clock
 from stages._workers import spread, workers
 
@@ -89,7 +90,7 @@ class Measured:
     """Seconds that finding it took."""
 
 
-def estimate(splits: Splits, maker: Maker, *, checked: int, opened: Opened | None = None) -> Estimate:
+def estimate(splits: Splits, maker: ModelMaker, *, checked: int, opened: Opened | None = None) -> Estimate:
     """Measure some calls and return what the work will take.
 
     Args:
@@ -120,7 +121,7 @@ def estimate(splits: Splits, maker: Maker, *, checked: int, opened: Opened | Non
     )
 
 
-def prepare(maker: Maker, dtypes: Mapping[str, str]) -> None:
+def prepare(maker: ModelMaker, dtypes: Mapping[str, str]) -> None:
     """Open the model in a worker."""
     WORKER.update(maker=maker, opened=maker.open(), dtypes=dtypes)
 

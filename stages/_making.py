@@ -5,18 +5,12 @@ FEWSTEP_SHARDS, from which the stage then fetches them. A shard is the same whoe
 """
 
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from fewstep.checkpoint import CONFIG, WEIGHTS
-from fewstep.flow import ModelFlow
-from fewstep.grids import Grid
-from fewstep.model import Model
-from fewstep.reference import Adaptive
 from fewstep.shards import (
     Recipe,
     Shards,
@@ -27,40 +21,12 @@ from fewstep.shards import (
     missing_shards,
     write_shard,
 )
-from fewstep.shards.write import Make
+from stages._makers import Maker, ModelMaker
 from stages._runner import Job
-from stages._workers import spread
+from stages._workers import Spread, here, spread
 
 HELD_OUT, TRAIN = "held_out", "train"
 WORKER: dict[str, Any] = {}  # what a worker keeps from one shard to the next
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A model that is ready to make samples."""
-
-    make: Make
-    """Makes the samples of numbers start to stop."""
-    model: Model
-    flow: ModelFlow
-    steps: Grid | Adaptive
-    """The steps that are taken, or the tolerance that they meet."""
-
-
-class Maker(Protocol):
-    """How samples are made; a plain value that can be sent to workers."""
-
-    model: str
-    """Where the model directory lies, a path or a URL."""
-
-    batch: int
-    """Samples in one network call."""
-
-    def open(self) -> Opened:
-        """Open the model, in the worker."""
-
-    def count(self, fields: Mapping[str, Any]) -> Any:
-        """Return what to note of a shard; see fewstep.shards.write_shard."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +55,15 @@ class Splits:
             for number in missing_shards(self.store.below(split), recipe)
         ]
 
-    def make(self, maker: Maker) -> dict[str, Shards]:
-        """Make the missing shards and return both finished sets, in the folder that is published."""
+    def make(self, maker: ModelMaker) -> dict[str, Shards]:
+        """Have workers make the missing shards; return both finished sets, in what is published."""
+        return self._fill(self._reachable(maker), spread)
+
+    def take(self, maker: Maker) -> dict[str, Shards]:
+        """Do the same in this process, of something that other machines may not have."""
+        return self._fill(maker, here)
+
+    def _fill(self, maker: Maker, over: Spread) -> dict[str, Shards]:
         for split, recipe in self.recipes.items():
             clear_leftovers(self.store.below(split), recipe)
         missing, progress = self.missing(), self.job.progress
@@ -98,13 +71,13 @@ class Splits:
         total = sum(recipe.samples for recipe in self.recipes.values())
         progress.start("", total, done=total - sum(sizes.values()), unit="sample")
         if missing:
-            facts = (self.store.url, self.shared(maker), self.recipes)
-            for item, _ in spread(make_one, missing, prepare=prepare, facts=facts):
+            facts = (self.store.url, maker, self.recipes)
+            for item, _ in over(make_one, missing, prepare=prepare, facts=facts):
                 progress.advance(sizes[item])
-        return {split: self.publishable(split) for split in self.recipes}
+        return {split: self._publishable(split) for split in self.recipes}
 
-    def shared(self, maker: Maker) -> Maker:
-        """Return the maker, of a copy of the model that other machines reach if there may be any."""
+    def _reachable(self, maker: ModelMaker) -> ModelMaker:
+        """Return the maker; where shards are shared, of a copy of the model that is shared, too."""
         if "FEWSTEP_SHARDS" not in os.environ:
             return maker
         model = self.store.below("model")
@@ -112,7 +85,7 @@ class Splits:
             model.put(name, (Path(maker.model) / name).read_bytes())
         return replace(maker, model=model.url)
 
-    def publishable(self, split: str) -> Shards:
+    def _publishable(self, split: str) -> Shards:
         """Return a finished split in the folder that is published."""
         shards, folder = finish_shards(self.store.below(split), self.recipes[split]), self.job.out / split
         if Path(shards.url) == folder.resolve():
@@ -136,7 +109,7 @@ def splits(
 
 def prepare(store: str, maker: Maker, recipes: dict[str, Recipe]) -> None:
     """Open the model in a worker."""
-    WORKER.update(store=Store(store), make=maker.open().make, count=maker.count, recipes=recipes)
+    WORKER.update(store=Store(store), make=maker.ready(), count=maker.count, recipes=recipes)
 
 
 def make_one(item: tuple[str, int]) -> None:
@@ -151,16 +124,3 @@ def make_one(item: tuple[str, int]) -> None:
         lambda start, stop: make(first + start, first + stop),
         WORKER["count"],
     )
-
-
-@contextmanager
-def model_folder(url: str) -> Iterator[Path]:
-    """Give a model directory as a folder of this machine; one behind a URL is copied for the while."""
-    store = Store(url)
-    if store.folder is not None:
-        yield store.folder
-        return
-    with tempfile.TemporaryDirectory() as copied:
-        for name in (WEIGHTS, CONFIG):
-            (Path(copied) / name).write_bytes(store.read(name))
-        yield Path(copied)

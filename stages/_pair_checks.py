@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from fewstep.couplings.teacher import PairStatistics, check_pairs, require_equivariant
 from fewstep.draws import draws
 from fewstep.grids import Grid, uniform
-from fewstep.shards import counted
+from fewstep.shards import Shards, counted
 from stages import _manifest
 from stages._flows import device
-from stages._making import HELD_OUT, TRAIN, Opened, Splits
+from stages._makers import Opened
+from stages._making import HELD_OUT, TRAIN, Splits
 from stages._runner import Job
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ FINE_STEPS = 64  # of Heun, to follow a flow whose pairs were made to a toleranc
 MIRRORED_NOISES = 32
 
 
-def check_coupling(job: Job, config: "Config", wanted: Splits, opened: Opened) -> None:
+def check_coupling(job: Job, config: "Config", wanted: Splits, held_out: Shards, opened: Opened) -> None:
     """Check finished pairs: the held-out ones with the model, and the noise and cost of all of them."""
     parts = (
         PairStatistics.from_json(part)
@@ -30,7 +31,7 @@ def check_coupling(job: Job, config: "Config", wanted: Splits, opened: Opened) -
         for part in counted(wanted.store.below(split), wanted.recipes[split])
     )
     checks = check_pairs(
-        wanted.publishable(HELD_OUT).load(),
+        held_out.load(),
         opened.flow,
         grid=grid_of(opened),
         batch=config.batch,

@@ -8,8 +8,9 @@ from fewstep.couplings.teacher import PairStatistics, make_pairs
 from fewstep.flow import Flow
 from fewstep.grids import Grid
 from fewstep.reference import Adaptive
+from fewstep.shards.write import Make
 from stages._flows import device, grid_of_calls, open_flow
-from stages._making import Opened, model_folder
+from stages._makers import Opened, model_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,10 @@ class PairMaker:
     batch: int
     total: int
     """Pairs in all."""
+
+    def ready(self) -> Make:
+        """Return what makes samples by their numbers."""
+        return self.open().make
 
     def open(self) -> Opened:
         """Open the model."""

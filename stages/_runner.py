@@ -90,7 +90,9 @@ def tell_plan(stage: str, key: str | None, price: float | None) -> None:
         progress.note("is made already; there is nothing to spend")
         return
     estimate = plan.module.plan(plan.config, job_of(plan, scratch, progress, lambda name, file: None))
-    for line in estimate.lines(price):
+    for line in (
+        estimate.lines(price) if estimate else ["takes its samples from a file; nothing is to be spent"]
+    ):
         progress.note(line)
 
 

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from fewstep.couplings.teacher import make_trajectories
 from fewstep.grids import Grid
+from fewstep.shards.write import Make
 from stages._flows import device, open_flow
-from stages._making import Opened, model_folder
+from stages._makers import Opened, model_folder
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class TrajectoryMaker:
     knots: tuple[float, ...]
     """The times whose states are kept."""
     batch: int
+
+    def ready(self) -> Make:
+        """Return what makes samples by their numbers."""
+        return self.open().make
 
     def open(self) -> Opened:
         """Open the teacher."""

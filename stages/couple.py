@@ -23,6 +23,9 @@ class Config(Settings):
 
     model: str
     """The model that makes the pairs: pretrain, or a key of reflow."""
+    source: str | None = None
+    """Pairs that another tool made with that model, to be taken instead of made here: under data/, an .npz of
+    noise and data, or WebDataset tar files; see docs/bring-your-own-pairs.md."""
     pairs: int = Field(ge=1)
     """Noise-data pairs to train on."""
     held_out: int = Field(256, ge=2)
@@ -46,14 +49,18 @@ class Config(Settings):
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """How the pairs are stored."""
     mirror: bool = False
-    """Let half of the pairs that a training sees be mirror images, if the model can't tell left from right."""
+    """Let half of the pairs in training be mirror images; the model may not tell left from right."""
     gates: Literal["stop", "warn"] = "stop"
     """Whether a failed check of the pairs stops the chain, or is only reported."""
 
 
 def inputs(config: Config, key: str | None) -> dict[str, str]:
     """Return the artifacts this stage reads."""
-    return {"model": f"artifacts/models/{config.model}"}
+    from fewstep.data import path_of
+
+    path = path_of(config.source) if config.source else None
+    found = {"source": path} if path and Path(path).exists() else {}
+    return {"model": f"artifacts/models/{config.model}"} | found
 
 
 def output(key: str | None) -> str:
@@ -91,36 +98,43 @@ def work(config: Config, job: Job) -> "tuple[Splits, PairMaker]":
         total=config.pairs + config.held_out,
     )
     facts = {"model": model_digest(job.inputs["model"]), "seed": job.seed, "guidance": config.guidance}
+    options = {"mirror": config.mirror, "source": config.source}
     wanted = splits(
         job,
         train=config.pairs,
         held_out=config.held_out,
         per_shard=config.pairs_per_shard,
-        facts=facts | steps_taken(config) | ({"mirror": True} if config.mirror else {}),
+        facts=facts | steps_taken(config) | {name: value for name, value in options.items() if value},
         dtypes={"noise": config.dtype, "data": config.dtype},
     )
     return wanted, maker
 
 
-def plan(config: Config, job: Job, opened: "Opened | None" = None) -> "Estimate":
-    """Return what is still to be spent; see stages._estimate."""
+def plan(config: Config, job: Job, opened: "Opened | None" = None) -> "Estimate | None":
+    """Return what is still to be spent, if anything is; see stages._estimate."""
     from stages._estimate import estimate
 
+    if config.source:
+        return None
     wanted, maker = work(config, job)
     return estimate(wanted, maker, checked=config.held_out, opened=opened)
 
 
 def run(config: Config, job: Job) -> None:
     """Write the pair shards that are missing, then check the pairs."""
+    from stages._foreign_maker import take
     from stages._pair_checks import check_coupling, check_mirrored
 
     wanted, maker = work(config, job)
     opened = maker.open()  # a model that can't make pairs is refused before workers start
     if config.mirror:
         check_mirrored(job, config, opened)
-    job.progress.note(plan(config, job, opened).line())
-    wanted.make(maker)
-    check_coupling(job, config, wanted, opened)
+    if (planned := plan(config, job, opened)) is None:
+        held_out = take(config.source, job, wanted, opened)
+    else:
+        job.progress.note(planned.line())
+        held_out = wanted.make(maker)["held_out"]
+    check_coupling(job, config, wanted, held_out, opened)
 
 
 def gate(config: Config, key: str | None, facts: dict[str, Any]) -> str | None:

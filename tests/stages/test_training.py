@@ -34,7 +34,14 @@ def job_in(folder):
         (folder / name).mkdir(parents=True)
     places = {"out": folder / "out", "scratch": folder / "scratch"}
     return Job(
-        stage="pretrain", key=None, seed=0, inputs={}, progress=SILENT, picture=lambda *_: None, **places
+        stage="pretrain",
+        key=None,
+        seed=0,
+        inputs={},
+        result="pretrain.0",
+        progress=SILENT,
+        picture=lambda *_: None,
+        **places,
     )
 
 
