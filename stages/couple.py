@@ -64,6 +64,7 @@ def run(config: Config, job: Job) -> None:
 
     from fewstep.couplings.teacher import check_pairs, make_pairs
     from stages._flows import device, grid_of_calls, open_flow
+    from stages._pairs import learnt_independent
     from stages._teaching import write_splits
 
     model, flow = open_flow(job.inputs["model"], purpose=f"couple@{job.key}", guidance=config.guidance)
@@ -96,7 +97,7 @@ def run(config: Config, job: Job) -> None:
         flow,
         grid=grid,
         batch=config.batch,
-        independent=config.model == "pretrain",
+        independent=learnt_independent(job.inputs["model"]),
         device=device(),
     )
     job.facts.update(checks=asdict(checks), problems=checks.problems(), advice=checks.advice())
