@@ -119,7 +119,7 @@ class PairChecks:
             found.append(
                 "the teacher does not fit its own samples: its pairs are closer than random ones by "
                 f"{known + self.gap:.4g}, those of an exact one by S + V = {known:.4g} (gap {self.gap:.3g} ± "
-                f"{self.gap_se:.2g}); errors go into the pairs: train it longer, make it larger, or take more "
-                "calls"
+                f"{self.gap_se:.2g}); errors go into the pairs: train it longer, make it larger, or take "
+                "more calls"
             )
         return found
