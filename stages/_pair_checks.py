@@ -3,17 +3,16 @@
 from dataclasses import asdict
 from functools import reduce
 from operator import add
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewstep.couplings.teacher import PairStatistics, check_pairs, require_equivariant
 from fewstep.draws import draws
 from fewstep.grids import Grid, uniform
 from fewstep.shards import Shards, counted
-from stages import _manifest
 from stages._flows import device
 from stages._makers import Opened
 from stages._making import HELD_OUT, TRAIN, Splits
+from stages._pairs import learnt_independent
 from stages._runner import Job
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def check_coupling(job: Job, config: "Config", wanted: Splits, held_out: Shards,
         grid=grid_of(opened),
         batch=config.batch,
         statistics=reduce(add, parts),
-        independent=learnt_from_independent_noise(job.inputs["model"]),
+        independent=learnt_independent(job.inputs["model"]),
         device=device(),
     )
     job.facts.update(checks=asdict(checks), problems=checks.problems(), advice=checks.advice())
@@ -72,11 +71,3 @@ def grid_of(opened: Opened) -> Grid:
     if isinstance(opened.steps, Grid):
         return opened.steps
     return uniform(FINE_STEPS, start=opened.flow.t_start, solver="heun")
-
-
-def learnt_from_independent_noise(model: Path) -> bool:
-    """Return whether a model was trained on data with noise that nobody chose for it."""
-    manifest = _manifest.read(model)
-    if manifest is None or manifest["stage"] != "pretrain":
-        return False
-    return manifest["config"]["method"].get("coupling", "independent") == "independent"

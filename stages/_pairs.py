@@ -1,4 +1,4 @@
-"""What a training on pairs tells of them: the checks of its coupling, and whether they were enough."""
+"""What stages tell of pairs: the lines their teacher learnt, the checks of a coupling, and the pair loss."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +9,14 @@ from stages import _manifest
 from stages._runner import Job
 
 TOLD = ("checks", "problems", "advice")  # the facts of a coupling that go with each model made of it
+
+
+def learnt_independent(model: Path) -> bool:
+    """Return whether a model learnt from noise drawn independently of the data, as a pretrained one may."""
+    made = _manifest.read(model)
+    if made is None or made["stage"] != "pretrain":
+        return False
+    return made["config"]["method"].get("coupling", "independent") == "independent"
 
 
 def tell_of_pairs(job: Job, source: Path, pairs: int, trained: Trained) -> None:
@@ -23,7 +31,7 @@ def tell_of_pairs(job: Job, source: Path, pairs: int, trained: Trained) -> None:
     assert trained.known_losses is not None
     assert trained.fresh_losses is not None
     loss = PairLoss.of(trained.known_losses, trained.fresh_losses)
-    advice = loss.advice(pairs, f"couple.{source.name}.pairs")
+    advice = loss.advice(pairs, f"couple.{source.name}")
     job.progress.note(advice)
     job.facts["pair_loss"] = asdict(loss) | {"advice": advice}
     if manifest := _manifest.read(source):

@@ -12,6 +12,7 @@ from stages._curves import draw_grids, draw_quality
 from stages._evaluation import Evaluation
 from stages._inputs import Input
 from stages._lineage import ancestors
+from stages._pair_table import pair_table
 from stages._pictures import sample_sheet
 from stages._runner import Job
 from stages._tables import series
@@ -48,6 +49,7 @@ def write_report(job: Job, evaluation: Evaluation, settings: dict[str, Any]) -> 
             for name, path in sorted(job.inputs.items())
             if name.startswith("search ")
         ],
+        pairs=pair_table(job),
         stages=[*made_by(job), {"address": "evaluate", "settings": json.dumps(settings, indent=1)}],
     )
     (job.out / "report.html").write_text(text)

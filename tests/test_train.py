@@ -187,3 +187,18 @@ def test_fixed_batches_are_what_the_loop_asks_for():
     batch, keys = FixedBatches(4).at(3)
     assert batch["data"].shape == (4, 2)
     assert torch.equal(keys, randomness.keys_of(11, 12, 16))
+
+
+def test_samples_that_were_trained_on_are_judged_like_those_held_out(tmp_path):
+    settings = TrainSettings(steps=3, batch=4)
+    known = FixedBatches(7).at(0)[0]
+    trained = run(tmp_path / "a", settings=settings, known=known)
+    assert trained.known_losses.shape == trained.fresh_losses.shape == (7,)
+    held_out = FixedBatches(10).at(10_000)[0]
+    same = run(tmp_path / "b", settings=settings, known=held_out)
+    assert torch.equal(same.known_losses, same.fresh_losses)
+    assert torch.equal(same.fresh_losses[:7], trained.fresh_losses)
+    assert float(same.fresh_losses.mean()) == pytest.approx(same.held_out_loss, rel=1e-6)
+    without = run(tmp_path / "c", settings=settings)
+    assert without.known_losses is without.fresh_losses is None
+    assert torch.equal(weights(without.model), weights(trained.model))

@@ -6,16 +6,20 @@ from functools import partial
 import pytest
 import torch
 
-from fewstep import grids
+from fewstep import grids, randomness
 from fewstep.checkpoint import load_model
+from fewstep.couplings.teacher import mirror_half
 from fewstep.errors import UserError
 from fewstep.methods.flow_matching import FlowMatching
+from fewstep.methods.reflow import Reflow
 from fewstep.methods.straighten import Straighten
 from fewstep.model import ModelConfig, build
-from fewstep.progress import SILENT
+from fewstep.progress import SILENT, Silent
 from fewstep.settings import TrainSettings
-from fewstep.shards import write_shards
+from fewstep.shards import Batches, Shards, write_shards
+from stages import _manifest
 from stages._knots import at_knots
+from stages._lesson import Selected
 from stages._runner import Job
 from stages._training import train_model
 
@@ -56,6 +60,16 @@ def shards(tmp_path_factory):
     return folder
 
 
+class Listener(Silent):
+    """Keeps what is noted."""
+
+    def __init__(self, said):
+        self.said = said
+
+    def note(self, text):
+        self.said.append(text)
+
+
 def student(shape=(2,)):
     return build(ModelConfig(architecture={"name": "mlp", "width": 16}, shape=shape), seed=0)
 
@@ -82,6 +96,68 @@ def test_two_processes_train_to_the_weights_of_one(monkeypatch, tmp_path, shards
     assert not all(map(torch.equal, two, one))  # sums of halves round differently: there really were two
     assert (tmp_path / "two/scratch/start").exists()
     assert not torch.distributed.is_initialized()
+
+
+@pytest.fixture(scope="module")
+def couplings(tmp_path_factory):
+    """Images paired with noise, as couple would write them: as they are, and to be mirrored."""
+    folder = tmp_path_factory.mktemp("couplings")
+    noise = randomness.noises("test", randomness.keys_of(0, 0, 96), (1, 2, 2))
+    for name, facts in {"plain": {}, "mirrored": {"mirror": True}}.items():
+        for split, start, stop in (("train", 0, 64), ("held_out", 64, 96)):
+            part = noise[start:stop]
+            write_shards(
+                folder / name / split,
+                stop - start,
+                32,
+                lambda a, b: {"noise": part[a:b], "data": part[a:b] + 1},  # noqa: B023
+                facts=facts,
+            )
+    checks = {"checks": {"cost": 4.0}, "problems": [], "advice": ["be wary"], "train": 64}
+    nothing = dict.fromkeys(_manifest.FIELDS)
+    _manifest.write(folder / "plain" / _manifest.NAME, nothing | {"facts": checks})
+    return folder
+
+
+def test_a_training_on_pairs_tells_of_them_and_of_its_loss_on_fresh_ones(tmp_path, couplings):
+    said = []
+    job = replace(job_in(tmp_path), progress=Listener(said))
+    train_model(job, Reflow(), student((1, 2, 2)), SETTINGS, source=couplings / "plain")
+    told = job.facts["pair_loss"]
+    assert told.keys() == {"train", "held_out", "ratio", "difference_se", "advice"}
+    assert told["held_out"] == pytest.approx(job.facts["held_out_loss"], rel=1e-6)
+    assert told["ratio"] == pytest.approx(told["held_out"] / told["train"])
+    assert job.facts["pairs"] == {"checks": {"cost": 4.0}, "problems": [], "advice": ["be wary"]}
+    assert said == [told["advice"]]
+    assert "64 pairs are enough" in told["advice"]
+
+
+def test_a_training_on_data_tells_of_no_pairs(tmp_path, shards):
+    job = job_in(tmp_path)
+    train_model(job, FlowMatching(), student(), SETTINGS, source=shards / "data")
+    assert not job.facts.keys() & {"pairs", "pair_loss"}
+
+
+def test_half_of_the_batches_are_mirrored_if_the_pairs_are_marked_so(couplings):
+    def batches(name):
+        stored = Batches(Shards(couplings / name / "train"), seed=0, size=16)
+        mirror = stored.shards.facts.get("mirror", False)
+        return Selected(stored, lambda batch: batch, mirror=mirror)
+
+    (plain, keys), (mirrored, same_keys) = batches("plain").at(3), batches("mirrored").at(3)
+    assert torch.equal(keys, same_keys)
+    torch.testing.assert_close(mirrored["data"], mirrored["noise"] + 1)
+    assert torch.equal(mirrored["noise"], mirror_half(plain, keys)["noise"])
+    assert not torch.equal(mirrored["noise"], plain["noise"])
+
+
+def test_mirrored_pairs_make_another_model(tmp_path, couplings):
+    def weights(name):
+        job = job_in(tmp_path / name)
+        train_model(job, Reflow(), student((1, 2, 2)), SETTINGS, source=couplings / name)
+        return list(load_model(job.out).parameters())
+
+    assert not all(map(torch.equal, weights("plain"), weights("mirrored")))
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch, tmp_path, shards):

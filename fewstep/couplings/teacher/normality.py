@@ -81,14 +81,19 @@ class NormalSums:
     def _scores(self) -> dict[str, float]:
         """Return how many standard errors averages are off whose mean and variance are known if normal.
 
-        That of (|x|^2 - d)^2 follows from the central moments of the chi-squared law, 2d and 12d(d + 4).
+        Each is blind to what the others see, so that the worst names the cause: the tails are the average
+        of a Hermite polynomial, x^4 - 6x^2 + 3, and the spread that of |x|^2 about its own mean, whose law
+        follows from the central moments of the chi-squared one, 2d and 12d(d + 4).
         """
         n, d = self.count, self.total.size
+        squares = float(self.squares.sum())
+        tails = self.fourth - 6 * squares + 3 * n * d
+        spread = self.norm_spread - (squares - n * d) ** 2 / n
         scores = {
             "mean": _z(float(self.total.sum()), n * d, 0, 1),
-            "variance": _z(float(self.squares.sum()), n * d, 1, 2),
-            "tails": _z(self.fourth, n * d, 3, 96),
-            "spread of norms": _z(self.norm_spread, n, 2 * d, 8 * d**2 + 48 * d),
+            "variance": _z(squares, n * d, 1, 2),
+            "tails": _z(tails, n * d, 0, 24),
+            "spread of norms": _z(spread, n, 2 * d * (n - 1) / n, 8 * d**2 + 48 * d),
         }
         pairs = zip(self.neighbours.tolist(), self._neighbour_pairs().tolist(), strict=True)
         axes = {f"neighbours along axis {i}": _z(p, k, 0, 1) for i, (p, k) in enumerate(pairs) if k}

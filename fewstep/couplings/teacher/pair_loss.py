@@ -32,18 +32,16 @@ class PairLoss:
             difference_se=float((fresh - known).std() / len(fresh) ** 0.5),
         )
 
-    @property
-    def remembers(self) -> bool:
-        """Whether fresh pairs are harder by more than chance, and by more than can be left alone."""
-        beyond_chance = self.held_out - self.train > ERRORS * self.difference_se
-        return self.ratio > RATIO_LIMIT and beyond_chance
-
-    def advice(self, pairs: int, setting: str) -> str:
-        """Say whether `pairs`, which the setting `setting` asks for, are enough."""
-        losses = f"{self.train:.3g} on its own, {self.held_out:.3g} ± {self.difference_se:.2g} on fresh ones"
-        if self.remembers:
-            return (
-                f"the model knows its training pairs better than fresh ones (loss {losses}): make more pairs "
-                f"({setting}, now {pairs}) or train fewer steps"
-            )
-        return f"{pairs} pairs are enough (loss {losses})"
+    def advice(self, pairs: int, section: str) -> str:
+        """Say whether `pairs`, which the settings in `section` ask for, are enough."""
+        losses = (
+            f"loss {self.train:.3g} on its own, {self.held_out:.3g} ± {self.difference_se:.2g} on fresh ones"
+        )
+        if not self.ratio > RATIO_LIMIT:
+            return f"{pairs} pairs are enough ({losses})"
+        if not self.held_out - self.train > ERRORS * self.difference_se:
+            return f"whether {pairs} pairs are enough can't be told ({losses}): raise {section}.held_out"
+        return (
+            f"the model knows its training pairs better than fresh ones ({losses}): make more pairs "
+            f"({section}.pairs, now {pairs}) or train fewer steps"
+        )

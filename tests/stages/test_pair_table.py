@@ -1,0 +1,92 @@
+"""The report's table of pairs, from the manifests of models."""
+
+import pytest
+
+from fewstep.progress import SILENT
+from stages import _manifest
+from stages._pair_table import pair_table
+from stages._pairs import learnt_independent
+from stages._runner import Job
+
+CHECKS = {"count": 512, "noise_z": 1.234, "noise_off": "tails", "cost": 39.15, "gap": 2.4, "gap_se": 1.9}
+LOSS = {"train": 0.01, "held_out": 0.011, "ratio": 1.1, "difference_se": 0.0004, "advice": "enough"}
+
+
+def manifest(folder, *, stage="reflow", inputs=None, facts=None, config=None):
+    folder.mkdir(parents=True)
+    named = {name: {"path": path} for name, path in (inputs or {}).items()}
+    given = {"stage": stage, "inputs": named, "facts": facts or {}, "config": config or {}}
+    _manifest.write(folder / _manifest.NAME, dict.fromkeys(_manifest.FIELDS) | given)
+    return folder
+
+
+def table(tmp_path, **models):
+    inputs = {f"model {n}": manifest(tmp_path / n, **made) for n, made in models.items()}
+    inputs["data"] = manifest(tmp_path / "data")
+    return pair_table(
+        Job(
+            stage="evaluate",
+            key=None,
+            seed=0,
+            inputs=inputs,
+            out=tmp_path,
+            scratch=tmp_path,
+            progress=SILENT,
+            picture=lambda *_: None,
+        )
+    )
+
+
+def learnt(coupling="couple/x", advice=(), name="pairs"):
+    pairs = {"checks": CHECKS, "problems": ["bad"], "advice": list(advice)}
+    return {"inputs": {name: f"artifacts/{coupling}"}, "facts": {"pairs": pairs, "pair_loss": LOSS}}
+
+
+def test_each_model_that_learnt_from_pairs_has_a_column(tmp_path):
+    found = table(tmp_path, pretrain={}, round1=learnt(), student=learnt(name="coupling"))
+    assert found.models == ["round1", "student"]
+    cells = {label: cells for label, _, cells in found.rows}
+    assert cells["pairs"] == ["512", "512"]
+    assert cells["noise: standard errors off"][0] == "1.2 (tails)"
+    assert cells["gap of the teacher"][0] == "2.4 ± 2"
+    assert cells["fresh over training"][0] == "1.10"
+    assert cells["V of the teacher"] == ["-", "-"]  # not among the checks
+
+
+def test_a_coupling_is_spoken_of_once_and_each_model_after(tmp_path):
+    found = table(tmp_path, a=learnt(advice=["curved"]), b=learnt(advice=["curved"]), c=learnt("couple/y"))
+    assert found.advice == [
+        ("pairs of couple/x", ["bad", "curved"]),
+        ("pairs of couple/y", ["bad"]),
+        ("a", ["enough"]),
+        ("b", ["enough"]),
+        ("c", ["enough"]),
+    ]
+
+
+def test_without_pairs_there_is_no_table(tmp_path):
+    assert table(tmp_path, pretrain={}).models == []
+
+
+def test_pairs_whose_checks_are_unknown_still_have_their_loss(tmp_path):
+    made = learnt()
+    del made["facts"]["pairs"]
+    found = table(tmp_path, a=made)
+    assert [cells for label, _, cells in found.rows if label in ("cost", "loss on fresh pairs")] == [
+        ["-"],
+        ["0.011 ± 0.0004"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stage", "method", "known"),
+    [
+        ("pretrain", {"name": "flow_matching"}, True),
+        ("pretrain", {"name": "flow_matching", "coupling": "independent"}, True),
+        ("pretrain", {"name": "flow_matching", "coupling": "optimal_transport"}, False),
+        ("reflow", {"name": "reflow"}, False),
+    ],
+)
+def test_only_a_pretrained_model_learnt_independent_lines(tmp_path, stage, method, known):
+    assert learnt_independent(manifest(tmp_path / "m", stage=stage, config={"method": method})) is known
+    assert learnt_independent(tmp_path) is False
