@@ -60,7 +60,7 @@ def train_model(
         )
     for name, tensor in held_out.load().items():
         shape = tuple(tensor.shape[2 if name == "states" else 1 :])
-        if name != "label" and shape != student.config.shape:
+        if name not in ("label", "weight") and shape != student.config.shape:
             raise UserError(
                 f"{source} holds samples of shape {shape}, the model takes {student.config.shape}"
             )
@@ -141,9 +141,9 @@ class Selected:
     def __init__(self, batches: Batches, select: Callable[[Batch], Batch]) -> None:
         self.batches, self.select = batches, select
 
-    def at(self, step: int) -> tuple[Batch, Tensor]:
+    def __getitem__(self, step: int) -> tuple[Batch, Tensor]:
         """Return batch number `step`, and its keys; see fewstep.shards.Batches."""
-        batch, keys = self.batches.at(step)
+        batch, keys = self.batches[step]
         return self.select(batch), keys
 
 
