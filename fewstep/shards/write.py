@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +16,10 @@ from fewstep.errors import UserError
 from fewstep.progress import SILENT, Progress
 from fewstep.registry import unknown
 from fewstep.shards import records
-from fewstep.shards.read import INDEX, VERSION, ShardFile, Shards, shard_name
+from fewstep.shards.fields import Field, check_drawn, count, describe
+from fewstep.shards.index import INDEX, VERSION, ShardFile, shard_name
+from fewstep.shards.read import Shards
+from fewstep.shards.weights import check_weights
 
 FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -30,6 +34,7 @@ def write_shards(
     facts: dict[str, Any],
     dtypes: Mapping[str, str] | None = None,
     affine: Mapping[str, tuple[float, float]] | None = None,
+    drawn: Mapping[str, Field] | None = None,
     progress: Progress = SILENT,
 ) -> Shards:
     """Write a set of samples as shards in `folder`, then its index; equal arguments give equal bytes.
@@ -47,6 +52,8 @@ def write_shards(
             facts are made again, so name everything that changes a sample.
         dtypes: storage type of float fields that are not to take float32: float16 or bfloat16.
         affine: (scale, offset) of uint8 fields, which are read as scale * code + offset.
+        drawn: fields of noise that aren't stored but drawn anew by whoever reads the set; see `drawn`.
+            Make returns them all the same, and they must be what will be drawn.
         progress: told of the shards.
 
     Returns:
@@ -54,15 +61,15 @@ def write_shards(
 
     Raises:
         UserError: if a count is below 1, a storage type or the field it is for doesn't exist, a sample
-            isn't finite once stored, or the disk is full.
+            isn't finite once stored, a weight is negative, or the disk is full.
     """
     if total < 1 or per_shard < 1:
         raise UserError(f"shards need at least one sample each, got total {total} and per_shard {per_shard}")
-    dtypes, affine = dict(dtypes or {}), dict(affine or {})
+    dtypes, affine, drawn = dict(dtypes or {}), dict(affine or {}), dict(drawn or {})
     for dtype in dtypes.values():
         if dtype not in FLOATS:
             raise UserError(unknown("storage type", dtype, list(FLOATS)))
-    recipe = {"facts": facts, "dtypes": dtypes, "affine": affine, "version": VERSION}
+    recipe = {"facts": facts, "dtypes": dtypes, "affine": affine, "drawn": drawn, "version": VERSION}
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     parts = [(start, min(start + per_shard, total)) for start in range(0, total, per_shard)]
     origins = [f"{digest}/{start}-{stop}" for start, stop in parts]
@@ -70,23 +77,27 @@ def write_shards(
     folder.mkdir(parents=True, exist_ok=True)
     _clean(folder, keep={shard_name(number) for number in range(len(parts))})
     done: dict[int, ShardFile] = {}
-    fields: dict[str, records.Field] = {}
+    fields: dict[str, Field] = {}
     for number, (start, stop) in enumerate(parts):
         finished = _finished(folder / shard_name(number), stop - start, origins[number])
         if finished is not None:
             content, stored = finished
             done[number] = _entry(number, stop - start, content)
-            fields = records.describe(stored, affine)
+            fields = describe(stored, affine)
 
     progress.start("shards", len(parts), done=len(done), unit="shard")
     for number, (start, stop) in enumerate(parts):
         if number in done:
             continue
-        stored = _storable(make(start, stop), dtypes, start)
-        made = records.describe(stored, affine)
+        samples = make(start, stop)
+        for name, field in drawn.items():
+            check_drawn(name, field, samples.pop(name), start)
+        stored = _storable(samples, dtypes, start)
+        check_weights(stored, start)
+        made = describe(stored, affine)
         if strange := (dtypes.keys() | affine.keys()) - made.keys():
             raise UserError(unknown("field", min(strange), list(made)))
-        assert records.count(stored) == stop - start, "make returned another number of samples"
+        assert count(stored) == stop - start, "make returned another number of samples"
         assert made == (fields or made), "make returned other fields than before"
         fields = made
         content = records.pack(stored, first=start, origin=origins[number])
@@ -97,9 +108,10 @@ def write_shards(
     index = {
         "version": VERSION,
         "samples": total,
-        "fields": fields,
+        "fields": fields | drawn,
         "shards": [vars(done[number]) for number in range(len(parts))],
         "facts": facts,
+        "recipe": digest,
     }
     _write(folder / INDEX, (json.dumps(index, indent=1, sort_keys=True) + "\n").encode(), missing=1)
     return Shards(folder)
@@ -116,8 +128,8 @@ def _finished(path: Path, samples: int, origin: str) -> tuple[bytes, dict[str, T
     """Return the content of a shard that need not be made again, and what it holds."""
     try:
         content = path.read_bytes()
-        stored = records.unpack(content)
-        whole = records.origin_of(content) == origin and records.count(stored) == samples
+        stored = records.unpack(io.BytesIO(content))
+        whole = records.origin_of(io.BytesIO(content)) == origin and count(stored) == samples
     except Exception:  # missing or damaged in any way: it is made again
         return None
     return (content, stored) if whole else None

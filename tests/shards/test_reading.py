@@ -60,7 +60,7 @@ def test_codes_are_read_as_floats(tmp_path):
     assert (read.min(), read.max()) == (-1, 1)
     torch.testing.assert_close(read, codes.float() / 127.5 - 1)
     assert shards.fields["data"]["dtype"] == "uint8"
-    batch, _ = Batches(shards, seed=0, size=4).at(0)
+    batch, _ = Batches(shards, seed=0, size=4)[0]
     assert batch["data"].dtype == torch.float32
 
 

@@ -140,6 +140,22 @@ def test_a_sample_that_is_not_finite_is_refused(tmp_path):
         )
 
 
+def test_weights_below_zero_and_of_other_shapes_are_refused(tmp_path):
+    def weighted(weight):
+        return lambda start, stop: make(start, stop) | {"weight": weight[start:stop]}
+
+    shards = write(
+        tmp_path / "good", 4, 2, weighted(torch.tensor([0, 0.5, 1, 7])), dtypes={"data": "float16"}
+    )
+    assert shards.load()["weight"].tolist() == [0, 0.5, 1, 7]
+    with pytest.raises(UserError, match=r"'weight' of sample 3 is -1.0, .* numbers from 0"):
+        write(tmp_path / "bad", 4, 2, weighted(torch.tensor([0, 0.5, 1, -1])))
+    with pytest.raises(UserError, match=r"'weight' of sample 1 isn't finite"):
+        write(tmp_path / "infinite", 4, 2, weighted(torch.tensor([0, torch.inf, 1, 1])))
+    with pytest.raises(UserError, match=r"'weight' is one number a sample, got shape \[3\]"):
+        write(tmp_path / "bad", 4, 2, weighted(torch.ones(4, 3)))
+
+
 def test_storage_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"unknown storage type 'float15'; did you mean 'float16'\?"):
         write(tmp_path, dtypes={"data": "float15"})
