@@ -110,6 +110,8 @@ class Training:
         self, modules: dict[str, nn.Module], batch: Batch, turn: str, progress: float, keys: Tensor
     ) -> Tensor:
         batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        weight = batch.pop("weight", None)
         half = self.settings.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            return self.method.loss(modules, self.method.prepare(batch, keys), turn, progress, keys)
+            losses = self.method.loss(modules, self.method.prepare(batch, keys), turn, progress, keys)
+        return losses if weight is None else weight * losses

@@ -7,6 +7,7 @@ share numbers. Torch's own CPU generator can't do this: it keeps only 32 bits of
 """
 
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -32,12 +33,15 @@ def noise(stream: str, seed: int, index: int, shape: tuple[int, ...]) -> Tensor:
 
 def noises(stream: str, keys: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return the noise (n, *shape) of the samples named by `keys`, int64 (n, 2): seed, index."""
-    return torch.stack([noise(stream, seed, index, shape) for seed, index in keys.tolist()])
+    drawn = torch.empty(len(keys), *shape)
+    for row, draw in zip(drawn.numpy(), _generators(stream, keys), strict=True):
+        draw.standard_normal(out=row, dtype=np.float32)
+    return drawn
 
 
 def uniforms(stream: str, keys: Tensor) -> Tensor:
     """Return one float32 number in [0, 1) per sample, (n,)."""
-    numbers = [generator(stream, seed, index).random(dtype=np.float32) for seed, index in keys.tolist()]
+    numbers = [draw.random(dtype=np.float32) for draw in _generators(stream, keys)]
     return torch.tensor(numbers, dtype=torch.float32)
 
 
@@ -50,3 +54,15 @@ def keys_of(seed: int, start: int, stop: int) -> Tensor:
 def permutation(stream: str, seed: int, epoch: int, n: int) -> np.ndarray:
     """Return the order, int64 (n,), in which pass number `epoch` visits n items."""
     return generator(stream, seed, epoch).permutation(n)
+
+
+def _generators(stream: str, keys: Tensor) -> Iterator[np.random.Generator]:
+    """Yield what `generator` returns for each key: one object, set anew, which costs less than making it."""
+    draw = generator(stream, 0, 0)
+    state = draw.bit_generator.state
+    digests = {seed: digest64(stream, seed) for seed in keys[:, 0].unique().tolist()}
+    for seed, index in keys.tolist():
+        state["state"]["key"][0] = digests[seed]
+        state["state"]["counter"][3] = index
+        draw.bit_generator.state = state
+        yield draw

@@ -26,7 +26,7 @@ REPORT_STEPS = 50  # steps from one report to the next, or fewer in a short trai
 class BatchSource(Protocol):
     """Where batches come from: fewstep.shards.Batches, or anything else that can go to any step."""
 
-    def at(self, step: int) -> tuple[Batch, Tensor]:
+    def __getitem__(self, step: int) -> tuple[Batch, Tensor]:
         """Return this process's share of batch number `step`, and its samples' keys, int64 (n, 2)."""
 
 
@@ -72,7 +72,8 @@ def train(
         student: The model, as it is before training.
         load: Returns the models that the method asks for by name, such as "teacher".
         batches: The training batches, of the method's stream. Under torchrun, after
-            `fewstep.distributed.join`, each process's own share of them.
+            `fewstep.distributed.join`, each process's own share of them. A sample's loss is multiplied by
+            its "weight", (n,), if there is one, which the method doesn't see.
         held_out: A batch of the same stream that is not trained on.
         settings: How to train.
         seed: Decides whatever is random beside the batches, such as dropout.
@@ -97,7 +98,7 @@ def train(
     while training.step < settings.steps:
         reporter.before_step()
         saver.before_step()
-        training.take_step(*batches.at(training.step))
+        training.take_step(*batches[training.step])
         reporter.after_step()
     held_out_loss = reporter.measure(evaluate=True)["held_out"]
     saver.save()

@@ -67,8 +67,8 @@ class Selected:
     def __init__(self, batches: Batches, select: Callable[[Batch], Batch], *, mirror: bool) -> None:
         self.batches, self.select, self.mirror = batches, select, mirror
 
-    def at(self, step: int) -> tuple[Batch, Tensor]:
+    def __getitem__(self, step: int) -> tuple[Batch, Tensor]:
         """Return batch number `step`, and its keys; see fewstep.shards.Batches."""
-        batch, keys = self.batches.at(step)
+        batch, keys = self.batches[step]
         selected = self.select(batch)
         return mirror_half(selected, keys) if self.mirror else selected, keys

@@ -58,7 +58,7 @@ def train_model(
         )
     for name, tensor in held_out.load().items():
         shape = tuple(tensor.shape[2 if name == "states" else 1 :])
-        if name != "label" and shape != student.config.shape:
+        if name not in ("label", "weight") and shape != student.config.shape:
             raise UserError(
                 f"{source} holds samples of shape {shape}, the model takes {student.config.shape}"
             )

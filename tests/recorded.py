@@ -26,7 +26,7 @@ class FixedBatches:
     rank: int = 0
     ranks: int = 1
 
-    def at(self, step):
+    def __getitem__(self, step):
         share = self.size // self.ranks
         start = step * self.size + self.rank * share
         keys = randomness.keys_of(11, start, start + share)
@@ -63,7 +63,7 @@ def run(state, *, method=None, model=None, load=None, settings=None, seed=0, bat
         model or student(),
         load=load or {}.get,
         batches=batches or FixedBatches(settings.batch),
-        held_out=FixedBatches(10).at(10_000)[0],
+        held_out=FixedBatches(10)[10_000][0],
         settings=settings,
         seed=seed,
         state=state,

@@ -28,10 +28,10 @@ device = distributed.join()
 distributed.join()
 assert distributed.ranks() == 2
 class Share(FixedBatches):
-    def at(self, step):
+    def __getitem__(self, step):
         if step == stop:
             raise SystemExit(3)
-        return super().at(step)
+        return super().__getitem__(step)
 recorder = Recorder()
 trained = run(
     folder / "state" if kind == "shared" else folder / f"state{distributed.rank()}",

@@ -33,6 +33,15 @@ def test_a_samples_numbers_do_not_depend_on_its_batch(draw):
     assert torch.equal(draw(keys_of(0, 0, 15)[shuffled]), whole[shuffled])
 
 
+def test_a_sample_leaves_nothing_behind_for_the_next():
+    keys = torch.tensor([[0, 5], [2**62, 0], [-1, 2**40], [0, 5], [0, 4]])
+    for count in (1, 2, 3, 7):  # the generator keeps half a number after an odd count
+        each = [randomness.noise("train", seed, index, (count,)) for seed, index in keys.tolist()]
+        assert torch.equal(randomness.noises("train", keys, (count,)), torch.stack(each))
+    each = [randomness.generator("train", *key).random(dtype=np.float32) for key in keys.tolist()]
+    assert randomness.uniforms("train", keys).tolist() == each
+
+
 def test_streams_seeds_and_samples_never_share_numbers():
     seeds = (0, 1, 2**32, 2**32 + 1, 2**63)  # the low 32 bits alone would not tell these apart
     seen = [

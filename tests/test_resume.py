@@ -32,10 +32,10 @@ class StopError(Exception):
 class StoppingBatches(FixedBatches):
     stop: int = 0
 
-    def at(self, step):
+    def __getitem__(self, step):
         if step == self.stop:
             raise StopError
-        return super().at(step)
+        return super().__getitem__(step)
 
 
 def train_once(state, *, method=None, batches=None, progress=None):

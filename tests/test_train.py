@@ -9,6 +9,7 @@ from recorded import FixedBatches, Recorder, TwoNetworks, run, student
 from torch import nn
 
 from fewstep import randomness
+from fewstep._training import Training
 from fewstep.errors import UserError
 from fewstep.methods._method import Method, Net
 from fewstep.methods.flow_matching import FlowMatching
@@ -39,6 +40,51 @@ def one_weight():
     model = student()
     model.network = OneWeight()
     return model
+
+
+@dataclass(frozen=True)
+class Weighted(FixedBatches):
+    """The first samples of each batch, of which those beyond `half` count nothing."""
+
+    half: int = 0
+
+    def __getitem__(self, step):
+        batch, keys = FixedBatches(8)[step]
+        if self.half:
+            weight = torch.where(torch.arange(8) < self.half, 8 / self.half, 0.0)
+            return batch | {"weight": weight}, keys
+        return {"data": batch["data"][: self.size]}, keys[: self.size]
+
+
+def test_a_sample_without_weight_teaches_nothing_and_one_of_twice_the_weight_twice(tmp_path):
+    settings = TrainSettings(steps=6, batch=8)
+    some = run(tmp_path / "some", settings=settings, batches=Weighted(4))
+    weighted = run(tmp_path / "weighted", settings=settings, batches=Weighted(8, half=4))
+    torch.testing.assert_close(weights(weighted.model), weights(some.model), rtol=1e-4, atol=1e-6)
+    assert weighted.loss == pytest.approx(some.loss, rel=1e-5)
+    everything = run(tmp_path / "all", settings=settings, batches=FixedBatches(8))
+    assert not torch.allclose(weights(weighted.model), weights(everything.model), rtol=1e-2)
+
+
+def test_held_out_losses_are_weighted_too_and_no_method_sees_a_weight():
+    seen = set()
+
+    class Watching(FlowMatching):
+        def prepare(self, batch, keys):
+            seen.update(batch)
+            return super().prepare(batch, keys)
+
+    training = Training(
+        Watching(), student(), {}.get, TrainSettings(steps=1, batch=4), 0, torch.device("cpu")
+    )
+    batch, _ = FixedBatches(8)[0]
+    plain = training.evaluate(batch)
+    assert training.evaluate(batch | {"weight": torch.full((8,), 2.0)}) == 2 * plain
+    halves = [
+        training.evaluate(batch | {"weight": w}) for w in (torch.arange(8) % 2, 1 - torch.arange(8) % 2)
+    ]
+    assert sum(halves) == pytest.approx(plain)
+    assert "weight" not in seen
 
 
 def test_adam_clip_schedule_and_average_by_hand(tmp_path):
@@ -184,7 +230,7 @@ def test_held_out_noise_does_not_depend_on_the_seed_or_the_training_batch(tmp_pa
 
 
 def test_fixed_batches_are_what_the_loop_asks_for():
-    batch, keys = FixedBatches(4).at(3)
+    batch, keys = FixedBatches(4)[3]
     assert batch["data"].shape == (4, 2)
     assert torch.equal(keys, randomness.keys_of(11, 12, 16))
 

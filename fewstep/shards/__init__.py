@@ -1,8 +1,9 @@
 """Shards: a set of samples as a folder of WebDataset tar files and an index, `shards.json`.
 
 A tar file ("shard") is a sequence of records; a record is the safetensors bytes of up to 256 samples,
-which reads some twenty times faster than a record a sample and is smaller. Shards appear whole or not
+which reads some fifty times faster than a record a sample and is smaller. Shards appear whole or not
 at all and the index comes last, so a folder with an index is complete. Equal samples make equal bytes.
+Noise need not be stored: a field may be `drawn` again from its stream, seed and number.
 
 `write_shards` writes a set and resumes one that was interrupted; where several processes make it, each
 does `write_shard` of a `Recipe` into a `Store`, which may be a folder or any fsspec URL. `Shards` reads a
@@ -11,6 +12,7 @@ set and refuses damage, `Batches` draws shuffled batches from one.
 
 from fewstep.shards.batches import Batches
 from fewstep.shards.fetch import fetch_shards
+from fewstep.shards.fields import drawn
 from fewstep.shards.read import Shards
 from fewstep.shards.recipe import Recipe
 from fewstep.shards.store import Store
@@ -30,6 +32,7 @@ __all__ = [
     "Store",
     "clear_leftovers",
     "counted",
+    "drawn",
     "fetch_shards",
     "finish_shards",
     "missing_shards",

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fewstep import randomness
 from fewstep.errors import UserError
-from fewstep.shards import records
+from fewstep.shards.fields import decode, empty
 from fewstep.shards.read import Shards
 
 
@@ -28,6 +28,9 @@ class Batches:
     Any step can be asked for directly, so a run resumes exactly without any state. Samples are
     shuffled within a window of some shards, and the shards are dealt to windows anew in each epoch. A
     batch may straddle two epochs.
+
+    Other processes can read ahead, which changes nothing else, but each reads every window:
+    `torch.utils.data.DataLoader(batches, batch_size=None, sampler=range(step, steps), num_workers=2)`.
 
     Args:
         shards: the samples.
@@ -52,25 +55,30 @@ class Batches:
         # What was used last, kept because the next step most likely wants it too.
         self._plan: tuple[int, list[Window]] | None = None
         self._order: tuple[Window, Tensor] | None = None
-        self._stored: tuple[tuple[int, ...], dict[str, Tensor]] | None = None
+        self._room: dict[str, Tensor] | None = None
+        self._held: tuple[tuple[int, ...], Tensor] | None = None
 
-    def at(self, step: int) -> tuple[dict[str, Tensor], Tensor]:
+    def __getitem__(self, step: int) -> tuple[dict[str, Tensor], Tensor]:
         """Return this rank's part of batch number `step`, and its samples' keys.
 
         The keys, int64 (n, 2), are (seed, number of the sample in the endless sequence); the noise
         drawn for them so differs between epochs.
         """
         first = step * self.size + self.rank * self.share
-        stop, position, parts = first + self.share, first, []
-        while position < stop:
-            epoch, offset = divmod(position, self.shards.samples)
+        batch, numbers = empty(self.shards.fields, self.share), torch.empty(self.share, dtype=torch.int64)
+        filled = 0
+        while filled < self.share:
+            epoch, offset = divmod(first + filled, self.shards.samples)
             window = next(w for w in self._windows(epoch) if offset < w.stop)
-            take = min(stop - position, window.stop - offset)
-            rows = self._rows(window)[offset - window.start :][:take]
-            parts.append({name: tensor[rows] for name, tensor in self._samples(window).items()})
-            position += take
-        batch = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        return records.decode(batch, self.shards.fields), randomness.keys_of(self.seed, first, stop)
+            rows = self._rows(window)[offset - window.start :][: self.share - filled]
+            room = slice(filled, filled + len(rows))
+            stored, stored_numbers = self._samples(window)
+            for name, tensor in stored.items():
+                torch.index_select(tensor, 0, rows, out=batch[name][room])
+            numbers[room] = stored_numbers[rows]
+            filled = room.stop
+        keys = randomness.keys_of(self.seed, first, first + self.share)
+        return decode(batch, self.shards.fields, numbers), keys
 
     def _windows(self, epoch: int) -> list[Window]:
         """Return the windows of an epoch, in order."""
@@ -97,11 +105,16 @@ class Batches:
             self._order = window, torch.from_numpy(order)
         return self._order[1]
 
-    def _samples(self, window: Window) -> dict[str, Tensor]:
-        """Return the window's samples, as stored, in the order of its shards."""
-        if self._stored is None or self._stored[0] != window.shards:
-            self._stored = None  # so that two windows are never in memory
-            parts = [self.shards.read_stored(number) for number in window.shards]
-            tensors = {name: torch.cat([part[name] for part in parts]) for name in self.shards.fields}
-            self._stored = window.shards, tensors
-        return self._stored[1]
+    def _samples(self, window: Window) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the window's samples, as stored, in the order of its shards, and their numbers.
+
+        All windows are read into the same memory: getting it anew from the system takes longer than reading.
+        """
+        if self._room is None:
+            longest = max(self.window, *(file.samples for file in self.shards.files))
+            self._room = empty(self.shards.fields, min(longest, self.shards.samples))
+        if self._held is None or self._held[0] != window.shards:
+            self._held = None  # if reading fails, the memory holds no window
+            self.shards.read_into(self._room, window.shards)
+            self._held = window.shards, self.shards.numbers(window.shards)
+        return self._room, self._held[1]

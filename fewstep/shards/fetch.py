@@ -4,7 +4,8 @@ import hashlib
 from pathlib import Path
 
 from fewstep.progress import SILENT, Progress
-from fewstep.shards.read import INDEX, Shards
+from fewstep.shards.index import INDEX
+from fewstep.shards.read import Shards
 from fewstep.shards.store import Store
 
 

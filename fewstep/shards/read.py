@@ -1,35 +1,21 @@
 """Read shards from a folder or any fsspec URL; nothing is extracted, and damage is refused."""
 
 import hashlib
-import json
-from dataclasses import dataclass
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-import fsspec
 import torch
 from torch import Tensor
 
 from fewstep.errors import UserError
 from fewstep.shards import records
-
-INDEX = "shards.json"
-VERSION = 1
-REMEDY = "run the stage that made it again"
-
-
-@dataclass(frozen=True)
-class ShardFile:
-    """What the index says of one shard."""
-
-    name: str
-    samples: int
-    bytes: int
-    sha256: str
-
-
-def shard_name(number: int) -> str:
-    """Return the file name of shard `number`."""
-    return f"shard-{number:05d}.tar"
+from fewstep.shards.damage import problem_of
+from fewstep.shards.fields import decode, empty
+from fewstep.shards.index import INDEX, REMEDY, parse
+from fewstep.shards.store import Store
 
 
 class Shards:
@@ -37,111 +23,134 @@ class Shards:
 
     Attributes:
         samples: how many there are.
-        fields: for each tensor of a sample its storage "dtype" and "shape".
+        fields: for each tensor of a sample its storage "dtype" and "shape", or how it is "drawn".
         facts: what the samples were made of.
         files: the shards, in order.
+        ranges: the numbers of each shard's samples.
         digest: sha256 of the index, which holds the sha256 of every shard.
 
+    Args:
+        url: the folder of a set, or its URL.
+        check: compare each shard's sha256 when it is read for the first time: that finds every damage,
+            and costs about as much as two further readings, in the first epoch only. Sizes, types,
+            counts and where a shard comes from are compared at each reading in any case.
+
     Raises:
-        UserError: if there is no finished set at `url`, or its kind of URL can't be read.
+        UserError: if there is no finished set at `url`, its index is damaged or of another version, or
+            its kind of URL can't be read.
     """
 
-    def __init__(self, url: str | Path) -> None:
-        self.url = str(url)
+    def __init__(self, url: str | Path, *, check: bool = True) -> None:
+        self._store = Store(url)
+        self.url = self._store.url
         try:
-            self._files, self._root = fsspec.core.url_to_fs(self.url)
-            index = self._files.cat_file(f"{self._root}/{INDEX}")
+            content = self._store.read(INDEX)
         except FileNotFoundError as error:
             raise UserError(f"no finished shards at {self.url}: {INDEX} is missing; {REMEDY}") from error
-        except ImportError as error:
-            raise UserError(f"{self.url} needs another package: {error}") from error
-        except Exception as error:  # file systems raise errors of their own
-            raise UserError(f"can't read {self.url}: {error}") from error
-        self.digest = hashlib.sha256(index).hexdigest()
-        try:
-            content = json.loads(index)
-            version = content["version"]
-            self.samples: int = content["samples"]
-            self.fields: dict[str, records.Field] = content["fields"]
-            self.facts: dict = content["facts"]
-            self.files = tuple(ShardFile(**entry) for entry in content["shards"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self.url}/{INDEX} is damaged ({error!r}); {REMEDY}") from error
-        if version != VERSION:
-            raise UserError(f"{self.url} has shards of version {version}, not {VERSION}; {REMEDY}")
-        # A file is opened by its number, so the index can't lead the reader to any other.
-        named = [file.name for file in self.files] == [shard_name(n) for n in range(len(self.files))]
-        if not named or self.samples != sum(file.samples for file in self.files):
-            raise UserError(f"{self.url}/{INDEX} contradicts itself; {REMEDY}")
+        index = parse(content, self.url)
+        self.samples, self.fields, self.facts = index.samples, index.fields, index.facts
+        self.files, self.ranges, self._recipe = index.files, index.ranges, index.recipe
+        self.digest = hashlib.sha256(content).hexdigest()
+        self._unchecked = set(range(len(self.files))) if check else set()
 
-    def read(self, number: int) -> dict[str, Tensor]:
+    def read(self, shard: int) -> dict[str, Tensor]:
         """Return the samples of one shard, (n, *shape): float32, and int64 for labels.
 
         Raises:
-            UserError: if the shard is missing, truncated or altered.
+            UserError: if the shard is missing, damaged, or not the one that was written.
         """
-        return records.decode(self.read_stored(number), self.fields)
+        stored = empty(self.fields, len(self.ranges[shard]))
+        self.read_into(stored, [shard])
+        return decode(stored, self.fields, self.numbers([shard]))
 
-    def read_stored(self, number: int) -> dict[str, Tensor]:
-        """Return the samples of one shard in their storage types, for `records.decode`.
+    def read_into(self, stored: dict[str, Tensor], shards: Sequence[int]) -> None:
+        """Read some shards, one after the other, into the first rows of `stored`.
+
+        Args:
+            stored: all stored fields, dense tensors (n, *shape) in their storage types.
+            shards: their numbers; they have no more than n samples.
 
         Raises:
-            UserError: if the shard is missing, truncated or altered.
+            UserError: if a shard is missing, damaged, or not the one that was written.
         """
-        content = self.content(number)
-        try:
-            stored = records.unpack(content)
-            agrees = records.count(stored) == self.files[number].samples and self._agrees(stored)
-        except Exception as error:  # whatever damaged bytes lead to
-            raise UserError(f"{self._path(number)} holds no readable records ({error}); {REMEDY}") from error
-        if not agrees:
-            raise UserError(f"{self._path(number)} doesn't hold what {INDEX} says; {REMEDY}")
-        return stored
+        row = 0
+        for shard in shards:
+            rows = slice(row, row + len(self.ranges[shard]))
+            self._fill({name: tensor[rows] for name, tensor in stored.items()}, shard)
+            row = rows.stop
+
+    def numbers(self, shards: Sequence[int]) -> Tensor:
+        """Return the numbers in the set, int64 (n,), of the samples of some shards."""
+        return torch.cat(
+            [torch.arange(self.ranges[shard].start, self.ranges[shard].stop) for shard in shards]
+        )
 
     def load(self, limit: int | None = None) -> dict[str, Tensor]:
         """Return all samples, or the first `limit`, (n, *shape); for sets that fit in memory.
 
         Raises:
-            UserError: if a shard is missing, truncated or altered.
+            UserError: if a shard is missing, damaged, or not the one that was written.
         """
-        wanted = self.samples if limit is None else min(limit, self.samples)
-        parts: list[dict[str, Tensor]] = []
-        found = 0
-        while found < wanted:
-            parts.append(self.read(len(parts)))
-            found += records.count(parts[-1])
-        return {name: torch.cat([part[name] for part in parts])[:wanted] for name in self.fields}
+        shards = [n for n, numbers in enumerate(self.ranges) if limit is None or numbers.start < limit]
+        numbers = self.numbers(shards)
+        stored = empty(self.fields, len(numbers))
+        self.read_into(stored, shards)
+        return decode({name: tensor[:limit] for name, tensor in stored.items()}, self.fields, numbers[:limit])
 
     def verify(self) -> None:
         """Read every shard and compare its digest.
 
         Raises:
-            UserError: if a shard is missing, truncated or altered; the message names the first.
+            UserError: if a shard is missing, damaged, or not the one that was written; the message
+                names the first.
         """
-        for number in range(len(self.files)):
-            self.content(number)
+        for shard in range(len(self.files)):
+            self._unchecked.add(shard)
+            with self._opened(shard):
+                pass
 
-    def _path(self, number: int) -> str:
-        return f"{self._root}/{shard_name(number)}"
+    def content(self, shard: int) -> bytes:
+        """Return the bytes of a shard.
 
-    def content(self, number: int) -> bytes:
-        """Return the bytes of a shard, which are those that were written."""
-        file, path = self.files[number], self._path(number)
+        Raises:
+            UserError: if it is missing, damaged, or not the one that was written.
+        """
+        self._unchecked.add(shard)
+        with self._opened(shard) as stream:
+            stream.seek(0)
+            return stream.read()
+
+    def _fill(self, stored: dict[str, Tensor], shard: int) -> None:
+        """Read a shard into tensors of its size."""
+        with self._opened(shard) as stream:
+            try:
+                records.fill(stored, stream, first=self.ranges[shard].start, origin=self._origin(shard))
+            except Exception as error:  # whatever damaged bytes lead to
+                raise UserError(
+                    f"{self._store.path(self.files[shard].name)} doesn't hold what {INDEX} says: {error}; {REMEDY}"
+                ) from error
+
+    @contextmanager
+    def _opened(self, shard: int) -> Iterator[BinaryIO]:
+        """Open a shard, if it is the one that was written."""
+        name, folder = self.files[shard].name, self._store.folder
+        path = self._store.path(name)
         try:
-            content = self._files.cat_file(path)
+            if folder is not None:
+                stream: BinaryIO = (folder / name).open("rb")
+            else:
+                stream = io.BytesIO(self._store.read(name))  # whole: one request is faster than many
         except FileNotFoundError as error:
             raise UserError(f"{path} is missing; {REMEDY}") from error
-        if len(content) != file.bytes:
-            raise UserError(
-                f"{path} has {len(content)} bytes, not {file.bytes}: it was cut or altered; {REMEDY}"
-            )
-        if hashlib.sha256(content).hexdigest() != file.sha256:
-            raise UserError(f"{path} was altered: its sha256 is not that in {INDEX}; {REMEDY}")
-        return content
+        except OSError as error:
+            raise UserError(f"can't read {path}: {error}") from error
+        with stream:
+            check = shard in self._unchecked
+            if problem := problem_of(stream, self.files[shard], self._origin(shard), digest=check):
+                raise UserError(f"{path} {problem}; {REMEDY}")
+            self._unchecked.discard(shard)
+            yield stream
 
-    def _agrees(self, stored: dict[str, Tensor]) -> bool:
-        found = records.describe(stored, {})
-        return found.keys() == self.fields.keys() and all(
-            (found[name]["dtype"], found[name]["shape"]) == (field["dtype"], field["shape"])
-            for name, field in self.fields.items()
-        )
+    def _origin(self, shard: int) -> str:
+        """Return what the records of a shard must say that they are."""
+        return f"{self._recipe}/{self.ranges[shard].start}-{self.ranges[shard].stop}"

@@ -11,7 +11,8 @@ import torch
 
 from fewstep.errors import UserError
 from fewstep.registry import unknown
-from fewstep.shards.read import VERSION
+from fewstep.shards.fields import Field
+from fewstep.shards.index import VERSION
 
 FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -34,6 +35,10 @@ class Recipe:
     """Storage type of float fields that are not to take float32: float16 or bfloat16."""
     affine: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """(scale, offset) of uint8 fields, which are read as scale * code + offset."""
+
+    drawn: Mapping[str, Field] = field(default_factory=dict)
+    """Fields of noise that aren't stored but drawn anew by whoever reads the set; see fields.drawn. What
+    makes samples returns them all the same, and they must be what will be drawn."""
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.per_shard < 1:
@@ -58,7 +63,8 @@ class Recipe:
     @cached_property
     def digest(self) -> str:
         """The sha256 of all that decides a sample."""
-        recipe = {"facts": self.facts, "dtypes": self.dtypes, "affine": self.affine, "version": VERSION}
+        names = ("facts", "dtypes", "affine", "drawn")
+        recipe = {name: getattr(self, name) for name in names} | {"version": VERSION}
         return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
     def origin(self, number: int) -> str:

@@ -1,29 +1,29 @@
-"""The bytes of one shard: safetensors records in a plain tar file, and the fields they hold."""
+"""The bytes of one shard: safetensors records in a plain tar file."""
 
 import io
 import json
-from collections.abc import Iterator, Mapping
-from typing import NotRequired, TypedDict
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
 
 import safetensors.torch
 import torch
 from torch import Tensor
-from webdataset.tariterators import tar_file_iterator
 from webdataset.writer import TarWriter
 
+from fewstep.shards.fields import count
+
 RECORD_SAMPLES = 256
-
-
-class Field(TypedDict):
-    """How one tensor of a sample is stored."""
-
-    dtype: str
-    """"float32", "float16", "bfloat16", "uint8" or "int64"."""
-    shape: list[int]
-    """Of one sample."""
-    scale: NotRequired[float]
-    """A uint8 field is read as scale * code + offset."""
-    offset: NotRequired[float]
+NAME = re.compile(r"(\d{8,})\.safetensors")
+DTYPES = {  # by their names in safetensors
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "U8": torch.uint8,
+    "I64": torch.int64,
+}
 
 
 def pack(stored: dict[str, Tensor], *, first: int, origin: str) -> bytes:
@@ -46,47 +46,98 @@ def pack(stored: dict[str, Tensor], *, first: int, origin: str) -> bytes:
     return stream.getvalue()
 
 
-def unpack(content: bytes) -> dict[str, Tensor]:
+def unpack(shard: BinaryIO) -> dict[str, Tensor]:
     """Return the fields, (n, *shape), in the types they are stored in; damage raises some Exception."""
-    parts = [safetensors.torch.load(record) for record in _records(content)]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    found = list(_scan(shard))
+    stored = {
+        name: torch.empty(sum(record.samples for record in found), *place.shape[1:], dtype=place.dtype)
+        for name, place in found[0].fields.items()
+    }
+    fill(stored, shard, first=found[0].first, origin=found[0].origin)
+    return stored
 
 
-def origin_of(content: bytes) -> str:
+def fill(stored: dict[str, Tensor], shard: BinaryIO, *, first: int, origin: str) -> None:
+    """Read a shard straight into the memory of `stored`; safetensors' own reader would copy thrice.
+
+    Args:
+        stored: all fields, dense tensors (n, *shape) in the types they are stored in.
+        shard: what `pack` returned, and was given the same `first` and `origin`.
+        first: number of the first sample.
+        origin: see `pack`.
+
+    Raises:
+        ValueError: if the shard holds anything else; other damage raises other Exceptions.
+    """
+    row = 0
+    for record in _scan(shard):
+        if (record.first, record.origin) != (first + row, origin):
+            raise ValueError(f"the record of sample {record.first} is not of this shard, or has moved")
+        rows = slice(row, row + record.samples)
+        room = {name: tensor[rows] for name, tensor in stored.items()}
+        if {name: (part.dtype, part.shape) for name, part in room.items()} != {
+            name: (place.dtype, place.shape) for name, place in record.fields.items()
+        }:
+            raise ValueError("it has other fields, or more samples")
+        for name, place in record.fields.items():
+            shard.seek(place.start)
+            target = room[name].view(torch.uint8).numpy()
+            if place.bytes != target.nbytes or shard.readinto(target) != target.nbytes:  # type: ignore[attr-defined]
+                raise ValueError(f"field {name!r} is not all there")
+        row += record.samples
+    if row != count(stored):
+        raise ValueError(f"it has {row} samples, not {count(stored)}")
+
+
+def origin_of(shard: BinaryIO) -> str:
     """Return the origin given to `pack`; damage raises some Exception."""
-    record = next(_records(content))
-    header = json.loads(record[8 : 8 + int.from_bytes(record[:8], "little")])
-    return header["__metadata__"]["origin"]
+    return next(_scan(shard)).origin
 
 
-def _records(content: bytes) -> Iterator[bytes]:
-    return (member["data"] for member in tar_file_iterator(io.BytesIO(content)))
+@dataclass(frozen=True)
+class Place:
+    """Where in a shard the bytes of one field of one record are."""
+
+    dtype: torch.dtype
+    shape: torch.Size
+    start: int
+    bytes: int
 
 
-def count(fields: dict[str, Tensor]) -> int:
-    """Return the number of samples."""
-    (samples,) = {len(tensor) for tensor in fields.values()}
-    return samples
+@dataclass(frozen=True)
+class Record:
+    """What the header of a record says."""
+
+    first: int
+    samples: int
+    origin: str
+    fields: dict[str, Place]
 
 
-def describe(stored: dict[str, Tensor], affine: Mapping[str, tuple[float, float]]) -> dict[str, Field]:
-    """Return the fields of `stored`; `affine` gives (scale, offset) of the uint8 ones."""
-    fields = {}
-    for name, tensor in sorted(stored.items()):
-        field = Field(dtype=str(tensor.dtype).removeprefix("torch."), shape=list(tensor.shape[1:]))
-        if tensor.dtype == torch.uint8:
-            field["scale"], field["offset"] = map(float, affine.get(name, (1, 0)))
-        fields[name] = field
-    return fields
-
-
-def decode(stored: dict[str, Tensor], fields: dict[str, Field]) -> dict[str, Tensor]:
-    """Return the samples as one computes with them: float32, and int64 for labels."""
-    decoded = {}
-    for name, tensor in stored.items():
-        field = fields[name]
-        if tensor.dtype == torch.uint8:
-            decoded[name] = tensor.float().mul_(field["scale"]).add_(field["offset"])
-        else:
-            decoded[name] = tensor.float() if tensor.is_floating_point() else tensor
-    return decoded
+def _scan(shard: BinaryIO) -> Iterator[Record]:
+    """Read the headers of all records; nothing is ever extracted, whatever the archive names."""
+    shard.seek(0)
+    with tarfile.open(fileobj=shard, mode="r:") as tar:  # "r:", for a compressed one could be of any size
+        for member in tar:
+            name = NAME.fullmatch(member.name)
+            if name is None or member.type != tarfile.REGTYPE or member.sparse is not None:
+                raise ValueError(f"its member {member.name!r} is no record of samples")
+            shard.seek(member.offset_data)
+            length = int.from_bytes(shard.read(8), "little")
+            if length > member.size:
+                raise ValueError(f"its member {member.name!r} is damaged")
+            header = json.loads(shard.read(length))
+            origin = header.pop("__metadata__")["origin"]
+            data, fields = member.offset_data + 8 + length, {}
+            spans = sorted(told["data_offsets"] for told in header.values())
+            if [0, *(stop for _, stop in spans)] != [
+                *(start for start, _ in spans),
+                member.size - 8 - length,
+            ]:
+                raise ValueError(f"the fields of its member {member.name!r} overlap or leave gaps")
+            for field, told in header.items():
+                start, stop = told["data_offsets"]
+                shape = torch.Size(told["shape"])
+                fields[field] = Place(DTYPES[told["dtype"]], shape, data + start, stop - start)
+            (samples,) = {place.shape[0] for place in fields.values()}
+            yield Record(int(name[1]), samples, origin, fields)

@@ -18,16 +18,19 @@ from fewstep.errors import UserError
 from fewstep.progress import SILENT, Progress
 from fewstep.registry import unknown
 from fewstep.shards import records
-from fewstep.shards.read import INDEX, VERSION, ShardFile, Shards, shard_name
+from fewstep.shards.fields import Field, check_drawn, count, describe
+from fewstep.shards.index import INDEX, VERSION, ShardFile, shard_name
+from fewstep.shards.read import Shards
 from fewstep.shards.recipe import FLOATS, Recipe
 from fewstep.shards.store import NoRoomError, Store
+from fewstep.shards.weights import check_weights
 
 NOTES_AT_ONCE = 256
 
 Make = Callable[[int, int], dict[str, Tensor]]
 """Returns the fields, tensors (stop - start, *shape), of samples start <= index < stop; a function of
 those two numbers alone."""
-Count = Callable[[dict[str, Tensor]], Any]
+Tally = Callable[[dict[str, Tensor]], Any]
 """Returns what is to be known of a shard, as JSON values, given its fields, tensors (n, *shape)."""
 
 
@@ -37,7 +40,7 @@ class Note(TypedDict):
     origin: str
     file: dict[str, Any]
     """Of a ShardFile."""
-    fields: dict[str, records.Field]
+    fields: dict[str, Field]
     counted: Any
 
 
@@ -50,6 +53,7 @@ def write_shards(
     facts: Mapping[str, Any],
     dtypes: Mapping[str, str] | None = None,
     affine: Mapping[str, tuple[float, float]] | None = None,
+    drawn: Mapping[str, Field] | None = None,
     progress: Progress = SILENT,
 ) -> Shards:
     """Write a set of samples as shards in `folder`, one after the other, then its index.
@@ -65,6 +69,7 @@ def write_shards(
         facts: see Recipe.
         dtypes: see Recipe.
         affine: see Recipe.
+        drawn: see Recipe.
         progress: told of the samples.
 
     Returns:
@@ -108,7 +113,7 @@ def clear_leftovers(store: Store, recipe: Recipe) -> None:
 
 
 def write_shard(
-    store: Store, recipe: Recipe, number: int, make: Make, count: Count = lambda fields: None
+    store: Store, recipe: Recipe, number: int, make: Make, tally: Tally = lambda fields: None
 ) -> None:
     """Make one shard of a set, put it in `store`, and a note of it.
 
@@ -117,21 +122,25 @@ def write_shard(
         recipe: of the whole set.
         number: of the shard.
         make: makes its samples.
-        count: what to note of them; see `counted`.
+        tally: what to note of them; see `counted`.
 
     Raises:
         UserError: see write_shards.
     """
     part = recipe.part(number)
     made = make(part.start, part.stop)
-    stored = _storable(made, recipe.dtypes, part.start)
-    fields = records.describe(stored, recipe.affine)
+    for name, field in recipe.drawn.items():
+        check_drawn(name, field, made[name], part.start)
+    kept = {name: tensor for name, tensor in made.items() if name not in recipe.drawn}
+    stored = _storable(kept, recipe.dtypes, part.start)
+    check_weights(stored, part.start)
+    fields = describe(stored, recipe.affine)
     if strange := (recipe.dtypes.keys() | recipe.affine.keys()) - fields.keys():
         raise UserError(unknown("field", min(strange), list(fields)))
-    assert records.count(stored) == len(part), "make returned another number of samples"
+    assert count(stored) == len(part), "make returned another number of samples"
     content = records.pack(stored, first=part.start, origin=recipe.origin(number))
     file = ShardFile(shard_name(number), len(part), len(content), hashlib.sha256(content).hexdigest())
-    note = Note(origin=recipe.origin(number), file=vars(file), fields=fields, counted=count(made))
+    note = Note(origin=recipe.origin(number), file=vars(file), fields=fields, counted=tally(made))
     try:
         store.put(file.name, content)
         store.put(note_name(number), json.dumps(note, sort_keys=True).encode())
@@ -162,9 +171,10 @@ def finish_shards(store: Store, recipe: Recipe) -> Shards:
     index = {
         "version": VERSION,
         "samples": recipe.samples,
-        "fields": fields,
+        "fields": {**(fields or {}), **recipe.drawn},
         "shards": entries,
         "facts": recipe.facts,
+        "recipe": recipe.digest,
     }
     store.put(INDEX, (json.dumps(index, indent=1, sort_keys=True) + "\n").encode())
     return Shards(store.url)

@@ -1,0 +1,127 @@
+"""The fields of a set: how each is stored, or drawn anew when it is read, and what is read from it."""
+
+from collections.abc import Mapping
+from typing import NotRequired, TypedDict
+
+import torch
+from torch import Tensor
+
+from fewstep import randomness
+from fewstep.errors import UserError
+
+
+class Drawn(TypedDict):
+    """Where a field comes from that isn't stored: it is noise, made anew by `fewstep.randomness`."""
+
+    stream: str
+    seed: int
+    first: int
+    """Index in that stream of the set's sample number 0."""
+    begins: list[float]
+    """Its first numbers: one must notice if another version of numpy draws others."""
+
+
+class Field(TypedDict):
+    """How one tensor of a sample is stored."""
+
+    dtype: str
+    """"float32", "float16", "bfloat16", "uint8" or "int64"."""
+    shape: list[int]
+    """Of one sample."""
+    scale: NotRequired[float]
+    """A uint8 field is read as scale * code + offset."""
+    offset: NotRequired[float]
+    drawn: NotRequired[Drawn]
+    """Present in a field that isn't stored."""
+
+
+def drawn(stream: str, seed: int, first: int, shape: tuple[int, ...]) -> Field:
+    """Return a field of noise that need not be stored.
+
+    Args:
+        stream: of `fewstep.randomness`.
+        seed: names the noise too.
+        first: index of the set's sample number 0; those of the others follow it.
+        shape: of one sample.
+    """
+    begins = randomness.noise(stream, seed, first, shape).flatten()[:4].tolist()
+    source = Drawn(stream=stream, seed=seed, first=first, begins=begins)
+    return Field(dtype="float32", shape=list(shape), drawn=source)
+
+
+def draw(field: Field, numbers: Tensor) -> Tensor:
+    """Return the noise (n, *shape) of the samples with these numbers in the set, int64 (n,)."""
+    source = field["drawn"]
+    keys = torch.stack([torch.full_like(numbers, source["seed"]), numbers + source["first"]], dim=1)
+    return randomness.noises(source["stream"], keys, tuple(field["shape"]))
+
+
+def check_drawn(name: str, field: Field, made: Tensor, start: int) -> None:
+    """Refuse noise that would not be drawn again; the ends of a shard tell.
+
+    Args:
+        name: of the field.
+        field: how it will be drawn.
+        made: what a shard's samples have, (n, *shape).
+        start: number of the first of them.
+
+    Raises:
+        UserError: if it is other noise.
+    """
+    ends = torch.tensor([0, len(made) - 1])
+    if not torch.equal(made[ends].cpu(), draw(field, start + ends)):
+        raise UserError(
+            f"field {name!r} of samples {start} to {start + len(made) - 1} isn't the noise that "
+            f"{field['drawn']} draws: give the stream, seed and first index it comes from, or store it"
+        )
+
+
+def is_drawn_as_ever(field: Field) -> bool:
+    """Return whether noise is drawn here as it was where the set was made, but for rounding."""
+    begins = torch.tensor(field["drawn"]["begins"])
+    return torch.allclose(draw(field, torch.tensor([0])).flatten()[: len(begins)], begins, atol=1e-5)
+
+
+def empty(fields: dict[str, Field], samples: int) -> dict[str, Tensor]:
+    """Return room, (samples, *shape), for the fields that are stored, in their storage types."""
+    return {
+        name: torch.empty(samples, *field["shape"], dtype=getattr(torch, field["dtype"]))
+        for name, field in fields.items()
+        if "drawn" not in field
+    }
+
+
+def count(tensors: dict[str, Tensor]) -> int:
+    """Return the number of samples."""
+    (samples,) = {len(tensor) for tensor in tensors.values()}
+    return samples
+
+
+def describe(stored: dict[str, Tensor], affine: Mapping[str, tuple[float, float]]) -> dict[str, Field]:
+    """Return the fields of `stored`; `affine` gives (scale, offset) of the uint8 ones."""
+    fields = {}
+    for name, tensor in sorted(stored.items()):
+        field = Field(dtype=str(tensor.dtype).removeprefix("torch."), shape=list(tensor.shape[1:]))
+        if tensor.dtype == torch.uint8:
+            field["scale"], field["offset"] = map(float, affine.get(name, (1, 0)))
+        fields[name] = field
+    return fields
+
+
+def decode(stored: dict[str, Tensor], fields: dict[str, Field], numbers: Tensor) -> dict[str, Tensor]:
+    """Return samples as one computes with them: float32, and int64 for labels.
+
+    Args:
+        stored: the stored fields, (n, *shape), in their storage types.
+        fields: all fields.
+        numbers: of these samples in the set, int64 (n,); they say what is drawn.
+    """
+    decoded = {}
+    for name, field in fields.items():
+        if "drawn" in field:
+            decoded[name] = draw(field, numbers)
+        elif field["dtype"] == "uint8":
+            decoded[name] = stored[name].float().mul_(field["scale"]).add_(field["offset"])
+        else:
+            decoded[name] = stored[name].float() if stored[name].is_floating_point() else stored[name]
+    return decoded
