@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from fewstep.errors import UserError
 from stages._parent import die_with_parent
@@ -14,6 +14,32 @@ from stages._parent import die_with_parent
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 CGROUPS = Path("/sys/fs/cgroup")
+
+
+class Spread(Protocol):
+    """Who does pieces of work: `spread` or `here`."""
+
+    def __call__(
+        self,
+        work: Callable[[Item], Result],
+        items: Sequence[Item],
+        *,
+        prepare: Callable[..., None],
+        facts: tuple[Any, ...],
+    ) -> Iterator[tuple[Item, Result]]:
+        """See spread."""
+
+
+def here(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    prepare: Callable[..., None],
+    facts: tuple[Any, ...],
+) -> Iterator[tuple[Item, Result]]:
+    """Do in this process what `spread` would have others do."""
+    prepare(*facts)
+    yield from ((item, work(item)) for item in items)
 
 
 def spread(
@@ -33,8 +59,7 @@ def spread(
     """
     processes = min(workers(), len(items))
     if processes <= 1:
-        prepare(*facts)
-        yield from ((item, work(item)) for item in items)
+        yield from here(work, items, prepare=prepare, facts=facts)
         return
     context = get_context("spawn")  # a forked torch may hang
     with ProcessPoolExecutor(processes, context, initializer=begin, initargs=(prepare, facts)) as pool:

@@ -237,10 +237,10 @@ def test_fixed_batches_are_what_the_loop_asks_for():
 
 def test_samples_that_were_trained_on_are_judged_like_those_held_out(tmp_path):
     settings = TrainSettings(steps=3, batch=4)
-    known = FixedBatches(7).at(0)[0]
+    known = FixedBatches(7)[0][0]
     trained = run(tmp_path / "a", settings=settings, known=known)
     assert trained.known_losses.shape == trained.fresh_losses.shape == (7,)
-    held_out = FixedBatches(10).at(10_000)[0]
+    held_out = FixedBatches(10)[10_000][0]
     same = run(tmp_path / "b", settings=settings, known=held_out)
     assert torch.equal(same.known_losses, same.fresh_losses)
     assert torch.equal(same.fresh_losses[:7], trained.fresh_losses)

@@ -126,9 +126,8 @@ class Shards:
             try:
                 records.fill(stored, stream, first=self.ranges[shard].start, origin=self._origin(shard))
             except Exception as error:  # whatever damaged bytes lead to
-                raise UserError(
-                    f"{self._store.path(self.files[shard].name)} doesn't hold what {INDEX} says: {error}; {REMEDY}"
-                ) from error
+                path = self._store.path(self.files[shard].name)
+                raise UserError(f"{path} doesn't hold what {INDEX} says: {error}; {REMEDY}") from error
 
     @contextmanager
     def _opened(self, shard: int) -> Iterator[BinaryIO]:

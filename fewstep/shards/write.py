@@ -77,9 +77,16 @@ def write_shards(
 
     Raises:
         UserError: if a count is below 1, a storage type or the field it is for doesn't exist, a sample
-            isn't finite once stored, or the disk is full.
+            isn't finite once stored, a weight is negative, or the disk is full.
     """
-    recipe = Recipe(samples=total, per_shard=per_shard, facts=facts, dtypes=dtypes or {}, affine=affine or {})
+    recipe = Recipe(
+        samples=total,
+        per_shard=per_shard,
+        facts=facts,
+        dtypes=dtypes or {},
+        affine=affine or {},
+        drawn=drawn or {},
+    )
     store = Store(folder)
     clear_leftovers(store, recipe)
     missing = missing_shards(store, recipe)

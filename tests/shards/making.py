@@ -20,4 +20,4 @@ def write(folder, total=1000, per_shard=300, make=make, **options):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    return {path.name: path.read_bytes() for path in Path(folder).glob("[!.]*")}

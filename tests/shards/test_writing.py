@@ -61,7 +61,7 @@ def test_progress_counts_kept_shards_as_done(tmp_path):
         write(tmp_path, make=stopping_at(600))
     listener = Listener()
     write(tmp_path, progress=listener)
-    assert listener.told == [(4, 2, "shard"), 1, 1]
+    assert listener.told == [(1000, 600, "sample"), 300, 100]
 
 
 def test_survives_sigkill(tmp_path):
@@ -116,7 +116,8 @@ def test_a_full_disk_is_named_and_what_is_finished_kept(tmp_path, room):
         write(tmp_path / "full", make=filling)
     room(10**6)
     shard = len(contents(tmp_path / "full")["shard-00000.tar"])
-    assert f"no room in {tmp_path / 'full'} for shard-00002.tar of {shard} bytes" in str(error.value)
+    assert f"no room in {tmp_path / 'full'} (File too large)" in str(error.value)
+    assert f"for shard-00002.tar of {shard} bytes; 2 such files are missing" in str(error.value)
     assert f"free about {2 * shard} bytes" in str(error.value)
     assert sorted(contents(tmp_path / "full")) == ["shard-00000.tar", "shard-00001.tar"]
     write(tmp_path / "full")

@@ -144,7 +144,7 @@ def test_half_of_the_batches_are_mirrored_if_the_pairs_are_marked_so(couplings):
         mirror = stored.shards.facts.get("mirror", False)
         return Selected(stored, lambda batch: batch, mirror=mirror)
 
-    (plain, keys), (mirrored, same_keys) = batches("plain").at(3), batches("mirrored").at(3)
+    (plain, keys), (mirrored, same_keys) = batches("plain")[3], batches("mirrored")[3]
     assert torch.equal(keys, same_keys)
     torch.testing.assert_close(mirrored["data"], mirrored["noise"] + 1)
     assert torch.equal(mirrored["noise"], mirror_half(plain, keys)["noise"])
