@@ -8,23 +8,24 @@ from stages import _manifest
 from stages._runner import Job
 
 ROWS = (  # what is shown, what it should be, and where it is among the facts of a model
-    ("pairs", "", "{checks[count]}"),
-    ("noise: standard errors off", "< 6", "{checks[noise_z]:.2g} ({checks[noise_off]})"),
+    ("pairs checked", "", "{checks[count]}"),
+    ("noise: standard errors off", "below 6", "{checks[noise_z]:.2g}"),
+    ("… in its", "", "{checks[noise_off]}"),
     ("noise: norm", "1", "{checks[noise_norm]:.4f}"),
+    ("noise: least likely norm, in deviations", "", "{checks[worst_norm_z]:.2g}"),
     ("noise: neighbours correlate", "0", "{checks[noise_autocorrelation]:.4f}"),
-    ("noise: least likely norm", "", "{checks[worst_norm_z]:.2g} deviations"),
     ("noise: duplicates", "0", "{checks[duplicates]}"),
-    ("integrated back: misses the noise by", "small", "{checks[back_rmse]:.2g}"),
-    ("… another pair's noise", "", "{checks[stranger_rmse]:.2g}"),
-    ("correlation of noise and data", "> 0", "{checks[correlation]:.2f}"),
+    ("noise with data: correlation", "above 0", "{checks[correlation]:.2f}"),
+    ("integrated back, noise is missed by", "small", "{checks[back_rmse]:.2g}"),
+    ("… that of another pair by", "", "{checks[stranger_rmse]:.2g}"),
     ("cost", "", "{checks[cost]:.4g}"),
-    ("cost of random pairs", "> cost", "{checks[independent_cost]:.4g}"),
+    ("cost of random pairs", "above cost", "{checks[independent_cost]:.4g}"),
     ("S of the teacher", "", "{checks[straightness]:.3g}"),
     ("V of the teacher", "", "{checks[crossing]:.3g}"),
-    ("gap of the teacher", "0", "{checks[gap]:.2g} ± {checks[gap_se]:.1g}"),
-    ("loss on its training pairs", "", "{loss[train]:.3g}"),
-    ("loss on fresh pairs", "", "{loss[held_out]:.3g} ± {loss[difference_se]:.1g}"),
-    ("fresh over training", "< 1.1", "{loss[ratio]:.2f}"),
+    ("gap of the teacher", "0", "{checks[gap]:.2g} ± {checks[gap_se]:.2g}"),
+    ("loss on training pairs", "", "{loss[train]:.3g}"),
+    ("loss on fresh pairs", "", "{loss[held_out]:.3g}"),
+    ("… over that on training pairs", "below 1.1", "{loss[ratio]:.2f}"),
 )
 
 

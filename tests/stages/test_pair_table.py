@@ -46,10 +46,11 @@ def test_each_model_that_learnt_from_pairs_has_a_column(tmp_path):
     found = table(tmp_path, pretrain={}, round1=learnt(), student=learnt(name="coupling"))
     assert found.models == ["round1", "student"]
     cells = {label: cells for label, _, cells in found.rows}
-    assert cells["pairs"] == ["512", "512"]
-    assert cells["noise: standard errors off"][0] == "1.2 (tails)"
-    assert cells["gap of the teacher"][0] == "2.4 ± 2"
-    assert cells["fresh over training"][0] == "1.10"
+    assert cells["pairs checked"] == ["512", "512"]
+    assert cells["noise: standard errors off"][0] == "1.2"
+    assert cells["… in its"] == ["tails", "tails"]
+    assert cells["gap of the teacher"][0] == "2.4 ± 1.9"
+    assert cells["… over that on training pairs"][0] == "1.10"
     assert cells["V of the teacher"] == ["-", "-"]  # not among the checks
 
 
@@ -74,7 +75,7 @@ def test_pairs_whose_checks_are_unknown_still_have_their_loss(tmp_path):
     found = table(tmp_path, a=made)
     assert [cells for label, _, cells in found.rows if label in ("cost", "loss on fresh pairs")] == [
         ["-"],
-        ["0.011 ± 0.0004"],
+        ["0.011"],
     ]
 
 
