@@ -21,6 +21,7 @@ for name in os.environ.keys() - {"FEWSTEP_RECORD_GOLDEN"}:
 os.environ |= {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # to `python` and `dvc`
     "SHELL": "/bin/sh",  # DVC runs commands through it, and it may be one that runs none
+    "OMP_NUM_THREADS": "1",  # more of them on shared cores are several times slower
     "FEWSTEP_DEVICE": "cpu",  # on which bytes and recorded numbers are equal
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
