@@ -19,7 +19,7 @@ from stages._flows import device
 from stages._makers import ModelMaker, Opened
 from stages._making import Splits
 from stages._progress import clock
-from stages._workers import spread, workers
+from stages._workers import spread, workers_for
 
 LEAST_SECONDS, LEAST_CALLS = 0.5, 3  # of a measurement, after a first call that warms up
 CHECKING = 2.2  # the calls of that many pairs go into checking one: back, forth and a few in between
@@ -101,7 +101,7 @@ def estimate(splits: Splits, maker: ModelMaker, *, checked: int, opened: Opened 
             is measured in as many workers as there will be, at the same time.
     """
     shards = [len(splits.recipes[split].part(number)) for split, number in splits.missing()]
-    count, facts = max(1, min(workers(), len(shards))), (maker, splits.dtypes)
+    count, facts = max(1, workers_for(len(shards))), (maker, splits.dtypes)
     began = time.perf_counter()
     if opened is None:
         measured = [found for _, found in spread(measure, range(count), prepare=prepare, facts=facts)]

@@ -67,6 +67,12 @@ def die_with_parent() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def follow_parent() -> None:
+    """Leave it to the parent when to stop: die with it, and ignore Control-C, which stops it."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def starter() -> Process | None:
     """Return the first ancestor that is no shell, or the last if all are shells; None if it is gone."""
     found = _look_up(os.getppid())

@@ -12,7 +12,7 @@ from threading import Event, Thread
 from typing import Any
 
 from fewstep.errors import UserError
-from stages._parent import die_with_parent
+from stages._parent import follow_parent
 
 LOCALHOST = "127.0.0.1"
 
@@ -110,8 +110,7 @@ def begin(environment: dict[str, str], work: Callable[..., Any], facts: tuple[An
     from fewstep.distributed import join, leave
     from stages._flows import device
 
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Control-C stops the stage, and it this one
+    follow_parent()
     os.environ.update(environment)
     join(device())
     with suppress(UserError):  # the stage says the same

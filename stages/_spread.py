@@ -20,7 +20,8 @@ from fewstep.flow import as_flow
 from fewstep.searches import Problem
 from fewstep.searches._checked import Checked
 from fewstep.searches._noise import Drawn
-from stages._workers import begin, workers
+from stages._parent import follow_parent
+from stages._workers import cores, workers
 
 FEWEST_BATCHES = 8  # in the largest set of noises; fewer are done before a process has started
 
@@ -67,13 +68,14 @@ def spread_out(problem: Problem, folder: Path, guidance: float, *, most: int) ->
         most: Noises in the largest set, which tells whether starting processes pays.
     """
     assert isinstance(problem.noise, Drawn)
-    processes = min(workers(), most // problem.noise.batch)
+    processes = workers(default=cores() if problem.noise.device == "cpu" else 1)
+    processes = min(processes, most // problem.noise.batch)
     if problem.student is not None or processes < 2 or most < FEWEST_BATCHES * problem.noise.batch:
         yield problem
         return
     context = get_context("spawn")  # a forked torch may hang
-    facts = (prepare, (folder, guidance, problem.noise))
-    with ProcessPoolExecutor(processes, context, initializer=begin, initargs=facts) as pool:
+    facts = (folder, guidance, problem.noise)
+    with ProcessPoolExecutor(processes, context, initializer=prepare, initargs=facts) as pool:
         fields = {name: getattr(problem, name) for name in problem.__dataclass_fields__}
         try:
             yield Spread(**fields, pool=pool)
@@ -83,6 +85,7 @@ def spread_out(problem: Problem, folder: Path, guidance: float, *, most: int) ->
 
 def prepare(folder: Path, guidance: float, noise: Drawn) -> None:
     """Open the model in a worker process."""
+    follow_parent()
     model = load_model(folder).to(noise.device).eval()
     WORKER.update(flow=Checked(as_flow(model, guidance=guidance)), noise=noise)
 

@@ -1,18 +1,21 @@
-"""Independent pieces of a stage's work on several processes of this machine."""
+"""Independent pieces of a stage's work: here, on processes of this machine, or on a Ray cluster.
+
+The environment chooses, FEWSTEP_BACKEND and FEWSTEP_WORKERS, and the result is the same.
+"""
 
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from fewstep.errors import UserError
-from stages._parent import die_with_parent
+from fewstep.registry import unknown
+from stages._sharing import Crew, share_out
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+BACKENDS = ["processes", "ray"]
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -51,43 +54,79 @@ def spread(
 ) -> Iterator[tuple[Item, Result]]:
     """Yield each item with what `work` makes of it, as they finish; give the longest first.
 
+    What a worker was at when it died is done again by another, so `work` may be called twice for an item.
+
     Args:
-        work: A function of a module, called in the worker processes, or here if one is enough.
+        work: A function of a module, called in the workers, or here if one is enough.
         items: What to do.
         prepare: Called once in each worker, with `facts`, before any work.
         facts: What every piece of work needs.
+
+    Raises:
+        UserError: if workers can't be had, or die again and again.
     """
-    processes = min(workers(), len(items))
-    if processes <= 1:
+    if not items:
+        return
+    if backend() == "ray":
+        from stages._on_ray import Actors
+
+        crew: Crew = Actors()
+        most = workers(default=len(items))
+    elif min(len(found := places()), len(items)) > 1:
+        from stages._in_processes import Processes
+
+        crew, most = Processes(found), len(found)
+    else:
         yield from here(work, items, prepare=prepare, facts=facts)
         return
-    context = get_context("spawn")  # a forked torch may hang
-    with ProcessPoolExecutor(processes, context, initializer=begin, initargs=(prepare, facts)) as pool:
-        waiting = {pool.submit(work, item): item for item in items}
-        try:
-            for done in as_completed(waiting):
-                yield waiting[done], done.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    try:
+        yield from share_out(crew, work, items, prepare=prepare, facts=facts, most=most)
+    finally:
+        crew.close()
 
 
-def begin(prepare: Callable[..., None], facts: tuple[Any, ...]) -> None:
-    """Start a worker, which ends when the stage does."""
-    die_with_parent()
-    prepare(*facts)
+def workers_for(items: int) -> int:
+    """Return how many workers `spread` gives so many items to, as things are now."""
+    if backend() == "ray":
+        from stages._on_ray import room
+
+        return min(items, workers(default=room()))
+    return min(items, len(places()))
 
 
-def workers() -> int:
-    """Return how many processes to use: FEWSTEP_WORKERS, or one a core, or one beside a GPU.
+def backend() -> str:
+    """Return who works: FEWSTEP_BACKEND, or processes.
+
+    Raises:
+        UserError: if there is no such back end.
+    """
+    name = os.environ.get("FEWSTEP_BACKEND", "processes")
+    if name not in BACKENDS:
+        raise UserError(f"FEWSTEP_BACKEND: {unknown('back end', name, BACKENDS)}")
+    return name
+
+
+def places() -> list[str]:
+    """Return the devices of the processes to start: one a core, one a GPU, or FEWSTEP_WORKERS over these."""
+    import torch
+
+    from stages._flows import device
+
+    where = device()
+    every = [f"cuda:{gpu}" for gpu in range(torch.cuda.device_count())] if where == "cuda" else [where]
+    count = workers(default=cores() if where == "cpu" else len(every))
+    return [every[number % len(every)] for number in range(count)]
+
+
+def workers(*, default: int) -> int:
+    """Return how many workers to use: FEWSTEP_WORKERS, or `default`.
 
     Raises:
         UserError: if FEWSTEP_WORKERS is no number from 1.
     """
-    from stages._flows import device
-
     asked = os.environ.get("FEWSTEP_WORKERS")
     if asked is None:
-        return cores() if device() == "cpu" else 1
+        return default
     if not (asked.isdecimal() and int(asked)):
         raise UserError(f"FEWSTEP_WORKERS must be a number of processes from 1, got {asked!r}")
     return int(asked)

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 # What whoever runs the tests has set decides nothing: no test module is imported yet, and xdist's workers
 # and all that tests start inherit this. GIT_DIR, for one, would lead git from a toy project to another.
-FOREIGN = ("AWS_", "DVC_", "FEWSTEP_", "GIT_", "MLFLOW_", "PREFECT_", "TTY_")
+FOREIGN = ("AWS_", "DVC_", "FEWSTEP_", "GIT_", "MLFLOW_", "PREFECT_", "RAY_", "TTY_")
 FOREIGN += ("COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR")
 for name in os.environ.keys() - {"FEWSTEP_RECORD_GOLDEN"}:
     if name.startswith(FOREIGN):
@@ -27,6 +27,9 @@ os.environ |= {
     "DVC_NO_ANALYTICS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": "only-for-tests-and-not-left-in-the-home-folder",
+    "RAY_USAGE_STATS_ENABLED": "0",
     "GIT_CONFIG_GLOBAL": os.devnull,
     **{f"GIT_{who}_NAME": "t" for who in ("AUTHOR", "COMMITTER")},
     **{f"GIT_{who}_EMAIL": "t@example.com" for who in ("AUTHOR", "COMMITTER")},

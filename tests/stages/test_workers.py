@@ -1,77 +1,211 @@
-"""Work on several processes: all of it is done, errors arrive, and nothing outlives the stage."""
+"""Work on several workers: all of it is done whatever dies, errors arrive, and nothing outlives the stage."""
 
 import math
 import os
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+import small_work
+import torch
 from processes import alive, kill, wait_for
 from workspace import CHECKOUT
 
 from fewstep.errors import UserError
 from stages import _workers
-from stages._workers import spread, workers
+from stages._in_processes import Processes
+from stages._workers import places, spread, workers
 
-FACTS: list[int] = []  # what `prepare` was given, in each worker
-
-
-def prepare(*facts):
-    FACTS[:] = facts
+PATH = os.pathsep.join(map(str, (CHECKOUT, CHECKOUT / "tests", Path(__file__).parent)))
 
 
-def multiply(item):
-    time.sleep(0.01 * item)  # the first given are the last done
-    return os.getpid(), item * FACTS[0]
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray cluster of two cores."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    yield cluster
+    cluster.shutdown()
 
 
-def fail_at_two(item):
-    if item == 2:
-        raise UserError("two is too much")
-    return item
+@pytest.fixture
+def on_ray(cluster, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_BACKEND", "ray")
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    monkeypatch.setenv("PYTHONPATH", PATH)
+    monkeypatch.setattr("stages._on_ray.LOOK", 0.1)
+    return cluster
 
 
-def sleep(file):
-    Path(file).write_text(str(os.getpid()))
-    time.sleep(60)
+@pytest.fixture
+def two_processes(monkeypatch):
+    monkeypatch.setenv("FEWSTEP_WORKERS", "2")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_every_item_comes_once_with_its_own_result(monkeypatch, processes):
-    monkeypatch.setenv("FEWSTEP_WORKERS", str(processes))
-    found = list(spread(multiply, [5, 3, 8, 1], prepare=prepare, facts=(7,)))
+backends = pytest.mark.parametrize("backend", ["two_processes", "on_ray"])
+
+
+def test_one_worker_is_this_process(monkeypatch):
+    monkeypatch.setenv("FEWSTEP_WORKERS", "1")
+    found = list(spread(small_work.multiply, [5, 3], prepare=small_work.prepare, facts=(7,)))
+    assert found == [(5, (os.getpid(), 35)), (3, (os.getpid(), 21))]
+
+
+def test_nothing_is_started_for_nothing(monkeypatch):
+    monkeypatch.setenv("FEWSTEP_BACKEND", "ray")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert list(spread(small_work.multiply, [], prepare=small_work.refuse, facts=())) == []
+
+
+@backends
+def test_every_item_comes_once_with_its_own_result(request, backend):
+    request.getfixturevalue(backend)
+    found = list(spread(small_work.multiply, [5, 3, 8, 1], prepare=small_work.prepare, facts=(7,)))
     assert sorted((item, result) for item, (_, result) in found) == [(1, 7), (3, 21), (5, 35), (8, 56)]
-    pids = {pid for _, (pid, _) in found}
-    assert (pids == {os.getpid()}) == (processes == 1)
+    assert os.getpid() not in {pid for _, (pid, _) in found}
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_an_exception_of_a_worker_reaches_the_caller(monkeypatch, processes):
-    monkeypatch.setenv("FEWSTEP_WORKERS", str(processes))
-    with pytest.raises(UserError, match="two is too much"):
-        list(spread(fail_at_two, [1, 2, 3], prepare=prepare, facts=()))
+@backends
+def test_workers_have_the_threads_of_the_stage_and_leave_control_c_to_it(request, monkeypatch, backend):
+    request.getfixturevalue(backend)
+    monkeypatch.setenv("FEWSTEP_THREADS", "3")
+    found = list(spread(small_work.surroundings, [1, 2], prepare=small_work.prepare, facts=()))
+    assert [result for _, result in found] == [{"device": "cpu", "threads": "3", "deaf": True}] * 2
+
+
+@backends
+def test_what_preparing_refuses_reaches_the_caller(request, backend):
+    request.getfixturevalue(backend)
+    with pytest.raises(UserError, match=r"^there is no such model$") as caught:
+        list(spread(small_work.multiply, [1, 2], prepare=small_work.refuse, facts=()))
+    assert "in refuse" in str(caught.value.__cause__)  # the traceback of the worker
+
+
+def test_an_exception_of_a_worker_reaches_the_caller(two_processes):
+    with pytest.raises(UserError, match=r"^two is too much$"):
+        list(spread(small_work.fail_at_two, [1, 2, 3], prepare=small_work.prepare, facts=()))
+
+
+def test_what_a_killed_worker_was_at_is_done_again_and_nothing_else(two_processes, tmp_path, capsys):
+    files = [str(tmp_path / name) for name in ("first", "victim", "third", "fourth", "fifth")]
+    found = list(spread(small_work.visit, files, prepare=small_work.prepare, facts=()))
+    assert sorted(file for file, _ in found) == sorted(files)
+    assert tries(tmp_path) == {"first": 1, "victim": 2, "third": 1, "fourth": 1, "fifth": 1}
+    assert capsys.readouterr().out == f"a worker died at work on {tmp_path / 'victim'} (SIGKILL)\n"
+
+
+def test_a_ray_cluster_may_lose_a_worker_and_be_joined_by_a_machine(on_ray, tmp_path, capsys):
+    """Two cores can't hold three guests that wait for each other."""
+    files = [str(tmp_path / name) for name in ("herald", "victim", "guest1", "guest2", "guest3")]
+    results = spread(small_work.visit, files, prepare=small_work.prepare, facts=())
+    found = [next(results)]
+    on_ray.add_node(num_cpus=1)
+    found += results
+    assert sorted(file for file, _ in found) == sorted(files)
+    assert tries(tmp_path) == {"herald": 1, "victim": 2, "guest1": 1, "guest2": 1, "guest3": 1}
+    assert len({pid for file, pid in found if "guest" in file}) == 3
+    assert f"a worker died at work on {tmp_path / 'victim'}" in capsys.readouterr().out
+
+
+def tries(folder):
+    """How often each file was visited."""
+    return {file.name: len(file.read_text().split()) for file in folder.iterdir()}
+
+
+def test_an_item_that_always_kills_is_named(two_processes):
+    with pytest.raises(UserError, match=r"3 workers in a row died at work on 7 .*FEWSTEP_WORKERS"):
+        list(spread(small_work.die, [7, 7], prepare=small_work.prepare, facts=()))
+
+
+def test_workers_that_never_get_ready_are_given_up(two_processes):
+    with pytest.raises(UserError, match="3 workers in a row died getting ready"):
+        list(spread(small_work.multiply, [1, 2], prepare=small_work.die, facts=()))
+
+
+def test_who_replaces_a_process_takes_its_gpu():
+    crew = Processes(["cuda:0", "cuda:1"])
+    first, second = crew.hire(2)
+    first.give(small_work.surroundings, (None,))
+    assert crew.heard([first]) == [first]
+    assert (first.take()[0]["device"], second.place) == ("cuda:0", "cuda:1")
+    assert not crew.hire(1)
+    crew.dismiss(first)
+    (third,) = crew.hire(2)
+    assert third.place == "cuda:0"
+    crew.close()
+    assert not any(alive(worker.process.pid) for worker in (first, second, third))
+
+
+def test_a_ray_cluster_without_room_is_told_from_one_that_works(on_ray, monkeypatch):
+    monkeypatch.setattr("stages._on_ray.device", lambda: "cuda")
+    monkeypatch.setattr("stages._on_ray.PATIENCE", 0.2)
+    with pytest.raises(UserError, match=r"each needs 1 GPU, and of 0 there 0 are free.*ray start --address"):
+        list(spread(small_work.multiply, [1], prepare=small_work.prepare, facts=(7,)))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "ray://127.0.0.1:1"])
+def test_a_ray_cluster_that_is_not_there_is_named(monkeypatch, address):
+    monkeypatch.setenv("FEWSTEP_BACKEND", "ray")
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=rf"RAY_ADDRESS {address} .*`ray start --head`"):
+        list(spread(small_work.multiply, [1], prepare=small_work.prepare, facts=(7,)))
+
+
+def test_without_ray_the_message_says_how_to_install_it(monkeypatch):
+    monkeypatch.setenv("FEWSTEP_BACKEND", "ray")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for name in ("_on_ray", "_ray_cluster"):
+        monkeypatch.delitem(sys.modules, f"stages.{name}", raising=False)
+    with pytest.raises(UserError, match=r"pip install 'fewstep\[ray\]'"):
+        list(spread(small_work.multiply, [1], prepare=small_work.prepare, facts=(7,)))
+
+
+def test_an_unknown_back_end_is_refused_with_the_nearest(monkeypatch):
+    monkeypatch.setenv("FEWSTEP_BACKEND", "rays")
+    with pytest.raises(UserError, match="FEWSTEP_BACKEND: unknown back end 'rays'; did you mean 'ray'"):
+        list(spread(small_work.multiply, [1], prepare=small_work.prepare, facts=(7,)))
+
+
+def test_other_code_does_not_work_for_a_stage(tmp_path, monkeypatch):
+    from stages._ray_actor import arrive, code
+
+    monkeypatch.chdir(tmp_path)
+    arrive(str(tmp_path / "another machine has this"), code())
+    assert Path.cwd() == tmp_path
+    with pytest.raises(UserError, match=f"{CHECKOUT} on .* holds other code than the stage"):
+        arrive(str(tmp_path), "other")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells of a parent's death")
-def test_workers_die_with_a_stage_that_is_killed(tmp_path):
+@pytest.mark.parametrize(
+    ("backend", "how"), [("processes", signal.SIGKILL), ("processes", signal.SIGINT), ("ray", signal.SIGKILL)]
+)
+def test_workers_die_with_a_stage_that_is_killed(tmp_path, backend, how):
     files = [str(tmp_path / name) for name in "ab"]
     code = (
-        "import sys; import test_workers as t; from stages._workers import spread\n"
+        "import sys; import small_work as t; from stages._workers import spread\n"
         "if __name__ == '__main__': list(spread(t.sleep, sys.argv[1:], prepare=t.prepare, facts=()))"
     )
-    path = os.pathsep.join(map(str, (CHECKOUT, CHECKOUT / "tests", Path(__file__).parent)))
-    environment = os.environ | {"FEWSTEP_WORKERS": "2", "PYTHONPATH": path}
-    stage = subprocess.Popen([sys.executable, "-c", code, *files], env=environment)
+    environment = os.environ | {"FEWSTEP_BACKEND": backend, "FEWSTEP_WORKERS": "2", "PYTHONPATH": PATH}
+    stage = subprocess.Popen(
+        [sys.executable, "-c", code, *files],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
         wait_for(lambda: all(Path(file).exists() and Path(file).read_text() for file in files))
     finally:
-        kill(stage.pid)
-        stage.wait()
+        os.killpg(stage.pid, how) if how == signal.SIGINT else kill(stage.pid)
+        _, said = stage.communicate()
     pids = [int(Path(file).read_text()) for file in files]
     assert len(set(pids)) == 2
     wait_for(lambda: not any(map(alive, pids)), seconds=30)  # half as long as they would sleep
+    assert said.count("Traceback") == (how == signal.SIGINT)  # that of the stage, as it is no real one
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "two", "", "1.5"])
@@ -80,16 +214,28 @@ def test_a_number_of_processes_that_is_none_is_refused(monkeypatch, value):
     with pytest.raises(
         UserError, match=f"FEWSTEP_WORKERS must be a number of processes from 1, got '{value}'"
     ):
-        workers()
+        workers(default=1)
 
 
-@pytest.mark.parametrize(("device", "count"), [("cpu", 3), ("cuda", 1)])
-def test_one_worker_a_core_or_one_beside_a_gpu(monkeypatch, device, count):
-    monkeypatch.setenv("FEWSTEP_DEVICE", device)
+@pytest.mark.parametrize(
+    ("device", "asked", "expected"),
+    [
+        ("cpu", None, ["cpu"] * 3),
+        ("cpu", "2", ["cpu"] * 2),
+        ("cuda", None, ["cuda:0", "cuda:1"]),
+        ("cuda", "3", ["cuda:0", "cuda:1", "cuda:0"]),
+        ("cuda:1", None, ["cuda:1"]),
+        ("cuda:1", "2", ["cuda:1"] * 2),
+    ],
+)
+def test_one_process_a_core_or_one_a_gpu(monkeypatch, device, asked, expected):
+    if asked:
+        monkeypatch.setenv("FEWSTEP_WORKERS", asked)
     monkeypatch.setattr("stages._flows.device", lambda: device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(_workers.os, "sched_getaffinity", lambda _: {0, 1, 5}, raising=False)
     monkeypatch.setattr(_workers, "quota", lambda _: math.inf)
-    assert workers() == count
+    assert places() == expected
 
 
 def test_where_no_affinity_is_known_all_cores_count(monkeypatch):
