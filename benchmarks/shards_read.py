@@ -1,12 +1,13 @@
 """Pairs of 3 x 32 x 32, shuffled: read by WebDataset, from plain safetensors files, and by fewstep.
 
-Run `python -m benchmarks.shards_read [pairs]`. Every side reads the same pairs from files that the
-system has in memory, on one thread, and delivers float32 batches. The sides take turns, so that other work
-on the machine meets them alike; each round opens everything anew and goes through all pairs once, and the
-median round counts. The window that pairs are shuffled in is 4096 pairs for fewstep, as large as a
-safetensors file; WebDataset's is 2000.
+Run `python -m benchmarks.shards_read [pairs]`. Every side reads the same pairs, from files that the system
+holds in memory, on one thread, and delivers float32 batches of 128. The sides take turns, so that other work
+on the machine meets them alike; in each round each side opens everything anew and goes through all pairs
+once, and the median counts. Pairs are shuffled among 4096, those of one safetensors file or of one window
+of fewstep's; among 2000 by WebDataset, which has a pair a record and shuffles by itself.
 
-Below it: the same with digests checked, and with noise drawn anew instead of stored.
+Three more sides say what else fewstep can do: compare digests, which happens in a first epoch; shuffle
+among 65536, the default; and draw the noise anew, which isn't stored then.
 """
 
 import sys
@@ -23,28 +24,27 @@ import webdataset
 from torch import Tensor
 
 from fewstep import randomness
-from fewstep.shards import Batches, Shards, write_shards
+from fewstep.model import ModelConfig, build
+from fewstep.shards import Batches, Shards, drawn, write_shards
 
-SHAPE, BATCH, ROUNDS, WINDOW, PER_SHARD = (3, 32, 32), 128, 5, 4096, 1024
+SHAPE, BATCH, ROUNDS, PER_SHARD, WINDOW, DEFAULT_WINDOW = (3, 32, 32), 128, 5, 1024, 4096, 65536
 Pairs = dict[str, Tensor]
 
 
-def make_pairs(start: int, stop: int) -> Pairs:
-    noise = randomness.noises("couple", randomness.keys_of(0, start, stop), SHAPE)
-    return {"noise": noise, "data": noise.flip(1).tanh()}
+def draw_noise(start: int, stop: int) -> Tensor:
+    return randomness.noises("couple", randomness.keys_of(0, start, stop), SHAPE)
 
 
 def write_webdataset(folder: Path, pairs: Pairs) -> None:
     with webdataset.ShardWriter(f"{folder}/%05d.tar", maxcount=PER_SHARD, verbose=0) as writer:
         for index in range(len(pairs["noise"])):
-            writer.write(
-                {"__key__": f"{index:08d}", **{f"{n}.npy": t[index].numpy() for n, t in pairs.items()}}
-            )
+            fields = {f"{name}.npy": tensor[index].numpy() for name, tensor in pairs.items()}
+            writer.write({"__key__": f"{index:08d}", **fields})
 
 
 def read_webdataset(folder: Path) -> Iterator[Pairs]:
     files = sorted(map(str, folder.glob("*.tar")))
-    records = webdataset.WebDataset(files, shardshuffle=False, empty_check=False).shuffle(2000).decode()
+    records = webdataset.WebDataset(files, shardshuffle=False).shuffle(2000).decode()
     for noise, data in records.to_tuple("noise.npy", "data.npy").batched(BATCH):
         yield {"noise": torch.as_tensor(noise).float(), "data": torch.as_tensor(data).float()}
 
@@ -64,60 +64,93 @@ def read_safetensors(folder: Path) -> Iterator[Pairs]:
 
 def write_fewstep(folder: Path, pairs: Pairs) -> None:
     dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in pairs.items()}
-
-    def part(start: int, stop: int) -> Pairs:
-        return {name: tensor[start:stop].float() for name, tensor in pairs.items()}
-
-    write_shards(folder, len(pairs["noise"]), PER_SHARD, part, facts={}, dtypes=dtypes)
+    write_shards(
+        folder, len(pairs["noise"]), PER_SHARD, lambda a, b: part(pairs, a, b), facts={}, dtypes=dtypes
+    )
 
 
-def read_fewstep(folder: Path) -> Iterator[Pairs]:
-    shards = Shards(folder, check=False)
-    batches = Batches(shards, seed=0, size=BATCH, window=WINDOW)
-    for step in range(shards.samples // BATCH):
-        yield batches[step][0]
+def write_lean(folder: Path, pairs: Pairs) -> None:
+    def make(start: int, stop: int) -> Pairs:
+        return part(pairs, start, stop) | {"noise": draw_noise(start, stop)}
+
+    dtypes = {"data": str(pairs["data"].dtype).removeprefix("torch.")}
+    fields = {"noise": drawn("couple", 0, 0, SHAPE)}
+    write_shards(folder, len(pairs["noise"]), PER_SHARD, make, facts={}, dtypes=dtypes, drawn=fields)
 
 
-def seconds(read: Callable[[], Iterator[Pairs]], pairs: int) -> float:
+def part(pairs: Pairs, start: int, stop: int) -> Pairs:
+    return {name: tensor[start:stop].float() for name, tensor in pairs.items()}
+
+
+def read_fewstep(folder: Path, *, check: bool = False, window: int = WINDOW) -> Iterator[Pairs]:
+    shards = Shards(folder, check=check)
+    batches = Batches(shards, seed=0, size=BATCH, window=window)
+    return (batches[step][0] for step in range(shards.samples // BATCH))
+
+
+def seconds(read: Callable[[], Iterator[Pairs]]) -> float:
     """Return the time to go through all pairs once."""
-    began, seen = perf_counter(), 0
+    began = perf_counter()
     for batch in read():
-        assert batch["noise"].dtype == torch.float32
-        seen += len(batch["noise"])
-    spent = perf_counter() - began
-    assert pairs - BATCH < seen <= pairs
-    return spent
+        assert batch["noise"].dtype == batch["data"].dtype == torch.float32
+    return perf_counter() - began
 
 
-def measure(folder: Path, pairs: Pairs) -> None:
-    """Print what each side reads in a second."""
-    sides = {}
-    for name, write, read in (
-        ("webdataset", write_webdataset, read_webdataset),
-        ("safetensors", write_safetensors, read_safetensors),
-        ("fewstep", write_fewstep, read_fewstep),
-    ):
-        (folder / name).mkdir(parents=True)
+def compare(folder: Path, pairs: Pairs) -> None:
+    """Write the pairs for every side, and print how fast they are read."""
+    writers = {"webdataset": write_webdataset, "safetensors": write_safetensors, "fewstep": write_fewstep}
+    for name, write in (writers | {"lean": write_lean}).items():
+        (folder / name).mkdir()
         write(folder / name, pairs)
-        sides[name] = partial(read, folder / name)
-    count = len(pairs["noise"])
-    spent = {name: [] for name in sides}
+    sides: dict[str, tuple[str, Callable[[Path], Iterator[Pairs]]]] = {
+        "webdataset": ("webdataset", read_webdataset),
+        "safetensors": ("safetensors", read_safetensors),
+        "fewstep": ("fewstep", read_fewstep),
+        "  digests compared": ("fewstep", partial(read_fewstep, check=True)),
+        "  among 65536": ("fewstep", partial(read_fewstep, window=DEFAULT_WINDOW)),
+        "  noise drawn": ("lean", read_fewstep),
+    }
+    spent: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(ROUNDS):
-        for name, read in sides.items():
-            spent[name].append(seconds(read, count))
-    rate = {name: count / median(times) for name, times in spent.items()}
-    for name in sides:
-        print(name, rate[name], [round(count / t) for t in spent[name]])
-    print("ratios", rate["fewstep"] / rate["webdataset"], rate["fewstep"] / rate["safetensors"])
+        for side, (files, read) in sides.items():
+            spent[side].append(seconds(partial(read, folder / files)))
+    count = len(pairs["noise"])
+    rates = {side: count / median(times) for side, times in spent.items()}
+    print(f"{count} pairs in {pairs['data'].dtype}  pairs/s    MB/s  bytes/pair  x webdataset  x safetensors")
+    for side, (files, _) in sides.items():
+        stored = sum(file.stat().st_size for file in (folder / files).iterdir()) / count
+        ratios = rates[side] / rates["webdataset"], rates[side] / rates["safetensors"]
+        speed = f"{rates[side]:12.0f} {rates[side] * stored / 1e6:7.0f} {stored:11.0f}"
+        print(f"{side:26} {speed} {ratios[0]:13.1f} {ratios[1]:14.2f}")
+
+
+def network_calls() -> float:
+    """Return the samples a second of one call of a small network, of which a pair takes dozens."""
+    unet = {"name": "unet", "width": 32, "multipliers": [1, 2, 2]}
+    model, noise = (
+        build(ModelConfig(architecture=unet, shape=SHAPE), seed=0).eval(),
+        torch.randn(BATCH, *SHAPE),
+    )
+    with torch.no_grad():
+        return BATCH / min(timed(lambda: model(noise, torch.zeros(BATCH))) for _ in range(3))
+
+
+def timed(work: Callable[[], object]) -> float:
+    began = perf_counter()
+    work()
+    return perf_counter() - began
 
 
 def main() -> None:
     torch.set_num_threads(1)
     count = int(sys.argv[1]) if sys.argv[1:] else 20_480
-    pairs = make_pairs(0, count)
+    drawing = BATCH / min(timed(lambda: draw_noise(0, BATCH)) for _ in range(20))
+    print(f"samples/s: noise drawn {drawing:.0f}, one call of a U-net of width 32 {network_calls():.0f}")
+    noise = draw_noise(0, count)
+    pairs = {"noise": noise, "data": noise.flip(1).tanh()}
     for dtype in (torch.float16, torch.float32):
         with tempfile.TemporaryDirectory() as folder:
-            measure(Path(folder), {name: tensor.to(dtype) for name, tensor in pairs.items()})
+            compare(Path(folder), {name: tensor.to(dtype) for name, tensor in pairs.items()})
 
 
 if __name__ == "__main__":

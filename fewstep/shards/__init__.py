@@ -1,7 +1,7 @@
 """Shards: a set of samples as a folder of WebDataset tar files and an index, `shards.json`.
 
 A tar file ("shard") is a sequence of records; a record is the safetensors bytes of up to 256 samples,
-which reads some fifty times faster than a record a sample and is smaller. Shards appear whole or not
+which reads some forty times faster than a record a sample and is smaller. Shards appear whole or not
 at all and the index comes last, so a folder with an index is complete. Equal samples make equal bytes.
 Noise need not be stored: a field may be `drawn` again from its stream, seed and number.
 

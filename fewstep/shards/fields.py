@@ -9,6 +9,14 @@ from torch import Tensor
 from fewstep import randomness
 from fewstep.errors import UserError
 
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "uint8": torch.uint8,
+    "int64": torch.int64,
+}
+
 
 class Drawn(TypedDict):
     """Where a field comes from that isn't stored: it is noise, made anew by `fewstep.randomness`."""
@@ -25,7 +33,7 @@ class Field(TypedDict):
     """How one tensor of a sample is stored."""
 
     dtype: str
-    """"float32", "float16", "bfloat16", "uint8" or "int64"."""
+    """A key of DTYPES."""
     shape: list[int]
     """Of one sample."""
     scale: NotRequired[float]
@@ -85,7 +93,7 @@ def is_drawn_as_ever(field: Field) -> bool:
 def empty(fields: dict[str, Field], samples: int) -> dict[str, Tensor]:
     """Return room, (samples, *shape), for the fields that are stored, in their storage types."""
     return {
-        name: torch.empty(samples, *field["shape"], dtype=getattr(torch, field["dtype"]))
+        name: torch.empty(samples, *field["shape"], dtype=DTYPES[field["dtype"]])
         for name, field in fields.items()
         if "drawn" not in field
     }

@@ -7,7 +7,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from fewstep.errors import UserError
-from fewstep.shards.fields import Field, is_drawn_as_ever
+from fewstep.shards.fields import DTYPES, Field, is_drawn_as_ever
 
 INDEX = "shards.json"
 VERSION = 2
@@ -55,6 +55,8 @@ class Index:
             return "it names no shards"
         if self.samples != sum(file.samples for file in self.files):
             return f"its shards don't have {self.samples} samples"
+        if unknown := {field["dtype"] for field in self.fields.values()} - DTYPES.keys():
+            return f"there is no storage type {min(unknown)!r}"
         for digest, times in Counter(file.sha256 for file in self.files).items():
             if times > 1:
                 return f"{' and '.join(f.name for f in self.files if f.sha256 == digest)} are one shard"

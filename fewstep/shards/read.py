@@ -32,8 +32,8 @@ class Shards:
     Args:
         url: the folder of a set, or its URL.
         check: compare each shard's sha256 when it is read for the first time: that finds every damage,
-            and costs about as much as two further readings, in the first epoch only. Sizes, types,
-            counts and where a shard comes from are compared at each reading in any case.
+            and takes longer than reading, but happens in the first epoch only. Sizes, types, counts and
+            where a shard comes from are compared at each reading in any case.
 
     Raises:
         UserError: if there is no finished set at `url`, its index is damaged or of another version, or

@@ -17,7 +17,7 @@ from fewstep.shards.fields import count
 
 RECORD_SAMPLES = 256
 NAME = re.compile(r"(\d{8,})\.safetensors")
-DTYPES = {  # by their names in safetensors
+DTYPES = {  # by safetensors' names
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,

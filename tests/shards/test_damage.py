@@ -159,6 +159,7 @@ def test_records_that_moved_are_refused(tmp_path):
             r"made by a newer fewstep \(schema 3, this one knows 2\): upgrade fewstep, or run the stage",
         ),
         (lambda index: index.update(version=1), "made by an older fewstep .*: run the stage"),
+        (lambda index: index["fields"]["data"].update(dtype="float15"), "no storage type 'float15'"),
         (lambda index: index.pop("facts"), "damaged"),
         (lambda index: index["shards"][0].update(samples="300"), "damaged"),
     ],
