@@ -31,6 +31,19 @@ def save_model(folder: Path, model: Model) -> None:
         temporary.write_text(json.dumps(asdict(model.config), indent=2, sort_keys=True) + "\n")
 
 
+def load_config(folder: Path) -> ModelConfig:
+    """Return the description of the model in `folder`.
+
+    Raises:
+        UserError: if it is missing or damaged, or there can be no such model; the message names the folder.
+    """
+    content = _content(folder, CONFIG)
+    try:
+        return ModelConfig(**json.loads(content))
+    except (UserError, TypeError, json.JSONDecodeError) as error:
+        raise UserError(f"{folder / CONFIG}: {error}") from error
+
+
 def load_model(folder: Path) -> Model:
     """Return the model in `folder`, on the CPU and in evaluation mode.
 
@@ -38,10 +51,10 @@ def load_model(folder: Path) -> Model:
         UserError: if a file is missing or damaged, the config or its architecture can't be, or the
             weights are not finite or not those of that architecture; the message names the folder.
     """
+    config = load_config(folder)
     try:
-        config = ModelConfig(**json.loads(_content(folder, CONFIG)))
         model = build(config, seed=0)
-    except (UserError, TypeError, json.JSONDecodeError) as error:
+    except (UserError, TypeError) as error:
         raise UserError(f"{folder / CONFIG}: {error}") from error
     _content(folder, WEIGHTS)
     try:

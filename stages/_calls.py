@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fewstep
+from fewstep.data import path_of
 from fewstep.errors import UserError
 from fewstep.grids import Grid
 
@@ -22,8 +23,15 @@ def broken_steps(where: str, calls: int, solver: str, guidance: float = 1.0) -> 
     return []
 
 
-def wrong_steps(where: str, config: "Config") -> list[str]:
-    """Return what is wrong with the steps that settings of couple ask for, all in all."""
+def wrong_making(where: str, config: "Config") -> list[str]:
+    """Return what is wrong with how settings of couple have pairs made or taken, all in all."""
+    if config.source is not None:
+        try:
+            path_of(config.source)
+        except UserError as error:
+            return [f"{where}.{error}"]
+        if config.noise == "drawn":
+            return [f"{where}.noise must be stored: that of pairs from {config.source} can't be drawn"]
     instead = {"tolerance": ("solver", "calls", "spacing", "times"), "times": ("calls", "spacing")}
     for name, others in instead.items():
         if getattr(config, name) is None:

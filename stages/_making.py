@@ -5,7 +5,7 @@ FEWSTEP_SHARDS, from which the stage then fetches them. A shard is the same whoe
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,13 +94,27 @@ class Splits:
 
 
 def splits(
-    job: Job, *, train: int, held_out: int, per_shard: int, facts: dict[str, Any], dtypes: dict[str, str]
+    job: Job,
+    *,
+    train: int,
+    held_out: int,
+    per_shard: int,
+    facts: dict[str, Any],
+    dtypes: dict[str, str],
+    drawn: Callable[[int], dict[str, Field]] = lambda first: {},
 ) -> Splits:
-    """Return what is to be made, and put `facts` among those of the result."""
+    """Return what is to be made, and put `facts` among those of the result.
+
+    See fewstep.shards.Recipe; `drawn` is given the number of a split's first sample.
+    """
     first, recipes = 0, {}
     for split, samples in ((TRAIN, train), (HELD_OUT, held_out)):
         recipes[split] = Recipe(
-            samples=samples, per_shard=per_shard, facts=facts | {"first": first}, dtypes=dtypes
+            samples=samples,
+            per_shard=per_shard,
+            facts=facts | {"first": first},
+            dtypes=dtypes,
+            drawn=drawn(first),
         )
         first += samples
     job.facts.update(facts, train=train, held_out=held_out)

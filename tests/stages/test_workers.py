@@ -198,10 +198,12 @@ def test_workers_die_with_a_stage_that_is_killed(tmp_path, backend, how):
         start_new_session=True,
     )
     try:
-        wait_for(lambda: all(Path(file).exists() and Path(file).read_text() for file in files))
+        working = lambda: all(Path(file).exists() and Path(file).read_text() for file in files)  # noqa: E731
+        wait_for(lambda: stage.poll() is not None or working())
     finally:
         os.killpg(stage.pid, how) if how == signal.SIGINT else kill(stage.pid)
         _, said = stage.communicate()
+    assert working(), said
     pids = [int(Path(file).read_text()) for file in files]
     assert len(set(pids)) == 2
     wait_for(lambda: not any(map(alive, pids)), seconds=30)  # half as long as they would sleep
