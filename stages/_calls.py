@@ -30,8 +30,8 @@ def wrong_making(where: str, config: "Config") -> list[str]:
             path_of(config.source)
         except UserError as error:
             return [f"{where}.{error}"]
-        if config.noise == "drawn":
-            return [f"{where}.noise must be stored: that of pairs from {config.source} can't be drawn"]
+        if config.noise == "drawn" and "noise" in config.model_fields_set:
+            return [f"{where}.noise: that of pairs from {config.source} can't be drawn; remove this setting"]
     instead = {"tolerance": ("solver", "calls", "spacing", "times"), "times": ("calls", "spacing")}
     for name, others in instead.items():
         if getattr(config, name) is None:

@@ -21,6 +21,7 @@ from fewstep.shards import (
     missing_shards,
     write_shard,
 )
+from fewstep.shards.fields import Field
 from stages._makers import Maker, ModelMaker
 from stages._runner import Job
 from stages._workers import Spread, here, spread

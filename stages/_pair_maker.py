@@ -1,16 +1,25 @@
 """Pairs: how the couple stage has a model make them, in whichever worker."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from fewstep.checkpoint import load_config, model_digest
 from fewstep.couplings.teacher import PairStatistics, make_pairs
 from fewstep.flow import Flow
 from fewstep.grids import Grid
 from fewstep.reference import Adaptive
+from fewstep.shards import drawn
 from fewstep.shards.write import Make
+from stages._calls import steps_taken
 from stages._flows import device, grid_of_calls, open_flow
 from stages._makers import Opened, model_folder
+from stages._making import Splits, splits
+from stages._runner import Job
+
+if TYPE_CHECKING:
+    from stages.couple import Config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,3 +77,34 @@ class PairMaker:
     def count(self, fields: dict[str, Tensor]) -> str:
         """Return what is to be known of the pairs of a shard without a network."""
         return PairStatistics.of(fields, total=self.total).to_json()
+
+
+def coupling(config: "Config", job: Job) -> tuple[Splits, PairMaker]:
+    """Return the pairs that the settings of couple ask for, and how a model makes them."""
+    maker = PairMaker(
+        model=str(job.inputs["model"].resolve()),
+        purpose=f"couple@{job.key}",
+        seed=job.seed,
+        solver=config.solver,
+        calls=config.calls,
+        spacing=config.spacing,
+        times=config.times,
+        tolerance=config.tolerance,
+        guidance=config.guidance,
+        batch=config.batch,
+        total=config.pairs + config.held_out,
+    )
+    facts = {"model": model_digest(job.inputs["model"]), "seed": job.seed, "guidance": config.guidance}
+    options = {"mirror": config.mirror, "source": config.source}
+    draws = config.noise == "drawn" and not config.source
+    shape = load_config(job.inputs["model"]).shape
+    wanted = splits(
+        job,
+        train=config.pairs,
+        held_out=config.held_out,
+        per_shard=config.pairs_per_shard,
+        facts=facts | steps_taken(config) | {name: value for name, value in options.items() if value},
+        dtypes=dict.fromkeys(["data"] if draws else ["noise", "data"], config.dtype),
+        drawn=lambda first: {"noise": drawn("couple", job.seed, first, shape)} if draws else {},
+    )
+    return wanted, maker

@@ -5,15 +5,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from stages._calls import steps_taken, wrong_making
+from stages._calls import wrong_making
 from stages._models import missing_flows, unguidable
 from stages._params import Guidance, Params, Settings, SolverName
 from stages._runner import Job, main
 
 if TYPE_CHECKING:
     from stages._estimate import Estimate
-    from stages._making import Opened, Splits
-    from stages._pair_maker import PairMaker
+    from stages._makers import Opened
 
 VERSION = 2  # bump when the numbers this stage writes change
 
@@ -48,8 +47,9 @@ class Config(Settings):
     """Pairs in one shard, the work that a worker takes at a time; also the most that a crash can lose."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """How the pairs are stored."""
-    noise: Literal["stored", "drawn"] = "stored"
-    """Whether noise is stored, which reads faster, or drawn anew when it is read, which halves the bytes."""
+    noise: Literal["drawn", "stored"] = "drawn"
+    """Whether noise is drawn anew when pairs are read, which halves their bytes, or stored, which reads
+    faster; that of pairs from a source is always stored."""
     mirror: bool = False
     """Let half of the pairs in training be mirror images; the model may not tell left from right."""
     gates: Literal["stop", "warn"] = "stop"
@@ -80,50 +80,14 @@ def check(params: Params) -> list[str]:
     return problems
 
 
-def work(config: Config, job: Job) -> "tuple[Splits, PairMaker]":
-    """Return what is to be made, and how."""
-    from fewstep.checkpoint import load_config, model_digest
-    from fewstep.shards import drawn
-    from stages._making import splits
-    from stages._pair_maker import PairMaker
-
-    maker = PairMaker(
-        model=str(job.inputs["model"].resolve()),
-        purpose=f"couple@{job.key}",
-        seed=job.seed,
-        solver=config.solver,
-        calls=config.calls,
-        spacing=config.spacing,
-        times=config.times,
-        tolerance=config.tolerance,
-        guidance=config.guidance,
-        batch=config.batch,
-        total=config.pairs + config.held_out,
-    )
-    facts = {"model": model_digest(job.inputs["model"]), "seed": job.seed, "guidance": config.guidance}
-    options = {"mirror": config.mirror, "source": config.source}
-    shape = load_config(job.inputs["model"]).shape
-    wanted = splits(
-        job,
-        train=config.pairs,
-        held_out=config.held_out,
-        per_shard=config.pairs_per_shard,
-        facts=facts | steps_taken(config) | {name: value for name, value in options.items() if value},
-        dtypes=dict.fromkeys(("data",) if config.noise == "drawn" else ("noise", "data"), config.dtype),
-        drawn=lambda first: (
-            {"noise": drawn("couple", job.seed, first, shape)} if config.noise == "drawn" else {}
-        ),
-    )
-    return wanted, maker
-
-
 def plan(config: Config, job: Job, opened: "Opened | None" = None) -> "Estimate | None":
     """Return what is still to be spent, if anything is; see stages._estimate."""
     from stages._estimate import estimate
+    from stages._pair_maker import coupling
 
     if config.source:
         return None
-    wanted, maker = work(config, job)
+    wanted, maker = coupling(config, job)
     return estimate(wanted, maker, checked=config.held_out, opened=opened)
 
 
@@ -131,8 +95,9 @@ def run(config: Config, job: Job) -> None:
     """Write the pair shards that are missing, then check the pairs."""
     from stages._foreign_maker import take
     from stages._pair_checks import check_coupling, check_mirrored
+    from stages._pair_maker import coupling
 
-    wanted, maker = work(config, job)
+    wanted, maker = coupling(config, job)
     opened = maker.open()  # a model that can't make pairs is refused before workers start
     if config.mirror:
         check_mirrored(job, config, opened)

@@ -9,7 +9,7 @@ from fewstep.errors import UserError
 from stages._params import Params, Settings
 from stages._runner import Job, main
 
-VERSION = 1  # bump when the numbers this stage writes change
+VERSION = 2  # bump when the numbers this stage writes change
 
 
 class FeatureNet(Settings):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from stages._making import Opened, Splits
     from stages._trajectory_maker import TrajectoryMaker
 
-VERSION = 1  # bump when the numbers this stage writes change
+VERSION = 2  # bump when the numbers this stage writes change
 
 
 class Config(Settings):
