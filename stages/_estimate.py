@@ -2,7 +2,6 @@
 
 import heapq
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +13,10 @@ from fewstep.draws import draws
 from fewstep.flow import Flow
 from fewstep.grids import Grid
 from fewstep.reference import follow
-from fewstep.shards.recipe import FLOATS
+from fewstep.shards.recipe import FLOATS, Recipe
 from stages._flows import device
 from stages._makers import ModelMaker, Opened
-from stages._making import Splits
+from stages._making import TRAIN, Splits
 from stages._progress import clock
 from stages._workers import spread, workers_for
 
@@ -101,12 +100,14 @@ def estimate(splits: Splits, maker: ModelMaker, *, checked: int, opened: Opened 
             is measured in as many workers as there will be, at the same time.
     """
     shards = [len(splits.recipes[split].part(number)) for split, number in splits.missing()]
-    count, facts = max(1, workers_for(len(shards))), (maker, splits.dtypes)
+    count, recipe = max(1, workers_for(len(shards))), splits.recipes[TRAIN]
     began = time.perf_counter()
     if opened is None:
-        measured = [found for _, found in spread(measure, range(count), prepare=prepare, facts=facts)]
+        measured = [
+            found for _, found in spread(measure, range(count), prepare=prepare, facts=(maker, recipe))
+        ]
     else:
-        WORKER.update(maker=maker, opened=opened, dtypes=splits.dtypes)
+        WORKER.update(maker=maker, opened=opened, recipe=recipe)
         measured = [measure(0)] * count
     spent = time.perf_counter() - began
     return Estimate(
@@ -121,23 +122,25 @@ def estimate(splits: Splits, maker: ModelMaker, *, checked: int, opened: Opened 
     )
 
 
-def prepare(maker: ModelMaker, dtypes: Mapping[str, str]) -> None:
+def prepare(maker: ModelMaker, recipe: Recipe) -> None:
     """Open the model in a worker."""
-    WORKER.update(maker=maker, opened=maker.open(), dtypes=dtypes)
+    WORKER.update(maker=maker, opened=maker.open(), recipe=recipe)
 
 
 @torch.no_grad()
 def measure(_worker: int) -> Measured:
     """Measure a worker, in it."""
-    opened, batch, began = WORKER["opened"], WORKER["maker"].batch, time.perf_counter()
+    opened, recipe, batch = WORKER["opened"], WORKER["recipe"], WORKER["maker"].batch
+    began = time.perf_counter()
     config = opened.model.config
     ((noise, conditions),) = draws(
         "estimate", 0, range(batch), shape=config.shape, classes=config.classes, batch=batch, device=device()
     )
     seconds = seconds_of_call(opened.flow, noise, conditions)
     stored = [
-        field.to(FLOATS[WORKER["dtypes"].get(name, "float32")]) if field.is_floating_point() else field
+        field.to(FLOATS[recipe.dtypes.get(name, "float32")]) if field.is_floating_point() else field
         for name, field in opened.make(0, 1).items()
+        if name not in recipe.drawn
     ]
     return Measured(
         call_seconds=seconds,

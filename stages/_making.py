@@ -5,7 +5,7 @@ FEWSTEP_SHARDS, from which the stage then fetches them. A shard is the same whoe
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,6 @@ class Splits:
 
     job: Job
     recipes: dict[str, Recipe]
-
-    @property
-    def dtypes(self) -> Mapping[str, str]:
-        """How fields are stored."""
-        return self.recipes[TRAIN].dtypes
 
     @property
     def store(self) -> Store:

@@ -43,7 +43,7 @@ def test_failed_checks_stop_the_chain_and_can_be_overridden(project):
     assert "couple@round1: made before, publishing it" in project.repro("couple@round1").said
 
 
-@pytest.mark.parametrize(("stage", "kilobytes"), [("couple round1", 20), ("pretrain", 200)])
+@pytest.mark.parametrize(("stage", "kilobytes"), [("couple round1", 10), ("pretrain", 200)])
 def test_no_room_for_a_file(project, stage, kilobytes):
     """A limit on the size of files is what an unprivileged test can set in place of a full disk."""
     said = project.refused(f"ulimit -f {kilobytes}; python -m stages.{stage}", **OFTEN)

@@ -1,17 +1,16 @@
 """What stages ask of a model: to be a flow, and how many calls."""
 
 import pytest
+from jobs import job_in
 
 from fewstep.checkpoint import save_model
 from fewstep.errors import UserError
 from fewstep.flow import FieldFlow
 from fewstep.grids import Grid, uniform
 from fewstep.model import ModelConfig, build
-from fewstep.progress import SILENT
 from fewstep.spacings import SPACINGS, edm
 from stages import couple
 from stages._flows import grid_of_calls
-from stages._runner import Job
 
 
 @pytest.mark.parametrize(
@@ -26,16 +25,7 @@ def test_models_that_make_no_pairs(tmp_path, config, told):
     save_model(
         tmp_path / "model", build(ModelConfig(architecture=architecture, shape=(2,), **config), seed=0)
     )
-    job = Job(
-        stage="couple",
-        key="boss",
-        seed=0,
-        inputs={"model": tmp_path / "model"},
-        out=tmp_path / "out",
-        scratch=tmp_path,
-        progress=SILENT,
-        picture=lambda name, path: None,
-    )
+    job = job_in(tmp_path, "couple", "boss", inputs={"model": tmp_path / "model"})
     with pytest.raises(UserError, match=f"couple@boss can't use model: it is {told}"):
         couple.run(couple.Config(model="pretrain", pairs=4), job)
 

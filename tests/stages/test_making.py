@@ -2,16 +2,15 @@
 
 import pytest
 import torch
+from jobs import job_in
 
 from fewstep.checkpoint import save_model
 from fewstep.errors import UserError
 from fewstep.model import ModelConfig, build
-from fewstep.progress import SILENT
 from stages import _making
 from stages._estimate import Estimate, estimate
 from stages._making import splits
 from stages._pair_maker import PairMaker
-from stages._runner import Job
 
 FACTS = {"about": "a test"}
 
@@ -30,26 +29,9 @@ def maker_of(model, **changes):
     return PairMaker(model=str(model), **options | changes)
 
 
-def job_in(folder):
-    out, scratch = folder / "out", folder / "work"
-    for made in (out, scratch):
-        made.mkdir(parents=True, exist_ok=True)
-    return Job(
-        stage="couple",
-        key="test",
-        seed=0,
-        inputs={},
-        out=out,
-        scratch=scratch,
-        result="couple@test.0123",
-        progress=SILENT,
-        picture=lambda name, file: None,
-    )
-
-
 def wanted(folder, **changes):
     options = {"train": 200, "held_out": 40, "per_shard": 50, "facts": FACTS, "dtypes": {"data": "float16"}}
-    return splits(job_in(folder), **options | changes)
+    return splits(job_in(folder, "couple", "test"), **options | changes)
 
 
 def bytes_of(folder):

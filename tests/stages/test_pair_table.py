@@ -1,12 +1,11 @@
 """The report's table of pairs, from the manifests of models."""
 
 import pytest
+from jobs import job_in
 
-from fewstep.progress import SILENT
 from stages import _manifest
 from stages._pair_table import pair_table
 from stages._pairs import learnt_independent
-from stages._runner import Job
 
 CHECKS = {"count": 512, "noise_z": 1.234, "noise_off": "tails", "cost": 39.15, "gap": 2.4, "gap_se": 1.9}
 LOSS = {"train": 0.01, "held_out": 0.011, "ratio": 1.1, "difference_se": 0.0004, "advice": "enough"}
@@ -23,18 +22,7 @@ def manifest(folder, *, stage="reflow", inputs=None, facts=None, config=None):
 def table(tmp_path, **models):
     inputs = {f"model {n}": manifest(tmp_path / n, **made) for n, made in models.items()}
     inputs["data"] = manifest(tmp_path / "data")
-    return pair_table(
-        Job(
-            stage="evaluate",
-            key=None,
-            seed=0,
-            inputs=inputs,
-            out=tmp_path,
-            scratch=tmp_path,
-            progress=SILENT,
-            picture=lambda *_: None,
-        )
-    )
+    return pair_table(job_in(tmp_path, "evaluate", inputs=inputs))
 
 
 def learnt(coupling="couple/x", advice=(), name="pairs"):

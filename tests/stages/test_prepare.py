@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jobs import job_in
 
 from fewstep.errors import UserError
-from fewstep.progress import SILENT
 from stages import prepare, pretrain
 from stages._params import Params
 from stages._plan import Plan
-from stages._runner import Job
 
 RAW = yaml.safe_load(Path("params.yaml").read_text())
 
@@ -69,16 +68,7 @@ def test_a_source_outside_of_data_is_refused_before_any_work(source):
 @pytest.mark.parametrize(("count", "held_out"), [(100, 0.001), (8, 0.25)])
 def test_a_split_that_no_metric_could_use_is_refused_before_anything_is_made(tmp_path, count, held_out):
     config = prepare.Config(source="two_moons", source_options={"count": count}, held_out=held_out)
-    job = Job(
-        stage="prepare",
-        key=None,
-        seed=0,
-        inputs={},
-        out=tmp_path / "out",
-        scratch=tmp_path / "scratch",
-        progress=SILENT,
-        picture=lambda name, file: None,
-    )
+    job = job_in(tmp_path, "prepare", out=tmp_path / "not made")
     with pytest.raises(UserError, match=rf"held_out {held_out} of {count} .*but 7 and 2 are needed"):
         prepare.run(config, job)
     assert not job.out.exists()

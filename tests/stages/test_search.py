@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from jobs import job_in
 from safetensors.numpy import load_file
 
 from fewstep import spacings
@@ -11,10 +12,8 @@ from fewstep.checkpoint import model_digest, save_model
 from fewstep.errors import UserError
 from fewstep.grids import Grid, uniform
 from fewstep.model import ModelConfig, build
-from fewstep.progress import SILENT
 from stages import _spread, search
 from stages._grids import read_grids
-from stages._runner import Job
 
 SMALL = {"batch": 256, "truth_steps": 8, "report_noises": 16}
 PICK = {"name": "best", "candidates": ["uniform", "bellman", "gits"], "noises": 512}
@@ -33,23 +32,14 @@ def model_folder(folder, **config):
 
 def run(tmp_path, method, *, config=None, **settings):
     """Run the stage on a model and return the folder it wrote."""
-    out, pictures = tmp_path / "out", {}
-    out.mkdir()
-    job = Job(
-        stage="search",
-        key="pretrain",
-        seed=0,
-        inputs={"model": model_folder(tmp_path / "model", **(config or {}))},
-        out=out,
-        scratch=tmp_path,
-        progress=SILENT,
-        picture=pictures.setdefault,
-    )
+    pictures = {}
+    inputs = {"model": model_folder(tmp_path / "model", **(config or {}))}
+    job = job_in(tmp_path, "search", "pretrain", inputs=inputs, picture=pictures.setdefault)
     search.run(
         search.Config(teacher="pretrain", method=method, **({"budgets": [1, 2, 4]} | SMALL | settings)), job
     )
     assert sorted(pictures) == ["grids", "search"]
-    return out, job
+    return job.out, job
 
 
 @pytest.mark.parametrize("method", ["uniform", "tan", "bellman", PICK])

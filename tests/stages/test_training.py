@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from jobs import job_in
 
 from fewstep import grids, randomness
 from fewstep.checkpoint import load_model
@@ -14,13 +15,12 @@ from fewstep.methods.flow_matching import FlowMatching
 from fewstep.methods.reflow import Reflow
 from fewstep.methods.straighten import Straighten
 from fewstep.model import ModelConfig, build
-from fewstep.progress import SILENT, Silent
+from fewstep.progress import Silent
 from fewstep.settings import TrainSettings
 from fewstep.shards import Batches, Shards, write_shards
 from stages import _manifest
 from stages._knots import at_knots
 from stages._lesson import Selected
-from stages._runner import Job
 from stages._training import train_model
 
 SETTINGS = TrainSettings(steps=20, batch=16)
@@ -31,22 +31,6 @@ FINE = grids.uniform(4)
 def alone(monkeypatch):
     monkeypatch.setenv("FEWSTEP_DEVICE", "cpu")
     monkeypatch.delenv("FEWSTEP_PROCESSES", raising=False)
-
-
-def job_in(folder):
-    for name in ("out", "scratch"):
-        (folder / name).mkdir(parents=True)
-    places = {"out": folder / "out", "scratch": folder / "scratch"}
-    return Job(
-        stage="pretrain",
-        key=None,
-        seed=0,
-        inputs={},
-        result="pretrain.0",
-        progress=SILENT,
-        picture=lambda *_: None,
-        **places,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +60,7 @@ def student(shape=(2,)):
 
 def train(kind, shards, folder):
     """Train a student as pretrain would, or as distill would, and return the weights that are published."""
-    job, model = job_in(folder), student()
+    job, model = job_in(folder, "pretrain"), student()
     if kind == "data":
         train_model(job, FlowMatching(), model, SETTINGS, source=shards / kind)
     else:
@@ -94,7 +78,7 @@ def test_two_processes_train_to_the_weights_of_one(monkeypatch, tmp_path, shards
     two = train(kind, shards, tmp_path / "two")
     torch.testing.assert_close(two, one, atol=1e-5, rtol=0)
     assert not all(map(torch.equal, two, one))  # sums of halves round differently: there really were two
-    assert (tmp_path / "two/scratch/start").exists()
+    assert (tmp_path / "two/work/start").exists()
     assert not torch.distributed.is_initialized()
 
 
@@ -121,7 +105,7 @@ def couplings(tmp_path_factory):
 
 def test_a_training_on_pairs_tells_of_them_and_of_its_loss_on_fresh_ones(tmp_path, couplings):
     said = []
-    job = replace(job_in(tmp_path), progress=Listener(said))
+    job = replace(job_in(tmp_path, "pretrain"), progress=Listener(said))
     train_model(job, Reflow(), student((1, 2, 2)), SETTINGS, source=couplings / "plain")
     told = job.facts["pair_loss"]
     assert told.keys() == {"train", "held_out", "ratio", "difference_se", "advice"}
@@ -133,7 +117,7 @@ def test_a_training_on_pairs_tells_of_them_and_of_its_loss_on_fresh_ones(tmp_pat
 
 
 def test_a_training_on_data_tells_of_no_pairs(tmp_path, shards):
-    job = job_in(tmp_path)
+    job = job_in(tmp_path, "pretrain")
     train_model(job, FlowMatching(), student(), SETTINGS, source=shards / "data")
     assert not job.facts.keys() & {"pairs", "pair_loss"}
 
@@ -153,7 +137,7 @@ def test_half_of_the_batches_are_mirrored_if_the_pairs_are_marked_so(couplings):
 
 def test_mirrored_pairs_make_another_model(tmp_path, couplings):
     def weights(name):
-        job = job_in(tmp_path / name)
+        job = job_in(tmp_path / name, "pretrain")
         train_model(job, Reflow(), student((1, 2, 2)), SETTINGS, source=couplings / name)
         return list(load_model(job.out).parameters())
 
@@ -170,11 +154,15 @@ def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch, tmp_path, s
 def test_a_model_of_another_shape_than_its_samples_is_refused_with_both(tmp_path, shards, kind):
     source = shards / kind
     with pytest.raises(UserError, match=rf"{source} holds samples of shape \(2,\), the model takes \(3,\)"):
-        train_model(job_in(tmp_path), FlowMatching(), student((3,)), SETTINGS, source=source)
+        train_model(job_in(tmp_path, "pretrain"), FlowMatching(), student((3,)), SETTINGS, source=source)
 
 
 def test_fewer_samples_than_a_batch_are_refused_with_the_setting(tmp_path, shards):
     with pytest.raises(UserError, match=r"64 samples to train on.*batch of 65; lower pretrain\.train\.batch"):
         train_model(
-            job_in(tmp_path), FlowMatching(), student(), replace(SETTINGS, batch=65), source=shards / "data"
+            job_in(tmp_path, "pretrain"),
+            FlowMatching(),
+            student(),
+            replace(SETTINGS, batch=65),
+            source=shards / "data",
         )

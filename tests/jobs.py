@@ -1,0 +1,18 @@
+"""What a stage's functions are given, for tests that call them without the machinery around."""
+
+from pathlib import Path
+from typing import Any
+
+from fewstep.progress import SILENT
+from stages._runner import Job
+
+
+def job_in(folder: Path, stage: str, key: str | None = None, **changes: Any) -> Job:
+    """Return a job whose folders, `out` and `work`, lie in `folder`; they are made unless given."""
+    places = {"out": folder / "out", "scratch": folder / "work"}
+    for name, place in places.items():
+        if name not in changes:
+            place.mkdir(parents=True, exist_ok=True)
+    facts = {"seed": 0, "inputs": {}, "result": f"{stage}@{key}.0", "progress": SILENT}
+    facts["picture"] = lambda name, file: None
+    return Job(stage=stage, key=key, **places | facts | changes)

@@ -1,0 +1,187 @@
+"""The couple stage: which steps, what is stored, pairs from elsewhere, and mirrored ones."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from jobs import job_in
+
+from fewstep.checkpoint import save_model
+from fewstep.errors import UserError
+from fewstep.model import ModelConfig, build
+from fewstep.progress import Silent
+from fewstep.shards import Shards
+from stages import couple
+from stages._calls import steps_taken, wrong_making
+from stages.couple import Config
+
+UNET = {"name": "unet", "width": 8, "multipliers": [1]}
+
+
+class Notes(Silent):
+    """What was said."""
+
+    def __init__(self):
+        self.said = []
+
+    def note(self, text):
+        self.said.append(text)
+
+
+def write_model(folder, *, network, shape, lively=1.0):
+    """Write a model whose last layer, which starts at zero, gives velocities."""
+    model = build(ModelConfig(architecture=network, shape=shape), seed=0)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.network.parameters():
+            weight.add_(lively * 0.1 * torch.randn(weight.shape, generator=draw))
+    save_model(folder, model)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory):
+    network = {"name": "mlp", "width": 16, "depth": 1}
+    return write_model(tmp_path_factory.mktemp("points"), network=network, shape=(2,))
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch, tmp_path):
+    monkeypatch.setenv("FEWSTEP_WORKERS", "1")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+
+
+def run(model, folder, **settings):
+    """Run the stage and return its job."""
+    job = job_in(folder, "couple", "test", inputs={"model": model}, progress=Notes())
+    defaults = {"model": "pretrain", "pairs": 40, "held_out": 24, "pairs_per_shard": 16, "gates": "warn"}
+    couple.run(Config(**defaults | settings), job)
+    return job
+
+
+def pairs(job, split="train"):
+    return Shards(job.out / split).load()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"calls": 8}, {"solver": "heun", "calls": 8, "spacing": "uniform"}),
+        ({"calls": 8, "spacing": "edm"}, {"solver": "heun", "calls": 8, "spacing": "edm"}),
+        (
+            {"solver": "euler", "times": [0.0, 0.3, 1.0]},
+            {"solver": "euler", "calls": 2, "times": [0.0, 0.3, 1.0]},
+        ),
+        ({"tolerance": 1e-5}, {"solver": "dopri5", "tolerance": 1e-5}),
+    ],
+)
+def test_pairs_are_made_along_the_steps_asked_for_and_say_so(points, tmp_path, settings, told):
+    job = run(points, tmp_path, **settings)
+    exact = pairs(run(points, tmp_path / "exact", solver="rk4", calls=512))
+    # random weights see even the fastest of the time's features, which an adaptive solver steps over
+    coarse = {"euler": 0.3, "dopri5": 2e-3}.get(told["solver"], 0.1)
+    assert torch.equal(pairs(job)["noise"], exact["noise"])
+    torch.testing.assert_close(pairs(job)["data"], exact["data"], rtol=0, atol=coarse)
+    facts = Shards(job.out / "train").facts
+    assert {name: facts[name] for name in told} == told
+    assert {name: job.facts[name] for name in told} == told
+    assert job.facts["checks"]["count"] == 64
+    assert job.facts["checks"]["duplicates"] == 0
+
+
+def test_guidance_doubles_the_calls_of_given_times():
+    config = Config(model="pretrain", pairs=1, times=(0.0, 0.5, 1.0), guidance=2.0)
+    assert steps_taken(config)["calls"] == 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tolerance": 1e-5, "calls": 8}, "couple.a.calls and couple.a.tolerance both choose the steps"),
+        ({"times": [0, 1], "spacing": "edm"}, "couple.a.spacing and couple.a.times both choose the steps"),
+        ({"times": [0, 0.5]}, "couple.a.times: a grid starts at 0 or later and ends at 1"),
+        ({"calls": 7}, "couple.a.calls 7: a step of heun takes 2 calls"),
+        ({"source": "../pairs.npz"}, "couple.a.source '../pairs.npz' lies outside data/"),
+        (
+            {"source": "pairs.npz", "noise": "drawn"},
+            "couple.a.noise: that of pairs from pairs.npz",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, message):
+    config = Config(**{"model": "pretrain", "pairs": 10} | settings)
+    (problem,) = wrong_making("couple.a", config)
+    assert problem.startswith(message)
+
+
+def test_drawn_noise_takes_no_room_and_nobody_notices(points, tmp_path):
+    drawn, stored = (run(points, tmp_path / noise, calls=4, noise=noise) for noise in ("drawn", "stored"))
+    assert "drawn" in Shards(drawn.out / "train").fields["noise"]
+    assert "drawn" not in Shards(stored.out / "train").fields["noise"]
+    for split in ("train", "held_out"):
+        for name, values in pairs(stored, split).items():
+            assert torch.equal(pairs(drawn, split)[name], values)
+    assert drawn.facts["checks"] == stored.facts["checks"]
+
+
+@pytest.fixture
+def foreign(points, tmp_path):
+    """Pairs of the model as another tool would keep them."""
+    made = run(points, tmp_path / "made", calls=32)
+    both = [pairs(made, split) for split in ("train", "held_out")]
+    fields = {name: np.concatenate([part[name].numpy() for part in both]) for name in ("noise", "data")}
+    np.savez(tmp_path / "data/pairs.npz", **fields)
+    return fields, made
+
+
+def test_pairs_from_elsewhere_become_a_coupling_after_the_same_checks(points, tmp_path, foreign):
+    _, made = foreign
+    taken = run(points, tmp_path / "taken", source="pairs.npz", calls=32)
+    for split in ("train", "held_out"):
+        for name, values in pairs(made, split).items():
+            assert torch.equal(pairs(taken, split)[name], values)
+    assert taken.facts["checks"] == made.facts["checks"]
+    assert Shards(taken.out / "train").facts["source"] == "pairs.npz"
+    assert couple.inputs(Config(model="pretrain", pairs=1, source="pairs.npz"), "test") == {
+        "model": "artifacts/models/pretrain",
+        "source": "data/pairs.npz",
+    }
+
+
+def test_reversed_pairs_from_elsewhere_stop_the_chain_with_that_word(points, tmp_path, foreign):
+    fields, _ = foreign
+    np.savez(tmp_path / "data/turned.npz", noise=3 * fields["data"], data=fields["noise"])
+    taken = run(points, tmp_path / "taken", source="data/turned.npz", calls=32)
+    assert "reversed" in taken.facts["problems"][0]
+    config = Config(model="pretrain", pairs=40, source="turned.npz")
+    assert "reversed" in couple.gate(config, "test", json.loads(json.dumps(taken.facts)))
+    assert couple.gate(config.model_copy(update={"gates": "warn"}), "test", taken.facts) is None
+
+
+def test_fewer_pairs_than_are_asked_for_are_counted(points, tmp_path, foreign):
+    with pytest.raises(UserError, match=r"pairs\.npz holds 64 pairs, but couple\.test asks for 124"):
+        run(points, tmp_path / "taken", source="pairs.npz", pairs=100)
+
+
+def test_pairs_of_another_shape_are_refused_before_any_work(points, tmp_path):
+    np.savez(tmp_path / "data/wide.npz", noise=np.zeros((64, 3)), data=np.zeros((64, 3)))
+    with pytest.raises(UserError, match=r"wide\.npz holds pairs of shape \(3,\), but the model takes \(2,"):
+        run(points, tmp_path / "taken", source="wide.npz")
+    assert not list((tmp_path / "taken/out").rglob("*.tar"))
+
+
+def test_a_model_that_tells_left_from_right_makes_no_mirrored_pairs(tmp_path):
+    lively = write_model(tmp_path / "lively", network=UNET, shape=(1, 8, 8))
+    still = write_model(tmp_path / "still", network=UNET, shape=(1, 8, 8), lively=0)
+    with pytest.raises(UserError, match=r"couple\.test\.mirror needs an equivariant teacher: .* by 0\.\d+"):
+        run(lively, tmp_path / "a", calls=4, mirror=True)
+    job = run(still, tmp_path / "b", calls=4, mirror=True)
+    assert job.facts["mirror_error"] == 0
+    assert Shards(job.out / "train").facts["mirror"] is True
+
+
+def test_the_log_tells_what_the_pairs_will_take(points, tmp_path):
+    job = run(points, tmp_path, calls=4)
+    assert job.progress.said[0].startswith("64 of 64 to make x 4 calls on 1 workers: about 0:0")
