@@ -154,6 +154,20 @@ def test_a_ray_cluster_that_is_not_there_is_named(monkeypatch, address):
         list(spread(small_work.multiply, [1], prepare=small_work.prepare, facts=(7,)))
 
 
+def test_ray_is_told_settings_and_no_secrets(monkeypatch):
+    from stages._ray_cluster import environment
+
+    monkeypatch.setenv("FEWSTEP_SCRATCH", "/shared")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    told = environment()
+    assert (told["FEWSTEP_SCRATCH"], told["OMP_NUM_THREADS"], told["FEWSTEP_DEVICE"]) == (
+        "/shared",
+        "1",
+        "cpu",
+    )
+    assert not {"hush", os.environ["RAY_AUTH_TOKEN"]} & set(told.values())
+
+
 def test_without_ray_the_message_says_how_to_install_it(monkeypatch):
     monkeypatch.setenv("FEWSTEP_BACKEND", "ray")
     monkeypatch.setitem(sys.modules, "ray", None)
