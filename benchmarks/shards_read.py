@@ -2,18 +2,20 @@
 
 Run `python -m benchmarks.shards_read [pairs]`. Every side reads the same pairs, from files that the system
 holds in memory, on one thread, and delivers float32 batches of 128. The sides take turns, so that other work
-on the machine meets them alike; in each round each side opens everything anew and goes through all pairs
-once, and the median counts. Pairs are shuffled among 4096, those of one safetensors file or of one window
-of fewstep's; among 2000 by WebDataset, which has a pair a record and shuffles by itself.
+on the machine meets them alike; in a round each side goes through all pairs once, and the median round
+counts. Pairs are shuffled among 4096, those of one safetensors file or of one window of fewstep's; among
+2000 by WebDataset, which has a pair a record and shuffles by itself.
 
-Three more sides say what else fewstep can do: compare digests, which happens in a first epoch; shuffle
-among 65536, the default; and draw the noise anew, which isn't stored then.
+A round of fewstep's is an epoch of one training. A first epoch takes longer, for the system must find memory
+for the window, and digests are compared if that is asked for; in these lines all is opened anew in each
+round. Last, noise is drawn anew, which isn't stored then.
 """
 
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -27,7 +29,7 @@ from fewstep import randomness
 from fewstep.model import ModelConfig, build
 from fewstep.shards import Batches, Shards, drawn, write_shards
 
-SHAPE, BATCH, ROUNDS, PER_SHARD, WINDOW, DEFAULT_WINDOW = (3, 32, 32), 128, 5, 1024, 4096, 65536
+SHAPE, BATCH, ROUNDS, PER_SHARD, WINDOW = (3, 32, 32), 128, 5, 1024, 4096
 Pairs = dict[str, Tensor]
 
 
@@ -82,10 +84,19 @@ def part(pairs: Pairs, start: int, stop: int) -> Pairs:
     return {name: tensor[start:stop].float() for name, tensor in pairs.items()}
 
 
-def read_fewstep(folder: Path, *, check: bool = False, window: int = WINDOW) -> Iterator[Pairs]:
-    shards = Shards(folder, check=check)
-    batches = Batches(shards, seed=0, size=BATCH, window=window)
-    return (batches[step][0] for step in range(shards.samples // BATCH))
+def open_fewstep(folder: Path, *, check: bool = False) -> Batches:
+    return Batches(Shards(folder, check=check), seed=0, size=BATCH, window=WINDOW)
+
+
+def epochs(batches: Batches) -> Iterator[Iterator[Pairs]]:
+    """Yield epoch after epoch."""
+    for epoch in count():
+        first, stop = (number * batches.shards.samples // BATCH for number in (epoch, epoch + 1))
+        yield (batches[step][0] for step in range(first, stop))
+
+
+def read_first_epoch(folder: Path, *, check: bool) -> Iterator[Pairs]:
+    yield from next(epochs(open_fewstep(folder, check=check)))
 
 
 def seconds(read: Callable[[], Iterator[Pairs]]) -> float:
@@ -102,23 +113,24 @@ def compare(folder: Path, pairs: Pairs) -> None:
     for name, write in (writers | {"lean": write_lean}).items():
         (folder / name).mkdir()
         write(folder / name, pairs)
-    sides: dict[str, tuple[str, Callable[[Path], Iterator[Pairs]]]] = {
-        "webdataset": ("webdataset", read_webdataset),
-        "safetensors": ("safetensors", read_safetensors),
-        "fewstep": ("fewstep", read_fewstep),
-        "  digests compared": ("fewstep", partial(read_fewstep, check=True)),
-        "  among 65536": ("fewstep", partial(read_fewstep, window=DEFAULT_WINDOW)),
-        "  noise drawn": ("lean", read_fewstep),
+    fewstep, lean = (epochs(open_fewstep(folder / files)) for files in ("fewstep", "lean"))
+    sides: dict[str, tuple[str, Callable[[], Iterator[Pairs]]]] = {
+        "webdataset": ("webdataset", partial(read_webdataset, folder / "webdataset")),
+        "safetensors": ("safetensors", partial(read_safetensors, folder / "safetensors")),
+        "fewstep": ("fewstep", partial(next, fewstep)),
+        "  first epoch": ("fewstep", partial(read_first_epoch, folder / "fewstep", check=False)),
+        "  digests compared": ("fewstep", partial(read_first_epoch, folder / "fewstep", check=True)),
+        "  noise drawn": ("lean", partial(next, lean)),
     }
     spent: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(ROUNDS):
-        for side, (files, read) in sides.items():
-            spent[side].append(seconds(partial(read, folder / files)))
-    count = len(pairs["noise"])
-    rates = {side: count / median(times) for side, times in spent.items()}
-    print(f"{count} pairs in {pairs['data'].dtype}  pairs/s    MB/s  bytes/pair  x webdataset  x safetensors")
+        for side, (_, read) in sides.items():
+            spent[side].append(seconds(read))
+    total = len(pairs["noise"])
+    rates = {side: total / median(times) for side, times in spent.items()}
+    print(f"{total} pairs in {pairs['data'].dtype}  pairs/s    MB/s  bytes/pair  x webdataset  x safetensors")
     for side, (files, _) in sides.items():
-        stored = sum(file.stat().st_size for file in (folder / files).iterdir()) / count
+        stored = sum(file.stat().st_size for file in (folder / files).iterdir()) / total
         ratios = rates[side] / rates["webdataset"], rates[side] / rates["safetensors"]
         speed = f"{rates[side]:12.0f} {rates[side] * stored / 1e6:7.0f} {stored:11.0f}"
         print(f"{side:26} {speed} {ratios[0]:13.1f} {ratios[1]:14.2f}")
@@ -143,10 +155,10 @@ def timed(work: Callable[[], object]) -> float:
 
 def main() -> None:
     torch.set_num_threads(1)
-    count = int(sys.argv[1]) if sys.argv[1:] else 20_480
+    total = int(sys.argv[1]) if sys.argv[1:] else 20_480
     drawing = BATCH / min(timed(lambda: draw_noise(0, BATCH)) for _ in range(20))
     print(f"samples/s: noise drawn {drawing:.0f}, one call of a U-net of width 32 {network_calls():.0f}")
-    noise = draw_noise(0, count)
+    noise = draw_noise(0, total)
     pairs = {"noise": noise, "data": noise.flip(1).tanh()}
     for dtype in (torch.float16, torch.float32):
         with tempfile.TemporaryDirectory() as folder:
