@@ -102,6 +102,9 @@ def splits(
     """Return what is to be made, and put `facts` among those of the result.
 
     See fewstep.shards.Recipe; `drawn` is given the number of a split's first sample.
+
+    Raises:
+        UserError: if workers could put nothing where FEWSTEP_SHARDS says.
     """
     first, recipes = 0, {}
     for split, samples in ((TRAIN, train), (HELD_OUT, held_out)):
@@ -114,7 +117,9 @@ def splits(
         )
         first += samples
     job.facts.update(facts, train=train, held_out=held_out)
-    return Splits(job, recipes)
+    wanted = Splits(job, recipes)
+    Store(wanted.store.url, patient=False).sizes()  # a place that can't be reached is told at once
+    return wanted
 
 
 def prepare(store: str, maker: Maker, recipes: dict[str, Recipe]) -> None:

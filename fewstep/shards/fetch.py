@@ -1,12 +1,15 @@
 """Fetch: a finished set from where its workers put it into a folder of this machine."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fewstep.progress import SILENT, Progress
 from fewstep.shards.index import INDEX
 from fewstep.shards.read import Shards
 from fewstep.shards.store import Store
+
+AT_ONCE = 8  # shards in memory
 
 
 def fetch_shards(store: Store, folder: Path, progress: Progress = SILENT) -> Shards:
@@ -16,11 +19,17 @@ def fetch_shards(store: Store, folder: Path, progress: Progress = SILENT) -> Sha
         UserError: if a shard is missing, or is not what the index says.
     """
     shards, target = Shards(store.url), Store(folder)
-    progress.start("fetch", sum(file.bytes for file in shards.files), unit="byte")
-    for number, file in enumerate(shards.files):
+
+    def fetch(number: int) -> int:
+        file = shards.files[number]
         if not _is_there(folder / file.name, file.sha256):
             target.put(file.name, shards.content(number))
-        progress.advance(file.bytes)
+        return file.bytes
+
+    progress.start("fetch", sum(file.bytes for file in shards.files), unit="byte")
+    with ThreadPoolExecutor(AT_ONCE) as pool:  # a single connection to an object store is slow
+        for fetched in pool.map(fetch, range(len(shards.files))):
+            progress.advance(fetched)
     target.put(INDEX, store.read(INDEX))
     return Shards(folder)
 

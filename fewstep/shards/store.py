@@ -27,16 +27,22 @@ class NoRoomError(UserError):
 class Store:
     """A folder at `url`, a path or anything fsspec opens; made when the first file is put there.
 
+    Args:
+        url: where.
+        patient: whether to try again for a minute or two when a server does not answer, which is right in the
+            middle of long work, and not at its start.
+
     Raises:
         UserError: by every method, if the storage can't be reached or refuses; the message names the URL.
     """
 
-    def __init__(self, url: str | Path) -> None:
+    def __init__(self, url: str | Path, *, patient: bool = True) -> None:
         self.url = str(url).rstrip("/")
         protocol = fsspec.utils.get_protocol(self.url)
+        options = OPTIONS.get(protocol, {}) if patient else {}
         try:
             with self._explained():
-                self._files, self._root = fsspec.core.url_to_fs(self.url, **OPTIONS.get(protocol, {}))
+                self._files, self._root = fsspec.core.url_to_fs(self.url, **options)
         except ImportError as error:
             raise UserError(f"{self.url} needs another package: {error}") from error
         self.folder = Path(self._root) if protocol in ("file", "local") else None
@@ -95,6 +101,7 @@ class Store:
                 if BUCKET in str(error):
                     raise
                 return {}
+            self._files.invalidate_cache()  # or what others put there later would be taken for missing
         return {
             entry["name"].rpartition("/")[2]: entry["size"] for entry in listed if entry["type"] == "file"
         }

@@ -1,6 +1,9 @@
 """Stores: files that appear whole in a folder and behind URLs, and what storages refuse."""
 
 import resource
+import subprocess
+import sys
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -37,6 +40,17 @@ def test_files_are_put_listed_read_and_removed(store):
     with pytest.raises(FileNotFoundError):
         store.read("a.tar")
     assert store.below("deeper").read("c") == b"elsewhere"
+
+
+def test_what_another_process_puts_there_is_found(bucket):
+    store, script = (
+        Store(bucket),
+        "import sys; from fewstep.shards import Store; Store(sys.argv[1]).put('b', b'2')",
+    )
+    store.put("a", b"1")
+    assert store.sizes() == {"a": 1}
+    subprocess.run([sys.executable, "-c", script, bucket], check=True, cwd=Path(__file__).parents[2])
+    assert store.read_those_there(["a", "b"]) == {"a": b"1", "b": b"2"}
 
 
 def test_a_file_that_does_not_fit_leaves_what_was_there(tmp_path):

@@ -1,0 +1,56 @@
+"""Pairs that a stage and its workers make in an S3 bucket, over a bad road, with kills: the same bytes."""
+
+import fsspec
+import pytest
+import s3
+from chain.checkout import Checkout
+from processes import below, kill, wait_for
+
+from fewstep.shards import Shards
+
+
+@pytest.fixture(scope="module")
+def slow(finished, tmp_path_factory) -> Checkout:
+    """A checkout in which the chain ran, with so much work for couple that it is met in the middle of it."""
+    slow = finished.copy(tmp_path_factory.mktemp("slow") / "checkout")
+    slow.set(couple={"round1": {"calls": 64}})
+    slow.repro("couple@round1")
+    return slow
+
+
+def test_killed_on_a_bad_road_they_end_with_the_same_bytes(slow, tmp_path, bucket, s3_address):
+    checkout = slow.copy(tmp_path / "checkout")
+    out = checkout.forget("couple@round1")
+    faults = s3.Faults(errors=0.05, silences=0.05)
+    there = fsspec.filesystem("s3", use_listings_cache=False)
+
+    def arrived() -> list[str]:
+        return there.glob(f"{bucket}/couple@round1.*/train/shard-*.tar")
+
+    with s3.bad_road(s3_address, faults) as road:
+        access = s3.ACCESS | {"AWS_ENDPOINT_URL_S3": road, "FEWSTEP_SHARDS": bucket, "FEWSTEP_WORKERS": "2"}
+        for victim, enough in (("stage", 2), ("worker", 4)):
+            stage = checkout.begin("python", "-m", "stages.couple", "round1", **access)
+            wait_for(lambda: len(arrived()) >= enough)  # noqa: B023
+            kill(stage.pid if victim == "stage" else below(stage.pid)[-1])
+            said, _ = stage.communicate(timeout=300)
+            assert ("a worker died" in said) == (victim == "worker"), said
+        assert stage.returncode == 0, said
+        assert "going on from sample" in said
+        last = checkout.repro("couple@round1", **access)
+    assert faults.happened["error"] > 0
+    assert faults.happened["silence"] > 0
+    assert checkout.files(out) == slow.files(out)
+    remote = Shards(arrived()[0].rpartition("/")[0].join(("s3://", "")))
+    assert remote.digest == Shards(checkout / out / "train").digest
+    everything = b"".join(checkout.files(".fewstep").values()) + b"".join(checkout.files(out).values())
+    assert s3.SECRET.encode() not in everything
+    assert s3.SECRET not in said + last.said
+
+
+def test_an_unreachable_place_is_named_before_any_work(slow, tmp_path):
+    checkout = slow.copy(tmp_path / "checkout")
+    checkout.forget("couple@round1")
+    nobody = s3.ACCESS | {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}
+    said = checkout.refused("python -m stages.couple round1", FEWSTEP_SHARDS="s3://nobody/here", **nobody)
+    assert "can't use s3://nobody/here" in said
