@@ -19,7 +19,7 @@ import psutil
 
 from benchmarks._coupling import UNET, couple, maker, teacher
 
-PAIRS, PER_SHARD, CALLS = 2048, 128, 8
+PAIRS, PER_SHARD, CALLS = 2048, 128, 64
 WAYS = {
     "in process": {"FEWSTEP_WORKERS": "1"},
     "processes": {"FEWSTEP_WORKERS": "2"},
@@ -74,7 +74,10 @@ def digest(folder: Path) -> str:
 
 
 def main(kills: int) -> None:
-    chance, struck = random.Random(0), {(way, victim): 0 for way in WAYS for victim in VICTIMS}
+    chance = random.Random(0)
+    struck = {
+        (way, victim): 0 for way in WAYS for victim in VICTIMS if (way, victim) != ("in process", "worker")
+    }
     with tempfile.TemporaryDirectory() as place:
         model = teacher(Path(place) / "model", UNET, (1, 8, 8))
         undisturbed = Path(place) / "undisturbed"
