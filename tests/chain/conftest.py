@@ -1,6 +1,16 @@
-"""What the tests of wrong input share."""
+"""What tests of kills share, and those of wrong input."""
 
 import pytest
+from chain.checkout import Checkout
+
+
+@pytest.fixture(scope="session")
+def slow(clones, tmp_path_factory) -> Checkout:
+    """A checkout in which the chain ran, with so much work for couple that it is met in the middle of it."""
+    slow = clones[0].copy(tmp_path_factory.mktemp("slow") / "checkout")
+    slow.set(couple={"round1": {"calls": 64}})
+    slow.repro("couple@round1")
+    return slow
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """kill -9 in the middle of the real stages: they go on, never two at once, and end with the same bytes."""
 
 import pytest
-from chain.checkout import Checkout
 from processes import kill, stopped, wait_for
 from safetensors.numpy import load
 
@@ -9,12 +8,9 @@ VICTIMS = ("stage", "dvc", "both")
 OFTEN = {"FEWSTEP_CHECKPOINT_SECONDS": "0"}  # before every step
 
 
-@pytest.fixture(scope="module")
-def finished(finished, tmp_path_factory) -> Checkout:
-    """A checkout in which the chain ran, with so much work for couple that it is met in the middle of it."""
-    slow = finished.copy(tmp_path_factory.mktemp("slow") / "checkout")
-    slow.set(couple={"round1": {"calls": 64}})
-    slow.repro("couple@round1")
+@pytest.fixture
+def finished(slow):
+    """Here couple takes long enough to be killed in the middle of it."""
     return slow
 
 

@@ -1,21 +1,10 @@
 """Pairs that a stage and its workers make in an S3 bucket, over a bad road, with kills: the same bytes."""
 
 import fsspec
-import pytest
 import s3
-from chain.checkout import Checkout
 from processes import below, kill, wait_for
 
 from fewstep.shards import Shards
-
-
-@pytest.fixture(scope="module")
-def slow(finished, tmp_path_factory) -> Checkout:
-    """A checkout in which the chain ran, with so much work for couple that it is met in the middle of it."""
-    slow = finished.copy(tmp_path_factory.mktemp("slow") / "checkout")
-    slow.set(couple={"round1": {"calls": 64}})
-    slow.repro("couple@round1")
-    return slow
 
 
 def test_killed_on_a_bad_road_they_end_with_the_same_bytes(slow, tmp_path, bucket, s3_address):
