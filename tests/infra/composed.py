@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from flows import ui
 INFRA = CHECKOUT / "infra"
 FILE = INFRA / "compose.yaml"
 VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^${}]*))?\}")
-CONTAINERS_ONLY = {"postgres", "minio"}  # what runs from an image of others
 
 
 def substitute(text: str, values: dict[str, str]) -> str:
@@ -58,16 +56,15 @@ class Team:
             }
         return text
 
-    def words(self, service: str, command: list[str]) -> list[str]:
-        """Return a command with the Python that runs the tests."""
-        return [sys.executable if word == "python" else word for word in command]
-
     def process(self, service: str, command: list[str], **more: str) -> subprocess.Popen:
         with (self.folder / f"{service}.log").open("a") as log:
             return subprocess.Popen(
-                self.words(service, command),
+                command,
                 cwd=self.folder,
-                env=os.environ | self.environment(service) | {"PREFECT_HOME": str(self.folder / service)} | more,
+                env=os.environ
+                | self.environment(service)
+                | {"PREFECT_HOME": str(self.folder / service)}
+                | more,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -79,15 +76,23 @@ class Team:
         assert process.wait(60) == 0, self.log(service)
 
     @contextmanager
-    def running(self, service: str, **more: str) -> Iterator[subprocess.Popen]:
-        """Run a service until its health check says that it is ready, and end it afterwards."""
-        process = self.process(service, self.services[service]["command"], **more)
+    def running(self, *services: str, **more: str) -> Iterator[dict[str, subprocess.Popen]]:
+        """Run services until their health checks say that they are ready, and end them afterwards."""
+        processes = {
+            service: self.process(service, self.services[service]["command"], **more) for service in services
+        }
         try:
-            wait_for(lambda: process.poll() is not None or self.healthy(service, **more), 120, every=0.5)
-            assert process.poll() is None, self.log(service)
-            yield process
+            for service, process in processes.items():
+                wait_for(
+                    lambda s=service, p=process: p.poll() is not None or self.healthy(s, **more), 120, 0.5
+                )
+                assert process.poll() is None, self.log(service)
+            yield processes
         finally:
-            ui.stop(process)
+            for process in processes.values():
+                process.terminate()
+            for process in processes.values():
+                ui.stop(process)
 
     def healthy(self, service: str, **more: str) -> bool:
         """Ask as compose would."""

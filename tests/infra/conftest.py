@@ -41,13 +41,8 @@ def team(database, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def prefect(team):
-    with team.running("prefect") as process:
-        yield process
-
-
-@pytest.fixture(scope="session")
-def mlflow(team):
+def servers(team):
+    """Both servers, running."""
     team.finish("buckets")
-    with team.running("mlflow") as process:
-        yield process
+    with team.running("prefect", "mlflow") as processes:
+        yield processes
