@@ -3,13 +3,13 @@
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from processes import wait_for
 from workspace import CHECKOUT
 
 from flows import ui
@@ -48,45 +48,42 @@ class Team:
 
     def environment(self, service: str) -> dict[str, str]:
         """Return what a container of the service is told."""
-        told = self.services[service]["environment"]
-        text = {name: str(value) for name, value in told.items()}
+        text = {name: str(value) for name, value in self.services[service]["environment"].items()}
         for there, here in self.hosts.items():
-            text = {
-                name: re.sub(rf"(?<=//|.@){re.escape(there)}\b", here, value) for name, value in text.items()
-            }
+            address = re.compile(rf"(?<=//|.@){re.escape(there)}\b")
+            text = {name: address.sub(here, value) for name, value in text.items()}
         return text
 
-    def process(self, service: str, command: list[str], **more: str) -> subprocess.Popen:
-        with (self.folder / f"{service}.log").open("a") as log:
+    def start(self, service: str, command: list[str], log: Path, **more: str) -> subprocess.Popen:
+        """Start a command as in a container of the service."""
+        home = {"PREFECT_HOME": str(self.folder / service)}
+        with log.open("a") as out:
             return subprocess.Popen(
                 command,
-                cwd=self.folder,
-                env=os.environ
-                | self.environment(service)
-                | {"PREFECT_HOME": str(self.folder / service)}
-                | more,
-                stdout=log,
+                cwd=CHECKOUT,  # where containers start too
+                env=os.environ | self.environment(service) | home | more,
+                stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
 
+    def run(self, service: str, **more: str) -> subprocess.Popen:
+        """Start what a container of the service runs."""
+        return self.start(service, self.services[service]["command"], self.log(service), **more)
+
     def finish(self, service: str) -> None:
         """Run a service that ends by itself."""
-        process = self.process(service, self.services[service]["command"])
-        assert process.wait(60) == 0, self.log(service)
+        assert self.run(service).wait(60) == 0, self.log(service).read_text()
 
     @contextmanager
     def running(self, *services: str, **more: str) -> Iterator[dict[str, subprocess.Popen]]:
         """Run services until their health checks say that they are ready, and end them afterwards."""
-        processes = {
-            service: self.process(service, self.services[service]["command"], **more) for service in services
-        }
+        processes = {service: self.run(service, **more) for service in services}
         try:
             for service, process in processes.items():
-                wait_for(
-                    lambda s=service, p=process: p.poll() is not None or self.healthy(s, **more), 120, 0.5
-                )
-                assert process.poll() is None, self.log(service)
+                while not self.healthy(service, **more):
+                    assert process.poll() is None, self.log(service).read_text()
+                    time.sleep(0.5)
             yield processes
         finally:
             for process in processes.values():
@@ -98,7 +95,7 @@ class Team:
         """Ask as compose would."""
         how, *command = self.services[service]["healthcheck"]["test"]
         assert how == "CMD"
-        return self.process(service, command, **more).wait(60) == 0
+        return self.start(service, command, self.folder / "health.log", **more).wait(60) == 0
 
-    def log(self, service: str) -> str:
-        return (self.folder / f"{service}.log").read_text()[-4000:]
+    def log(self, service: str) -> Path:
+        return self.folder / f"{service}.log"

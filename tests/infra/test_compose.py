@@ -112,7 +112,7 @@ def test_it_is_built_here_from_the_lock(name):
     build = SERVICES[name]["build"]
     assert (INFRA / build["context"]).resolve() == CHECKOUT
     assert (CHECKOUT / build["dockerfile"]).samefile(INFRA / "Dockerfile")
-    assert "pip install --no-cache-dir --requirement requirements.lock" in DOCKERFILE
+    assert "make .venv/.locked" in DOCKERFILE  # by the rule of the Makefile, so its other targets work too
 
 
 def test_the_image_has_a_python_that_will_do_and_no_right_of_root():
@@ -128,7 +128,11 @@ def test_no_image_holds_the_secrets():
     assert "/infra/.env" in (CHECKOUT / ".gitignore").read_text().split()
 
 
-def test_the_folder_that_is_kept_is_that_of_the_image():
+def test_each_pool_has_a_worker_that_keeps_what_the_image_says():
     place = re.search(r"^WORKDIR (.*)$", DOCKERFILE, re.M)[1]
-    for name in ("cpu-worker", "gpu-worker"):
+    pools = {"driver", *yaml.safe_load((INFRA / "pools.yaml").read_text()).values()}
+    workers = {service["command"][3]: name for name, service in SERVICES.items() if name.endswith("-worker")}
+    assert set(workers) == pools
+    for pool, name in workers.items():
+        assert SERVICES[name]["command"] == ["python", "-m", "flows.worker", pool, "--with-healthcheck"]
         assert SERVICES[name]["volumes"] == [f"{name}:{place}/.fewstep"]
