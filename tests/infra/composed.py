@@ -3,13 +3,13 @@
 import os
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from processes import wait_for
 from workspace import CHECKOUT
 
 from flows import ui
@@ -81,15 +81,17 @@ class Team:
         processes = {service: self.run(service, **more) for service in services}
         try:
             for service, process in processes.items():
-                while not self.healthy(service, **more):
-                    assert process.poll() is None, self.log(service).read_text()
-                    time.sleep(0.5)
+                self.wait(service, process, **more)
             yield processes
         finally:
             for process in processes.values():
                 process.terminate()
             for process in processes.values():
                 ui.stop(process)
+
+    def wait(self, service: str, process: subprocess.Popen, **more: str) -> None:
+        wait_for(lambda: self.healthy(service, **more) or process.poll() is not None, every=0.5)
+        assert process.poll() is None, self.log(service).read_text()
 
     def healthy(self, service: str, **more: str) -> bool:
         """Ask as compose would."""
