@@ -43,7 +43,7 @@ def clone(checkout: Path, name: str, lock: str, params: str) -> Iterator[Path]:
     Args:
         checkout: The checkout.
         name: Of the clone's folder, which no other has.
-        lock: The text of dvc.lock.
+        lock: The text of dvc.lock, empty for none.
         params: The text of params.yaml.
     """
     folder = checkout / ".fewstep" / "workspaces"
@@ -54,7 +54,8 @@ def clone(checkout: Path, name: str, lock: str, params: str) -> Iterator[Path]:
         try:
             _git.git(folder, "clone", "--quiet", "--shared", str(checkout), str(root))
             _configure(root, checkout)
-            (root / _entries.FILE).write_text(lock)
+            if lock:
+                (root / _entries.FILE).write_text(lock)
             (root / "params.yaml").write_text(params)
             yield root
         finally:

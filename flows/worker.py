@@ -9,7 +9,8 @@ from fewstep.errors import UserError
 from flows import CHECKOUT, HOME
 from flows.pipeline import stages_at_once
 
-BEAT = "10"  # seconds; the server calls a worker offline after three
+# In seconds; the server calls a worker offline that missed three heartbeats.
+QUICK = {"PREFECT_WORKER_HEARTBEAT_SECONDS": "10", "PREFECT_WORKER_QUERY_SECONDS": "2"}
 
 
 def limit(pool: str) -> int:
@@ -41,18 +42,17 @@ def environment(pool: str) -> dict[str, str]:
             "a worker needs the address of the Prefect server: "
             "export PREFECT_API_URL=http://HOST:4200/api (`make ui` starts one here)"
         )
-    found = {"FEWSTEP_CHECKOUT": str(CHECKOUT), "PREFECT_WORKER_HEARTBEAT_SECONDS": BEAT, **os.environ}
-    found["PREFECT_HOME"] = str(HOME)
+    found = QUICK | os.environ | {"FEWSTEP_CHECKOUT": str(CHECKOUT), "PREFECT_HOME": str(HOME)}
     if pool == "gpu" and (count := gpus()) > 1:
         found.setdefault("FEWSTEP_PROCESSES", str(count))
     return found
 
 
-def main(pool: str) -> None:
-    """Become the worker."""
+def main(pool: str, *options: str) -> None:
+    """Become the worker; `options` are further ones of `prefect worker start`."""
     found = environment(pool)
-    # The worker makes the pool if the server has none of that name.
-    command = ["worker", "start", "--type", "process", "--pool", pool, "--limit", str(limit(pool))]
+    # With its type, the worker makes the pool if the server has none of that name.
+    command = ["worker", "start", "--type", "process", "--pool", pool, "--limit", str(limit(pool)), *options]
     os.chdir(CHECKOUT)
     os.execve(sys.executable, [sys.executable, "-m", "prefect", *command], found)
 
