@@ -9,7 +9,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test check ui flow why gc bench clean
+.PHONY: run test check ui flow deploy worker why gc bench clean
 
 run: .venv/.locked
 > python -m stages && dvc repro && python -m flows.summary
@@ -25,6 +25,13 @@ ui: .venv/.locked
 
 flow: .venv/.locked
 > python -m flows.pipeline && python -m flows.summary
+
+deploy: .venv/.locked
+> for pool in driver cpu gpu; do prefect work-pool create --type process --overwrite $$pool || exit 1; done
+> prefect --no-prompt deploy --all --prefect-file infra/prefect.yaml
+
+worker: .venv/.locked
+> python -m flows.worker $(POOL)
 
 why: .venv/.locked
 > python -m flows.why

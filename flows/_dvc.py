@@ -90,6 +90,34 @@ def reproduce(stage: str, root: Path, log: Callable[[str], None]) -> Outcome:
     return "cached" if any("is cached - skipping run" in line for line in lines) else "unchanged"
 
 
+def run(stage: str, root: Path, arguments: list[str], log: Callable[[str], None]) -> None:
+    """Run a DVC command in `root` that serves a stage, in a child process of this process group.
+
+    Raises:
+        StageError: it failed.
+    """
+    lines = []
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
+    with subprocess.Popen(
+        command, cwd=root, env=_environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if (line := line.rstrip()) and not line.startswith(HINTS):
+                lines.append(line)
+                log(line)
+    if process.returncode:
+        raise failure(stage, lines)
+
+
+def shares_by(root: Path) -> Literal["remote", "cache"] | None:
+    """Return by what `root` shares outputs with other machines: a remote, or a cache put elsewhere."""
+    config = _config(root)
+    if "remote" in config["core"]:
+        return "remote"
+    return "cache" if "dir" in config["cache"] else None
+
+
 def unused(root: Path) -> list[Path]:
     """Return the cached files that no workspace, branch, tag or experiment of `root` uses.
 

@@ -20,7 +20,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from fewstep.errors import UserError
-from flows import _dvc
+from flows import _dvc, _pools
 from flows._failures import StageError
 from stages import _manifest, _tracking
 from stages._params import Params
@@ -63,7 +63,8 @@ def bring_up_to_date(stage: str, root: Path, unchanged: bool) -> State:
     outcome: _dvc.Outcome = "unchanged"
     if not unchanged:
         try:
-            outcome = _dvc.reproduce(stage, root, get_run_logger().info)
+            give_turn = _pools.reproduce if _pools.wanted() else _dvc.reproduce
+            outcome = give_turn(stage, root, get_run_logger().info)
         except StageError as failure:
             return Failed(message=str(failure), data=failure)
     if outcome == "ran":
@@ -89,7 +90,8 @@ def pipeline(root: Path = Path()) -> State:
         return Failed(message=str(error))
     # The tracker's name of this run, for the stages' processes and for link_cached.
     os.environ["FEWSTEP_PIPELINE"] = f"{flow_run.get_name()}-{flow_run.get_id()}"
-    states = take_turns(root, stages)
+    with _pools.ending_together():
+        states = take_turns(root, stages)
     track_cached(root, [stages[name] for name, state in states.items() if state.name == "Cached"])
     if failed := [state.message for state in states.values() if state.is_failed() or state.is_crashed()]:
         return Failed(message="\n".join(failed))

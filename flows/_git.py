@@ -1,0 +1,36 @@
+"""All that is asked of git."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from fewstep.errors import UserError
+
+
+def commit(root: Path) -> str:
+    """Return the commit of a checkout."""
+    return git(root, "rev-parse", "HEAD").strip()
+
+
+def first_commit(root: Path) -> str:
+    """Return the commit that a project began with, which all its clones share."""
+    return git(root, "rev-list", "--max-parents=0", "HEAD").split()[-1]
+
+
+def changes(root: Path) -> list[str]:
+    """Return the files of a checkout that are not as in its commit, or not in git."""
+    return [line[3:] for line in git(root, "status", "--porcelain").splitlines()]
+
+
+def git(root: Path, *arguments: str) -> str:
+    """Run a git command in `root` and return what it prints.
+
+    Raises:
+        UserError: it failed.
+    """
+    # Where a git hook runs this, variables name its repository.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    done = subprocess.run(["git", *arguments], cwd=root, env=environment, text=True, capture_output=True)
+    if done.returncode:
+        raise UserError(f"{root} must be a git checkout; git {arguments[0]} said: {done.stderr.strip()}")
+    return done.stdout

@@ -1,0 +1,107 @@
+"""One stage as a Prefect flow of its own, which a worker on another machine runs for the driver.
+
+The worker decides nothing: it runs the stage that it is asked for, at the driver's commit, on the driver's
+settings and dvc.lock, and hands the stage's entry of dvc.lock back as the message of its final state.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import httpx
+from prefect import flow, get_run_logger
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from fewstep.errors import UserError
+from flows import CHECKOUT, _dvc, _entries, _git, _places, _workspace
+from flows._failures import StageError
+
+SECONDS_BETWEEN_BEATS = 10
+MISTAKE = "Mistake"
+"""Name of the state of a stage that another try would not help."""
+
+
+@flow(name="fewstep-stage", flow_run_name="{stage}", persist_result=False)
+def run_stage(stage: str, commit: str, project: str, lock: str, params: str, pipeline: str) -> State:
+    """Run one stage for a driver, in a clone of this worker's checkout.
+
+    Args:
+        stage: Its name in dvc.yaml, key included.
+        commit: The driver's commit.
+        project: The first commit of the project, which marks the place where outputs are shared.
+        lock: The text of the driver's dvc.lock.
+        params: The text of the driver's params.yaml.
+        pipeline: The tracker's name of the driver's run.
+
+    Returns:
+        Completed or Cached, with the stage's entry of dvc.lock as the last line of the message; Failed or
+        Mistake with what went wrong.
+    """
+    # What outlives a run lies in the checkout: scratch, in which a stage goes on, and records.
+    os.environ |= {"DVC_ROOT": str(CHECKOUT), "FEWSTEP_PIPELINE": pipeline}
+    log = get_run_logger().info
+    try:
+        refuse_another_commit(CHECKOUT, commit)
+        _places.check(CHECKOUT, project)
+        with beating(), _workspace.clone(CHECKOUT, str(flow_run.get_id()), lock, params) as root:
+            _workspace.bring_in(stage, root, log)
+            outcome = _dvc.reproduce(stage, root, log)
+            _workspace.send_out(stage, root, log)
+            entry = _entries.entry(root, stage)
+    except (UserError, StageError) as error:
+        again = isinstance(error, StageError) and error.transient
+        return Failed(name="Failed" if again else MISTAKE, message=str(error))
+    return Completed(name="Completed" if outcome == "ran" else "Cached", message=told(stage, outcome, entry))
+
+
+def refuse_another_commit(checkout: Path, commit: str) -> None:
+    """See to it that a worker's checkout is what the driver's is.
+
+    Raises:
+        UserError: it is at another commit, or was changed.
+    """
+    if (own := _git.commit(checkout)) != commit:
+        raise UserError(
+            f"the worker's checkout is at commit {own[:12]}, the driver's at {commit[:12]}; bring both to "
+            "one commit (git pull) and restart the worker"
+        )
+    _workspace.check_clean(checkout, "the worker's")
+
+
+def told(stage: str, outcome: _dvc.Outcome, entry: dict[str, Any] | None) -> str:
+    """Return the message that hands an entry back: one line for people, one for `heard`."""
+    return f"{stage}: {outcome}\n{json.dumps([outcome, entry])}"
+
+
+def heard(message: str) -> tuple[_dvc.Outcome, dict[str, Any]]:
+    """Return the outcome and the entry that `told` wrote."""
+    outcome, entry = json.loads(message.rpartition("\n")[2])
+    return outcome, entry
+
+
+@contextmanager
+def beating() -> Iterator[None]:
+    """Touch the record of this run now and then, so that the driver notices when its machine dies."""
+    over, run = Event(), flow_run.get_id()
+
+    def beat() -> None:
+        with get_client(sync_client=True) as client:
+            while not over.wait(SECONDS_BETWEEN_BEATS):
+                with suppress(httpx.HTTPError):
+                    client.update_flow_run(run, name=flow_run_name)
+
+    flow_run_name = flow_run.get_name()
+    thread = Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

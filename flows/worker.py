@@ -1,0 +1,64 @@
+"""A worker of a pool on this machine, until Ctrl-C: `python -m flows.worker gpu`."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+from fewstep.errors import UserError
+from flows import CHECKOUT, HOME
+from flows.pipeline import stages_at_once
+
+# In seconds; the server calls a worker offline that missed three heartbeats.
+QUICK = {"PREFECT_WORKER_HEARTBEAT_SECONDS": "10", "PREFECT_WORKER_QUERY_SECONDS": "2"}
+
+
+def limit(pool: str) -> int:
+    """Return how many flow runs a worker of a pool may have at once.
+
+    A stage on a GPU uses all GPUs that it sees, and a chain writes dvc.lock, so each is alone.
+    """
+    return stages_at_once() if pool == "cpu" else 1
+
+
+def gpus() -> int:
+    """Return how many GPUs this process may use."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return len([name for name in visible.split(",") if name.strip()])
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    listed = subprocess.run(["nvidia-smi", "--list-gpus"], text=True, capture_output=True)
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+
+
+def environment(pool: str) -> dict[str, str]:
+    """Return what the worker's flow runs find in their environment, beside all that is set here.
+
+    Raises:
+        UserError: no server is named.
+    """
+    if not os.environ.get("PREFECT_API_URL"):
+        raise UserError(
+            "a worker needs the address of the Prefect server: "
+            "export PREFECT_API_URL=http://HOST:4200/api (`make ui` starts one here)"
+        )
+    found = QUICK | os.environ | {"FEWSTEP_CHECKOUT": str(CHECKOUT), "PREFECT_HOME": str(HOME)}
+    if pool == "gpu" and (count := gpus()) > 1:
+        found.setdefault("FEWSTEP_PROCESSES", str(count))
+    return found
+
+
+def main(pool: str, *options: str) -> None:
+    """Become the worker; `options` are further ones of `prefect worker start`."""
+    found = environment(pool)
+    # With its type, the worker makes the pool if the server has none of that name.
+    command = ["worker", "start", "--type", "process", "--pool", pool, "--limit", str(limit(pool)), *options]
+    os.chdir(CHECKOUT)
+    os.execve(sys.executable, [sys.executable, "-m", "prefect", *command], found)
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except UserError as error:
+        sys.exit(str(error))

@@ -1,0 +1,338 @@
+"""Stages on workers: two clones on this machine, a server, and a folder as the remote."""
+
+import os
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+from prefect.client.schemas.objects import StateType
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from processes import below, kill
+from toy_project import Toy
+from workspace import CHECKOUT
+
+from fewstep.errors import UserError
+from flows import _entries, _git, _places, _pools, _workspace, pipeline, stage, worker
+from flows._failures import StageError
+from stages import _catalogue
+
+CODE = ("flows", "stages", "fewstep", "infra")
+TWO_STAGES = """
+stages:
+  first:
+    cmd: python work.py first artifacts/many/first
+    deps: [data]
+    params: [seed, first]
+    outs: [artifacts/many/first]
+  last:
+    cmd: python work.py last artifacts/last
+    deps: [artifacts/many]
+    params: [last]
+    outs: [artifacts/last]
+"""
+
+
+@pytest.fixture(autouse=True)
+def server(prefect_api, monkeypatch):
+    monkeypatch.setattr(pipeline, "check_settings", lambda root: None)  # the toy's are no real stages'
+    monkeypatch.setattr(pipeline.bring_up_to_date, "retry_delay_seconds", 0)
+    monkeypatch.setenv("FEWSTEP_TRACKING", "off")
+    monkeypatch.setenv("FEWSTEP_POOLS", "on")
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        yield
+
+
+@pytest.fixture(scope="module")
+def deployed(prefect_api):
+    """A server that knows the pools and how stages are started there."""
+    with temporary_settings({PREFECT_API_URL: prefect_api}), get_client(sync_client=True) as client:
+        for pool in ("cpu", "gpu"):
+            client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+    command = "prefect --no-prompt deploy -n cpu -n gpu --prefect-file infra/prefect.yaml"
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split()],
+        cwd=CHECKOUT,
+        env=os.environ | {"PREFECT_API_URL": prefect_api},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+class Team:
+    """A driver and two workers, each with a clone, and a folder in which all note what they do."""
+
+    def __init__(self, top):
+        self.top, self.yard, self.driver = top, Toy(top / "yard"), Toy(top / "driver")
+        self.processes = {}
+
+    def make(self, template):
+        shutil.copytree(template.root, self.driver.root)
+        for name in CODE:
+            skipped = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(CHECKOUT / name, self.driver.root / name, ignore=skipped)
+        self.yard.root.mkdir()
+        self.driver.edit("work.py", 'open("began"', f'open("{self.yard.root}/began"')
+        self.driver.edit("work.py", 'Path("orders"', f'Path("{self.yard.root}/orders"')
+        (self.driver.root / "dvc.yaml").write_text(TWO_STAGES)
+        (self.driver.root / _pools.FILE).write_text("first: cpu\nlast: gpu\n")
+        remote = self.top / "remote"
+        self.driver.sh(f"mkdir {remote} && dvc remote add -q -d store {remote}")
+        self.driver.sh("echo __pycache__ >> .gitignore && git add -A && git commit -qm team")
+
+    def clone(self, name):
+        self.driver.sh(f"git clone -q . {self.top / name}")
+        return Toy(self.top / name)
+
+    def work(self, pool):
+        checkout = self.top / pool
+        if not checkout.exists():
+            self.clone(pool)
+        with (self.top / f"{pool}.log").open("w") as log:
+            self.processes[pool] = subprocess.Popen(
+                [sys.executable, "-m", "flows.worker", pool],
+                cwd=checkout,
+                env=os.environ | {"PREFECT_API_URL": PREFECT_API_URL.value()},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def end(self, pool):
+        process = self.processes.pop(pool)
+        for pid in [*below(process.pid), process.pid]:
+            kill(pid)
+        process.wait()
+
+
+@pytest.fixture
+def team(template, tmp_path, monkeypatch):
+    monkeypatch.delenv("FEWSTEP_SCRATCH", raising=False)
+    made = Team(tmp_path)
+    made.make(template)
+    yield made
+    for pool in list(made.processes):
+        made.end(pool)
+
+
+def run(toy):
+    return pipeline.pipeline(toy.root, return_state=True)
+
+
+def locked(toy):
+    return yaml.safe_load((toy.root / "dvc.lock").read_text())["stages"]
+
+
+def test_a_chain_runs_on_two_workers_as_it_does_here(team, deployed):
+    team.work("cpu")
+    team.work("gpu")
+    state = run(team.driver)
+    assert state.is_completed(), state.message
+    assert state.message == "2 completed"
+    assert team.yard.began() == ["first", "last"]
+    team.driver.sh("dvc pull -q")
+    assert "up to date" in team.driver.sh("dvc status")
+    alone = team.clone("alone")
+    alone.sh("dvc repro -q")
+    assert locked(team.driver) == locked(alone)
+    assert (team.driver.root / "dvc.lock").read_bytes() == (alone.root / "dvc.lock").read_bytes()
+    for pool in ("cpu", "gpu"):  # a worker's own checkout stays as it was
+        assert _git.changes(team.top / pool) == []
+        assert list((team.top / pool / ".fewstep" / "workspaces").iterdir()) == []
+
+
+def test_a_worker_at_another_commit_or_with_changes_refuses(toy):
+    own = _git.commit(toy.root)
+    stage.refuse_another_commit(toy.root, own)
+    told = f"the worker's checkout is at commit {own[:12]}, the driver's at 000000000000; bring both to one"
+    with pytest.raises(UserError, match=told):
+        stage.refuse_another_commit(toy.root, "0" * 40)
+    toy.edit("work.py", "VERSION = 1", "VERSION = 2")
+    with pytest.raises(UserError, match=rf"the worker's checkout at commit {own[:12]} differs.*: work\.py"):
+        stage.refuse_another_commit(toy.root, own)
+
+
+def test_a_pool_without_workers_is_told_and_nothing_stays_scheduled(team, deployed, monkeypatch):
+    monkeypatch.setattr(_pools, "PATIENCE_WITH_AN_EMPTY_POOL", 0.5)
+    monkeypatch.setattr(_pools.Watch, "_online", lambda watch: False)  # those of other tests may count still
+    state = run(team.driver)
+    assert state.is_failed()
+    assert "no worker of pool cpu is online" in state.message
+    assert "make worker POOL=cpu" in state.message
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name("fewstep-stage/cpu")
+        mine = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]))
+        newest, *_ = client.read_flow_runs(flow_run_filter=mine, sort="EXPECTED_START_TIME_DESC", limit=1)
+    assert newest.state.is_cancelled()
+
+
+def test_a_server_that_knows_no_pool_is_named(toy, monkeypatch):
+    with get_client(sync_client=True) as client, pytest.raises(UserError, match=r"pool tpu.*make deploy"):
+        _pools.send(client, "first", "tpu", {})
+
+
+class Server:
+    """Answers as told, one look after the other, in a time of its own."""
+
+    api_url = "http://server/api"
+
+    def __init__(self, monkeypatch, *answers):
+        self.answers, self.now, self.set = list(answers), 0.0, []
+        monkeypatch.setattr(_pools.time, "monotonic", lambda: self.now)
+
+    def read_flow_run(self, run):
+        seconds, state, updated = self.answers.pop(0)
+        self.now += seconds
+        final = state in (StateType.COMPLETED, StateType.CRASHED)
+        told = SimpleNamespace(type=state, is_final=lambda: final)
+        return SimpleNamespace(state=told, state_name=state.value, updated=updated, name="first")
+
+    def read_workers_for_work_pool(self, pool):
+        return [SimpleNamespace(status="ONLINE")]
+
+    def set_flow_run_state(self, run, state, force=False):
+        self.set.append(state)
+
+
+def test_a_worker_that_falls_silent_is_given_up_and_one_that_does_not_is_not(monkeypatch):
+    running = StateType.RUNNING
+    server = Server(monkeypatch, (0, running, 1), (80, running, 2), (80, running, 2), (20, running, 2))
+    watch = _pools.Watch(server, "run", "gpu", lambda line: None)
+    for _ in range(3):
+        assert watch.look() is None
+    assert server.set == []
+    watch.look()
+    assert [(state.type, state.message) for state in server.set] == [
+        (StateType.CRASHED, "its worker has given no sign of life for 90 s")
+    ]
+
+
+def test_a_stage_waits_for_a_busy_worker_as_long_as_it_takes(monkeypatch):
+    server = Server(monkeypatch, *[(3600, StateType.SCHEDULED, 1)] * 5)
+    watch = _pools.Watch(server, "run", "gpu", lambda line: None)
+    assert [watch.look() for _ in range(5)] == [None] * 5
+    assert server.set == []
+
+
+def test_an_interrupted_driver_cancels_what_it_scheduled(monkeypatch):
+    server = Server(monkeypatch, *[(0, StateType.RUNNING, 1)] * 5)
+    monkeypatch.setattr(_pools.flow_run, "get_id", lambda: "mine")
+    monkeypatch.setattr(_pools, "_left", set())
+    with pytest.raises(KeyboardInterrupt), _pools.ending_together():
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        _pools.wait(server, "run", "gpu", lambda line: None)
+    assert [state.type for state in server.set] == [StateType.CANCELLING]
+
+
+def test_changed_checkouts_are_refused_apart_from_what_travels(toy):
+    toy.edit("params.yaml", "width: 3", "width: 4")
+    (toy.root / "dvc.lock").write_text("")
+    _workspace.check_clean(toy.root, "this")
+    toy.edit("work.py", "VERSION = 1", "VERSION = 2")
+    (toy.root / "new").touch()
+    with pytest.raises(
+        UserError, match=rf"this checkout at commit {_git.commit(toy.root)[:12]}.*: work.py, new"
+    ):
+        _workspace.check_clean(toy.root, "this")
+
+
+def test_a_place_belongs_to_one_project(toy, tmp_path):
+    with pytest.raises(UserError, match=r"shares no outputs.*dvc remote add -d"):
+        _places.claim(toy.root)
+    branch = toy.sh("git branch --show-current").strip()
+    for share in (f"dvc remote add -q -d store {tmp_path}/remote", f"dvc config cache.dir {tmp_path}/cache"):
+        toy.sh(share)
+        project = _git.first_commit(toy.root)
+        with pytest.raises(UserError, match=r"the worker's DVC .* is not the driver's: it has no data"):
+            _places.check(toy.root, project)
+        assert _places.claim(toy.root) == project
+        assert _places.claim(toy.root) == project
+        _places.check(toy.root, project)
+        with pytest.raises(
+            UserError, match=f"data of the project begun at {project[:12]}.*that.*begun at 0000"
+        ):
+            _places.check(toy.root, "0" * 40)
+        toy.sh("git checkout -q --orphan other && git commit -qm another --allow-empty")
+        with pytest.raises(
+            UserError, match=rf"another project's data: it was begun at commit {project[:12]}"
+        ):
+            _places.claim(toy.root)
+        toy.sh(f"git checkout -qf {branch} && git branch -qD other")
+
+
+def test_an_entry_is_merged_as_dvc_writes_it(toy_that_ran):
+    whole = (toy_that_ran.root / "dvc.lock").read_bytes()
+    entries = locked(toy_that_ran)
+    (toy_that_ran.root / "dvc.lock").unlink()
+    for name in reversed(toy_that_ran.stages):
+        outcome, entry = stage.heard(stage.told(name, "ran", entries[name]))
+        assert outcome == "ran"
+        _entries.merge(toy_that_ran.root, name, entry)
+    assert locked(toy_that_ran) == entries
+    assert "up to date" in toy_that_ran.sh("dvc status")
+    assert sorted((toy_that_ran.root / "dvc.lock").read_bytes().splitlines()) == sorted(whole.splitlines())
+
+
+def test_every_stage_wants_a_pool():
+    pools = yaml.safe_load((CHECKOUT / _pools.FILE).read_text())
+    assert sorted(pools) == _catalogue.names()
+    assert set(pools.values()) == {"cpu", "gpu"}
+    deployed = yaml.safe_load((CHECKOUT / "infra" / "prefect.yaml").read_text())["deployments"]
+    served = {item["name"] for item in deployed if item["entrypoint"] == "flows/stage.py:run_stage"}
+    assert set(pools.values()) == served
+
+
+def test_a_stage_without_a_pool_is_told(tmp_path):
+    (tmp_path / "infra").mkdir()
+    (tmp_path / _pools.FILE).write_text("first: cpu")
+    assert _pools.pool_of("first@left", tmp_path) == "cpu"
+    with pytest.raises(UserError, match="names no pool for last; add a line"):
+        _pools.pool_of("last", tmp_path)
+
+
+def test_pools_are_on_or_off(monkeypatch):
+    assert _pools.wanted()
+    monkeypatch.delenv("FEWSTEP_POOLS")
+    assert not _pools.wanted()
+    monkeypatch.setenv("FEWSTEP_POOLS", "yes")
+    with pytest.raises(UserError, match="FEWSTEP_POOLS must be on or off, got 'yes'"):
+        _pools.wanted()
+
+
+def test_a_worker_does_no_more_at_once_than_its_machine_can(monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://server/api")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("FEWSTEP_STAGES_AT_ONCE", "3")
+    monkeypatch.delenv("FEWSTEP_PROCESSES", raising=False)
+    assert [worker.limit(pool) for pool in ("cpu", "gpu", "driver")] == [3, 1, 1]
+    assert worker.environment("gpu")["FEWSTEP_PROCESSES"] == "2"  # the GPUs share a training
+    assert "FEWSTEP_PROCESSES" not in worker.environment("cpu")
+    monkeypatch.delenv("PREFECT_API_URL")
+    with pytest.raises(UserError, match="PREFECT_API_URL"):
+        worker.environment("cpu")
+
+
+def test_what_a_worker_says_names_the_worker(monkeypatch, tmp_path):
+    failed = SimpleNamespace(
+        name="first",
+        state=SimpleNamespace(
+            name="Mistake", message="mend it", is_completed=lambda: False, is_cancelled=lambda: False
+        ),
+    )
+    monkeypatch.setattr(_pools, "pool_of", lambda *_: "cpu")
+    monkeypatch.setattr(_pools, "order", lambda *_: {})
+    monkeypatch.setattr(_pools, "send", lambda *_: "run")
+    monkeypatch.setattr(_pools, "wait", lambda *_: failed)
+    with pytest.raises(StageError, match="first on a worker of pool cpu: mend it") as told:
+        _pools.reproduce("first", tmp_path, print)
+    assert not told.value.transient
+    failed.state.name = "Failed"
+    with pytest.raises(StageError) as told:
+        _pools.reproduce("first", tmp_path, print)
+    assert told.value.transient

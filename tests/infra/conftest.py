@@ -1,0 +1,48 @@
+import uuid
+
+import pytest
+import s3
+from composed import INFRA, Team
+from postgres import server
+
+from flows import ui
+
+PASSWORD = "onlyfortests"
+
+
+@pytest.fixture(scope="session")
+def database():
+    with server(PASSWORD) as running:
+        running.run("psql", "--quiet", "--dbname=postgres", f"--file={INFRA / 'databases.sql'}")
+        yield running
+
+
+@pytest.fixture(scope="session")
+def team(database, tmp_path_factory):
+    """The team's servers with an empty object store, ready to be started."""
+    with s3.server() as store:
+        yield Team(
+            tmp_path_factory.mktemp("team"),
+            values={
+                "POSTGRES_PASSWORD": PASSWORD,
+                "S3_USER": "fewstep",
+                "S3_PASSWORD": uuid.uuid4().hex,
+                "PREFECT_LOGIN": f"fewstep:{uuid.uuid4().hex}",
+                "PREFECT_PORT": str(ui.free_port(4500)),
+                "MLFLOW_PORT": str(ui.free_port(5500)),
+            },
+            hosts={
+                "postgres:5432": f"{ui.HOST}:{database.port}",
+                "minio:9000": store.removeprefix("http://"),
+                "prefect": ui.HOST,
+                "mlflow": ui.HOST,
+            },
+        )
+
+
+@pytest.fixture(scope="session")
+def servers(team):
+    """Both servers, running."""
+    team.finish("buckets")
+    with team.running("prefect", "mlflow") as processes:
+        yield processes
