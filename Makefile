@@ -9,7 +9,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test check ui flow why gc bench clean
+.PHONY: run test check ui flow recover why gc bench clean
 
 run: .venv/.locked
 > python -m stages && dvc repro && python -m flows.summary
@@ -25,6 +25,9 @@ ui: .venv/.locked
 
 flow: .venv/.locked
 > python -m flows.pipeline && python -m flows.summary
+
+recover: .venv/.locked
+> python -m flows.recover
 
 why: .venv/.locked
 > python -m flows.why

@@ -83,8 +83,15 @@ def test_a_users_mistake_is_told_and_not_retried_and_the_others_go_on(toy):
     toy.order("middle@left", "refuse")
     state, runs = run(toy)
     assert state.is_failed()
-    assert state.message == "middle@left: the setting is wrong;\nmend it"
-    assert runs["middle@left"].state.message == state.message
+    assert runs["middle@left"].state.message == "middle@left: the setting is wrong;\nmend it"
+    assert state.message.splitlines() == [
+        "middle@left: the setting is wrong;",
+        "mend it",
+        "Failed: middle@left. Mend that, then go on where it stopped:",
+        "    python -m flows.pipeline --start-from middle@left",
+        "or, without Prefect:",
+        "    dvc repro middle@left",
+    ]
     assert runs["middle@left"].run_count == 1
     assert names(runs) == {
         "first": "Completed",
@@ -131,7 +138,7 @@ def test_ctrl_c_ends_the_stage_and_starts_no_second_try(toy, prefect_api):
             "from pathlib import Path",
             "from flows import pipeline",
             "pipeline.check_settings = lambda root: None",
-            f"pipeline.main(Path({str(toy.root)!r}))",
+            f"pipeline.main(Path({str(toy.root)!r}), [])",
         )
     )
     process = subprocess.Popen(
