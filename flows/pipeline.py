@@ -175,7 +175,8 @@ def work(root: Path, request: Request, dry_run: bool) -> State:
     track_cached(root, [stages[name] for name, state in states.items() if state.name == "Cached"])
     if wrong := {name: state for name, state in states.items() if state.is_failed() or state.is_crashed()}:
         told = {name: state.message or state.name or "" for name, state in wrong.items()}
-        mistakes = not any(getattr(state.data, "transient", True) for state in wrong.values())
+        causes = [state.result(raise_on_failure=False) for state in wrong.values()]
+        mistakes = not any(getattr(cause, "transient", True) for cause in causes)
         alone = f"dvc repro {' '.join(wrong)}" if not request.overrides else None
         return failed(_notices.tell(told, mistakes, request.command(list(wrong)), alone))
     counts = Counter(state.name for state in states.values())
