@@ -30,8 +30,8 @@ def check() -> None:
     if error:
         raise UserError(
             f"the Prefect server at {scrub(address)} does not answer ({type(error).__name__}); "
-            "PREFECT_API_URL names it. Start it, on this machine with `make ui`; or `unset PREFECT_API_URL`, and the run "
-            "brings a server of its own; or do without: `dvc repro`"
+            "PREFECT_API_URL names it. Start it, on this machine with `make ui`; or "
+            "`unset PREFECT_API_URL`, and the run brings a server of its own; or do without: `dvc repro`"
         )
 
 

@@ -50,7 +50,7 @@ def test_the_chosen_run_by_force_and_others_are_left():
     assert _choice.choose(chain(), start_from="b@y", force=True) == {"b@y": "run", "c": "run"}
 
 
-@pytest.mark.parametrize(("start", "culprits"), [("b@x", "a"), ("c", "a, b@x, b@y")])
+@pytest.mark.parametrize(("start", "culprits"), [("b@x", "a, b@y"), ("c", "a, b@x, b@y")])
 def test_what_the_chosen_need_must_be_up_to_date(start, culprits):
     with pytest.raises(UserError, match=f"^{start} needs what is not up to date: {culprits}; start from a,"):
         _choice.choose(chain(a=STALE), start_from=start)
@@ -59,7 +59,7 @@ def test_what_the_chosen_need_must_be_up_to_date(start, culprits):
 
 
 def test_a_stale_neighbour_on_which_something_chosen_rests_is_named():
-    with pytest.raises(UserError, match="^b@x needs what is not up to date: b@y;"):
+    with pytest.raises(UserError, match=r"^b@x needs what is not up to date: b@y;"):
         _choice.choose(chain(**{"b@y": STALE}), start_from="b@x")
 
 

@@ -27,8 +27,6 @@ def run(code, log, folder, **options):
 
 def test_a_child_tells_its_lines_and_how_it_ended(tmp_path):
     lines = []
-    assert run("print(1); print(os.getcwd()); os._exit(3)", lines.append, tmp_path) in (0, 3)
-    lines.clear()
     assert run("print(os.getcwd(), flush=True); exit(3)", lines.append, tmp_path) == 3
     assert lines == [str(tmp_path)]
 
@@ -37,8 +35,8 @@ def test_a_child_tells_its_lines_and_how_it_ended(tmp_path):
 def test_a_child_whose_time_is_over_leaves_no_process(tmp_path, code):
     lines = []
     with pytest.raises(_processes.TimeIsOverError):
-        run(code, lines.append, tmp_path, seconds=0.5)
-    assert not group(int(lines[0])) if lines else True
+        run(code, lines.append, tmp_path, seconds=2)
+    assert not group(int(lines[0]))
 
 
 @pytest.mark.parametrize("code", [SLEEP, STUBBORN])
@@ -59,7 +57,7 @@ def test_all_are_stopped_and_none_begins_until_they_may(tmp_path, code):
     for thread in threads:
         thread.join()
     assert len(ended) == 2
-    assert not [line for line in lines if group(int(line))]
+    assert not [line for line in lines if line.isdecimal() and group(int(line))]
     with pytest.raises(_processes.StoppedError):
         run("print(1)", lines.append, tmp_path)
     _processes.allow()

@@ -65,9 +65,9 @@ def test_nothing_is_touched_while_anything_is_at_work(toy, dead, words):
 
 
 def test_a_living_flow_is_named(toy):
-    with _holding.held(_holding.lock_of(toy.root), "calm-fox", "123"):
-        with pytest.raises(UserError, match=r"flow run calm-fox \(123, process \d+ on .*at work"):
-            recover.recover(toy.root)
+    told = r"flow run calm-fox \(123, process \d+ on .*at work"
+    with _holding.held(_holding.lock_of(toy.root), "calm-fox", "123"), pytest.raises(UserError, match=told):
+        recover.recover(toy.root)
 
 
 def test_a_flow_that_died_is_forgotten_and_marked_crashed(toy, prefect_api):
@@ -78,9 +78,8 @@ def test_a_flow_that_died_is_forgotten_and_marked_crashed(toy, prefect_api):
         note = {"name": "calm-fox", "id": str(run.id), "pid": 1, "host": "there"}
         _holding.note_of(lock).write_text(json.dumps(note))
         (told,) = recover.recover(toy.root)
-        assert told == (
-            f"forgot flow run calm-fox ({run.id}, process 1 on there), which died, and marked it Crashed in Prefect"
-        )
+        assert told.startswith(f"forgot flow run calm-fox ({run.id}, process 1 on there), which died")
+        assert told.endswith(", and marked it Crashed in Prefect")
         assert client.read_flow_run(run.id).state.is_crashed()
     assert recover.recover(toy.root) == []
 

@@ -49,9 +49,10 @@ def test_a_variant_has_the_checkouts_files_as_they_are_and_shares_its_cache(toy_
     toy.edit("work.py", "at work", "hard at work")
     toy.sh("dvc repro -q")
     toy.began()
-    before = toy.sh("git status --porcelain --ignored; cat dvc.lock params.yaml")
+    state = "git status --porcelain; ls -l --time-style=full-iso artifacts/*; cat dvc.lock params.yaml"
+    before = toy.sh(state)
     place = _variants.prepare(root, {"last.width": 7})
-    assert toy.sh("git status --porcelain --ignored; cat dvc.lock params.yaml") == before
+    assert toy.sh(state) == before
     assert yaml.safe_load((place / "params.yaml").read_text())["last"] == {"width": 7}
     assert "hard at work" in (place / "work.py").read_text()
     assert (place / "data" / "ignored").exists()
