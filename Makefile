@@ -9,7 +9,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test check ui flow deploy worker why gc bench clean
+.PHONY: run test check ui flow deploy worker recover why gc bench clean
 
 run: .venv/.locked
 > python -m stages && dvc repro && python -m flows.summary
@@ -32,6 +32,9 @@ deploy: .venv/.locked
 
 worker: .venv/.locked
 > python -m flows.worker $(POOL)
+
+recover: .venv/.locked
+> python -m flows.recover
 
 why: .venv/.locked
 > python -m flows.why

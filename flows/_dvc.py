@@ -1,17 +1,21 @@
 """All that is asked of DVC: the graph, what changed, one stage's turn, and the unused cache."""
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, nullcontext
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
+
 from fewstep.errors import UserError
-from flows._failures import failure
+from flows import _processes
+from flows._failures import StageError, failure, timeout
 
 Outcome = Literal["ran", "cached", "unchanged"]
 
@@ -56,58 +60,84 @@ def read(root: Path) -> dict[str, Stage]:
         return {name: _stage(nodes[name], upstream[name], changed.get(name, ())) for name in order}
 
 
-def reproduce(stage: str, root: Path, log: Callable[[str], None]) -> Outcome:
+def reproduce(
+    stage: str,
+    root: Path,
+    log: Callable[[str], None],
+    *,
+    force: bool = False,
+    seconds: float | None = None,
+) -> Outcome:
     """Give one stage its turn, in a child process; say whether it ran, was restored, or had nothing to do.
-
-    The child stays in this process group, so that what stops the group stops the stage too.
 
     Args:
         stage: Its name in dvc.yaml, key included.
         root: The folder of dvc.yaml.
         log: Called with each line the stage prints.
+        force: Run it even if there is its result.
+        seconds: How long it may take; None is for ever.
 
     Returns:
         "ran", "cached" (restored from the run-cache) or "unchanged".
 
     Raises:
-        StageError: the stage, or DVC, ended badly.
+        StageError: the stage, or DVC, ended badly, or its time was over.
     """
-    pull = ["--pull"] if "remote" in _config(root)["core"] else []
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *pull, stage]
-    lines = []
-    with subprocess.Popen(
-        command, cwd=root, env=_environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if (line := line.rstrip()) and not line.startswith(HINTS):
-                lines.append(line)
-                log(line)
-    if process.returncode:
-        raise failure(stage, lines)
+    pull = ["--pull"] if shares_by(root) == "remote" else []
+    arguments, again = ["repro", "--single-item", *pull], {}
+    if force:
+        arguments, again = [*arguments, "--force"], {"FEWSTEP_AGAIN": "1"}
+    lines = run(stage, root, [*arguments, stage], log, seconds=seconds, environment=again)
     if any(line.startswith(f"Running stage '{stage}'") for line in lines):
         return "ran"
     return "cached" if any("is cached - skipping run" in line for line in lines) else "unchanged"
 
 
-def run(stage: str, root: Path, arguments: list[str], log: Callable[[str], None]) -> None:
-    """Run a DVC command in `root` that serves a stage, in a child process of this process group.
+def run(
+    stage: str,
+    root: Path,
+    arguments: list[str],
+    log: Callable[[str], None],
+    *,
+    seconds: float | None = None,
+    environment: dict[str, str] | None = None,
+) -> list[str]:
+    """Run a DVC command that serves a stage, in a child process, and return the lines it printed.
+
+    Args:
+        stage: Its name in dvc.yaml, key included.
+        root: The folder of dvc.yaml.
+        arguments: The command's.
+        log: Called with each line.
+        seconds: How long it may take; None is for ever.
+        environment: Variables for it alone.
 
     Raises:
-        StageError: it failed.
+        StageError: the stage, or DVC, ended badly, or its time was over.
     """
     lines = []
+
+    def hear(line: str) -> None:
+        if line and not line.startswith(HINTS):
+            lines.append(line)
+            log(line)
+
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
-    with subprocess.Popen(
-        command, cwd=root, env=_environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if (line := line.rstrip()) and not line.startswith(HINTS):
-                lines.append(line)
-                log(line)
-    if process.returncode:
+    surroundings = _environment() | (environment or {})
+    try:
+        status = _processes.run(command, hear, cwd=root, env=surroundings, seconds=seconds)
+    except _processes.TimeIsOverError:
+        raise timeout(stage, seconds) from None
+    except _processes.StoppedError:
+        raise StageError(stage, f"{stage} was stopped with its flow", transient=False) from None
+    if status:
         raise failure(stage, lines)
+    return lines
+
+
+def cache(root: Path) -> Path:
+    """Return the folder of the cache that `root` uses."""
+    return Path(_config(root)["cache"].get("dir") or root / ".dvc" / "cache").resolve()
 
 
 def shares_by(root: Path) -> Literal["remote", "cache"] | None:
@@ -116,6 +146,36 @@ def shares_by(root: Path) -> Literal["remote", "cache"] | None:
     if "remote" in config["core"]:
         return "remote"
     return "cache" if "dir" in config["cache"] else None
+
+
+def use_cache(root: Path, folder: Path) -> None:
+    """Let `root` keep its cache in `folder`, on this machine only."""
+    with _config(root).edit("local") as private:
+        private.setdefault("cache", {})["dir"] = str(folder)
+
+
+def clear_locks(root: Path) -> list[str]:
+    """Remove DVC's locks, when nothing is at work in `root`; return whose they were.
+
+    The files that a living process would lock stay where they are; those whose very existence locks, and the
+    list of who reads and writes what, outlive a killed process, whose number may be another's by now.
+
+    Raises:
+        UserError: a dvc is at work after all.
+    """
+    folder, owners = root / ".dvc" / "tmp", []
+    hardlink = _config(root)["core"].get("hardlink_lock", False)
+    try:
+        with FileLock(folder / "lock").acquire(timeout=0) if not hardlink else nullcontext():
+            owners += _owners(folder / "rwlock")
+            (folder / "rwlock").unlink(missing_ok=True)
+    except Timeout:
+        raise UserError(f"a dvc is at work in {root}; wait for it") from None
+    for file in [*folder.glob("*.lock"), folder / "lock"] if hardlink else []:
+        if file.exists():
+            file.unlink()
+            owners.append(f"a dead process ({file.name})")
+    return owners
 
 
 def unused(root: Path) -> list[Path]:
@@ -132,6 +192,19 @@ def unused(root: Path) -> list[Path]:
 def drop_unused(root: Path) -> None:
     """Remove what `unused` lists."""
     _gc(root, "--force")
+
+
+def _owners(rwlock: Path) -> list[str]:
+    """Return the processes that DVC's list of readers and writers names; a half-written list names none."""
+    try:
+        text = rwlock.read_text()
+        listed = json.loads(text)
+    except FileNotFoundError:
+        return []
+    except ValueError:
+        return ["a process that died while it wrote"]
+    infos = [*listed.get("write", {}).values(), *(i for who in listed.get("read", {}).values() for i in who)]
+    return sorted({f"process {info['pid']} ({info['cmd']})" for info in infos if info})
 
 
 def _stage(node: Any, upstream: tuple[str, ...], changed: list) -> Stage:

@@ -33,6 +33,16 @@ def failure(stage: str, lines: list[str]) -> StageError:
     )
 
 
+def timeout(stage: str, seconds: float | None) -> StageError:
+    """Return the failure of a stage that was stopped when its time was over; another try has no more time."""
+    return StageError(
+        stage,
+        f"{stage} took longer than the {seconds:g} s that FEWSTEP_STAGE_TIMEOUT allows, and was stopped; "
+        "what it did is kept, so raise the limit or just go on",
+        transient=False,
+    )
+
+
 def _command_failure(stage: str, status: int, told: list[str]) -> StageError:
     if status > A_SHELL_SAW_SIGNAL:  # some shells wait for the command instead of becoming it
         status = A_SHELL_SAW_SIGNAL - status

@@ -6,9 +6,9 @@ of dvc.lock, which only the driver merges. Outputs themselves go by DVC's remote
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -17,23 +17,21 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
-from prefect.runtime import flow_run
 from prefect.states import Cancelling, Crashed
 
 from fewstep.errors import UserError
-from flows import _dvc, _entries, _git, _places, _workspace
+from flows import _dvc, _entries, _git, _places, _processes, _workspace
 from flows import stage as stage_flow
 from flows._failures import StageError
 
 FILE = Path("infra", "pools.yaml")
 FLOW = "fewstep-stage"
+TRACKING = ("FEWSTEP_PIPELINE", "MLFLOW_EXPERIMENT_NAME")
+"""Variables that say under what a run is recorded; where the tracker is, a worker knows by itself."""
 POLL = 1.0  # seconds, as all that follow
 PATIENCE_WITH_AN_EMPTY_POOL = 20.0  # a worker that died counts as online for half a minute more
 PATIENCE_WITH_SILENCE = 90.0
 PATIENCE_WITH_THE_SERVER = 300.0
-
-_left: set[str] = set()
-"""The flow runs that were interrupted: their tasks, in other threads, are not told otherwise."""
 
 
 def wanted() -> bool:
@@ -60,13 +58,22 @@ def pool_of(stage: str, root: Path) -> str:
     return pools[name]
 
 
-def reproduce(stage: str, root: Path, log: Callable[[str], None]) -> _dvc.Outcome:
+def reproduce(
+    stage: str,
+    root: Path,
+    log: Callable[[str], None],
+    *,
+    force: bool = False,
+    seconds: float | None = None,
+) -> _dvc.Outcome:
     """Give one stage its turn on a worker; say whether it ran, was restored, or had nothing to do.
 
     Args:
         stage: Its name in dvc.yaml, key included.
         root: The folder of dvc.yaml.
         log: Called with a line on where the stage is.
+        force: Run it even if there is its result.
+        seconds: How long it may take on the worker; None is for ever.
 
     Returns:
         As `_dvc.reproduce`.
@@ -76,11 +83,13 @@ def reproduce(stage: str, root: Path, log: Callable[[str], None]) -> _dvc.Outcom
     """
     try:
         pool = pool_of(stage, root)
-        parameters = order(stage, root)
+        parameters = order(stage, root) | {"force": force, "seconds": seconds}
         with get_client(sync_client=True) as client:
             final = wait(client, send(client, stage, pool, parameters), pool, log)
     except UserError as error:
         raise StageError(stage, f"{stage}: {error}", transient=False) from error
+    except _processes.StoppedError:
+        raise StageError(stage, f"{stage} was stopped with its flow", transient=False) from None
     assert final.state is not None
     message = final.state.message or f"the flow run {final.name} ended as {final.state_name}"
     if not final.state.is_completed():
@@ -93,7 +102,7 @@ def reproduce(stage: str, root: Path, log: Callable[[str], None]) -> _dvc.Outcom
     return outcome
 
 
-def order(stage: str, root: Path) -> dict[str, str]:
+def order(stage: str, root: Path) -> dict[str, Any]:
     """Return all that a worker is told.
 
     Raises:
@@ -106,11 +115,11 @@ def order(stage: str, root: Path) -> dict[str, str]:
         "project": _places.claim(root),
         "lock": _entries.text(root),
         "params": (root / "params.yaml").read_text(),
-        "pipeline": os.environ.get("FEWSTEP_PIPELINE", ""),
+        "tracking": {name: os.environ[name] for name in TRACKING if name in os.environ},
     }
 
 
-def send(client: SyncPrefectClient, stage: str, pool: str, parameters: dict[str, str]) -> UUID:
+def send(client: SyncPrefectClient, stage: str, pool: str, parameters: dict[str, Any]) -> UUID:
     """Schedule the flow run of a stage, below this one, and return its id.
 
     Raises:
@@ -147,7 +156,6 @@ class Watch:
 
     def __init__(self, client: SyncPrefectClient, run: UUID, pool: str, log: Callable[[str], None]) -> None:
         self.client, self.run, self.pool, self.log = client, run, pool, log
-        self.driver = flow_run.get_id()
         self.told = ""
         self.life: object = None
         self.since = self.answered = self.manned = time.monotonic()
@@ -157,10 +165,10 @@ class Watch:
 
         Raises:
             UserError: the pool has no worker.
-            KeyboardInterrupt: the driver was interrupted.
+            StoppedError: the flow stops, as when it is cancelled.
         """
-        if self.driver in _left:
-            raise KeyboardInterrupt
+        if _processes.stopping():
+            raise _processes.StoppedError
         now = time.monotonic()
         try:
             seen = self.client.read_flow_run(self.run)
@@ -196,13 +204,3 @@ class Watch:
         if seen.state_name and seen.state_name != self.told:
             self.told = seen.state_name
             self.log(f"{seen.name} on pool {self.pool}: {self.told.lower()}")
-
-
-@contextmanager
-def ending_together() -> Iterator[None]:
-    """Let the tasks of this flow run that wait for workers stop waiting when it is interrupted."""
-    try:
-        yield
-    except BaseException:
-        _left.add(flow_run.get_id())
-        raise

@@ -5,27 +5,48 @@ Prefect schedules, retries and shows; what is up to date, DVC alone decides.
 
 import os
 import sys
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from graphlib import TopologicalSorter
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from fewstep.errors import UserError
-from flows import _dvc, _pools
+from flows import (
+    _choice,
+    _durations,
+    _dvc,
+    _holding,
+    _limits,
+    _notices,
+    _pools,
+    _processes,
+    _server,
+    _variants,
+)
 from flows._failures import StageError
+from flows._request import Request, options
 from stages import _manifest, _tracking
 from stages._params import Params
 
 SECONDS_FOR_TRACKING = 2.0  # what is not delivered by then, the sender goes on with
+SECONDS_BETWEEN_LOOKS = 3.0  # for a cancellation
+
+
+class CancelledInUIError(Exception):
+    """Somebody cancelled the flow run."""
 
 
 def stages_at_once() -> int:
@@ -49,24 +70,31 @@ def may_pass_next_time(_task: Task, _run: TaskRun, state: State) -> bool:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def bring_up_to_date(stage: str, root: Path, unchanged: bool) -> State:
+def bring_up_to_date(
+    stage: str, root: Path, unchanged: bool, force: bool = False, seconds: float | None = None
+) -> State:
     """Give a stage its turn with DVC, or none when it is known to have nothing to do.
 
     Args:
         stage: Its name in dvc.yaml.
         root: The folder of dvc.yaml.
         unchanged: Neither it nor anything it depends on has changed.
+        force: Run it even if there is its result.
+        seconds: How long it may take; None is for ever.
 
     Returns:
         Completed when it ran, Cached when its earlier output serves, Failed with what it said last.
     """
     outcome: _dvc.Outcome = "unchanged"
     if not unchanged:
+        began = time.monotonic()
         try:
             give_turn = _pools.reproduce if _pools.wanted() else _dvc.reproduce
-            outcome = give_turn(stage, root, get_run_logger().info)
+            outcome = give_turn(stage, root, get_run_logger().info, force=force, seconds=seconds)
         except StageError as failure:
             return Failed(message=str(failure), data=failure)
+        if outcome == "ran":
+            _durations.record(root, stage, time.monotonic() - began)
     if outcome == "ran":
         return Completed(message=f"{stage} ran")
     told = "restored from the run-cache" if outcome == "cached" else "nothing changed"
@@ -74,52 +102,154 @@ def bring_up_to_date(stage: str, root: Path, unchanged: bool) -> State:
 
 
 @flow(name="fewstep", task_runner=ThreadPoolTaskRunner(max_workers=stages_at_once()), persist_result=False)
-def pipeline(root: Path = Path()) -> State:
-    """Bring every stage of dvc.yaml up to date.
+def pipeline(
+    root: Path = Path(),
+    start_from: str | None = None,
+    only: str | None = None,
+    force: bool = False,
+    overrides: dict[str, Any] | None = None,
+    experiment: str | None = None,
+    dry_run: bool = False,
+) -> State:
+    """Bring the stages of dvc.yaml up to date.
 
     Args:
-        root: The folder of dvc.yaml.
+        root: The project's folder, which holds dvc.yaml.
+        start_from: A stage such as distill@boss-4: it and all that builds on it get their turn, what it needs
+            must be up to date. Without it, all stages get their turn.
+        only: A stage such as evaluate: it alone gets its turn, what it needs must be up to date.
+        force: Run the chosen stages even if they are up to date.
+        overrides: Settings of params.yaml by dotted name, such as {"distill.boss-4.train.steps": 800}. They
+            are tried in a workspace of their own under .fewstep/variants, and the project stays as it is.
+        experiment: The MLflow experiment that the runs are recorded under. Without it, fewstep.
+        dry_run: Run nothing, but tell which stages would run, which are up to date, and how long the former
+            took the last time.
 
     Returns:
         Completed with the count of each outcome, or Failed with what each failed stage said.
     """
+    request = Request(
+        start_from=start_from, only=only, force=force, overrides=overrides or {}, experiment=experiment
+    )
+    name, run = str(flow_run.get_name()), str(flow_run.get_id())
     try:
         check_settings(root)
-        stages = _dvc.read(root)
+        # The tracker's name of this run, for the stages' processes and for link_cached.
+        with workspace(root, request.overrides, name, run) as place, request.environment(f"{name}-{run}"):
+            return work(place, request, dry_run)
     except UserError as error:
-        return Failed(message=str(error))
-    # The tracker's name of this run, for the stages' processes and for link_cached.
-    os.environ["FEWSTEP_PIPELINE"] = f"{flow_run.get_name()}-{flow_run.get_id()}"
-    with _pools.ending_together():
-        states = take_turns(root, stages)
+        return failed(str(error))
+    except CancelledInUIError:
+        return Cancelled(message="cancelled; the next run goes on where this one stopped")
+
+
+@contextmanager
+def workspace(root: Path, overrides: dict[str, Any], name: str, run: str) -> Iterator[Path]:
+    """Hold the folder to work in, that of `root` or of a variant, for the flow run of that name and id.
+
+    Raises:
+        UserError: another flow run holds it, or an override is wrong.
+    """
+    if not overrides:
+        with _holding.held(_holding.lock_of(root), name, run):
+            yield root
+        return
+    _variants.settings(root, overrides)
+    with _holding.held(_variants.lock_of(root, overrides), name, run):
+        yield _variants.prepare(root, overrides)
+
+
+def work(root: Path, request: Request, dry_run: bool) -> State:
+    """Give the stages that were asked for their turn.
+
+    Raises:
+        UserError: the request does not fit the stages.
+        CancelledInUIError: somebody cancelled the run.
+    """
+    stages = _dvc.read(root)
+    turns = _choice.choose(stages, request.start_from, request.only, request.force)
+    limits = _limits.seconds_allowed(stages)
+    if dry_run:
+        plan = _choice.plan(root, turns)
+        get_run_logger().info("the plan:\n%s", plan)
+        return Completed(message=plan)
+    states = take_turns(root, stages, turns, request.force, limits)
     track_cached(root, [stages[name] for name, state in states.items() if state.name == "Cached"])
-    if failed := [state.message for state in states.values() if state.is_failed() or state.is_crashed()]:
-        return Failed(message="\n".join(failed))
+    if wrong := {name: state for name, state in states.items() if state.is_failed() or state.is_crashed()}:
+        told = {name: state.message or state.name or "" for name, state in wrong.items()}
+        causes = [state.result(raise_on_failure=False) for state in wrong.values()]
+        mistakes = not any(getattr(cause, "transient", True) for cause in causes)
+        alone = f"dvc repro {' '.join(wrong)}" if not request.overrides else None
+        return failed(_notices.tell(told, mistakes, request.command(list(wrong)), alone))
     counts = Counter(state.name for state in states.values())
     return Completed(message=", ".join(f"{count} {name.lower()}" for name, count in counts.items()))
 
 
-def take_turns(root: Path, stages: dict[str, _dvc.Stage]) -> dict[str, State]:
-    """Run each stage once those above it are done, independent ones at once; return their final states."""
-    unchanged: set[str] = set()
-    for stage in stages.values():
-        if not stage.changed and unchanged.issuperset(stage.upstream):
-            unchanged.add(stage.name)
-    order = TopologicalSorter({stage.name: stage.upstream for stage in stages.values()})
+def failed(message: str) -> State:
+    """Return the state of a run that failed, when those who asked for it have been told."""
+    if problem := _notices.send(f"{flow_run.get_flow_name()} {flow_run.get_name()}: {message}"):
+        get_run_logger().warning("%s was not told: %s", _notices.URL, problem)
+    return Failed(message=message)
+
+
+def take_turns(
+    root: Path,
+    stages: dict[str, _dvc.Stage],
+    turns: dict[str, _choice.Fate],
+    force: bool,
+    limits: dict[str, float],
+) -> dict[str, State]:
+    """Run each stage once those above it are done, independent ones at once; return their final states.
+
+    Args:
+        root: The folder of dvc.yaml.
+        stages: All stages.
+        turns: Those that get their turn, and what is known of each.
+        force: Run those that are not only to be restored even if they are up to date.
+        limits: The seconds that a stage may take, for those that have a limit.
+
+    Raises:
+        CancelledInUIError: somebody cancelled the run.
+    """
+    upstream = {name: [above for above in stages[name].upstream if above in turns] for name in turns}
+    order = TopologicalSorter(upstream)
     order.prepare()
     futures: dict[str, PrefectFuture] = {}
     finished: SimpleQueue[str] = SimpleQueue()
-    # Each is submitted when it is ready, since a task that waits for another holds one of few threads.
-    while order.is_active():
-        for name in order.get_ready():
-            above = [futures[other] for other in stages[name].upstream]
-            submit = bring_up_to_date.with_options(name=name).submit
-            futures[name] = submit(name, root, name in unchanged, wait_for=above)
-            futures[name].add_done_callback(lambda _, name=name: finished.put(name))
-        order.done(finished.get())
-    for future in futures.values():
-        future.wait()
+    runs = {str(run) for run in (flow_run.get_id(), flow_run.get_root_flow_run_id()) if run}
+    _processes.allow()
+    try:
+        # Each is submitted when it is ready, since a task that waits for another holds one of few threads.
+        while order.is_active():
+            for name in order.get_ready():
+                above = [futures[other] for other in upstream[name]]
+                submit = bring_up_to_date.with_options(name=name).submit
+                again, limit = force and turns[name] == "run", limits.get(name)
+                futures[name] = submit(name, root, turns[name] == "unchanged", again, limit, wait_for=above)
+                futures[name].add_done_callback(lambda _, name=name: finished.put(name))
+            order.done(next_finished(finished, runs))
+        for future in futures.values():
+            future.wait()
+    except BaseException:  # Control-C, a termination, or a cancellation: no stage shall be left
+        _processes.stop_all()
+        raise
     return {name: future.state for name, future in futures.items()}
+
+
+def next_finished(finished: SimpleQueue[str], runs: set[str]) -> str:
+    """Return the next stage that is done.
+
+    Prefect stops what a worker runs, but nobody stops a run that a person has started: it looks by itself.
+
+    Raises:
+        CancelledInUIError: somebody cancelled one of the flow runs `runs`.
+    """
+    while True:
+        try:
+            return finished.get(timeout=SECONDS_BETWEEN_LOOKS)
+        except Empty:
+            if _server.cancelled(runs):
+                raise CancelledInUIError from None
 
 
 def track_cached(root: Path, stages: list[_dvc.Stage]) -> None:
@@ -140,17 +270,21 @@ def check_settings(root: Path) -> None:
     Params.read(root / "params.yaml").check()
 
 
-def main(root: Path) -> None:
+def main(root: Path, arguments: list[str]) -> None:
     """Run the flow and end the process with a line on how it went."""
     try:
+        asked = options(arguments)
         check_settings(root)  # before waiting for a server
+        if asked["overrides"]:
+            _variants.settings(root, asked["overrides"])
+        _server.check()
     except UserError as error:
         sys.exit(str(error))
-    state = pipeline(root, return_state=True)
+    state = pipeline(root, **asked, return_state=True)
     if not state.is_completed():
         sys.exit(f"\n{state.message}")
-    print(f"All stages are up to date: {state.message}.")
+    print(state.message if asked["dry_run"] else f"All stages are up to date: {state.message}.")
 
 
 if __name__ == "__main__":
-    main(Path.cwd())
+    main(Path.cwd(), sys.argv[1:])

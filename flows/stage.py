@@ -29,7 +29,16 @@ MISTAKE = "Mistake"
 
 
 @flow(name="fewstep-stage", flow_run_name="{stage}", persist_result=False)
-def run_stage(stage: str, commit: str, project: str, lock: str, params: str, pipeline: str) -> State:
+def run_stage(
+    stage: str,
+    commit: str,
+    project: str,
+    lock: str,
+    params: str,
+    tracking: dict[str, str],
+    force: bool = False,
+    seconds: float | None = None,
+) -> State:
     """Run one stage for a driver, in a clone of this worker's checkout.
 
     Args:
@@ -38,21 +47,23 @@ def run_stage(stage: str, commit: str, project: str, lock: str, params: str, pip
         project: The first commit of the project, which marks the place where outputs are shared.
         lock: The text of the driver's dvc.lock.
         params: The text of the driver's params.yaml.
-        pipeline: The tracker's name of the driver's run.
+        tracking: Variables that say under what the tracker records the stage.
+        force: Run it even if there is its result.
+        seconds: How long it may take; None is for ever.
 
     Returns:
         Completed or Cached, with the stage's entry of dvc.lock as the last line of the message; Failed or
         Mistake with what went wrong.
     """
     # What outlives a run lies in the checkout: scratch, in which a stage goes on, and records.
-    os.environ |= {"DVC_ROOT": str(CHECKOUT), "FEWSTEP_PIPELINE": pipeline}
+    os.environ |= {"DVC_ROOT": str(CHECKOUT)} | tracking
     log = get_run_logger().info
     try:
         refuse_another_commit(CHECKOUT, commit)
         _places.check(CHECKOUT, project)
         with beating(), _workspace.clone(CHECKOUT, str(flow_run.get_id()), lock, params) as root:
             _workspace.bring_in(stage, root, log)
-            outcome = _dvc.reproduce(stage, root, log)
+            outcome = _dvc.reproduce(stage, root, log, force=force, seconds=seconds)
             _workspace.send_out(stage, root, log)
             entry = _entries.entry(root, stage)
     except (UserError, StageError) as error:

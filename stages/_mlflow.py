@@ -23,7 +23,7 @@ class Tracker:
     """One MLflow experiment."""
 
     def __init__(self, root: Path, uri: str | None, experiment: str) -> None:
-        state = root / ".fewstep"
+        state = (root / ".fewstep").resolve()  # a variant, which may be removed, has a link there
         if uri is None:
             create_database(database := state / "mlflow.db")
             uri = f"sqlite:///{database}"

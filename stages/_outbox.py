@@ -39,7 +39,7 @@ def down(outbox: Path) -> Path:
 
 def folder(root: Path) -> Path:
     """Return the outbox of a checkout."""
-    return root / ".fewstep" / "outbox"
+    return (root / ".fewstep").resolve() / "outbox"  # a variant, which may be removed, has a link there
 
 
 class Outbox:

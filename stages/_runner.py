@@ -112,6 +112,8 @@ def run(stage: str, key: str | None) -> None:
         progress = Shown(plan.address, tracking.measured)
         status = "FAILED"
         try:
+            if scratch.finished and os.environ.get("FEWSTEP_AGAIN"):
+                scratch.forget()
             if scratch.finished:
                 progress.note("made before, publishing it")
                 tracking.link(_manifest.read(scratch.folder))

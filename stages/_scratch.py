@@ -68,6 +68,11 @@ class Scratch:
             return False
         return manifest is not None
 
+    def forget(self) -> None:
+        """Remove a finished result, so that it is made again from the beginning."""
+        self.manifest.unlink()  # first: half a folder must not look finished
+        shutil.rmtree(self.folder)
+
     @contextmanager
     def lock(self, say: Callable[[str], None]) -> Iterator[None]:
         """Hold the only right to write here; wait for another process that has it."""

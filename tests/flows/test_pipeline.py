@@ -8,11 +8,12 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterFlowRunId
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelling
 from processes import group, wait_for
 from workspace import CHECKOUT
 
 from fewstep.errors import UserError
-from flows import pipeline
+from flows import _holding, _notices, pipeline, recover
 from stages import _manifest, _tracking
 
 
@@ -29,6 +30,27 @@ def run(toy):
     """Run the flow; return its state, and each stage's task run as the server knows it."""
     state = pipeline.pipeline(toy.root, return_state=True)
     return state, task_runs(state.state_details.flow_run_id, len(toy.stages))
+
+
+def begin(toy, prefect_api):
+    """Begin the flow as a command, in a process group of its own."""
+    script = "\n".join(
+        (
+            "from pathlib import Path",
+            "from flows import pipeline",
+            "pipeline.check_settings = lambda root: None",
+            f"pipeline.main(Path({str(toy.root)!r}), [])",
+        )
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=CHECKOUT,
+        env=os.environ | {"PREFECT_API_URL": prefect_api},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def task_runs(flow_run, count):
@@ -83,8 +105,15 @@ def test_a_users_mistake_is_told_and_not_retried_and_the_others_go_on(toy):
     toy.order("middle@left", "refuse")
     state, runs = run(toy)
     assert state.is_failed()
-    assert state.message == "middle@left: the setting is wrong;\nmend it"
-    assert runs["middle@left"].state.message == state.message
+    assert runs["middle@left"].state.message == "middle@left: the setting is wrong;\nmend it"
+    assert state.message.splitlines() == [
+        "middle@left: the setting is wrong;",
+        "mend it",
+        "Failed: middle@left. Mend that, then go on where it stopped:",
+        "    python -m flows.pipeline --start-from middle@left",
+        "or, without Prefect:",
+        "    dvc repro middle@left",
+    ]
     assert runs["middle@left"].run_count == 1
     assert names(runs) == {
         "first": "Completed",
@@ -126,23 +155,7 @@ def test_settings_are_checked_before_anything_runs(toy, monkeypatch):
 
 def test_ctrl_c_ends_the_stage_and_starts_no_second_try(toy, prefect_api):
     toy.order("first", "sleep")
-    script = "\n".join(
-        (
-            "from pathlib import Path",
-            "from flows import pipeline",
-            "pipeline.check_settings = lambda root: None",
-            f"pipeline.main(Path({str(toy.root)!r}))",
-        )
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script],
-        cwd=CHECKOUT,
-        env=os.environ | {"PREFECT_API_URL": prefect_api},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    process = begin(toy, prefect_api)
     began = toy.root / "began"
     try:
         wait_for(lambda: began.exists() and began.read_text())
@@ -154,6 +167,80 @@ def test_ctrl_c_ends_the_stage_and_starts_no_second_try(toy, prefect_api):
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode != 0
     assert toy.began() == ["first"], said
+
+
+def test_a_start_by_force_leaves_what_is_above_and_beside_it(toy_that_ran):
+    state = pipeline.pipeline(toy_that_ran.root, start_from="middle@left", force=True, return_state=True)
+    assert state.message == "2 completed"
+    assert toy_that_ran.began() == ["middle@left", "last"]
+
+
+def test_a_request_that_fits_nothing_is_told_and_posted_before_anything_runs(toy, monkeypatch):
+    posted = []
+    monkeypatch.setattr(_notices, "send", lambda text: posted.append(text) or "it answers 403 Forbidden")
+    state = pipeline.pipeline(toy.root, start_from="midle", return_state=True)
+    assert state.is_failed()
+    assert "there is no stage 'midle'; did you mean 'middle@" in state.message
+    assert len(posted) == 1
+    assert posted[0].endswith(state.message)
+    assert toy.began() == []
+
+
+def test_a_dry_run_tells_the_plan_and_runs_nothing(toy_that_ran):
+    toy_that_ran.edit("params.yaml", "width: 3", "width: 4")
+    state = pipeline.pipeline(toy_that_ran.root, dry_run=True, return_state=True)
+    assert state.message.splitlines()[-2:] == [
+        "last runs, unless DVC's cache has this very result",
+        "1 of 4 stages run: 0 s one after the other, and 1 that never ran here",
+    ]
+    assert toy_that_ran.began() == []
+
+
+def test_a_stage_whose_time_is_over_is_stopped_and_not_tried_again(toy, monkeypatch):
+    toy.order("first", "sleep")
+    monkeypatch.setenv("FEWSTEP_STAGE_TIMEOUT", "60,first=3")
+    state, runs = run(toy)
+    assert runs["first"].run_count == 1
+    assert runs["first"].state.message.startswith("first took longer than the 3 s that FEWSTEP_STAGE_TIMEOUT")
+    assert "python -m flows.pipeline --start-from first" in state.message
+    assert recover.recover(toy.root) == []
+
+
+@pytest.mark.parametrize("how", ["in the UI", "SIGTERM"])
+def test_a_cancelled_run_leaves_no_process_and_no_lock(toy, prefect_api, how):
+    toy.order("first", "sleep")
+    process = begin(toy, prefect_api)
+    try:
+        began = toy.root / "began"
+        wait_for(lambda: began.exists() and began.read_text())
+        note = _holding.read_note(_holding.lock_of(toy.root))
+        assert note["pid"] == process.pid
+        if how == "in the UI":
+            with get_client(sync_client=True) as client:
+                client.set_flow_run_state(note["id"], Cancelling())
+        else:
+            process.terminate()
+        said, _ = process.communicate(timeout=120)
+        assert list(recover.at_work([toy.root])) == []
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode != 0
+    assert toy.began() == ["first"], said
+    assert recover.recover(toy.root) == []
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(note["id"]).state
+    assert state.is_cancelled() if how == "in the UI" else state.is_crashed()
+
+
+def test_a_server_that_is_away_is_told_at_once(toy, monkeypatch):
+    monkeypatch.setattr(pipeline, "pipeline", lambda *_, **__: pytest.fail("ran"))
+    address = "http://me:secret@127.0.0.1:9/api"
+    with temporary_settings({PREFECT_API_URL: address}), pytest.raises(SystemExit) as caught:
+        pipeline.main(toy.root, [])
+    told = str(caught.value)
+    assert told.startswith("the Prefect server at http://127.0.0.1:9/api does not answer (ConnectError)")
+    assert "make ui" in told
 
 
 def test_the_real_chain_goes_through_prefect(checkout, prefect_api):
@@ -171,7 +258,9 @@ def test_the_real_chain_goes_through_prefect(checkout, prefect_api):
 
 
 def test_nothing_here_waits_for_torch():
-    imports = "import flows.gc, flows.pipeline, flows.summary, flows.ui, flows.why"
+    imports = (
+        "import flows.gc, flows.pipeline, flows.recover, flows.summary, flows.sweep, flows.ui, flows.why"
+    )
     check = f"{imports}; flows.pipeline.check_settings(flows.CHECKOUT)"
     code = f"import sys; {check}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT).returncode == 0

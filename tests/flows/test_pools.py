@@ -18,7 +18,7 @@ from toy_project import Toy
 from workspace import CHECKOUT
 
 from fewstep.errors import UserError
-from flows import _entries, _git, _places, _pools, _workspace, pipeline, stage, worker
+from flows import _entries, _git, _places, _pools, _processes, _workspace, pipeline, stage, worker
 from flows._failures import StageError
 from stages import _catalogue
 
@@ -221,11 +221,8 @@ def test_a_stage_waits_for_a_busy_worker_as_long_as_it_takes(monkeypatch):
 
 def test_an_interrupted_driver_cancels_what_it_scheduled(monkeypatch):
     server = Server(monkeypatch, *[(0, StateType.RUNNING, 1)] * 5)
-    monkeypatch.setattr(_pools.flow_run, "get_id", lambda: "mine")
-    monkeypatch.setattr(_pools, "_left", set())
-    with pytest.raises(KeyboardInterrupt), _pools.ending_together():
-        raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(_processes, "stopping", lambda: True)
+    with pytest.raises(_processes.StoppedError):
         _pools.wait(server, "run", "gpu", lambda line: None)
     assert [state.type for state in server.set] == [StateType.CANCELLING]
 

@@ -1,0 +1,36 @@
+"""How long each stage took when it ran here last; the plan of a run tells it."""
+
+import json
+from pathlib import Path
+
+from filelock import FileLock
+
+
+def read(root: Path) -> dict[str, float]:
+    """Return seconds by the name of a stage."""
+    try:
+        return json.loads(_file(root).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def record(root: Path, stage: str, seconds: float) -> None:
+    """Note how long a stage took."""
+    file = _file(root)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):  # stages run at the same time
+        partial = file.with_suffix(".tmp")
+        partial.write_text(json.dumps(read(root) | {stage: round(seconds, 1)}, sort_keys=True, indent=1))
+        partial.replace(file)
+
+
+def told(seconds: float) -> str:
+    """Write a duration as people do."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _file(root: Path) -> Path:
+    return root / ".fewstep" / "stage_seconds.json"

@@ -1,0 +1,61 @@
+"""One flow at a time on one workspace; the second is told which run holds it."""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from fewstep.errors import UserError
+
+
+def lock_of(root: Path) -> Path:
+    """Return the lock of a checkout."""
+    return root / ".fewstep" / "flow.lock"
+
+
+def note_of(lock: Path) -> Path:
+    """Return the note on who holds a lock, or held it when the machine died."""
+    return lock.with_suffix(".json")
+
+
+@contextmanager
+def held(lock: Path, name: str, run: str) -> Iterator[None]:
+    """Hold a workspace for the flow run of that name and id.
+
+    Raises:
+        UserError: another flow run holds it.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock).acquire(timeout=0):
+            note = {"name": name, "id": run, "pid": os.getpid(), "host": socket.gethostname()}
+            note_of(lock).write_text(json.dumps(note))
+            try:
+                yield
+            finally:
+                note_of(lock).unlink(missing_ok=True)
+    except Timeout:
+        raise UserError(
+            f"{holder(lock)} is at work in this workspace; wait for it or cancel it, or try settings beside "
+            "it with overrides, which have a workspace of their own"
+        ) from None
+
+
+def holder(lock: Path) -> str:
+    """Say who holds a lock, or held it when the machine died."""
+    note = read_note(lock)
+    if not note:
+        return "another flow run"
+    return f"flow run {note['name']} ({note['id']}, process {note['pid']} on {note['host']})"
+
+
+def read_note(lock: Path) -> dict | None:
+    """Return the note on who holds a lock, None if there is none."""
+    try:
+        return json.loads(note_of(lock).read_text())
+    except (FileNotFoundError, ValueError):
+        return None

@@ -1,0 +1,147 @@
+"""Child processes that never outlive the flow: each a group of its own, interrupted first, killed later.
+
+Interrupted, a stage and its dvc tidy up behind them: no lock is left, and a later run goes on from there.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+GRACE = 8.0  # seconds that an interrupted child has to tidy up
+
+# Runs before the child's program: the kernel shall kill the child when the flow is killed, and Control-C must
+# not be ignored, as a shell has it for what it runs in the background.
+FOLLOW = """
+import ctypes, os, signal, sys
+if sys.platform.startswith("linux"):
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != int(sys.argv[1]):
+        sys.exit(1)
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+_running: set["_Child"] = set()
+_stopping = threading.Event()
+
+
+class StoppedError(Exception):
+    """The child was stopped because the flow is."""
+
+
+class TimeIsOverError(Exception):
+    """The child was stopped because its time was over."""
+
+
+class _Child:
+    """A process group, by its first process."""
+
+    def __init__(self, process: subprocess.Popen) -> None:
+        self.process = process
+        self.ended = threading.Event()
+        self.timed_out = False
+
+    def stop(self) -> None:
+        """Interrupt the group, and kill it if that does not end it."""
+        for how in (signal.SIGINT, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, how)
+            if self.ended.wait(GRACE):
+                return
+
+    def end(self) -> None:
+        """Stop the group from the thread that would else wait for it."""
+        for how in (signal.SIGINT, signal.SIGKILL):
+            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.killpg(self.process.pid, how)
+                self.process.wait(GRACE)
+
+    def time_is_over(self) -> None:
+        self.timed_out = True
+        self.stop()
+
+
+def run(
+    command: list[str],
+    log: Callable[[str], None],
+    *,
+    cwd: Path,
+    env: dict[str, str],
+    seconds: float | None = None,
+) -> int:
+    """Run a command to its end and return its exit status.
+
+    Args:
+        command: The program's path and its arguments.
+        log: Called with each line it prints.
+        cwd: The folder it runs in.
+        env: Its environment.
+        seconds: How long it may take; None is for ever.
+
+    Raises:
+        StoppedError: `stop_all` was called.
+        TimeIsOverError: it took longer than `seconds`.
+    """
+    if _stopping.is_set():
+        raise StoppedError
+    process = subprocess.Popen(
+        [sys.executable, "-IS", "-c", FOLLOW, str(os.getpid()), *command],
+        cwd=cwd,
+        env=env,
+        text=True,
+        process_group=0,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    child = _Child(process)
+    _running.add(child)
+    timer = threading.Timer(seconds or 0, child.time_is_over)
+    timer.daemon = True
+    with process:
+        if _stopping.is_set():  # since this began
+            threading.Thread(target=child.stop, daemon=True).start()
+        if seconds is not None:
+            timer.start()
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                log(line.rstrip())
+            status = process.wait()
+        except BaseException:  # this very thread is interrupted, as a worker's flow is when it is cancelled
+            child.end()
+            raise
+        finally:
+            timer.cancel()
+            child.ended.set()
+            _running.discard(child)
+    if child.timed_out:
+        raise TimeIsOverError
+    if _stopping.is_set():
+        raise StoppedError
+    return status
+
+
+def stop_all() -> None:
+    """End every child, and let no other begin until `allow`; return when they are gone."""
+    _stopping.set()
+    stops = [threading.Thread(target=child.stop) for child in list(_running)]
+    for stop in stops:
+        stop.start()
+    for stop in stops:
+        stop.join()
+
+
+def stopping() -> bool:
+    """Return whether `stop_all` was called."""
+    return _stopping.is_set()
+
+
+def allow() -> None:
+    """Let children begin."""
+    _stopping.clear()

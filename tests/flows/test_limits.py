@@ -1,0 +1,35 @@
+import pytest
+
+from fewstep.errors import UserError
+from flows import _limits
+
+STAGES = ["couple@round1", "distill@boss-4", "distill@boss-2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"),
+    [
+        ("", {}),
+        ("60", dict.fromkeys(STAGES, 60)),
+        ("distill=5", {"distill@boss-4": 5, "distill@boss-2": 5}),
+        ("60, distill@boss-4=0.5", dict.fromkeys(STAGES, 60) | {"distill@boss-4": 0.5}),
+    ],
+)
+def test_a_limit_is_for_all_stages_or_for_those_named(monkeypatch, text, limits):
+    monkeypatch.setenv("FEWSTEP_STAGE_TIMEOUT", text)
+    assert _limits.seconds_allowed(STAGES) == limits
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("soon", "seconds above 0, or stage=seconds, got 'soon'"),
+        ("0", "got '0'"),
+        ("inf", "got 'inf'"),
+        ("distil=5", "there is no stage 'distil'; did you mean 'distill@boss-"),
+    ],
+)
+def test_a_wrong_limit_is_a_users_mistake(monkeypatch, text, told):
+    monkeypatch.setenv("FEWSTEP_STAGE_TIMEOUT", text)
+    with pytest.raises(UserError, match=told):
+        _limits.seconds_allowed(STAGES)
