@@ -45,6 +45,17 @@ def held(lock: Path, name: str, run: str) -> Iterator[None]:
         ) from None
 
 
+def is_held(lock: Path) -> bool:
+    """Return whether a flow run holds a lock."""
+    try:
+        with FileLock(lock).acquire(timeout=0):
+            return False
+    except FileNotFoundError:
+        return False
+    except Timeout:
+        return True
+
+
 def holder(lock: Path) -> str:
     """Say who holds a lock, or held it when the machine died."""
     note = read_note(lock)

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fewstep.errors import UserError
-from flows import _dvc
+from flows import _dvc, _holding
 from stages import _catalogue
 from stages._params import Params
 from stages._plan import Plan
@@ -44,6 +44,7 @@ def collect(root: Path) -> list[Pile]:
         old_scratch(root),
         old_cells(root),
         old_artifacts(root, outputs),
+        variants(root),
         failed_runs(root),
     ]
 
@@ -121,6 +122,26 @@ def old_artifacts(root: Path, outputs: Iterable[Path]) -> Pile:
         cost="DVC's cache still has those that a branch, tag or experiment uses",
         items={str(path.relative_to(root)): [path] for path in old},
         remove=lambda: [shutil.rmtree(path) for path in old],
+    )
+
+
+def variants(root: Path) -> Pile:
+    """Return the workspaces of overrides and sweeps, but for those where a flow is at work."""
+    old = [
+        folder
+        for folder in sorted((root / ".fewstep" / "variants").glob("*/"))
+        if not _holding.is_held(folder.with_suffix(".lock"))
+    ]
+
+    def remove(folder: Path) -> None:
+        shutil.rmtree(folder)
+        folder.with_suffix(".lock").unlink(missing_ok=True)
+
+    return Pile(
+        title="workspaces of overrides and sweeps",
+        cost="their results leave the disk, and are made anew if you return to those settings",
+        items={str(folder.relative_to(root)): [folder] for folder in old},
+        remove=lambda: [remove(folder) for folder in old],
     )
 
 

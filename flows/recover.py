@@ -11,7 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
-from filelock import FileLock, Timeout
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Crashed
@@ -50,13 +49,8 @@ def refuse_while_alive(projects: list[Path], locks: list[Path]) -> None:
         UserError: something is; the message names it.
     """
     for lock in locks:
-        try:
-            with FileLock(lock).acquire(timeout=0):
-                continue
-        except Timeout:
-            raise UserError(f"{_holding.holder(lock)} is at work; cancel it or wait for it") from None
-        except FileNotFoundError:
-            continue
+        if _holding.is_held(lock):
+            raise UserError(f"{_holding.holder(lock)} is at work; cancel it or wait for it")
     if found := list(at_work(projects)):
         raise UserError("these are at work here; end them or wait for them:\n" + "\n".join(found))
 

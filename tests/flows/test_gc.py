@@ -178,3 +178,15 @@ def test_a_running_stage_forbids_it(toy_that_ran):
     finally:
         os.killpg(dvc.pid, signal.SIGKILL)
         dvc.wait()
+
+
+def test_workspaces_of_variants_go_unless_a_flow_is_at_work(tmp_path):
+    folder = tmp_path / ".fewstep/variants"
+    for name in ("done", "busy"):
+        (folder / name).mkdir(parents=True)
+        (folder / f"{name}.lock").touch()
+    with FileLock(folder / "busy.lock"):
+        pile = _piles.variants(tmp_path)
+        assert list(pile.items) == [".fewstep/variants/done"]
+        pile.remove()
+    assert sorted(path.name for path in folder.iterdir()) == ["busy", "busy.lock"]

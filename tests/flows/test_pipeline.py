@@ -5,6 +5,7 @@ import sys
 from contextlib import suppress
 
 import pytest
+from chain.checkout import Checkout
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterFlowRunId
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -244,9 +245,9 @@ def test_a_server_that_is_away_is_told_at_once(toy, monkeypatch):
 
 
 def test_the_real_chain_goes_through_prefect(checkout, prefect_api):
-    """One student's setting has changed: it and the evaluation run, all else is there."""
-    checkout.set(distill={"one-step": {"train": {"steps": 7}}})
-    said = checkout.sh("python -m flows.pipeline", PREFECT_API_URL=prefect_api)
+    """One student's setting is overridden: it and the evaluation run, all else comes from the cache."""
+    overridden = "python -m flows.pipeline --set distill.one-step.train.steps=7"
+    said = checkout.sh(overridden, PREFECT_API_URL=prefect_api)
     assert "All stages are up to date: 8 cached, 2 completed." in said
     with get_client(sync_client=True) as client:
         (flow_run,) = client.read_flow_runs(sort="START_TIME_DESC", limit=1)
@@ -254,6 +255,9 @@ def test_the_real_chain_goes_through_prefect(checkout, prefect_api):
     assert runs.keys() == checkout.locked().keys()
     assert sorted(name for name in runs if runs[name] == "Completed") == ["distill@one-step", "evaluate"]
     assert set(runs.values()) == {"Completed", "Cached"}
+    assert checkout.sh("git status --porcelain") == ""
+    (variant,) = (checkout / ".fewstep/variants").glob("*/")
+    assert Checkout(variant).repro().ran == []
     assert checkout.repro().ran == []
 
 

@@ -30,9 +30,9 @@ def test_a_wrong_override_is_told_before_anything_is_made(overrides, told):
 
 def test_an_override_may_set_what_had_its_default():
     raw = Params.read(CHECKOUT / "params.yaml").raw
-    assert "gates" not in raw["pretrain"]
-    params = _variants.settings(CHECKOUT, {"pretrain.model.depth": 2, "distill.boss-4.train.steps": 800})
-    assert params.raw["pretrain"]["model"]["depth"] == 2
+    assert "clip" not in raw["pretrain"]["train"]
+    params = _variants.settings(CHECKOUT, {"pretrain.train.clip": 2.0, "distill.boss-4.train.steps": 800})
+    assert params.raw["pretrain"]["train"]["clip"] == 2.0
     assert params.raw["distill"]["boss-4"]["train"] == raw["distill"]["boss-4"]["train"] | {"steps": 800}
 
 
