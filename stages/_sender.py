@@ -115,6 +115,16 @@ def send(tracker: "Tracker", name: str, run: str | None, events: list[dict[str, 
                     tracker.log(run, params=event["params"])
                 case "link":
                     tracker.link(event)
+                case "params" if run:
+                    tracker.log(run, params=event["params"])
+                case "samples" if run:
+                    tracker.uses(run, event["samples"])
+                case "locked":
+                    tracker.locked(event["pipeline"], event["digest"])
+                case "model":
+                    tracker.registry.add(event, run or tracker.origin(event["tags"]))
+                case "scores":
+                    tracker.judge(event["rows"], run)
                 case "file" if run:  # there is none if the tracker refused to begin it
                     tracker.client.log_artifact(run, event["path"], event["folder"])
                 case "end" if run:
