@@ -20,7 +20,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from fewstep.errors import UserError
-from flows import _dvc
+from flows import _artifacts, _dvc
 from flows._failures import StageError
 from stages import _manifest, _tracking
 from stages._params import Params
@@ -49,13 +49,14 @@ def may_pass_next_time(_task: Task, _run: TaskRun, state: State) -> bool:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def bring_up_to_date(stage: str, root: Path, unchanged: bool) -> State:
+def bring_up_to_date(stage: str, root: Path, unchanged: bool, outputs: tuple[str, ...]) -> State:
     """Give a stage its turn with DVC, or none when it is known to have nothing to do.
 
     Args:
         stage: Its name in dvc.yaml.
         root: The folder of dvc.yaml.
         unchanged: Neither it nor anything it depends on has changed.
+        outputs: The folders it writes, whose pages Prefect shows if there is something new.
 
     Returns:
         Completed when it ran, Cached when its earlier output serves, Failed with what it said last.
@@ -63,9 +64,10 @@ def bring_up_to_date(stage: str, root: Path, unchanged: bool) -> State:
     outcome: _dvc.Outcome = "unchanged"
     if not unchanged:
         try:
-            outcome = _dvc.reproduce(stage, root, get_run_logger().info)
+            outcome = _dvc.reproduce(stage, root, _artifacts.Progress(stage))
         except StageError as failure:
             return Failed(message=str(failure), data=failure)
+        _artifacts.show(stage, root, outputs)
     if outcome == "ran":
         return Completed(message=f"{stage} ran")
     told = "restored from the run-cache" if outcome == "cached" else "nothing changed"
@@ -112,7 +114,7 @@ def take_turns(root: Path, stages: dict[str, _dvc.Stage]) -> dict[str, State]:
         for name in order.get_ready():
             above = [futures[other] for other in stages[name].upstream]
             submit = bring_up_to_date.with_options(name=name).submit
-            futures[name] = submit(name, root, name in unchanged, wait_for=above)
+            futures[name] = submit(name, root, name in unchanged, stages[name].outputs, wait_for=above)
             futures[name].add_done_callback(lambda _, name=name: finished.put(name))
         order.done(finished.get())
     for future in futures.values():
