@@ -22,24 +22,23 @@ TIME = re.compile(r"[\d:]+ (?:left|in all)$")
 
 
 class Progress:
-    """A bar for each piece of work that a stage reports on; called with each line that the stage prints."""
+    """The bar of a stage, for the piece of its work that it is at; called with each line that it prints."""
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
-        self.bars: dict[str, UUID] = {}
+        self.bar: UUID | None = None
 
     def __call__(self, line: str) -> None:
         """Log a line, and move the bar if it is one of progress."""
         get_run_logger().info(line)
         if found := PROGRESS.match(line):
-            what, percent = found["what"], float(found["percent"])
-            time = TIME.search(found["rest"])
-            said = f"{what}: {found['at']}" + (f", {time[0]}" if time else "")
+            percent, time = float(found["percent"]), TIME.search(found["rest"])
+            said = f"{found['what']}: {found['at']}" + (f", {time[0]}" if time else "")
             with harmless(f"the progress of {self.stage}"):
-                if what in self.bars:
-                    update_progress_artifact(self.bars[what], percent, said)
+                if self.bar:
+                    update_progress_artifact(self.bar, percent, said)
                 else:
-                    self.bars[what] = create_progress_artifact(percent, key(f"{what}-progress"), said)
+                    self.bar = create_progress_artifact(percent, key(f"{self.stage}-progress"), said)
 
 
 def show(stage: str, root: Path, outputs: tuple[str, ...]) -> None:

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlflow.entities import LoggedModelOutput
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
@@ -44,6 +45,8 @@ class Registry:
         for file in event["files"]:
             self.client.log_model_artifact(made.model_id, file)
         self.client.finalize_logged_model(made.model_id, "READY")
+        if run:
+            self.client.log_outputs(run, [LoggedModelOutput(made.model_id, step=0)])
         self.client.create_model_version(
             self.name,
             source=made.artifact_location,

@@ -86,6 +86,7 @@ def test_a_model_becomes_a_version_with_its_files_and_the_run_that_made_it(track
     assert version.tags["fewstep.fingerprint"] == "boss-4"
     (kept,) = tracker.client.search_logged_models([tracker.experiment])
     assert (kept.name, kept.source_run_id, str(kept.status)) == ("boss-4", run, "READY")
+    assert [made.model_id for made in tracker.client.get_run(run).outputs.model_outputs] == [kept.model_id]
     (weights,) = tmp_path.glob(f".fewstep/mlartifacts/models/{kept.model_id}/artifacts/model.safetensors")
     assert weights.read_text() == "model.safetensors of boss-4"
     assert (weights.parent / "config.json").exists()
