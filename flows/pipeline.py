@@ -25,6 +25,7 @@ from prefect.tasks import Task
 
 from fewstep.errors import UserError
 from flows import (
+    _artifacts,
     _choice,
     _durations,
     _dvc,
@@ -71,7 +72,12 @@ def may_pass_next_time(_task: Task, _run: TaskRun, state: State) -> bool:
     persist_result=False,
 )
 def bring_up_to_date(
-    stage: str, root: Path, unchanged: bool, force: bool = False, seconds: float | None = None
+    stage: str,
+    root: Path,
+    unchanged: bool,
+    outputs: tuple[str, ...],
+    force: bool = False,
+    seconds: float | None = None,
 ) -> State:
     """Give a stage its turn with DVC, or none when it is known to have nothing to do.
 
@@ -79,6 +85,7 @@ def bring_up_to_date(
         stage: Its name in dvc.yaml.
         root: The folder of dvc.yaml.
         unchanged: Neither it nor anything it depends on has changed.
+        outputs: The folders it writes, whose pages Prefect shows if there is something new.
         force: Run it even if there is its result.
         seconds: How long it may take; None is for ever.
 
@@ -90,9 +97,10 @@ def bring_up_to_date(
         began = time.monotonic()
         try:
             give_turn = _pools.reproduce if _pools.wanted() else _dvc.reproduce
-            outcome = give_turn(stage, root, get_run_logger().info, force=force, seconds=seconds)
+            outcome = give_turn(stage, root, _artifacts.Progress(stage), force=force, seconds=seconds)
         except StageError as failure:
             return Failed(message=str(failure), data=failure)
+        _artifacts.show(stage, root, outputs)
         if outcome == "ran":
             _durations.record(root, stage, time.monotonic() - began)
     if outcome == "ran":
@@ -225,7 +233,10 @@ def take_turns(
                 above = [futures[other] for other in upstream[name]]
                 submit = bring_up_to_date.with_options(name=name).submit
                 again, limit = force and turns[name] == "run", limits.get(name)
-                futures[name] = submit(name, root, turns[name] == "unchanged", again, limit, wait_for=above)
+                unchanged = turns[name] == "unchanged"
+                futures[name] = submit(
+                    name, root, unchanged, stages[name].outputs, again, limit, wait_for=above
+                )
                 futures[name].add_done_callback(lambda _, name=name: finished.put(name))
             order.done(next_finished(finished, runs))
         for future in futures.values():

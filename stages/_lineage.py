@@ -9,8 +9,10 @@ from typing import Any
 
 from fewstep.errors import UserError
 from stages import _catalogue, _manifest, _parent
+from stages._circumstances import lock_digest
 from stages._inputs import Input
 
+HOLD_SAMPLES = ("prepare", "couple", "trajectories")
 PROCESS = uuid.uuid4().hex[:12]
 
 
@@ -19,12 +21,25 @@ def describe(made: dict[str, Any], outcome: str) -> dict[str, Any]:
     tags = {f"fewstep.{name}": str(made[name] or "") for name in ("stage", "key", "fingerprint")}
     if commit := git_commit():
         tags["mlflow.source.git.commit"] = commit
+    if digest := lock_digest(Path()):
+        tags["fewstep.dvc_lock"] = digest
     return {
         "address": _catalogue.address(made["stage"], made["key"]),
         "pipeline": pipeline_id(),
         "pipeline_name": os.environ.get("DVC_EXP_NAME") or pipeline_id(),
         "tags": tags | {"fewstep.outcome": outcome},
     }
+
+
+def samples(inputs: dict[str, Input]) -> list[dict[str, str]]:
+    """Return the data set and the pairs among the inputs, and what is the user's own, by name and digest."""
+    found = []
+    for item in inputs.values():
+        made = item.manifest
+        if made is None or made["stage"] in HOLD_SAMPLES:
+            name = _catalogue.address(made["stage"], made["key"]) if made else item.path.as_posix()
+            found.append({"name": name, "digest": item.digest, "source": item.path.as_posix()})
+    return found
 
 
 def ancestors(inputs: dict[str, Input]) -> list[dict[str, Any]]:

@@ -3,19 +3,23 @@
 Only the sender imports this, in a process of its own: mlflow takes seconds to import.
 """
 
+import json
 import os
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mlflow.entities import Metric, Param, Run
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run
 from mlflow.tracking import MlflowClient
 
 from stages._outbox import now
+from stages._registry import Registry
 
 PIPELINE, FINGERPRINT, OUTCOME = "fewstep.pipeline", "fewstep.fingerprint", "fewstep.outcome"
 SOURCE, OUTBOX, PARENT = "fewstep.source_run_id", "fewstep.outbox", "mlflow.parentRunId"
+COMMIT, LOCK = "mlflow.source.git.commit", "fewstep.dvc_lock"
+DIGEST_LETTERS = 36  # of a data set, MLflow takes no more
 WRONG = ("FAILED", "KILLED")
 
 
@@ -36,16 +40,25 @@ class Tracker:
             if found
             else self.client.create_experiment(experiment, artifact_location=place)
         )
+        self.registry = Registry(self, experiment)
 
     def find(self, **tags: str) -> list[Run]:
         """Return the runs that carry these tags, oldest first."""
         wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
         return list(self.client.search_runs([self.experiment], wanted, order_by=["start_time ASC"]))
 
-    def parent(self, pipeline: str, name: str) -> str:
+    def parent(self, event: dict[str, Any]) -> str:
         """Return the id of the run of a whole pipeline, made when its first stage asks."""
-        found = self.find(**{PIPELINE: pipeline, OUTCOME: "pipeline"})
-        return found[0].info.run_id if found else self.create(name, {PIPELINE: pipeline, OUTCOME: "pipeline"})
+        tags = {PIPELINE: event["pipeline"], OUTCOME: "pipeline"}
+        if found := self.find(**tags):
+            return found[0].info.run_id
+        known = {name: event["tags"][name] for name in (COMMIT, LOCK) if name in event["tags"]}
+        return self.create(event["pipeline_name"], tags | known)
+
+    def locked(self, pipeline: str, digest: str) -> None:
+        """Note the digest of dvc.lock as a pipeline left it."""
+        for run in self.find(**{PIPELINE: pipeline, OUTCOME: "pipeline"}):
+            self.client.set_tag(run.info.run_id, LOCK, digest)
 
     def create(self, name: str, tags: dict[str, str], time: int | None = None) -> str:
         """Return the id of a new run."""
@@ -54,7 +67,7 @@ class Tracker:
 
     def begin(self, outbox: str, event: dict[str, Any]) -> str:
         """Return the id of a stage's run; the one that an interrupted sender made, if there is one."""
-        parent = self.parent(event["pipeline"], event["pipeline_name"])
+        parent = self.parent(event)
         self.client.update_run(parent, "RUNNING")
         tags = event["tags"] | {PARENT: parent, PIPELINE: event["pipeline"], OUTBOX: outbox}
         found = self.find(**{OUTBOX: outbox})
@@ -68,6 +81,36 @@ class Tracker:
             self.client.log_batch(run, metrics=chunk)
         for chunk in batched([Param(name, str(value)[:6000]) for name, value in (params or {}).items()], 100):
             self.client.log_batch(run, params=chunk)
+
+    def uses(self, run: str, samples: list[dict[str, str]]) -> None:
+        """Note the data sets and pairs that a run reads."""
+        self.client.log_inputs(
+            run,
+            [
+                DatasetInput(
+                    Dataset(
+                        name=item["name"],
+                        digest=item["digest"][:DIGEST_LETTERS],
+                        source_type="dvc",
+                        source=json.dumps({"path": item["source"], "sha256": item["digest"]}),
+                    )
+                )
+                for item in samples
+            ],
+        )
+
+    def origin(self, tags: dict[str, str]) -> str | None:
+        """Return the run that made a result, the first that ended well if there is one."""
+        found = self.find(**{FINGERPRINT: tags[FINGERPRINT], OUTCOME: "ran"})
+        found.sort(key=lambda run: run.info.status != "FINISHED")
+        return found[0].info.run_id if found else None
+
+    def judge(self, rows: list[dict[str, Any]], run: str | None) -> None:
+        """Let students challenge the champions; the evaluation's run tells what came of it."""
+        for alias, told in self.registry.judge(rows).items():
+            print(f"{alias}: {told}", flush=True)
+            if run:
+                self.client.set_tag(run, f"fewstep.{alias}", told)
 
     def end(self, run: str, status: str, time: int) -> None:
         """End a stage's run, and its pipeline's as far as it got."""
@@ -85,14 +128,13 @@ class Tracker:
         there = self.find(**{PIPELINE: event["pipeline"], FINGERPRINT: event["tags"][FINGERPRINT]})
         if any(run.info.status not in WRONG for run in there):
             return
-        origins = self.find(**{FINGERPRINT: event["tags"][FINGERPRINT], OUTCOME: "ran"})
-        origins.sort(key=lambda run: run.info.status != "FINISHED")
-        parent = self.parent(event["pipeline"], event["pipeline_name"])
-        source = origins[0].info.run_id if origins else "origin unknown"
-        tags = {PARENT: parent, PIPELINE: event["pipeline"], OUTCOME: "cached", SOURCE: source}
+        origin = self.origin(event["tags"])
+        parent = self.parent(event)
+        tags = {PARENT: parent, PIPELINE: event["pipeline"], OUTCOME: "cached"}
+        tags |= {SOURCE: origin or "origin unknown"}
         run = self.create(event["address"], event["tags"] | tags, event["time"])
-        if origins:
-            data = origins[0].data
+        if origin:
+            data = self.client.get_run(origin).data
             self.log(run, [Metric(n, v, event["time"], 0) for n, v in data.metrics.items()], data.params)
         self.end(run, "FINISHED", event["time"])
 

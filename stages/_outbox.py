@@ -70,15 +70,19 @@ class Outbox:
 
     def attach(self, folder: str, name: str, file: Path) -> None:
         """Add a file as it is now; it shall appear as folder/name."""
-        if self.broken:
-            return
+        self.add("file", path=self.keep(folder, name, file), folder=folder)
+
+    def keep(self, folder: str, name: str, file: Path) -> str:
+        """Keep a file as it is now until all is delivered, and return where, for an event to tell."""
         target = self.attached / folder / name
+        if self.broken:
+            return str(target)
         try:
             target.unlink(missing_ok=True)
             _publish.link(file, target)
         except OSError as error:
             self.broken = error
-        self.add("file", path=str(target), folder=folder)
+        return str(target)
 
     def close(self) -> None:
         """Say that nothing more will come."""

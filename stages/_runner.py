@@ -123,6 +123,7 @@ def run(stage: str, key: str | None) -> None:
             plan.judge(_manifest.read(scratch.folder)["facts"])
             plan.check_unchanged()
             publish(scratch, plan.out)
+            tracking.published(plan.out)
             status = "FINISHED"
         finally:
             progress.finish()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 LOOK, EVERY = 0.2, 2.0  # seconds between looks at the outbox, and between deliveries of a live run
 RETRY = 15.0  # seconds to the next try after a failure
 HANGING = 120  # seconds after which a delivery that does not end is given up, and the sender with it
+REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "ENDPOINT_NOT_FOUND")
 CHUNK = 1000  # events between two notes of how far delivery got
 
 
@@ -115,6 +116,16 @@ def send(tracker: "Tracker", name: str, run: str | None, events: list[dict[str, 
                     tracker.log(run, params=event["params"])
                 case "link":
                     tracker.link(event)
+                case "params" if run:
+                    tracker.log(run, params=event["params"])
+                case "samples" if run:
+                    tracker.uses(run, event["samples"])
+                case "locked":
+                    tracker.locked(event["pipeline"], event["digest"])
+                case "model":
+                    tracker.registry.add(event, run or tracker.origin(event["tags"]))
+                case "scores":
+                    tracker.judge(event["rows"], run)
                 case "file" if run:  # there is none if the tracker refused to begin it
                     tracker.client.log_artifact(run, event["path"], event["folder"])
                 case "end" if run:
@@ -136,7 +147,7 @@ def send(tracker: "Tracker", name: str, run: str | None, events: list[dict[str, 
 
 def drop_if_refused(error: Exception, what: Any) -> None:
     """Go on without what the tracker will never take or what is gone; else it is down."""
-    refused = getattr(error, "error_code", "") in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
+    refused = getattr(error, "error_code", "") in REFUSALS
     if not (refused or isinstance(error, FileNotFoundError)):
         raise error
     print(scrub(f"refused: {what}: {error}"), file=sys.stderr)

@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stages import _outbox
-from stages._lineage import ancestors, describe
+from stages import _manifest, _offers, _outbox
+from stages._circumstances import device, environment, lock_digest
+from stages._lineage import ancestors, describe, pipeline_id, samples
 from stages._outbox import Outbox
 from stages._plan import Plan
 
@@ -34,8 +35,10 @@ class Tracking:
     def begin(self) -> None:
         """Say that the stage starts to work."""
         facts = self.plan.facts()
-        params = flatten({"seed": facts["seed"], "version": facts["version"], **facts["config"]})
+        about = {"seed": facts["seed"], "version": facts["version"], "environment": environment()}
+        params = flatten(about | facts["config"])
         self._add("begin", params=params, **describe(facts | {"fingerprint": self.plan.fingerprint}, "ran"))
+        self._add("samples", samples=samples(self.plan.inputs))
 
     def link(self, manifest: dict[str, Any]) -> None:
         """Say which result was used; if another pipeline run made it, this one gets a link to that."""
@@ -61,6 +64,18 @@ class Tracking:
                 self.outbox.attach("output", file.name, file)
         numbers = {n: v for n, v in flatten(facts, "result.").items() if isinstance(v, int | float)}
         self.measured(0, numbers)
+        self._add("params", params={"environment.device": device()})
+
+    def published(self, out: Path) -> None:
+        """Offer a result to the model registry, if it is a model or tells how good models are."""
+        manifest = _manifest.read(out)
+        if not (self.outbox and manifest):
+            return
+        if files := [f for f in _offers.model_files(out) if f.stat().st_size <= ATTACHED_BYTES]:
+            kept = [self.outbox.keep("model", file.name, file) for file in files]
+            self._add("model", name=out.name, files=kept, tags=describe(manifest, "ran")["tags"])
+        if rows := list(_offers.scores(out, manifest)):
+            self._add("scores", rows=rows)
 
     def end(self, status: str) -> str | None:
         """End the run as FINISHED or FAILED; return a warning if it is not recorded, or the tracker is down.
@@ -88,10 +103,12 @@ def wanted() -> bool:
 
 
 def link_cached(root: Path, manifests: list[dict[str, Any]]) -> None:
-    """Record results that this pipeline run (FEWSTEP_PIPELINE) found made; `send` delivers it."""
+    """Record what this pipeline run (FEWSTEP_PIPELINE) found made, and dvc.lock as it left it, for `send`."""
     outbox = Outbox(root, "cached")
     for manifest in manifests:
         outbox.add("link", **describe(manifest, "cached"))
+    if digest := lock_digest(root):
+        outbox.add("locked", pipeline=pipeline_id(), digest=digest)
     outbox.close()
 
 

@@ -1,0 +1,121 @@
+"""The pages people look at, opened in a real browser: one test, for its servers take seconds to start."""
+
+import json
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows import _tracker, pipeline, ui
+from stages import _outbox, _sender
+from stages._outbox import Outbox
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+SHOTS = os.environ.get("FEWSTEP_SHOTS")  # a folder for pictures of the pages, to look at
+
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium here: apt-get install chromium")
+
+
+@pytest.fixture
+def mlflow_server(tmp_path, monkeypatch):
+    """The address of a real MLflow server."""
+    server = next(server for server in ui.servers(tmp_path) if server.name == "MLflow")
+    (tmp_path / ".fewstep").mkdir()
+    port = ui.free_port(5300)
+    process = ui.start(server, port, tmp_path / "log")
+    try:
+        ui.wait_until_ready(server, port, tmp_path / "log", process)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{ui.HOST}:{port}")
+        yield f"http://{ui.HOST}:{port}"
+    finally:
+        ui.stop(process)
+
+
+def browse(folder: Path, name: str, address: str) -> str:
+    """Return the text of a page once its scripts have run."""
+    options = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--window-size=1400,1600",
+    ]
+    options += [f"--user-data-dir={folder / name}", "--virtual-time-budget=20000", "--disable-dev-shm-usage"]
+    if SHOTS:
+        shot = f"--screenshot={SHOTS}/{name}.png"
+        subprocess.run([CHROMIUM, *options, shot, address], capture_output=True, timeout=120)
+    done = subprocess.run(
+        [CHROMIUM, *options, "--dump-dom", address], capture_output=True, text=True, timeout=120
+    )
+    return done.stdout
+
+
+def evaluated(tracker, root, name, fd_clf):
+    """Deliver a run of a student, its model, and what an evaluation found of it."""
+    (root / "model.safetensors").write_text(name)
+    outbox = Outbox(root, name)
+    tags = {"fewstep.fingerprint": name * 8, "fewstep.outcome": "ran"}
+    outbox.add("begin", params={"steps": 7}, pipeline="p", pipeline_name="p", address=name, tags=tags)
+    outbox.add("measure", step=4, values={"result.fd_clf": fd_clf})
+    files = [outbox.keep("model", "model.safetensors", root / "model.safetensors")]
+    outbox.add("model", name=name, files=files, tags=tags)
+    row = {"model": name, "fingerprint": name * 8, "calls": 4, "fd_clf": fd_clf, "fd_clf_se": 0.1}
+    outbox.add("scores", rows=[row | {"yardstick": "y"}])
+    outbox.add("end", status="FINISHED")
+    outbox.close()
+    _sender.deliver(tracker, outbox.file, live=False)
+    return tracker.origin(tags)
+
+
+def test_the_pages_show_what_happened(toy, tmp_path, finished, prefect_api, mlflow_server, monkeypatch):
+    from stages._mlflow import Tracker
+
+    tracker = Tracker(tmp_path, mlflow_server, _outbox.experiment())
+    runs = [evaluated(tracker, tmp_path, "alpha", 2.0), evaluated(tracker, tmp_path, "beta", 1.0)]
+    assert _tracker.run_page("alpha" * 8).endswith(f"/runs/{runs[0]}")
+
+    work = (toy.root / "work.py").read_text()
+    fields = dict.fromkeys(("stage", "key", "config", "inputs", "files"))
+    manifest = fields | {
+        "version": 1,
+        "seed": 0,
+        "fingerprint": "beta" * 8,
+        "facts": {"held_out_loss": 0.4321},
+    }
+    page = f"pathlib.Path(out, 'manifest.json').write_text({json.dumps(manifest)!r})\n"
+    picture = f"shutil.copy({str(finished / 'artifacts/prepare/samples.png')!r}, out)\n"
+    told = 'print(f"{name}: step 640/1500 (43 %), 21.9 step/s, 0:39 left")\n'
+    (toy.root / "work.py").write_text(work + told + page + picture)
+    monkeypatch.setattr(pipeline, "check_settings", lambda root: None)
+    monkeypatch.setenv("FEWSTEP_TRACKING", "off")
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        state = pipeline.pipeline(toy.root, return_state=True)
+        with get_client(sync_client=True) as client:
+            shown = {artifact.key: artifact.id for artifact in client.read_artifacts(limit=200)}
+
+    prefect = prefect_api.removesuffix("/api")
+    compared = f"runs={quote(json.dumps(runs))}&experiments={quote(json.dumps([tracker.experiment]))}"
+    pages = {
+        "run": f"{prefect}/runs/flow-run/{state.state_details.flow_run_id}",
+        "artifact": f"{prefect}/artifacts/artifact/{shown['last']}",
+        "comparison": f"{mlflow_server}/#/compare-runs?{compared}",
+        "report": (finished / "artifacts/evaluate/report.html").resolve().as_uri(),
+    }
+    with ThreadPoolExecutor(2) as pool:
+        read = dict(
+            zip(pages, pool.map(lambda name: browse(tmp_path, name, pages[name]), pages), strict=True)
+        )
+    assert "Completed" in read["run"]
+    assert "middle@left" in read["run"]
+    assert "held_out_loss" in read["artifact"]
+    assert "data:image/png;base64," in read["artifact"]
+    assert f"{mlflow_server}/#/experiments/{tracker.experiment}/runs/{runs[1]}" in read["artifact"]
+    assert "result.fd_clf" in read["comparison"]
+    assert "alpha" in read["comparison"]
+    assert "one-step" in read["report"]
