@@ -17,7 +17,7 @@ from stages import _outbox, _sender
 from stages._outbox import Outbox
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-SHOTS = os.environ.get("FEWSTEP_SHOTS")  # a folder for pictures of the pages, to look at
+SHOTS = os.environ.get("SHOTS")  # a folder for pictures of the pages, to look at
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium here: apt-get install chromium")
 

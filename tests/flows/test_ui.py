@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import socket
@@ -28,6 +29,8 @@ def test_both_pages_come_up_before_any_run_and_nothing_is_left_behind(tmp_path):
         assert "Ctrl-C" in lines[2]
         for name, title in (("MLflow", b"MLflow"), ("Prefect", b"Prefect")):
             assert title in urlopen(addresses[name], timeout=60).read()
+        settings = json.load(urlopen(f"{addresses['Prefect']}/ui-settings", timeout=60))
+        assert settings["api_url"] == "/api"  # of its own server, on whatever port that is
         family = below(process.pid)
         assert len(family) >= 2
         assert (tmp_path / ".fewstep/mlflow.db").exists()  # the store that the server was told of
