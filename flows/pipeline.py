@@ -42,7 +42,6 @@ from flows._request import Request, options
 from stages import _manifest, _tracking
 from stages._params import Params
 
-SECONDS_FOR_TRACKING = 2.0  # what is not delivered by then, the sender goes on with
 SECONDS_BETWEEN_LOOKS = 3.0  # for a cancellation
 
 
@@ -268,7 +267,7 @@ def track_cached(root: Path, stages: list[_dvc.Stage]) -> None:
     if _tracking.wanted():
         manifests = [_manifest.read(root / out) for stage in stages for out in stage.outputs]
         _tracking.link_cached(root, [manifest for manifest in manifests if manifest is not None])
-        if warning := _tracking.send(root, SECONDS_FOR_TRACKING):
+        if warning := _tracking.send(root, seconds=0):
             get_run_logger().warning(warning)
 
 

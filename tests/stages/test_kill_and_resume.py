@@ -77,6 +77,15 @@ def test_a_kill_after_publishing_costs_no_work(project, undisturbed):
     assert project.files("artifacts/make") == undisturbed
 
 
+def test_what_shall_be_made_again_is(project, undisturbed):
+    project.sh("python -m stages.make")
+    said = project.sh("python -m stages.make", FEWSTEP_AGAIN="1")
+    assert "made before" not in said
+    (log,) = project.folder.glob(".fewstep/scratch/make.*/work/attempts.log")
+    assert len(log.read_text().splitlines()) == PARTS  # in a new scratch, from the beginning
+    assert project.files("artifacts/make") == undisturbed
+
+
 def test_a_second_process_waits_and_publishes_what_the_first_made(project, tmp_path):
     first, said = project.begin("python", "-m", "stages.make"), tmp_path / "said"
     wait_for(lambda: written(project))
