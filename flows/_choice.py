@@ -107,6 +107,6 @@ def _only_missing(stage: Stage, above: list[Stage]) -> bool:
         for kind, paths in change.items():
             for path, state in paths.items():
                 back = any(provides(other, path) for other in above)
-                if not (back if kind == "changed deps" else state == "deleted"):
+                if not (back if kind == "changed deps" else state in ("deleted", "not in cache")):
                     return False
     return stage.settings_before is not None

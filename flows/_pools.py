@@ -29,7 +29,7 @@ FLOW = "fewstep-stage"
 TRACKING = ("FEWSTEP_PIPELINE", "MLFLOW_EXPERIMENT_NAME")
 """Variables that say under what a run is recorded; where the tracker is, a worker knows by itself."""
 POLL = 1.0  # seconds, as all that follow
-PATIENCE_WITH_AN_EMPTY_POOL = 20.0  # a worker that died counts as online for half a minute more
+PATIENCE_WITH_AN_EMPTY_POOL = 25.0  # a worker that died counts as online for half a minute more
 PATIENCE_WITH_SILENCE = 90.0
 PATIENCE_WITH_THE_SERVER = 300.0
 

@@ -81,6 +81,11 @@ def test_outputs_that_are_only_gone_come_back_first():
     assert _choice.fates(edited)["a"] == "run"
 
 
+def test_what_workers_made_and_nobody_fetched_is_not_out_of_date():
+    elsewhere = ({"changed outs": {"out/a": "not in cache"}},)
+    assert _choice.choose(chain(a=elsewhere), start_from="c")["a"] == "restore"
+
+
 def test_an_unknown_stage_is_told_with_the_nearest():
     with pytest.raises(UserError, match=r"no stage 'b@z'; did you mean 'b@[xy]'\?"):
         _choice.choose(chain(), start_from="b@z")

@@ -13,7 +13,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from processes import below, kill
+from processes import below, kill, wait_for
 from toy_project import Toy
 from workspace import CHECKOUT
 
@@ -103,6 +103,11 @@ class Team:
                 stderr=subprocess.STDOUT,
             )
 
+    def wait_until_online(self):
+        with get_client(sync_client=True) as client:
+            for pool in self.processes:
+                wait_for(lambda pool=pool: client.read_workers_for_work_pool(pool), every=0.5)
+
     def end(self, pool):
         process = self.processes.pop(pool)
         for pid in [*below(process.pid), process.pid]:
@@ -131,6 +136,7 @@ def locked(toy):
 def test_a_chain_runs_on_two_workers_as_it_does_here(team, deployed):
     team.work("cpu")
     team.work("gpu")
+    team.wait_until_online()
     state = run(team.driver)
     assert state.is_completed(), state.message
     assert state.message == "2 completed"
