@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -54,6 +55,8 @@ def main(pool: str, *options: str) -> None:
     # With its type, the worker makes the pool if the server has none of that name.
     command = ["worker", "start", "--type", "process", "--pool", pool, "--limit", str(limit(pool)), *options]
     os.chdir(CHECKOUT)
+    # Prefect ends a worker by an interrupt, which a shell has ignored by what it runs in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.execve(sys.executable, [sys.executable, "-m", "prefect", *command], found)
 
 
