@@ -23,7 +23,7 @@ def steps_on_disk(checkout) -> int:
 
 def shards_on_disk(checkout) -> int:
     """Return the finished shards of couple@round1."""
-    return len(list((checkout / ".fewstep/scratch").glob("couple@round1.*/out/train/shard-*.tar")))
+    return len(list((checkout / ".fewstep/scratch").glob("couple@round1.*/out/train/.shard-*.tar.json")))
 
 
 def the_stage(checkout) -> int:

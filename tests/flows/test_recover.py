@@ -1,13 +1,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Running
-from processes import kill
+from processes import kill, wait_for
 
 from fewstep.errors import UserError
 from flows import _dvc, _holding, recover
@@ -56,6 +57,7 @@ def test_nothing_is_touched_while_anything_is_at_work(toy, dead, words):
     leave_lock(toy.root, dead)
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", *words], cwd=toy.root)
     try:
+        wait_for(lambda: words[1] in Path(f"/proc/{process.pid}/cmdline").read_text())
         with pytest.raises(UserError, match=rf"end them or wait.*\n  process {process.pid}: .*{words[1]}"):
             recover.recover(toy.root)
     finally:

@@ -103,8 +103,10 @@ def test_a_window_that_can_not_be_read_leaves_nothing_behind(numbered, tmp_path)
 def test_any_number_of_workers_reads_the_same_from_any_step(numbered, rank):
     batches = Batches(numbered, seed=0, size=64, window=90, rank=rank, ranks=2)
     plain = [batches[step] for step in range(12)]  # three epochs
-    for workers, start in [(0, 0), (1, 5), (2, 5)]:
-        loader = DataLoader(batches, batch_size=None, sampler=range(start, 12), num_workers=workers)
+    for workers, start in [(0, 0), (2, 5)]:
+        # other tests leave threads in this process, beside which a fork may crash
+        how = {"num_workers": workers, "multiprocessing_context": "spawn" if workers else None}
+        loader = DataLoader(batches, batch_size=None, sampler=range(start, 12), **how)
         for (batch, keys), (expected, expected_keys) in zip(loader, plain[start:], strict=True):
             assert torch.equal(batch["number"], expected["number"])
             assert torch.equal(keys, expected_keys)
