@@ -12,7 +12,6 @@ from stages._runner import Job, main
 
 if TYPE_CHECKING:
     from stages._estimate import Estimate
-    from stages._makers import Opened
 
 VERSION = 2  # bump when the numbers this stage writes change
 
@@ -80,19 +79,17 @@ def check(params: Params) -> list[str]:
     return problems
 
 
-def plan(config: Config, job: Job, opened: "Opened | None" = None) -> "Estimate | None":
+def plan(config: Config, job: Job) -> "Estimate | None":
     """Return what is still to be spent, if anything is; see stages._estimate."""
     from stages._estimate import estimate
     from stages._pair_maker import coupling
 
-    if config.source:
-        return None
-    wanted, maker = coupling(config, job)
-    return estimate(wanted, maker, checked=config.held_out, opened=opened)
+    return None if config.source else estimate(*coupling(config, job), checked=config.held_out)
 
 
 def run(config: Config, job: Job) -> None:
     """Write the pair shards that are missing, then check the pairs."""
+    from stages._estimate import estimate
     from stages._foreign_maker import take
     from stages._pair_checks import check_coupling, check_mirrored
     from stages._pair_maker import coupling
@@ -101,10 +98,10 @@ def run(config: Config, job: Job) -> None:
     opened = maker.open()  # a model that can't make pairs is refused before workers start
     if config.mirror:
         check_mirrored(job, config, opened)
-    if (planned := plan(config, job, opened)) is None:
+    if config.source:
         held_out = take(config.source, job, wanted, opened)
     else:
-        job.progress.note(planned.line())
+        job.progress.note(estimate(wanted, maker, checked=config.held_out, opened=opened).line())
         held_out = wanted.make(maker)["held_out"]
     check_coupling(job, config, wanted, held_out, opened)
 

@@ -11,7 +11,7 @@ from stages._runner import Job, main
 
 if TYPE_CHECKING:
     from stages._estimate import Estimate
-    from stages._making import Opened, Splits
+    from stages._making import Splits
     from stages._trajectory_maker import TrajectoryMaker
 
 VERSION = 2  # bump when the numbers this stage writes change
@@ -89,19 +89,20 @@ def work(config: Config, job: Job) -> "tuple[Splits, TrajectoryMaker]":
     return wanted, maker
 
 
-def plan(config: Config, job: Job, opened: "Opened | None" = None) -> "Estimate":
+def plan(config: Config, job: Job) -> "Estimate":
     """Return what is still to be spent; see stages._estimate."""
     from stages._estimate import estimate
 
-    wanted, maker = work(config, job)
-    return estimate(wanted, maker, checked=0, opened=opened)
+    return estimate(*work(config, job), checked=0)
 
 
 def run(config: Config, job: Job) -> None:
     """Follow the fine grid of the search and keep the states at the knots of every budget."""
+    from stages._estimate import estimate
+
     wanted, maker = work(config, job)
     opened = maker.open()  # a model that can't be followed is refused before workers start
-    job.progress.note(plan(config, job, opened).line())
+    job.progress.note(estimate(wanted, maker, checked=0, opened=opened).line())
     wanted.make(maker)
 
 
