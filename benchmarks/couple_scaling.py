@@ -13,12 +13,13 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from fewstep import randomness
-from fewstep.shards import Recipe, Store, drawn, finish_shards, write_shard
+from fewstep.couplings.teacher import PairStatistics
+from fewstep.shards import Recipe, Store, counted, drawn, finish_shards, write_shard
 from stages._workers import spread
 
 SHAPE, PER_SHARD = (3, 32, 32), 4096
@@ -35,6 +36,8 @@ class Measured:
     """Bytes a second that one worker turns from pairs into a shard on disk."""
     note: float
     """Seconds to read a note."""
+    counts: float
+    """Seconds to read what was counted in a shard, and add it up."""
     digest_bytes: float
     """Bytes a second of sha256, and the same of md5, by one process."""
     md5_bytes: float
@@ -80,8 +83,10 @@ def measure() -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
 
-        def pack() -> None:
-            write_shard(store, recipe, 0, lambda start, stop: {"noise": noise, "data": noise.clone()})
+        def pack(number: int = 0) -> None:
+            pairs = {"noise": noise, "data": noise.clone()}
+            count = lambda fields: PairStatistics.of(fields, total=10**8).to_json()  # noqa: E731
+            write_shard(store, recipe, number, lambda start, stop: pairs, count)
 
         pack()
         size = store.sizes()["shard-00000.tar"]
@@ -93,6 +98,8 @@ def measure() -> Measured:
         began = time.perf_counter()
         finish_shards(store.below("small"), notes)
         note = (time.perf_counter() - began) / notes.shards
+        one = replace(recipe, samples=PER_SHARD)
+        counts = 1 / rate(lambda: [PairStatistics.from_json(text) for text in counted(store, one)], 1)
     os.environ["FEWSTEP_WORKERS"] = "2"
     items = list(range(4000))
     moments = [time.perf_counter() for _ in spread(nothing, items, prepare=nothing, facts=())]
@@ -100,6 +107,7 @@ def measure() -> Measured:
         dispatch=(moments[-1] - moments[100]) / (len(items) - 100),
         pack_bytes=packed,
         note=note,
+        counts=counts,
         digest_bytes=rate(lambda: hashlib.sha256(content), size),
         md5_bytes=rate(lambda: hashlib.md5(content), size),
         shard_bytes=size,
@@ -123,7 +131,7 @@ def simulate(pairs: int, workers: int, here: Measured, site: Site) -> dict[str, 
     return {
         "ideal": pairs * site.pair_seconds / workers,
         "made": made,
-        "notes": shards * max(here.note, site.request / 16),
+        "notes": shards * (3 * max(here.note, site.request / 16) + max(here.counts, site.request / 16)),
         "fetched": total / site.link_bytes + total / here.digest_bytes,
         "digested": total / here.digest_bytes + total / here.md5_bytes,
         "driver": busy / made,

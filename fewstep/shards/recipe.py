@@ -35,7 +35,6 @@ class Recipe:
     """Storage type of float fields that are not to take float32: float16 or bfloat16."""
     affine: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """(scale, offset) of uint8 fields, which are read as scale * code + offset."""
-
     drawn: Mapping[str, Field] = field(default_factory=dict)
     """Fields of noise that aren't stored but drawn anew by whoever reads the set; see fields.drawn. What
     makes samples returns them all the same, and they must be what will be drawn."""

@@ -46,17 +46,6 @@ def pack(stored: dict[str, Tensor], *, first: int, origin: str) -> bytes:
     return stream.getvalue()
 
 
-def unpack(shard: BinaryIO) -> dict[str, Tensor]:
-    """Return the fields, (n, *shape), in the types they are stored in; damage raises some Exception."""
-    found = list(_scan(shard))
-    stored = {
-        name: torch.empty(sum(record.samples for record in found), *place.shape[1:], dtype=place.dtype)
-        for name, place in found[0].fields.items()
-    }
-    fill(stored, shard, first=found[0].first, origin=found[0].origin)
-    return stored
-
-
 def fill(stored: dict[str, Tensor], shard: BinaryIO, *, first: int, origin: str) -> None:
     """Read a shard straight into the memory of `stored`; safetensors' own reader would copy thrice.
 

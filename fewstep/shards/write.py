@@ -1,8 +1,8 @@
 """Write shards: each whole or not at all, by any number of processes, and those that are finished are kept.
 
-Beside each shard lies a small file, its note, whose name starts with a dot: what was made, and what the
-maker counted in it. It is written after the shard and so means that the shard is whole. Who resumes reads
-notes alone, and who finishes a set needs no more memory for a larger one.
+Beside each shard lie files whose names start with a dot: what the maker counted in it, if anything, and then
+a small note of what was made, which so means that all is whole. Who resumes reads notes alone, and who
+finishes a set needs no more memory for a larger one.
 """
 
 import hashlib
@@ -25,13 +25,13 @@ from fewstep.shards.recipe import FLOATS, Recipe
 from fewstep.shards.store import NoRoomError, Store
 from fewstep.shards.weights import check_weights
 
-NOTES_AT_ONCE = 256
+NOTES_AT_ONCE, COUNTS_AT_ONCE = 256, 16  # the latter may be large
 
 Make = Callable[[int, int], dict[str, Tensor]]
 """Returns the fields, tensors (stop - start, *shape), of samples start <= index < stop; a function of
 those two numbers alone."""
-Tally = Callable[[dict[str, Tensor]], Any]
-"""Returns what is to be known of a shard, as JSON values, given its fields, tensors (n, *shape)."""
+Tally = Callable[[dict[str, Tensor]], str | None]
+"""Returns what is to be known of a shard as text, or nothing, given its fields, tensors (n, *shape)."""
 
 
 class Note(TypedDict):
@@ -41,7 +41,8 @@ class Note(TypedDict):
     file: dict[str, Any]
     """Of a ShardFile."""
     fields: dict[str, Field]
-    counted: Any
+    counted: bool
+    """Whether there is a file of what was counted, too."""
 
 
 def write_shards(
@@ -105,7 +106,9 @@ def missing_shards(store: Store, recipe: Recipe) -> list[int]:
     return [
         number
         for number, note in notes(store, recipe)
-        if note is None or note["file"]["bytes"] != sizes.get(shard_name(number))
+        if note is None
+        or note["file"]["bytes"] != sizes.get(shard_name(number))
+        or (note["counted"] and counted_name(number) not in sizes)
     ]
 
 
@@ -114,7 +117,8 @@ def clear_leftovers(store: Store, recipe: Recipe) -> None:
 
     The index goes too, since it means "complete".
     """
-    wanted = {name for number in range(recipe.shards) for name in (shard_name(number), note_name(number))}
+    names = (shard_name, note_name, counted_name)
+    wanted = {name(number) for number in range(recipe.shards) for name in names}
     ours = [name for name in store.sizes() if name.lstrip(".").startswith(("shard-", INDEX))]
     store.remove(name for name in ours if name not in wanted)
 
@@ -147,9 +151,12 @@ def write_shard(
     assert count(stored) == len(part), "make returned another number of samples"
     content = records.pack(stored, first=part.start, origin=recipe.origin(number))
     file = ShardFile(shard_name(number), len(part), len(content), hashlib.sha256(content).hexdigest())
-    note = Note(origin=recipe.origin(number), file=vars(file), fields=fields, counted=tally(made))
+    counts = tally(made)
+    note = Note(origin=recipe.origin(number), file=vars(file), fields=fields, counted=counts is not None)
     try:
         store.put(file.name, content)
+        if counts is not None:
+            store.put(counted_name(number), counts.encode())
         store.put(note_name(number), json.dumps(note, sort_keys=True).encode())
     except NoRoomError as error:
         missing = recipe.shards - sum(note is not None for _, note in notes(store, recipe))
@@ -187,25 +194,37 @@ def finish_shards(store: Store, recipe: Recipe) -> Shards:
     return Shards(store.url)
 
 
-def counted(store: Store, recipe: Recipe) -> Iterator[Any]:
+def counted(store: Store, recipe: Recipe) -> Iterator[str]:
     """Yield what was counted in each shard of a finished set, in order."""
-    for _, note in notes(store, recipe):
-        assert note is not None
-        yield note["counted"]
+    for names in _chunks(recipe.shards, counted_name, COUNTS_AT_ONCE):
+        found = store.read_those_there(names)
+        yield from (found[name].decode() for name in names)
 
 
 def notes(store: Store, recipe: Recipe) -> Iterator[tuple[int, Note | None]]:
     """Yield the number of each shard with its note; None if it has none, or was made of something else."""
-    for start in range(0, recipe.shards, NOTES_AT_ONCE):
-        numbers = range(start, min(start + NOTES_AT_ONCE, recipe.shards))
-        found = store.read_those_there(map(note_name, numbers))
-        for number in numbers:
-            yield number, _read_note(found.get(note_name(number)), recipe.origin(number))
+    number = 0
+    for names in _chunks(recipe.shards, note_name, NOTES_AT_ONCE):
+        found = store.read_those_there(names)
+        for name in names:
+            yield number, _read_note(found.get(name), recipe.origin(number))
+            number += 1
 
 
 def note_name(number: int) -> str:
     """Return the name of the note of shard `number`."""
     return f".{shard_name(number)}.json"
+
+
+def counted_name(number: int) -> str:
+    """Return the name of the file of what was counted in shard `number`."""
+    return f".{shard_name(number)}.counted"
+
+
+def _chunks(shards: int, name: Callable[[int], str], at_once: int) -> Iterator[list[str]]:
+    """Yield the names of all shards' files, so many at a time."""
+    for start in range(0, shards, at_once):
+        yield [name(number) for number in range(start, min(start + at_once, shards))]
 
 
 def _read_note(content: bytes | None, origin: str) -> Note | None:

@@ -11,7 +11,17 @@ import s3
 import torch
 
 from fewstep.errors import UserError
-from fewstep.shards import Recipe, Shards, Store, fetch_shards, finish_shards, missing_shards, write_shard
+from fewstep.shards import (
+    Recipe,
+    Shards,
+    Store,
+    clear_leftovers,
+    counted,
+    fetch_shards,
+    finish_shards,
+    missing_shards,
+    write_shard,
+)
 from fewstep.shards.store import NoRoomError
 
 
@@ -107,6 +117,20 @@ def recipe(**changes):
 
 def make(start, stop):
     return {"data": torch.arange(start, stop).float()[:, None].expand(-1, 30)}
+
+
+def test_what_was_counted_is_kept_beside_each_shard(tmp_path):
+    store = Store(tmp_path)
+    for number in range(recipe().shards):
+        write_shard(store, recipe(), number, make, lambda fields: f"{fields['data'][0, 0]:.0f}")
+    assert list(counted(store, recipe())) == ["0", "200", "400", "600", "800"]
+    store.remove([".shard-00003.tar.counted"])
+    assert missing_shards(store, recipe()) == [3]
+    clear_leftovers(store, recipe(samples=400))
+    assert {name for name in store.sizes() if "counted" in name} == {
+        ".shard-00000.tar.counted",
+        ".shard-00001.tar.counted",
+    }
 
 
 def test_a_road_that_loses_requests_loses_no_shard(bucket, s3_address, monkeypatch, tmp_path):
