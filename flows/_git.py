@@ -26,11 +26,17 @@ def git(root: Path, *arguments: str) -> str:
     """Run a git command in `root` and return what it prints.
 
     Raises:
-        UserError: it failed.
+        UserError: it failed, or there is no git.
     """
     # Where a git hook runs this, variables name its repository.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    done = subprocess.run(["git", *arguments], cwd=root, env=environment, text=True, capture_output=True)
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, env=environment, text=True, capture_output=True)
+    except FileNotFoundError:
+        raise UserError("overrides and workers need git; install it") from None
     if done.returncode:
-        raise UserError(f"{root} must be a git checkout; git {arguments[0]} said: {done.stderr.strip()}")
+        raise UserError(
+            f"overrides and workers need a git clone of {root}, but git {arguments[0]} failed: "
+            f"{done.stderr.strip()}"
+        )
     return done.stdout

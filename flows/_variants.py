@@ -6,9 +6,7 @@ or with another variant, is not made again. The checkout itself is never changed
 
 import copy
 import hashlib
-import os
 import shutil
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,8 @@ import yaml
 
 from fewstep.errors import UserError
 from flows import _dvc
+from flows._git import commit as commit_of
+from flows._git import git
 from stages import _catalogue
 from stages._params import Params, canonical
 from stages._problems import suggest
@@ -92,7 +92,7 @@ def prepare(root: Path, overrides: dict[str, Any]) -> Path:
         git(root, "clone", "--quiet", ".", str(partial))
         (partial / ".fewstep").symlink_to(root / ".fewstep")
         partial.replace(place)
-    commit = git(root, "rev-parse", "HEAD").strip()
+    commit = commit_of(root)
     git(place, "fetch", "--quiet", "origin", commit)
     known = place / "dvc.lock"
     before = known.read_bytes() if known.exists() and (place / ".dvc" / "config.local").exists() else None
@@ -145,26 +145,3 @@ def share_cache(root: Path, place: Path) -> None:
     if private.exists():
         shutil.copy2(private, place / ".dvc" / "config.local")
     _dvc.use_cache(place, _dvc.cache(root))
-
-
-def git(root: Path, *arguments: str) -> str:
-    """Run git and return what it printed.
-
-    Raises:
-        UserError: it failed, or there is none.
-    """
-    # A hook that runs this may have set GIT_DIR, which would lead git to another project.
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE")
-    }
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], env=environment, text=True, capture_output=True
-        )
-    except FileNotFoundError:
-        raise UserError("overrides need git, which clones the checkout for them; install it") from None
-    if done.returncode:
-        raise UserError(
-            f"overrides need a git clone of {root}, but git {arguments[0]} failed: {done.stderr.strip()}"
-        )
-    return done.stdout
