@@ -99,7 +99,8 @@ def bring_up_to_date(
             outcome = give_turn(stage, root, _artifacts.Progress(stage), force=force, seconds=seconds)
         except StageError as failure:
             return Failed(message=str(failure), data=failure)
-        _artifacts.show(stage, root, outputs)
+        if outcome != "unchanged":
+            _artifacts.show(stage, root, outputs)
         if outcome == "ran":
             _durations.record(root, stage, time.monotonic() - began)
     if outcome == "ran":
