@@ -71,13 +71,12 @@ class Registry:
         for version, row in measured:  # all of them first: a champion that was measured anew compares
             for name in MEASURED:
                 self.client.set_model_version_tag(self.name, version.version, f"fewstep.{name}", row[name])
-        told = {}
-        for version, row in sorted(
-            measured, key=lambda pair: -pair[1]["fd_clf"]
-        ):  # the best has the last word
-            alias = f"champion-{row['calls']}"
-            told[alias] = self.challenge(alias, version, row)
-        return told
+        best: dict[int, tuple[ModelVersion, dict[str, Any]]] = {}
+        for version, row in sorted(measured, key=lambda pair: pair[1]["fd_clf"]):
+            best.setdefault(row["calls"], (version, row))
+        # Only the best one: another that took the place first might hold it within the interval.
+        aliases = {f"champion-{calls}": challenger for calls, challenger in best.items()}
+        return {alias: self.challenge(alias, *challenger) for alias, challenger in aliases.items()}
 
     def challenge(self, alias: str, version: ModelVersion, row: dict[str, Any]) -> str:
         """Give a version the alias if nobody has it, or its holder is worse beyond the interval."""

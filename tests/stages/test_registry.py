@@ -106,6 +106,12 @@ def test_the_best_at_each_number_of_calls_is_the_champion(tracker, tmp_path):
     assert tags["fewstep.champion-1"] == "version 3, c, fd_clf 9: became the champion"
 
 
+def test_the_first_champion_is_the_best_though_another_is_within_the_interval(tracker, tmp_path):
+    for name in ("a", "b"):
+        model(tracker, tmp_path, name)
+    assert evaluated(tracker, tmp_path, row("a", 2.0), row("b", 1.9))[0] == {"champion-4": "b"}
+
+
 def test_a_champion_gives_way_only_to_what_is_better_beyond_the_interval(tracker, tmp_path):
     for name in ("old", "near", "far"):
         model(tracker, tmp_path, name)
