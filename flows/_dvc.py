@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,11 +17,14 @@ from filelock import FileLock, Timeout
 from fewstep.errors import UserError
 from flows import _processes
 from flows._failures import StageError, failure, timeout
+from stages import _recording
 
 Outcome = Literal["ran", "cached", "unchanged"]
 
 HINTS = ("To track the changes", "\tgit add", "To enable auto staging", "\tdvc config", "Use `dvc push`")
 KEEP = ("--workspace", "--all-branches", "--all-tags", "--all-experiments")
+
+_at_root = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +238,7 @@ def _gc(root: Path, how: str) -> str:
 def _environment() -> dict[str, str]:
     # `cmd: python ...` takes python from PATH, and it must be the one that runs this.
     beside = os.path.dirname(sys.executable)
-    return os.environ | {
+    return _recording.environment() | {
         "PATH": os.pathsep.join((beside, os.environ.get("PATH", ""))),
         "PYTHONUNBUFFERED": "1",
     }
@@ -252,8 +256,8 @@ def _opened(root: Path) -> Iterator[Any]:
     from dvc.repo import Repo
 
     try:
-        # DVC names stages and files as seen from the working directory.
-        with chdir(root), Repo(_wait_for_lock=True) as repo:
+        # DVC names stages and files as seen from the working directory, which all threads share.
+        with _at_root, chdir(root), Repo(_wait_for_lock=True) as repo:
             yield repo
     except DvcException as error:
         raise UserError(f"DVC cannot read {root / 'dvc.yaml'}: {error}") from error

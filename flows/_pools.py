@@ -23,10 +23,11 @@ from fewstep.errors import UserError
 from flows import _dvc, _entries, _git, _places, _processes, _workspace
 from flows import stage as stage_flow
 from flows._failures import StageError
+from stages import _recording
 
 FILE = Path("infra", "pools.yaml")
 FLOW = "fewstep-stage"
-TRACKING = ("FEWSTEP_PIPELINE", "MLFLOW_EXPERIMENT_NAME")
+TRACKING = (_recording.PIPELINE, _recording.EXPERIMENT)
 """Variables that say under what a run is recorded; where the tracker is, a worker knows by itself."""
 POLL = 1.0  # seconds, as all that follow
 PATIENCE_WITH_AN_EMPTY_POOL = 25.0  # a worker that died counts as online for half a minute more
@@ -115,7 +116,7 @@ def order(stage: str, root: Path) -> dict[str, Any]:
         "project": _places.claim(root),
         "lock": _entries.text(root),
         "params": (root / "params.yaml").read_text(),
-        "tracking": {name: os.environ[name] for name in TRACKING if name in os.environ},
+        "tracking": {name: value for name in TRACKING if (value := _recording.variable(name))},
     }
 
 

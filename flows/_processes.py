@@ -1,6 +1,7 @@
 """Child processes that never outlive the flow: each a group of its own, interrupted first, killed later.
 
 Interrupted, a stage and its dvc tidy up behind them: no lock is left, and a later run goes on from there.
+The children of one flow run are a family, those of the flow runs that it starts are families below it.
 """
 
 import os
@@ -8,8 +9,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 GRACE = 8.0  # seconds that an interrupted child has to tidy up
@@ -25,9 +27,6 @@ if sys.platform.startswith("linux"):
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.execv(sys.argv[2], sys.argv[2:])
 """
-
-_running: set["_Child"] = set()
-_stopping = threading.Event()
 
 
 class StoppedError(Exception):
@@ -66,6 +65,41 @@ class _Child:
         self.stop()
 
 
+class _Family:
+    """The children of a flow run, and the families below it."""
+
+    def __init__(self) -> None:
+        self.children: set[_Child] = set()
+        self.below: list[_Family] = []
+        self.stopping = threading.Event()
+
+    def stop(self) -> list[threading.Thread]:
+        """Begin to stop all; return what does that."""
+        self.stopping.set()
+        stops = [threading.Thread(target=child.stop) for child in list(self.children)]
+        for stop in stops:
+            stop.start()
+        return [*stops, *(stop for family in list(self.below) for stop in family.stop())]
+
+
+_family: ContextVar[_Family] = ContextVar("family", default=_Family())
+
+
+@contextmanager
+def family() -> Iterator[None]:
+    """Let what this thread runs, and the tasks that it starts, be a family below the present one."""
+    above, own = _family.get(), _Family()
+    above.below.append(own)
+    if above.stopping.is_set():
+        own.stopping.set()
+    token = _family.set(own)
+    try:
+        yield
+    finally:
+        _family.reset(token)
+        above.below.remove(own)
+
+
 def run(
     command: list[str],
     log: Callable[[str], None],
@@ -87,7 +121,8 @@ def run(
         StoppedError: `stop_all` was called.
         TimeIsOverError: it took longer than `seconds`.
     """
-    if _stopping.is_set():
+    family = _family.get()
+    if family.stopping.is_set():
         raise StoppedError
     process = subprocess.Popen(
         [sys.executable, "-IS", "-c", FOLLOW, str(os.getpid()), *command],
@@ -100,11 +135,11 @@ def run(
         stderr=subprocess.STDOUT,
     )
     child = _Child(process)
-    _running.add(child)
+    family.children.add(child)
     timer = threading.Timer(seconds or 0, child.time_is_over)
     timer.daemon = True
     with process:
-        if _stopping.is_set():  # since this began
+        if family.stopping.is_set():  # since this began
             threading.Thread(target=child.stop, daemon=True).start()
         if seconds is not None:
             timer.start()
@@ -119,29 +154,20 @@ def run(
         finally:
             timer.cancel()
             child.ended.set()
-            _running.discard(child)
+            family.children.discard(child)
     if child.timed_out:
         raise TimeIsOverError
-    if _stopping.is_set():
+    if family.stopping.is_set():
         raise StoppedError
     return status
 
 
 def stop_all() -> None:
-    """End every child, and let no other begin until `allow`; return when they are gone."""
-    _stopping.set()
-    stops = [threading.Thread(target=child.stop) for child in list(_running)]
-    for stop in stops:
-        stop.start()
-    for stop in stops:
+    """End every child of this family and of those below, and let no other begin; return when they are gone."""
+    for stop in _family.get().stop():
         stop.join()
 
 
 def stopping() -> bool:
-    """Return whether `stop_all` was called."""
-    return _stopping.is_set()
-
-
-def allow() -> None:
-    """Let children begin."""
-    _stopping.clear()
+    """Return whether this family was told to stop."""
+    return _family.get().stopping.is_set()

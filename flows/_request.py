@@ -2,16 +2,15 @@
 
 import argparse
 import json
-import os
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
 from fewstep.errors import UserError
+from stages import _recording
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,22 +36,10 @@ class Request:
             words += ["--experiment", self.experiment]
         return shlex.join(words)
 
-    @contextmanager
-    def environment(self, pipeline: str) -> Iterator[None]:
+    def recorded(self, pipeline: str) -> AbstractContextManager[None]:
         """Let stages record their runs where they belong: below the tracker's run of that name."""
-        wanted = {"FEWSTEP_PIPELINE": pipeline}
-        if self.experiment:
-            wanted["MLFLOW_EXPERIMENT_NAME"] = self.experiment
-        before = {name: os.environ.get(name) for name in wanted}
-        os.environ.update(wanted)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
+        experiment = {_recording.EXPERIMENT: self.experiment} if self.experiment else {}
+        return _recording.recorded(**{_recording.PIPELINE: pipeline}, **experiment)
 
 
 def options(arguments: list[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Prefect schedules, retries and shows; what is up to date, DVC alone decides.
 
 import os
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ from flows import (
     _pools,
     _processes,
     _server,
+    _twins,
     _variants,
 )
 from flows._failures import StageError
@@ -57,6 +59,9 @@ def stages_at_once() -> int:
     return int(wanted)
 
 
+slots = threading.BoundedSemaphore(stages_at_once())  # which the variants of a sweep share
+
+
 def may_pass_next_time(_task: Task, _run: TaskRun, state: State) -> bool:
     """Return whether a failed stage deserves another try."""
     return isinstance(state.data, StageError) and state.data.transient
@@ -65,7 +70,7 @@ def may_pass_next_time(_task: Task, _run: TaskRun, state: State) -> bool:
 @task(
     task_run_name="{stage}",
     retries=2,
-    retry_delay_seconds=[5, 30],
+    retry_delay_seconds=[5, 10],  # a cancelled flow waits for a stage that waits
     retry_condition_fn=may_pass_next_time,
     cache_policy=NO_CACHE,
     persist_result=False,
@@ -75,6 +80,7 @@ def bring_up_to_date(
     root: Path,
     unchanged: bool,
     outputs: tuple[str, ...],
+    identity: str,
     force: bool = False,
     seconds: float | None = None,
 ) -> State:
@@ -85,27 +91,32 @@ def bring_up_to_date(
         root: The folder of dvc.yaml.
         unchanged: Neither it nor anything it depends on has changed.
         outputs: The folders it writes, whose pages Prefect shows if there is something new.
+        identity: Its digest in `_twins.identities`.
         force: Run it even if there is its result.
         seconds: How long it may take; None is for ever.
 
     Returns:
         Completed when it ran, Cached when its earlier output serves, Failed with what it said last.
     """
-    outcome: _dvc.Outcome = "unchanged"
-    if not unchanged:
-        began = time.monotonic()
-        try:
-            give_turn = _pools.reproduce if _pools.wanted() else _dvc.reproduce
+    if unchanged:
+        return cached(stage)
+    give_turn = _pools.reproduce if _pools.wanted() else _dvc.reproduce
+    try:
+        with _twins.alone(identity), slots:
+            began = time.monotonic()
             outcome = give_turn(stage, root, _artifacts.Progress(stage), force=force, seconds=seconds)
-        except StageError as failure:
-            return Failed(message=str(failure), data=failure)
-        if outcome != "unchanged":
-            _artifacts.show(stage, root, outputs)
-        if outcome == "ran":
-            _durations.record(root, stage, time.monotonic() - began)
-    if outcome == "ran":
-        return Completed(message=f"{stage} ran")
-    told = "restored from the run-cache" if outcome == "cached" else "nothing changed"
+    except StageError as failure:
+        return Failed(message=str(failure), data=failure)
+    if outcome != "unchanged":
+        _artifacts.show(stage, root, outputs)
+    if outcome != "ran":
+        return cached(stage, "restored from the run-cache" if outcome == "cached" else "nothing changed")
+    _durations.record(root, stage, time.monotonic() - began)
+    return Completed(message=f"{stage} ran")
+
+
+def cached(stage: str, told: str = "nothing changed") -> State:
+    """Return the state of a stage that did not run."""
     return Completed(name="Cached", message=f"{stage}: {told}")
 
 
@@ -139,11 +150,12 @@ def pipeline(
     request = Request(
         start_from=start_from, only=only, force=force, overrides=overrides or {}, experiment=experiment
     )
-    name, run = str(flow_run.get_name()), str(flow_run.get_id())
+    name, run, root = str(flow_run.get_name()), str(flow_run.get_id()), root.resolve()
     try:
         check_settings(root)
         # The tracker's name of this run, for the stages' processes and for link_cached.
-        with workspace(root, request.overrides, name, run) as place, request.environment(f"{name}-{run}"):
+        recorded = request.recorded(f"{name}-{run}")
+        with _processes.family(), workspace(root, request.overrides, name, run) as place, recorded:
             return work(place, request, dry_run)
     except UserError as error:
         return failed(str(error))
@@ -181,7 +193,10 @@ def work(root: Path, request: Request, dry_run: bool) -> State:
         plan = _choice.plan(root, turns)
         get_run_logger().info("the plan:\n%s", plan)
         return Completed(message=plan)
-    states = take_turns(root, stages, turns, request.force, limits)
+    if set(turns.values()) == {"unchanged"}:  # a task for each would take longer than to find that out
+        states = {name: cached(name) for name in turns}
+    else:
+        states = take_turns(root, stages, turns, request.force, limits)
     track_cached(root, [stages[name] for name, state in states.items() if state.name == "Cached"])
     if wrong := {name: state for name, state in states.items() if state.is_failed() or state.is_crashed()}:
         told = {name: state.message or state.name or "" for name, state in wrong.items()}
@@ -225,7 +240,7 @@ def take_turns(
     futures: dict[str, PrefectFuture] = {}
     finished: SimpleQueue[str] = SimpleQueue()
     runs = {str(run) for run in (flow_run.get_id(), flow_run.get_root_flow_run_id()) if run}
-    _processes.allow()
+    identities = _twins.identities(stages)
     try:
         # Each is submitted when it is ready, since a task that waits for another holds one of few threads.
         while order.is_active():
@@ -233,10 +248,8 @@ def take_turns(
                 above = [futures[other] for other in upstream[name]]
                 submit = bring_up_to_date.with_options(name=name).submit
                 again, limit = force and turns[name] == "run", limits.get(name)
-                unchanged = turns[name] == "unchanged"
-                futures[name] = submit(
-                    name, root, unchanged, stages[name].outputs, again, limit, wait_for=above
-                )
+                known = turns[name] == "unchanged", stages[name].outputs, identities[name]
+                futures[name] = submit(name, root, *known, again, limit, wait_for=above)
                 futures[name].add_done_callback(lambda _, name=name: finished.put(name))
             order.done(next_finished(finished, runs))
         for future in futures.values():

@@ -1,6 +1,7 @@
 """A sweep: the pipeline for each of several settings, each in a workspace of its own, and one table of all.
 
-What variants have in common is made once: they share DVC's cache. As a command:
+Variants run side by side, as many stages at once as in one pipeline. What they have in common is made once:
+they share DVC's cache, and of stages that are the same one waits for the other. As a command:
 `python -m flows.sweep --grid distill.boss-4.train.steps=[200,400] --grid seed=[0,1]`.
 """
 
@@ -11,30 +12,43 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed, State
+from prefect.states import Cancelled, Completed, Failed, State
+from prefect.task_runners import ThreadPoolTaskRunner
 from rich.console import Console
 from rich.table import Table
 
 from fewstep.errors import UserError
-from flows import _server, _variants
+from flows import _processes, _server, _variants
 from flows._request import overrides as decode
-from flows.pipeline import pipeline
+from flows.pipeline import pipeline, stages_at_once
 
 EXPERIMENT = "fewstep-sweep"
 MEASURE = "fd_clf"
 
 
-@flow(name="fewstep sweep", persist_result=False)
+@task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
+def run_variant(name: str, root: Path, overrides: dict[str, Any], experiment: str) -> State:
+    """Run the pipeline of a variant; its state is the task's."""
+    named = pipeline.with_options(flow_run_name=name)
+    state = named(root, overrides=overrides, experiment=experiment, return_state=True)
+    get_run_logger().info("%s: %s", described(overrides), state.message)
+    return state
+
+
+@flow(
+    name="fewstep sweep", task_runner=ThreadPoolTaskRunner(max_workers=stages_at_once()), persist_result=False
+)
 def sweep(
     root: Path = Path(),
     grid: dict[str, list[Any]] | None = None,
     variants: list[dict[str, Any]] | None = None,
     experiment: str = EXPERIMENT,
 ) -> State:
-    """Run the pipeline with several settings, one variant after the other, and compare the results.
+    """Run the pipeline with several settings and compare the results.
 
     Args:
         root: The project's folder, which holds dvc.yaml.
@@ -46,22 +60,41 @@ def sweep(
     Returns:
         Completed, or Failed if a variant is; the message is a table of all.
     """
+    root = root.resolve()
     try:
         wanted = combinations(grid or {}, variants or [])
         for overrides in wanted:  # all of them, before the first runs
             _variants.settings(root, overrides)
     except UserError as error:
         return Failed(message=str(error))
-    rows = []
-    for overrides in wanted:
-        run = pipeline.with_options(flow_run_name=f"{flow_run.get_name()}-{_variants.name_of(overrides)}")
-        state = run(root, overrides=overrides, experiment=experiment, return_state=True)
-        rows.append(row(overrides, state, _variants.folder(root, overrides)))
-        get_run_logger().info("%s: %s", described(overrides), state.message)
+    states = run_all(root, wanted, experiment)
+    if any(state.is_cancelled() for state in states):
+        return Cancelled(message="cancelled; the next sweep goes on where this one stopped")
+    rows = [
+        row(overrides, state, _variants.folder(root, overrides))
+        for overrides, state in zip(wanted, states, strict=True)
+    ]
     create_table_artifact(rows, key="sweep", description=f"{MEASURE} of each model@calls, by variant")
     bad = [line for line in rows if line["state"] != "Completed"]
     message = f"{len(rows) - len(bad)} of {len(rows)} variants completed\n{text(rows)}"
     return Failed(message=message) if bad else Completed(message=message)
+
+
+def run_all(root: Path, wanted: list[dict[str, Any]], experiment: str) -> list[State]:
+    """Run all variants, and return how each ended."""
+    with _processes.family():
+        try:
+            names = [f"{flow_run.get_name()}-{_variants.name_of(overrides)}" for overrides in wanted]
+            futures = [
+                run_variant.submit(name, root, overrides, experiment)
+                for name, overrides in zip(names, wanted, strict=True)
+            ]
+            for future in futures:
+                future.wait()
+        except BaseException:  # Control-C or a termination: no stage shall be left
+            _processes.stop_all()
+            raise
+    return [future.state for future in futures]
 
 
 def combinations(grid: dict[str, list[Any]], variants: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.errors import UserError
-from stages import _catalogue, _manifest, _parent
+from stages import _catalogue, _manifest, _parent, _recording
 from stages._circumstances import lock_digest
 from stages._inputs import Input
 
@@ -16,12 +16,12 @@ HOLD_SAMPLES = ("prepare", "couple", "trajectories")
 PROCESS = uuid.uuid4().hex[:12]
 
 
-def describe(made: dict[str, Any], outcome: str) -> dict[str, Any]:
-    """Return what a run is known by in the tracker; `made` is a manifest, or says the same."""
+def describe(made: dict[str, Any], outcome: str, root: Path = Path()) -> dict[str, Any]:
+    """Return what a run in `root` is known by in the tracker; `made` is a manifest, or says the same."""
     tags = {f"fewstep.{name}": str(made[name] or "") for name in ("stage", "key", "fingerprint")}
     if commit := git_commit():
         tags["mlflow.source.git.commit"] = commit
-    if digest := lock_digest(Path()):
+    if digest := lock_digest(root):
         tags["fewstep.dvc_lock"] = digest
     return {
         "address": _catalogue.address(made["stage"], made["key"]),
@@ -64,7 +64,7 @@ def _read(artifact: Path) -> dict[str, Any] | None:
 
 def pipeline_id() -> str:
     """Return what all stages of one `dvc repro`, or of one flow, share."""
-    if named := os.environ.get("FEWSTEP_PIPELINE"):
+    if named := _recording.variable(_recording.PIPELINE):
         return named.replace("'", "")  # it goes into the tracker's queries
     if "DVC_STAGE" in os.environ and (dvc := _parent.starter()):
         return f"dvc-{dvc.pid}-{dvc.started}"

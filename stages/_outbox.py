@@ -13,12 +13,12 @@ from typing import Any, TextIO
 
 from filelock import FileLock, Timeout
 
-from stages import _publish
+from stages import _publish, _recording
 
 
 def experiment() -> str:
     """Return the name of the MLflow experiment that runs go to."""
-    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "fewstep")
+    return _recording.variable(_recording.EXPERIMENT) or "fewstep"
 
 
 def destination() -> str:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stages import _manifest, _offers, _outbox
+from stages import _manifest, _offers, _outbox, _recording
 from stages._circumstances import device, environment, lock_digest
 from stages._lineage import ancestors, describe, pipeline_id, samples
 from stages._outbox import Outbox
@@ -106,7 +106,7 @@ def link_cached(root: Path, manifests: list[dict[str, Any]]) -> None:
     """Record what this pipeline run (FEWSTEP_PIPELINE) found made, and dvc.lock as it left it, for `send`."""
     outbox = Outbox(root, "cached")
     for manifest in manifests:
-        outbox.add("link", **describe(manifest, "cached"))
+        outbox.add("link", **describe(manifest, "cached", root))
     if digest := lock_digest(root):
         outbox.add("locked", pipeline=pipeline_id(), digest=digest)
     outbox.close()
@@ -144,7 +144,7 @@ def start_sender(root: Path) -> None:
             subprocess.Popen(
                 [sys.executable, "-m", "stages._sender", str(root)],
                 cwd=root,
-                env=PATIENCE | os.environ,
+                env=PATIENCE | _recording.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

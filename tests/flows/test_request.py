@@ -1,11 +1,14 @@
 import os
 import shlex
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 
 from fewstep.errors import UserError
 from flows import pipeline
 from flows._request import Request, options
+from stages import _lineage, _outbox, _recording
 
 
 def test_the_command_line_says_what_the_flow_takes():
@@ -57,11 +60,29 @@ def test_the_command_that_goes_on_asks_for_the_same(request_, failed, rest):
     assert (asked["overrides"], asked["experiment"]) == (request_.overrides, request_.experiment)
 
 
-def test_the_environment_is_as_before_when_a_run_is_over(monkeypatch):
+def test_what_is_recorded_where_is_as_before_when_a_run_is_over(monkeypatch):
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "old")
     monkeypatch.delenv("FEWSTEP_PIPELINE", raising=False)
-    with Request(experiment="new").environment("run-1"):
-        assert os.environ["MLFLOW_EXPERIMENT_NAME"] == "new"
-        assert os.environ["FEWSTEP_PIPELINE"] == "run-1"
-    assert os.environ["MLFLOW_EXPERIMENT_NAME"] == "old"
-    assert "FEWSTEP_PIPELINE" not in os.environ
+    with Request(experiment="new").recorded("run-1"):
+        assert _outbox.experiment() == "new"
+        assert _lineage.pipeline_id() == "run-1"
+        assert _recording.environment() == os.environ | {
+            "MLFLOW_EXPERIMENT_NAME": "new",
+            "FEWSTEP_PIPELINE": "run-1",
+        }
+    assert _outbox.experiment() == "old"
+    assert "FEWSTEP_PIPELINE" not in _recording.environment()
+
+
+def test_runs_side_by_side_are_recorded_each_under_its_own():
+    both = Barrier(2)
+
+    def recorded(name):
+        with Request(experiment=name).recorded(f"run of {name}"):
+            both.wait(60)  # until the other one's is said as well
+            found = _outbox.experiment(), _lineage.pipeline_id()
+            both.wait(60)
+        return found
+
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(recorded, "ab")) == [("a", "run of a"), ("b", "run of b")]

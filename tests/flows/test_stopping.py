@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextvars import Context, copy_context
 
 import pytest
 from processes import alive, group, kill, wait_for
@@ -16,8 +17,8 @@ STUBBORN = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {SLEEP
 @pytest.fixture(autouse=True)
 def allowed(monkeypatch):
     monkeypatch.setattr(_processes, "GRACE", 0.5)
-    yield
-    _processes.allow()
+    with _processes.family():
+        yield
 
 
 def run(code, log, folder, **options):
@@ -40,7 +41,7 @@ def test_a_child_whose_time_is_over_leaves_no_process(tmp_path, code):
 
 
 @pytest.mark.parametrize("code", [SLEEP, STUBBORN])
-def test_all_are_stopped_and_none_begins_until_they_may(tmp_path, code):
+def test_all_of_a_family_are_stopped_and_none_begins_and_others_go_on(tmp_path, code):
     lines, ended = [], []
 
     def child():
@@ -49,7 +50,13 @@ def test_all_are_stopped_and_none_begins_until_they_may(tmp_path, code):
         except _processes.StoppedError as error:
             ended.append(error)
 
-    threads = [threading.Thread(target=child) for _ in range(2)]
+    def child_of_a_family_below():
+        with _processes.family():
+            child()
+
+    threads = [
+        threading.Thread(target=copy_context().run, args=[what]) for what in (child, child_of_a_family_below)
+    ]
     for thread in threads:
         thread.start()
     wait_for(lambda: len(lines) == 2)
@@ -60,8 +67,9 @@ def test_all_are_stopped_and_none_begins_until_they_may(tmp_path, code):
     assert not [line for line in lines if line.isdecimal() and group(int(line))]
     with pytest.raises(_processes.StoppedError):
         run("print(1)", lines.append, tmp_path)
-    _processes.allow()
-    assert run("print(1)", lines.append, tmp_path) == 0
+    with pytest.raises(_processes.StoppedError), _processes.family():
+        run("print(1)", lines.append, tmp_path)
+    assert Context().run(run, "print(1)", lines.append, tmp_path) == 0
 
 
 def test_a_child_is_killed_with_the_flow_itself(tmp_path):

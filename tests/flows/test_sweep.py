@@ -19,6 +19,14 @@ if name == "last":
     sys.exit("last: 9 is too wide" if width == 9 else 0)
 """
 
+MEET = """
+import yaml
+
+if name == "last":
+    name = str(yaml.safe_load(open("params.yaml"))["last"]["width"])
+    sys.exit(0 if met(["7", "8"]) else "last: nobody came")
+"""
+
 
 @pytest.fixture(autouse=True)
 def server(prefect_api, monkeypatch):
@@ -50,6 +58,18 @@ def test_variants_share_what_they_have_in_common_and_are_compared(toy_that_ran):
     with get_client(sync_client=True) as client:
         table = next(found for found in client.read_artifacts() if found.key == "sweep")
     assert [row.get("boss-4@4") for row in json.loads(table.data)] == [0.7, None]
+
+
+def test_variants_run_side_by_side_and_make_what_they_share_once(toy, tmp_path):
+    (yard := tmp_path / "yard").mkdir()
+    toy.edit("work.py", 'open("began"', f'open("{yard}/began"')
+    toy.edit("work.py", "here-{", f"{yard}/here-{{")
+    with (toy.root / "work.py").open("a") as work:  # the last stages are done when both have begun
+        work.write(MEET)
+    state = sweep.sweep(toy.root, grid={"last.width": [7, 8]}, return_state=True)
+    assert state.is_completed(), state.message
+    began = [line.split()[0] for line in (yard / "began").read_text().splitlines()]
+    assert sorted(began) == ["first", "last", "last", "middle@left", "middle@right"]
 
 
 def test_all_combinations_are_variants_and_none_twice():
