@@ -152,10 +152,14 @@ def shares_by(root: Path) -> Literal["remote", "cache"] | None:
     return "cache" if "dir" in config["cache"] else None
 
 
-def use_cache(root: Path, folder: Path) -> None:
-    """Let `root` keep its cache in `folder`, on this machine only."""
-    with _config(root).edit("local") as private:
-        private.setdefault("cache", {})["dir"] = str(folder)
+def share(root: Path, clone: Path) -> None:
+    """Let a clone of `root` use its cache and its remotes, with their secrets and by paths seen from `root`."""
+    config = _config(root)
+    with _config(clone).edit("local", validate=False) as private:
+        private["remote"] = config["remote"]
+        private["cache"] = {**config["cache"], "dir": str(cache(root))}
+        # Else DVC would keep a database for each clone of the past.
+        private["core"] = {**config["core"], "site_cache_dir": str(clone / ".dvc" / "tmp" / "site")}
 
 
 def clear_locks(root: Path) -> list[str]:

@@ -101,7 +101,7 @@ def prepare(root: Path, overrides: dict[str, Any]) -> Path:
     if before is not None:  # it remembers its own last run, not the checkout's
         known.write_bytes(before)
     (place / "params.yaml").write_text(yaml.safe_dump(params.raw, sort_keys=False))
-    share_cache(root, place)
+    _dvc.share(root, place)
     return place
 
 
@@ -137,11 +137,3 @@ def same(source: Path, target: Path) -> bool:
     """Return whether a file was copied and neither changed since."""
     a, b = source.stat(), target.stat()
     return (a.st_size, a.st_mtime_ns) == (b.st_size, b.st_mtime_ns)
-
-
-def share_cache(root: Path, place: Path) -> None:
-    """Let a variant use the cache and the private settings of the checkout's DVC."""
-    private = root / ".dvc" / "config.local"
-    if private.exists():
-        shutil.copy2(private, place / ".dvc" / "config.local")
-    _dvc.use_cache(place, _dvc.cache(root))

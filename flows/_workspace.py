@@ -53,7 +53,7 @@ def clone(checkout: Path, name: str, lock: str, params: str) -> Iterator[Path]:
     with FileLock(alive):
         try:
             _git.git(folder, "clone", "--quiet", "--shared", str(checkout), str(root))
-            _configure(root, checkout)
+            _dvc.share(checkout, root)
             if lock:
                 (root / _entries.FILE).write_text(lock)
             (root / "params.yaml").write_text(params)
@@ -91,18 +91,6 @@ def send_out(stage: str, root: Path, log: Callable[[str], None]) -> None:
     """
     if _dvc.shares_by(root) == "remote":
         _dvc.run(stage, root, ["push", "--run-cache", stage], log)
-
-
-def _configure(root: Path, checkout: Path) -> None:
-    from dvc.config import Config
-
-    config, own = (Config(str(folder / ".dvc"), validate=False) for folder in (checkout, root))
-    cache = config["cache"].get("dir") or str(checkout / ".dvc" / "cache")
-    with own.edit("local", validate=False) as local:
-        local["remote"] = config["remote"]  # with secrets, and paths that are seen from the checkout
-        local["cache"] = {**config["cache"], "dir": str(cache)}
-        # Else DVC would keep a database for each clone of the past.
-        local["core"] = {**config["core"], "site_cache_dir": str(root / ".dvc" / "site")}
 
 
 def _clear(folder: Path) -> None:

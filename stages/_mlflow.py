@@ -6,6 +6,7 @@ Only the sender imports this, in a process of its own: mlflow takes seconds to i
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -42,10 +43,11 @@ class Tracker:
         )
         self.registry = Registry(self, experiment)
 
-    def find(self, **tags: str) -> list[Run]:
-        """Return the runs that carry these tags, oldest first."""
+    def find(self, experiments: Sequence[str] = (), **tags: str) -> list[Run]:
+        """Return the runs of this experiment, or of others, that carry these tags, oldest first."""
         wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-        return list(self.client.search_runs([self.experiment], wanted, order_by=["start_time ASC"]))
+        places = list(experiments or [self.experiment])
+        return list(self.client.search_runs(places, wanted, order_by=["start_time ASC"]))
 
     def parent(self, event: dict[str, Any]) -> str:
         """Return the id of the run of a whole pipeline, made when its first stage asks."""
@@ -100,8 +102,9 @@ class Tracker:
         )
 
     def origin(self, tags: dict[str, str]) -> str | None:
-        """Return the run that made a result, the first that ended well if there is one."""
-        found = self.find(**{FINGERPRINT: tags[FINGERPRINT], OUTCOME: "ran"})
+        """Return the run that made a result, whatever its experiment; the first that ended well, if any did."""
+        known = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        found = self.find(known, **{FINGERPRINT: tags[FINGERPRINT], OUTCOME: "ran"})
         found.sort(key=lambda run: run.info.status != "FINISHED")
         return found[0].info.run_id if found else None
 

@@ -47,7 +47,7 @@ def test_a_variant_has_the_checkouts_files_as_they_are_and_shares_its_cache(toy_
     toy.edit(".gitignore", "/artifacts", "/artifacts\n/data/ignored")
     (root / "data" / "ignored").write_text("git does not know this")
     toy.edit("work.py", "at work", "hard at work")
-    toy.sh("dvc repro -q")
+    toy.sh("mkdir ../remote && dvc remote add -q -d store ../remote && dvc repro -q && dvc push -q")
     toy.began()
     state = "git status --porcelain; ls -l --time-style=full-iso artifacts/*; cat dvc.lock params.yaml"
     before = toy.sh(state)
@@ -58,6 +58,8 @@ def test_a_variant_has_the_checkouts_files_as_they_are_and_shares_its_cache(toy_
     assert (place / "data" / "ignored").exists()
     toy.sh(f"cd {place} && dvc repro -q && cat began")
     assert (place / "began").read_text().split() == ["last", "None"]  # the others came from the cache
+
+    assert "in sync" in toy.sh(f"cd {place} && dvc status --cloud first middle@left middle@right")
 
     # Renewed, it has what has changed since, what it made itself, and its own memory of that.
     toy.edit("work.py", "hard at work", "still at work")

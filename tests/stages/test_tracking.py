@@ -167,6 +167,17 @@ def test_a_flow_links_what_it_found_made(project):
     assert second["source_run_id"] == first["id"]
 
 
+def test_a_result_is_linked_to_its_origin_in_another_experiment(project):
+    project.sh("python -m stages.make")
+    project.wait_for_senders()
+    project.environment["MLFLOW_EXPERIMENT_NAME"] = "another"
+    project.sh("python -m stages.use one")
+    project.wait_for_senders()
+    (origin,) = [run for run in runs(project) if (run["name"], run["outcome"]) == ("make", "ran")]
+    (cached,) = [run for run in runs(project) if (run["name"], run["outcome"]) == ("make", "cached")]
+    assert cached["source_run_id"] == origin["id"]
+
+
 @pytest.fixture
 def tracker(project, monkeypatch):
     """The empty tracker of the project, in this process."""
