@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import chdir, contextmanager, nullcontext
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -152,8 +152,26 @@ def shares_by(root: Path) -> Literal["remote", "cache"] | None:
     return "cache" if "dir" in config["cache"] else None
 
 
+def lost(root: Path, stages: Iterable[str]) -> set[str]:
+    """Return those of `stages` of which an output is neither in the cache nor in the remote.
+
+    Raises:
+        UserError: the remote does not answer.
+    """
+    if not (named := list(stages)):
+        return set()
+    with _opened(root) as repo:
+        gone = [path for path, state in repo.status(targets=named, cloud=True).items() if state == "missing"]
+        outs = {
+            name: [str(out) for stage in repo.stage.collect(name) for out in stage.outs] for name in named
+        }
+        return {
+            name for name in named if any(Path(p).is_relative_to(out) for p in gone for out in outs[name])
+        }
+
+
 def share(root: Path, clone: Path) -> None:
-    """Let a clone of `root` use its cache and its remotes, with their secrets and by paths seen from `root`."""
+    """Let a clone of `root` use its cache and remotes, with their secrets and by paths seen from `root`."""
     config = _config(root)
     with _config(clone).edit("local", validate=False) as private:
         private["remote"] = config["remote"]

@@ -82,7 +82,8 @@ class _Family:
         return [*stops, *(stop for family in list(self.below) for stop in family.stop())]
 
 
-_family: ContextVar[_Family] = ContextVar("family", default=_Family())
+_first = _Family()
+_family: ContextVar[_Family] = ContextVar("family", default=_first)  # noqa: B039 - all share that one
 
 
 @contextmanager
@@ -163,7 +164,7 @@ def run(
 
 
 def stop_all() -> None:
-    """End every child of this family and of those below, and let no other begin; return when they are gone."""
+    """End every child of this family and of those below, and let none begin; return when they are gone."""
     for stop in _family.get().stop():
         stop.join()
 

@@ -188,6 +188,8 @@ def work(root: Path, request: Request, dry_run: bool) -> State:
     """
     stages = _dvc.read(root)
     turns = _choice.choose(stages, request.start_from, request.only, request.force)
+    if _pools.wanted() and _dvc.shares_by(root) == "remote":
+        turns = without_what_workers_find(root, turns)
     limits = _limits.seconds_allowed(stages)
     if dry_run:
         plan = _choice.plan(root, turns)
@@ -206,6 +208,13 @@ def work(root: Path, request: Request, dry_run: bool) -> State:
         return failed(_notices.tell(told, mistakes, request.command(list(wrong)), alone))
     counts = Counter(state.name for state in states.values())
     return Completed(message=", ".join(f"{count} {name.lower()}" for name, count in counts.items()))
+
+
+def without_what_workers_find(root: Path, turns: dict[str, _choice.Fate]) -> dict[str, _choice.Fate]:
+    """Return the turns, those changed to "unchanged" whose outputs are missing here but not in the remote."""
+    missing = [name for name, fate in turns.items() if fate == "restore"]
+    there = set(missing) - _dvc.lost(root, missing)
+    return {name: "unchanged" if name in there else fate for name, fate in turns.items()}
 
 
 def failed(message: str) -> State:

@@ -102,7 +102,7 @@ class Tracker:
         )
 
     def origin(self, tags: dict[str, str]) -> str | None:
-        """Return the run that made a result, whatever its experiment; the first that ended well, if any did."""
+        """Return the run that made a result, in any experiment; the first that ended well, if any did."""
         known = [experiment.experiment_id for experiment in self.client.search_experiments()]
         found = self.find(known, **{FINGERPRINT: tags[FINGERPRINT], OUTCOME: "ran"})
         found.sort(key=lambda run: run.info.status != "FINISHED")

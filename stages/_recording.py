@@ -4,10 +4,11 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 
 PIPELINE, EXPERIMENT = "FEWSTEP_PIPELINE", "MLFLOW_EXPERIMENT_NAME"
 
-_said: ContextVar[Mapping[str, str]] = ContextVar("recording", default={})
+_said: ContextVar[Mapping[str, str]] = ContextVar("recording", default=MappingProxyType({}))
 
 
 @contextmanager

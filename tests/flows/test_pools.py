@@ -18,7 +18,7 @@ from toy_project import Toy
 from workspace import CHECKOUT
 
 from fewstep.errors import UserError
-from flows import _entries, _git, _places, _pools, _processes, _workspace, pipeline, stage, worker
+from flows import _dvc, _entries, _git, _places, _pools, _processes, _workspace, pipeline, stage, worker
 from flows._failures import StageError
 from stages import _catalogue
 
@@ -141,6 +141,14 @@ def test_a_chain_runs_on_two_workers_as_it_does_here(team, deployed):
     assert state.is_completed(), state.message
     assert state.message == "2 completed"
     assert team.yard.began() == ["first", "last"]
+
+    # What the remote has is there for all, though the driver has no copy.
+    assert not (team.driver.root / "artifacts").exists()
+    assert run(team.driver).message == "2 cached"
+    (files := team.top / "remote" / "files").rename(team.top / "lost")
+    assert _dvc.lost(team.driver.root, ["first", "last"]) == {"first", "last"}
+    (team.top / "lost").rename(files)
+
     team.driver.sh("dvc pull -q")
     assert "up to date" in team.driver.sh("dvc status")
     alone = team.clone("alone")
