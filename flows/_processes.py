@@ -83,7 +83,7 @@ class _Family:
 
 
 _first = _Family()
-_family: ContextVar[_Family] = ContextVar("family", default=_first)  # noqa: B039 - all share that one
+_family: ContextVar[_Family] = ContextVar("family", default=_first)
 
 
 @contextmanager

@@ -213,7 +213,7 @@ def work(root: Path, request: Request, dry_run: bool) -> State:
 def without_what_workers_find(root: Path, turns: dict[str, _choice.Fate]) -> dict[str, _choice.Fate]:
     """Return the turns, those changed to "unchanged" whose outputs are missing here but not in the remote."""
     missing = [name for name, fate in turns.items() if fate == "restore"]
-    there = set(missing) - _dvc.lost(root, missing)
+    there = set(missing) - _dvc.lost(root, missing) if missing else set()
     return {name: "unchanged" if name in there else fate for name, fate in turns.items()}
 
 
