@@ -15,7 +15,7 @@ def critic(shape: tuple[int, ...]) -> nn.Module:
     fully connected layers. Every layer has spectral norm 1 (Miyato et al. 2018, arXiv 1802.05957).
     """
     if len(shape) == 3:
-        layers = [
+        layers: list[nn.Module] = [
             nn.Conv2d(shape[0], WIDTH // 2, 3, padding=1),
             nn.Conv2d(WIDTH // 2, WIDTH, 3, stride=2, padding=1),
             nn.Conv2d(WIDTH, WIDTH, 3, padding=1),

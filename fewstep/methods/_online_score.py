@@ -76,7 +76,7 @@ class OnlineScore(Finish):
     def estimates(
         self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return times (n,), and the data (n, *shape) that fake and teacher see in the samples noised to them."""
+        """Return times (n,), and the data, (n, *shape), that fake and teacher see in samples noised to them."""
         from fewstep import paths, randomness
         from fewstep.flow import as_flow
 
@@ -107,6 +107,6 @@ class OnlineScore(Finish):
         if first < flow.t_start or last > flow.t_end:
             t = first if first < flow.t_start else last
             raise UserError(
-                f"the teacher predicts {teacher.config.prediction} on path {teacher.config.path}, which gives "
-                f"no score at t = {t}; set times within [{flow.t_start:g}, {flow.t_end:g}]"
+                f"the teacher predicts {teacher.config.prediction} on path {teacher.config.path}, which "
+                f"gives no score at t = {t}; set times within [{flow.t_start:g}, {flow.t_end:g}]"
             )

@@ -47,13 +47,13 @@ class Score(OnlineScore):
         return losses(t, samples.flatten(1), fake.flatten(1), teacher.flatten(1))
 
     def _huber(self, t: Tensor, samples: Tensor, fake: Tensor, teacher: Tensor) -> Tensor:
-        """Return the loss (n,), weighted with (1 - t)^2 / t to be in units of data, a mean over dimensions."""
+        """Return the loss (n,), weighted with (1 - t)^2 / t to be in units of data; mean over dimensions."""
         y = (t / (1 - t) ** 2)[:, None] * (fake - teacher)
         direction = y / (y.square().sum(dim=1, keepdim=True) + self.softness**2).sqrt()
         return (direction * (samples - fake)).mean(dim=1)
 
     def _squared(self, t: Tensor, samples: Tensor, fake: Tensor, teacher: Tensor) -> Tensor:
-        """Return the loss (n,), weighted as in arXiv 2404.04057, eq. 23 and 25, a mean over dimensions."""
+        """Return the loss (n,), weighted as in arXiv 2404.04057, eq. 23 and 25; mean over dimensions."""
         off = teacher - fake
         size = (samples - teacher).detach().abs().mean(dim=1).clamp(min=1e-5)
         return (off * (teacher - samples - self.alpha * off)).mean(dim=1) / size

@@ -45,7 +45,7 @@ def batch_of(n):
 
 
 def nets_of(method, model):
-    """Return the method's networks, each a little away from where it starts, so that it has something to learn.
+    """Return the method's networks, each a little away from where it starts, with something to learn.
 
     They are in evaluation mode, in which no call changes what the next one gives.
     """
