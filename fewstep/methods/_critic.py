@@ -9,7 +9,7 @@ WIDTH, SLOPE = 64, 0.2
 
 
 def critic(shape: tuple[int, ...]) -> nn.Module:
-    """Return a network from samples (n, *shape) to one number each, (n,), no steeper than its layers' slopes.
+    """Return a network from samples (n, *shape) to one number each, (n,).
 
     Images go through convolutions, whose last features are averaged over the image; all else through
     fully connected layers. Every layer has spectral norm 1 (Miyato et al. 2018, arXiv 1802.05957).

@@ -82,7 +82,8 @@ class Finish(Method):
         if self.stream == "pairs":
             if not {"noise", "data"} <= batch.keys():
                 raise UserError(
-                    f"anchor {self.anchor} is to pairs, and there are none; give some, or set it to 0"
+                    f"anchor {self.anchor} learns from pairs of noise and data, and the batch has "
+                    f"{', '.join(batch) or 'neither'}; give it pairs, or take no anchor"
                 )
             noise = batch["noise"]
         else:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fewstep.model import Model
 
 HEAD_START_TURNS = 3
+LEAST_SIZE = 1e-5  # of a teacher's correction that is divided by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ class OnlineScore(Finish):
     def estimates(
         self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return times (n,), and the data, (n, *shape), that fake and teacher see in samples noised to them."""
+        """Return times (n,), and the data (n, *shape) that fake and teacher see in samples noised to them."""
         from fewstep import paths, randomness
         from fewstep.flow import as_flow
 

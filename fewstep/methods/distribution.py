@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fewstep.methods._distances import l2
 from fewstep.methods._method import Batch, Nets
-from fewstep.methods._online_score import OnlineScore
+from fewstep.methods._online_score import LEAST_SIZE, OnlineScore
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,13 +24,17 @@ class Distribution(OnlineScore):
     """
 
     def pull(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
-        """See Finish.pull; the loss is half the mean square of that gradient, as good as a constant to it."""
+        """See Finish.pull: half the mean square of the gradient, which is its own gradient by the sample."""
         import torch
-
-        from fewstep.paths import like
 
         with torch.no_grad():
             _, fake, teacher = self.estimates(nets, samples, batch, keys)
-            size = (samples - teacher).flatten(1).abs().mean(dim=1).clamp(min=1e-5)
-            wanted = samples - (fake - teacher) / like(size, samples)
+            wanted = samples - self.gradient(samples, fake, teacher)
         return l2(samples - wanted) / 2
+
+    def gradient(self, samples: Tensor, fake: Tensor, teacher: Tensor) -> Tensor:
+        """Return the direction that each sample leaves; samples, estimates and result are (n, *shape)."""
+        from fewstep.paths import like
+
+        size = (samples - teacher).flatten(1).abs().mean(dim=1).clamp(min=LEAST_SIZE)
+        return (fake - teacher) / like(size, samples)

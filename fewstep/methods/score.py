@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fewstep.errors import UserError
 from fewstep.methods._method import Batch, Nets
-from fewstep.methods._online_score import OnlineScore
+from fewstep.methods._online_score import LEAST_SIZE, OnlineScore
 from fewstep.registry import unknown
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ DIVERGENCES = ("huber", "squared")
 class Score(OnlineScore):
     """Lower the expected distance between the scores of the student's noised samples and the teacher's.
 
-    Source: score implicit matching, Luo et al. 2024 (arXiv 2410.16794), theorem 3.1, and its squared
+    Source: score implicit matching, Luo et al. 2024 (arXiv 2410.16794), and its squared
     case, score identity distillation, Zhou et al. 2024 (arXiv 2404.04057). Its gradient does not need
     that of the fake score by the student's weights: with y the difference of the scores it is that of
     -d'(y) . (fake score - score of the noise added), networks fixed.
@@ -43,17 +43,18 @@ class Score(OnlineScore):
     def pull(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
         """See Finish.pull."""
         t, fake, teacher = self.estimates(nets, samples, batch, keys)
-        losses = self._huber if self.divergence == "huber" else self._squared
-        return losses(t, samples.flatten(1), fake.flatten(1), teacher.flatten(1))
+        return self.compare(t, samples.flatten(1), fake.flatten(1), teacher.flatten(1))
 
-    def _huber(self, t: Tensor, samples: Tensor, fake: Tensor, teacher: Tensor) -> Tensor:
-        """Return the loss (n,), weighted with (1 - t)^2 / t to be in units of data; mean over dimensions."""
-        y = (t / (1 - t) ** 2)[:, None] * (fake - teacher)
-        direction = y / (y.square().sum(dim=1, keepdim=True) + self.softness**2).sqrt()
-        return (direction * (samples - fake)).mean(dim=1)
+    def compare(self, t: Tensor, samples: Tensor, fake: Tensor, teacher: Tensor) -> Tensor:
+        """Return the loss (n,), a mean over dimensions, of samples and estimates (n, dimensions) at t, (n,).
 
-    def _squared(self, t: Tensor, samples: Tensor, fake: Tensor, teacher: Tensor) -> Tensor:
-        """Return the loss (n,), weighted as in arXiv 2404.04057, eq. 23 and 25; mean over dimensions."""
+        It is in units of data: huber weighs times with (1 - t)^2 / t, and squared divides by the size
+        of the teacher's correction, as in arXiv 2404.04057.
+        """
+        if self.divergence == "huber":
+            y = (t / (1 - t) ** 2)[:, None] * (fake - teacher)
+            direction = y / (y.square().sum(dim=1, keepdim=True) + self.softness**2).sqrt()
+            return (direction * (samples - fake)).mean(dim=1)
         off = teacher - fake
-        size = (samples - teacher).detach().abs().mean(dim=1).clamp(min=1e-5)
+        size = (samples - teacher).detach().abs().mean(dim=1).clamp(min=LEAST_SIZE)
         return (off * (teacher - samples - self.alpha * off)).mean(dim=1) / size
