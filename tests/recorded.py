@@ -90,6 +90,7 @@ class TwoNetworks(Method):
     def __post_init__(self):
         object.__setattr__(self, "seen", [])
         object.__setattr__(self, "critic_modes", set())
+        object.__setattr__(self, "keys", [])
 
     def networks(self, student, load):
         torch.manual_seed(4)
@@ -104,6 +105,7 @@ class TwoNetworks(Method):
         if torch.is_grad_enabled():
             trainable = {n for n, net in nets.items() if any(p.requires_grad for p in net.parameters())}
             self.seen.append((turn, trainable))
+            self.keys.append(tuple(keys.flatten().tolist()))
         noise = randomness.noises("train.noise", keys, (2,))
         t = torch.zeros(len(noise))
         fake = noise + nets["student"](noise, t)
