@@ -19,6 +19,10 @@ class Trainee:
         self.module = net.module.train()
         self.parameters = [p for p in net.module.parameters() if p.requires_grad]
         self.average = copy.deepcopy(net.module).eval() if net.ema else None
+        self._followed: list[Tensor] = list(
+            net.module.parameters()
+        )  # finding them takes longer than a step's average
+        self._followers: list[Tensor] = [] if self.average is None else list(self.average.parameters())
         self.optimiser = torch.optim.AdamW(
             self.parameters, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
         )
@@ -59,7 +63,7 @@ class Trainee:
         """Move the average; while it is young it follows faster (the ramp of TensorFlow's average)."""
         if self.average is not None:
             decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.module.parameters()), 1 - decay)
+            torch._foreach_lerp_(self._followers, self._followed, 1 - decay)
             for mine, theirs in zip(self.average.buffers(), self.module.buffers(), strict=True):
                 mine.copy_(theirs)
 

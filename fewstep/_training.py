@@ -35,6 +35,7 @@ class Training:
             "model": asdict(student.config),
             "seed": seed,
         }
+        torch.manual_seed(randomness.digest64("train networks", seed))
         nets = method.networks(student, load)
         self.modules: dict[str, nn.Module] = {name: net.module.to(device) for name, net in nets.items()}
         self.trainees = {name: Trainee(net, settings) for name, net in nets.items() if net.trains}
@@ -46,10 +47,11 @@ class Training:
     def take_step(self, batch: Batch, keys: Tensor) -> None:
         """Update each network whose turn it is, on its own loss."""
         torch.manual_seed(randomness.digest64(f"train step {self.step} rank {distributed.rank()}", self.seed))
-        for turn in self.method.turns(self.step):
+        for number, turn in enumerate(self.method.turns(self.step)):
             for name, trainee in self.trainees.items():
                 trainee.unlock(name == turn)
-            losses = self._losses(self.modules, batch, turn, self.step / self.settings.steps, keys)
+            own = randomness.keys_of_turn(keys, number)
+            losses = self._losses(self.modules, batch, turn, self.step / self.settings.steps, own)
             finite = self.trainees[turn].update(losses, self.settings.rate(self.step))
             self.bad_step = torch.where(finite | (self.bad_step >= 0), self.bad_step, self.step)
         self.step += 1

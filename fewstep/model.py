@@ -40,6 +40,8 @@ class ModelConfig:
     jitter: float = 0.0
     """How far the inner knots of its grid were moved at random in training, as a part of the way to the
     next knot on either side; 0 for a student that knows its knots alone."""
+    map_preserving: bool = True
+    """Whether it was trained to make of each noise what its teacher makes of it."""
     deterministic: bool = True
     """Whether the same noise always gives the same sample."""
     grid: Grid | None = None

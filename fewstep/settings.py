@@ -37,7 +37,7 @@ class TrainSettings:
     """Type in which networks compute; weights and optimiser stay float32."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(self.betas))
+        object.__setattr__(self, "betas", tuple(map(float, self.betas)))  # torch takes no whole numbers
         self._require("steps", self.steps >= 1, "1 or more")
         self._require("batch", self.batch >= 1, "1 or more")
         self._require("learning_rate", 0 < self.learning_rate < math.inf, "a positive number")

@@ -20,7 +20,7 @@ def student(seed=0, **config):
 
 @dataclass(frozen=True)
 class FixedBatches:
-    """Points near the unit circle; a rank's share is its slice of the whole batch."""
+    """Points on the unit circle and noise; a rank's share is its slice of the whole batch."""
 
     size: int
     rank: int = 0
@@ -31,7 +31,8 @@ class FixedBatches:
         start = step * self.size + self.rank * share
         keys = randomness.keys_of(11, start, start + share)
         angle = 6.28 * randomness.uniforms("circle", keys)
-        return {"data": torch.stack([angle.cos(), angle.sin()], dim=1)}, keys
+        data = torch.stack([angle.cos(), angle.sin()], dim=1)
+        return {"data": data, "noise": randomness.noises("circle noise", keys, (2,))}, keys
 
 
 @dataclass
@@ -89,6 +90,7 @@ class TwoNetworks(Method):
     def __post_init__(self):
         object.__setattr__(self, "seen", [])
         object.__setattr__(self, "critic_modes", set())
+        object.__setattr__(self, "keys", [])
 
     def networks(self, student, load):
         torch.manual_seed(4)
@@ -103,6 +105,7 @@ class TwoNetworks(Method):
         if torch.is_grad_enabled():
             trainable = {n for n, net in nets.items() if any(p.requires_grad for p in net.parameters())}
             self.seen.append((turn, trainable))
+            self.keys.append(tuple(keys.flatten().tolist()))
         noise = randomness.noises("train.noise", keys, (2,))
         t = torch.zeros(len(noise))
         fake = noise + nets["student"](noise, t)

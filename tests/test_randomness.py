@@ -42,6 +42,14 @@ def test_a_sample_leaves_nothing_behind_for_the_next():
     assert randomness.uniforms("train", keys).tolist() == each
 
 
+def test_each_turn_of_a_step_has_its_own_numbers_which_are_the_samples():
+    keys = torch.tensor([[7, 0], [7, 1], [9, 0], [2**62, 5]])
+    assert torch.equal(randomness.keys_of_turn(keys, 0), keys)
+    turns = [randomness.uniforms("train", randomness.keys_of_turn(keys, turn)) for turn in range(4)]
+    assert len(set(torch.cat(turns).tolist())) == 16
+    assert torch.equal(randomness.keys_of_turn(keys, 2)[1:], randomness.keys_of_turn(keys[1:], 2))
+
+
 def test_streams_seeds_and_samples_never_share_numbers():
     seeds = (0, 1, 2**32, 2**32 + 1, 2**63)  # the low 32 bits alone would not tell these apart
     seen = [

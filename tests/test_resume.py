@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from itertools import product
 
 import pytest
 import torch
@@ -17,8 +18,11 @@ from safetensors.torch import save_file
 from fewstep import _train_state
 from fewstep.checkpoint import model_digest, save_model
 from fewstep.errors import UserError
+from fewstep.grids import uniform
+from fewstep.methods.adversarial import Adversarial
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.methods.reflow import Reflow
+from fewstep.methods.score import Score
 from fewstep.settings import TrainSettings
 
 SETTINGS = TrainSettings(steps=40, batch=8, warmup=5)
@@ -42,6 +46,7 @@ def train_once(state, *, method=None, batches=None, progress=None):
     return run(
         state,
         method=method or FlowMatching(),
+        model=student(grid=uniform(2)),
         load=lambda name: student(seed=9),
         settings=SETTINGS,
         batches=batches,
@@ -49,8 +54,15 @@ def train_once(state, *, method=None, batches=None, progress=None):
     )
 
 
-@pytest.mark.parametrize("method", [FlowMatching, TwoNetworks])
-@pytest.mark.parametrize("stops", [(1,), (13,), (39,), (8, 20, 21)])
+OFTEN = (8, 20, 21)
+STOPS = [
+    *product([FlowMatching, TwoNetworks], [(1,), (13,), (39,), OFTEN]),
+    (Score, OFTEN),
+    (Adversarial, OFTEN),
+]
+
+
+@pytest.mark.parametrize(("method", "stops"), STOPS)
 def test_stopped_anywhere_it_ends_with_the_same_bytes(tmp_path, monkeypatch, method, stops):
     whole = train_once(tmp_path / "whole", method=method())
     monkeypatch.setenv("FEWSTEP_CHECKPOINT_SECONDS", "0")

@@ -38,4 +38,5 @@ def test_the_rate_rises_then_falls_to_zero():
 
 
 def test_lists_from_json_become_tuples():
+    assert [type(beta) for beta in TrainSettings(steps=1, betas=[0, 0.99]).betas] == [float, float]
     assert TrainSettings(steps=1, betas=[0.5, 0.9]) == TrainSettings(steps=1, betas=(0.5, 0.9))

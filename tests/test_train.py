@@ -152,6 +152,7 @@ def test_networks_take_turns_and_others_stay(tmp_path):
     assert [turn for turn, _ in method.seen] == turns
     for turn, open_nets in method.seen:
         assert open_nets == {turn}  # only that network's weights took part in the graph
+    assert len(set(method.keys)) == len(turns)  # each turn draws its own numbers
     assert torch.equal(weights(teacher), before)
     assert not teacher.training
     assert {"loss", "loss_critic"} <= recorder.measured[-1][1].keys()

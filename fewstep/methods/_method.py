@@ -43,9 +43,13 @@ class Method:
     stream: ClassVar[str] = "pairs"
     trained_times: ClassVar[str] = "all"
     """"grid" if the student only learns the knots of its grid."""
+    map_preserving: ClassVar[bool] = True
+    """Whether the student is taught to make of each noise what its teacher makes of it."""
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """Return the networks by name, the student among them; `load` gives the "teacher".
+
+        New networks are drawn from torch's own generator, which the loop seeds.
 
         Raises:
             UserError: if this method can't train such a student.
@@ -62,10 +66,10 @@ class Method:
 
     def trained(self) -> dict[str, Any]:
         """Return what a student's ModelConfig says of how it was trained."""
-        return {"trained_times": self.trained_times}
+        return {"trained_times": self.trained_times, "map_preserving": self.map_preserving}
 
     def turns(self, step: int) -> tuple[str, ...]:
-        """Return the names of the networks to update in this step, in order."""
+        """Return the names of the networks to update in this step, in order; each turn has its own keys."""
         return ("student",)
 
     def prepare(self, batch: Batch, keys: Tensor) -> Batch:

@@ -83,6 +83,19 @@ def trajectory(flow: Flow, noise: Tensor, grid: Grid) -> Iterator[Tensor]:
     (where, say, turning a data prediction into a velocity divides by zero) is an Euler step.
 
     Raises:
+        UserError: see `must_fit`.
+    """
+    must_fit(flow, grid)
+    start = noise * (1 - grid.times[0])  # the canonical state whose data part is still unknown
+    yield start
+    for x, _ in walk(flow, start, grid.times, grid.solver):
+        yield x
+
+
+def must_fit(flow: Flow, grid: Grid) -> None:
+    """Refuse a grid that asks for a velocity where the flow has none.
+
+    Raises:
         UserError: if the grid starts before the flow can, or its last step starts after the flow's t_end.
     """
     if grid.times[0] < flow.t_start - 1e-9:
@@ -94,10 +107,6 @@ def trajectory(flow: Flow, noise: Tensor, grid: Grid) -> Iterator[Tensor]:
             f"the grid's last step starts at {grid.times[-2]}, after the last velocity this model gives, at "
             f"{flow.t_end}; take fewer steps, or end them earlier"
         )
-    start = noise * (1 - grid.times[0])  # the canonical state whose data part is still unknown
-    yield start
-    for x, _ in walk(flow, start, grid.times, grid.solver):
-        yield x
 
 
 def walk(

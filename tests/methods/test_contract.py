@@ -44,6 +44,19 @@ def batch_of(n):
     return {name: tensor[:n] for name, tensor in batch.items()}, randomness.keys_of(SEED, 10, 10 + n)
 
 
+def nets_of(method, model):
+    """Return the method's networks, each a little away from where it starts, with something to learn.
+
+    They are in evaluation mode, in which no call changes what the next one gives.
+    """
+    networks = method.networks(model, lambda which: student(classes=model.config.classes))
+    for name, net in networks.items():
+        with torch.no_grad():
+            for parameter in net.module.parameters() if net.trains and name != "student" else ():
+                parameter.add_(0.05)
+    return networks, {name: net.module.eval() for name, net in networks.items()}
+
+
 def losses(method, nets, turn, n):
     batch, keys = batch_of(n)
     return method.loss(nets, method.prepare(batch, keys), turn, 0.5, keys)
@@ -52,8 +65,7 @@ def losses(method, nets, turn, n):
 @pytest.mark.parametrize("name", NAMES)
 def test_loss_is_finite_with_gradients_and_the_same_in_any_batch(name):
     method = method_named(name)
-    networks = method.networks(student(), lambda which: student())
-    nets = {key: net.module for key, net in networks.items()}
+    networks, nets = nets_of(method, student())
     for turn in method.turns(0):
         assert networks[turn].trains
         five, three = (losses(method, nets, turn, n) for n in (5, 3))
@@ -70,7 +82,7 @@ def test_loss_is_finite_with_gradients_and_the_same_in_any_batch(name):
 def test_the_batch_is_left_as_it_was(name):
     method, (batch, keys) = method_named(name), batch_of(5)
     before = {key: tensor.clone() for key, tensor in batch.items()}
-    nets = {key: net.module for key, net in method.networks(student(), lambda which: student()).items()}
+    _, nets = nets_of(method, student())
     method.loss(nets, method.prepare(batch, keys), method.turns(0)[0], 0.0, keys)
     assert batch.keys() == before.keys()
     assert all(torch.equal(batch[key], before[key]) for key in batch)
@@ -91,6 +103,7 @@ def test_the_docstring_names_the_source(name):
     assert importlib.import_module(method.__module__).__doc__
     assert method.stream in ("data", "pairs", "knots", "noise")
     assert method.trained_times in ("all", "grid")
+    assert method.map_preserving in (True, False)
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if method_named(n).trained_times == "grid"])
@@ -112,7 +125,7 @@ def test_labels_are_needed_with_classes_and_ignored_without(name):
     method, (batch, keys) = method_named(name), batch_of(5)
     without = {key: tensor for key, tensor in batch.items() if key != "label"}
     for model, given in ((student(), without), (student(classes=0), batch)):
-        nets = {key: net.module for key, net in method.networks(model, lambda which: student()).items()}
+        _, nets = nets_of(method, model)
         for turn in method.turns(0):
             if model.config.classes:
                 with pytest.raises(UserError, match="no label"):

@@ -1,0 +1,113 @@
+"""OnlineScore: what methods share that compare the student's own score with its teacher's."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fewstep.errors import UserError
+from fewstep.methods._finish import Finish
+from fewstep.methods._method import Batch, Net, Nets, conditions_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from fewstep.model import Model
+
+HEAD_START_TURNS = 3
+LEAST_SIZE = 1e-5  # of a teacher's correction that is divided by
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineScore(Finish):
+    """A third network, "fake", starts as the teacher and learns the score of the student's samples.
+
+    Scores are compared at samples that are noised anew, on the canonical path x_t = t x + (1 - t) noise.
+    There a flow's estimate of the data is D = x_t + (1 - t) velocity and its score (t D - x_t) / (1 - t)^2
+    (Tweedie's formula): right for a teacher that learned from noise drawn apart from the data, not for one
+    that learned from pairs.
+    """
+
+    guidance: float = 1.0
+    """Classifier-free guidance of the teacher's score; the student learns to do without."""
+    times: tuple[float, float] = (0.02, 0.95)
+    """Between which canonical times scores are compared. Close to 0 there is little to tell apart, close
+    to 1 a score's error is large."""
+    head_start: int = 30
+    """Steps at the beginning in which the fake network takes three turns instead of one."""
+    fake_rate: float = 5.0
+    """Learning rate of the fake network as a multiple of the student's, which it must keep up with."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "times", tuple(self.times))
+        if len(self.times) != 2 or not 0 <= self.times[0] <= self.times[1] < 1:
+            raise UserError(f"times must be two numbers from 0 up to but not 1, in order, got {self.times}")
+        if self.head_start < 0 or self.fake_rate <= 0:
+            raise UserError(
+                f"head_start must be 0 or more and fake_rate above 0, got {self.head_start}, {self.fake_rate}"
+            )
+
+    def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
+        """See Method.networks."""
+        nets, teacher = super().networks(student, load), load("teacher")
+        self._check_teacher(student, teacher)
+        fake = copy.deepcopy(teacher).requires_grad_(True)
+        return nets | {
+            "fake": Net(fake, learning_rate=self.fake_rate),
+            "teacher": Net(teacher, trains=False),
+        }
+
+    def turns(self, step: int) -> tuple[str, ...]:
+        """See Method.turns."""
+        return ("fake",) * (HEAD_START_TURNS if step < self.head_start else 1) + ("student",)
+
+    def judge(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
+        """See Finish.judge: flow matching, in the fake network's own prediction and times."""
+        from fewstep import randomness
+        from fewstep.methods.flow_matching import FlowMatching
+
+        noise = randomness.noises("train.fake.noise", keys, tuple(samples.shape[1:])).to(samples.device)
+        lesson = batch | {"noise": noise, "data": samples}
+        return FlowMatching().loss({"student": nets["fake"]}, lesson, "student", 0.0, keys)
+
+    def estimates(
+        self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return times (n,), and the data (n, *shape) that fake and teacher see in samples noised to them."""
+        from fewstep import paths, randomness
+        from fewstep.flow import as_flow
+
+        first, last = self.times
+        t = first + (last - first) * randomness.uniforms("train.compare.time", keys).to(samples)
+        noise = randomness.noises("train.compare.noise", keys, tuple(samples.shape[1:])).to(samples)
+        x = paths.get("linear").sample(noise, samples, t).x
+        conditions = conditions_of(nets["teacher"].config, batch)
+        fake, teacher = as_flow(nets["fake"]), as_flow(nets["teacher"], guidance=self.guidance)
+        left = paths.like(1 - t, x)
+        return t, x + left * fake(x, t, **conditions), x + left * teacher(x, t, **conditions)
+
+    def _check_teacher(self, student: Model, teacher: Model) -> None:
+        from fewstep.flow import as_flow
+
+        kinds = [(model.config.shape, model.config.classes) for model in (student, teacher)]
+        if kinds[0] != kinds[1]:
+            raise UserError(
+                "student and teacher must make the same kind of samples; (shape, classes) are "
+                f"{kinds[0]} and {kinds[1]}"
+            )
+        if teacher.config.trained_times != "all":
+            raise UserError(
+                "the teacher is trained only at the knots of its grid, and gives no score elsewhere; take "
+                "the model that it was made from"
+            )
+        flow, (first, last) = as_flow(teacher, guidance=self.guidance), self.times
+        if first < flow.t_start or last > flow.t_end:
+            t = first if first < flow.t_start else last
+            raise UserError(
+                f"the teacher predicts {teacher.config.prediction} on path {teacher.config.path}, which "
+                f"gives no score at t = {t}; set times within [{flow.t_start:g}, {flow.t_end:g}]"
+            )

@@ -1,0 +1,71 @@
+"""Adversarial: finish a student on pairs, with a critic that tells its samples from their data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fewstep.errors import UserError
+from fewstep.methods._finish import Finish
+from fewstep.methods._method import Batch, Net, Nets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from fewstep.model import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adversarial(Finish):
+    """Regress the data of pairs through all of the student's steps, and please a critic.
+
+    Source: the fixed-step generator of Lee et al. 2024 (arXiv 2408.08019), adapted: what the teacher
+    makes of a noise takes the place of the recording, and one small critic that of theirs, with the
+    hinge loss and the spectral norm of Miyato et al. 2018 (arXiv 1802.05957). It sees samples through a
+    little noise, so that it can't tell them by what no eye sees (Sonderby et al. 2016, arXiv 1610.04490).
+    """
+
+    stream = "pairs"
+
+    anchor: float = 1.0
+    weight: float = 0.02
+    """Weight of the critic's judgement beside the anchor's."""
+    blur: float = 0.1
+    """Standard deviation of the noise through which the critic sees."""
+    critic_rate: float = 1.0
+    """Learning rate of the critic as a multiple of the student's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("weight", "blur", "critic_rate"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} must be a number from 0, got {getattr(self, name)}")
+
+    def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
+        """See Method.networks."""
+        from fewstep.methods._critic import critic
+
+        nets = super().networks(student, load)
+        return nets | {"critic": Net(critic(student.config.shape), learning_rate=self.critic_rate)}
+
+    def turns(self, step: int) -> tuple[str, ...]:
+        """See Method.turns."""
+        return ("critic", "student")
+
+    def judge(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
+        """See Finish.judge."""
+        real, made = self._seen(nets, batch["data"], "real", keys), self._seen(nets, samples, "made", keys)
+        return (1 - real).relu() + (1 + made).relu()
+
+    def pull(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
+        """See Finish.pull."""
+        return -self.weight * self._seen(nets, samples, "made", keys)
+
+    def _seen(self, nets: Nets, x: Tensor, which: str, keys: Tensor) -> Tensor:
+        from fewstep import randomness
+
+        noise = randomness.noises(f"train.blur.{which}", keys, tuple(x.shape[1:])).to(x)
+        return nets["critic"](x + self.blur * noise)

@@ -1,0 +1,40 @@
+"""Distribution: finish a student by moving its samples to where its teacher finds them more likely."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fewstep.methods._distances import l2
+from fewstep.methods._method import Batch, Nets
+from fewstep.methods._online_score import LEAST_SIZE, OnlineScore
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distribution(OnlineScore):
+    """Follow the gradient of the divergence from the student's noised samples to the teacher's.
+
+    Source: distribution matching distillation, Yin et al. 2023 (arXiv 2311.18828), eq. 7 and 8: the
+    gradient of the Kullback-Leibler divergence by a sample is the difference of the scores, in units of
+    data and over the size of the teacher's correction; without a regression, but with several steps of
+    the fake network, as in Yin et al. 2024 (arXiv 2405.14867).
+    """
+
+    def pull(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
+        """See Finish.pull: half the mean square of the gradient, which is its own gradient by the sample."""
+        import torch
+
+        with torch.no_grad():
+            _, fake, teacher = self.estimates(nets, samples, batch, keys)
+            wanted = samples - self.gradient(samples, fake, teacher)
+        return l2(samples - wanted) / 2
+
+    def gradient(self, samples: Tensor, fake: Tensor, teacher: Tensor) -> Tensor:
+        """Return the direction that each sample leaves; samples, estimates and result are (n, *shape)."""
+        from fewstep.paths import like
+
+        size = (samples - teacher).flatten(1).abs().mean(dim=1).clamp(min=LEAST_SIZE)
+        return (fake - teacher) / like(size, samples)

@@ -1,0 +1,60 @@
+"""Score: finish a student by score matching with its teacher, on the student's own samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fewstep.errors import UserError
+from fewstep.methods._method import Batch, Nets
+from fewstep.methods._online_score import LEAST_SIZE, OnlineScore
+from fewstep.registry import unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DIVERGENCES = ("huber", "squared")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(OnlineScore):
+    """Lower the expected distance between the scores of the student's noised samples and the teacher's.
+
+    Source: score implicit matching, Luo et al. 2024 (arXiv 2410.16794), and its squared
+    case, score identity distillation, Zhou et al. 2024 (arXiv 2404.04057). Its gradient does not need
+    that of the fake score by the student's weights: with y the difference of the scores it is that of
+    -d'(y) . (fake score - score of the noise added), networks fixed.
+    """
+
+    divergence: str = "huber"
+    """huber: d(y) = sqrt(|y|^2 + softness^2) - softness; or squared."""
+    softness: float = 0.1
+    """Of huber: how large a difference of scores, over all dimensions, still counts as small."""
+    alpha: float = 1.2
+    """Of squared: 1 is its exact gradient; more, which was found better, takes off the projected loss."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.divergence not in DIVERGENCES:
+            raise UserError(unknown("divergence", self.divergence, list(DIVERGENCES)))
+        if self.softness <= 0:
+            raise UserError(f"softness must be above 0, got {self.softness}")
+
+    def pull(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
+        """See Finish.pull."""
+        t, fake, teacher = self.estimates(nets, samples, batch, keys)
+        return self.compare(t, samples.flatten(1), fake.flatten(1), teacher.flatten(1))
+
+    def compare(self, t: Tensor, samples: Tensor, fake: Tensor, teacher: Tensor) -> Tensor:
+        """Return the loss (n,), a mean over dimensions, of samples and estimates (n, dimensions) at t, (n,).
+
+        It is in units of data: huber weighs times with (1 - t)^2 / t, and squared divides by the size
+        of the teacher's correction, as in arXiv 2404.04057.
+        """
+        if self.divergence == "huber":
+            y = (t / (1 - t) ** 2)[:, None] * (fake - teacher)
+            direction = y / (y.square().sum(dim=1, keepdim=True) + self.softness**2).sqrt()
+            return (direction * (samples - fake)).mean(dim=1)
+        off = teacher - fake
+        size = (samples - teacher).detach().abs().mean(dim=1).clamp(min=LEAST_SIZE)
+        return (off * (teacher - samples - self.alpha * off)).mean(dim=1) / size

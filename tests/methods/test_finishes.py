@@ -1,0 +1,222 @@
+"""What all finishes share: samples with gradients through every step, the anchor, the critic, refusals."""
+
+import pytest
+import torch
+from oracles import as_model, gaussian
+from torch import nn
+
+from fewstep import grids, randomness
+from fewstep._training import Training
+from fewstep.errors import UserError
+from fewstep.flow import as_flow
+from fewstep.methods._critic import critic
+from fewstep.methods.adversarial import Adversarial
+from fewstep.methods.distribution import Distribution
+from fewstep.methods.endpoint import Endpoint
+from fewstep.methods.score import Score
+from fewstep.model import Model, ModelConfig, build
+from fewstep.settings import TrainSettings
+from fewstep.solvers import integrate
+
+FINISHES = [Score, Distribution, Adversarial]
+KEYS = randomness.keys_of(3, 0, 6)
+
+
+def student(**changes):
+    config = {
+        "architecture": {"name": "mlp", "width": 8, "depth": 1},
+        "shape": (2,),
+        "grid": grids.uniform(3),
+    }
+    model = build(ModelConfig(**config | changes), seed=0)
+    for parameter in model.parameters():
+        parameter.data += 0.1
+    return model
+
+
+def pairs():
+    noise = randomness.noises("pairs", KEYS, (2,))
+    return {"noise": noise, "data": 1 + noise / 2}
+
+
+def nets_of(method, model, teacher=None):
+    return {k: net.module for k, net in method.networks(model, lambda name: teacher or student()).items()}
+
+
+@pytest.mark.parametrize(
+    "grid", [grids.uniform(1), grids.Grid((0.0, 0.2, 0.7, 1.0)), grids.Grid((0.1, 0.5, 1.0))]
+)
+def test_samples_are_those_of_the_sampler_bit_for_bit(grid):
+    method, model, batch = Adversarial(weight=0.0), student(grid=grid).eval(), pairs()
+    made = integrate(as_flow(model), batch["noise"], grid).x.detach()
+    losses = method.loss(nets_of(method, model), batch | {"data": made}, "student", 0.0, KEYS)
+    assert not losses.any()
+
+
+class Slope(nn.Module):
+    """The field v = a x."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, x, t):
+        return self.a * x
+
+
+def test_the_gradient_goes_through_every_step():
+    config = ModelConfig(architecture={"name": "slope"}, shape=(1,), grid=grids.uniform(2))
+    model, method = Model(config, Slope()), Adversarial(weight=0.0)
+    noise, data = torch.tensor([[1.5], [-0.4]]), torch.tensor([[2.0], [3.0]])
+    nets = nets_of(method, model)
+    losses = method.loss(nets, {"noise": noise, "data": data}, "student", 0.0, KEYS[:2])
+    (found,) = torch.autograd.grad(losses.sum(), model.network.a)
+    made = noise * (1 + 0.7 / 2) ** 2
+    torch.testing.assert_close(found, (2 * (made - data) * noise * (1 + 0.7 / 2)).sum())
+
+
+def test_with_one_call_and_no_critic_it_is_the_regression_of_endpoint():
+    method, model, batch = Adversarial(weight=0.0), student(grid=grids.uniform(1)), pairs()
+    found, wanted = (
+        each.loss(nets_of(each, model), batch, "student", 0.0, KEYS) for each in (method, Endpoint())
+    )
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("finish", [Score, Distribution])
+def test_without_an_anchor_no_data_is_needed_and_with_one_it_holds(finish):
+    assert (finish().stream, finish(anchor=2.0).stream) == ("noise", "pairs")
+    model, batch = student(), pairs()
+    nets = nets_of(finish(), model)
+    free, given = (finish().loss(nets, b, "student", 0.0, KEYS) for b in ({}, batch))
+    assert torch.equal(free, given)  # nothing of a batch is looked at
+    made = integrate(as_flow(model), batch["noise"], model.config.grid).x
+    held = finish(anchor=2.0).loss(nets, batch, "student", 0.0, KEYS)  # fake is the teacher: the anchor alone
+    torch.testing.assert_close(held, 2 * (made - batch["data"]).square().mean(dim=1), atol=1e-6, rtol=1e-5)
+
+
+class Sum(nn.Module):
+    def forward(self, x):
+        return x.sum(dim=1)
+
+
+def test_the_critic_pays_for_what_it_takes_for_the_other_and_the_student_for_what_it_sees_through():
+    method, model = Adversarial(blur=0.0, weight=0.5, anchor=0.0), student(grid=grids.uniform(1))
+    batch = pairs()
+    made = integrate(as_flow(model), batch["noise"], model.config.grid).x
+    nets = {"student": model, "critic": Sum()}
+    real, fake = batch["data"].sum(dim=1), made.sum(dim=1)
+    found = method.loss(nets, batch, "critic", 0.0, KEYS)
+    torch.testing.assert_close(found, (1 - real).clamp(min=0) + (1 + fake).clamp(min=0))
+    torch.testing.assert_close(method.loss(nets, batch, "student", 0.0, KEYS), -fake / 2)
+
+
+def test_the_critic_sees_through_noise():
+    model, batch = student(), pairs()
+    nets = {"student": model, "critic": Sum()}
+    clear, blurred = (
+        Adversarial(blur=blur, weight=1.0, anchor=0.0).loss(nets, batch, "student", 0.0, KEYS)
+        for blur in (0.0, 0.1)
+    )
+    assert 0.02 < (blurred - clear).std() < 0.5
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 8, 8), (3, 3, 5)])
+def test_critics_give_one_number_a_sample_and_are_not_steep(shape):
+    torch.manual_seed(0)
+    judge = critic(shape).eval()
+    x, y = torch.randn(2, 50, *shape)
+    assert judge(x).shape == (50,)
+    steepness = (judge(x) - judge(y)).abs() / (x - y).flatten(1).norm(dim=1)
+    assert 0 < steepness.max() < 1.05
+
+
+def test_the_seed_decides_how_new_networks_start():
+    first, again, other = (
+        Training(
+            Adversarial(), student(), {}.get, TrainSettings(steps=1), seed, torch.device("cpu")
+        ).tensors()
+        for seed in (1, 1, 2)
+    )
+    name = "critic/network/1.parametrizations.weight.original"
+    assert torch.equal(first[name], again[name])
+    assert not torch.equal(first[name], other[name])
+
+
+@pytest.mark.parametrize("finish", [Score, Distribution])
+def test_the_fake_network_has_a_head_start_and_keeps_ahead(finish):
+    method = finish(head_start=2, fake_rate=4.0)
+    assert method.turns(1) == ("fake", "fake", "fake", "student")
+    assert method.turns(2) == ("fake", "student")
+    nets = method.networks(student(), lambda name: student())
+    assert (nets["fake"].learning_rate, nets["fake"].trains, nets["teacher"].trains) == (4.0, True, False)
+    assert nets["fake"].module is not nets["teacher"].module
+
+
+def test_no_finish_promises_to_keep_the_map():
+    assert all(not finish().trained()["map_preserving"] for finish in FINISHES)
+    assert Endpoint().trained()["map_preserving"]
+
+
+@pytest.mark.parametrize("method", [Score(anchor=1.0), Distribution(anchor=1.0), Adversarial()], ids=str)
+@pytest.mark.parametrize("turn", ["student", "other"])
+def test_an_anchor_without_pairs_is_refused(method, turn):
+    nets = nets_of(method, student())
+    with pytest.raises(UserError, match=r"learns from pairs of noise and data, and the batch has data"):
+        method.loss(nets, {"data": pairs()["data"]}, turn, 0.0, KEYS)
+
+
+@pytest.mark.parametrize("finish", FINISHES)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"grid": None}, "the student has no grid"),
+        ({"prediction": "noise"}, r"the grid starts at 0\.0, before this model can, at 0\.001"),
+        ({"prediction": "data", "grid": grids.Grid((0.0, 0.9995, 1.0))}, r"last step starts at 0\.9995"),
+    ],
+)
+def test_students_that_cannot_be_sampled_are_refused(finish, changes, message):
+    with pytest.raises(UserError, match=message):
+        finish().networks(student(**changes), lambda name: student())
+
+
+@pytest.mark.parametrize("finish", [Score, Distribution])
+@pytest.mark.parametrize(
+    ("options", "changes", "message"),
+    [
+        ({}, {"shape": (3,)}, r"same kind of samples; .* are \(\(2,\), 0\) and \(\(3,\), 0\)"),
+        ({}, {"classes": 2}, r"\(\(2,\), 0\) and \(\(2,\), 2\)"),
+        ({}, {"trained_times": "grid"}, "trained only at the knots of its grid"),
+        ({"times": (0, 0.9)}, {"prediction": "noise"}, r"predicts noise on path linear.*no score at t = 0;"),
+        ({"times": (0.1, 0.9995)}, {"prediction": "data"}, r"at t = 0\.9995; set times within \[0, 0\.999\]"),
+        ({"times": (0.01, 0.9)}, {"path": "ve"}, r"path ve, which gives no score at t = 0\.01"),
+        ({"guidance": 2.0}, {}, r"guidance 2\.0 needs a class-conditional model"),
+    ],
+)
+def test_teachers_without_a_score_to_compare_with_are_refused(finish, options, changes, message):
+    with pytest.raises(UserError, match=message):
+        finish(**options).networks(student(), lambda name: student(**changes))
+
+
+def test_wrong_options_are_named():
+    for wrong in (
+        {"anchor": -1},
+        {"times": (0.5, 0.2)},
+        {"times": (0, 1)},
+        {"head_start": -1},
+        {"fake_rate": 0},
+    ):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            Distribution(**wrong)
+    with pytest.raises(UserError, match="divergence 'hubr'; did you mean 'huber'"):
+        Score(divergence="hubr")
+    with pytest.raises(UserError, match="softness"):
+        Score(softness=0)
+    for name in ("weight", "blur", "critic_rate"):
+        with pytest.raises(UserError, match=name):
+            Adversarial(**{name: -0.1})
+
+
+def test_a_gaussian_teacher_is_fine():
+    model = as_model(gaussian([0.0, 0.0], [1.0, 1.0]))
+    assert "fake" in Score().networks(student(), lambda name: model)
