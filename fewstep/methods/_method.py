@@ -45,6 +45,8 @@ class Method:
     """"grid" if the student only learns the knots of its grid."""
     map_preserving: ClassVar[bool] = True
     """Whether the student is taught to make of each noise what its teacher makes of it."""
+    needs_score: ClassVar[bool] = False
+    """Whether the teacher must give scores: it must have learned from noise drawn apart from the data."""
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """Return the networks by name, the student among them; `load` gives the "teacher".

@@ -31,6 +31,8 @@ class OnlineScore(Finish):
     that learned from pairs.
     """
 
+    needs_score = True
+
     guidance: float = 1.0
     """Classifier-free guidance of the teacher's score; the student learns to do without."""
     times: tuple[float, float] = (0.02, 0.95)

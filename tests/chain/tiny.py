@@ -11,9 +11,9 @@ def train(steps: int, learning_rate: float, batch: int = 32) -> dict[str, Any]:
 
 
 def shrink(params: dict[str, Any]) -> dict[str, Any]:
-    """Return the sections of params.yaml with two students and little work in each stage."""
+    """Return the sections of params.yaml with two students, a finish, and little work in each stage."""
     search = {"method": {"name": "bellman", "fine_steps": 16, "noises": 32}, "budgets": [1, 2, 4]}
-    students = {"boss-4": train(10, 1e-3), "one-step": train(10, 1e-3)}
+    finish = {"method": "distribution", "init": "boss-4", "teacher": "pretrain", "coupling": "prepare"}
     return {
         "seed": 0,
         "prepare": {"source": "digits", "held_out": 0.25, "feature_net": {"steps": 40}},
@@ -35,7 +35,9 @@ def shrink(params: dict[str, Any]) -> dict[str, Any]:
         },
         "trajectories": {"pretrain": {"samples": 256, "held_out": 64}},
         "distill": {
-            name: params["distill"][name] | {"train": settings} for name, settings in students.items()
+            "boss-4": params["distill"]["straight-4"] | {"train": train(10, 1e-3)},
+            "one-step": params["distill"]["endpoint"] | {"train": train(10, 1e-3)},
+            "finished-4": finish | {"calls": 4, "train": train(4, 2e-4) | {"betas": [0.0, 0.99]}},
         },
         "evaluate": {"samples": 60, "blocks": 2, "calls": [1, 4], "reference_calls": 8},
     }

@@ -64,11 +64,35 @@ def changed(**settings):
         ),
         (
             {"distill__boss_at_4__method": "flow_matching"},
-            r"distill\.boss-4\.method flow_matching learns from data; here fit: endpoint, reflow, straighten",
+            r"distill\.boss-4\.method flow_matching learns from data; here fit: adversarial, .*straighten$",
         ),
         (
             {"distill__boss_at_4__method": {"name": "reflow", "label_dropout": 0.1}},
             r"distill\.boss-4\.method reflow: label_dropout 0\.1 needs",
+        ),
+        (
+            {"distill__one_at_step__teacher": "round1"},
+            r"method score compares scores, but its teacher 'round1' learned from pairs, which tells none; set",
+        ),
+        (
+            {"pretrain__method": {"name": "flow_matching", "coupling": "optimal_transport"}},
+            r"distill\.boss-4\.method distribution compares scores, but pretrain\.method\.coupling optimal_tr",
+        ),
+        (
+            {"distill__one_at_step__method": {"name": "score", "anchor": 0.5}},
+            r"distill\.one-step: method score with an anchor learns from couple/\.\.\., not from prepare",
+        ),
+        (
+            {"distill__boss_at_4__init": "strait-4"},
+            r"boss-4\.init 'strait-4' is no model; there are: pretrain",
+        ),
+        (
+            {"distill__boss_at_4__init": "boss-8"},
+            r"boss-4\.init 'boss-8' takes 8 calls, the student is to take 4; start from a student of as many",
+        ),
+        (
+            {"distill__straight_at_4__init": "boss-4"},
+            r"distill\.boss-4\.init 'straight-4'.* makes a circle",
         ),
         ({"pretrain__given": "."}, r"pretrain\.given '\.' must be a folder under data/"),
         ({"pretrain__given": ""}, "pretrain.given '' must be a folder under data/"),
