@@ -72,11 +72,11 @@ def changed(**settings):
         ),
         (
             {"distill__one_at_step__teacher": "round1"},
-            r"method score compares scores, but its teacher 'round1' learned from pairs, which tells none; set",
+            r"method score compares scores, but its teacher 'round1' learned from pairs, which tells none",
         ),
         (
             {"pretrain__method": {"name": "flow_matching", "coupling": "optimal_transport"}},
-            r"distill\.boss-4\.method distribution compares scores, but pretrain\.method\.coupling optimal_tr",
+            r"distill\.boss-4\.method distribution compares scores, but pretrain\.method\.coupling opt",
         ),
         (
             {"distill__one_at_step__method": {"name": "score", "anchor": 0.5}},
