@@ -158,9 +158,10 @@ def test_no_finish_promises_to_keep_the_map():
     assert Endpoint().trained()["map_preserving"]
 
 
-@pytest.mark.parametrize("method", [Score(anchor=1.0), Distribution(anchor=1.0), Adversarial()], ids=str)
+@pytest.mark.parametrize("finish", FINISHES)
 @pytest.mark.parametrize("turn", ["student", "other"])
-def test_an_anchor_without_pairs_is_refused(method, turn):
+def test_an_anchor_without_pairs_is_refused(finish, turn):
+    method = finish(anchor=1.0)
     nets = nets_of(method, student())
     with pytest.raises(UserError, match=r"learns from pairs of noise and data, and the batch has data"):
         method.loss(nets, {"data": pairs()["data"]}, turn, 0.0, KEYS)

@@ -15,6 +15,7 @@ from fewstep.methods.score import Score
 from fewstep.model import Model, ModelConfig, build
 
 KINDS = [Score(), Score(divergence="squared", alpha=1.0), Score(divergence="squared"), Distribution()]
+NAMES = ["huber", "squared", "squared with alpha", "distribution"]
 CONVENTIONS = list(product(paths.PATHS, predictions.PARTS))
 MEAN, STD, SIGMA = 0.4, 0.8, 0.6  # of the generator, and of the noise added when data has scale 1
 T = 1 / (1 + SIGMA)
@@ -121,7 +122,7 @@ def test_huber_pulls_no_sample_by_more_than_one(softness):
     assert direction.norm(dim=1).min() > 0.5
 
 
-@pytest.mark.parametrize("method", KINDS, ids=str)
+@pytest.mark.parametrize("method", KINDS, ids=NAMES)
 def test_a_student_whose_score_is_the_teachers_stays(method):
     config = ModelConfig(
         architecture={"name": "mlp", "width": 8, "depth": 1}, shape=(2,), grid=grids.uniform(2)
@@ -140,7 +141,7 @@ def test_a_student_whose_score_is_the_teachers_stays(method):
     assert max(p.grad.abs().max() for p in student.parameters()) > 1e-3
 
 
-@pytest.mark.parametrize("method", KINDS, ids=str)
+@pytest.mark.parametrize("method", KINDS, ids=NAMES)
 def test_a_linear_generator_ends_at_its_teacher(method):
     student, teacher = affine(), as_model(gaussian([0.0], [1.0]))
     optimiser = torch.optim.Adam(student.parameters(), lr=0.05)
@@ -158,7 +159,7 @@ def test_a_linear_generator_ends_at_its_teacher(method):
     assert student.network.std.item() == pytest.approx(1, abs=0.02)
 
 
-@pytest.mark.parametrize("method", [Score(), Distribution()], ids=str)
+@pytest.mark.parametrize("method", [Score(), Distribution()], ids=["score", "distribution"])
 @pytest.mark.parametrize(("path", "prediction"), CONVENTIONS)
 def test_teachers_of_any_path_and_prediction_pull_alike(method, path, prediction):
     teacher, student = gaussian([0.0], [1.0]), affine()
