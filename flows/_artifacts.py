@@ -1,7 +1,7 @@
 """What a stage shows in Prefect: how far it is while it runs, and a page of its result.
 
-Nothing here fails a stage: what cannot be shown is a line in the log. A server that is being restarted is waited
-for with a page; the next line moves a bar anyway.
+Nothing here fails a stage: what cannot be shown is a line in the log. A page waits for a server that is being
+restarted; a bar does not, since the next line moves it anyway.
 """
 
 import re
@@ -52,9 +52,7 @@ def show(stage: str, root: Path, outputs: tuple[str, ...]) -> None:
                 shown = page(stage, root / out, manifest, tracked_run(stage, manifest["fingerprint"]))
                 restart.wait()
                 with _server.impatient():
-                    create_markdown_artifact(
-                        shown, key=key(stage), description=f"{stage}: what is in {out}"
-                    )
+                    create_markdown_artifact(shown, key=key(stage), description=f"{stage}: what is in {out}")
 
 
 def tracked_run(stage: str, fingerprint: str) -> str | None:

@@ -1,7 +1,7 @@
 """What is asked of the Prefect server: whether it answers, and whether a run was cancelled there.
 
-Prefect's own clients try again for two minutes (flows/__init__.py), which is right for what the server must hear
-of. Nothing here does: a server that is away holds no stage up.
+Prefect's own clients try again for two minutes (flows/__init__.py), which is right for what the server must
+hear of. Nothing here does: a server that is away holds no stage up.
 """
 
 import time
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from uuid import UUID
 
+from prefect import get_run_logger
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
@@ -53,10 +54,13 @@ class Restart:
 
     def wait(self) -> None:
         """Return when the server answers, or does not for too long, or all is being stopped."""
-        end = time.monotonic() + (0 if self.gone else RESTART)
+        end, told = time.monotonic() + (0 if self.gone else RESTART), False
         while (away := PREFECT_API_URL.value() and unreachable()) and time.monotonic() < end:
             if _processes.stopping():
                 return
+            if not told:
+                get_run_logger().warning("the Prefect server is away, waiting for it for %g s", RESTART)
+                told = True
             time.sleep(1)
         self.gone = bool(away)
 

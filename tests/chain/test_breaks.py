@@ -25,7 +25,7 @@ def manifests(checkout, stages) -> dict[str, tuple[int, int]]:
 
 
 def test_each_stage_breaks_is_mended_and_resumed_and_nothing_above_it_runs(checkout, finished, prefect_api):
-    """It breaks at the end of its work, on a full disk; what it did by then serves when it is gone on with."""
+    """It breaks at the end of its work, on a full disk, and goes on with what it did by then."""
     everything = finished.locked().keys()
     for name in everything:
         checkout.forget(name)

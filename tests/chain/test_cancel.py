@@ -1,8 +1,5 @@
 """A run that is cancelled in Prefect's UI while a model trains leaves nothing behind, and is gone on with."""
 
-import os
-import time
-
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
@@ -12,7 +9,6 @@ from test_kills import steps_on_disk
 from flows import _holding, recover
 
 OFTEN = {"FEWSTEP_CHECKPOINT_SECONDS": "0"}  # before every step
-SECONDS = 15
 
 
 def test_cancelled_in_mid_train_nothing_is_left_and_the_next_run_resumes(checkout, prefect_api, tmp_path):
@@ -28,9 +24,7 @@ def test_cancelled_in_mid_train_nothing_is_left_and_the_next_run_resumes(checkou
     note = _holding.read_note(_holding.lock_of(checkout.folder))
     with temporary_settings({PREFECT_API_URL: prefect_api}), get_client(sync_client=True) as client:
         client.set_flow_run_state(note["id"], Cancelling())
-        began = time.monotonic()
-        wait_for(lambda: run.poll() is not None and not any(map(alive, processes)), seconds=SECONDS)
-        print(f"no process was left after {time.monotonic() - began:.1f} s")
+        wait_for(lambda: run.poll() is not None and not any(map(alive, processes)))
         assert client.read_flow_run(note["id"]).state.is_cancelled()
     assert run.returncode != 0
     assert list(recover.at_work([checkout.folder])) == []
