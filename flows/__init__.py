@@ -10,6 +10,8 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 HOME = Path(os.environ.setdefault("PREFECT_HOME", str(CHECKOUT / ".fewstep" / "prefect")))
 HOME.mkdir(parents=True, exist_ok=True)  # Prefect makes it, but not the folders above
 
-# How often a request to a Prefect server that is away is tried again, after 2, 4, 8, ... 64 s: a run in whose
-# middle or at whose end it is restarted goes on.
-os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "6")
+# A run goes on if a server is restarted meanwhile: what the clients of Prefect, and of S3 in DVC and the stages,
+# could not tell or get is tried again for one to two minutes.
+PATIENCE = {"PREFECT_CLIENT_MAX_RETRIES": "6", "AWS_RETRY_MODE": "standard", "AWS_MAX_ATTEMPTS": "12"}
+for name, value in PATIENCE.items():
+    os.environ.setdefault(name, value)

@@ -132,8 +132,8 @@ def _wait(root: Path, seconds: float) -> str | None:
         return None  # if anything is left, a sender is still at it
     reason = _outbox.down(outbox).read_text()
     return (
-        f"tracking: the tracker is down ({reason}); what {_outbox.whose(ours)} recorded waits in {outbox}, and a "
-        "later stage or `make flow` sends it"
+        f"tracking: the tracker is down ({reason}); what {_outbox.whose(ours)} recorded waits in {outbox}, "
+        "and a later stage or `make flow` sends it"
     )
 
 
