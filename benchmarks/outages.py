@@ -35,7 +35,7 @@ OUTAGES = (
     ("Prefect", "evaluate: cells"),
     ("MLflow", "pretrain: train, step"),
     ("S3", "couple@round1: sample"),
-    ("S3", "pretrain: train, step"),
+    ("S3", "pretrain: train, step 600/600"),
 )
 """Which server goes away, and what the log says then."""
 METRICS = """
