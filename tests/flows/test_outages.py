@@ -32,7 +32,7 @@ def test_stages_begin_and_end_while_the_server_is_away_and_it_is_told_later(
         wait_for(lambda: run.poll() is not None or "the Prefect server is away" in said.read_text())
         road.come_back()
         assert run.wait() == 0, said.read_text()
-    assert toy.began() == ["first", "middle@left", "middle@right", "last"]
+    assert sorted(toy.began()) == sorted(toy.stages)  # once each
     assert "All stages are up to date: 4 completed." in said.read_text()
     assert "the progress of last is not shown" in said.read_text()
     with temporary_settings({PREFECT_API_URL: prefect_api}), get_client(sync_client=True) as client:
