@@ -1,6 +1,7 @@
 """What a stage shows in Prefect: how far it is while it runs, and a page of its result.
 
-Nothing here fails a stage: what cannot be shown is a line in the log.
+Nothing here fails a stage: what cannot be shown is a line in the log. A page waits for a server that is being
+restarted; a bar does not, since the next line moves it anyway.
 """
 
 import re
@@ -12,13 +13,15 @@ from uuid import UUID
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 
-from flows import _tracker
+from flows import _server, _tracker
 from flows._page import page
 from stages import _manifest
 
 # Such as `pretrain: step 640/1500 (43 %), loss 0.51, 21.9 step/s, 0:39 left` (stages/_progress.py).
 PROGRESS = re.compile(r"^(?P<what>.+?)[:,] (?P<at>\S+ \d+/\d+) \((?P<percent>\d+) %\)(?P<rest>.*)$")
 TIME = re.compile(r"[\d:]+ (?:left|in all)$")
+
+restart = _server.Restart()
 
 
 class Progress:
@@ -34,7 +37,7 @@ class Progress:
         if found := PROGRESS.match(line):
             percent, time = float(found["percent"]), TIME.search(found["rest"])
             said = f"{found['what']}: {found['at']}" + (f", {time[0]}" if time else "")
-            with harmless(f"the progress of {self.stage}"):
+            with harmless(f"the progress of {self.stage}"), _server.impatient():
                 if self.bar:
                     update_progress_artifact(self.bar, percent, said)
                 else:
@@ -46,11 +49,10 @@ def show(stage: str, root: Path, outputs: tuple[str, ...]) -> None:
     for out in outputs:
         with harmless(f"the result of {stage}"):
             if manifest := _manifest.read(root / out):
-                create_markdown_artifact(
-                    page(stage, root / out, manifest, tracked_run(stage, manifest["fingerprint"])),
-                    key=key(stage),
-                    description=f"{stage}: what is in {out}",
-                )
+                shown = page(stage, root / out, manifest, tracked_run(stage, manifest["fingerprint"]))
+                restart.wait()
+                with _server.impatient():
+                    create_markdown_artifact(shown, key=key(stage), description=f"{stage}: what is in {out}")
 
 
 def tracked_run(stage: str, fingerprint: str) -> str | None:

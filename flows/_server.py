@@ -1,16 +1,25 @@
-"""What is asked of the Prefect server: whether it answers, and whether a run was cancelled there."""
+"""What is asked of the Prefect server: whether it answers, and whether a run was cancelled there.
 
-from contextlib import suppress
+Prefect's own clients try again for two minutes (flows/__init__.py), which is right for what the server must
+hear of. Nothing here does: a server that is away holds no stage up.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from uuid import UUID
 
-from prefect.client.orchestration import get_client
+from prefect import get_run_logger
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from fewstep.errors import UserError
+from flows import _processes
 from stages._sender import scrub
 
 SECONDS = 5
+RESTART = 90.0  # seconds in which a server that is restarted is back
 ENDING = (StateType.CANCELLING, StateType.CANCELLED)
 
 
@@ -20,14 +29,8 @@ def check() -> None:
     Raises:
         UserError: it does not answer.
     """
-    if not (address := PREFECT_API_URL.value()):
-        return
-    with (
-        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
-        get_client(sync_client=True, httpx_settings={"timeout": SECONDS}) as client,
-    ):
-        error = client.api_healthcheck()
-    if error:
+    address = PREFECT_API_URL.value()
+    if address and (error := unreachable()):
         raise UserError(
             f"the Prefect server at {scrub(address)} does not answer ({type(error).__name__}); "
             "PREFECT_API_URL names it. Start it, on this machine with `make ui`; or "
@@ -39,6 +42,47 @@ def cancelled(runs: set[str]) -> bool:
     """Return whether one of these flow runs was cancelled in the UI; a server that is away says no."""
     if not PREFECT_API_URL.value():
         return False
-    with suppress(Exception), get_client(sync_client=True) as client:
+    with suppress(Exception), asked_once() as client:
         return any(client.read_flow_run(UUID(run)).state_type in ENDING for run in runs)
     return False
+
+
+class Restart:
+    """Waits for a server that is being restarted, and no second time for one that did not come back."""
+
+    gone = False
+
+    def wait(self) -> None:
+        """Return when the server answers, or does not for too long, or all is being stopped."""
+        end, told = time.monotonic() + (0 if self.gone else RESTART), False
+        while (away := PREFECT_API_URL.value() and unreachable()) and time.monotonic() < end:
+            if _processes.stopping():
+                return
+            if not told:
+                get_run_logger().warning("the Prefect server is away, waiting for it for %g s", RESTART)
+                told = True
+            time.sleep(1)
+        self.gone = bool(away)
+
+
+def unreachable() -> Exception | None:
+    """Return why the server does not answer, None if it does."""
+    with asked_once() as client:
+        return client.api_healthcheck()
+
+
+@contextmanager
+def asked_once() -> Iterator[SyncPrefectClient]:
+    """Give a client that tries nothing again."""
+    with (
+        impatient(),
+        get_client(sync_client=True, httpx_settings={"timeout": SECONDS}) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Let Prefect's clients try nothing again."""
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        yield

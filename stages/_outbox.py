@@ -32,6 +32,11 @@ def waiting(outbox: Path) -> list[Path]:
     return sorted(outbox.glob(f"{destination()}-*.jsonl"))
 
 
+def whose(files: list[Path]) -> str:
+    """Name the stages whose runs these files hold, the name of each `Outbox` once."""
+    return ", ".join(dict.fromkeys(file.stem.split("-", 2)[2] for file in files))
+
+
 def down(outbox: Path) -> Path:
     """Return the note that says why the tracker can't be reached, if it can't."""
     return outbox / f"{destination()}.down"

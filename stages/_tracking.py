@@ -104,7 +104,7 @@ def wanted() -> bool:
 
 def link_cached(root: Path, manifests: list[dict[str, Any]]) -> None:
     """Record what this pipeline run (FEWSTEP_PIPELINE) found made, and dvc.lock as it left it, for `send`."""
-    outbox = Outbox(root, "cached")
+    outbox = Outbox(root, "flow")
     for manifest in manifests:
         outbox.add("link", **describe(manifest, "cached", root))
     if digest := lock_digest(root):
@@ -131,7 +131,10 @@ def _wait(root: Path, seconds: float) -> str | None:
     if not (ours and _outbox.down(outbox).exists()):
         return None  # if anything is left, a sender is still at it
     reason = _outbox.down(outbox).read_text()
-    return f"tracking: the tracker is down ({reason}); a later stage sends what waits in {outbox}"
+    return (
+        f"tracking: the tracker is down ({reason}); what {_outbox.whose(ours)} recorded waits in {outbox}, "
+        "and a later stage or `make flow` sends it"
+    )
 
 
 def start_sender(root: Path) -> None:

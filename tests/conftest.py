@@ -1,7 +1,10 @@
-"""One environment for all tests; an S3 server and a tiny chain that really ran, for all who need them."""
+"""One environment for all tests; servers and a tiny chain that really ran, for all who need them."""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +29,7 @@ os.environ |= {
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_HOME": tempfile.mkdtemp(prefix="fewstep-prefect-"),  # which is read when prefect is imported
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": "only-for-tests-and-not-left-in-the-home-folder",
@@ -34,6 +38,7 @@ os.environ |= {
     **{f"GIT_{who}_NAME": "t" for who in ("AUTHOR", "COMMITTER")},
     **{f"GIT_{who}_EMAIL": "t@example.com" for who in ("AUTHOR", "COMMITTER")},
 }
+atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -87,3 +92,12 @@ def bucket(s3_address, monkeypatch) -> str:
     """The URL of an empty bucket; the environment gives access to it."""
     s3.use(monkeypatch, s3_address)
     return s3.make_bucket(s3_address, f"bucket-{uuid.uuid4().hex}")
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory):
+    """The address of a real Prefect server."""
+    from outages import Program  # imports prefect, which few tests need
+
+    with Program("Prefect", tmp_path_factory.mktemp("server")) as server:
+        yield f"{server.address}/api"

@@ -1,14 +1,7 @@
-import os
 import shutil
-import tempfile
 
 import pytest
 from toy_project import DVC_YAML, PARAMS, WORK, Toy
-
-# Before anything imports prefect, which reads it then.
-os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="fewstep-prefect-")
-
-from flows import ui
 
 
 @pytest.fixture(scope="session")
@@ -46,18 +39,3 @@ def toy_that_ran(template_that_ran, tmp_path) -> Toy:
     """A project of which everything is up to date."""
     shutil.copytree(template_that_ran.root, tmp_path / "toy", symlinks=True)
     return Toy(tmp_path / "toy")
-
-
-@pytest.fixture(scope="session")
-def prefect_api(tmp_path_factory):
-    """The address of a real Prefect server."""
-    folder = tmp_path_factory.mktemp("server")
-    server = next(server for server in ui.servers(folder) if server.name == "Prefect")
-    port, log = ui.free_port(4300), folder / "log"
-    process = ui.start(server, port, log)
-    try:
-        ui.wait_until_ready(server, port, log, process)
-        yield f"http://{ui.HOST}:{port}/api"
-    finally:
-        ui.stop(process)
-        shutil.rmtree(os.environ["PREFECT_HOME"], ignore_errors=True)

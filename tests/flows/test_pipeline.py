@@ -2,7 +2,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import pytest
 from chain.checkout import Checkout
@@ -33,8 +33,8 @@ def run(toy):
     return state, task_runs(state.state_details.flow_run_id, len(toy.stages))
 
 
-def begin(toy, prefect_api):
-    """Begin the flow as a command, in a process group of its own."""
+def begin(toy, prefect_api, said=None):
+    """Begin the flow as a command, in a process group of its own; a file, if given, gets what it says."""
     script = "\n".join(
         (
             "from pathlib import Path",
@@ -43,15 +43,16 @@ def begin(toy, prefect_api):
             f"pipeline.main(Path({str(toy.root)!r}), [])",
         )
     )
-    return subprocess.Popen(
-        [sys.executable, "-c", script],
-        cwd=CHECKOUT,
-        env=os.environ | {"PREFECT_API_URL": prefect_api},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    with said.open("w") if said else nullcontext(subprocess.PIPE) as out:
+        return subprocess.Popen(
+            [sys.executable, "-c", script],
+            cwd=CHECKOUT,
+            env=os.environ | {"PREFECT_API_URL": prefect_api},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
 
 
 def task_runs(flow_run, count):

@@ -123,6 +123,7 @@ def test_an_unreachable_tracker_fails_nothing(project):
     project.wait_for_senders(lambda: list(project.folder.glob(".fewstep/outbox/*.down")))
     said = project.sh("python -m stages.use one")
     assert "use@one: tracking: the tracker is down" in said
+    assert "what make, use@one recorded waits in" in said
     assert said.count("tracking:") == 1
     assert len(list(project.folder.glob(".fewstep/outbox/*.jsonl"))) == 2  # kept for a better day
     assert b"hunter2" not in b"".join(project.files(".fewstep").values())

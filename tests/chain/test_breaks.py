@@ -1,0 +1,59 @@
+"""Every stage breaks once, is mended and gone on with by the command that its failure has printed."""
+
+import re
+
+BREAK = """
+
+_run = run
+
+
+def run(config, job):
+    import errno
+    from pathlib import Path
+
+    if Path("broken", job.result.partition(".")[0]).exists():
+        raise OSError(errno.ENOSPC, "No space left on device", str(job.out / "first"))
+    _run(config, job)
+"""
+
+
+def manifests(checkout, stages) -> dict[str, tuple[int, int]]:
+    """Return which file each stage's manifest is, and from when."""
+    locked = checkout.locked()
+    files = {name: checkout / locked[name]["outs"][0]["path"] / "manifest.json" for name in stages}
+    return {name: (file.stat().st_ino, file.stat().st_mtime_ns) for name, file in files.items()}
+
+
+def test_each_stage_breaks_is_mended_and_resumed_and_nothing_above_it_runs(checkout, finished, prefect_api):
+    """It breaks on a full disk; where one is met in the middle of the work is in test_stops.py."""
+    everything = finished.locked().keys()
+    for name in everything:
+        checkout.forget(name)
+        checkout.sh(f"mkdir -p broken && touch broken/{name}")
+    for module in {name.partition("@")[0] for name in everything}:
+        file = checkout / f"stages/{module}.py"
+        file.write_text(file.read_text() + BREAK)
+    (checkout / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+
+    command, mended, broke = "python -m flows.pipeline", set(), []
+    while list((checkout / "broken").iterdir()):
+        done = set(checkout.locked()) if broke else set()
+        before = manifests(checkout, done)
+        said = checkout.sh(command, ok=False, PREFECT_API_URL=prefect_api)
+        failed = set(re.findall(r"^(\S+): the disk of .* is full", said, re.M))
+        assert failed, said
+        assert set(re.findall(r"Running stage '(.+)':", said)) == failed | mended
+        assert manifests(checkout, done) == before
+        broke += failed
+        for name in failed:
+            (checkout / "broken" / name).unlink()
+        (command,) = re.findall(r"^    (python -m flows\.pipeline.*)$", said, re.M)
+        mended = failed
+    assert sorted(broke) == sorted(everything)
+
+    before = manifests(checkout, set(everything) - mended)
+    last = checkout.sh(command, PREFECT_API_URL=prefect_api)
+    assert set(re.findall(r"Running stage '(.+)':", last)) == mended
+    assert manifests(checkout, before) == before
+    assert checkout.files("artifacts") == finished.files("artifacts")
+    assert checkout.locked() == finished.locked()

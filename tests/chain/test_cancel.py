@@ -1,0 +1,37 @@
+"""A run that is cancelled in Prefect's UI while a model trains leaves nothing behind, and is gone on with."""
+
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelling
+from processes import alive, below, wait_for
+from test_kills import steps_on_disk
+
+from flows import _holding, recover
+
+OFTEN = {"FEWSTEP_CHECKPOINT_SECONDS": "0"}  # before every step
+
+
+def test_cancelled_in_mid_train_nothing_is_left_and_the_next_run_resumes(checkout, prefect_api, tmp_path):
+    checkout.forget("pretrain")
+    checkout.set(pretrain={"train": {"steps": 1000}})
+    undisturbed = checkout.copy(tmp_path / "undisturbed")
+    twin = undisturbed.begin("dvc", "repro", "pretrain", **OFTEN)
+
+    only_pretrain = ("python", "-m", "flows.pipeline", "--only", "pretrain")
+    run = checkout.begin(*only_pretrain, said=tmp_path / "said", PREFECT_API_URL=prefect_api, **OFTEN)
+    wait_for(lambda: steps_on_disk(checkout) >= 4)
+    processes = [run.pid, *below(run.pid)]
+    note = _holding.read_note(_holding.lock_of(checkout.folder))
+    with temporary_settings({PREFECT_API_URL: prefect_api}), get_client(sync_client=True) as client:
+        client.set_flow_run_state(note["id"], Cancelling())
+        wait_for(lambda: run.poll() is not None and not any(map(alive, processes)))
+        assert client.read_flow_run(note["id"]).state.is_cancelled()
+    assert run.returncode != 0
+    assert list(recover.at_work([checkout.folder])) == []
+    assert recover.recover(checkout.folder) == []
+    assert 0 < steps_on_disk(checkout) < 1000
+
+    said = checkout.sh(" ".join(only_pretrain), PREFECT_API_URL=prefect_api, **OFTEN)
+    assert "going on from step" in said
+    assert twin.wait() == 0
+    assert checkout.files("artifacts/models") == undisturbed.files("artifacts/models")

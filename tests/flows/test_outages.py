@@ -1,0 +1,55 @@
+"""A Prefect server that goes away in mid-run: the stages go on, and in the end it knows all of it."""
+
+import json
+from types import SimpleNamespace
+
+from outages import Road
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from processes import wait_for
+from test_artifacts import artifacts, manifest
+from test_pipeline import begin, names, task_runs
+
+from flows import _holding, _server
+
+
+def test_stages_begin_and_end_while_the_server_is_away_and_it_is_told_later(
+    toy, prefect_api, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("FEWSTEP_TRACKING", "off")
+    monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "99")  # whoever waited for it by that would never end
+    work = (toy.root / "work.py").read_text()
+    page = f"pathlib.Path(out, 'manifest.json').write_text({json.dumps(manifest(samples=7))!r})"
+    bar = "print('last: step 1/2 (50 %), 0:39 left')"
+    (toy.root / "work.py").write_text(f"{work}\nif name == 'last':\n    {bar}\n    {page}\n")
+    toy.order("first", "meet go")
+    with Road(prefect_api) as road:
+        run, said = begin(toy, road.address, tmp_path / "said"), tmp_path / "said"
+        wait_for((toy.root / "here-first").exists)
+        note = _holding.read_note(_holding.lock_of(toy.root))
+        road.go_away()
+        (toy.root / "here-go").touch()
+        wait_for(lambda: run.poll() is not None or "the Prefect server is away" in said.read_text())
+        road.come_back()
+        assert run.wait() == 0, said.read_text()
+    assert sorted(toy.began()) == sorted(toy.stages)  # once each
+    assert "All stages are up to date: 4 completed." in said.read_text()
+    assert "the progress of last is not shown" in said.read_text()
+    with temporary_settings({PREFECT_API_URL: prefect_api}), get_client(sync_client=True) as client:
+        assert names(task_runs(note["id"], len(toy.stages))) == dict.fromkeys(toy.stages, "Completed")
+        assert artifacts(note["id"]).keys() == {"last"}
+        assert client.read_flow_run(note["id"]).state.is_completed()
+
+
+def test_a_server_that_is_gone_for_good_is_waited_for_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(_server, "RESTART", 1.5)
+    monkeypatch.setattr(_server, "unreachable", lambda: asked.append(True) or ConnectionError())
+    monkeypatch.setattr(_server, "get_run_logger", lambda: SimpleNamespace(warning=print))
+    restart = _server.Restart()
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        restart.wait()
+        assert len(asked) > 1
+        asked.clear()
+        restart.wait()
+    assert len(asked) == 1
