@@ -55,7 +55,8 @@ class Trainee:
         for group in self.optimiser.param_groups:
             group["lr"] = rate * self.rate_scale
         wrong = ~torch.isfinite(loss + norm)
-        self.optimiser.found_inf = wrong.float()  # as a GradScaler says so: the step then changes nothing
+        # torch's way to leave out a step without waiting for the device, which its GradScaler uses too
+        self.optimiser.found_inf = wrong.float()  # type: ignore[attr-defined]
         self.optimiser.step()
         self._follow()
         weight = max(1 / LOSS_MEMORY, 1 / (self.updates + 1))

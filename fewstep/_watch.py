@@ -17,6 +17,7 @@ from fewstep.progress import Progress
 FD_TIMES = 5.0  # times the least distance so far; a look with more is called a collapse,
 RECALL_LEFT = 0.5  # as is one with less than this part of the greatest recall so far,
 SHARES_MOVED = 0.25  # or with shares further off than the best so far by this
+REMEDY = "try a lower learning_rate, a longer warm-up of the other networks, an anchor, or more noise"
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,8 @@ class Watch:
         if not math.isfinite(look.fd):
             raise DivergedError(f"the student's samples are not finite at step {step}; {REMEDY}")
         self.looks.append(look)
-        self.progress.measure(
-            step, **{f"monitor.{name}": x for name, x in asdict(look).items() if name != "step"}
-        )
+        told = {f"monitor.{name}": value for name, value in asdict(look).items() if name != "step"}
+        self.progress.measure(step, **told)
         if look is self.picked:
             self.best = {name: x.detach().clone() for name, x in self._student.state_dict().items()}
         if (what := collapse(self.looks)) and not collapse(self.looks[:-1]):
@@ -115,9 +115,6 @@ class Watch:
         if "watch/looks" in tensors:
             self.looks = [Look(int(step), *numbers) for step, *numbers in tensors["watch/looks"].tolist()]
             self.best = under("watch/best/", tensors)
-
-
-REMEDY = "try a lower learning_rate, a longer warm-up of the other networks, an anchor, or more noise"
 
 
 def collapse(looks: Sequence[Look]) -> str | None:

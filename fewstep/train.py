@@ -72,9 +72,11 @@ def train(
 ) -> Trained:
     """Train `student`, in place, and return it; go on where an interrupted call left off.
 
-    Equal arguments give equal weights, whether the run was interrupted or not. An update whose loss or
-    gradient is not finite is left out; ten of them in a row are refused, unless a monitor has looked: then
-    the training ends there, with the weights of the best look. The environment variable FEWSTEP_CHECKPOINT_SECONDS (20) says how much time an interruption may lose.
+    Equal arguments give equal weights, whether the run was interrupted or not. The environment
+    variable FEWSTEP_CHECKPOINT_SECONDS (20) says how much time an interruption may lose.
+
+    An update whose loss or gradient is not finite is left out. Ten in a row are refused, unless a monitor
+    has looked: then the training ends there, with the weights of the best look.
 
     Args:
         method: What is learned.

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from fewstep import registry
-from fewstep.settings import TrainSettings
+from fewstep.settings import MonitorSettings, TrainSettings
 from stages._models import doubled_models, wrong_labels
 from stages._params import MethodPlugin, Params, Settings
 from stages._runner import Job, main
@@ -26,6 +26,8 @@ class Config(Settings):
     """Network calls the student samples with; one of the budgets searched for its teacher."""
     train: TrainSettings
     """The training loop."""
+    monitor: MonitorSettings | None = None
+    """How the training is watched, such as {}, so that it ends with its best weights; null leaves it alone."""
 
 
 def inputs(config: Config, key: str | None) -> dict[str, str]:
@@ -34,6 +36,7 @@ def inputs(config: Config, key: str | None) -> dict[str, str]:
         "teacher": f"artifacts/models/{config.teacher}",
         "search": f"artifacts/search/{config.teacher}",
         "coupling": f"artifacts/{config.coupling}",
+        "data": "artifacts/prepare",
     }
 
 
@@ -132,7 +135,15 @@ def run(config: Config, job: Job) -> None:
     if method.stream == "knots":
         stored = coupling.facts["knots"]
         select = partial(with_times, stored) if student.config.jitter else partial(at_knots, stored, own)
-    train_model(job, method, student, config.train, source=job.inputs["coupling"], select=select)
+    train_model(
+        job,
+        method,
+        student,
+        config.train,
+        source=job.inputs["coupling"],
+        select=select,
+        monitor=config.monitor,
+    )
 
 
 if __name__ == "__main__":

@@ -83,9 +83,7 @@ class Monitor:
         """
         config = student.config
         if (grid := config.grid) is None:
-            raise UserError(
-                "a monitor looks at students, which have a grid of their own; this model has none"
-            )
+            raise UserError("a monitor looks at students on their own grid; this model has none")
         was_training = student.training
         flow = as_flow(student.eval(), guidance=grid.guidance)
         noise = draws(
