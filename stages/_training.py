@@ -92,8 +92,8 @@ def tell_of_watch(job: Job, trained: Trained) -> None:
     if watched := trained.watched:
         job.facts["monitor"] = asdict(watched)
         job.progress.note(
-            f"the monitor picked the weights of step {watched.picked.step}, the best of {watched.looks} looks "
-            f"(fd {watched.picked.fd:.4g}, recall {watched.picked.recall:.2f})"
+            f"the monitor picked the weights of step {watched.picked.step}, the best of {watched.looks} "
+            f"looks (fd {watched.picked.fd:.4g}, recall {watched.picked.recall:.2f})"
         )
 
 

@@ -27,7 +27,7 @@ class Config(Settings):
     train: TrainSettings
     """The training loop."""
     monitor: MonitorSettings | None = None
-    """How the training is watched, such as {}, so that it ends with its best weights; null leaves it alone."""
+    """How the training is watched, so that it ends with its best weights; {} is usual, null is not at all."""
 
 
 def inputs(config: Config, key: str | None) -> dict[str, str]:
@@ -126,7 +126,8 @@ def run(config: Config, job: Job) -> None:
     method, teacher = config.method.build(), open_model(job.inputs["teacher"])
     grid = read_grids(job.inputs["search"]).grid(config.calls, asked_by=f"distill@{job.key}")
     grid.must_suit(model=model_digest(job.inputs["teacher"]), solver="euler")
-    coupling = Shards(job.inputs["coupling"] / "train")
+    source = job.inputs["coupling"]
+    coupling = Shards(source / "train")
     if "guidance" in coupling.facts and coupling.facts["model"] == grid.model_digest:
         grid.must_suit(model=grid.model_digest, guidance=coupling.facts["guidance"])
     own = replace(grid, guidance=1.0)  # what guidance does is in the coupling; the student samples without
@@ -135,15 +136,7 @@ def run(config: Config, job: Job) -> None:
     if method.stream == "knots":
         stored = coupling.facts["knots"]
         select = partial(with_times, stored) if student.config.jitter else partial(at_knots, stored, own)
-    train_model(
-        job,
-        method,
-        student,
-        config.train,
-        source=job.inputs["coupling"],
-        select=select,
-        monitor=config.monitor,
-    )
+    train_model(job, method, student, config.train, source=source, select=select, monitor=config.monitor)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The monitor's feature net: what a small autoencoder must know of noisy data to give the clean data back.
+"""The monitor's feature net: what a small autoencoder must know of noisy data to tell the data and the noise.
 
 It sees no label, and shares no weight with the metric's classifier, so that a student chosen by it was not
 chosen by the numbers that will judge it. Denoising needs no idea of which changes leave a sample what it
@@ -15,14 +15,18 @@ from fewstep.metrics.features import FEATURES, FeatureNet, teach
 from fewstep.progress import SILENT, Progress
 
 NAME = "monitor_net"  # of its files
+LEVEL = (
+    0.1  # the weight of telling the noise level; with 1 the digits' blur counts for more than missing ones
+)
 WIDTH = 128  # of the layer between features and data, which is thrown away
 
 
 def train_denoiser(data: Tensor, *, steps: int = 250, seed: int, progress: Progress = SILENT) -> FeatureNet:
-    """Return a feature net taught to tell clean data from noisy; same arguments, same net.
+    """Return a feature net taught to see through noise; same arguments, same net.
 
     The denoising autoencoder of Vincent et al. 2008, with Gaussian noise of a level drawn anew for each
-    sample, from none to the standard deviation of the data.
+    sample, from none to the standard deviation of the data. It tells the level as well: features that only
+    look through noise would take a student's noisy or blurred samples for clean ones.
 
     Args:
         data: The train split, (n, *shape).
@@ -49,7 +53,8 @@ def train_denoiser(data: Tensor, *, steps: int = 250, seed: int, progress: Progr
         noise = torch.randn(clean.shape, generator=draw)
         noisy = clean + most * level.view(-1, *[1] * len(shape)) * noise
         found = back(net.body(noisy))
-        return functional.mse_loss(found[:, 1:], clean.flatten(1)) + functional.mse_loss(found[:, :1], level)
+        told, restored = found[:, :1], found[:, 1:]
+        return functional.mse_loss(restored, clean.flatten(1)) + LEVEL * functional.mse_loss(told, level)
 
     parameters = [*net.parameters(), *back.parameters()]
     teach(net, loss, parameters, data, name="monitor net", steps=steps, seed=seed, progress=progress)
