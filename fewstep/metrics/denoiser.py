@@ -15,9 +15,7 @@ from fewstep.metrics.features import FEATURES, FeatureNet, teach
 from fewstep.progress import SILENT, Progress
 
 NAME = "monitor_net"  # of its files
-LEVEL = (
-    0.1  # the weight of telling the noise level; with 1 the digits' blur counts for more than missing ones
-)
+LEVEL = 0.3  # the weight of telling the noise level; with 1, blur counts for more than missing digits
 WIDTH = 128  # of the layer between features and data, which is thrown away
 
 

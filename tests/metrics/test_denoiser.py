@@ -53,11 +53,10 @@ def test_blur_and_noise_of_images_are_seen():
     net = train_denoiser(waves(400), steps=100, seed=0)
     fresh = waves(400, seed=1)
     noise = torch.randn(fresh.shape, generator=torch.Generator().manual_seed(2))
-    sets = [fresh, fresh + 0.2 * noise, fresh + 0.5 * noise]
-    apart = distances(net, waves(400), sets)
-    assert apart == sorted(apart)
-    assert 3 * apart[0] < apart[1]
-    assert 3 * apart[0] < distances(net, waves(400), [functional.avg_pool2d(fresh, 3, 1, 1)])[0]
+    sets = [fresh, fresh + 0.5 * noise, functional.avg_pool2d(fresh, 3, 1, 1)]
+    same, noisy, blurred = distances(net, waves(400), sets)
+    assert 4 * same < noisy
+    assert 4 * same < blurred
 
 
 def test_same_seed_same_bytes_another_seed_another_net(net):
