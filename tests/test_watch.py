@@ -63,14 +63,12 @@ class Stopping(FixedBatches):
         return super().__getitem__(step)
 
 
-@pytest.mark.parametrize("stops", [(0, 1), (11, 12, 13), (39,)])
+@pytest.mark.parametrize("stops", [(0, 1), (11, 12, 13), (23,)])
 @pytest.mark.parametrize("patience", [3, None])
 def test_stopped_anywhere_it_ends_with_the_same_bytes(tmp_path, monkeypatch, stops, patience):
     whole = watched(tmp_path / "whole", patience=patience)
     monkeypatch.setenv("FEWSTEP_CHECKPOINT_SECONDS", "0")
     for stop in stops:
-        if patience and stop > 24:
-            return
         with pytest.raises(InterruptedError):
             watched(tmp_path / "cut", batches=Stopping(8, stop=stop), patience=patience)
     cut = watched(tmp_path / "cut", patience=patience)
