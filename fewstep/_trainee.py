@@ -10,6 +10,7 @@ from fewstep.methods._method import Net
 from fewstep.settings import TrainSettings
 
 LOSS_MEMORY = 50  # updates that the mean loss looks back on
+COUNTED = ("loss", "skipped", "in_a_row")  # on the device
 
 
 class Trainee:
@@ -29,8 +30,13 @@ class Trainee:
         self.rate_scale = net.learning_rate
         self.clip, self.decay = settings.clip, settings.ema
         self.updates = 0
-        self.loss = torch.zeros((), device=self.parameters[0].device)
+        device = self.parameters[0].device
+        self.loss = torch.zeros((), device=device)
         """Mean loss of the last updates; kept on the device, because reading it would stop a GPU."""
+        self.skipped = torch.zeros((), dtype=torch.int64, device=device)
+        """Updates that were left out, for their loss or its gradient was not finite."""
+        self.in_a_row = self.skipped.clone()
+        """The last ones of them, if the last update is one."""
 
     @property
     def result(self) -> nn.Module:
@@ -43,7 +49,7 @@ class Trainee:
             parameter.requires_grad_(open_)
 
     def update(self, losses: Tensor, rate: float) -> Tensor:
-        """Step down the mean of the losses, (n,); return whether it and its gradient were finite."""
+        """Step down the mean of the losses, (n,), if it and its gradient are finite; return `in_a_row`."""
         self.optimiser.zero_grad()
         loss = losses.mean()
         loss.backward()
@@ -52,11 +58,17 @@ class Trainee:
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * self.rate_scale
+        wrong = ~torch.isfinite(loss + norm)
+        # torch's way to leave out a step without waiting for the device, which its GradScaler uses too
+        self.optimiser.found_inf = wrong.float()  # type: ignore[attr-defined]
         self.optimiser.step()
         self._follow()
-        self.loss.lerp_(loss, max(1 / LOSS_MEMORY, 1 / (self.updates + 1)))
+        weight = max(1 / LOSS_MEMORY, 1 / (self.updates + 1))
+        self.loss.lerp_(torch.where(wrong, self.loss, loss), weight)
         self.updates += 1
-        return torch.isfinite(loss + norm)
+        self.skipped += wrong
+        self.in_a_row.add_(1).mul_(wrong)
+        return self.in_a_row
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -69,7 +81,7 @@ class Trainee:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything that changes in training."""
-        found = {"updates": torch.tensor(self.updates), "loss": self.loss}
+        found = {"updates": torch.tensor(self.updates)} | {name: getattr(self, name) for name in COUNTED}
         found |= {f"network/{name}": tensor for name, tensor in self.module.state_dict().items()}
         if self.average is not None:
             found |= {f"average/{name}": tensor for name, tensor in self.average.state_dict().items()}
@@ -80,7 +92,8 @@ class Trainee:
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `tensors` returned."""
         self.updates = int(tensors["updates"])
-        self.loss.copy_(tensors["loss"])
+        for name in COUNTED:
+            getattr(self, name).copy_(tensors[name])
         self.module.load_state_dict(under("network/", tensors))
         if self.average is not None:
             self.average.load_state_dict(under("average/", tensors))

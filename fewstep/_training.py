@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,11 @@ from fewstep.model import Model
 from fewstep.settings import TrainSettings
 
 HELD_OUT_SEED = randomness.digest64("held out", 0) >> 1  # one for all, so that runs compare; 63 bits
+SKIPS = 10  # updates in a row whose loss is not finite; after so many the training is lost
+
+
+class DivergedError(UserError):
+    """The training left the finite numbers for good."""
 
 
 class Training:
@@ -29,7 +35,8 @@ class Training:
         device: torch.device,
     ) -> None:
         self.method, self.settings, self.seed, self.device = method, settings, seed, device
-        self.facts = {  # what the state on disk must agree with
+        self.facts: dict[str, Any] = {  # what the state on disk must agree with
+            "layout": 2,
             "method": [type(method).__name__, asdict(method)],
             "settings": asdict(settings),
             "model": asdict(student.config),
@@ -42,7 +49,7 @@ class Training:
         for name in nets.keys() - self.trainees.keys():
             self.modules[name].eval().requires_grad_(False)
         self.step = 0
-        self.bad_step = torch.tensor(-1, device=device)  # the first whose loss or gradient was not finite
+        self.lost_at = torch.tensor(-1, device=device)  # the first step at which a network was lost
 
     def take_step(self, batch: Batch, keys: Tensor) -> None:
         """Update each network whose turn it is, on its own loss."""
@@ -52,8 +59,8 @@ class Training:
                 trainee.unlock(name == turn)
             own = randomness.keys_of_turn(keys, number)
             losses = self._losses(self.modules, batch, turn, self.step / self.settings.steps, own)
-            finite = self.trainees[turn].update(losses, self.settings.rate(self.step))
-            self.bad_step = torch.where(finite | (self.bad_step >= 0), self.bad_step, self.step)
+            skips = self.trainees[turn].update(losses, self.settings.rate(self.step))
+            self.lost_at = torch.where((skips < SKIPS) | (self.lost_at >= 0), self.lost_at, self.step)
         self.step += 1
 
     def evaluate(self, held_out: Batch) -> float:
@@ -83,17 +90,24 @@ class Training:
         return parts
 
     def losses(self) -> dict[str, float]:
-        """Return the mean loss of the last updates of each network that had any.
+        """Return the mean loss of the last updates of each network that had any."""
+        return {name: float(trainee.loss) for name, trainee in self.trainees.items() if trainee.updates}
+
+    def skipped(self) -> int:
+        """Return how many updates were left out, for their loss or its gradient was not finite."""
+        return sum(int(trainee.skipped) for trainee in self.trainees.values())
+
+    def refuse_divergence(self) -> None:
+        """Stop a training in which a network was lost.
 
         Raises:
-            UserError: if a loss or gradient was not finite.
+            DivergedError: if too many updates in a row had no finite loss or gradient.
         """
-        if self.bad_step >= 0:
-            raise UserError(
-                f"the loss or its gradient is not finite at step {int(self.bad_step)}; "
-                "lower learning_rate or clip, or raise warmup"
+        if self.lost_at >= 0:
+            raise DivergedError(
+                f"the loss or its gradient was not finite {SKIPS} updates in a row, up to step "
+                f"{int(self.lost_at)}; lower learning_rate or clip, or raise warmup"
             )
-        return {name: float(trainee.loss) for name, trainee in self.trainees.items() if trainee.updates}
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything that changes from step to step."""

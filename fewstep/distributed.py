@@ -52,6 +52,14 @@ def mean(number: float, device: torch.device) -> float:
     return float(tensor)
 
 
+def first(numbers: Sequence[float], device: torch.device) -> list[float]:
+    """Return the numbers of the first process, in every process; all must give as many."""
+    tensor = torch.tensor(numbers, dtype=torch.float64, device=device)
+    if ranks() > 1:
+        dist.broadcast(tensor, 0)
+    return tensor.tolist()
+
+
 def leave() -> None:
     """Leave the group that `join` joined."""
     if dist.is_initialized():

@@ -1,8 +1,8 @@
-"""TrainSettings: how the training loop runs, whatever the method."""
+"""TrainSettings: how the training loop runs, whatever the method; MonitorSettings: how it is watched."""
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from fewstep.errors import UserError
 
@@ -38,17 +38,17 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(map(float, self.betas)))  # torch takes no whole numbers
-        self._require("steps", self.steps >= 1, "1 or more")
-        self._require("batch", self.batch >= 1, "1 or more")
-        self._require("learning_rate", 0 < self.learning_rate < math.inf, "a positive number")
-        self._require("warmup", 0 <= self.warmup <= self.steps, f"from 0 to steps ({self.steps})")
-        self._require("decay", self.decay in ("cosine", "constant"), "cosine or constant")
-        self._require("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
+        _require(self, "steps", self.steps >= 1, "1 or more")
+        _require(self, "batch", self.batch >= 1, "1 or more")
+        _require(self, "learning_rate", 0 < self.learning_rate < math.inf, "a positive number")
+        _require(self, "warmup", 0 <= self.warmup <= self.steps, f"from 0 to steps ({self.steps})")
+        _require(self, "decay", self.decay in ("cosine", "constant"), "cosine or constant")
+        _require(self, "weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
         in_range = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
-        self._require("betas", in_range, "two numbers from 0 up to but not 1")
-        self._require("clip", self.clip > 0, "a positive number")
-        self._require("ema", 0 <= self.ema < 1, "from 0 up to but not 1")
-        self._require("precision", self.precision in ("float32", "bfloat16"), "float32 or bfloat16")
+        _require(self, "betas", in_range, "two numbers from 0 up to but not 1")
+        _require(self, "clip", self.clip > 0, "a positive number")
+        _require(self, "ema", 0 <= self.ema < 1, "from 0 up to but not 1")
+        _require(self, "precision", self.precision in ("float32", "bfloat16"), "float32 or bfloat16")
 
     def rate(self, step: int) -> float:
         """Return the learning rate of `step`, counted from 0."""
@@ -59,6 +59,28 @@ class TrainSettings:
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
         return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
-    def _require(self, name: str, holds: bool, wanted: str) -> None:
-        if not holds:
-            raise UserError(f"{name} must be {wanted}, got {getattr(self, name)!r}")
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorSettings:
+    """Settings of a training's monitor, which picks the weights that the training ends with.
+
+    Raises:
+        UserError: for a value that can't be; the message names the setting.
+    """
+
+    samples: int = 1000
+    """Samples of one look, from the same noise each time."""
+    looks: int = 10
+    """Looks after the first, which is at the start, spread evenly over the steps."""
+    patience: int | None = None
+    """End after so many looks in a row without a better one; null trains to the end in any case."""
+
+    def __post_init__(self) -> None:
+        _require(self, "samples", self.samples >= 100, "100 or more")
+        _require(self, "looks", self.looks >= 1, "1 or more")
+        _require(self, "patience", self.patience is None or self.patience >= 1, "1 or more, or null")
+
+
+def _require(settings: Any, name: str, holds: bool, wanted: str) -> None:
+    if not holds:
+        raise UserError(f"{name} must be {wanted}, got {getattr(settings, name)!r}")

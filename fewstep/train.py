@@ -13,9 +13,11 @@ from torch import Tensor
 
 from fewstep import distributed
 from fewstep._train_state import read_state, write_state
-from fewstep._training import Training
+from fewstep._training import DivergedError, Training
+from fewstep._watch import Watch, Watched
 from fewstep.errors import UserError
 from fewstep.methods._method import Batch, Method
+from fewstep.metrics.monitor import Monitor
 from fewstep.model import Model
 from fewstep.progress import SILENT, Progress
 from fewstep.settings import TrainSettings
@@ -35,13 +37,18 @@ class Trained:
     """What a training ends with."""
 
     model: Model
-    """The student, in evaluation mode, with averaged weights if the method keeps an average."""
+    """The student, in evaluation mode, with averaged weights if the method keeps an average, and of the best
+    look if a monitor looked."""
     first_held_out_loss: float
     """The student's loss on the held-out batch before training."""
     held_out_loss: float
     """The trained model's."""
     loss: float
     """The training loss of the last steps, before averaging weights."""
+    skipped: int
+    """Updates that were left out, for their loss or its gradient was not finite."""
+    watched: Watched | None
+    """What the monitor saw, if there was one."""
     known_losses: Tensor | None = None
     """The trained model's loss on each sample of `known`, (n,), if that was given."""
     fresh_losses: Tensor | None = None
@@ -59,6 +66,7 @@ def train(
     seed: int,
     state: Path,
     known: Batch | None = None,
+    monitor: Monitor | None = None,
     progress: Progress = SILENT,
     device: torch.device | str = "cpu",
 ) -> Trained:
@@ -66,6 +74,9 @@ def train(
 
     Equal arguments give equal weights, whether the run was interrupted or not. The environment
     variable FEWSTEP_CHECKPOINT_SECONDS (20) says how much time an interruption may lose.
+
+    An update whose loss or gradient is not finite is left out. Ten in a row are refused, unless a monitor
+    has looked: then the training ends there, with the weights of the best look.
 
     Args:
         method: What is learned.
@@ -79,6 +90,8 @@ def train(
         seed: Decides whatever is random beside the batches, such as dropout.
         state: Folder of the resume state; every process must see it.
         known: Samples that are trained on, to tell at the end how well they are remembered.
+        monitor: Looks at the student from time to time; the training ends with the weights of the best
+            look, and early if the monitor's patience ends. Of several processes, the first looks.
         progress: Told of the steps and losses.
         device: Where to compute.
 
@@ -90,21 +103,31 @@ def train(
             holds another training, or FEWSTEP_CHECKPOINT_SECONDS is no number from 0.
     """
     training = Training(method, student, load, settings, seed, torch.device(device))
-    saver = _Saver(state / "train_state.safetensors", training)
+    if distributed.rank():
+        progress = SILENT
+    watch = Watch(monitor, training, progress)
+    saver = _Saver(state / "train_state.safetensors", training, watch)
     saved = saver.read()
     first = training.evaluate(held_out)
     saver.resume(saved)
-    reporter = _Reporter(training, held_out, progress if distributed.rank() == 0 else SILENT)
-    while training.step < settings.steps:
-        reporter.before_step()
-        saver.before_step()
-        training.take_step(*batches[training.step])
-        reporter.after_step()
+    reporter = _Reporter(training, held_out, progress)
+    try:
+        while True:
+            reporter.before_step()
+            watch.before_step()
+            if training.step == settings.steps or watch.stopped:
+                break
+            saver.before_step()
+            training.take_step(*batches[training.step])
+            reporter.after_step()
+        saver.save()
+    except DivergedError as error:
+        watch.give_up(error)
+    watched = watch.finish()
     held_out_loss = reporter.measure(evaluate=True)["held_out"]
-    saver.save()
     model = training.trainees["student"].result.eval()
     assert isinstance(model, Model)
-    trained = Trained(model, first, held_out_loss, training.losses()["student"])
+    trained = Trained(model, first, held_out_loss, training.losses()["student"], training.skipped(), watched)
     if known is None:
         return trained
     known_losses, fresh = (torch.cat(training.evaluated(samples)).cpu() for samples in (known, held_out))
@@ -131,8 +154,8 @@ def _checkpoint_seconds() -> float:
 class _Saver:
     """Keeps the training on disk: from time to time, and at its end."""
 
-    def __init__(self, file: Path, training: Training) -> None:
-        self.file, self.training = file, training
+    def __init__(self, file: Path, training: Training, watch: Watch) -> None:
+        self.file, self.training, self.watch = file, training, watch
         self.seconds = _checkpoint_seconds()
         self.saved_at = time.monotonic()
 
@@ -144,6 +167,7 @@ class _Saver:
         """Go on from what `read` returned."""
         if tensors is not None:
             self.training.restore(tensors)
+            self.watch.restore(tensors)
         if distributed.mean(self.training.step, self.training.device) != self.training.step:
             raise UserError(f"the processes do not resume at the same step; all must see {self.file.parent}")
 
@@ -154,9 +178,10 @@ class _Saver:
 
     def save(self) -> None:
         """Replace the file, unless the training diverged."""
+        self.training.refuse_divergence()
         if distributed.rank() == 0:
-            self.training.losses()
-            write_state(self.file, self.training.tensors(), self.training.facts)
+            tensors = self.training.tensors() | self.watch.tensors()
+            write_state(self.file, tensors, self.training.facts)
         self.saved_at = time.monotonic()
 
 
@@ -176,6 +201,7 @@ class _Reporter:
         """Report if it is time."""
         step = self.training.step
         if step in self.reports or step in self.evaluations:
+            self.training.refuse_divergence()
             self.measure(evaluate=step in self.evaluations)
 
     def after_step(self) -> None:

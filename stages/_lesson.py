@@ -10,12 +10,16 @@ from fewstep import distributed
 from fewstep.checkpoint import load_model
 from fewstep.couplings.teacher import mirror_half
 from fewstep.methods._method import Batch, Method
+from fewstep.metrics import denoiser, features
+from fewstep.metrics.monitor import Monitor
 from fewstep.model import Model
 from fewstep.progress import SILENT, Progress
-from fewstep.settings import TrainSettings
+from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import Batches, Shards
 from fewstep.train import Trained, train
 from stages._flows import device
+
+MOST_DATA = 10_000  # samples of the training data that a monitor needs
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Lesson:
     seed: int
     state: Path
     inputs: dict[str, Path]
+    monitor: MonitorSettings | None = None
 
     @property
     def start(self) -> Path:
@@ -56,9 +61,16 @@ class Lesson:
             seed=self.seed,
             state=self.state,
             known=select(shards.load(held_out.samples)) if self.method.stream == "pairs" else None,
+            monitor=self.monitor and self.watched_by(self.monitor),
             progress=progress,
             device=distributed.join(device()),
         )
+
+    def watched_by(self, settings: MonitorSettings) -> Monitor:
+        """Return the monitor that looks at the student, with the net and the data of `prepare`."""
+        net, _ = features.load(self.inputs["data"], name=denoiser.NAME)
+        data = Shards(self.inputs["data"] / "train").load(MOST_DATA)["data"]
+        return Monitor(net.to(device()), data, settings, self.seed)
 
 
 class Selected:

@@ -1,6 +1,7 @@
 """What the training stages share: a training on an artifact, the model directory, facts, a sheet."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from fewstep.flow import as_flow
 from fewstep.grids import Grid, uniform
 from fewstep.methods._method import Batch, Method
 from fewstep.model import Model
-from fewstep.settings import TrainSettings
+from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import Shards
 from fewstep.solvers import integrate
 from fewstep.train import Trained
@@ -34,6 +35,7 @@ def train_model(
     *,
     source: Path,
     select: Callable[[Batch], Batch] | None = None,
+    monitor: MonitorSettings | None = None,
 ) -> Trained:
     """Train `student` on the shards of `source`, write its model directory, and picture its samples.
 
@@ -46,6 +48,7 @@ def train_model(
         settings: The loop's settings.
         source: An artifact with the splits train and held_out.
         select: What to make of each batch before the method sees it; it must be fit to be sent to a process.
+        monitor: How the training is watched, if it is, in the data of the input "data".
 
     Raises:
         UserError: if there are fewer samples than a batch needs, or their shape is not the model's.
@@ -62,7 +65,7 @@ def train_model(
             raise UserError(
                 f"{source} holds samples of shape {shape}, the model takes {student.config.shape}"
             )
-    lesson = Lesson(method, settings, source, select, job.seed, job.scratch, job.inputs)
+    lesson = Lesson(method, settings, source, select, job.seed, job.scratch, job.inputs, monitor)
     if (count := processes()) > 1:
         save_model(lesson.start, student)
     with beside(count, lesson.learn):
@@ -75,9 +78,23 @@ def train_model(
         loss=trained.loss,
         parameters=sum(p.numel() for p in trained.model.parameters()),
     )
+    tell_of_watch(job, trained)
     if method.stream == "pairs":
         tell_of_pairs(job, source, training.samples, trained)
     return trained
+
+
+def tell_of_watch(job: Job, trained: Trained) -> None:
+    """Note what was left out of a training, and what its monitor saw, among the job's facts if anything."""
+    if trained.skipped:
+        job.facts["skipped_updates"] = trained.skipped
+        job.progress.note(f"{trained.skipped} updates had no finite loss or gradient and were left out")
+    if watched := trained.watched:
+        job.facts["monitor"] = asdict(watched)
+        job.progress.note(
+            f"the monitor picked the weights of step {watched.picked.step}, the best of {watched.looks} "
+            f"looks (fd {watched.picked.fd:.4g}, recall {watched.picked.recall:.2f})"
+        )
 
 
 def take_model(job: Job, folder: Path, shape: tuple[int, ...]) -> None:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from pydantic import Field
 
-from fewstep.settings import TrainSettings
+from fewstep.settings import MonitorSettings, TrainSettings
 from stages._models import doubled_models
 from stages._params import MethodPlugin, Params, Settings
 from stages._runner import Job, main
 from stages._students import wrong_students
 
-VERSION = 1  # bump when the numbers this stage writes change
+VERSION = 2  # bump when the numbers this stage writes change
 
 
 class Config(Settings):
@@ -30,6 +30,8 @@ class Config(Settings):
     """Network calls the student samples with; one of the budgets searched for its teacher."""
     train: TrainSettings
     """The training loop."""
+    monitor: MonitorSettings | None = None
+    """How the training is watched, so that it ends with its best weights; {} is usual, null is not at all."""
 
 
 def inputs(config: Config, key: str | None) -> dict[str, str]:
@@ -39,6 +41,7 @@ def inputs(config: Config, key: str | None) -> dict[str, str]:
         "teacher": f"artifacts/models/{config.teacher}",
         "search": f"artifacts/search/{config.teacher}",
         "coupling": f"artifacts/{config.coupling}",
+        "data": "artifacts/prepare",
     }
 
 
@@ -69,7 +72,8 @@ def run(config: Config, job: Job) -> None:
     method, init = config.method.build(), open_model(job.inputs["init"])
     grid = read_grids(job.inputs["search"]).grid(config.calls, asked_by=f"distill@{job.key}")
     grid.must_suit(model=model_digest(job.inputs["teacher"]), solver="euler")
-    coupling = Shards(job.inputs["coupling"] / "train")
+    source = job.inputs["coupling"]
+    coupling = Shards(source / "train")
     if "guidance" in coupling.facts and coupling.facts["model"] == grid.model_digest:
         grid.must_suit(model=grid.model_digest, guidance=coupling.facts["guidance"])
     own = replace(grid, guidance=1.0)  # what guidance does is in the coupling; the student samples without
@@ -79,7 +83,7 @@ def run(config: Config, job: Job) -> None:
     if method.stream == "knots":
         stored = coupling.facts["knots"]
         select = partial(with_times, stored) if student.config.jitter else partial(at_knots, stored, own)
-    train_model(job, method, student, config.train, source=job.inputs["coupling"], select=select)
+    train_model(job, method, student, config.train, source=source, select=select, monitor=config.monitor)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Prepare: any source of data -> shards, and the net whose features the metrics are measured in."""
+"""Prepare: any source of data -> shards, and the nets in whose features samples are measured."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from fewstep.errors import UserError
 from stages._params import Params, Settings
 from stages._runner import Job, main
 
-VERSION = 2  # bump when the numbers this stage writes change
+VERSION = 3  # bump when the numbers this stage writes change
 
 
 class FeatureNet(Settings):
@@ -19,6 +19,13 @@ class FeatureNet(Settings):
     """Training steps of the classifier."""
     clusters: int = Field(10, ge=2)
     """Number of k-means clusters that stand in for labels where the data has none."""
+
+
+class MonitorNet(Settings):
+    """Settings of the small autoencoder in whose features trainings are watched."""
+
+    steps: int = Field(250, ge=1)
+    """Training steps."""
 
 
 class Config(Settings):
@@ -34,6 +41,8 @@ class Config(Settings):
     """Samples in one shard."""
     feature_net: FeatureNet = FeatureNet()
     """The metric's classifier."""
+    monitor_net: MonitorNet = MonitorNet()
+    """The monitor's net, which shares neither weights nor labels with it."""
 
 
 def inputs(config: Config, key: str | None) -> dict[str, str]:
@@ -66,8 +75,9 @@ def check(params: Params) -> list[str]:
 
 
 def run(config: Config, job: Job) -> None:
-    """Write the shards of both splits, the classifier, and a sheet of real samples."""
+    """Write the shards of both splits, the classifier, the monitor's net, and a sheet of real samples."""
     from fewstep.data import source_for, split
+    from fewstep.metrics import denoiser
     from fewstep.metrics.features import pseudo_labels, save, train_feature_net
     from fewstep.metrics.protocol import LEAST_HELD_OUT, LEAST_TRAIN
     from fewstep.shards import write_shards
@@ -111,6 +121,10 @@ def run(config: Config, job: Job) -> None:
     )
     accuracy = net.accuracy(held_out["data"], labels[1])
     save(job.out, net, {"held_out_accuracy": accuracy})
+    other = denoiser.train_denoiser(
+        train["data"], steps=config.monitor_net.steps, seed=job.seed, progress=job.progress
+    )
+    save(job.out, other, {}, name=denoiser.NAME)
     sample_sheet(job.out / "samples.png", [("data", train["data"][: sheet_samples(train["data"].shape[1:])])])
     job.picture("samples", job.out / "samples.png")
     job.facts.update(

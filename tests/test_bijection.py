@@ -10,7 +10,7 @@ import yaml
 from dvc.repo import Repo
 from pydantic import BaseModel
 
-from fewstep.settings import TrainSettings
+from fewstep.settings import MonitorSettings, TrainSettings
 from stages import _catalogue
 from stages._params import Params
 
@@ -93,8 +93,8 @@ def test_every_setting_is_explained(stage):
         assert [name for name, field in model.model_fields.items() if not field.description] == []
 
 
-@pytest.mark.parametrize("settings", [TrainSettings])
-def test_every_training_setting_is_explained(settings):
+@pytest.mark.parametrize("settings", [TrainSettings, MonitorSettings])
+def test_every_setting_of_a_training_is_explained(settings):
     lines = [line.strip() for line in inspect.getsource(settings).splitlines()]
     for field in dataclasses.fields(settings):
         (at,) = [n for n, line in enumerate(lines) if line.startswith(f"{field.name}: ")]

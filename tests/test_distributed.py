@@ -42,10 +42,28 @@ assert bool(recorder.measured) == (distributed.rank() == 0)
 save_model(folder / f"model{distributed.rank()}", trained.model)
 distributed.leave()
 """
+WATCHED = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from fewstep import distributed
+from fewstep.checkpoint import save_model
+from recorded import FixedBatches
+from watching import watched
+folder = Path(sys.argv[1])
+distributed.join()
+rank = distributed.rank()
+data = (3.0, 0.0)[rank]  # what rank 1 would look at is nearest at the start
+trained = watched(folder / "state", batches=FixedBatches(8, rank, 2), mean=data, patience=3)
+assert trained.watched.picked.step == 12
+save_model(folder / f"model{rank}", trained.model)
+distributed.leave()
+"""
 
 
-def two_processes(folder, kind="shared", stop=-1):
-    """Run CHILD twice, with the variables that torchrun sets; return the exit codes and error texts."""
+def two_processes(folder, kind="shared", stop=-1, child=CHILD):
+    """Run a child twice, with the variables that torchrun sets; return the exit codes and error texts."""
     store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     common = {
         "PYTHONPATH": f"tests{os.pathsep}.",
@@ -55,17 +73,17 @@ def two_processes(folder, kind="shared", stop=-1):
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # of the starter, which alone can have a port and keep it
         "WORLD_SIZE": "2",
     }
-    command = [sys.executable, "-c", CHILD, str(folder), kind, str(stop)]
+    command = [sys.executable, "-c", child, str(folder), kind, str(stop)]
     children = [
         subprocess.Popen(command, env=os.environ | common | {"RANK": rank}, stderr=subprocess.PIPE, text=True)
         for rank in "01"
     ]
     try:
-        errors = [child.communicate(timeout=300)[1] for child in children]
+        errors = [process.communicate(timeout=300)[1] for process in children]
     finally:
-        for child in children:
-            child.kill()
-    return [child.returncode for child in children], errors
+        for process in children:
+            process.kill()
+    return [process.returncode for process in children], errors
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +109,13 @@ def test_two_processes_resume_together(whole, tmp_path):
     codes, errors = two_processes(tmp_path)
     assert codes == [0, 0], errors
     assert model_digest(tmp_path / "model0") == model_digest(whole / "model0")
+
+
+def test_the_first_of_two_processes_looks_and_both_end_with_what_it_picked(tmp_path):
+    codes, errors = two_processes(tmp_path, child=WATCHED)
+    assert codes == [0, 0], errors
+    assert model_digest(tmp_path / "model0") == model_digest(tmp_path / "model1")
+    assert int(load_file(tmp_path / "state" / "train_state.safetensors")["step"]) == 24
 
 
 def test_processes_that_see_different_states_refuse_to_start(tmp_path):

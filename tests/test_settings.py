@@ -1,7 +1,7 @@
 import pytest
 
 from fewstep.errors import UserError
-from fewstep.settings import TrainSettings
+from fewstep.settings import MonitorSettings, TrainSettings
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,13 @@ from fewstep.settings import TrainSettings
 def test_impossible_values_are_refused_by_name(name, value):
     with pytest.raises(UserError, match=f"{name} must be .*, got"):
         TrainSettings(**{"steps": 10, name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [("samples", 99), ("looks", 0), ("patience", 0)])
+def test_a_monitor_that_cannot_look_is_refused_by_name(name, value):
+    with pytest.raises(UserError, match=f"{name} must be .*, got {value}"):
+        MonitorSettings(**{name: value})
+    assert MonitorSettings(patience=1).patience == 1
 
 
 def test_the_rate_rises_then_falls_to_zero():

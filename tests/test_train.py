@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 from recorded import FixedBatches, Recorder, TwoNetworks, run, student
+from safetensors.torch import load_file
 from torch import nn
 
 from fewstep import randomness
-from fewstep._training import Training
+from fewstep._training import SKIPS, Training
 from fewstep.errors import UserError
 from fewstep.methods._method import Method, Net
 from fewstep.methods.flow_matching import FlowMatching
@@ -191,13 +192,15 @@ def test_bfloat16_computes_in_bfloat16_but_keeps_float32(tmp_path):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BreaksAt(FlowMatching):
-    step: int = 7
+class Breaks(FlowMatching):
+    """Has no finite loss, or gradient, at some steps of 30."""
+
+    steps: tuple[int, ...] = (7,)
     how: str = "loss"
 
     def loss(self, nets, batch, turn, progress, keys):
         losses = super().loss(nets, batch, turn, progress, keys)
-        if progress != self.step / 30:
+        if round(progress * 30) not in self.steps:
             return losses
         if self.how == "loss":
             return losses * torch.nan
@@ -205,16 +208,59 @@ class BreaksAt(FlowMatching):
         return losses + (weight.sum() * 0).abs().sqrt()  # the square root of 0 has an infinite slope
 
 
+def lost_from(first):
+    return tuple(range(first, first + SKIPS))
+
+
 @pytest.mark.parametrize("how", ["loss", "gradient"])
 def test_divergence_stops_the_training_and_keeps_the_last_good_state(tmp_path, how, monkeypatch):
     monkeypatch.setenv("FEWSTEP_CHECKPOINT_SECONDS", "0")
-    from safetensors.torch import load_file
-
-    with pytest.raises(UserError, match="not finite at step 7; lower learning_rate or clip"):
-        run(tmp_path, method=BreaksAt(how=how), settings=TrainSettings(steps=30, batch=4))
+    method = Breaks(steps=lost_from(7), how=how)
+    with pytest.raises(UserError, match="10 updates in a row, up to step 16; lower learning_rate or clip"):
+        run(tmp_path, method=method, settings=TrainSettings(steps=30, batch=4))
     state = load_file(tmp_path / "train_state.safetensors")
-    assert int(state["step"]) == 7
+    assert int(state["step"]) == 16
     assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+@pytest.mark.parametrize("how", ["loss", "gradient"])
+def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, how):
+    settings = TrainSettings(steps=30, batch=4)
+    training = Training(Breaks(how=how), student(), {}.get, settings, 0, torch.device("cpu"))
+    for step in range(7):
+        training.take_step(*FixedBatches(4)[step])
+    trainee = training.trainees["student"]
+
+    def state():
+        moments = trainee.optimiser.state_dict()["state"]
+        tensors = [weights(training.modules["student"]), *(m[name] for m in moments.values() for name in m)]
+        return [tensor.clone() for tensor in tensors] + [trainee.loss.clone()]
+
+    before = state()
+    training.take_step(*FixedBatches(4)[7])
+    assert all(map(torch.equal, before, state()))
+    assert (training.skipped(), int(trainee.in_a_row)) == (1, 1)
+    training.take_step(*FixedBatches(4)[8])
+    assert not torch.equal(before[0], weights(training.modules["student"]))
+    assert (training.skipped(), int(trainee.in_a_row)) == (1, 0)
+
+
+def test_nine_lost_updates_are_left_out_and_ten_that_were_interrupted_are_refused(tmp_path, monkeypatch):
+    settings = TrainSettings(steps=30, batch=4)
+    trained = run(tmp_path / "nine", method=Breaks(steps=lost_from(7)[:-1]), settings=settings)
+    assert trained.skipped == 9
+    assert math.isfinite(trained.loss)
+    monkeypatch.setenv("FEWSTEP_CHECKPOINT_SECONDS", "0")
+    method = Breaks(steps=lost_from(7))
+    with pytest.raises(KeyError):
+        run(
+            tmp_path / "ten",
+            method=method,
+            settings=settings,
+            batches={n: FixedBatches(4)[n] for n in range(12)},
+        )
+    with pytest.raises(UserError, match="up to step 16"):
+        run(tmp_path / "ten", method=method, settings=settings)
 
 
 @pytest.mark.parametrize("text", ["abc", "", "-1", "nan"])

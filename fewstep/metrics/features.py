@@ -1,4 +1,4 @@
-"""The metric's feature net: a small classifier, trained on the train split, frozen and hashed.
+"""Feature nets: small networks trained on the train split, frozen and hashed; the metric's is a classifier.
 
 Distances depend on the net as much as on the samples: the same samples score several times apart
 under nets trained for 150 and for 250 steps. So its backend name, which carries the weights'
@@ -8,6 +8,7 @@ sha256, stands beside every number; compare only numbers with the same backend.
 import hashlib
 import json
 import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from fewstep.errors import UserError
 from fewstep.metrics._extra import metrics_extra
 from fewstep.progress import SILENT, Progress
 
+NAME = "feature_net"  # of the metric's files
 FEATURES = 64
 BATCH = 256  # of network calls; fixed, because rounding differs a little between batch sizes
 
 
 class FeatureNet(nn.Module):
-    """A classifier whose last layer but one gives the features.
+    """A classifier whose last layer but one gives the features; with 0 classes, those features alone.
 
     Raises:
         UserError: for a sample shape that is neither (features,) nor (channels, height, width) with
@@ -40,7 +42,7 @@ class FeatureNet(nn.Module):
         super().__init__()
         self.shape, self.classes, self.taught_by = tuple(shape), classes, taught_by
         self.body = _body(self.shape)
-        self.head = nn.Linear(FEATURES, classes)
+        self.head = nn.Linear(FEATURES, classes) if classes else nn.Identity()
         self.register_buffer("spread", torch.ones(FEATURES))  # standard deviations on the train split
 
     @property
@@ -51,7 +53,7 @@ class FeatureNet(nn.Module):
     @property
     def backend(self) -> str:
         """The name to print beside every number: what taught the net, and which weights it has."""
-        return f"classifier:{self.taught_by} sha256:{self.digest[:8]}"
+        return f"{'classifier:' if self.classes else ''}{self.taught_by} sha256:{self.digest[:8]}"
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the class scores, (n, classes)."""
@@ -104,25 +106,55 @@ def train_feature_net(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = FeatureNet(tuple(data.shape[1:]), int(labels.max()) + 1, taught_by=taught_by)
-    optimiser = torch.optim.Adam(net.parameters(), lr=2e-3)
+
+    def loss(pick: Tensor) -> Tensor:
+        return functional.cross_entropy(net(data[pick]), labels[pick])
+
+    teach(net, loss, net.parameters(), data, name="feature net", steps=steps, seed=seed, progress=progress)
+    return net
+
+
+def teach(
+    net: FeatureNet,
+    loss: Callable[[Tensor], Tensor],
+    parameters: Iterable[nn.Parameter],
+    data: Tensor,
+    *,
+    name: str,
+    steps: int,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Train a feature net, measure the spread of its features on `data`, (n, *shape), and freeze it.
+
+    Args:
+        net: The net.
+        loss: Returns the loss, a number, of the samples whose places in `data` it is given, int64 (m,).
+        parameters: What is trained; more than the net's if its loss needs more.
+        data: The train split.
+        name: Of the net, in progress and in the stream that orders the samples.
+        steps: Steps of Adam on batches of 128, the rate falling to 0 along a cosine.
+        seed: Decides the order of the samples.
+        progress: Told of every step.
+    """
+    optimiser = torch.optim.Adam(parameters, lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     size = min(128, len(data))
     per_epoch = len(data) // size
-    progress.start("feature net", steps)
+    progress.start(name, steps)
     for step in range(steps):
         epoch, position = divmod(step, per_epoch)
-        order = randomness.permutation("feature net", seed, epoch, len(data))
-        pick = torch.from_numpy(order[position * size : (position + 1) * size])
-        loss = functional.cross_entropy(net(data[pick]), labels[pick])
+        order = randomness.permutation(name, seed, epoch, len(data))
+        value = loss(torch.from_numpy(order[position * size : (position + 1) * size]))
         optimiser.zero_grad()
-        loss.backward()
+        value.backward()
         optimiser.step()
         schedule.step()
-        progress.advance(loss=loss.item())
+        progress.advance(loss=value.item())
     spread = net.features(data).std(axis=0)
     # A feature that never moves tells nothing; dividing by almost zero would let it drown the rest.
     net.spread.copy_(torch.from_numpy(np.where(spread > 1e-6 * spread.max(), spread, 1.0)))
-    return net.eval().requires_grad_(False)
+    net.eval().requires_grad_(False)
 
 
 def pseudo_labels(train: Tensor, *others: Tensor, clusters: int, seed: int) -> list[Tensor]:
@@ -141,10 +173,10 @@ def pseudo_labels(train: Tensor, *others: Tensor, clusters: int, seed: int) -> l
     return [torch.from_numpy(found.predict(x.flatten(1).numpy()).astype(np.int64)) for x in (train, *others)]
 
 
-def save(folder: Path, net: FeatureNet, facts: dict[str, Any]) -> None:
-    """Write feature_net.safetensors and feature_net.json: what the net is, and `facts` about it."""
+def save(folder: Path, net: FeatureNet, facts: dict[str, Any], *, name: str = NAME) -> None:
+    """Write <name>.safetensors and <name>.json: what the net is, and `facts` about it."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "feature_net.safetensors").write_bytes(_weights(net))
+    (folder / f"{name}.safetensors").write_bytes(_weights(net))
     card = {
         **facts,
         "backend": net.backend,
@@ -153,24 +185,22 @@ def save(folder: Path, net: FeatureNet, facts: dict[str, Any]) -> None:
         "shape": net.shape,
         "taught_by": net.taught_by,
     }
-    (folder / "feature_net.json").write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
+    (folder / f"{name}.json").write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
 
 
-def load(folder: Path) -> tuple[FeatureNet, dict[str, Any]]:
-    """Return the net that `save` wrote, and its feature_net.json.
+def load(folder: Path, *, name: str = NAME) -> tuple[FeatureNet, dict[str, Any]]:
+    """Return the net that `save` wrote under this name, and its <name>.json.
 
     Raises:
         UserError: if a file is missing, or the weights are not those that the JSON names.
     """
     try:
-        card = json.loads((folder / "feature_net.json").read_text())
-        weights = (folder / "feature_net.safetensors").read_bytes()
+        card = json.loads((folder / f"{name}.json").read_text())
+        weights = (folder / f"{name}.safetensors").read_bytes()
     except FileNotFoundError as error:
         raise UserError(f"no feature net in {folder}: {error.filename} is missing") from error
     if hashlib.sha256(weights).hexdigest() != card["digest"]:
-        raise UserError(
-            f"{folder}/feature_net.safetensors is not what feature_net.json names; train it again"
-        )
+        raise UserError(f"{folder}/{name}.safetensors is not what {name}.json names; train it again")
     net = FeatureNet(tuple(card["shape"]), card["classes"], taught_by=card["taught_by"])
     net.load_state_dict(safetensors.torch.load(weights))
     return net.eval().requires_grad_(False), card

@@ -16,7 +16,12 @@ def shrink(params: dict[str, Any]) -> dict[str, Any]:
     finish = {"method": "distribution", "init": "boss-4", "teacher": "pretrain", "coupling": "prepare"}
     return {
         "seed": 0,
-        "prepare": {"source": "digits", "held_out": 0.25, "feature_net": {"steps": 40}},
+        "prepare": {
+            "source": "digits",
+            "held_out": 0.25,
+            "feature_net": {"steps": 40},
+            "monitor_net": {"steps": 10},
+        },
         "pretrain": params["pretrain"]
         | {"model": {"name": "unet", "width": 8, "multipliers": [1, 2]}, "train": train(60, 4e-3, 64)},
         "couple": {

@@ -1,6 +1,6 @@
 """Training as stages do it: what they refuse, and a training that several processes share."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import pytest
@@ -14,9 +14,12 @@ from fewstep.errors import UserError
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.methods.reflow import Reflow
 from fewstep.methods.straighten import Straighten
+from fewstep.metrics import denoiser, features
+from fewstep.metrics.denoiser import train_denoiser
+from fewstep.metrics.monitor import Monitor
 from fewstep.model import ModelConfig, build
 from fewstep.progress import Silent
-from fewstep.settings import TrainSettings
+from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import Batches, Shards, write_shards
 from stages import _manifest
 from stages._knots import at_knots
@@ -142,6 +145,43 @@ def test_mirrored_pairs_make_another_model(tmp_path, couplings):
         return list(load_model(job.out).parameters())
 
     assert not all(map(torch.equal, weights("plain"), weights("mirrored")))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Points with the monitor's net of them, as prepare would leave them."""
+    folder = tmp_path_factory.mktemp("prepared")
+    points = torch.randn(64, 2, generator=torch.Generator().manual_seed(1))
+    write_shards(folder / "train", 64, 32, lambda a, b: {"data": points[a:b]}, facts={})
+    features.save(folder, train_denoiser(points, steps=5, seed=0), {}, name=denoiser.NAME)
+    return folder
+
+
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_a_watched_training_publishes_the_weights_that_the_monitor_picked(
+    monkeypatch, tmp_path, shards, prepared, count
+):
+    monkeypatch.setenv("FEWSTEP_PROCESSES", count)
+    said, own, settings = [], grids.uniform(2), MonitorSettings(samples=100, looks=2)
+    job = replace(job_in(tmp_path, "distill", inputs={"data": prepared}), progress=Listener(said))
+    model = student()
+    model.config = replace(model.config, grid=own, trained_times="grid")
+    select = partial(at_knots, list(FINE.times), own)
+    source = shards / "states"
+    train_model(job, Straighten(), model, SETTINGS, source=source, select=select, monitor=settings)
+    told = job.facts["monitor"]
+    assert told["looks"] == 3
+    assert any(f"the monitor picked the weights of step {told['picked']['step']}" in line for line in said)
+    data = Shards(prepared / "train").load()["data"]
+    monitor = Monitor(features.load(prepared, name=denoiser.NAME)[0], data, settings, seed=0)
+    look = monitor.look(load_model(job.out), told["picked"]["step"])
+    assert asdict(look) == pytest.approx(told["picked"])
+
+
+def test_a_training_without_a_monitor_tells_of_none(tmp_path, shards):
+    job = job_in(tmp_path, "pretrain")
+    train_model(job, FlowMatching(), student(), SETTINGS, source=shards / "data")
+    assert not job.facts.keys() & {"monitor", "skipped_updates"}
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch, tmp_path, shards):

@@ -1,0 +1,59 @@
+"""The monitor's feature net: what a small autoencoder must know of noisy data to tell the data and the noise.
+
+It sees no label, and shares no weight with the metric's classifier, so that a student chosen by it was not
+chosen by the numbers that will judge it. Denoising needs no idea of which changes leave a sample what it
+is, as shifts or turns may, so it suits vectors as well as images.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fewstep import randomness
+from fewstep.errors import UserError
+from fewstep.metrics.features import FEATURES, FeatureNet, teach
+from fewstep.progress import SILENT, Progress
+
+NAME = "monitor_net"  # of its files
+LEVEL = 0.3  # the weight of telling the noise level; with 1, blur counts for more than missing digits
+WIDTH = 128  # of the layer between features and data, which is thrown away
+
+
+def train_denoiser(data: Tensor, *, steps: int = 250, seed: int, progress: Progress = SILENT) -> FeatureNet:
+    """Return a feature net taught to see through noise; same arguments, same net.
+
+    The denoising autoencoder of Vincent et al. 2008, with Gaussian noise of a level drawn anew for each
+    sample, from none to the standard deviation of the data. It tells the level as well: features that only
+    look through noise would take a student's noisy or blurred samples for clean ones.
+
+    Args:
+        data: The train split, (n, *shape).
+        steps: Steps of Adam on batches of 128, the rate falling to 0 along a cosine.
+        seed: Decides the first weights, the noise and the order of samples.
+        progress: Told of every step.
+
+    Raises:
+        UserError: for a sample shape that the net does not take, or fewer than two samples.
+    """
+    if len(data) < 2:
+        raise UserError(f"a feature net needs 2 or more samples, got {len(data)}")
+    shape, numbers = tuple(data.shape[1:]), data[0].numel()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = FeatureNet(shape, 0, taught_by="denoising")
+        back = nn.Sequential(nn.SiLU(), nn.Linear(FEATURES, WIDTH), nn.SiLU(), nn.Linear(WIDTH, numbers + 1))
+    most = data.std()
+    draw = torch.Generator().manual_seed(randomness.digest64("denoiser", seed) >> 1)
+
+    def loss(pick: Tensor) -> Tensor:
+        clean = data[pick]
+        level = torch.rand(len(clean), 1, generator=draw)
+        noise = torch.randn(clean.shape, generator=draw)
+        noisy = clean + most * level.view(-1, *[1] * len(shape)) * noise
+        found = back(net.body(noisy))
+        told, restored = found[:, :1], found[:, 1:]
+        return functional.mse_loss(restored, clean.flatten(1)) + LEVEL * functional.mse_loss(told, level)
+
+    parameters = [*net.parameters(), *back.parameters()]
+    teach(net, loss, parameters, data, name="monitor net", steps=steps, seed=seed, progress=progress)
+    return net

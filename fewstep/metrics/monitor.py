@@ -1,0 +1,115 @@
+"""Monitor: how good a student is in the middle of its training, in numbers that its loss may not show.
+
+All are measured in features of a net that neither the loss nor the evaluation knows, against the training
+data, on one set of samples from the same noise at every look. They tell two looks of one training apart.
+They are no results: those are measured by `protocol`, with another net and more samples.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewstep.draws import draws
+from fewstep.errors import UserError
+from fewstep.flow import as_flow
+from fewstep.metrics._extra import metrics_extra
+from fewstep.metrics.classes import largest_share_difference
+from fewstep.metrics.features import BATCH, FeatureNet
+from fewstep.metrics.frechet import Moments, frechet_distance
+from fewstep.metrics.neighbours import manifold_scores
+from fewstep.model import Model
+from fewstep.settings import MonitorSettings
+from fewstep.solvers import integrate
+
+if TYPE_CHECKING:
+    from sklearn.cluster import KMeans
+
+CLUSTERS = 10  # of the training data; what labels would be
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look finds."""
+
+    step: int
+    """Of the training."""
+    fd: float
+    """Fréchet distance to the training data; infinite if a sample is not finite."""
+    recall: float
+    """Share of the training data that lies among the samples."""
+    shares: float
+    """Largest difference of a cluster's share among the samples from that in the training data."""
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """Looks at a student of the training data; what it needs of that is worked out at the first look."""
+
+    net: FeatureNet
+    data: Tensor
+    """Training data, (n, *shape)."""
+    settings: MonitorSettings
+    seed: int
+    """Decides the noise, the clusters, and which samples recall leaves out."""
+
+    def look(self, student: Model, step: int) -> Look:
+        """Return what its samples are like on its own grid; the student stays as it is.
+
+        Raises:
+            UserError: if it has no grid, or a library of the metrics is missing.
+        """
+        samples = self.sample(student)
+        if not torch.isfinite(samples).all():
+            return Look(step, math.inf, recall=0.0, shares=1.0)
+        features, clusters = self.net.features(samples), self._clusters
+        return Look(
+            step,
+            frechet_distance(self._moments, Moments.of(features)),
+            recall=manifold_scores(self._reference, features, seed=self.seed)["recall"],
+            shares=largest_share_difference(clusters.predict(features), clusters.labels_, CLUSTERS),
+        )
+
+    @torch.no_grad()
+    def sample(self, student: Model) -> Tensor:
+        """Return what a student makes of the monitor's noise, (samples, *shape), on the CPU.
+
+        Raises:
+            UserError: if it has no grid.
+        """
+        config = student.config
+        if (grid := config.grid) is None:
+            raise UserError("a monitor looks at students on their own grid; this model has none")
+        was_training = student.training
+        flow = as_flow(student.eval(), guidance=grid.guidance)
+        noise = draws(
+            "monitor",
+            self.seed,
+            range(self.settings.samples),
+            shape=config.shape,
+            classes=config.classes,
+            batch=BATCH,
+            device=next(student.parameters()).device,
+        )
+        samples = torch.cat([integrate(flow, start, grid, **labels).x.cpu() for start, labels in noise])
+        student.train(was_training)
+        return samples
+
+    @cached_property
+    def _reference(self) -> np.ndarray:
+        """Features of the training data, (n, d)."""
+        return self.net.features(self.data)
+
+    @cached_property
+    def _moments(self) -> Moments:
+        return Moments.of(self._reference)
+
+    @cached_property
+    def _clusters(self) -> "KMeans":
+        with metrics_extra():
+            from sklearn.cluster import KMeans
+        return KMeans(min(CLUSTERS, len(self.data)), n_init=3, random_state=self.seed).fit(self._reference)
