@@ -1,9 +1,10 @@
 """What Prefect, DVC and tracking add to the stages' own work, on the demo.
 
-Run `python -m benchmarks.flow_overhead` on a machine that does little else; it takes twice the demo. In a
-clone of the last commit each stage's command runs bare, one after the other; in another one the flow runs
-them, one at a time too, with a Prefect server that was there before. Then: a flow and a `dvc repro` with
-nothing to do, and a stage from its start to the moment when its training would begin, against `import torch`.
+Run `python -m benchmarks.flow_overhead` on a machine of two cores that does little else; it takes as long as
+the demo on one. In a clone of the last commit each stage's command runs bare, one after the other, on one core;
+at the same time, in another clone and on the other core, the flow runs them, one at a time too, with the Prefect
+server and whatever else it starts on that core. Then: a flow and a `dvc repro` with nothing to do, and a
+stage from its start to the moment when its training would begin, against `import torch`.
 """
 
 import os
@@ -11,12 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
 from flows import CHECKOUT, _dvc, ui
 
 ROUNDS = 5
+ALONE = {"FEWSTEP_WORKERS": "1", "FEWSTEP_STAGES_AT_ONCE": "1"}
 START = """
 import os
 from stages import _runner, _training, distill
@@ -26,13 +29,13 @@ _runner.main(distill.__file__)
 """
 
 
-def seconds(command: list[str], folder: Path, **environment: str) -> float:
-    """Return how long a Python command takes."""
+def seconds(command: list[str], folder: Path, core: int, **environment: str) -> float:
+    """Return how long a Python command takes on one core."""
     began = time.perf_counter()
     subprocess.run(
-        [sys.executable, *command],
+        ["taskset", "--cpu-list", str(core), sys.executable, *command],
         cwd=folder,
-        env=os.environ | environment,
+        env=os.environ | ALONE | environment,
         check=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -46,21 +49,13 @@ def clone(folder: Path) -> Path:
 
 
 def bare(root: Path) -> dict[str, float]:
-    """Run each stage by its command, and return its seconds."""
+    """Run each stage by its command on core 0, and return its seconds."""
     spent = {}
     for name in _dvc.read(root):
         stage, _, key = name.partition("@")
-        spent[name] = seconds(["-m", f"stages.{stage}", *filter(None, [key])], root)
+        spent[name] = seconds(["-m", f"stages.{stage}", *filter(None, [key])], root, 0)
         print(f"{name}: {spent[name]:.1f} s", flush=True)
     return spent
-
-
-def through_the_flow(root: Path, server: str) -> tuple[float, float, float]:
-    """Return the seconds of a flow that makes everything, of one with nothing to do, of `dvc repro` then."""
-    flow = {"FEWSTEP_STAGES_AT_ONCE": "1", "PREFECT_API_URL": server}
-    whole = seconds(["-m", "flows.pipeline"], root, **flow)
-    idle = [seconds(["-m", "flows.pipeline"], root, **flow) for _ in range(ROUNDS)]
-    return whole, median(idle), median(seconds(["-m", "dvc", "repro"], root) for _ in range(ROUNDS))
 
 
 def starts(root: Path, scratch: Path) -> tuple[float, float]:
@@ -68,8 +63,8 @@ def starts(root: Path, scratch: Path) -> tuple[float, float]:
     stage, torch = [], []
     for turn in range(ROUNDS):
         place = str(scratch / str(turn))
-        stage.append(seconds(["-c", START, "boss-4"], root, FEWSTEP_SCRATCH=place))
-        torch.append(seconds(["-c", "import torch"], root))
+        stage.append(seconds(["-c", START, "boss-4"], root, 0, FEWSTEP_SCRATCH=place))
+        torch.append(seconds(["-c", "import torch"], root, 0))
     return median(stage), median(torch)
 
 
@@ -79,17 +74,24 @@ def main() -> None:
         server = next(server for server in ui.servers(top / "server") if server.name == "Prefect")
         port, log = ui.free_port(4200), top / "server.log"
         process = ui.start(server, port, log)
+        os.sched_setaffinity(process.pid, {1})
+        flow, address = ["-m", "flows.pipeline"], {"PREFECT_API_URL": f"http://{ui.HOST}:{port}/api"}
         try:
             ui.wait_until_ready(server, port, log, process)
-            own = bare(clone(top / "bare"))
-            whole, idle, repro = through_the_flow(clone(top / "flow"), f"http://{ui.HOST}:{port}/api")
+            with ThreadPoolExecutor() as pool:
+                own = pool.submit(bare, clone(top / "bare"))
+                whole = pool.submit(seconds, flow, clone(top / "flow"), 1, **address)
+            total = sum(own.result().values())
+            print(
+                f"flow {whole.result():.1f} s, its stages bare {total:.1f} s: {whole.result() / total:.3f} x"
+            )
+            idle = median(seconds(flow, top / "flow", 1, **address) for _ in range(ROUNDS))
         finally:
             ui.stop(process)
+        repro = median(seconds(["-m", "dvc", "repro"], top / "flow", 0) for _ in range(ROUNDS))
+        print(f"with nothing to do: flow {idle:.2f} s, dvc repro {repro:.2f} s")
         stage, torch = starts(top / "bare", top / "scratch")
-    total = sum(own.values())
-    print(f"flow {whole:.1f} s, its stages bare {total:.1f} s: {whole / total:.3f} x")
-    print(f"with nothing to do: flow {idle:.2f} s, dvc repro {repro:.2f} s")
-    print(f"start of a stage {stage:.2f} s, import torch {torch:.2f} s: {stage / torch:.2f} x")
+        print(f"start of a stage {stage:.2f} s, import torch {torch:.2f} s: {stage / torch:.2f} x")
 
 
 if __name__ == "__main__":
