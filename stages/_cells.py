@@ -22,7 +22,9 @@ from fewstep.draws import draws
 from fewstep.flow import Flow
 from fewstep.grids import Grid
 from fewstep.metrics.classes import largest_share_difference
+from fewstep.metrics.denoiser import NAME as MONITOR_NET
 from fewstep.metrics.features import FeatureNet, load
+from fewstep.metrics.frechet import Moments, frechet_distance
 from fewstep.metrics.neighbours import manifold_scores, nearest_neighbour_ratio
 from fewstep.metrics.protocol import BlockScores, Floor, Reference, measure_floor, score_blocks
 from fewstep.metrics.straightness import endpoint_rmse
@@ -89,14 +91,16 @@ class Protocol:
 
 
 class Yardstick:
-    """The prepared data and the feature net, against which every cell is held."""
+    """The prepared data and the feature nets, the metric's and the monitor's, against which every cell is held."""
 
     def __init__(self, prepared: Path, protocol: Protocol) -> None:
         self.net: FeatureNet = load(prepared)[0]
+        self.other: FeatureNet = load(prepared, name=MONITOR_NET)[0]
         self.train = Shards(prepared / "train").load()["data"]
         self.held_out = Shards(prepared / "held_out").load()["data"]
         self.reference = Reference(self.net.features(self.train))
         self.classes = self.net.classify(self.train)
+        self.other_moments = Moments.of(self.other.features(self.train))
         self.protocol = protocol
         held_out = self.net.features(self.held_out)
         self.floor: Floor = measure_floor(
@@ -108,9 +112,11 @@ class Yardstick:
         began = time.perf_counter()
         first = self.protocol.sample(0, model, flow, cell.grid)
         _timings.record_timing(cell.name, 1000 * (time.perf_counter() - began) / len(first))
-        features = [self.net.features(first)]
+        features, moments = [self.net.features(first)], Moments.of(self.other.features(first))
         for block in range(1, self.protocol.blocks):
-            features.append(self.net.features(self.protocol.sample(block, model, flow, cell.grid)))
+            samples = self.protocol.sample(block, model, flow, cell.grid)
+            features.append(self.net.features(samples))
+            moments += Moments.of(self.other.features(samples))
         seed = self.protocol.seed
         neighbours = manifold_scores(self.reference.features, features[0], seed=seed)
         copying = nearest_neighbour_ratio(
@@ -120,6 +126,7 @@ class Yardstick:
         more = {name: neighbours[name] for name in ("precision", "recall", "density", "coverage")} | {
             "nearest_neighbour_ratio": copying,
             "class_share_difference": shares,
+            "fd_monitor": frechet_distance(self.other_moments, moments),
             "endpoint_rmse": endpoint_rmse(first[: len(truth)], truth),
         }
         scores = score_blocks(self.reference, features, floor=self.floor, seed=seed)

@@ -10,7 +10,7 @@ from fewstep import solvers
 from fewstep.checkpoint import model_digest
 from fewstep.flow import Flow, as_flow
 from fewstep.grids import Grid, uniform
-from fewstep.metrics.protocol import BlockScores, Floor, ratio
+from fewstep.metrics.protocol import Floor, ratio
 from fewstep.model import Model
 from fewstep.shards import Shards
 from stages._cells import Cell, Kept, Protocol, Result, Yardstick
@@ -53,7 +53,8 @@ def evaluate(config: "Config", job: Job, version: int) -> Evaluation:
     cells = [cell for name, model in models.items() for cell in cells_of(name, model, config, job)]
     yardstick = Yardstick(job.inputs["data"], protocol)
     data = [Shards(job.inputs["data"] / split).digest for split in ("train", "held_out")]
-    facts = (vars(protocol), yardstick.net.digest, data, model_digest(folders["pretrain"]), version)
+    nets = [yardstick.net.digest, yardstick.other.digest]
+    facts = (vars(protocol), nets, data, model_digest(folders["pretrain"]), version)
     kept = Kept(state() / "cells", *facts, config.reference_solver, config.reference_calls)
     results = {cell: result for cell in cells if (result := kept.read(cell))}
     missing = sorted((cell for cell in cells if cell not in results), key=lambda cell: -cell.calls)
@@ -69,10 +70,11 @@ def evaluate(config: "Config", job: Job, version: int) -> Evaluation:
         name: {
             "straightness": straightness(model, job.seed),
             "parameters": sum(p.numel() for p in model.parameters()),
+            "map_preserving": model.config.map_preserving,
         }
         for name, model in models.items()
     }
-    rows = [row(cell, results[cell], results[best].scores, yardstick) | common[cell.model] for cell in cells]
+    rows = [row(cell, results[cell], results[best], yardstick) | common[cell.model] for cell in cells]
     sheets = [results[cell].sheet for cell in cells]
     real = yardstick.train[: len(sheets[0])]
     return Evaluation(rows, cells, sheets, best.name, yardstick.floor, yardstick.net.backend, real)
@@ -142,10 +144,11 @@ def straightness(model: Model, seed: int) -> float | None:
     return straightness_of(as_flow(model), model, noises=STRAIGHTNESS_NOISES, seed=seed)
 
 
-def row(cell: Cell, result: Result, teacher: BlockScores, yardstick: Yardstick) -> dict[str, Any]:
+def row(cell: Cell, result: Result, teacher: Result, yardstick: Yardstick) -> dict[str, Any]:
     """Return one row of metrics.json."""
     scores, floor = result.scores, yardstick.floor
-    times, error = ratio(scores, teacher)
+    times, error = ratio(scores, teacher.scores)
+    other, its_teacher = result.more["fd_monitor"], teacher.more["fd_monitor"]
     return {
         "name": cell.name,
         "model": cell.model,
@@ -170,4 +173,5 @@ def row(cell: Cell, result: Result, teacher: BlockScores, yardstick: Yardstick) 
         "kid_clf": scores.kid_clf,
         "kid_clf_se": scores.kid_clf_se,
         "kid_floor": floor.kid_clf,
+        "fd_monitor_over_teacher": other / its_teacher if other is not None and its_teacher else None,
     } | result.more

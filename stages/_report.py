@@ -50,6 +50,7 @@ def write_report(job: Job, evaluation: Evaluation, settings: dict[str, Any]) -> 
             if name.startswith("search ")
         ],
         pairs=pair_table(job),
+        collapses=collapses(job),
         stages=[*made_by(job), {"address": "evaluate", "settings": json.dumps(settings, indent=1)}],
     )
     (job.out / "report.html").write_text(text)
@@ -79,6 +80,16 @@ def best_by_calls(rows: list[dict[str, Any]]) -> list[str]:
 def picture(path: Path) -> str:
     """Return a PNG as a data URL."""
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def collapses(job: Job) -> list[tuple[str, str]]:
+    """Return the models whose training collapsed on the way, with what its monitor said."""
+    found = {name: _manifest.read(path) for name, path in job.inputs.items() if name.startswith("model ")}
+    return [
+        (name.removeprefix("model "), told)
+        for name, manifest in found.items()
+        if manifest and (told := manifest["facts"].get("monitor", {}).get("collapse"))
+    ]
 
 
 def made_by(job: Job) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from stages._models import models
 from stages._params import Count, Params, Settings, SolverName
 from stages._runner import Job, main
 
-VERSION = 1  # bump when the numbers this stage writes change
+VERSION = 2  # bump when the numbers this stage writes change
 
 
 LEFTOVERS = (".tmp", ".old")  # of a publishing that was killed
