@@ -91,7 +91,7 @@ class Protocol:
 
 
 class Yardstick:
-    """The prepared data and the feature nets, the metric's and the monitor's, against which every cell is held."""
+    """The prepared data and two feature nets, the metric's and the monitor's, to hold every cell against."""
 
     def __init__(self, prepared: Path, protocol: Protocol) -> None:
         self.net: FeatureNet = load(prepared)[0]
