@@ -148,6 +148,11 @@ def shares_by(root: Path) -> Literal["remote", "cache"] | None:
     return "cache" if "dir" in config["cache"] else None
 
 
+def bringing(root: Path, *targets: str) -> list[str]:
+    """Return the arguments of the DVC command that brings outputs to `root` from where they are shared."""
+    return ["pull" if shares_by(root) == "remote" else "checkout", *targets]
+
+
 def use_cache(root: Path, folder: Path) -> None:
     """Let `root` keep its cache in `folder`, on this machine only."""
     with _config(root).edit("local") as private:

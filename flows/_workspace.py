@@ -80,7 +80,7 @@ def bring_in(stage: str, root: Path, log: Callable[[str], None]) -> None:
     tracked = _git.git(root, "ls-files", "*.dvc").splitlines()
     data = [file for file in tracked if any(Path(file).is_relative_to(path) for path in found.inputs)]
     if targets := [*found.upstream, *data]:
-        _dvc.run(stage, root, ["pull" if _dvc.shares_by(root) == "remote" else "checkout", *targets], log)
+        _dvc.run(stage, root, _dvc.bringing(root, *targets), log)
 
 
 def send_out(stage: str, root: Path, log: Callable[[str], None]) -> None:
