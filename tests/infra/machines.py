@@ -1,9 +1,7 @@
 """Machines of a team, each a clone of its project with a worker, and what people do on Prefect's page."""
 
-import os
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
