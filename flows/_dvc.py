@@ -152,6 +152,11 @@ def shares_by(root: Path) -> Literal["remote", "cache"] | None:
     return "cache" if "dir" in config["cache"] else None
 
 
+def bringing(root: Path, *targets: str) -> list[str]:
+    """Return the arguments of the DVC command that brings outputs to `root` from where they are shared."""
+    return ["pull" if shares_by(root) == "remote" else "checkout", *targets]
+
+
 def lost(root: Path, stages: Iterable[str]) -> set[str]:
     """Return those of `stages` of which an output is neither in the cache nor in the remote.
 

@@ -5,6 +5,8 @@ of dvc.lock, which only the driver merges. Outputs themselves go by DVC's remote
 """
 
 import os
+import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling, Crashed
 
 from fewstep.errors import UserError
-from flows import _dvc, _entries, _git, _places, _processes, _workspace
+from flows import _choice, _dvc, _entries, _git, _places, _processes, _workspace
 from flows import stage as stage_flow
 from flows._failures import StageError
 from stages import _recording
@@ -33,6 +35,8 @@ POLL = 1.0  # seconds, as all that follow
 PATIENCE_WITH_AN_EMPTY_POOL = 25.0  # a worker that died counts as online for half a minute more
 PATIENCE_WITH_SILENCE = 90.0
 PATIENCE_WITH_THE_SERVER = 300.0
+
+_looking = threading.Lock()
 
 
 def wanted() -> bool:
@@ -69,6 +73,8 @@ def reproduce(
 ) -> _dvc.Outcome:
     """Give one stage its turn on a worker; say whether it ran, was restored, or had nothing to do.
 
+    What only has to be brought here is no work for a worker.
+
     Args:
         stage: Its name in dvc.yaml, key included.
         root: The folder of dvc.yaml.
@@ -83,6 +89,8 @@ def reproduce(
         StageError: the stage, DVC or the worker ended badly, or there is no worker.
     """
     try:
+        if not force and restored(stage, root, log):
+            return "cached"
         pool = pool_of(stage, root)
         parameters = order(stage, root) | {"force": force, "seconds": seconds}
         with get_client(sync_client=True) as client:
@@ -97,10 +105,33 @@ def reproduce(
         mistake = final.state.name == stage_flow.MISTAKE or final.state.is_cancelled()
         raise StageError(stage, f"{stage} on a worker of pool {pool}: {message}", transient=not mistake)
     outcome, entry = stage_flow.heard(message)
+    before = _entries.entry(root, stage)
     _entries.merge(root, stage, entry)
     if _dvc.shares_by(root) == "cache":
         _dvc.run(stage, root, ["checkout", stage], lambda line: None)
+    elif entry != before:  # what is here is of another run, and nobody shall take it for this one's
+        for out in entry["outs"]:
+            shutil.rmtree(root / out["path"], ignore_errors=True)
     return outcome
+
+
+def restored(stage: str, root: Path, log: Callable[[str], None]) -> bool:
+    """Bring an output here if that is all there is to do for a stage; return whether it was.
+
+    What a worker has just made of a stage above is not here, so that DVC does not call this one up to date.
+    """
+    if not _entries.entry(root, stage) or _choice.fates(_look(root))[stage] != "restore":
+        return False
+    try:
+        _dvc.run(stage, root, _dvc.bringing(root, stage), log)
+    except StageError:  # it is not to be had, or the flow is stopped, as the next step will find
+        return False
+    return not _look(root)[stage].changed
+
+
+def _look(root: Path) -> dict[str, _dvc.Stage]:
+    with _looking:  # it changes the working folder, which all threads share
+        return _dvc.read(root)
 
 
 def order(stage: str, root: Path) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fewstep.errors import UserError
-from flows import _dvc, _entries, _git
+from flows import _choice, _dvc, _entries, _git
+from stages import _manifest
 
 TRAVELS = ("params.yaml", _entries.FILE)
 """Files that the driver hands over, so that they may differ."""
@@ -64,9 +65,10 @@ def clone(checkout: Path, name: str, lock: str, params: str) -> Iterator[Path]:
 
 
 def bring_in(stage: str, root: Path, log: Callable[[str], None]) -> None:
-    """Put what a stage reads into its workspace.
+    """Put what a stage reads into its workspace, and the manifests of what that rests on.
 
-    `dvc repro --pull` alone fails on an input that is a folder of several outputs.
+    `dvc repro --pull` alone fails on an input that is a folder of several outputs, and knows nothing of the
+    manifests, of which the report and the tracker tell.
 
     Args:
         stage: Its name in dvc.yaml, key included.
@@ -76,11 +78,16 @@ def bring_in(stage: str, root: Path, log: Callable[[str], None]) -> None:
     Raises:
         StageError: something is not to be had.
     """
-    found = _dvc.read(root)[stage]
+    stages = _dvc.read(root)
+    found = stages[stage]
+    near = [out for name in found.upstream for out in stages[name].outputs]
+    far = [out for name in sorted(_choice.above(stages, [stage])) for out in stages[name].outputs]
+    manifests = [f"{out}/{_manifest.NAME}" for out in far if out not in near]
     tracked = _git.git(root, "ls-files", "*.dvc").splitlines()
     data = [file for file in tracked if any(Path(file).is_relative_to(path) for path in found.inputs)]
-    if targets := [*found.upstream, *data]:
-        _dvc.run(stage, root, ["pull" if _dvc.shares_by(root) == "remote" else "checkout", *targets], log)
+    # No names of stages: DVC brings less than was asked for if they stand beside a file of an output.
+    if targets := [*near, *manifests, *data]:
+        _dvc.run(stage, root, _dvc.bringing(root, *targets), log)
 
 
 def send_out(stage: str, root: Path, log: Callable[[str], None]) -> None:

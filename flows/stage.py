@@ -20,7 +20,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from fewstep.errors import UserError
-from flows import CHECKOUT, _dvc, _entries, _git, _places, _workspace
+from flows import CHECKOUT, _artifacts, _dvc, _entries, _git, _places, _workspace
 from flows._failures import StageError
 
 SECONDS_BETWEEN_BEATS = 10
@@ -63,9 +63,12 @@ def run_stage(
         _places.check(CHECKOUT, project)
         with beating(), _workspace.clone(CHECKOUT, str(flow_run.get_id()), lock, params) as root:
             _workspace.bring_in(stage, root, log)
-            outcome = _dvc.reproduce(stage, root, log, force=force, seconds=seconds)
+            progress = _artifacts.Progress(stage)
+            outcome = _dvc.reproduce(stage, root, progress, force=force, seconds=seconds)
             _workspace.send_out(stage, root, log)
             entry = _entries.entry(root, stage)
+            if _dvc.shares_by(root) == "remote":  # else the driver has the output here, and shows it
+                _artifacts.show(stage, root, tuple(out["path"] for out in entry["outs"]))
     except (UserError, StageError) as error:
         again = isinstance(error, StageError) and error.transient
         return Failed(name="Failed" if again else MISTAKE, message=str(error))

@@ -1,5 +1,6 @@
 """The events of an outbox as MLflow runs: a parent for each pipeline run, a child for each stage.
 
+Several machines may deliver parts of one pipeline at once, in any order, so what is made here may be there.
 Only the sender imports this, in a process of its own: mlflow takes seconds to import.
 """
 
@@ -12,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from stages._outbox import now
@@ -33,15 +35,21 @@ class Tracker:
             create_database(database := state / "mlflow.db")
             uri = f"sqlite:///{database}"
         self.client = MlflowClient(uri)
-        found = self.client.get_experiment_by_name(experiment)
         # A server knows where its artifacts go; a database of this machine must be told.
         place = (state / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
-        self.experiment = (
-            found.experiment_id
-            if found
-            else self.client.create_experiment(experiment, artifact_location=place)
-        )
+        self.experiment = self.have_experiment(experiment, place)
         self.registry = Registry(self, experiment)
+
+    def have_experiment(self, name: str, place: str | None) -> str:
+        """Return the id of an experiment, made if there is none."""
+        if not (found := self.client.get_experiment_by_name(name)):
+            try:
+                return self.client.create_experiment(name, artifact_location=place)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = self.client.get_experiment_by_name(name)
+        return found.experiment_id
 
     def find(self, experiments: Sequence[str] = (), **tags: str) -> list[Run]:
         """Return the runs of this experiment, or of others, that carry these tags, oldest first."""
@@ -52,10 +60,13 @@ class Tracker:
     def parent(self, event: dict[str, Any]) -> str:
         """Return the id of the run of a whole pipeline, made when its first stage asks."""
         tags = {PIPELINE: event["pipeline"], OUTCOME: "pipeline"}
-        if found := self.find(**tags):
-            return found[0].info.run_id
-        known = {name: event["tags"][name] for name in (COMMIT, LOCK) if name in event["tags"]}
-        return self.create(event["pipeline_name"], tags | known)
+        if not (found := self.find(**tags)):
+            known = {name: event["tags"][name] for name in (COMMIT, LOCK) if name in event["tags"]}
+            made = self.create(event["pipeline_name"], tags | known)
+            found = self.find(**tags)
+            if found[0].info.run_id != made:  # another machine was quicker
+                self.client.delete_run(made)
+        return found[0].info.run_id
 
     def locked(self, pipeline: str, digest: str) -> None:
         """Note the digest of dvc.lock as a pipeline left it."""
@@ -72,6 +83,8 @@ class Tracker:
         parent = self.parent(event)
         self.client.update_run(parent, "RUNNING")
         tags = event["tags"] | {PARENT: parent, PIPELINE: event["pipeline"], OUTBOX: outbox}
+        for link in self.find(**{key: tags[key] for key in (PIPELINE, FINGERPRINT)} | {OUTCOME: "cached"}):
+            self.client.delete_run(link.info.run_id)  # by a machine that word of this run reached too late
         found = self.find(**{OUTBOX: outbox})
         return found[0].info.run_id if found else self.create(event["address"], tags, event["time"])
 

@@ -160,6 +160,23 @@ def test_a_chain_runs_on_two_workers_as_it_does_here(team, deployed):
         assert list((team.top / pool / ".fewstep" / "workspaces").iterdir()) == []
 
 
+def test_what_was_made_before_comes_back_without_a_worker_and_what_is_made_anew_replaces_it(team, deployed):
+    team.work("cpu")
+    team.work("gpu")
+    team.wait_until_online()
+    run(team.driver)
+    team.end("cpu")
+    again = run(team.driver)
+    assert again.message == "2 cached"
+    assert team.yard.began() == ["first", "last"]
+    assert "up to date" in team.driver.sh("dvc status")
+    team.driver.edit("params.yaml", "last: {width: 3}", "last: {width: 4}")
+    assert run(team.driver).message == "1 cached, 1 completed"
+    assert not (team.driver.root / "artifacts/last").exists()  # until `dvc pull`
+    assert run(team.driver).message == "2 cached"
+    assert "width: 4" in (team.driver.root / "artifacts/last/params.yaml").read_text()
+
+
 def test_a_worker_at_another_commit_or_with_changes_refuses(toy):
     own = _git.commit(toy.root)
     stage.refuse_another_commit(toy.root, own)

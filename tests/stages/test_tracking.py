@@ -29,10 +29,10 @@ def runs(project):
     """Return each run of the tracker as its tags, name, status and id, oldest first."""
     with sqlite3.connect(project.folder / ".fewstep/mlflow.db") as database:
         rows = database.execute(
-            "select run_uuid, name, status from runs order by start_time, rowid"
+            "select run_uuid, name, status, lifecycle_stage from runs order by start_time, rowid"
         ).fetchall()
         tags = database.execute("select run_uuid, key, value from tags").fetchall()
-    found = {run: {"id": run, "name": name, "status": status} for run, name, status in rows}
+    found = {row[0]: dict(zip(("id", "name", "status", "lifecycle"), row, strict=True)) for row in rows}
     for run, key, value in tags:
         found[run][key.removeprefix("fewstep.").removeprefix("mlflow.")] = value
     return list(found.values())
@@ -226,6 +226,46 @@ def test_a_stage_that_failed_after_its_work_passes_by_publishing_it(project, tra
     assert sorted(statuses(project)) == [("make", "FAILED"), ("make", "FINISHED"), ("p", "FINISHED")]
     stage(project, tracker, "make", link=True)
     assert len(runs(project)) == 3
+
+
+def active(project):
+    return [run for run in runs(project) if run["lifecycle"] == "active"]
+
+
+def test_two_machines_that_begin_a_pipeline_at_once_make_one(project, tracker, monkeypatch):
+    stage(project, tracker, "make", ends="FINISHED")
+    find, asked = tracker.find, []
+
+    def too_early(**tags):
+        asked.append(tags)
+        return find(**tags) if len(asked) > 1 else []
+
+    monkeypatch.setattr(tracker, "find", too_early)
+    stage(project, tracker, "two", ends="FINISHED")
+    (parent,) = [run for run in active(project) if run["outcome"] == "pipeline"]
+    assert [run["name"] for run in active(project) if run.get("parentRunId") == parent["id"]] == [
+        "make",
+        "two",
+    ]
+
+
+def test_an_experiment_that_another_machine_has_just_made_serves(project, tracker, monkeypatch):
+    look, asked = tracker.client.get_experiment_by_name, []
+
+    def too_early(name):
+        asked.append(name)
+        return look(name) if len(asked) > 1 else None
+
+    monkeypatch.setattr(tracker.client, "get_experiment_by_name", too_early)
+    assert tracker.have_experiment("fewstep", None) == tracker.experiment
+
+
+def test_a_link_that_came_before_word_of_the_run_gives_way_to_it(project, tracker):
+    stage(project, tracker, "make", link=True)
+    stage(project, tracker, "make", ends="FINISHED")
+    stage(project, tracker, "make", link=True)
+    (made,) = [run for run in active(project) if run["name"] == "make"]
+    assert made["outcome"] == "ran"
 
 
 def test_settings_that_the_tracker_refuses_cost_the_settings_only(project, tracker, capsys):

@@ -1,0 +1,116 @@
+"""The real chain, started as on Prefect's page and run by three machines of a team."""
+
+import pytest
+from chain.checkout import Checkout
+from machines import Office
+from processes import wait_for
+
+from flows import _git
+
+STAGES = {
+    "prepare": "cpu",
+    "pretrain": "gpu",
+    "couple@round1": "gpu",
+    "search@pretrain": "gpu",
+    "trajectories@pretrain": "gpu",
+    "distill@boss-4": "gpu",
+    "evaluate": "cpu",
+}
+SLOW = {"couple.round1.calls": 128}
+
+
+def fewer_stages(checkout: Checkout) -> None:
+    params = checkout.params()
+    kept = {"search": "pretrain", "distill": "boss-4"}
+    fewer = {section: {key: params[section][key]} for section, key in kept.items()}
+    checkout.write_params(params | fewer | {"reflow": {}})
+
+
+@pytest.fixture(scope="module")
+def office(team, servers, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("office")
+    project = Checkout.create(folder / "project")
+    fewer_stages(project)
+    # A machine that died is given up sooner.
+    project.edit("flows/_pools.py", "PATIENCE_WITH_SILENCE = 90.0", "PATIENCE_WITH_SILENCE = 30.0")
+    project.edit("flows/stage.py", "SECONDS_BETWEEN_BEATS = 10", "SECONDS_BETWEEN_BEATS = 2")
+    project.sh("dvc remote add -q --default team s3://dvc && git commit -qam 'A team'")
+    made = Office(team, project, folder)
+    try:
+        for pool in ("driver", "cpu", "gpu"):
+            made.add(pool, pool)
+        made.machines["driver"].sh("make deploy -o .venv/.locked")
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def ran(office):
+    """The flow run of a whole chain."""
+    run = office.start()
+    state = office.end_of(run)
+    assert state["message"] == "7 completed"
+    return run
+
+
+@pytest.fixture(scope="module")
+def alone(finished, tmp_path_factory) -> Checkout:
+    """A checkout in which the same chain ran without servers."""
+    checkout = finished.copy(tmp_path_factory.mktemp("alone") / "checkout")
+    fewer_stages(checkout)
+    assert checkout.repro().ran == ["evaluate"]
+    return checkout
+
+
+def test_each_stage_runs_once_on_a_worker_of_its_pool(office, ran):
+    assert office.turns(ran) == sorted((stage, pool, "Completed") for stage, pool in STAGES.items())
+
+
+def test_the_lock_and_the_outputs_are_those_of_a_repro(office, ran, alone):
+    driver = office.machines["driver"]
+    there = alone.locked()
+    assert driver.locked() == {stage: there[stage] for stage in STAGES}
+    driver.sh("dvc pull -q")
+    assert "up to date" in driver.sh("dvc status")
+    assert driver.files("artifacts") == alone.files("artifacts")
+
+
+def test_all_machines_record_one_run_with_a_child_for_each_stage(office, ran):
+    for pool in ("cpu", "gpu"):
+        office.machines[pool].wait_for_senders()
+    parents = [run for run in office.tracked(ran) if run["fewstep.outcome"] == "pipeline"]
+    assert [run["status"] for run in parents] == ["FINISHED"]
+    children = [run for run in office.tracked(ran) if run.get("mlflow.parentRunId") == parents[0]["run_id"]]
+    told = sorted((run["run_name"], run["fewstep.outcome"], run["status"]) for run in children)
+    assert told == sorted((stage, "ran", "FINISHED") for stage in STAGES)
+
+
+def shards(office) -> int:
+    """Return how many shards of the slow coupling there are."""
+    return len(office.scratch("couple@round1", "out/train/.shard-*.tar.json"))
+
+
+def test_a_cancelled_variant_leaves_no_process_and_changes_nothing(office, ran):
+    driver = office.machines["driver"]
+    before = (driver / "dvc.lock").read_bytes()
+    run = office.start(overrides=SLOW)
+    wait_for(lambda: shards(office))
+    office.cancel(run)
+    wait_for(lambda: not office.at_work(), seconds=30)
+    assert office.end_of(run)["type"] == "CANCELLED"
+    assert office.turns(run) == [("couple@round1", "gpu", "Cancelled")]
+    assert (driver / "dvc.lock").read_bytes() == before
+    assert _git.changes(driver.folder) == ["dvc.lock"]
+
+
+def test_it_goes_on_from_there_and_again_on_another_machine_when_that_dies(office, ran):
+    done, lost = shards(office), office.machines.pop("gpu")
+    run = office.start(overrides=SLOW)
+    wait_for(lambda: shards(office) > done)
+    lost.die()
+    heir = office.add("heir", "gpu")
+    assert office.end_of(run)["message"] == "6 cached, 1 completed"
+    assert office.turns(run) == [("couple@round1", "gpu", state) for state in ("Completed", "Crashed")]
+    for machine in (lost, heir):
+        assert "couple@round1: going on from sample" in machine.said.read_text()
