@@ -6,7 +6,6 @@ of dvc.lock, which only the driver merges. Outputs themselves go by DVC's remote
 
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,8 +34,6 @@ POLL = 1.0  # seconds, as all that follow
 PATIENCE_WITH_AN_EMPTY_POOL = 25.0  # a worker that died counts as online for half a minute more
 PATIENCE_WITH_SILENCE = 90.0
 PATIENCE_WITH_THE_SERVER = 300.0
-
-_looking = threading.Lock()
 
 
 def wanted() -> bool:
@@ -116,22 +113,19 @@ def reproduce(
 
 
 def restored(stage: str, root: Path, log: Callable[[str], None]) -> bool:
-    """Bring an output here if that is all there is to do for a stage; return whether it was.
+    """Return whether a stage's output was there already, for whoever reads it.
 
     What a worker has just made of a stage above is not here, so that DVC does not call this one up to date.
     """
-    if not _entries.entry(root, stage) or _choice.fates(_look(root))[stage] != "restore":
+    if not _entries.entry(root, stage) or _choice.fates(_dvc.read(root))[stage] != "restore":
         return False
+    if _dvc.shares_by(root) == "remote":
+        return not _dvc.lost(root, [stage])
     try:
         _dvc.run(stage, root, _dvc.bringing(root, stage), log)
     except StageError:  # it is not to be had, or the flow is stopped, as the next step will find
         return False
-    return not _look(root)[stage].changed
-
-
-def _look(root: Path) -> dict[str, _dvc.Stage]:
-    with _looking:  # it changes the working folder, which all threads share
-        return _dvc.read(root)
+    return not _dvc.read(root)[stage].changed
 
 
 def order(stage: str, root: Path) -> dict[str, Any]:
