@@ -68,9 +68,9 @@ class Office:
         """Ask Prefect's API, as its page does."""
         return self.prefect.post(path, json=body).raise_for_status().json()
 
-    def start(self, **parameters: Any) -> str:
-        """Start the chain by its button, and return the flow run's id."""
-        deployment = self.prefect.get("/deployments/name/fewstep/chain").raise_for_status().json()["id"]
+    def start(self, name: str = "fewstep/chain", **parameters: Any) -> str:
+        """Start a deployment by its button, and return the flow run's id."""
+        deployment = self.prefect.get(f"/deployments/name/{name}").raise_for_status().json()["id"]
         return self.ask(f"/deployments/{deployment}/create_flow_run", parameters=parameters)["id"]
 
     def cancel(self, run: str) -> None:

@@ -5,7 +5,7 @@ from chain.checkout import Checkout
 from machines import Office
 from processes import wait_for
 
-from flows import _git
+from flows import _git, _variants
 
 STAGES = {
     "prepare": "cpu",
@@ -16,6 +16,7 @@ STAGES = {
     "distill@boss-4": "gpu",
     "evaluate": "cpu",
 }
+STEPS, VARIANTS = "distill.boss-4.train.steps", range(5, 7)
 SLOW = {"couple.round1.calls": 128}
 
 
@@ -84,6 +85,18 @@ def test_all_machines_record_one_run_with_a_child_for_each_stage(office, ran):
     children = [run for run in office.tracked(ran) if run.get("mlflow.parentRunId") == parents[0]["run_id"]]
     told = sorted((run["run_name"], run["fewstep.outcome"], run["status"]) for run in children)
     assert told == sorted((stage, "ran", "FINISHED") for stage in STAGES)
+
+
+def test_variants_of_a_sweep_have_the_results_of_repros(office, ran, alone, tmp_path):
+    driver, single = office.machines["driver"], alone.copy(tmp_path / "single")
+    state = office.end_of(office.start("fewstep sweep/sweep", grid={STEPS: list(VARIANTS)}))
+    assert state["message"].startswith(f"{len(VARIANTS)} of {len(VARIANTS)} variants completed"), state
+    for steps in VARIANTS:
+        single.set(distill={"boss-4": {"train": {"steps": steps}}})
+        assert single.repro().ran == ["distill@boss-4", "evaluate"]
+        place = Checkout(driver / ".fewstep" / "variants" / _variants.name_of({STEPS: steps}))
+        assert {name: place.locked()[name] for name in STAGES} == {n: single.locked()[n] for n in STAGES}
+    assert "Unable to acquire lock" not in driver.said.read_text()
 
 
 def shards(office) -> int:
