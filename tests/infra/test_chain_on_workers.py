@@ -112,7 +112,7 @@ def test_a_cancelled_variant_leaves_no_process_and_changes_nothing(office, ran):
     office.cancel(run)
     wait_for(lambda: not office.at_work(), seconds=30)
     assert office.end_of(run)["type"] == "CANCELLED"
-    assert office.turns(run) == [("couple@round1", "gpu", "Cancelled")]
+    wait_for(lambda: office.turns(run) == [("couple@round1", "gpu", "Cancelled")], every=0.5)
     assert (driver / "dvc.lock").read_bytes() == before
     assert _git.changes(driver.folder) == ["dvc.lock"]
 
