@@ -46,10 +46,10 @@ def experiments(finished, tmp_path_factory):
 
 
 @pytest.mark.parametrize("mode", STEPS)
-def test_only_the_student_and_the_evaluation_run(experiments, mode):
+def test_only_the_student_and_what_builds_on_it_run(experiments, mode):
     said = experiments.said[mode]
     ran = [line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")]
-    assert ran == ["distill@boss-4", "evaluate"]
+    assert ran == ["distill@boss-4", "distill@finished-4", "evaluate"]
     assert f"step {STEPS[mode]}/{STEPS[mode]} (100 %)" in said
 
 

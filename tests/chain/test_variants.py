@@ -42,7 +42,7 @@ def conditional_toy(checkout: Checkout) -> None:
         search={"pretrain": {"guidance": 1.5}, "boss-4": SEARCH_OF_A_STUDENT},
         trajectories={"pretrain": {"keep": "all"}},
         distill={
-            "one-step": {"teacher": "pretrain"},
+            "one-step": {"init": "pretrain", "teacher": "pretrain"},
             "boss-4": {"method": {"name": "straighten", "jitter": 0.3}},
         },
     )
