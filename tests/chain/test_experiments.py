@@ -73,7 +73,7 @@ def test_their_scratch_lies_in_the_checkout(experiments, finished):
         len(list((checkout / ".fewstep/cells").glob("*.json")))
         for checkout in (finished, experiments.checkout)
     ]
-    assert cells[1] == cells[0] + len(STEPS)  # each measured its own student, and nothing again
+    assert cells[1] == cells[0] + 2 * len(STEPS)  # each measured its own students, and nothing again
 
 
 def test_their_runs_are_tracked_in_the_checkout(experiments):

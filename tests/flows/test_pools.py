@@ -160,7 +160,7 @@ def test_a_chain_runs_on_two_workers_as_it_does_here(team, deployed):
         assert list((team.top / pool / ".fewstep" / "workspaces").iterdir()) == []
 
 
-def test_what_was_made_before_comes_back_without_a_worker_and_what_is_made_anew_replaces_it(team, deployed):
+def test_what_was_made_before_needs_no_worker_and_what_is_made_anew_replaces_it(team, deployed):
     team.work("cpu")
     team.work("gpu")
     team.wait_until_online()
@@ -169,11 +169,14 @@ def test_what_was_made_before_comes_back_without_a_worker_and_what_is_made_anew_
     again = run(team.driver)
     assert again.message == "2 cached"
     assert team.yard.began() == ["first", "last"]
+    assert not (team.driver.root / "artifacts").exists()  # until `dvc pull`
+    team.driver.sh("dvc pull -q")
     assert "up to date" in team.driver.sh("dvc status")
     team.driver.edit("params.yaml", "last: {width: 3}", "last: {width: 4}")
     assert run(team.driver).message == "1 cached, 1 completed"
-    assert not (team.driver.root / "artifacts/last").exists()  # until `dvc pull`
+    assert not (team.driver.root / "artifacts/last").exists()  # what was there is of another run
     assert run(team.driver).message == "2 cached"
+    team.driver.sh("dvc pull -q")
     assert "width: 4" in (team.driver.root / "artifacts/last/params.yaml").read_text()
 
 
