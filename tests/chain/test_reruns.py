@@ -38,7 +38,7 @@ def test_a_new_version_runs_its_stage(checkout):
 def test_two_clones_come_to_equal_locks(clones):
     first, second = clones
     assert first.locked() == second.locked()
-    assert len(first.locked()) == 10
+    assert len(first.locked()) == 11
     assert first.files("artifacts") == second.files("artifacts")
 
 
