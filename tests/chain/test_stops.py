@@ -12,7 +12,8 @@ OFTEN = {"FEWSTEP_CHECKPOINT_SECONDS": "0"}  # before every step
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(project, tmp_path):
     project.set(pretrain={"train": {"learning_rate": 1e18, "warmup": 12}, "gates": {"loss_ratio": None}})
     said = project.refused("dvc repro pretrain", **OFTEN)
-    found = re.search(r"pretrain: the loss or its gradient was not finite 10 updates in a row, up to step (\d+)", said)
+    told = r"pretrain: the loss or its gradient was not finite 10 updates in a row, up to step (\d+)"
+    found = re.search(told, said)
     assert found, said
     (file,) = tmp_path.glob("scratch/pretrain.*/work/train_state.safetensors")
     with safe_open(file, framework="pt") as state:
