@@ -20,9 +20,8 @@ class Trainee:
         self.module = net.module.train()
         self.parameters = [p for p in net.module.parameters() if p.requires_grad]
         self.average = copy.deepcopy(net.module).eval() if net.ema else None
-        self._followed: list[Tensor] = list(
-            net.module.parameters()
-        )  # finding them takes longer than a step's average
+        # Finding them takes longer than the average itself.
+        self._followed: list[Tensor] = list(net.module.parameters())
         self._followers: list[Tensor] = [] if self.average is None else list(self.average.parameters())
         self.optimiser = torch.optim.AdamW(
             self.parameters, betas=settings.betas, weight_decay=settings.weight_decay, fused=True

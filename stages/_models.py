@@ -24,7 +24,7 @@ def flows(params: Params) -> list[str]:
 def jittered(params: Params) -> dict[str, str]:
     """Return the teachers, by student, of those whose knots are moved in training: they can be searched."""
     students = {key: params.config("distill", key) for key in params.keys("distill")}
-    return {key: s.teacher for key, s in students.items() if s.method.build().trained().get("jitter")}
+    return {key: s.teacher for key, s in students.items() if s.method.build().trained()["jitter"]}
 
 
 def missing_flows(params: Params, named: Iterable[tuple[str, str]]) -> list[str]:

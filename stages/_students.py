@@ -63,14 +63,10 @@ def no_score(teacher: str, params: Params) -> str | None:
     if teacher in params.keys("reflow"):
         return f"its teacher {teacher!r} learned from pairs, which tells none; set teacher to pretrain"
     pretrain = params.config("pretrain")
-    coupling = (
-        "independent" if pretrain.given else getattr(pretrain.method.build(), "coupling", "independent")
-    )
-    if coupling != "independent":
-        return (
-            f"pretrain.method.coupling {coupling} pairs noise with data, which leaves none; take independent"
-        )
-    return None
+    coupling = getattr(pretrain.method.build(), "coupling", "independent")
+    if pretrain.given or coupling == "independent":
+        return None
+    return f"pretrain.method.coupling {coupling} pairs noise with data, which leaves none; take independent"
 
 
 def wrong_init(student: "Config", params: Params) -> Iterator[str]:
@@ -100,7 +96,7 @@ def mismatch(student: "Config", params: Params) -> str | None:
         return f"method {method.name}{anchor} learns from {wanted}/..., not from {student.coupling}"
     if kind == "trajectories" and source != student.teacher:
         return f"{student.coupling} is not of its teacher; use trajectories/{student.teacher}"
-    jitter = method.build().trained().get("jitter")
+    jitter = method.build().trained()["jitter"]
     if jitter and kind == "trajectories" and params.config(kind, source).keep != "all":
         return f"jitter {jitter} learns from states between the knots; set trajectories.{source}.keep to all"
     if kind == "couple" and (pairs := params.config(kind, source)).model == student.teacher:

@@ -67,8 +67,8 @@ class Method:
         """
 
     def trained(self) -> dict[str, Any]:
-        """Return what a student's ModelConfig says of how it was trained."""
-        return {"trained_times": self.trained_times, "map_preserving": self.map_preserving}
+        """Return what a student's ModelConfig says of how it was trained, whatever it started from."""
+        return {"trained_times": self.trained_times, "map_preserving": self.map_preserving, "jitter": 0.0}
 
     def turns(self, step: int) -> tuple[str, ...]:
         """Return the names of the networks to update in this step, in order; each turn has its own keys."""

@@ -158,6 +158,10 @@ def test_no_finish_promises_to_keep_the_map():
     assert Endpoint().trained()["map_preserving"]
 
 
+def test_a_finish_of_a_student_with_moved_knots_knows_its_knots_alone():
+    assert all(finish().trained()["jitter"] == 0 for finish in FINISHES)
+
+
 @pytest.mark.parametrize("finish", FINISHES)
 @pytest.mark.parametrize("turn", ["student", "other"])
 def test_an_anchor_without_pairs_is_refused(finish, turn):
