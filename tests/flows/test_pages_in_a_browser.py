@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import _tracker, pipeline, ui
@@ -106,8 +107,10 @@ def test_the_pages_show_what_happened(toy, tmp_path, finished, prefect_api, mlfl
     monkeypatch.setenv("FEWSTEP_TRACKING", "off")
     with temporary_settings({PREFECT_API_URL: prefect_api}):
         state = pipeline.pipeline(toy.root, return_state=True)
+        ours = ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id])
         with get_client(sync_client=True) as client:
-            shown = {artifact.key: artifact.id for artifact in client.read_artifacts(limit=200)}
+            found = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ours))
+        shown = {artifact.key: artifact.id for artifact in found}
 
     prefect = prefect_api.removesuffix("/api")
     compared = f"runs={quote(json.dumps(runs))}&experiments={quote(json.dumps([tracker.experiment]))}"
