@@ -32,7 +32,7 @@ class Config(Settings):
     """Settings of the prepare stage."""
 
     source: str
-    """digits, the name of a toy, or the path of an .npz file or of a folder of images under data/."""
+    """digits, patches (colour), a toy's name, or the path of an .npz file or a folder of images in data/."""
     source_options: dict[str, Any] = Field({}, validate_default=True)
     """Settings of the source's own, such as count for a toy or value_range for an .npz of floats."""
     held_out: float = Field(0.25, gt=0, lt=1)

@@ -51,14 +51,32 @@ def test_digits(root):
     assert samples.class_names == tuple("0123456789")
 
 
+def test_patches_tile_the_photos_and_leave_out_flat_ones(root):
+    from sklearn.datasets import load_sample_images
+
+    temple, flower = (torch.from_numpy(photo.copy()) for photo in load_sample_images().images)
+    samples = load("patches", root)
+    assert samples.data.shape == (2 * (427 // 16) * (640 // 16), 3, 16, 16)
+    assert samples.affine == (2 / 255, -1.0)
+    assert torch.equal(samples.data[41], temple[16:32, 16:32].permute(2, 0, 1))
+    assert torch.equal(samples.data[1040 + 39], flower[:16, 624:640].permute(2, 0, 1))
+    assert load("patches", root, side=8).data.shape == (8480 - 5, 3, 8, 8)
+
+
+def test_patches_of_a_side_that_leaves_too_few_are_refused(root):
+    refused("side must be at most 64, so that enough patches are left, got 65", "patches", root, side=65)
+    refused("side must be a whole number from 8, got 7", "patches", root, side=7)
+
+
 @pytest.mark.parametrize("name", data.named_sources())
 def test_named_sources_pass_the_checks_and_repeat_themselves(name, root):
     samples = data.check_samples(load(name, root), name)
     again = load(name, root)
     assert samples.floats().dtype == torch.float32
     assert torch.equal(samples.data, again.data)
-    assert samples.label.dtype == torch.int64
-    assert samples.label.max() + 1 == len(samples.class_names)
+    if samples.label is not None:
+        assert samples.label.dtype == torch.int64
+        assert samples.label.max() + 1 == len(samples.class_names)
 
 
 @pytest.mark.parametrize("name", TOYS)
@@ -101,6 +119,7 @@ def test_every_source_imports_without_torch():
 def test_a_missing_library_is_named_with_its_extra(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     refused(r"fewstep\[images\]", "digits", root)
+    refused(r"fewstep\[images\]", "patches", root)
     save_images(root / "data" / "cats", photos())
     monkeypatch.setitem(sys.modules, "PIL", None)
     refused(r"fewstep\[images\]", "cats", root)
