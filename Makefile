@@ -9,10 +9,10 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test check ui flow deploy worker recover why gc bench clean
+.PHONY: run test check ui deploy worker recover why gc bench clean
 
 run: .venv/.locked
-> python -m stages && dvc repro && python -m flows.summary
+> python -m stages && python -m flows.pipeline && python -m flows.summary
 
 test: .venv/.locked
 > python -m pytest -n logical --maxprocesses 4 --dist loadfile $(TESTS)
@@ -22,9 +22,6 @@ check: .venv/.locked
 
 ui: .venv/.locked
 > python -m flows.ui
-
-flow: .venv/.locked
-> python -m flows.pipeline && python -m flows.summary
 
 deploy: .venv/.locked
 > for pool in driver cpu gpu; do prefect work-pool create --type process --overwrite $$pool || exit 1; done

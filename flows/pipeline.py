@@ -20,6 +20,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
@@ -303,6 +304,22 @@ def check_settings(root: Path) -> None:
     Params.read(root / "params.yaml").check()
 
 
+def nothing_to_do(root: Path, asked: dict[str, Any]) -> bool:
+    """Return whether a server would be started only to find that all that is asked for is up to date.
+
+    Raises:
+        UserError: the request does not fit the stages.
+    """
+    if PREFECT_API_URL.value() or asked["overrides"] or asked["dry_run"]:
+        return False
+    turns = _choice.choose(_dvc.read(root), asked["start_from"], asked["only"], asked["force"])
+    if set(turns.values()) != {"unchanged"}:
+        return False
+    if _tracking.wanted() and (warning := _tracking.send(root, seconds=0)):
+        print(warning, file=sys.stderr)
+    return True
+
+
 def main(root: Path, arguments: list[str]) -> None:
     """Run the flow and end the process with a line on how it went."""
     try:
@@ -311,6 +328,9 @@ def main(root: Path, arguments: list[str]) -> None:
         if asked["overrides"]:
             _variants.settings(root, asked["overrides"])
         _server.check()
+        if nothing_to_do(root, asked):
+            print("All stages are up to date.")
+            return
     except UserError as error:
         sys.exit(str(error))
     state = pipeline(root, **asked, return_state=True)

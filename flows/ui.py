@@ -66,7 +66,7 @@ def servers(root: Path) -> list[Server]:
             arguments=("prefect", "server", "start"),
             health="/api/health",
             # The stages need no such word for MLflow: alone, they write to the database that it shows.
-            use="  (to watch `make flow` there: export PREFECT_API_URL={}/api)",
+            use="  (to watch `make run` there: export PREFECT_API_URL={}/api)",
             environment={"PREFECT_UI_API_URL": "/api"},  # else its page asks port 4200, whatever its own is
         ),
     ]

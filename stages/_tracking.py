@@ -133,7 +133,7 @@ def _wait(root: Path, seconds: float) -> str | None:
     reason = _outbox.down(outbox).read_text()
     return (
         f"tracking: the tracker is down ({reason}); what {_outbox.whose(ours)} recorded waits in {outbox}, "
-        "and a later stage or `make flow` sends it"
+        "and a later stage or `make run` sends it"
     )
 
 

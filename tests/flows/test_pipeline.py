@@ -15,6 +15,7 @@ from workspace import CHECKOUT
 
 from fewstep.errors import UserError
 from flows import _holding, _notices, pipeline, recover
+from flows._request import options
 from stages import _manifest, _tracking
 
 
@@ -243,6 +244,22 @@ def test_a_server_that_is_away_is_told_at_once(toy, monkeypatch):
     told = str(caught.value)
     assert told.startswith("the Prefect server at http://127.0.0.1:9/api does not answer (ConnectError)")
     assert "make ui" in told
+
+
+def test_without_a_server_none_is_started_for_nothing(toy_that_ran, monkeypatch, capsys):
+    monkeypatch.setattr(pipeline, "pipeline", lambda *_, **__: pytest.fail("a flow run for nothing"))
+    with temporary_settings({PREFECT_API_URL: None}):
+        pipeline.main(toy_that_ran.root, [])
+        pipeline.main(toy_that_ran.root, ["--start-from", "middle@left"])
+        assert capsys.readouterr().out == "All stages are up to date.\n" * 2
+        with pytest.raises(SystemExit, match="did you mean 'middle@left'"):
+            pipeline.main(toy_that_ran.root, ["--only", "middle@lift"])
+
+        toy_that_ran.edit("params.yaml", "width: 1", "width: 9")
+        assert not pipeline.nothing_to_do(toy_that_ran.root, options([]))
+        toy_that_ran.edit("params.yaml", "width: 9", "width: 1")
+        for asked in (["--force"], ["--dry-run"], ["--set", "width=3"]):
+            assert not pipeline.nothing_to_do(toy_that_ran.root, options(asked))
 
 
 def test_the_real_chain_goes_through_prefect(checkout, prefect_api):
