@@ -21,8 +21,6 @@ from stages import _manifest
 PROGRESS = re.compile(r"^(?P<what>.+?)[:,] (?P<at>\S+ \d+/\d+) \((?P<percent>\d+) %\)(?P<rest>.*)$")
 TIME = re.compile(r"[\d:]+ (?:left|in all)$")
 
-restart = _server.Restart()
-
 
 class Progress:
     """The bar of a stage, for the piece of its work that it is at; called with each line that it prints."""
@@ -50,7 +48,7 @@ def show(stage: str, root: Path, outputs: tuple[str, ...]) -> None:
         with harmless(f"the result of {stage}"):
             if manifest := _manifest.read(root / out):
                 shown = page(stage, root / out, manifest, tracked_run(stage, manifest["fingerprint"]))
-                restart.wait()
+                _server.restart.wait()
                 with _server.impatient():
                     create_markdown_artifact(shown, key=key(stage), description=f"{stage}: what is in {out}")
 

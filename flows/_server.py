@@ -12,7 +12,12 @@ from uuid import UUID
 from prefect import get_run_logger
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    get_current_settings,
+    temporary_settings,
+)
 
 from fewstep.errors import UserError
 from flows import _processes
@@ -63,6 +68,27 @@ class Restart:
                 told = True
             time.sleep(1)
         self.gone = bool(away)
+        if self.gone and not _processes.stopping():
+            give_up()
+
+
+restart = Restart()
+
+
+def give_up() -> None:
+    """Let Prefect's clients try nothing again from now on, so that the run ends without its server."""
+    settings = get_current_settings()  # what all threads read at each try
+    settings.client.max_retries = 0
+    settings.logging.to_api.enabled = False
+
+
+def lost() -> str:
+    """Return what to say when Prefect could not tell its server how a run went."""
+    return (
+        f"the Prefect server at {scrub(PREFECT_API_URL.value() or '')} went away and did not come back, so "
+        "it does not know how the run ended. What the stages made is kept: start the server and run again, "
+        "or do without: `dvc repro`"
+    )
 
 
 def unreachable() -> Exception | None:

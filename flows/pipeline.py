@@ -15,6 +15,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+import httpx
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
@@ -201,6 +202,7 @@ def work(root: Path, request: Request, dry_run: bool) -> State:
     else:
         states = take_turns(root, stages, turns, request.force, limits)
     track_cached(root, [stages[name] for name, state in states.items() if state.name == "Cached"])
+    _server.restart.wait()
     if wrong := {name: state for name, state in states.items() if state.is_failed() or state.is_crashed()}:
         told = {name: state.message or state.name or "" for name, state in wrong.items()}
         causes = [state.result(raise_on_failure=False) for state in wrong.values()]
@@ -333,7 +335,11 @@ def main(root: Path, arguments: list[str]) -> None:
             return
     except UserError as error:
         sys.exit(str(error))
-    state = pipeline(root, **asked, return_state=True)
+    try:
+        state = pipeline(root, **asked, return_state=True)
+    except httpx.TransportError:
+        print(f"\n{_server.lost()}", file=sys.stderr, flush=True)
+        os._exit(1)  # else Prefect tries for some seconds with each event that it has left
     if not state.is_completed():
         sys.exit(f"\n{state.message}")
     print(state.message if asked["dry_run"] else f"All stages are up to date: {state.message}.")

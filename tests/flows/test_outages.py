@@ -41,15 +41,32 @@ def test_stages_begin_and_end_while_the_server_is_away_and_it_is_told_later(
         assert client.read_flow_run(note["id"]).state.is_completed()
 
 
+def test_a_server_that_is_gone_for_good_is_told_and_the_stages_are_done(toy, prefect_api, tmp_path):
+    toy.order("first", "meet go")
+    said = tmp_path / "said"
+    with Road(prefect_api) as road:
+        run = begin(toy, road.address, said, "pipeline._server.RESTART = 2.0")
+        wait_for((toy.root / "here-first").exists)
+        road.go_away()
+        (toy.root / "here-go").touch()
+        assert run.wait() == 1, said.read_text()
+    assert sorted(toy.began()) == sorted(toy.stages)
+    last = said.read_text().splitlines()[-1]
+    assert last.startswith(f"the Prefect server at {road.address} went away and did not come back")
+    assert "up to date" in toy.sh("dvc status")
+
+
 def test_a_server_that_is_gone_for_good_is_waited_for_once(monkeypatch):
     asked = []
+    monkeypatch.setattr(_server, "give_up", lambda: asked.append("no more"))
     monkeypatch.setattr(_server, "RESTART", 1.5)
     monkeypatch.setattr(_server, "unreachable", lambda: asked.append(True) or ConnectionError())
     monkeypatch.setattr(_server, "get_run_logger", lambda: SimpleNamespace(warning=print))
     restart = _server.Restart()
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         restart.wait()
-        assert len(asked) > 1
+        assert len(asked) > 2
+        assert asked[-1] == "no more"
         asked.clear()
         restart.wait()
-    assert len(asked) == 1
+    assert asked == [True, "no more"]

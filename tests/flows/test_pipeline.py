@@ -34,13 +34,17 @@ def run(toy):
     return state, task_runs(state.state_details.flow_run_id, len(toy.stages))
 
 
-def begin(toy, prefect_api, said=None):
-    """Begin the flow as a command, in a process group of its own; a file, if given, gets what it says."""
+def begin(toy, prefect_api, said=None, first=""):
+    """Begin the flow as a command, in a process group of its own; a file, if given, gets what it says.
+
+    `first` is done before.
+    """
     script = "\n".join(
         (
             "from pathlib import Path",
             "from flows import pipeline",
             "pipeline.check_settings = lambda root: None",
+            first,
             f"pipeline.main(Path({str(toy.root)!r}), [])",
         )
     )
