@@ -19,6 +19,12 @@ def sheet_samples(shape: tuple[int, ...]) -> int:
     return 12 if len(shape) == 3 else 500
 
 
+def of_all(data: "Tensor") -> "Tensor":
+    """Return as many samples (n, *shape) as a sheet shows, from all over data that may be sorted."""
+    count = sheet_samples(tuple(data.shape[1:]))
+    return data[:: max(1, len(data) // count)][:count]
+
+
 def sample_sheet(path: Path, rows: Rows) -> None:
     """Draw one labelled row of samples per entry, or a panel of points.
 
