@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -37,6 +38,12 @@ class Named:
         return {"name": self.name} | asdict(self.options)
 
 
+@cache  # a model takes much longer to make than settings to decode, and each is asked for many times
+def wrapping(plugin: type) -> type[BaseModel]:
+    """Return a model of one field, `options`: only a model forbids a plain dataclass what is extra."""
+    return create_model("Options", __config__=STRICT, options=(plugin, ...))
+
+
 @dataclass(frozen=True)
 class Plugin:
     """A setting of the form `name` or `{name: ..., options}` that names a file of `package`."""
@@ -67,8 +74,7 @@ class Plugin:
             plugin = registry.find(self.package, options["name"])
         except UserError as error:
             self.refuse([((), f": {error}")])
-        # Only a pydantic model hands "extra is forbidden" on to a plain dataclass, so wrap it in one.
-        wrapper = create_model("Options", __config__=STRICT, options=(plugin, ...))
+        wrapper = wrapping(plugin)
         try:
             built = wrapper(options={k: v for k, v in options.items() if k != "name"})
         except ValidationError as error:
