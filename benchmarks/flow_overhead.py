@@ -3,8 +3,8 @@
 Run `python -m benchmarks.flow_overhead` on a machine of two cores that does little else; it takes as long as
 the demo on one. In a clone of the last commit each stage's command runs bare, one after the other, on one
 core; at the same time, in another clone and on the other core, the flow runs them, one at a time too, with
-the Prefect server and whatever else it starts on that core. Then: a flow and a `dvc repro` with nothing to
-do, and a stage from its start to the moment when its training would begin, against `import torch`.
+the Prefect server and whatever else it starts on that core. Then: a flow (on both cores) and a `dvc repro` with
+nothing to do, and a stage from its start to the moment when its training would begin, against `import torch`.
 """
 
 import os
@@ -29,11 +29,11 @@ _runner.main(distill.__file__)
 """
 
 
-def seconds(command: list[str], folder: Path, core: int, **environment: str) -> float:
-    """Return how long a Python command takes on one core."""
+def seconds(command: list[str], folder: Path, cores: str, **environment: str) -> float:
+    """Return how long a Python command takes on one core, or on both: "0", "1" or "0,1"."""
     began = time.perf_counter()
     subprocess.run(
-        ["taskset", "--cpu-list", str(core), sys.executable, *command],
+        ["taskset", "--cpu-list", cores, sys.executable, *command],
         cwd=folder,
         env=os.environ | ALONE | environment,
         check=True,
@@ -53,7 +53,7 @@ def bare(root: Path) -> dict[str, float]:
     spent = {}
     for name in _dvc.read(root):
         stage, _, key = name.partition("@")
-        spent[name] = seconds(["-m", f"stages.{stage}", *filter(None, [key])], root, 0)
+        spent[name] = seconds(["-m", f"stages.{stage}", *filter(None, [key])], root, "0")
         print(f"{name}: {spent[name]:.1f} s", flush=True)
     return spent
 
@@ -63,8 +63,8 @@ def starts(root: Path, scratch: Path) -> tuple[float, float]:
     stage, torch = [], []
     for turn in range(ROUNDS):
         place = str(scratch / str(turn))
-        stage.append(seconds(["-c", START, "boss-4"], root, 0, FEWSTEP_SCRATCH=place))
-        torch.append(seconds(["-c", "import torch"], root, 0))
+        stage.append(seconds(["-c", START, "boss-4"], root, "0", FEWSTEP_SCRATCH=place))
+        torch.append(seconds(["-c", "import torch"], root, "0"))
     return median(stage), median(torch)
 
 
@@ -80,15 +80,15 @@ def main() -> None:
             ui.wait_until_ready(server, port, log, process)
             with ThreadPoolExecutor() as pool:
                 own = pool.submit(bare, clone(top / "bare"))
-                whole = pool.submit(seconds, flow, clone(top / "flow"), 1, **address)
+                whole = pool.submit(seconds, flow, clone(top / "flow"), "1", **address)
             total = sum(own.result().values())
             print(
                 f"flow {whole.result():.1f} s, its stages bare {total:.1f} s: {whole.result() / total:.3f} x"
             )
-            idle = median(seconds(flow, top / "flow", 1, **address) for _ in range(ROUNDS))
+            idle = median(seconds(flow, top / "flow", "0,1", **address) for _ in range(ROUNDS))
         finally:
             ui.stop(process)
-        repro = median(seconds(["-m", "dvc", "repro"], top / "flow", 0) for _ in range(ROUNDS))
+        repro = median(seconds(["-m", "dvc", "repro"], top / "flow", "0") for _ in range(ROUNDS))
         print(f"with nothing to do: flow {idle:.2f} s, dvc repro {repro:.2f} s")
         stage, torch = starts(top / "bare", top / "scratch")
         print(f"start of a stage {stage:.2f} s, import torch {torch:.2f} s: {stage / torch:.2f} x")
