@@ -3,8 +3,9 @@
 Run `python -m benchmarks.flow_overhead` on a machine of two cores that does little else; it takes as long as
 the demo on one. In a clone of the last commit each stage's command runs bare, one after the other, on one
 core; at the same time, in another clone and on the other core, the flow runs them, one at a time too, with
-the Prefect server and whatever else it starts on that core. Then: a flow (on both cores) and a `dvc repro` with
-nothing to do, and a stage from its start to the moment when its training would begin, against `import torch`.
+the Prefect server and whatever else it starts on that core. Then: a flow (on both cores) and a `dvc repro`
+with nothing to do, and a stage from its start to the moment when its training would begin, against
+`import torch`.
 """
 
 import os
