@@ -15,7 +15,7 @@ run: .venv/.locked
 > python -m stages && python -m flows.pipeline && python -m flows.summary
 
 test: .venv/.locked
-> python -m pytest -n logical --maxprocesses 4 --dist loadfile $(TESTS)
+> python -m pytest -n $$(($$(nproc) + 1)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 check: .venv/.locked
 > ruff format --check . && ruff check . && mypy
