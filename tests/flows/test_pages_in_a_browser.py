@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from outages import free_port
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -29,7 +30,7 @@ def mlflow_server(tmp_path, monkeypatch):
     """The address of a real MLflow server."""
     server = next(server for server in ui.servers(tmp_path) if server.name == "MLflow")
     (tmp_path / ".fewstep").mkdir()
-    port = ui.free_port(5300)
+    port = free_port()
     process = ui.start(server, port, tmp_path / "log")
     try:
         ui.wait_until_ready(server, port, tmp_path / "log", process)

@@ -3,6 +3,7 @@ import uuid
 import pytest
 import s3
 from composed import INFRA, Team
+from outages import free_port
 from postgres import server
 
 from flows import ui
@@ -28,8 +29,8 @@ def team(database, tmp_path_factory):
                 "S3_USER": "fewstep",
                 "S3_PASSWORD": uuid.uuid4().hex,
                 "PREFECT_LOGIN": f"fewstep:{uuid.uuid4().hex}",
-                "PREFECT_PORT": str(ui.free_port(4500)),
-                "MLFLOW_PORT": str(ui.free_port(5500)),
+                "PREFECT_PORT": str(free_port()),
+                "MLFLOW_PORT": str(free_port()),
             },
             hosts={
                 "postgres:5432": f"{ui.HOST}:{database.port}",

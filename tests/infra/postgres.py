@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from outages import free_port
 
 from flows import ui
 
@@ -68,7 +69,7 @@ def server(password: str) -> Iterator[Database]:
         subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL, **other)
 
     # no fsync: what is lost with the machine is lost with the tests
-    settings = f"-p {(port := ui.free_port(5432))} -c listen_addresses={ui.HOST} -c fsync=off -k {folder}"
+    settings = f"-p {(port := free_port())} -c listen_addresses={ui.HOST} -c fsync=off -k {folder}"
     try:
         run(
             *(str(programs / "initdb"), "--pgdata", str(data), "--username=fewstep", "--no-sync"),

@@ -10,6 +10,7 @@ from urllib.request import Request, urlopen
 
 import postgres
 import pytest
+from outages import free_port
 from processes import below
 
 from flows import ui
@@ -69,7 +70,7 @@ def answer(address: str, **headers: str) -> int:
 
 def test_a_worker_runs_a_flow_that_the_server_keeps_in_postgresql(team, servers, database, tmp_path):
     assert not team.healthy("cpu-worker")
-    hurry = {"PREFECT_WORKER_WEBSERVER_PORT": str(ui.free_port(8080)), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    hurry = {"PREFECT_WORKER_WEBSERVER_PORT": str(free_port()), "PREFECT_WORKER_QUERY_SECONDS": "1"}
     with team.running("cpu-worker", **hurry):
         run_as_worker(team, tmp_path, FLOW, str(tmp_path / "place"))
     assert (tmp_path / "place").read_text() == "a worker was here"
