@@ -16,7 +16,7 @@ from fewstep.shards import Shards
 from stages._cells import Cell, Kept, Protocol, Result, Yardstick
 from stages._flows import grid_of_calls, open_model, straightness_of
 from stages._grids import read_grids
-from stages._pictures import of_all
+from stages._pictures import spread_over
 from stages._runner import Job
 from stages._scratch import state
 from stages._workers import spread
@@ -77,7 +77,7 @@ def evaluate(config: "Config", job: Job, version: int) -> Evaluation:
     }
     rows = [row(cell, results[cell], results[best], yardstick) | common[cell.model] for cell in cells]
     sheets = [results[cell].sheet for cell in cells]
-    real = of_all(yardstick.train)
+    real = spread_over(yardstick.train)
     return Evaluation(rows, cells, sheets, best.name, yardstick.floor, yardstick.net.backend, real)
 
 

@@ -19,10 +19,10 @@ def sheet_samples(shape: tuple[int, ...]) -> int:
     return 12 if len(shape) == 3 else 500
 
 
-def of_all(data: "Tensor") -> "Tensor":
-    """Return as many samples (n, *shape) as a sheet shows, from all over data that may be sorted."""
-    count = sheet_samples(tuple(data.shape[1:]))
-    return data[:: max(1, len(data) // count)][:count]
+def spread_over(data: "Tensor") -> "Tensor":
+    """Return as many samples (n, *shape) as a sheet shows, at even distances: data may be sorted."""
+    count = min(len(data), sheet_samples(tuple(data.shape[1:])))
+    return data[[number * len(data) // count for number in range(count)]]
 
 
 def sample_sheet(path: Path, rows: Rows) -> None:

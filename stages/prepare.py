@@ -81,7 +81,7 @@ def run(config: Config, job: Job) -> None:
     from fewstep.metrics.features import pseudo_labels, save, train_feature_net
     from fewstep.metrics.protocol import LEAST_HELD_OUT, LEAST_TRAIN
     from fewstep.shards import write_shards
-    from stages._pictures import of_all, sample_sheet
+    from stages._pictures import sample_sheet, spread_over
 
     here = Path()  # holds data/
     samples = source_for(config.source, here, **config.source_options).load(here)
@@ -125,7 +125,7 @@ def run(config: Config, job: Job) -> None:
         train["data"], steps=config.monitor_net.steps, seed=job.seed, progress=job.progress
     )
     save(job.out, other, {}, name=denoiser.NAME)
-    sample_sheet(job.out / "samples.png", [("data", of_all(train["data"]))])
+    sample_sheet(job.out / "samples.png", [("data", spread_over(train["data"]))])
     job.picture("samples", job.out / "samples.png")
     job.facts.update(
         shape=list(floats.shape[1:]),

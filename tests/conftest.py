@@ -43,8 +43,8 @@ atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take minutes, so that no process is left with one at the end."""
-    first = ("infra", "chain")
-    items.sort(key=lambda item: first.index(name) if (name := item.path.parent.name) in first else len(first))
+    turns = {"infra": 0, "chain": 1}
+    items.sort(key=lambda item: turns.get(item.path.parent.name, 2))
 
 
 @pytest.fixture(scope="session")

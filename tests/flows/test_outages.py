@@ -12,6 +12,9 @@ from test_pipeline import begin, names, task_runs
 
 from flows import _holding, _server
 
+PAGE = f"pathlib.Path(out, 'manifest.json').write_text({json.dumps(manifest(samples=7))!r})"
+"""Makes a stage one whose result Prefect shows."""
+
 
 def test_stages_begin_and_end_while_the_server_is_away_and_it_is_told_later(
     toy, prefect_api, monkeypatch, tmp_path
@@ -19,9 +22,8 @@ def test_stages_begin_and_end_while_the_server_is_away_and_it_is_told_later(
     monkeypatch.setenv("FEWSTEP_TRACKING", "off")
     monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "99")  # whoever waited for it by that would never end
     work = (toy.root / "work.py").read_text()
-    page = f"pathlib.Path(out, 'manifest.json').write_text({json.dumps(manifest(samples=7))!r})"
     bar = "print('last: step 1/2 (50 %), 0:39 left')"
-    (toy.root / "work.py").write_text(f"{work}\nif name == 'last':\n    {bar}\n    {page}\n")
+    (toy.root / "work.py").write_text(f"{work}\nif name == 'last':\n    {bar}\n    {PAGE}\n")
     toy.order("first", "meet go")
     with Road(prefect_api) as road:
         run, said = begin(toy, road.address, tmp_path / "said"), tmp_path / "said"
@@ -41,9 +43,13 @@ def test_stages_begin_and_end_while_the_server_is_away_and_it_is_told_later(
         assert client.read_flow_run(note["id"]).state.is_completed()
 
 
-def test_a_server_that_is_gone_for_good_is_told_and_the_stages_are_done(toy, prefect_api, tmp_path):
+def test_a_server_that_is_gone_for_good_is_told_and_the_stages_are_done(
+    toy, prefect_api, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("FEWSTEP_TRACKING", "off")
+    work, said = toy.root / "work.py", tmp_path / "said"
+    work.write_text(f"{work.read_text()}\n{PAGE}\n")  # so that the first stage waits for the server already
     toy.order("first", "meet go")
-    said = tmp_path / "said"
     with Road(prefect_api) as road:
         run = begin(toy, road.address, said, "pipeline._server.RESTART = 2.0")
         wait_for((toy.root / "here-first").exists)
