@@ -87,8 +87,8 @@ def lost() -> str:
     address = PREFECT_API_URL.value()
     server = f"at {scrub(address)}" if address else "of this run"
     return (
-        f"the Prefect server {server} went away and did not come back, so it does not know how the run ended. "
-        "What the stages made is kept: start the server and run again, or do without: `dvc repro`"
+        f"the Prefect server {server} went away and did not come back, so it does not know how the run "
+        "ended. What the stages made is kept: start the server and run again, or do without: `dvc repro`"
     )
 
 
