@@ -6,9 +6,9 @@ from fewstep.checkpoint import save_model
 from fewstep.model import ModelConfig, build
 from fewstep.progress import SILENT
 from fewstep.shards import Shards
-from stages._making import splits
-from stages._pair_maker import PairMaker
-from stages._runner import Job
+from stages.run.runner import Job
+from stages.sampling.pairs import PairMaker
+from stages.sampling.splits import splits
 
 UNET = {"name": "unet", "width": 16, "multipliers": [1, 2]}  # the demo's
 MLP = {"name": "mlp", "width": 64, "depth": 2}

@@ -4,9 +4,9 @@ from statistics import NormalDist
 from time import perf_counter
 
 from fewstep.searches import Problem
-from fewstep.searches._ends import endpoint_squares
-from fewstep.searches._score import mean_and_error
 from fewstep.searches.best import Best
+from fewstep.searching.ends import endpoint_squares
+from fewstep.searching.score import mean_and_error
 
 BUDGETS, REPORT = (2, 4, 6, 8, 12), 4096
 BEST = Best()

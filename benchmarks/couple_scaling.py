@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from fewstep import randomness
-from fewstep.couplings.teacher import PairStatistics
+from fewstep.pairs import PairStatistics
 from fewstep.shards import Recipe, Store, counted, drawn, finish_shards, write_shard
-from stages._workers import spread
+from stages.workers.spread import spread
 
 SHAPE, PER_SHARD = (3, 32, 32), 4096
 SCENARIOS = [(10**6, 1), (10**6, 8), (10**6, 64), (10**8, 64), (10**8, 1000), (10**8, 4000)]

@@ -18,8 +18,8 @@ import torch
 
 from benchmarks._coupling import UNET, maker, teacher
 from fewstep.shards import Recipe, Store
-from stages import _making
-from stages._workers import spread
+from stages.sampling import splits
+from stages.workers.spread import spread
 
 CALLS, BATCH, PER_SHARD, ROUNDS = 64, 128, 512, 3
 
@@ -66,7 +66,7 @@ def seconds_of_workers(model: Path, pairs: int, folder: Path) -> float:
     facts = (Store(folder).url, maker(model, calls=CALLS), {"train": recipe})
     items = [("train", number) for number in range(recipe.shards)]
     ends = []
-    for _ in spread(_making.make_one, items, prepare=_making.prepare, facts=facts):
+    for _ in spread(splits.make_one, items, prepare=splits.prepare, facts=facts):
         ends.append(time.perf_counter())
     return (ends[-1] - ends[1]) * (pairs // PER_SHARD) / (len(ends) - 2)
 

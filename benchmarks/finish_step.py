@@ -17,12 +17,12 @@ from torch import Tensor
 
 from benchmarks._coupling import UNET
 from fewstep import grids, randomness
-from fewstep._training import Training
 from fewstep.methods._online_score import OnlineScore
 from fewstep.methods.distribution import Distribution
 from fewstep.methods.score import Score
 from fewstep.model import Model, ModelConfig, build
 from fewstep.settings import TrainSettings
+from fewstep.training.networks import Training
 
 SHAPE, BATCH = (1, 8, 8), 128
 

@@ -17,7 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
-from flows import CHECKOUT, _dvc, ui
+from flows import CHECKOUT, ui
+from flows.dvc import repo
 
 ROUNDS = 5
 ALONE = {"FEWSTEP_WORKERS": "1", "FEWSTEP_STAGES_AT_ONCE": "1"}
@@ -52,7 +53,7 @@ def clone(folder: Path) -> Path:
 def bare(root: Path) -> dict[str, float]:
     """Run each stage by its command on core 0, and return its seconds."""
     spent = {}
-    for name in _dvc.read(root):
+    for name in repo.read(root):
         stage, _, key = name.partition("@")
         spent[name] = seconds(["-m", f"stages.{stage}", *filter(None, [key])], root, "0")
         print(f"{name}: {spent[name]:.1f} s", flush=True)

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from fewstep import grids
 from fewstep.searches import Problem
-from fewstep.searches._jumps import jumps
-from fewstep.searches._noise import Given
+from fewstep.searching.jumps import jumps
+from fewstep.searching.noise import Given
 
 NOISES, SHAPE, BATCH, REPEATS = 100, (3, 32, 32), 20, 3
 GRID = grids.uniform(100)

@@ -20,14 +20,14 @@ from fewstep.checkpoint import load_model
 from fewstep.flow import ModelFlow, as_flow
 from fewstep.model import Model
 from fewstep.searches import Problem
-from fewstep.searches._checked import Checked
-from fewstep.searches._fine import bends_of
-from fewstep.searches._noise import Drawn
 from fewstep.searches.bellman import Bellman
 from fewstep.searches.bellman_plain import BellmanPlain
 from fewstep.searches.gits import Gits
 from fewstep.searches.quantile import Quantile
-from stages._spread import spread_out
+from fewstep.searching.checked import Checked
+from fewstep.searching.fine import bends_of
+from fewstep.searching.noise import Drawn
+from stages.searching.parallel_problem import spread_out
 
 MODELS, NOISES, REPEATS = ("pretrain", "round1"), 128, 3
 

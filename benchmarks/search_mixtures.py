@@ -10,8 +10,8 @@ from benchmarks._mixtures import Mixture
 from benchmarks._search_table import BEST, BUDGETS, print_table
 from fewstep.flow import FieldFlow
 from fewstep.searches import Problem
-from fewstep.searches._checked import Checked
-from fewstep.searches._noise import Drawn
+from fewstep.searching.checked import Checked
+from fewstep.searching.noise import Drawn
 
 MIXTURES = {  # dimensions, components, standard deviation
     "2-D": (2, 6, 0.15),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fewstep.searches._programme import best_routes
+from fewstep.searching.programme import best_routes
 
 BUDGETS, REPEATS = range(1, 17), 300
 

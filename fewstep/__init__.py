@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fewstep.searches._call import search as search
+    from fewstep.searching.call import search as search
 
 __version__ = "0.1.0"
 
@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """Import `search` when it is asked for: it needs torch, which settings and flows do without."""
     if name == "search":
-        from fewstep.searches._call import search
+        from fewstep.searching.call import search
 
         return search
     raise AttributeError(f"module 'fewstep' has no attribute {name!r}")

@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fewstep._files import written_whole
 from fewstep.errors import UserError
+from fewstep.files import written_whole
 from fewstep.model import Model, ModelConfig, build
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewstep._finite import Finite
 from fewstep.errors import UserError
+from fewstep.finite import Finite
 from fewstep.flow import Flow
 from fewstep.grids import Grid
 from fewstep.solvers import CountedFlow, Solution, integrate

@@ -9,7 +9,7 @@ from fewstep.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """Settings of `fewstep.train`; together with the seed they decide the weights.
+    """Settings of `fewstep.training.loop`; together with the seed they decide the weights.
 
     Raises:
         UserError: for a value that can't be; the message names the setting.

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fewstep.errors import UserError
-from flows._piles import collect
+from flows.garbage import collect
 
 
 def freed(paths: Iterable[Path]) -> int:

@@ -27,24 +27,17 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from fewstep.errors import UserError
-from flows import (
-    _artifacts,
-    _choice,
-    _durations,
-    _dvc,
-    _holding,
-    _limits,
-    _notices,
-    _pools,
-    _processes,
-    _server,
-    _twins,
-    _variants,
-)
-from flows._failures import StageError
-from flows._request import Request, options
-from stages import _manifest, _tracking
-from stages._params import Params
+from flows.dvc import repo
+from flows.dvc.failures import StageError
+from flows.planning import choice, durations, stage_locks, time_limits
+from flows.planning.request import Request, options
+from flows.server import artifacts, connection
+from flows.system import notices, processes
+from flows.workers import driver
+from flows.workspaces import variant, workspace_lock
+from stages.artifacts import manifests
+from stages.settings.params import Params
+from stages.tracking import tracking
 
 SECONDS_BETWEEN_LOOKS = 3.0  # for a cancellation
 
@@ -93,7 +86,7 @@ def bring_up_to_date(
         root: The folder of dvc.yaml.
         unchanged: Neither it nor anything it depends on has changed.
         outputs: The folders it writes, whose pages Prefect shows if there is something new.
-        identity: Its digest in `_twins.identities`.
+        identity: Its digest in `stage_locks.identities`.
         force: Run it even if there is its result.
         seconds: How long it may take; None is for ever.
 
@@ -102,18 +95,18 @@ def bring_up_to_date(
     """
     if unchanged:
         return cached(stage)
-    give_turn = _pools.reproduce if _pools.wanted() else _dvc.reproduce
+    give_turn = driver.reproduce if driver.wanted() else repo.reproduce
     try:
-        with _twins.alone(identity), slots:
+        with stage_locks.alone(identity), slots:
             began = time.monotonic()
-            outcome = give_turn(stage, root, _artifacts.Progress(stage), force=force, seconds=seconds)
+            outcome = give_turn(stage, root, artifacts.Progress(stage), force=force, seconds=seconds)
     except StageError as failure:
         return Failed(message=str(failure), data=failure)
     if outcome != "unchanged":
-        _artifacts.show(stage, root, outputs)
+        artifacts.show(stage, root, outputs)
     if outcome != "ran":
         return cached(stage, "restored from the run-cache" if outcome == "cached" else "nothing changed")
-    _durations.record(root, stage, time.monotonic() - began)
+    durations.record(root, stage, time.monotonic() - began)
     return Completed(message=f"{stage} ran")
 
 
@@ -157,7 +150,7 @@ def pipeline(
         check_settings(root)
         # The tracker's name of this run, for the stages' processes and for link_cached.
         recorded = request.recorded(f"{name}-{run}")
-        with _processes.family(), workspace(root, request.overrides, name, run) as place, recorded:
+        with processes.family(), workspace(root, request.overrides, name, run) as place, recorded:
             return work(place, request, dry_run)
     except UserError as error:
         return failed(str(error))
@@ -173,12 +166,12 @@ def workspace(root: Path, overrides: dict[str, Any], name: str, run: str) -> Ite
         UserError: another flow run holds it, or an override is wrong.
     """
     if not overrides:
-        with _holding.held(_holding.lock_of(root), name, run):
+        with workspace_lock.held(workspace_lock.lock_of(root), name, run):
             yield root
         return
-    _variants.settings(root, overrides)
-    with _holding.held(_variants.lock_of(root, overrides), name, run):
-        yield _variants.prepare(root, overrides)
+    variant.settings(root, overrides)
+    with workspace_lock.held(variant.lock_of(root, overrides), name, run):
+        yield variant.prepare(root, overrides)
 
 
 def work(root: Path, request: Request, dry_run: bool) -> State:
@@ -188,13 +181,13 @@ def work(root: Path, request: Request, dry_run: bool) -> State:
         UserError: the request does not fit the stages.
         CancelledInUIError: somebody cancelled the run.
     """
-    stages = _dvc.read(root)
-    turns = _choice.choose(stages, request.start_from, request.only, request.force)
-    if _pools.wanted() and _dvc.shares_by(root) == "remote":
+    stages = repo.read(root)
+    turns = choice.choose(stages, request.start_from, request.only, request.force)
+    if driver.wanted() and repo.shares_by(root) == "remote":
         turns = without_what_workers_find(root, turns)
-    limits = _limits.seconds_allowed(stages)
+    limits = time_limits.seconds_allowed(stages)
     if dry_run:
-        plan = _choice.plan(root, turns)
+        plan = choice.plan(root, turns)
         get_run_logger().info("the plan:\n%s", plan)
         return Completed(message=plan)
     if set(turns.values()) == {"unchanged"}:  # a task for each would take longer than to find that out
@@ -202,35 +195,35 @@ def work(root: Path, request: Request, dry_run: bool) -> State:
     else:
         states = take_turns(root, stages, turns, request.force, limits)
     track_cached(root, [stages[name] for name, state in states.items() if state.name == "Cached"])
-    _server.restart.wait()
+    connection.restart.wait()
     if wrong := {name: state for name, state in states.items() if state.is_failed() or state.is_crashed()}:
         told = {name: state.message or state.name or "" for name, state in wrong.items()}
         causes = [state.result(raise_on_failure=False) for state in wrong.values()]
         mistakes = not any(getattr(cause, "transient", True) for cause in causes)
         alone = f"dvc repro {' '.join(wrong)}" if not request.overrides else None
-        return failed(_notices.tell(told, mistakes, request.command(list(wrong)), alone))
+        return failed(notices.tell(told, mistakes, request.command(list(wrong)), alone))
     counts = Counter(state.name for state in states.values())
     return Completed(message=", ".join(f"{count} {name.lower()}" for name, count in counts.items()))
 
 
-def without_what_workers_find(root: Path, turns: dict[str, _choice.Fate]) -> dict[str, _choice.Fate]:
+def without_what_workers_find(root: Path, turns: dict[str, choice.Fate]) -> dict[str, choice.Fate]:
     """Return the turns, those changed to "unchanged" whose outputs are missing here but not in the remote."""
     missing = [name for name, fate in turns.items() if fate == "restore"]
-    there = set(missing) - _dvc.lost(root, missing) if missing else set()
+    there = set(missing) - repo.lost(root, missing) if missing else set()
     return {name: "unchanged" if name in there else fate for name, fate in turns.items()}
 
 
 def failed(message: str) -> State:
     """Return the state of a run that failed, when those who asked for it have been told."""
-    if problem := _notices.send(f"{flow_run.get_flow_name()} {flow_run.get_name()}: {message}"):
-        get_run_logger().warning("%s was not told: %s", _notices.URL, problem)
+    if problem := notices.send(f"{flow_run.get_flow_name()} {flow_run.get_name()}: {message}"):
+        get_run_logger().warning("%s was not told: %s", notices.URL, problem)
     return Failed(message=message)
 
 
 def take_turns(
     root: Path,
-    stages: dict[str, _dvc.Stage],
-    turns: dict[str, _choice.Fate],
+    stages: dict[str, repo.Stage],
+    turns: dict[str, choice.Fate],
     force: bool,
     limits: dict[str, float],
 ) -> dict[str, State]:
@@ -252,7 +245,7 @@ def take_turns(
     futures: dict[str, PrefectFuture] = {}
     finished: SimpleQueue[str] = SimpleQueue()
     runs = {str(run) for run in (flow_run.get_id(), flow_run.get_root_flow_run_id()) if run}
-    identities = _twins.identities(stages)
+    identities = stage_locks.identities(stages)
     try:
         # Each is submitted when it is ready, since a task that waits for another holds one of few threads.
         while order.is_active():
@@ -267,7 +260,7 @@ def take_turns(
         for future in futures.values():
             future.wait()
     except BaseException:  # Control-C, a termination, or a cancellation: no stage shall be left
-        _processes.stop_all()
+        processes.stop_all()
         raise
     return {name: future.state for name, future in futures.items()}
 
@@ -284,16 +277,16 @@ def next_finished(finished: SimpleQueue[str], runs: set[str]) -> str:
         try:
             return finished.get(timeout=SECONDS_BETWEEN_LOOKS)
         except Empty:
-            if _server.cancelled(runs):
+            if connection.cancelled(runs):
                 raise CancelledInUIError from None
 
 
-def track_cached(root: Path, stages: list[_dvc.Stage]) -> None:
+def track_cached(root: Path, stages: list[repo.Stage]) -> None:
     """Link the stages that did not run to the tracked runs that made their outputs."""
-    if _tracking.wanted():
-        manifests = [_manifest.read(root / out) for stage in stages for out in stage.outputs]
-        _tracking.link_cached(root, [manifest for manifest in manifests if manifest is not None])
-        if warning := _tracking.send(root, seconds=0):
+    if tracking.wanted():
+        manifests = [manifests.read(root / out) for stage in stages for out in stage.outputs]
+        tracking.link_cached(root, [manifest for manifest in manifests if manifest is not None])
+        if warning := tracking.send(root, seconds=0):
             get_run_logger().warning(warning)
 
 
@@ -314,10 +307,10 @@ def nothing_to_do(root: Path, asked: dict[str, Any]) -> bool:
     """
     if PREFECT_API_URL.value() or asked["overrides"] or asked["dry_run"]:
         return False
-    turns = _choice.choose(_dvc.read(root), asked["start_from"], asked["only"], asked["force"])
+    turns = choice.choose(repo.read(root), asked["start_from"], asked["only"], asked["force"])
     if set(turns.values()) != {"unchanged"}:
         return False
-    if _tracking.wanted() and (warning := _tracking.send(root, seconds=0)):
+    if tracking.wanted() and (warning := tracking.send(root, seconds=0)):
         print(warning, file=sys.stderr)
     return True
 
@@ -328,8 +321,8 @@ def main(root: Path, arguments: list[str]) -> None:
         asked = options(arguments)
         check_settings(root)  # before waiting for a server
         if asked["overrides"]:
-            _variants.settings(root, asked["overrides"])
-        _server.check()
+            variant.settings(root, asked["overrides"])
+        connection.check()
         if nothing_to_do(root, asked):
             print("All stages are up to date.")
             return
@@ -338,7 +331,7 @@ def main(root: Path, arguments: list[str]) -> None:
     try:
         state = pipeline(root, **asked, return_state=True)
     except httpx.TransportError:
-        print(f"\n{_server.lost()}", file=sys.stderr, flush=True)
+        print(f"\n{connection.lost()}", file=sys.stderr, flush=True)
         os._exit(1)  # else Prefect tries for some seconds with each event that it has left
     if not state.is_completed():
         sys.exit(f"\n{state.message}")

@@ -4,6 +4,7 @@ It refuses while anything is at work here, and never ends a process.
 """
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Crashed
 
 from fewstep.errors import UserError
-from flows import _dvc, _holding
+from flows.dvc import repo
+from flows.workspaces import workspace_lock
 
 WORKERS = ("dvc", "flows.pipeline", "flows.sweep", "flows.stage")
 
@@ -29,11 +31,11 @@ def recover(root: Path) -> list[str]:
     """
     variants = root / ".fewstep" / "variants"
     projects = [root, *sorted(path.parent for path in variants.glob("*/.dvc"))]
-    locks = [_holding.lock_of(root), *sorted(variants.glob("*.lock"))]
+    locks = [workspace_lock.lock_of(root), *sorted(variants.glob("*.lock"))]
     refuse_while_alive(projects, locks)
     done = []
     for project in projects:
-        done += [f"removed the DVC lock of {what} in {project}" for what in _dvc.clear_locks(project)]
+        done += [f"removed the DVC lock of {what} in {project}" for what in repo.clear_locks(project)]
     for lock in locks:
         done += forget_holder(lock)
     for partial in sorted(variants.glob("*.tmp")):
@@ -49,8 +51,8 @@ def refuse_while_alive(projects: list[Path], locks: list[Path]) -> None:
         UserError: something is; the message names it.
     """
     for lock in locks:
-        if _holding.is_held(lock):
-            raise UserError(f"{_holding.holder(lock)} is at work; cancel it or wait for it")
+        if workspace_lock.is_held(lock):
+            raise UserError(f"{workspace_lock.holder(lock)} is at work; cancel it or wait for it")
     if found := list(at_work(projects)):
         raise UserError("these are at work here; end them or wait for them:\n" + "\n".join(found))
 
@@ -70,16 +72,16 @@ def at_work(projects: list[Path]) -> Iterator[str]:
 
 def works(word: str) -> bool:
     """Return whether a word of a command line says that it is dvc, a flow or a stage."""
-    stage = word.startswith("stages.") and not word.startswith("stages._")
+    stage = re.fullmatch(r"stages\.\w+", word) is not None  # not the modules of its rooms, such as the sender
     return stage or word in WORKERS or os.path.basename(word) == "dvc"
 
 
 def forget_holder(lock: Path) -> list[str]:
     """Remove the note of a flow run that died holding a lock, and tell the Prefect server that it did."""
-    if not _holding.note_of(lock).exists():
+    if not workspace_lock.note_of(lock).exists():
         return []
-    who, note = _holding.holder(lock), _holding.read_note(lock)
-    _holding.note_of(lock).unlink()
+    who, note = workspace_lock.holder(lock), workspace_lock.read_note(lock)
+    workspace_lock.note_of(lock).unlink()
     told = ""
     if note and PREFECT_API_URL.value():
         with suppress(Exception), get_client(sync_client=True) as client:

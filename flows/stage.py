@@ -20,8 +20,12 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from fewstep.errors import UserError
-from flows import CHECKOUT, _artifacts, _dvc, _entries, _git, _places, _workspace
-from flows._failures import StageError
+from flows import CHECKOUT
+from flows.dvc import lockfile, repo, storage
+from flows.dvc.failures import StageError
+from flows.server import artifacts
+from flows.system import git
+from flows.workspaces import clone
 
 SECONDS_BETWEEN_BEATS = 10
 MISTAKE = "Mistake"
@@ -60,15 +64,15 @@ def run_stage(
     log = get_run_logger().info
     try:
         refuse_another_commit(CHECKOUT, commit)
-        _places.check(CHECKOUT, project)
-        with beating(), _workspace.clone(CHECKOUT, str(flow_run.get_id()), lock, params) as root:
-            _workspace.bring_in(stage, root, log)
-            progress = _artifacts.Progress(stage)
-            outcome = _dvc.reproduce(stage, root, progress, force=force, seconds=seconds)
-            _workspace.send_out(stage, root, log)
-            entry = _entries.entry(root, stage)
-            if _dvc.shares_by(root) == "remote":  # else the driver has the output here, and shows it
-                _artifacts.show(stage, root, tuple(out["path"] for out in entry["outs"]))
+        storage.check(CHECKOUT, project)
+        with beating(), clone.clone(CHECKOUT, str(flow_run.get_id()), lock, params) as root:
+            clone.bring_in(stage, root, log)
+            progress = artifacts.Progress(stage)
+            outcome = repo.reproduce(stage, root, progress, force=force, seconds=seconds)
+            clone.send_out(stage, root, log)
+            entry = lockfile.entry(root, stage)
+            if repo.shares_by(root) == "remote":  # else the driver has the output here, and shows it
+                artifacts.show(stage, root, tuple(out["path"] for out in entry["outs"]))
     except (UserError, StageError) as error:
         again = isinstance(error, StageError) and error.transient
         return Failed(name="Failed" if again else MISTAKE, message=str(error))
@@ -81,20 +85,20 @@ def refuse_another_commit(checkout: Path, commit: str) -> None:
     Raises:
         UserError: it is at another commit, or was changed.
     """
-    if (own := _git.commit(checkout)) != commit:
+    if (own := git.commit(checkout)) != commit:
         raise UserError(
             f"the worker's checkout is at commit {own[:12]}, the driver's at {commit[:12]}; bring both to "
             "one commit (git pull) and restart the worker"
         )
-    _workspace.check_clean(checkout, "the worker's")
+    clone.check_clean(checkout, "the worker's")
 
 
-def told(stage: str, outcome: _dvc.Outcome, entry: dict[str, Any] | None) -> str:
+def told(stage: str, outcome: repo.Outcome, entry: dict[str, Any] | None) -> str:
     """Return the message that hands an entry back: one line for people, one for `heard`."""
     return f"{stage}: {outcome}\n{json.dumps([outcome, entry])}"
 
 
-def heard(message: str) -> tuple[_dvc.Outcome, dict[str, Any]]:
+def heard(message: str) -> tuple[repo.Outcome, dict[str, Any]]:
     """Return the outcome and the entry that `told` wrote."""
     outcome, entry = json.loads(message.rpartition("\n")[2])
     return outcome, entry

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fewstep.errors import UserError
-from stages import _timings
+from stages.evaluation import timings
 
 EVALUATION = Path("artifacts/evaluate")
 SHOWN = ("own", "uniform")  # a student's own grid, or equal steps; what was searched is in the report
@@ -66,7 +66,7 @@ def main() -> None:
     except UserError as error:
         sys.exit(str(error))
     console = Console()
-    console.print(table(rows, _timings.read()))
+    console.print(table(rows, timings.read()))
     print(f"\nReport: {(EVALUATION / 'report.html').resolve()}")  # unwrapped, so that it can be clicked
 
 

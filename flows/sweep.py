@@ -22,9 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from fewstep.errors import UserError
-from flows import _processes, _server, _variants
-from flows._request import overrides as decode
 from flows.pipeline import pipeline, stages_at_once
+from flows.planning.request import overrides as decode
+from flows.server import connection
+from flows.system import processes
+from flows.workspaces import variant
 
 EXPERIMENT = "fewstep-sweep"
 MEASURE = "fd_clf"
@@ -64,14 +66,14 @@ def sweep(
     try:
         wanted = combinations(grid or {}, variants or [])
         for overrides in wanted:  # all of them, before the first runs
-            _variants.settings(root, overrides)
+            variant.settings(root, overrides)
     except UserError as error:
         return Failed(message=str(error))
     states = run_all(root, wanted, experiment)
     if any(state.is_cancelled() for state in states):
         return Cancelled(message="cancelled; the next sweep goes on where this one stopped")
     rows = [
-        row(overrides, state, _variants.folder(root, overrides))
+        row(overrides, state, variant.folder(root, overrides))
         for overrides, state in zip(wanted, states, strict=True)
     ]
     create_table_artifact(rows, key="sweep", description=f"{MEASURE} of each model@calls, by variant")
@@ -82,9 +84,9 @@ def sweep(
 
 def run_all(root: Path, wanted: list[dict[str, Any]], experiment: str) -> list[State]:
     """Run all variants, and return how each ended."""
-    with _processes.family():
+    with processes.family():
         try:
-            names = [f"{flow_run.get_name()}-{_variants.name_of(overrides)}" for overrides in wanted]
+            names = [f"{flow_run.get_name()}-{variant.name_of(overrides)}" for overrides in wanted]
             futures = [
                 run_variant.submit(name, root, overrides, experiment)
                 for name, overrides in zip(names, wanted, strict=True)
@@ -92,7 +94,7 @@ def run_all(root: Path, wanted: list[dict[str, Any]], experiment: str) -> list[S
             for future in futures:
                 future.wait()
         except BaseException:  # Control-C or a termination: no stage shall be left
-            _processes.stop_all()
+            processes.stop_all()
             raise
     return [future.state for future in futures]
 
@@ -107,7 +109,7 @@ def combinations(grid: dict[str, list[Any]], variants: list[dict[str, Any]]) -> 
         if not (isinstance(values, list) and values):
             raise UserError(f"the grid needs a list of values for {key}, such as [1, 2], got {values!r}")
     crossed = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())] if grid else []
-    found = {_variants.name_of(overrides): overrides for overrides in crossed + variants if overrides}
+    found = {variant.name_of(overrides): overrides for overrides in crossed + variants if overrides}
     if not found:
         raise UserError("a sweep needs a grid or variants, such as --grid seed=[0,1]")
     return list(found.values())
@@ -150,8 +152,8 @@ def main(root: Path, arguments: list[str]) -> None:
     try:
         grid = decode(asked.grid)
         for overrides in combinations(grid, []):
-            _variants.settings(root, overrides)
-        _server.check()
+            variant.settings(root, overrides)
+        connection.check()
     except UserError as error:
         sys.exit(str(error))
     state = sweep(root, grid=grid, experiment=asked.experiment, return_state=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from fewstep.errors import UserError
-from stages._sender import scrub
+from stages.tracking.sender import scrub
 
 HOST = "127.0.0.1"
 SECONDS_TO_START = 90

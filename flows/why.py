@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fewstep.errors import UserError
-from flows import _dvc
+from flows.dvc import repo
 
 MISSING = object()
 STATES = {"modified": "has changed", "deleted": "is missing", "new": "is new"}
@@ -22,7 +22,7 @@ def why(root: Path) -> dict[str, list[str]]:
     Raises:
         UserError: dvc.yaml, params.yaml or dvc.lock cannot be read.
     """
-    stages = _dvc.read(root)
+    stages = repo.read(root)
     found: dict[str, list[str]] = {}
     for name, stage in stages.items():
         stale = [stages[above] for above in stage.upstream if found[above]]
@@ -30,7 +30,7 @@ def why(root: Path) -> dict[str, list[str]]:
     return found
 
 
-def reasons(stage: _dvc.Stage, stale: list[_dvc.Stage]) -> Iterator[str]:
+def reasons(stage: repo.Stage, stale: list[repo.Stage]) -> Iterator[str]:
     """Yield what makes `stage` stale, when the stages `stale` above it are."""
     if stage.settings_before is None:
         yield "never run here"
@@ -61,7 +61,7 @@ def shown(value: Any) -> str:
     return "(not set)" if value is MISSING else json.dumps(value, default=str)
 
 
-def _provides(stage: _dvc.Stage, path: str) -> bool:
+def _provides(stage: repo.Stage, path: str) -> bool:
     return any(Path(out).is_relative_to(path) or Path(path).is_relative_to(out) for out in stage.outputs)
 
 

@@ -4,6 +4,6 @@ A stage is VERSION, Config, inputs, output and run. Importing this package check
 sets the environment of numerical libraries, which must happen before torch is imported.
 """
 
-from stages import _environment
+from stages.process import environment
 
-_environment.prepare()
+environment.prepare()

@@ -3,7 +3,7 @@
 import sys
 
 from fewstep.errors import UserError
-from stages._params import Params
+from stages.settings.params import Params
 
 try:
     Params.read().check()

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from stages._calls import wrong_making
-from stages._models import missing_flows, unguidable
-from stages._params import Guidance, Params, Settings, SolverName
-from stages._runner import Job, main
+from stages.run.runner import Job, main
+from stages.settings.models import missing_flows, unguidable
+from stages.settings.params import Guidance, Params, Settings, SolverName
+from stages.settings.steps import wrong_making
 
 if TYPE_CHECKING:
-    from stages._estimate import Estimate
+    from stages.sampling.estimate import Estimate
 
 VERSION = 2  # bump when the numbers this stage writes change
 
@@ -80,19 +80,19 @@ def check(params: Params) -> list[str]:
 
 
 def plan(config: Config, job: Job) -> "Estimate | None":
-    """Return what is still to be spent, if anything is; see stages._estimate."""
-    from stages._estimate import estimate
-    from stages._pair_maker import coupling
+    """Return what is still to be spent, if anything is; see stages.sampling.estimate."""
+    from stages.sampling.estimate import estimate
+    from stages.sampling.pairs import coupling
 
     return None if config.source else estimate(*coupling(config, job), checked=config.held_out)
 
 
 def run(config: Config, job: Job) -> None:
     """Write the pair shards that are missing, then check the pairs."""
-    from stages._estimate import estimate
-    from stages._foreign_maker import take
-    from stages._pair_checks import check_coupling, check_mirrored
-    from stages._pair_maker import coupling
+    from stages.sampling.estimate import estimate
+    from stages.sampling.imported_pairs import take
+    from stages.sampling.pair_checks import check_coupling, check_mirrored
+    from stages.sampling.pairs import coupling
 
     wanted, maker = coupling(config, job)
     opened = maker.open()  # a model that can't make pairs is refused before workers start

@@ -5,10 +5,10 @@ from pathlib import Path
 from pydantic import Field
 
 from fewstep.settings import MonitorSettings, TrainSettings
-from stages._models import doubled_models
-from stages._params import MethodPlugin, Params, Settings
-from stages._runner import Job, main
-from stages._students import wrong_students
+from stages.run.runner import Job, main
+from stages.settings.models import doubled_models
+from stages.settings.params import MethodPlugin, Params, Settings
+from stages.settings.students import wrong_students
 
 VERSION = 2  # bump when the numbers this stage writes change
 
@@ -63,11 +63,11 @@ def run(config: Config, job: Job) -> None:
     from fewstep.checkpoint import model_digest
     from fewstep.model import Model
     from fewstep.shards import Shards
-    from stages._flows import open_model
-    from stages._grids import read_grids
-    from stages._knots import at_knots, with_times
-    from stages._students import must_continue
-    from stages._training import train_model
+    from stages.process.device import open_model
+    from stages.searching.grids_file import read_grids
+    from stages.settings.students import must_continue
+    from stages.training.timesteps import at_knots, with_times
+    from stages.training.training import train_model
 
     method, init = config.method.build(), open_model(job.inputs["init"])
     grid = read_grids(job.inputs["search"]).grid(config.calls, asked_by=f"distill@{job.key}")

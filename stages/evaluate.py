@@ -4,11 +4,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from stages import _manifest
-from stages._calls import broken_steps
-from stages._models import models
-from stages._params import Count, Params, Settings, SolverName
-from stages._runner import Job, main
+from stages.artifacts import manifests
+from stages.run.runner import Job, main
+from stages.settings.models import models
+from stages.settings.params import Count, Params, Settings, SolverName
+from stages.settings.steps import broken_steps
 
 VERSION = 2  # bump when the numbers this stage writes change
 
@@ -56,9 +56,9 @@ def output(key: str | None) -> str:
 
 def run(config: Config, job: Job) -> None:
     """Measure the cells that no earlier evaluation kept, then write tables, pictures and the page."""
-    from stages._evaluation import evaluate
-    from stages._report import write_report
-    from stages._tables import series, write_tables
+    from stages.evaluation.evaluation import evaluate
+    from stages.evaluation.report import write_report
+    from stages.evaluation.tables import series, write_tables
 
     remove_models_no_longer_named(job)
     evaluation = evaluate(config, job, VERSION)
@@ -83,7 +83,7 @@ def remove_models_no_longer_named(job: Job) -> None:
     named = set(job.inputs.values())
     for folder in {path.parent for name, path in job.inputs.items() if name != "data"}:
         for path in sorted(set(folder.iterdir()) - named):
-            if not (path / _manifest.NAME).exists() and path.suffix not in LEFTOVERS:
+            if not (path / manifests.NAME).exists() and path.suffix not in LEFTOVERS:
                 job.progress.note(
                     f"{path} is the output of no stage, but DVC counts it here; move it to data/"
                 )

@@ -6,8 +6,8 @@ from typing import Any
 from pydantic import Field
 
 from fewstep.errors import UserError
-from stages._params import Params, Settings
-from stages._runner import Job, main
+from stages.run.runner import Job, main
+from stages.settings.params import Params, Settings
 
 VERSION = 4  # bump when the numbers this stage writes change
 
@@ -81,7 +81,7 @@ def run(config: Config, job: Job) -> None:
     from fewstep.metrics.features import pseudo_labels, save, train_feature_net
     from fewstep.metrics.protocol import LEAST_HELD_OUT, LEAST_TRAIN
     from fewstep.shards import write_shards
-    from stages._pictures import sample_sheet, spread_over
+    from stages.figures.sample_grid import sample_sheet, spread_over
 
     here = Path()  # holds data/
     samples = source_for(config.source, here, **config.source_options).load(here)

@@ -6,9 +6,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from fewstep.settings import TrainSettings
-from stages._models import wrong_labels
-from stages._params import MethodPlugin, ModelPlugin, Params, Settings
-from stages._runner import Job, main
+from stages.run.runner import Job, main
+from stages.settings.models import wrong_labels
+from stages.settings.params import MethodPlugin, ModelPlugin, Params, Settings
 
 VERSION = 1  # bump when the numbers this stage writes change
 
@@ -72,7 +72,7 @@ def run(config: Config, job: Job) -> None:
     from fewstep.errors import UserError
     from fewstep.model import ModelConfig, build
     from fewstep.shards import Shards
-    from stages._training import take_model, train_model
+    from stages.training.training import take_model, train_model
 
     data = Shards(job.inputs["data"] / "train")
     if config.given:

@@ -5,9 +5,9 @@ from pathlib import Path
 from pydantic import Field
 
 from fewstep.settings import TrainSettings
-from stages._models import missing_flows, wrong_labels
-from stages._params import MethodPlugin, Params, Settings
-from stages._runner import Job, main
+from stages.run.runner import Job, main
+from stages.settings.models import missing_flows, wrong_labels
+from stages.settings.params import MethodPlugin, Params, Settings
 
 VERSION = 1  # bump when the numbers this stage writes change
 
@@ -60,8 +60,8 @@ def check(params: Params) -> list[str]:
 def run(config: Config, job: Job) -> None:
     """Train from the initial model's weights, and measure how straight the flow was and is."""
     from fewstep.flow import as_flow
-    from stages._flows import open_flow, straightness_of
-    from stages._training import train_model
+    from stages.process.device import open_flow, straightness_of
+    from stages.training.training import train_model
 
     student, before = open_flow(job.inputs["init"], purpose=f"reflow@{job.key}")
     was = straightness_of(before, student, noises=config.straightness_noises, seed=job.seed)

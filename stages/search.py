@@ -5,9 +5,9 @@ from pathlib import Path
 from pydantic import Field
 
 from fewstep.errors import UserError
-from stages._models import jittered, missing_flows, unguidable
-from stages._params import Count, Guidance, Params, SearchPlugin, Settings, SolverName
-from stages._runner import Job, main
+from stages.run.runner import Job, main
+from stages.settings.models import jittered, missing_flows, unguidable
+from stages.settings.params import Count, Guidance, Params, SearchPlugin, Settings, SolverName
 
 VERSION = 2  # bump when the numbers this stage writes change
 
@@ -99,9 +99,9 @@ def of_a_student(where: str, config: Config, calls: int, of_teacher: Config | No
 
 def run(config: Config, job: Job) -> None:
     """Write grids.json (every budget and search, with scores), the costs of jumps, and pictures."""
-    from stages._grids import write_grids
-    from stages._search_pictures import draw_search
-    from stages._searching import search_model
+    from stages.searching.figures import draw_search
+    from stages.searching.grids_file import write_grids
+    from stages.searching.search_model import search_model
 
     found, jumps = search_model(config, job)
     write_grids(job.out, found, jumps)

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from stages._models import missing_flows
-from stages._params import Params, Settings
-from stages._runner import Job, main
+from stages.run.runner import Job, main
+from stages.settings.models import missing_flows
+from stages.settings.params import Params, Settings
 
 if TYPE_CHECKING:
-    from stages._estimate import Estimate
-    from stages._making import Splits
-    from stages._trajectory_maker import TrajectoryMaker
+    from stages.sampling.estimate import Estimate
+    from stages.sampling.splits import Splits
+    from stages.sampling.trajectories import TrajectoryMaker
 
 VERSION = 2  # bump when the numbers this stage writes change
 
@@ -58,9 +58,9 @@ def work(config: Config, job: Job) -> "tuple[Splits, TrajectoryMaker]":
     """Return what is to be made, and how: the fine steps of the search, and the knots of every budget."""
     from fewstep.checkpoint import model_digest
     from fewstep.grids import with_knots
-    from stages._grids import read_grids
-    from stages._making import splits
-    from stages._trajectory_maker import TrajectoryMaker
+    from stages.sampling.splits import splits
+    from stages.sampling.trajectories import TrajectoryMaker
+    from stages.searching.grids_file import read_grids
 
     found, digest = read_grids(job.inputs["search"]), model_digest(job.inputs["model"])
     for grid in found.grids.values():
@@ -90,15 +90,15 @@ def work(config: Config, job: Job) -> "tuple[Splits, TrajectoryMaker]":
 
 
 def plan(config: Config, job: Job) -> "Estimate":
-    """Return what is still to be spent; see stages._estimate."""
-    from stages._estimate import estimate
+    """Return what is still to be spent; see stages.sampling.estimate."""
+    from stages.sampling.estimate import estimate
 
     return estimate(*work(config, job), checked=0)
 
 
 def run(config: Config, job: Job) -> None:
     """Follow the fine grid of the search and keep the states at the knots of every budget."""
-    from stages._estimate import estimate
+    from stages.sampling.estimate import estimate
 
     wanted, maker = work(config, job)
     opened = maker.open()  # a model that can't be followed is refused before workers start

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from fewstep import randomness
-from fewstep.methods._method import Method, Net
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.model import ModelConfig, build
 from fewstep.settings import TrainSettings
-from fewstep.train import train
+from fewstep.training.loop import train
+from fewstep.training.method import Method, Net
 
 
 def student(seed=0, **config):

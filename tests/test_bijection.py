@@ -11,11 +11,11 @@ from dvc.repo import Repo
 from pydantic import BaseModel
 
 from fewstep.settings import MonitorSettings, TrainSettings
-from stages import _catalogue
-from stages._params import Params
+from stages.settings import discovery
+from stages.settings.params import Params
 
 ROOT = Path(__file__).parents[1]
-STAGES = _catalogue.names()
+STAGES = discovery.names()
 PARAMS = Params.read(ROOT / "params.yaml")
 PAIRS = [(stage, key) for stage in STAGES for key in PARAMS.keys(stage)]
 
@@ -39,17 +39,17 @@ def test_files_sections_and_dvc_entries_are_the_same():
     dvc = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     sections = [name for name in PARAMS.raw if name != "seed"]
     assert sorted(dvc) == sorted(sections) == STAGES
-    assert [name for name in dvc if "foreach" in dvc[name]] == [s for s in dvc if _catalogue.keyed(s)]
+    assert [name for name in dvc if "foreach" in dvc[name]] == [s for s in dvc if discovery.keyed(s)]
 
 
 def test_params_yaml_is_right_and_every_key_has_its_stage(resolved):
     PARAMS.check()
-    assert sorted(resolved) == sorted(_catalogue.address(stage, key) for stage, key in PAIRS)
+    assert sorted(resolved) == sorted(discovery.address(stage, key) for stage, key in PAIRS)
 
 
 @pytest.mark.parametrize(("stage", "key"), PAIRS)
 def test_dvc_gives_each_stage_what_it_reads_and_takes_what_it_writes(resolved, stage, key):
-    entry, module = resolved[_catalogue.address(stage, key)], _catalogue.load(stage)
+    entry, module = resolved[discovery.address(stage, key)], discovery.load(stage)
     read = set(PARAMS.inputs(stage, key).values())
     covered = {
         dep for dep in entry["deps"] if any(path == dep or path.startswith(f"{dep}/") for path in read)
@@ -63,7 +63,7 @@ def test_dvc_gives_each_stage_what_it_reads_and_takes_what_it_writes(resolved, s
 @pytest.mark.parametrize(("stage", "key"), PAIRS)
 def test_a_stage_depends_on_its_seed_version_and_section(resolved, stage, key):
     section = f"{stage}.{key}" if key else stage
-    named = resolved[_catalogue.address(stage, key)]["params"]
+    named = resolved[discovery.address(stage, key)]["params"]
     assert {"seed", "VERSION", section} <= named
     others = named - {"seed", "VERSION", section}
     assert others <= ({"reflow", "search", "distill"} if stage == "evaluate" else set())
@@ -88,7 +88,7 @@ def configs(model: type) -> list[type]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_setting_is_explained(stage):
-    for model in configs(_catalogue.load(stage).Config):
+    for model in configs(discovery.load(stage).Config):
         assert model.__doc__
         assert [name for name, field in model.model_fields.items() if not field.description] == []
 
@@ -103,8 +103,8 @@ def test_every_setting_of_a_training_is_explained(settings):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_is_version_config_inputs_output_and_run(stage):
-    module = _catalogue.load(stage)
-    assert module.VERSION == _catalogue.version(stage) >= 1
+    module = discovery.load(stage)
+    assert module.VERSION == discovery.version(stage) >= 1
     assert list(inspect.signature(module.run).parameters) == ["config", "job"]
     assert module.__doc__.startswith(f"{stage.capitalize()}: ")
 

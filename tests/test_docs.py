@@ -12,14 +12,14 @@ import torch
 from fewstep import grids
 from fewstep.checkpoint import save_model
 from fewstep.model import ModelConfig, build
-from stages import _catalogue, _problems
-from stages._params import Params
+from stages.settings import discovery, messages
+from stages.settings.params import Params
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("infra/*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$|^((?: {4}[^\n]*\n)+)", re.S | re.M)
 OWN_FILE = re.compile(r"# (fewstep/(\w+)/\w+\.py)\n")  # a block that starts so is the text of that file
-KEYED = "|".join(_catalogue.names())
+KEYED = "|".join(discovery.names())
 
 page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
@@ -92,8 +92,8 @@ def test_settings_exist(page):
     wrong = []
     for stage, rest in re.findall(rf"(?<![\w./-])({KEYED})((?:\.[\w-]+)+)", "\n".join(spans(page))):
         path = rest.split(".")[1:]
-        *above, name = path[1:] if _catalogue.keyed(stage) else path or [""]
-        known = _problems.names_at(_catalogue.load(stage).Config, tuple(above))
+        *above, name = path[1:] if discovery.keyed(stage) else path or [""]
+        known = messages.names_at(discovery.load(stage).Config, tuple(above))
         if known and name not in known:
             wrong.append(stage + rest)
     assert not wrong
@@ -103,10 +103,10 @@ def test_the_graph_is_that_of_the_stages():
     text = (ROOT / "docs" / "architecture.md").read_text()
     chains = [line.split(" --> ") for line in re.findall(r"^\t(\w+ --> .*)$", text, re.M)]
     drawn = {(a, b) for chain in chains for a, b in pairwise(chain)}
-    assert {name for edge in drawn for name in edge} == set(_catalogue.names())
+    assert {name for edge in drawn for name in edge} == set(discovery.names())
     params = Params.read(ROOT / "params.yaml")
     makers = params.outputs()
-    for stage in _catalogue.names():
+    for stage in discovery.names():
         for key in params.keys(stage):
             paths = params.inputs(stage, key).values()
             assert {(makers[path][0], stage) for path in paths if path in makers} <= drawn

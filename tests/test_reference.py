@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fewstep import grids
-from fewstep._finite import NotFiniteError
 from fewstep.errors import UserError
+from fewstep.finite import NotFiniteError
 from fewstep.flow import FieldFlow
 from fewstep.reference import Adaptive, follow, reference
 from fewstep.solvers import integrate

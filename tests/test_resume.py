@@ -15,7 +15,6 @@ from processes import wait_for
 from recorded import FixedBatches, Recorder, TwoNetworks, run, student
 from safetensors.torch import save_file
 
-from fewstep import _train_state
 from fewstep.checkpoint import model_digest, save_model
 from fewstep.errors import UserError
 from fewstep.grids import uniform
@@ -24,6 +23,7 @@ from fewstep.methods.flow_matching import FlowMatching
 from fewstep.methods.reflow import Reflow
 from fewstep.methods.score import Score
 from fewstep.settings import TrainSettings
+from fewstep.training import state
 
 SETTINGS = TrainSettings(steps=40, batch=8, warmup=5)
 
@@ -168,18 +168,18 @@ def test_damaged_states_are_refused(tmp_path):
 
 def test_the_last_state_stays_until_the_next_is_whole(tmp_path, monkeypatch):
     file, facts = tmp_path / "state.safetensors", {"seed": 1}
-    _train_state.write_state(file, {"a": torch.ones(2)}, facts)
+    state.write_state(file, {"a": torch.ones(2)}, facts)
     with pytest.raises(UserError, match="a is no longer finite"):
-        _train_state.write_state(file, {"a": torch.full((2,), torch.nan)}, facts)
+        state.write_state(file, {"a": torch.full((2,), torch.nan)}, facts)
 
     def fail(tensors, path, metadata):
         path.write_bytes(b"half a file")
         raise OSError("disk full")
 
-    monkeypatch.setattr(_train_state, "save_file", fail)
+    monkeypatch.setattr(state, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
-        _train_state.write_state(file, {"a": torch.zeros(2)}, facts)
-    assert torch.equal(_train_state.read_state(file, facts)["a"], torch.ones(2))
+        state.write_state(file, {"a": torch.zeros(2)}, facts)
+    assert torch.equal(state.read_state(file, facts)["a"], torch.ones(2))
 
 
 def test_the_state_is_safetensors_with_its_facts_in_json(tmp_path):

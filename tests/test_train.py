@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fewstep import randomness
-from fewstep._training import SKIPS, Training
 from fewstep.errors import UserError
-from fewstep.methods._method import Method, Net
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.settings import TrainSettings
+from fewstep.training.method import Method, Net
+from fewstep.training.networks import SKIPS, Training
 
 
 def weights(model):

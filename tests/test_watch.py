@@ -8,10 +8,10 @@ from recorded import FixedBatches, run
 from safetensors.torch import load_file
 from watching import SETTINGS, STEPS, Listener, Pass, gaussian_monitor, shifting, watched
 
-from fewstep._watch import collapse
 from fewstep.checkpoint import model_digest, save_model
 from fewstep.errors import UserError
 from fewstep.metrics.monitor import Look
+from fewstep.training.watch import collapse
 
 
 def test_the_best_look_is_picked_and_told(tmp_path):

@@ -7,11 +7,11 @@ from recorded import Recorder, run
 from torch import nn
 
 from fewstep import grids, randomness
-from fewstep.methods._method import Method
 from fewstep.metrics.features import FEATURES, FeatureNet
 from fewstep.metrics.monitor import Monitor
 from fewstep.model import Model, ModelConfig
 from fewstep.settings import MonitorSettings, TrainSettings
+from fewstep.training.method import Method
 
 STEPS = 40
 SETTINGS = TrainSettings(steps=STEPS, batch=8, learning_rate=0.3, decay="constant", ema=0.0)

@@ -1,6 +1,7 @@
 """A folder to run commands in, as a user would, and what tests ask about its processes and files."""
 
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -70,7 +71,7 @@ class Workspace:
 
     def stage_pids(self) -> list[int]:
         """Return the live processes that run a stage here."""
-        return self._running(lambda word: word.startswith(b"stages.") and not word.startswith(b"stages._"))
+        return self._running(lambda word: re.fullmatch(rb"stages\.\w+", word) is not None)
 
     def wait_for_senders(self, done: Callable[[], Any] | None = None) -> None:
         """Wait until all is sent, or `done()` holds.
@@ -81,7 +82,7 @@ class Workspace:
         outbox = self / ".fewstep/outbox"
         assert (outbox / "sender.log").exists(), "no stage started a sender"
         done = done or (lambda: not list(outbox.glob("*.jsonl")))
-        wait_for(lambda: done() or not self._running(lambda word: word == b"stages._sender"))
+        wait_for(lambda: done() or not self._running(lambda word: word == b"stages.tracking.sender"))
         if not done():
             self.sh(SEND)
         assert done()

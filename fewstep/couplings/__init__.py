@@ -1,8 +1,8 @@
 """Couplings: which noise goes with which data.
 
 The files of this package re-pair a training batch, each found by its name: a frozen dataclass whose
-`pair(noise, data)` returns the noise in another order. `fewstep.couplings.teacher` makes pairs with a
-trained model, and `fewstep.couplings.elsewhere` reads those that another tool made.
+`pair(noise, data)` returns the noise in another order. `fewstep.pairs` makes pairs with a
+trained model, and `fewstep.pairs.imported` reads those that another tool made.
 """
 
 from __future__ import annotations

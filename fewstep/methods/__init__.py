@@ -1,1 +1,1 @@
-"""Training methods, one file each, found by its name; `fewstep.methods._method` is their interface."""
+"""Training methods, one file each, found by its name; `fewstep.training.method` is their interface."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fewstep.errors import UserError
 from fewstep.methods._distances import l2
 from fewstep.methods._knots import knots_of
-from fewstep.methods._method import Batch, Method, Net, Nets, conditions_of
+from fewstep.training.method import Batch, Method, Net, Nets, conditions_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

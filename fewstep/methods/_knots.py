@@ -10,8 +10,8 @@ from fewstep.grids import reach
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.methods._method import Batch
     from fewstep.model import Model
+    from fewstep.training.method import Batch
 
 TOLERANCE = 1e-6  # of times in float32
 

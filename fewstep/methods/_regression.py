@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fewstep.errors import UserError
-from fewstep.methods._method import Batch, Method, conditions_of
 from fewstep.methods._times import check_law, draw_times
+from fewstep.training.method import Batch, Method, conditions_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fewstep.errors import UserError
 from fewstep.methods._finish import Finish
-from fewstep.methods._method import Batch, Net, Nets
+from fewstep.training.method import Batch, Net, Nets
 
 if TYPE_CHECKING:
     from collections.abc import Callable

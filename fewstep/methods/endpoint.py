@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fewstep.methods._distances import DISTANCES, check_distance
 from fewstep.methods._knots import draw_knots, knots_of
-from fewstep.methods._method import Batch, Method, Net, Nets, conditions_of
+from fewstep.training.method import Batch, Method, Net, Nets, conditions_of
 
 if TYPE_CHECKING:
     from torch import Tensor

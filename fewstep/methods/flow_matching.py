@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.methods._distances import l2
-from fewstep.methods._method import Batch, Nets
 from fewstep.methods._regression import PathRegression
+from fewstep.training.method import Batch, Nets
 
 if TYPE_CHECKING:
     from torch import Tensor

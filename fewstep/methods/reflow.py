@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fewstep.methods._distances import DISTANCES, check_distance
-from fewstep.methods._method import Batch, Nets
 from fewstep.methods._regression import PathRegression
+from fewstep.training.method import Batch, Nets
 
 if TYPE_CHECKING:
     from torch import Tensor

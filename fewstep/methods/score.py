@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fewstep.errors import UserError
-from fewstep.methods._method import Batch, Nets
 from fewstep.methods._online_score import LEAST_SIZE, OnlineScore
 from fewstep.registry import unknown
+from fewstep.training.method import Batch, Nets
 
 if TYPE_CHECKING:
     from torch import Tensor

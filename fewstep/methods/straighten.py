@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fewstep.errors import UserError
 from fewstep.methods._distances import l2
 from fewstep.methods._knots import at_knots, draw_knots, knots_of, near_knots
-from fewstep.methods._method import Batch, Method, Net, Nets, conditions_of
+from fewstep.training.method import Batch, Method, Net, Nets, conditions_of
 
 if TYPE_CHECKING:
     from torch import Tensor

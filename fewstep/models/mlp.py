@@ -30,6 +30,6 @@ class Mlp:
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """Return the network for samples of any `shape`; images are flattened."""
-        from fewstep.models._mlp_network import MlpNetwork
+        from fewstep.networks.mlp import MlpNetwork
 
         return MlpNetwork(shape, classes, self)

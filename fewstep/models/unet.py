@@ -39,7 +39,7 @@ class Unet:
         Raises:
             UserError: if the shape is not an image's, or too small for that many levels.
         """
-        from fewstep.models._unet_network import UnetNetwork
+        from fewstep.networks.unet import UnetNetwork
 
         if len(shape) != 3:
             raise UserError(f"unet needs images (channels, height, width), not {shape}; use mlp")

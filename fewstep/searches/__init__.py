@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fewstep.grids import Grid
-from fewstep.searches._problem import Problem
+from fewstep.searching.problem import Problem
 
 if TYPE_CHECKING:
-    from fewstep.searches._jumps import Jumps
+    from fewstep.searching.jumps import Jumps
 
 __all__ = ["Problem", "Search", "SearchResult"]
 
@@ -47,7 +47,7 @@ class Search(Protocol):
         """
 
     def needs(self) -> dict[str, int]:
-        """Return how many noises it uses in each role; see fewstep.searches._noise."""
+        """Return how many noises it uses in each role; see fewstep.searching.noise."""
 
     def velocities(self, problem: Problem) -> int:
         """Return how many velocities it asks for at most, those of each noise counted."""

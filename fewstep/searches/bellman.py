@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fewstep.searches._over_jumps import OverJumps
+from fewstep.searching.over_jumps import OverJumps
 
 
 @dataclass(frozen=True, kw_only=True)

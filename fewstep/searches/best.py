@@ -10,8 +10,8 @@ from typing import Any
 from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.searches import Problem, SearchResult
-from fewstep.searches._problem import check_budgets
 from fewstep.searches.endpoint import candidate, check_candidates, most_noises
+from fewstep.searching.problem import check_budgets
 
 FEWEST = 512
 """Noises below which a polish overfits."""
@@ -67,8 +67,8 @@ class Best:
     def velocities(self, problem: Problem) -> int:
         """See Search.velocities."""
         from fewstep import solvers
-        from fewstep.searches._descent import most_steps
-        from fewstep.searches._ends import velocities_of_ends
+        from fewstep.searching.descent import most_steps
+        from fewstep.searching.ends import velocities_of_ends
 
         made = sum(candidate(name).velocities(problem) for name in self.candidates)
         compared = 2 * velocities_of_ends(problem, self.noises, grids=len(self.candidates) + 1)
@@ -99,9 +99,9 @@ class Best:
         """Return the grid to use of some of the same number of steps, and what decided it."""
         import torch
 
-        from fewstep.searches._descent import descend
-        from fewstep.searches._ends import endpoint_squares
-        from fewstep.searches._score import mean_and_error
+        from fewstep.searching.descent import descend
+        from fewstep.searching.ends import endpoint_squares
+        from fewstep.searching.score import mean_and_error
 
         names, found = list(asked), list(asked.values())
         where = f"at {found[0].steps} steps"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fewstep import spacings
 from fewstep.errors import UserError
-from fewstep.searches._closed import Levels
+from fewstep.searching.closed_form import Levels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.searches import Problem, Search, SearchResult
-from fewstep.searches._problem import check_budgets
+from fewstep.searching.problem import check_budgets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +47,8 @@ class Endpoint:
     def velocities(self, problem: Problem) -> int:
         """See Search.velocities."""
         from fewstep import solvers
-        from fewstep.searches._descent import most_steps
-        from fewstep.searches._ends import velocities_of_ends
+        from fewstep.searching.descent import most_steps
+        from fewstep.searching.ends import velocities_of_ends
 
         each = solvers.get(problem.solver).velocities_per_step
         moves = each * sum(most_steps(steps) for steps in problem.budgets)
@@ -58,8 +58,8 @@ class Endpoint:
 
     def search(self, problem: Problem) -> SearchResult:
         """See Search.search."""
-        from fewstep.searches._descent import descend
-        from fewstep.searches._ends import endpoint_squares
+        from fewstep.searching.descent import descend
+        from fewstep.searching.ends import endpoint_squares
 
         self.check(problem.budgets, problem.solver)
         grids = self._starts(problem)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from fewstep.searches._over_jumps import OverJumps
+from fewstep.searching.over_jumps import OverJumps
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from fewstep.searches._jumps import Jumps
+    from fewstep.searching.jumps import Jumps
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fewstep import spacings
-from fewstep.searches._closed import Levels
+from fewstep.searching.closed_form import Levels
 
 
 @dataclass(frozen=True, kw_only=True)

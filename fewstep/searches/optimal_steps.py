@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fewstep.errors import UserError
 from fewstep.grids import Grid, spaced
 from fewstep.searches import Problem, SearchResult
-from fewstep.searches._problem import check_budgets
+from fewstep.searching.problem import check_budgets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class OptimalSteps:
 
     def search(self, problem: Problem) -> SearchResult:
         """See Search.search."""
-        from fewstep.searches._global import global_routes
+        from fewstep.searching.global_routes import global_routes
 
         self.check(problem.budgets, problem.solver)
         fine = spaced("uniform", self.fine_steps, problem.flow, solver="heun")

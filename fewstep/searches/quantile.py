@@ -10,7 +10,7 @@ from fewstep import spacings
 from fewstep.errors import UserError
 from fewstep.grids import Grid, spaced
 from fewstep.searches import Problem, SearchResult
-from fewstep.searches._problem import check_budgets
+from fewstep.searching.problem import check_budgets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +51,7 @@ class Quantile:
         """See Search.search."""
         import numpy as np
 
-        from fewstep.searches._jumps import jumps
+        from fewstep.searching.jumps import jumps
 
         self.check(problem.budgets, problem.solver)
         fine = spaced("uniform", self.fine_steps, problem.flow, solver="euler")

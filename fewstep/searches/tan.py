@@ -9,7 +9,7 @@ from fewstep import spacings
 from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.searches import Problem, SearchResult
-from fewstep.searches._problem import check_budgets
+from fewstep.searching.problem import check_budgets
 
 SCALES = tuple(2 ** (n / 2) for n in range(-10, 7))  # from 1/32 to 8
 
@@ -43,7 +43,7 @@ class Tan:
 
     def velocities(self, problem: Problem) -> int:
         """See Search.velocities."""
-        from fewstep.searches._ends import velocities_of_ends
+        from fewstep.searching.ends import velocities_of_ends
 
         if self.scale is not None:
             return 0
@@ -51,7 +51,7 @@ class Tan:
 
     def search(self, problem: Problem) -> SearchResult:
         """See Search.search."""
-        from fewstep.searches._ends import endpoint_squares
+        from fewstep.searching.ends import endpoint_squares
 
         self.check(problem.budgets, problem.solver)
         scales = SCALES if self.scale is None else (self.scale,)

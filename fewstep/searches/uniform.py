@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fewstep import spacings
-from fewstep.searches._closed import ClosedForm
+from fewstep.searching.closed_form import ClosedForm
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import fsspec
 
-from fewstep._files import written_whole
 from fewstep.errors import UserError
+from fewstep.files import written_whole
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Hours of work outlive a minute without the storage: botocore waits up to 20 s between attempts.

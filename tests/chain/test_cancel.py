@@ -6,7 +6,8 @@ from prefect.states import Cancelling
 from processes import alive, below, wait_for
 from test_kills import steps_on_disk
 
-from flows import _holding, recover
+from flows import recover
+from flows.workspaces import workspace_lock
 
 OFTEN = {"FEWSTEP_CHECKPOINT_SECONDS": "0"}  # before every step
 
@@ -21,7 +22,7 @@ def test_cancelled_in_mid_train_nothing_is_left_and_the_next_run_resumes(checkou
     run = checkout.begin(*only_pretrain, said=tmp_path / "said", PREFECT_API_URL=prefect_api, **OFTEN)
     wait_for(lambda: steps_on_disk(checkout) >= 4)
     processes = [run.pid, *below(run.pid)]
-    note = _holding.read_note(_holding.lock_of(checkout.folder))
+    note = workspace_lock.read_note(workspace_lock.lock_of(checkout.folder))
     with temporary_settings({PREFECT_API_URL: prefect_api}), get_client(sync_client=True) as client:
         client.set_flow_run_state(note["id"], Cancelling())
         wait_for(lambda: run.poll() is not None and not any(map(alive, processes)))

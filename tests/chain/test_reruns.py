@@ -8,7 +8,12 @@ def test_nothing_runs_a_second_time(checkout):
 
 
 def test_a_comment_or_docstring_re_runs_nothing(checkout):
-    for file in ("fewstep/train.py", "fewstep/models/unet.py", "stages/pretrain.py", "stages/_runner.py"):
+    for file in (
+        "fewstep/training/loop.py",
+        "fewstep/models/unet.py",
+        "stages/pretrain.py",
+        "stages/run/runner.py",
+    ):
         text = (checkout / file).read_text()
         (checkout / file).write_text(f"# a comment\n{text}")
     checkout.edit("params.yaml", "seed: 0", "seed: 0  # of all stages")

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from fewstep.couplings.teacher import make_pairs, make_trajectories
 from fewstep.flow import FieldFlow
 from fewstep.grids import uniform
+from fewstep.pairs import make_pairs, make_trajectories
 
 MEAN, STD = torch.tensor([0.5, -1.0, 2.0]), torch.tensor([0.3, 1.0, 2.0])
 FINE = uniform(32, solver="rk4")

@@ -9,12 +9,12 @@ from oracles import as_model, finite_set, gaussian, two_gaussians
 from teaching import FINE, MEAN, STD, labelled_flow, pairs_of
 
 from fewstep import randomness
-from fewstep.couplings.teacher import PairChecks, PairStatistics, check_pairs
-from fewstep.couplings.teacher.crossing import crossing
 from fewstep.errors import UserError
 from fewstep.flow import FieldFlow, as_flow
 from fewstep.grids import uniform
 from fewstep.model import ModelConfig, build
+from fewstep.pairs import PairChecks, PairStatistics, check_pairs
+from fewstep.pairs.crossing import crossing
 
 NAN = float("nan")
 

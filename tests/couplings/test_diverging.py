@@ -5,10 +5,10 @@ import torch
 from oracles import gaussian
 
 from fewstep import randomness
-from fewstep.couplings.teacher import make_pairs, make_trajectories
 from fewstep.errors import UserError
 from fewstep.flow import FieldFlow
 from fewstep.grids import uniform
+from fewstep.pairs import make_pairs, make_trajectories
 from fewstep.reference import Adaptive
 
 ASKED = {"seed": 0, "start": 5, "stop": 25, "shape": (3,), "classes": 0, "batch": 8}

@@ -9,8 +9,8 @@ import pytest
 import torch
 from webdataset import ShardWriter, TarWriter
 
-from fewstep.couplings.elsewhere import open_pairs
 from fewstep.errors import UserError
+from fewstep.pairs.imported import open_pairs
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ import torch
 from oracles import gaussian
 
 from fewstep import randomness
-from fewstep.couplings.teacher import mirror_half, require_equivariant
-from fewstep.couplings.teacher.mirror import mirror_error
 from fewstep.errors import UserError
 from fewstep.flow import FieldFlow
 from fewstep.grids import uniform
+from fewstep.pairs import mirror_half, require_equivariant
+from fewstep.pairs.mirror import mirror_error
 
 GRID = uniform(8, solver="heun")
 SYMMETRIC = torch.tensor([[[0.5, -1.0, -1.0, 0.5], [0.0, 2.0, 2.0, 0.0]]])

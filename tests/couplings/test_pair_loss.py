@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fewstep.couplings.teacher import PairLoss
+from fewstep.pairs import PairLoss
 
 SPREAD = torch.tensor([0.9, 1.1]).repeat(200)
 

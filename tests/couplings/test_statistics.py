@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fewstep import randomness
-from fewstep.couplings.teacher import PairStatistics, copies
-from fewstep.couplings.teacher.normality import NormalSums, norm_z
+from fewstep.pairs import PairStatistics, copies
+from fewstep.pairs.normality import NormalSums, norm_z
 
 IMAGES = (2, 4, 5)
 

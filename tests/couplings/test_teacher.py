@@ -4,9 +4,9 @@ from oracles import gaussian
 from teaching import MEAN, STD, labelled_flow, network_flow, pairs_of, trajectories_of
 
 from fewstep import randomness
-from fewstep.couplings.teacher import select_knots
 from fewstep.errors import UserError
 from fewstep.grids import Grid
+from fewstep.pairs import select_knots
 from fewstep.shards import write_shards
 
 

@@ -18,7 +18,8 @@ from prefect.client.schemas.filters import (
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from processes import wait_for
 
-from flows import _artifacts, _page, _tracker, pipeline
+from flows import pipeline
+from flows.server import artifacts, page, tracker
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -31,7 +32,7 @@ def server(prefect_api, monkeypatch):
         yield prefect_api
 
 
-def artifacts(flow_run):
+def shown_by(flow_run):
     """Return the artifacts of a flow run by key."""
     with get_client(sync_client=True) as client:
         mine = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run]))
@@ -71,7 +72,7 @@ def test_a_flow_shows_progress_and_a_page_of_each_stage_that_ran(toy):
     (toy.root / "work.py").write_text(work + told + page)
     state = pipeline.pipeline(toy.root, return_state=True)
     assert state.is_completed()
-    shown = artifacts(state.state_details.flow_run_id)
+    shown = shown_by(state.state_details.flow_run_id)
     stages = ("first", "middle-left", "middle-right", "last")
     assert shown.keys() == {*stages, *(f"{stage}-progress" for stage in stages)}
     assert "| samples | 7 |" in shown["middle-left"].data
@@ -87,25 +88,25 @@ def test_a_flow_shows_progress_and_a_page_of_each_stage_that_ran(toy):
         assert [line for line in said if f"{stage}: at work" in line] == [f"{stage}: at work"]  # once
 
     state = pipeline.pipeline(toy.root, return_state=True)
-    assert artifacts(state.state_details.flow_run_id) == {}  # nothing is new
+    assert shown_by(state.state_details.flow_run_id) == {}  # nothing is new
 
 
 def test_a_stage_has_one_bar_that_tells_what_it_is_at():
     def body():
-        progress = _artifacts.Progress("couple@round1")
+        progress = artifacts.Progress("couple@round1")
         progress("couple@round1: shard 1/4 (25 %), 0.5 shard/s, 0:06 left")
         progress("couple@round1: shard 4/4 (100 %), 0.5 shard/s, 0:08 in all")
         progress("couple@round1: checks, batch 1/2 (50 %), 3 batch/s, 0:01 left")
         progress("couple@round1: a line that tells of 3/4 of something")
 
-    shown = artifacts(in_a_flow(body))
+    shown = shown_by(in_a_flow(body))
     assert {key: (bar.data, bar.description) for key, bar in shown.items()} == {
         "couple-round1-progress": (50, "couple@round1: checks: batch 1/2, 0:01 left")
     }
 
 
 def test_what_a_stage_prints_is_what_a_bar_is_read_from(capsys):
-    from stages._progress import Shown
+    from stages.process.progress import Shown
 
     progress = Shown("distill@boss-4")
     progress.terminal = False
@@ -113,37 +114,37 @@ def test_what_a_stage_prints_is_what_a_bar_is_read_from(capsys):
     progress.advance(4, loss=0.5)
     progress.finish()
     (line,) = capsys.readouterr().out.splitlines()
-    found = _artifacts.PROGRESS.match(line)
+    found = artifacts.PROGRESS.match(line)
     assert (found["what"], found["at"], found["percent"]) == (
         "distill@boss-4: trajectories",
         "step 4/10",
         "40",
     )
-    assert _artifacts.TIME.search(found["rest"])
+    assert artifacts.TIME.search(found["rest"])
 
 
 def test_a_page_has_the_picture_the_facts_and_the_tracked_run(result):
-    page = _page.page("pretrain", result, manifest(held_out={"loss": 0.123456}), "http://t/#/runs/1")
-    assert "![samples.png](data:image/png;base64," in page
-    assert "| held_out.loss | 0.1235 |" in page
-    assert "[MLflow run](http://t/#/runs/1)" in page
+    shown = page.page("pretrain", result, manifest(held_out={"loss": 0.123456}), "http://t/#/runs/1")
+    assert "![samples.png](data:image/png;base64," in shown
+    assert "| held_out.loss | 0.1235 |" in shown
+    assert "[MLflow run](http://t/#/runs/1)" in shown
 
 
 def test_a_large_picture_is_shrunk(result):
     noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
     Image.fromarray(noise).save(result / "samples.png")
     assert (result / "samples.png").stat().st_size > 400_000
-    assert 1000 < len(_page.data_url(result / "samples.png")) < 200_000
+    assert 1000 < len(page.data_url(result / "samples.png")) < 200_000
 
 
 def test_an_evaluation_shows_its_headline_and_where_the_report_is(result):
     rows = {"boss-4@4": {"fd_clf": 1.23456, "fd_clf_se": 0.1, "fd_over_teacher": None}}
     (result / "metrics.json").write_text(json.dumps({"headline": rows}))
     (result / "report.html").write_text("")
-    page = _page.page("evaluate", result, manifest(), "http://t/#/experiments/1/runs/2")
-    assert "| boss-4@4 | 1.235 | 0.1 | - | - | - |" in page
-    assert f"`{result / 'report.html'}`" in page
-    assert "(http://t/#/experiments/1/runs/2/artifacts/output/report.html)" in page
+    shown = page.page("evaluate", result, manifest(), "http://t/#/experiments/1/runs/2")
+    assert "| boss-4@4 | 1.235 | 0.1 | - | - | - |" in shown
+    assert f"`{result / 'report.html'}`" in shown
+    assert "(http://t/#/experiments/1/runs/2/artifacts/output/report.html)" in shown
 
 
 @pytest.mark.parametrize("broken", ["create_markdown_artifact", "create_progress_artifact", "page"])
@@ -152,13 +153,13 @@ def test_what_cannot_be_shown_is_a_line_in_the_log(result, monkeypatch, broken):
         raise ConnectionError("no\nserver")
 
     def body():
-        _artifacts.Progress("one")("one: step 1/2 (50 %), 0:39 left")
-        _artifacts.show("one", result.parent, ("out",))
+        artifacts.Progress("one")("one: step 1/2 (50 %), 0:39 left")
+        artifacts.show("one", result.parent, ("out",))
 
-    monkeypatch.setattr(_artifacts, broken, fail)
+    monkeypatch.setattr(artifacts, broken, fail)
     warnings = []
     monkeypatch.setattr(
-        _artifacts, "get_run_logger", lambda: SimpleNamespace(info=print, warning=warnings.append)
+        artifacts, "get_run_logger", lambda: SimpleNamespace(info=print, warning=warnings.append)
     )
     in_a_flow(body)
     (told,) = warnings
@@ -168,18 +169,18 @@ def test_what_cannot_be_shown_is_a_line_in_the_log(result, monkeypatch, broken):
 def test_a_damaged_manifest_fails_no_stage(result, monkeypatch):
     (result / "manifest.json").write_text("{")
     warnings = []
-    monkeypatch.setattr(_artifacts, "get_run_logger", lambda: SimpleNamespace(warning=warnings.append))
-    _artifacts.show("one", result.parent, ("out",))
+    monkeypatch.setattr(artifacts, "get_run_logger", lambda: SimpleNamespace(warning=warnings.append))
+    artifacts.show("one", result.parent, ("out",))
     assert "manifest.json is damaged" in warnings[0]
 
 
 def test_a_tracker_that_is_down_costs_the_link_only(result, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    flow_run = in_a_flow(lambda: _artifacts.show("one", result.parent, ("out",)))
+    flow_run = in_a_flow(lambda: artifacts.show("one", result.parent, ("out",)))
     assert "MLflow run" not in artifacts(flow_run)["one"].data
 
 
 @pytest.mark.parametrize("uri", ["", "sqlite:///mlflow.db"])
 def test_a_database_has_no_page_to_link_to(monkeypatch, uri):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert _tracker.run_page("f" * 64) is None
+    assert tracker.run_page("f" * 64) is None

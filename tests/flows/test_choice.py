@@ -1,8 +1,8 @@
 import pytest
 
 from fewstep.errors import UserError
-from flows import _choice, _durations
-from flows._dvc import Stage
+from flows.dvc.repo import Stage
+from flows.planning import choice, durations
 
 STALE = ("changed command",)
 
@@ -31,8 +31,8 @@ def lost(path):
 
 
 def test_without_a_choice_all_have_their_turn():
-    assert _choice.choose(chain()) == dict.fromkeys(("a", "b@x", "b@y", "c"), "unchanged")
-    assert _choice.choose(chain(**{"b@x": STALE})) == {
+    assert choice.choose(chain()) == dict.fromkeys(("a", "b@x", "b@y", "c"), "unchanged")
+    assert choice.choose(chain(**{"b@x": STALE})) == {
         "a": "unchanged",
         "b@x": "run",
         "b@y": "unchanged",
@@ -41,26 +41,26 @@ def test_without_a_choice_all_have_their_turn():
 
 
 def test_a_start_has_its_turn_and_what_builds_on_it():
-    assert list(_choice.choose(chain(), start_from="b@y")) == ["b@y", "c"]
-    assert list(_choice.choose(chain(), start_from="b")) == ["b@x", "b@y", "c"]
-    assert list(_choice.choose(chain(), only="b@y")) == ["b@y"]
+    assert list(choice.choose(chain(), start_from="b@y")) == ["b@y", "c"]
+    assert list(choice.choose(chain(), start_from="b")) == ["b@x", "b@y", "c"]
+    assert list(choice.choose(chain(), only="b@y")) == ["b@y"]
 
 
 def test_the_chosen_run_by_force_and_others_are_left():
-    assert _choice.choose(chain(), start_from="b@y", force=True) == {"b@y": "run", "c": "run"}
+    assert choice.choose(chain(), start_from="b@y", force=True) == {"b@y": "run", "c": "run"}
 
 
 @pytest.mark.parametrize(("start", "culprits"), [("b@x", "a, b@y"), ("c", "a, b@x, b@y")])
 def test_what_the_chosen_need_must_be_up_to_date(start, culprits):
     with pytest.raises(UserError, match=f"^{start} needs what is not up to date: {culprits}; start from a,"):
-        _choice.choose(chain(a=STALE), start_from=start)
+        choice.choose(chain(a=STALE), start_from=start)
     with pytest.raises(UserError, match=f"^{start} needs"):
-        _choice.choose(chain(a=STALE), only=start)
+        choice.choose(chain(a=STALE), only=start)
 
 
 def test_a_stale_neighbour_on_which_something_chosen_rests_is_named():
     with pytest.raises(UserError, match=r"^b@x needs what is not up to date: b@y;"):
-        _choice.choose(chain(**{"b@y": STALE}), start_from="b@x")
+        choice.choose(chain(**{"b@y": STALE}), start_from="b@x")
 
 
 def test_outputs_that_are_only_gone_come_back_first():
@@ -71,34 +71,34 @@ def test_outputs_that_are_only_gone_come_back_first():
             "b@y": ({"changed deps": {"out/a": "deleted"}},),
         },
     )
-    assert _choice.choose(missing, start_from="b@x") == {
+    assert choice.choose(missing, start_from="b@x") == {
         "a": "restore",
         "b@x": "restore",
         "b@y": "restore",
         "c": "restore",
     }
     edited = chain(a=({"changed outs": {"out/a": "modified"}},))
-    assert _choice.fates(edited)["a"] == "run"
+    assert choice.fates(edited)["a"] == "run"
 
 
 def test_what_workers_made_and_nobody_fetched_is_not_out_of_date():
     elsewhere = ({"changed outs": {"out/a": "not in cache"}},)
-    assert _choice.choose(chain(a=elsewhere), start_from="c")["a"] == "restore"
+    assert choice.choose(chain(a=elsewhere), start_from="c")["a"] == "restore"
 
 
 def test_an_unknown_stage_is_told_with_the_nearest():
     with pytest.raises(UserError, match=r"no stage 'b@z'; did you mean 'b@[xy]'\?"):
-        _choice.choose(chain(), start_from="b@z")
+        choice.choose(chain(), start_from="b@z")
     with pytest.raises(UserError, match=r"start_from \('a'\) or only \('c'\), not both"):
-        _choice.choose(chain(), start_from="a", only="c")
+        choice.choose(chain(), start_from="a", only="c")
 
 
 def test_the_plan_tells_what_runs_and_how_long_that_took(tmp_path):
-    _durations.record(tmp_path, "b@x", 4000)
-    _durations.record(tmp_path, "a", 7.26)
-    _durations.record(tmp_path, "b@x", 3900)  # the last counts
-    turns = _choice.choose(chain(**{"b@x": STALE}))
-    assert _choice.plan(tmp_path, turns).splitlines() == [
+    durations.record(tmp_path, "b@x", 4000)
+    durations.record(tmp_path, "a", 7.26)
+    durations.record(tmp_path, "b@x", 3900)  # the last counts
+    turns = choice.choose(chain(**{"b@x": STALE}))
+    assert choice.plan(tmp_path, turns).splitlines() == [
         "a is up to date",
         "b@x runs, unless DVC's cache has this very result (1 h 5 min the last time)",
         "b@y is up to date",
@@ -111,4 +111,4 @@ def test_the_plan_tells_what_runs_and_how_long_that_took(tmp_path):
     ("seconds", "words"), [(0.4, "0 s"), (59.6, "1 min"), (150, "2 min"), (7260, "2 h 1 min")]
 )
 def test_durations_are_told_as_people_do(seconds, words):
-    assert _durations.told(seconds) == words
+    assert durations.told(seconds) == words

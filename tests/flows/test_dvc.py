@@ -3,17 +3,17 @@ import re
 import pytest
 
 from fewstep.errors import UserError
-from flows import _dvc
-from flows._failures import StageError
+from flows.dvc import repo
+from flows.dvc.failures import StageError
 
 
 def reproduce(toy, stage, **options):
     lines = []
-    return _dvc.reproduce(stage, toy.root, lines.append, **options), lines
+    return repo.reproduce(stage, toy.root, lines.append, **options), lines
 
 
 def test_stages_come_in_dependency_order_with_what_they_wait_for(toy):
-    stages = _dvc.read(toy.root)
+    stages = repo.read(toy.root)
     assert list(stages) == ["first", "middle@left", "middle@right", "last"]
     assert stages["first"].upstream == ()
     assert stages["middle@left"].upstream == ("first",)
@@ -80,9 +80,9 @@ def test_a_remote_is_asked_for_results_made_elsewhere(toy, tmp_path):
 def test_unreadable_files_are_a_users_mistake(toy, file, text):
     (toy.root / file).write_text(text)
     with pytest.raises(UserError, match=r"dvc.yaml"):
-        _dvc.read(toy.root)
+        repo.read(toy.root)
 
 
 def test_a_folder_without_dvc_is_a_users_mistake(tmp_path):
     with pytest.raises(UserError, match=r"not a DVC repository|not inside of a DVC"):
-        _dvc.read(tmp_path)
+        repo.read(tmp_path)

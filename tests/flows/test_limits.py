@@ -1,7 +1,7 @@
 import pytest
 
 from fewstep.errors import UserError
-from flows import _limits
+from flows.planning import time_limits
 
 STAGES = ["couple@round1", "distill@boss-4", "distill@boss-2"]
 
@@ -17,7 +17,7 @@ STAGES = ["couple@round1", "distill@boss-4", "distill@boss-2"]
 )
 def test_a_limit_is_for_all_stages_or_for_those_named(monkeypatch, text, limits):
     monkeypatch.setenv("FEWSTEP_STAGE_TIMEOUT", text)
-    assert _limits.seconds_allowed(STAGES) == limits
+    assert time_limits.seconds_allowed(STAGES) == limits
 
 
 @pytest.mark.parametrize(
@@ -32,4 +32,4 @@ def test_a_limit_is_for_all_stages_or_for_those_named(monkeypatch, text, limits)
 def test_a_wrong_limit_is_a_users_mistake(monkeypatch, text, told):
     monkeypatch.setenv("FEWSTEP_STAGE_TIMEOUT", text)
     with pytest.raises(UserError, match=told):
-        _limits.seconds_allowed(STAGES)
+        time_limits.seconds_allowed(STAGES)

@@ -4,7 +4,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from flows import _notices
+from flows.system import notices
 
 
 @pytest.fixture
@@ -32,27 +32,27 @@ def hook(monkeypatch):
 
 
 def test_a_text_is_posted_as_chats_take_it(hook):
-    assert _notices.send("it failed") is None
+    assert notices.send("it failed") is None
     assert hook[1] == [{"text": "it failed"}]
 
 
 def test_what_is_not_taken_is_told_without_the_address(hook, monkeypatch):
     hook[0].answer = 403
-    assert _notices.send("it failed") == "it answers 403 Forbidden"
+    assert notices.send("it failed") == "it answers 403 Forbidden"
     for wrong in ("http://127.0.0.1:9/secret", "secret", "ftp://secret/x"):
         monkeypatch.setenv("FEWSTEP_NOTIFY_URL", wrong)
-        problem = _notices.send("it failed")
+        problem = notices.send("it failed")
         assert problem
         assert "secret" not in problem
 
 
 def test_without_an_address_nobody_is_told(monkeypatch):
     monkeypatch.delenv("FEWSTEP_NOTIFY_URL", raising=False)
-    assert _notices.send("it failed") is None
+    assert notices.send("it failed") is None
 
 
 def test_the_message_says_what_failed_and_how_to_go_on():
-    text = _notices.tell(
+    text = notices.tell(
         {"a": "a: no such file", "b": "b was killed"}, False, "python -m flows.pipeline", None
     )
     assert text.splitlines() == [

@@ -10,7 +10,8 @@ from processes import wait_for
 from test_artifacts import artifacts, manifest
 from test_pipeline import begin, names, task_runs
 
-from flows import _holding, _server
+from flows.server import connection
+from flows.workspaces import workspace_lock
 
 PAGE = f"pathlib.Path(out, 'manifest.json').write_text({json.dumps(manifest(samples=7))!r})"
 """Makes a stage one whose result Prefect shows."""
@@ -28,7 +29,7 @@ def test_stages_begin_and_end_while_the_server_is_away_and_it_is_told_later(
     with Road(prefect_api) as road:
         run, said = begin(toy, road.address, tmp_path / "said"), tmp_path / "said"
         wait_for((toy.root / "here-first").exists)
-        note = _holding.read_note(_holding.lock_of(toy.root))
+        note = workspace_lock.read_note(workspace_lock.lock_of(toy.root))
         road.go_away()
         (toy.root / "here-go").touch()
         wait_for(lambda: run.poll() is not None or "the Prefect server is away" in said.read_text())
@@ -64,11 +65,11 @@ def test_a_server_that_is_gone_for_good_is_told_and_the_stages_are_done(
 
 def test_a_server_that_is_gone_for_good_is_waited_for_once(monkeypatch):
     asked = []
-    monkeypatch.setattr(_server, "give_up", lambda: asked.append("no more"))
-    monkeypatch.setattr(_server, "RESTART", 1.5)
-    monkeypatch.setattr(_server, "unreachable", lambda: asked.append(True) or ConnectionError())
-    monkeypatch.setattr(_server, "get_run_logger", lambda: SimpleNamespace(warning=print))
-    restart = _server.Restart()
+    monkeypatch.setattr(connection, "give_up", lambda: asked.append("no more"))
+    monkeypatch.setattr(connection, "RESTART", 1.5)
+    monkeypatch.setattr(connection, "unreachable", lambda: asked.append(True) or ConnectionError())
+    monkeypatch.setattr(connection, "get_run_logger", lambda: SimpleNamespace(warning=print))
+    restart = connection.Restart()
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         restart.wait()
         assert len(asked) > 2

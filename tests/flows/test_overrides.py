@@ -3,8 +3,8 @@ import yaml
 from workspace import CHECKOUT
 
 from fewstep.errors import UserError
-from flows import _variants
-from stages._params import Params
+from flows.workspaces import variant
+from stages.settings.params import Params
 
 
 @pytest.mark.parametrize(
@@ -24,21 +24,21 @@ from stages._params import Params
 )
 def test_a_wrong_override_is_told_before_anything_is_made(overrides, told):
     with pytest.raises(UserError) as caught:
-        _variants.settings(CHECKOUT, overrides)
+        variant.settings(CHECKOUT, overrides)
     assert told in str(caught.value)
 
 
 def test_an_override_may_set_what_had_its_default():
     raw = Params.read(CHECKOUT / "params.yaml").raw
     assert "clip" not in raw["pretrain"]["train"]
-    params = _variants.settings(CHECKOUT, {"pretrain.train.clip": 2.0, "distill.boss-4.train.steps": 800})
+    params = variant.settings(CHECKOUT, {"pretrain.train.clip": 2.0, "distill.boss-4.train.steps": 800})
     assert params.raw["pretrain"]["train"]["clip"] == 2.0
     assert params.raw["distill"]["boss-4"]["train"] == raw["distill"]["boss-4"]["train"] | {"steps": 800}
 
 
 def test_names_depend_on_settings_alone():
-    assert _variants.name_of({"a": 1, "b": 2}) == _variants.name_of({"b": 2, "a": 1})
-    assert _variants.name_of({"a": 1}) != _variants.name_of({"a": 2})
+    assert variant.name_of({"a": 1, "b": 2}) == variant.name_of({"b": 2, "a": 1})
+    assert variant.name_of({"a": 1}) != variant.name_of({"a": 2})
 
 
 def test_a_variant_has_the_checkouts_files_as_they_are_and_shares_its_cache(toy_that_ran, monkeypatch):
@@ -51,7 +51,7 @@ def test_a_variant_has_the_checkouts_files_as_they_are_and_shares_its_cache(toy_
     toy.began()
     state = "git status --porcelain; ls -l --time-style=full-iso artifacts/*; cat dvc.lock params.yaml"
     before = toy.sh(state)
-    place = _variants.prepare(root, {"last.width": 7})
+    place = variant.prepare(root, {"last.width": 7})
     assert toy.sh(state) == before
     assert yaml.safe_load((place / "params.yaml").read_text())["last"] == {"width": 7}
     assert "hard at work" in (place / "work.py").read_text()
@@ -65,7 +65,7 @@ def test_a_variant_has_the_checkouts_files_as_they_are_and_shares_its_cache(toy_
     toy.edit("work.py", "hard at work", "still at work")
     (root / "data" / "a").unlink()
     made = (place / "dvc.lock").read_bytes()
-    assert _variants.prepare(root, {"last.width": 7}) == place
+    assert variant.prepare(root, {"last.width": 7}) == place
     assert "still at work" in (place / "work.py").read_text()
     assert not (place / "data" / "a").exists()
     assert (place / "artifacts" / "last").exists()
@@ -76,4 +76,4 @@ def test_a_checkout_without_git_has_no_variants(toy, monkeypatch):
     monkeypatch.setattr(Params, "check", lambda self: None)
     toy.sh("rm -rf .git")
     with pytest.raises(UserError, match=r"need a git clone of .*toy, but git clone failed:"):
-        _variants.prepare(toy.root, {"last.width": 7})
+        variant.prepare(toy.root, {"last.width": 7})

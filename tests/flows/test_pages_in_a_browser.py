@@ -13,9 +13,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows import _tracker, pipeline, ui
-from stages import _outbox, _sender
-from stages._outbox import Outbox
+from flows import pipeline, ui
+from stages.tracking import outboxes, sender
+from stages.tracking.outboxes import Outbox
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SHOTS = os.environ.get("SHOTS")  # a folder for pictures of the pages, to look at
@@ -81,16 +81,16 @@ def evaluated(tracker, root, name, fd_clf):
     outbox.add("scores", rows=[row | {"yardstick": "y"}])
     outbox.add("end", status="FINISHED")
     outbox.close()
-    _sender.deliver(tracker, outbox.file, live=False)
+    sender.deliver(tracker, outbox.file, live=False)
     return tracker.origin(tags)
 
 
 def test_the_pages_show_what_happened(toy, tmp_path, finished, prefect_api, mlflow_server, monkeypatch):
-    from stages._mlflow import Tracker
+    from stages.tracking.mlflow_runs import Tracker
 
-    tracker = Tracker(tmp_path, mlflow_server, _outbox.experiment())
+    tracker = Tracker(tmp_path, mlflow_server, outboxes.experiment())
     runs = [evaluated(tracker, tmp_path, "alpha", 2.0), evaluated(tracker, tmp_path, "beta", 1.0)]
-    assert _tracker.run_page("alpha" * 8).endswith(f"/runs/{runs[0]}")
+    assert tracker.run_page("alpha" * 8).endswith(f"/runs/{runs[0]}")
 
     work = (toy.root / "work.py").read_text()
     fields = dict.fromkeys(("stage", "key", "config", "inputs", "files"))

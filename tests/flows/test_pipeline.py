@@ -14,9 +14,12 @@ from processes import group, wait_for
 from workspace import CHECKOUT
 
 from fewstep.errors import UserError
-from flows import _holding, _notices, pipeline, recover
-from flows._request import options
-from stages import _manifest, _tracking
+from flows import pipeline, recover
+from flows.planning.request import options
+from flows.system import notices
+from flows.workspaces import workspace_lock
+from stages.artifacts import manifests
+from stages.tracking import tracking
 
 
 @pytest.fixture(autouse=True)
@@ -133,9 +136,9 @@ def test_a_users_mistake_is_told_and_not_retried_and_the_others_go_on(toy):
 def test_what_did_not_run_is_linked_to_the_runs_that_made_it(toy_that_ran, monkeypatch):
     linked = []
     monkeypatch.delenv("FEWSTEP_TRACKING")
-    monkeypatch.setattr(_tracking, "link_cached", lambda root, manifests: linked.extend(manifests))
-    monkeypatch.setattr(_tracking, "send", lambda root, seconds: "the tracker is down")
-    monkeypatch.setattr(_manifest, "read", lambda folder: {"fingerprint": folder.name})
+    monkeypatch.setattr(tracking, "link_cached", lambda root, manifests: linked.extend(manifests))
+    monkeypatch.setattr(tracking, "send", lambda root, seconds: "the tracker is down")
+    monkeypatch.setattr(manifests, "read", lambda folder: {"fingerprint": folder.name})
     toy_that_ran.edit("params.yaml", "width: 3", "width: 4")
     state, _ = run(toy_that_ran)
     assert state.is_completed()  # whether or not the tracker is up
@@ -184,7 +187,7 @@ def test_a_start_by_force_leaves_what_is_above_and_beside_it(toy_that_ran):
 
 def test_a_request_that_fits_nothing_is_told_and_posted_before_anything_runs(toy, monkeypatch):
     posted = []
-    monkeypatch.setattr(_notices, "send", lambda text: posted.append(text) or "it answers 403 Forbidden")
+    monkeypatch.setattr(notices, "send", lambda text: posted.append(text) or "it answers 403 Forbidden")
     state = pipeline.pipeline(toy.root, start_from="midle", return_state=True)
     assert state.is_failed()
     assert "there is no stage 'midle'; did you mean 'middle@" in state.message
@@ -220,7 +223,7 @@ def test_a_cancelled_run_leaves_no_process_and_no_lock(toy, prefect_api, how):
     try:
         began = toy.root / "began"
         wait_for(lambda: began.exists() and began.read_text())
-        note = _holding.read_note(_holding.lock_of(toy.root))
+        note = workspace_lock.read_note(workspace_lock.lock_of(toy.root))
         assert note["pid"] == process.pid
         if how == "in the UI":
             with get_client(sync_client=True) as client:

@@ -18,9 +18,13 @@ from toy_project import Toy
 from workspace import CHECKOUT
 
 from fewstep.errors import UserError
-from flows import _dvc, _entries, _git, _places, _pools, _processes, _workspace, pipeline, stage, worker
-from flows._failures import StageError
-from stages import _catalogue
+from flows import pipeline, stage, worker
+from flows.dvc import lockfile, repo, storage
+from flows.dvc.failures import StageError
+from flows.system import git, processes
+from flows.workers import driver
+from flows.workspaces import clone
+from stages.settings import discovery
 
 CODE = ("flows", "stages", "fewstep", "infra")
 TWO_STAGES = """
@@ -81,7 +85,7 @@ class Team:
         self.driver.edit("work.py", 'open("began"', f'open("{self.yard.root}/began"')
         self.driver.edit("work.py", 'Path("orders"', f'Path("{self.yard.root}/orders"')
         (self.driver.root / "dvc.yaml").write_text(TWO_STAGES)
-        (self.driver.root / _pools.FILE).write_text("first: cpu\nlast: gpu\n")
+        (self.driver.root / driver.FILE).write_text("first: cpu\nlast: gpu\n")
         remote = self.top / "remote"
         self.driver.sh(f"mkdir {remote} && dvc remote add -q -d store {remote}")
         self.driver.sh("echo __pycache__ >> .gitignore && git add -A && git commit -qm team")
@@ -146,7 +150,7 @@ def test_a_chain_runs_on_two_workers_as_it_does_here(team, deployed):
     assert not (team.driver.root / "artifacts").exists()
     assert run(team.driver).message == "2 cached"
     (files := team.top / "remote" / "files").rename(team.top / "lost")
-    assert _dvc.lost(team.driver.root, ["first", "last"]) == {"first", "last"}
+    assert repo.lost(team.driver.root, ["first", "last"]) == {"first", "last"}
     (team.top / "lost").rename(files)
 
     team.driver.sh("dvc pull -q")
@@ -156,7 +160,7 @@ def test_a_chain_runs_on_two_workers_as_it_does_here(team, deployed):
     assert locked(team.driver) == locked(alone)
     assert (team.driver.root / "dvc.lock").read_bytes() == (alone.root / "dvc.lock").read_bytes()
     for pool in ("cpu", "gpu"):  # a worker's own checkout stays as it was
-        assert _git.changes(team.top / pool) == []
+        assert git.changes(team.top / pool) == []
         assert list((team.top / pool / ".fewstep" / "workspaces").iterdir()) == []
 
 
@@ -181,7 +185,7 @@ def test_what_was_made_before_needs_no_worker_and_what_is_made_anew_replaces_it(
 
 
 def test_a_worker_at_another_commit_or_with_changes_refuses(toy):
-    own = _git.commit(toy.root)
+    own = git.commit(toy.root)
     stage.refuse_another_commit(toy.root, own)
     told = f"the worker's checkout is at commit {own[:12]}, the driver's at 000000000000; bring both to one"
     with pytest.raises(UserError, match=told):
@@ -192,8 +196,8 @@ def test_a_worker_at_another_commit_or_with_changes_refuses(toy):
 
 
 def test_a_pool_without_workers_is_told_and_nothing_stays_scheduled(team, deployed, monkeypatch):
-    monkeypatch.setattr(_pools, "PATIENCE_WITH_AN_EMPTY_POOL", 0.5)
-    monkeypatch.setattr(_pools.Watch, "_online", lambda watch: False)  # those of other tests may count still
+    monkeypatch.setattr(driver, "PATIENCE_WITH_AN_EMPTY_POOL", 0.5)
+    monkeypatch.setattr(driver.Watch, "_online", lambda watch: False)  # those of other tests may count still
     state = run(team.driver)
     assert state.is_failed()
     assert "no worker of pool cpu is online" in state.message
@@ -207,7 +211,7 @@ def test_a_pool_without_workers_is_told_and_nothing_stays_scheduled(team, deploy
 
 def test_a_server_that_knows_no_pool_is_named(toy, monkeypatch):
     with get_client(sync_client=True) as client, pytest.raises(UserError, match=r"pool tpu.*make deploy"):
-        _pools.send(client, "first", "tpu", {})
+        driver.send(client, "first", "tpu", {})
 
 
 class Server:
@@ -217,7 +221,7 @@ class Server:
 
     def __init__(self, monkeypatch, *answers):
         self.answers, self.now, self.set = list(answers), 0.0, []
-        monkeypatch.setattr(_pools.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(driver.time, "monotonic", lambda: self.now)
 
     def read_flow_run(self, run):
         seconds, state, updated = self.answers.pop(0)
@@ -236,7 +240,7 @@ class Server:
 def test_a_worker_that_falls_silent_is_given_up_and_one_that_does_not_is_not(monkeypatch):
     running = StateType.RUNNING
     server = Server(monkeypatch, (0, running, 1), (80, running, 2), (80, running, 2), (20, running, 2))
-    watch = _pools.Watch(server, "run", "gpu", lambda line: None)
+    watch = driver.Watch(server, "run", "gpu", lambda line: None)
     for _ in range(3):
         assert watch.look() is None
     assert server.set == []
@@ -248,52 +252,52 @@ def test_a_worker_that_falls_silent_is_given_up_and_one_that_does_not_is_not(mon
 
 def test_a_stage_waits_for_a_busy_worker_as_long_as_it_takes(monkeypatch):
     server = Server(monkeypatch, *[(3600, StateType.SCHEDULED, 1)] * 5)
-    watch = _pools.Watch(server, "run", "gpu", lambda line: None)
+    watch = driver.Watch(server, "run", "gpu", lambda line: None)
     assert [watch.look() for _ in range(5)] == [None] * 5
     assert server.set == []
 
 
 def test_an_interrupted_driver_cancels_what_it_scheduled(monkeypatch):
     server = Server(monkeypatch, *[(0, StateType.RUNNING, 1)] * 5)
-    monkeypatch.setattr(_processes, "stopping", lambda: True)
-    with pytest.raises(_processes.StoppedError):
-        _pools.wait(server, "run", "gpu", lambda line: None)
+    monkeypatch.setattr(processes, "stopping", lambda: True)
+    with pytest.raises(processes.StoppedError):
+        driver.wait(server, "run", "gpu", lambda line: None)
     assert [state.type for state in server.set] == [StateType.CANCELLING]
 
 
 def test_changed_checkouts_are_refused_apart_from_what_travels(toy):
     toy.edit("params.yaml", "width: 3", "width: 4")
     (toy.root / "dvc.lock").write_text("")
-    _workspace.check_clean(toy.root, "this")
+    clone.check_clean(toy.root, "this")
     toy.edit("work.py", "VERSION = 1", "VERSION = 2")
     (toy.root / "new").touch()
     with pytest.raises(
-        UserError, match=rf"this checkout at commit {_git.commit(toy.root)[:12]}.*: work.py, new"
+        UserError, match=rf"this checkout at commit {git.commit(toy.root)[:12]}.*: work.py, new"
     ):
-        _workspace.check_clean(toy.root, "this")
+        clone.check_clean(toy.root, "this")
 
 
 def test_a_place_belongs_to_one_project(toy, tmp_path):
     with pytest.raises(UserError, match=r"shares no outputs.*dvc remote add -d"):
-        _places.claim(toy.root)
+        storage.claim(toy.root)
     branch = toy.sh("git branch --show-current").strip()
     for share in (f"dvc remote add -q -d store {tmp_path}/remote", f"dvc config cache.dir {tmp_path}/cache"):
         toy.sh(share)
-        project = _git.first_commit(toy.root)
+        project = git.first_commit(toy.root)
         with pytest.raises(UserError, match=r"the worker's DVC .* is not the driver's: it has no data"):
-            _places.check(toy.root, project)
-        assert _places.claim(toy.root) == project
-        assert _places.claim(toy.root) == project
-        _places.check(toy.root, project)
+            storage.check(toy.root, project)
+        assert storage.claim(toy.root) == project
+        assert storage.claim(toy.root) == project
+        storage.check(toy.root, project)
         with pytest.raises(
             UserError, match=f"data of the project begun at {project[:12]}.*that.*begun at 0000"
         ):
-            _places.check(toy.root, "0" * 40)
+            storage.check(toy.root, "0" * 40)
         toy.sh("git checkout -q --orphan other && git commit -qm another --allow-empty")
         with pytest.raises(
             UserError, match=rf"another project's data: it was begun at commit {project[:12]}"
         ):
-            _places.claim(toy.root)
+            storage.claim(toy.root)
         toy.sh(f"git checkout -qf {branch} && git branch -qD other")
 
 
@@ -304,15 +308,15 @@ def test_an_entry_is_merged_as_dvc_writes_it(toy_that_ran):
     for name in reversed(toy_that_ran.stages):
         outcome, entry = stage.heard(stage.told(name, "ran", entries[name]))
         assert outcome == "ran"
-        _entries.merge(toy_that_ran.root, name, entry)
+        lockfile.merge(toy_that_ran.root, name, entry)
     assert locked(toy_that_ran) == entries
     assert "up to date" in toy_that_ran.sh("dvc status")
     assert sorted((toy_that_ran.root / "dvc.lock").read_bytes().splitlines()) == sorted(whole.splitlines())
 
 
 def test_every_stage_wants_a_pool():
-    pools = yaml.safe_load((CHECKOUT / _pools.FILE).read_text())
-    assert sorted(pools) == _catalogue.names()
+    pools = yaml.safe_load((CHECKOUT / driver.FILE).read_text())
+    assert sorted(pools) == discovery.names()
     assert set(pools.values()) == {"cpu", "gpu"}
     deployed = yaml.safe_load((CHECKOUT / "infra" / "prefect.yaml").read_text())["deployments"]
     served = {item["name"] for item in deployed if item["entrypoint"] == "flows/stage.py:run_stage"}
@@ -321,19 +325,19 @@ def test_every_stage_wants_a_pool():
 
 def test_a_stage_without_a_pool_is_told(tmp_path):
     (tmp_path / "infra").mkdir()
-    (tmp_path / _pools.FILE).write_text("first: cpu")
-    assert _pools.pool_of("first@left", tmp_path) == "cpu"
+    (tmp_path / driver.FILE).write_text("first: cpu")
+    assert driver.pool_of("first@left", tmp_path) == "cpu"
     with pytest.raises(UserError, match="names no pool for last; add a line"):
-        _pools.pool_of("last", tmp_path)
+        driver.pool_of("last", tmp_path)
 
 
 def test_pools_are_on_or_off(monkeypatch):
-    assert _pools.wanted()
+    assert driver.wanted()
     monkeypatch.delenv("FEWSTEP_POOLS")
-    assert not _pools.wanted()
+    assert not driver.wanted()
     monkeypatch.setenv("FEWSTEP_POOLS", "yes")
     with pytest.raises(UserError, match="FEWSTEP_POOLS must be on or off, got 'yes'"):
-        _pools.wanted()
+        driver.wanted()
 
 
 def test_a_worker_does_no_more_at_once_than_its_machine_can(monkeypatch):
@@ -356,14 +360,14 @@ def test_what_a_worker_says_names_the_worker(monkeypatch, tmp_path):
             name="Mistake", message="mend it", is_completed=lambda: False, is_cancelled=lambda: False
         ),
     )
-    monkeypatch.setattr(_pools, "pool_of", lambda *_: "cpu")
-    monkeypatch.setattr(_pools, "order", lambda *_: {})
-    monkeypatch.setattr(_pools, "send", lambda *_: "run")
-    monkeypatch.setattr(_pools, "wait", lambda *_: failed)
+    monkeypatch.setattr(driver, "pool_of", lambda *_: "cpu")
+    monkeypatch.setattr(driver, "order", lambda *_: {})
+    monkeypatch.setattr(driver, "send", lambda *_: "run")
+    monkeypatch.setattr(driver, "wait", lambda *_: failed)
     with pytest.raises(StageError, match="first on a worker of pool cpu: mend it") as told:
-        _pools.reproduce("first", tmp_path, print)
+        driver.reproduce("first", tmp_path, print)
     assert not told.value.transient
     failed.state.name = "Failed"
     with pytest.raises(StageError) as told:
-        _pools.reproduce("first", tmp_path, print)
+        driver.reproduce("first", tmp_path, print)
     assert told.value.transient

@@ -11,7 +11,9 @@ from prefect.states import Running
 from processes import kill, wait_for
 
 from fewstep.errors import UserError
-from flows import _dvc, _holding, recover
+from flows import recover
+from flows.dvc import repo
+from flows.workspaces import workspace_lock
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def test_locks_of_the_dead_are_removed_and_work_goes_on(toy_that_ran, dead, reus
     toy_that_ran.edit("params.yaml", "rate: 0.1", "rate: 0.2")
     (told,) = recover.recover(root)
     assert told == f"removed the DVC lock of process {1 if reused else dead} (dvc repro first) in {root}"
-    assert _dvc.reproduce("first", root, lambda line: None) == "ran"
+    assert repo.reproduce("first", root, lambda line: None) == "ran"
     assert recover.recover(root) == []
 
 
@@ -68,17 +70,20 @@ def test_nothing_is_touched_while_anything_is_at_work(toy, dead, words):
 
 def test_a_living_flow_is_named(toy):
     told = r"flow run calm-fox \(123, process \d+ on .*at work"
-    with _holding.held(_holding.lock_of(toy.root), "calm-fox", "123"), pytest.raises(UserError, match=told):
+    with (
+        workspace_lock.held(workspace_lock.lock_of(toy.root), "calm-fox", "123"),
+        pytest.raises(UserError, match=told),
+    ):
         recover.recover(toy.root)
 
 
 def test_a_flow_that_died_is_forgotten_and_marked_crashed(toy, prefect_api):
-    lock = _holding.lock_of(toy.root)
+    lock = workspace_lock.lock_of(toy.root)
     with temporary_settings({PREFECT_API_URL: prefect_api}), get_client(sync_client=True) as client:
         run = client.create_flow_run(flow(lambda: None, name="fewstep"), state=Running())
         lock.parent.mkdir()
         note = {"name": "calm-fox", "id": str(run.id), "pid": 1, "host": "there"}
-        _holding.note_of(lock).write_text(json.dumps(note))
+        workspace_lock.note_of(lock).write_text(json.dumps(note))
         (told,) = recover.recover(toy.root)
         assert told.startswith(f"forgot flow run calm-fox ({run.id}, process 1 on there), which died")
         assert told.endswith(", and marked it Crashed in Prefect")

@@ -7,8 +7,8 @@ import pytest
 
 from fewstep.errors import UserError
 from flows import pipeline
-from flows._request import Request, options
-from stages import _lineage, _outbox, _recording
+from flows.planning.request import Request, options
+from stages.tracking import lineage, outboxes, recording
 
 
 def test_the_command_line_says_what_the_flow_takes():
@@ -64,14 +64,14 @@ def test_what_is_recorded_where_is_as_before_when_a_run_is_over(monkeypatch):
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "old")
     monkeypatch.delenv("FEWSTEP_PIPELINE", raising=False)
     with Request(experiment="new").recorded("run-1"):
-        assert _outbox.experiment() == "new"
-        assert _lineage.pipeline_id() == "run-1"
-        assert _recording.environment() == os.environ | {
+        assert outboxes.experiment() == "new"
+        assert lineage.pipeline_id() == "run-1"
+        assert recording.environment() == os.environ | {
             "MLFLOW_EXPERIMENT_NAME": "new",
             "FEWSTEP_PIPELINE": "run-1",
         }
-    assert _outbox.experiment() == "old"
-    assert "FEWSTEP_PIPELINE" not in _recording.environment()
+    assert outboxes.experiment() == "old"
+    assert "FEWSTEP_PIPELINE" not in recording.environment()
 
 
 def test_runs_side_by_side_are_recorded_each_under_its_own():
@@ -80,7 +80,7 @@ def test_runs_side_by_side_are_recorded_each_under_its_own():
     def recorded(name):
         with Request(experiment=name).recorded(f"run of {name}"):
             both.wait(60)  # until the other one's is said as well
-            found = _outbox.experiment(), _lineage.pipeline_id()
+            found = outboxes.experiment(), lineage.pipeline_id()
             both.wait(60)
         return found
 

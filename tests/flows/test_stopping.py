@@ -8,7 +8,7 @@ import pytest
 from processes import alive, group, kill, wait_for
 from workspace import CHECKOUT
 
-from flows import _processes
+from flows.system import processes
 
 SLEEP = "import time; print(os.getpid(), flush=True); time.sleep(600)"
 STUBBORN = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {SLEEP}"
@@ -16,14 +16,14 @@ STUBBORN = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {SLEEP
 
 @pytest.fixture(autouse=True)
 def allowed(monkeypatch):
-    monkeypatch.setattr(_processes, "GRACE", 0.5)
-    with _processes.family():
+    monkeypatch.setattr(processes, "GRACE", 0.5)
+    with processes.family():
         yield
 
 
 def run(code, log, folder, **options):
     command = [sys.executable, "-c", f"import os; {code}"]
-    return _processes.run(command, log, cwd=folder, env=dict(os.environ), **options)
+    return processes.run(command, log, cwd=folder, env=dict(os.environ), **options)
 
 
 def test_a_child_tells_its_lines_and_how_it_ended(tmp_path):
@@ -35,7 +35,7 @@ def test_a_child_tells_its_lines_and_how_it_ended(tmp_path):
 @pytest.mark.parametrize("code", [SLEEP, STUBBORN])
 def test_a_child_whose_time_is_over_leaves_no_process(tmp_path, code):
     lines = []
-    with pytest.raises(_processes.TimeIsOverError):
+    with pytest.raises(processes.TimeIsOverError):
         run(code, lines.append, tmp_path, seconds=2)
     assert not group(int(lines[0]))
 
@@ -47,11 +47,11 @@ def test_all_of_a_family_are_stopped_and_none_begins_and_others_go_on(tmp_path, 
     def child():
         try:
             run(code, lines.append, tmp_path)
-        except _processes.StoppedError as error:
+        except processes.StoppedError as error:
             ended.append(error)
 
     def child_of_a_family_below():
-        with _processes.family():
+        with processes.family():
             child()
 
     threads = [
@@ -60,14 +60,14 @@ def test_all_of_a_family_are_stopped_and_none_begins_and_others_go_on(tmp_path, 
     for thread in threads:
         thread.start()
     wait_for(lambda: len(lines) == 2)
-    _processes.stop_all()
+    processes.stop_all()
     for thread in threads:
         thread.join()
     assert len(ended) == 2
     assert not [line for line in lines if line.isdecimal() and group(int(line))]
-    with pytest.raises(_processes.StoppedError):
+    with pytest.raises(processes.StoppedError):
         run("print(1)", lines.append, tmp_path)
-    with pytest.raises(_processes.StoppedError), _processes.family():
+    with pytest.raises(processes.StoppedError), processes.family():
         run("print(1)", lines.append, tmp_path)
     assert Context().run(run, "print(1)", lines.append, tmp_path) == 0
 
@@ -76,8 +76,8 @@ def test_a_child_is_killed_with_the_flow_itself(tmp_path):
     code = f"""
 import os, sys
 from pathlib import Path
-from flows import _processes
-_processes.run([sys.executable, "-c", {"import os; " + SLEEP!r}], print, cwd=Path("."), env=dict(os.environ))
+from flows.system import processes
+processes.run([sys.executable, "-c", {"import os; " + SLEEP!r}], print, cwd=Path("."), env=dict(os.environ))
 """
     flow = subprocess.Popen(
         [sys.executable, "-u", "-c", code], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True
@@ -92,7 +92,7 @@ def test_a_child_of_a_shells_background_still_hears_an_interrupt(tmp_path):
     code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
     inner = (
         "import os, sys, signal; signal.signal(signal.SIGINT, signal.SIG_IGN); from pathlib import Path; "
-        "from flows import _processes; "
-        f"_processes.run([sys.executable, '-c', {code!r}], print, cwd=Path('.'), env=dict(os.environ))"
+        "from flows.system import processes; "
+        f"processes.run([sys.executable, '-c', {code!r}], print, cwd=Path('.'), env=dict(os.environ))"
     )
     assert subprocess.check_output([sys.executable, "-c", inner], cwd=CHECKOUT, text=True) == "True\n"

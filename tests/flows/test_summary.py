@@ -3,7 +3,7 @@ import json
 import pytest
 
 from flows import summary
-from stages import _timings
+from stages.evaluation import timings
 
 
 def row(name, grid, **facts):
@@ -26,7 +26,7 @@ def evaluated(tmp_path, monkeypatch):
 
 
 def test_each_model_has_its_numbers_and_timings_where_they_are_known(evaluated, capsys):
-    _timings.record_timing("boss-4@4", 0.1234)
+    timings.record_timing("boss-4@4", 0.1234)
     summary.main()
     head, *lines, report = capsys.readouterr().out.strip().splitlines()
     assert head.split() == [

@@ -6,7 +6,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from fewstep.errors import UserError
 from flows import pipeline, sweep
-from stages._params import Params
+from stages.settings.params import Params
 
 # The toy's last stage makes up the numbers of an evaluation.
 MEASURE = """

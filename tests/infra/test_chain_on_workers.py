@@ -5,7 +5,8 @@ from chain.checkout import Checkout
 from machines import Office
 from processes import wait_for
 
-from flows import _git, _variants
+from flows.system import git
+from flows.workspaces import variant
 
 STAGES = {
     "prepare": "cpu",
@@ -33,7 +34,7 @@ def office(team, servers, tmp_path_factory):
     project = Checkout.create(folder / "project")
     fewer_stages(project)
     # A machine that died is given up sooner.
-    project.edit("flows/_pools.py", "PATIENCE_WITH_SILENCE = 90.0", "PATIENCE_WITH_SILENCE = 30.0")
+    project.edit("flows/workers/driver.py", "PATIENCE_WITH_SILENCE = 90.0", "PATIENCE_WITH_SILENCE = 30.0")
     project.edit("flows/stage.py", "SECONDS_BETWEEN_BEATS = 10", "SECONDS_BETWEEN_BEATS = 2")
     project.sh("dvc remote add -q --default team s3://dvc && git commit -qam 'A team'")
     made = Office(team, project, folder)
@@ -94,7 +95,7 @@ def test_variants_of_a_sweep_have_the_results_of_repros(office, ran, alone, tmp_
     for steps in VARIANTS:
         single.set(distill={"boss-4": {"train": {"steps": steps}}})
         assert single.repro().ran == ["distill@boss-4", "evaluate"]
-        place = Checkout(driver / ".fewstep" / "variants" / _variants.name_of({STEPS: steps}))
+        place = Checkout(driver / ".fewstep" / "variants" / variant.name_of({STEPS: steps}))
         assert {name: place.locked()[name] for name in STAGES} == {n: single.locked()[n] for n in STAGES}
     assert "Unable to acquire lock" not in driver.said.read_text()
 
@@ -114,7 +115,7 @@ def test_a_cancelled_variant_leaves_no_process_and_changes_nothing(office, ran):
     assert office.end_of(run)["type"] == "CANCELLED"
     wait_for(lambda: office.turns(run) == [("couple@round1", "gpu", "Cancelled")], every=0.5)
     assert (driver / "dvc.lock").read_bytes() == before
-    assert _git.changes(driver.folder) == ["dvc.lock"]
+    assert git.changes(driver.folder) == ["dvc.lock"]
 
 
 def test_it_goes_on_from_there_and_again_on_another_machine_when_that_dies(office, ran):

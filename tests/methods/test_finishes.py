@@ -6,7 +6,6 @@ from oracles import as_model, gaussian
 from torch import nn
 
 from fewstep import grids, randomness
-from fewstep._training import Training
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.methods._critic import critic
@@ -17,6 +16,7 @@ from fewstep.methods.score import Score
 from fewstep.model import Model, ModelConfig, build
 from fewstep.settings import TrainSettings
 from fewstep.solvers import integrate
+from fewstep.training.networks import Training
 
 FINISHES = [Score, Distribution, Adversarial]
 KEYS = randomness.keys_of(3, 0, 6)

@@ -3,7 +3,7 @@
 import oracles
 
 from fewstep.searches import Problem
-from fewstep.searches._noise import Drawn, Given
+from fewstep.searching.noise import Drawn, Given
 
 
 def about(flow=None, *, budgets=(1, 2, 3, 8), seed=0, shape=(2,), classes=0, batch=16, **more):

@@ -9,11 +9,11 @@ from asking import about
 from fewstep import grids
 from fewstep.errors import UserError
 from fewstep.flow import FieldFlow
-from fewstep.searches import _descent
-from fewstep.searches._descent import descend
-from fewstep.searches._ends import endpoint_squares
-from fewstep.searches._score import mean_and_error
 from fewstep.searches.best import Best
+from fewstep.searching import descent
+from fewstep.searching.descent import descend
+from fewstep.searching.ends import endpoint_squares
+from fewstep.searching.score import mean_and_error
 
 
 class Listener:
@@ -52,7 +52,7 @@ def test_it_is_no_worse_than_any_candidate_and_says_how_it_chose():
 
 def test_moved_knots_that_fresh_noise_does_not_confirm_are_dropped(monkeypatch):
     worse = grids.Grid((0.0, 0.01, 1.0))
-    monkeypatch.setattr(_descent, "descend", lambda problem, grid, role, count: worse)
+    monkeypatch.setattr(descent, "descend", lambda problem, grid, role, count: worse)
     best = Best(candidates=("uniform", "edm"), noises=512)
     result = best.search(about(budgets=(2,), batch=512))
     assert result.grids[2] == grids.uniform(2)

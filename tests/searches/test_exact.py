@@ -13,8 +13,6 @@ from fewstep import spacings
 from fewstep.errors import UserError
 from fewstep.flow import FieldFlow
 from fewstep.grids import Grid, spaced
-from fewstep.searches._ends import endpoint_squares
-from fewstep.searches._jumps import jumps
 from fewstep.searches.bellman import Bellman
 from fewstep.searches.bellman_plain import BellmanPlain
 from fewstep.searches.edm import Edm
@@ -25,6 +23,8 @@ from fewstep.searches.optimal_steps import OptimalSteps
 from fewstep.searches.quantile import Quantile
 from fewstep.searches.tan import SCALES, Tan
 from fewstep.searches.uniform import Uniform
+from fewstep.searching.ends import endpoint_squares
+from fewstep.searching.jumps import jumps
 from fewstep.solvers import integrate
 
 STEPS = (2, 4, 8)

@@ -12,11 +12,10 @@ from fewstep import grids, solvers
 from fewstep.errors import UserError
 from fewstep.flow import FieldFlow
 from fewstep.grids import Grid
-from fewstep.searches import _jumps
-from fewstep.searches._checked import Checked
-from fewstep.searches._fine import bends_of, states_along
-from fewstep.searches._gram import jump_squares
-from fewstep.searches._jumps import jumps
+from fewstep.searching.checked import Checked
+from fewstep.searching.fine import bends_of, states_along
+from fewstep.searching.gram import jump_squares
+from fewstep.searching.jumps import jumps
 
 UNEVEN = (0.1, 0.11, 0.2, 0.35, 0.4, 0.6, 0.61, 0.8, 0.93, 1.0)
 EVEN = grids.uniform(40)
@@ -242,7 +241,7 @@ def test_memory_is_that_of_one_batch(monkeypatch):
         alive.append(weakref.ref(bends.increments))
         return bends
 
-    monkeypatch.setattr(_jumps, "bends_of", watched)
+    monkeypatch.setattr(jumps, "bends_of", watched)
     flow = FieldFlow(lambda x, t: x * t[:, None])
     for cost in ("squared", "plain"):
         measured(flow, grids.uniform(5), torch.randn(6, 50), cost=cost, batch=1)

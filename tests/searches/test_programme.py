@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from fewstep import grids
 from fewstep.errors import UserError
 from fewstep.flow import FieldFlow
-from fewstep.searches._jumps import jumps
-from fewstep.searches._programme import best_routes, best_routes_after
+from fewstep.searching.jumps import jumps
+from fewstep.searching.programme import best_routes, best_routes_after
 
 
 def exact_scalar_costs(std, steps):

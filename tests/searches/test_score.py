@@ -11,10 +11,10 @@ from fewstep import grids
 from fewstep.errors import UserError
 from fewstep.flow import FieldFlow
 from fewstep.grids import Grid
-from fewstep.searches._ends import endpoint_squares, moved_squares
-from fewstep.searches._noise import APART
-from fewstep.searches._score import score
 from fewstep.searches.bellman import Bellman
+from fewstep.searching.ends import endpoint_squares, moved_squares
+from fewstep.searching.noise import APART
+from fewstep.searching.score import score
 from fewstep.solvers import integrate
 
 

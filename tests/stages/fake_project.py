@@ -10,8 +10,8 @@ MAKE = '''
 import time
 from pathlib import Path
 from pydantic import Field
-from stages._params import Settings
-from stages._runner import Job, main
+from stages.settings.params import Settings
+from stages.run.runner import Job, main
 
 VERSION = 1  # bump when the numbers this stage writes change
 
@@ -57,8 +57,8 @@ if __name__ == "__main__":
 USE = '''
 """Use: join what make made."""
 from pathlib import Path
-from stages._params import Settings
-from stages._runner import Job, main
+from stages.settings.params import Settings
+from stages.run.runner import Job, main
 
 VERSION = 1
 
@@ -128,8 +128,9 @@ class Project(Workspace):
         super().__init__(folder)
         self.environment["PYTHONPATH"] = str(CHECKOUT)
         (folder / "stages").mkdir(parents=True)
-        for file in [CHECKOUT / "stages/__init__.py", *CHECKOUT.glob("stages/_[!_]*.py")]:
-            shutil.copy(file, folder / "stages")
+        for room in CHECKOUT.glob("stages/*/__init__.py"):
+            shutil.copytree(room.parent, folder / "stages" / room.parent.name)
+        shutil.copy(CHECKOUT / "stages/__init__.py", folder / "stages")
         self.write("stages/make.py", MAKE)
         self.write("stages/use.py", USE)
         self.write("params.yaml", PARAMS)

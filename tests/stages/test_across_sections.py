@@ -11,8 +11,8 @@ import yaml
 
 from fewstep.errors import UserError
 from fewstep.solvers import get
-from stages._calls import velocities_per_step
-from stages._params import Params, deciding
+from stages.settings.params import Params, deciding
+from stages.settings.steps import velocities_per_step
 
 RAW = yaml.safe_load(Path("params.yaml").read_text())
 

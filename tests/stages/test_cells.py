@@ -10,8 +10,8 @@ import torch
 
 from fewstep.grids import uniform
 from fewstep.metrics.protocol import BlockScores
-from flows import _piles
-from stages._cells import Cell, Kept, Result
+from flows import garbage
+from stages.evaluation.entries import Cell, Kept, Result
 
 CELL, OTHER = (Cell(name, "uniform", uniform(4), 4, name) for name in ("boss-4", "pretrain"))
 SCORES = BlockScores(1.5, 0.1, 1.6, 0.2, 1.7, 0.01, 0.001, 2, 50, (1.4, 1.6))
@@ -93,15 +93,15 @@ def test_a_damaged_cell_is_measured_and_kept_again(kept, suffix, damage):
 def test_garbage_is_what_the_newest_evaluation_neither_read_nor_wrote(kept, tmp_path):
     kept.write(CELL, RESULT)
     kept.write(OTHER, RESULT)
-    assert not _piles.old_cells(tmp_path).items
+    assert not garbage.old_cells(tmp_path).items
     for file in kept.folder.iterdir():
         os.utime(file, (1, 1))  # long ago
     newest = Kept(kept.folder, "protocol", 1)
     assert newest.read(CELL)
     newest.write(replace(CELL, calls=8, grid=uniform(8)), RESULT)
-    pile = _piles.old_cells(tmp_path)
+    pile = garbage.old_cells(tmp_path)
     assert list(pile.items) == ["2 files"]
     pile.remove()
     assert newest.read(CELL)
     assert not newest.read(OTHER)
-    assert not _piles.old_cells(tmp_path).items
+    assert not garbage.old_cells(tmp_path).items

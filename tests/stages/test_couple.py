@@ -13,8 +13,8 @@ from fewstep.model import ModelConfig, build
 from fewstep.progress import Silent
 from fewstep.shards import Shards
 from stages import couple
-from stages._calls import steps_taken, wrong_making
 from stages.couple import Config
+from stages.settings.steps import steps_taken, wrong_making
 
 UNET = {"name": "unet", "width": 8, "multipliers": [1]}
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 from fake_project import Project
 
-from stages import _environment
+from stages.process import environment
 
 
 @pytest.fixture
@@ -32,15 +32,15 @@ def test_a_bare_interpreter_is_told_what_is_missing(project):
 def test_a_local_suffix_is_no_difference(tmp_path, monkeypatch):
     lock = tmp_path / "requirements.lock"
     lock.write_text("torch==2.13.0\n")
-    monkeypatch.setattr(_environment, "version", lambda name: "2.13.0+cu130")
-    assert _environment.mismatches(lock) == []
+    monkeypatch.setattr(environment, "version", lambda name: "2.13.0+cu130")
+    assert environment.mismatches(lock) == []
 
 
 def test_the_check_imports_none_of_what_it_checks():
     code = "import sys, stages; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
-    assert "stages._environment" in loaded
+    assert "stages.process.environment" in loaded
     assert not loaded & {"torch", "numpy", "pydantic", "yaml", "tqdm", "filelock", "webdataset"}
 
 

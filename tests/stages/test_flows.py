@@ -10,7 +10,7 @@ from fewstep.grids import Grid, uniform
 from fewstep.model import ModelConfig, build
 from fewstep.spacings import SPACINGS, edm
 from stages import couple
-from stages._flows import grid_of_calls
+from stages.process.device import grid_of_calls
 
 
 @pytest.mark.parametrize(

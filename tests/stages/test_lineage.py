@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from stages import _manifest
-from stages._inputs import Input
-from stages._lineage import ancestors
+from stages.artifacts import manifests
+from stages.artifacts.inputs import Input
+from stages.tracking.lineage import ancestors
 
 
 def manifest(name, **inputs):
     """Return a manifest; `inputs` are paths, each with the fingerprint of what was made there, if it was."""
     used = {key: {"path": path, "digest": "", "fingerprint": made} for key, (path, made) in inputs.items()}
-    return dict.fromkeys(_manifest.FIELDS) | {"stage": name, "fingerprint": name, "inputs": used}
+    return dict.fromkeys(manifests.FIELDS) | {"stage": name, "fingerprint": name, "inputs": used}
 
 
 @pytest.mark.parametrize("own", ["data/cats.npz", "data/cats"])

@@ -7,10 +7,10 @@ from jobs import job_in
 from fewstep.checkpoint import save_model
 from fewstep.errors import UserError
 from fewstep.model import ModelConfig, build
-from stages import _making
-from stages._estimate import Estimate, estimate
-from stages._making import splits
-from stages._pair_maker import PairMaker
+from stages.sampling import splits as splits_module
+from stages.sampling.estimate import Estimate, estimate
+from stages.sampling.pairs import PairMaker
+from stages.sampling.splits import splits
 
 FACTS = {"about": "a test"}
 
@@ -70,8 +70,8 @@ def test_only_what_is_missing_is_made_again(model, whole, tmp_path, monkeypatch)
     (tmp_path / "out/train/shard-00001.tar").write_bytes(b"cut")
     (tmp_path / "out/held_out/.shard-00000.tar.json").unlink()
     (tmp_path / "out/train/shard-00003.tar.77.tmp").write_bytes(b"left by a kill")
-    made, make_one = [], _making.make_one
-    monkeypatch.setattr(_making, "make_one", lambda item: made.append(item) or make_one(item))
+    made, make_one = [], splits_module.make_one
+    monkeypatch.setattr(splits_module, "make_one", lambda item: made.append(item) or make_one(item))
     again = wanted(tmp_path)
     assert again.missing() == [("train", 1), ("held_out", 0)]
     again.make(maker_of(model))
@@ -96,7 +96,7 @@ def test_workers_may_put_shards_where_other_machines_reach_them(
 
 
 def test_a_place_that_workers_do_not_share_is_named(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(_making, "make_one", lambda item: None)
+    monkeypatch.setattr(splits_module, "make_one", lambda item: None)
     monkeypatch.setenv("FEWSTEP_WORKERS", "1")
     with pytest.raises(UserError, match=r"shard-00000\.tar is missing though it was made: do all workers"):
         wanted(tmp_path).make(maker_of(model))

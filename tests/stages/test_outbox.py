@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from stages import _outbox
-from stages._outbox import Outbox
+from stages.tracking import outboxes
+from stages.tracking.outboxes import Outbox
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_a_full_disk_fails_neither_events_nor_the_end(tmp_path, full_disk):
     outbox.add("measure", step=2)
     outbox.close()
     assert "No space left" in str(outbox.broken)
-    assert not _outbox.live(outbox.file)  # so the sender takes what is there
+    assert not outboxes.live(outbox.file)  # so the sender takes what is there
 
 
 def test_the_last_words_may_be_refused_too(tmp_path, full_disk):
@@ -37,7 +37,7 @@ def test_the_last_words_may_be_refused_too(tmp_path, full_disk):
     assert outbox.broken is None
     outbox.close()
     assert outbox.broken
-    assert not _outbox.live(outbox.file)
+    assert not outboxes.live(outbox.file)
 
 
 def test_an_outbox_that_cannot_be_made_is_no_reason_to_stop(tmp_path):

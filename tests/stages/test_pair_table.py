@@ -3,9 +3,9 @@
 import pytest
 from jobs import job_in
 
-from stages import _manifest
-from stages._pair_table import pair_table
-from stages._pairs import learnt_independent
+from stages.artifacts import manifests
+from stages.evaluation.pair_table import pair_table
+from stages.sampling.pair_facts import learnt_independent
 
 CHECKS = {"count": 512, "noise_z": 1.234, "noise_off": "tails", "cost": 39.15, "gap": 2.4, "gap_se": 1.9}
 LOSS = {"train": 0.01, "held_out": 0.011, "ratio": 1.1, "difference_se": 0.0004, "advice": "enough"}
@@ -15,7 +15,7 @@ def manifest(folder, *, stage="reflow", inputs=None, facts=None, config=None):
     folder.mkdir(parents=True)
     named = {name: {"path": path} for name, path in (inputs or {}).items()}
     given = {"stage": stage, "inputs": named, "facts": facts or {}, "config": config or {}}
-    _manifest.write(folder / _manifest.NAME, dict.fromkeys(_manifest.FIELDS) | given)
+    manifests.write(folder / manifests.NAME, dict.fromkeys(manifests.FIELDS) | given)
     return folder
 
 

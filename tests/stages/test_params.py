@@ -9,8 +9,8 @@ from pydantic import Field
 
 from fewstep.errors import UserError
 from fewstep.settings import TrainSettings
-from stages import _catalogue
-from stages._params import MethodPlugin, Params, Plugin, Settings, SolverName, canonical
+from stages.settings import discovery
+from stages.settings.params import MethodPlugin, Params, Plugin, Settings, SolverName, canonical
 
 
 class Inner(Settings):
@@ -47,8 +47,8 @@ def stages(monkeypatch):
 
     Keyed.Config = Config
     modules = {"prepare": Keyless, "couple": Keyed}
-    monkeypatch.setattr(_catalogue, "names", lambda: sorted(modules))
-    monkeypatch.setattr(_catalogue, "load", modules.__getitem__)
+    monkeypatch.setattr(discovery, "names", lambda: sorted(modules))
+    monkeypatch.setattr(discovery, "load", modules.__getitem__)
     return modules
 
 
@@ -187,10 +187,11 @@ def test_an_empty_registry_says_so(tmp_path, monkeypatch):
 
 def test_the_real_settings_are_right_and_need_no_torch():
     code = (
-        "import sys; from stages._params import Params; Params.read().check(); print('torch' in sys.modules)"
+        "import sys; from stages.settings.params import Params; Params.read().check(); "
+        "print('torch' in sys.modules)"
     )
     command = [sys.executable, "-c", code]
-    assert subprocess.check_output(command, cwd=_catalogue.FOLDER.parent, text=True) == "False\n"
+    assert subprocess.check_output(command, cwd=discovery.FOLDER.parent, text=True) == "False\n"
 
 
 @pytest.mark.parametrize(

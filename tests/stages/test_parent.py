@@ -7,8 +7,8 @@ import sys
 import pytest
 from processes import wait_for
 
-from stages import _parent
-from stages._parent import Process
+from stages.process import parent
+from stages.process.parent import Process
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has /proc")
 
@@ -34,25 +34,25 @@ def process(pid, name, parent, session=7):
 )
 def test_an_adopted_stage_is_told_from_one_that_dvc_runs(monkeypatch, above, adopted):
     there = {found.pid: found for found in above}
-    monkeypatch.setattr(_parent, "_look_up", there.get)
+    monkeypatch.setattr(parent, "_look_up", there.get)
     monkeypatch.setattr(os, "getppid", lambda: above[0].pid)
     monkeypatch.setattr(os, "getsid", lambda pid: 7)
-    assert _parent.starter() == above[-1]
-    assert _parent.adopts(_parent.starter()) == adopted
+    assert parent.starter() == above[-1]
+    assert parent.adopts(parent.starter()) == adopted
 
 
 def test_the_real_parent_is_found_and_alive():
-    found = _parent._look_up(os.getppid())
+    found = parent._look_up(os.getppid())
     assert (found.pid, found.session) == (os.getppid(), os.getsid(os.getppid()))
-    assert _parent.alive(found)
-    assert not _parent.alive(found._replace(started="another"))
+    assert parent.alive(found)
+    assert not parent.alive(found._replace(started="another"))
 
 
 def test_a_process_that_only_waits_to_be_reaped_is_not_alive():
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    found = _parent._look_up(child.pid)
-    assert _parent.alive(found)
+    found = parent._look_up(child.pid)
+    assert parent.alive(found)
     child.kill()
-    wait_for(lambda: not _parent.alive(found))
+    wait_for(lambda: not parent.alive(found))
     assert child.returncode is None  # nobody has asked yet
     child.wait()

@@ -1,6 +1,6 @@
 import torch
 
-from stages._pictures import spread_over
+from stages.figures.sample_grid import spread_over
 
 
 def test_a_sheet_shows_samples_from_all_over_the_data():

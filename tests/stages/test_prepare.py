@@ -9,8 +9,8 @@ from jobs import job_in
 
 from fewstep.errors import UserError
 from stages import prepare, pretrain
-from stages._params import Params
-from stages._plan import Plan
+from stages.artifacts.plan import Plan
+from stages.settings.params import Params
 
 RAW = yaml.safe_load(Path("params.yaml").read_text())
 

@@ -10,7 +10,7 @@ import torch
 from fake_project import CHECKOUT, Project
 
 from fewstep.errors import UserError
-from stages._processes import beside, processes
+from stages.workers.distributed import beside, processes
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "two", ""])
@@ -27,7 +27,7 @@ def test_a_number_of_processes_that_is_none_is_refused(monkeypatch, value):
     [("cuda", 2, True), ("cuda", 1, False), ("cuda:1", 2, False), ("cpu", 0, True)],
 )
 def test_each_process_needs_a_gpu_of_its_own_or_none(monkeypatch, device, gpus, fits):
-    monkeypatch.setattr("stages._flows.device", lambda: device)
+    monkeypatch.setattr("stages.process.device.device", lambda: device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setenv("FEWSTEP_PROCESSES", "1")
     assert processes() == 1
@@ -53,7 +53,7 @@ def test_what_the_environment_held_is_there_again_afterwards(monkeypatch):
 
 def test_a_process_that_dies_takes_the_stage_with_it():
     """A group that lacks one waits for it, on some devices for ever."""
-    code = "import os, time; from stages._processes import beside\nif __name__ == '__main__':\n"
+    code = "import os, time; from stages.workers.distributed import beside\nif __name__ == '__main__':\n"
     code += "    with beside(2, os.abort): time.sleep(60)"
     environment = os.environ | {"FEWSTEP_DEVICE": "cpu", "PYTHONPATH": str(CHECKOUT)}
     done = subprocess.run(

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from stages import _publish, _scratch
-from stages._publish import publish
-from stages._scratch import Scratch
+from stages.artifacts import publishing
+from stages.artifacts.publishing import publish
+from stages.artifacts.scratch import Scratch
 
 
 @pytest.fixture
@@ -51,18 +51,18 @@ def test_files_are_copied_where_links_are_impossible(scratch, tmp_path, monkeypa
 
 
 def test_a_publication_that_breaks_off_leaves_nothing(scratch, tmp_path, monkeypatch):
-    real = _publish.link
+    real = publishing.link
 
     def break_at_manifest(source, target):
         if target.name == "manifest.json":
             raise OSError(28, "No space left on device")
         real(source, target)
 
-    monkeypatch.setattr(_publish, "link", break_at_manifest)
+    monkeypatch.setattr(publishing, "link", break_at_manifest)
     with pytest.raises(OSError, match="No space"):
         publish(scratch, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(_publish, "link", real)
+    monkeypatch.setattr(publishing, "link", real)
     publish(scratch, tmp_path / "out")
     assert not (tmp_path / "out.tmp").exists()
 
@@ -96,19 +96,19 @@ def test_scratch_lies_in_the_checkout_or_where_one_says(tmp_path, monkeypatch):
     )
     monkeypatch.setenv("FEWSTEP_SCRATCH", str(tmp_path / "big"))
     assert Scratch.of("make", "f" * 64).folder == tmp_path / f"big/make.{'f' * 16}"
-    assert _scratch.state() == tmp_path / ".fewstep"
+    assert scratch.state() == tmp_path / ".fewstep"
 
 
 def test_a_full_disk_is_told_with_the_folder_and_the_room(monkeypatch, capsys, tmp_path):
-    from stages import _runner
+    from stages.run import runner
 
     def fail(stage, arguments):
         raise ValueError("while saving") from OSError(28, "No space left on device", str(tmp_path / "shard"))
 
-    monkeypatch.setattr(_runner, "run", fail)
+    monkeypatch.setattr(runner, "run", fail)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1234}))
     monkeypatch.setattr("sys.argv", ["stages.couple", "round1"])
     with pytest.raises(SystemExit) as caught:
-        _runner.main(tmp_path / "couple.py")
+        runner.main(tmp_path / "couple.py")
     assert f"the disk of {tmp_path} is full (1,234 bytes free)" in caught.value.code
     assert "dvc repro couple@round1" in caught.value.code

@@ -6,10 +6,10 @@ import shutil
 import pytest
 from fake_project import Project
 
-from stages import _lineage, _offers, _outbox, _sender
-from stages._inputs import Input
-from stages._outbox import Outbox
-from stages._registry import why_not
+from stages.artifacts.inputs import Input
+from stages.tracking import lineage, outboxes, registry_events, sender
+from stages.tracking.mlflow_registry import why_not
+from stages.tracking.outboxes import Outbox
 
 pytest.importorskip("mlflow")
 
@@ -17,7 +17,7 @@ pytest.importorskip("mlflow")
 @pytest.fixture(scope="module")
 def migrated(tmp_path_factory):
     """A tracker whose database is made."""
-    from stages._mlflow import create_database
+    from stages.tracking.mlflow_runs import create_database
 
     folder = tmp_path_factory.mktemp("migrated")
     create_database(folder / "mlflow.db")
@@ -27,7 +27,7 @@ def migrated(tmp_path_factory):
 @pytest.fixture
 def tracker(migrated, tmp_path):
     """An empty tracker, in this process."""
-    from stages._mlflow import Tracker
+    from stages.tracking.mlflow_runs import Tracker
 
     (tmp_path / ".fewstep").mkdir()
     shutil.copy(migrated, tmp_path / ".fewstep/mlflow.db")
@@ -44,7 +44,7 @@ def told(tracker, root, name, *events, begin=True):
         outbox.add(event, **facts)
     outbox.add("end", status="FINISHED")
     outbox.close()
-    _sender.deliver(tracker, outbox.file, live=False)
+    sender.deliver(tracker, outbox.file, live=False)
     return tracker.origin(tags)
 
 
@@ -155,7 +155,7 @@ def test_data_and_pairs_are_inputs_of_the_run_and_models_are_not(tracker, tmp_pa
         "pairs": made("couple", "round1"),
         "init": made("pretrain", None),
     }
-    run = told(tracker, tmp_path, "reflow", ("samples", {"samples": _lineage.samples(inputs)}))
+    run = told(tracker, tmp_path, "reflow", ("samples", {"samples": lineage.samples(inputs)}))
     used = [item.dataset for item in tracker.client.get_run(run).inputs.dataset_inputs]
     assert sorted(item.name for item in used) == ["couple@round1", "prepare"]
     (data,) = [item for item in used if item.name == "prepare"]
@@ -178,9 +178,11 @@ def test_an_evaluation_offers_its_students_and_says_what_they_were_held_against(
     rows += [base | {"model": "pretrain", "grid": "uniform", "calls": 4}]
     (tmp_path / "metrics.json").write_text(json.dumps({"rows": rows}))
     inputs = {"data": {"fingerprint": "d"}, "model boss-4": {"fingerprint": "b4"}}
-    (offered,) = _offers.scores(tmp_path, {"version": 1, "inputs": inputs})
+    (offered,) = registry_events.scores(tmp_path, {"version": 1, "inputs": inputs})
     assert (offered["fingerprint"], offered["calls"], offered["fd_clf"]) == ("b4", 4, 1.5)
-    (elsewhere,) = _offers.scores(tmp_path, {"version": 1, "inputs": inputs | {"data": {"fingerprint": "e"}}})
+    (elsewhere,) = registry_events.scores(
+        tmp_path, {"version": 1, "inputs": inputs | {"data": {"fingerprint": "e"}}}
+    )
     assert offered["yardstick"] != elsewhere["yardstick"]
 
 
@@ -201,9 +203,9 @@ def chain(tmp_path_factory):
 
 
 def test_a_stage_that_makes_a_model_registers_it_and_tells_where_it_ran(chain):
-    from stages._mlflow import Tracker
+    from stages.tracking.mlflow_runs import Tracker
 
-    tracker = Tracker(chain.folder, None, _outbox.experiment())
+    tracker = Tracker(chain.folder, None, outboxes.experiment())
     (version,) = tracker.client.search_model_versions("name = 'fewstep'")
     run = tracker.client.get_run(version.run_id)
     assert run.info.run_name == "use@one"

@@ -12,8 +12,9 @@ from fewstep.checkpoint import model_digest, save_model
 from fewstep.errors import UserError
 from fewstep.grids import Grid, uniform
 from fewstep.model import ModelConfig, build
-from stages import _spread, search
-from stages._grids import read_grids
+from stages import search
+from stages.searching import parallel_problem
+from stages.searching.grids_file import read_grids
 
 SMALL = {"batch": 256, "truth_steps": 8, "report_noises": 16}
 PICK = {"name": "best", "candidates": ["uniform", "bellman", "gits"], "noises": 512}
@@ -97,8 +98,10 @@ def test_a_second_run_writes_the_same_bytes(tmp_path):
 
 
 def test_any_number_of_processes_gives_the_same_bytes(tmp_path, monkeypatch):
-    folders, pools, real = [], [], _spread.ProcessPoolExecutor
-    monkeypatch.setattr(_spread, "ProcessPoolExecutor", lambda *a, **k: pools.append(a[0]) or real(*a, **k))
+    folders, pools, real = [], [], parallel_problem.ProcessPoolExecutor
+    monkeypatch.setattr(
+        parallel_problem, "ProcessPoolExecutor", lambda *a, **k: pools.append(a[0]) or real(*a, **k)
+    )
     for processes in (1, 2):
         monkeypatch.setenv("FEWSTEP_WORKERS", str(processes))
         (tmp_path / str(processes)).mkdir()

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from stages import _progress, _timings
-from stages._progress import Shown, clock
+from stages.evaluation import timings
+from stages.process import progress
+from stages.process.progress import Shown, clock
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def time(monkeypatch):
     class Time:
         now = 100.0
 
-    monkeypatch.setattr(_progress.time, "monotonic", lambda: Time.now)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: Time.now)
     return Time
 
 
@@ -74,8 +75,8 @@ def test_clock():
 
 def test_timings_merge_and_keep_the_last(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    assert _timings.read() == {}
-    _timings.record_timing("boss-4@4", 1.5)
-    _timings.record_timing("pretrain@32", 9.0)
-    _timings.record_timing("boss-4@4", 1.25)
-    assert _timings.read() == {"boss-4@4": 1.25, "pretrain@32": 9.0}
+    assert timings.read() == {}
+    timings.record_timing("boss-4@4", 1.5)
+    timings.record_timing("pretrain@32", 9.0)
+    timings.record_timing("boss-4@4", 1.25)
+    assert timings.read() == {"boss-4@4": 1.25, "pretrain@32": 9.0}

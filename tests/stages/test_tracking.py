@@ -7,8 +7,8 @@ import pytest
 from fake_project import Project
 from processes import kill, wait_for
 
-from stages import _outbox, _sender, _tracking
-from stages._outbox import Outbox
+from stages.tracking import outboxes, sender, tracking
+from stages.tracking.outboxes import Outbox
 
 pytest.importorskip("mlflow")
 
@@ -107,14 +107,14 @@ def project(tmp_path, tracked):
 
 
 def test_the_end_of_a_stage_waits_for_no_delivery(tmp_path, monkeypatch):
-    monkeypatch.setattr(_tracking, "start_sender", lambda root: None)
-    monkeypatch.setattr(_tracking.time, "sleep", lambda seconds: pytest.fail("waited"))
-    _tracking.link_cached(tmp_path, [])
+    monkeypatch.setattr(tracking, "start_sender", lambda root: None)
+    monkeypatch.setattr(tracking.time, "sleep", lambda seconds: pytest.fail("waited"))
+    tracking.link_cached(tmp_path, [])
     outbox = Outbox(tmp_path, "make")
     outbox.add("measure", step=0, values={})
     outbox.close()
-    assert _outbox.waiting(_outbox.folder(tmp_path))
-    assert _tracking.send(tmp_path, seconds=0) is None
+    assert outboxes.waiting(outboxes.folder(tmp_path))
+    assert tracking.send(tmp_path, seconds=0) is None
 
 
 def test_an_unreachable_tracker_fails_nothing(project):
@@ -157,9 +157,9 @@ def test_a_flow_links_what_it_found_made(project):
     project.sh("FEWSTEP_PIPELINE=first python -m stages.make")
     project.sh(
         'FEWSTEP_PIPELINE=second python -c "'
-        "from pathlib import Path; from stages import _manifest, _tracking;"
-        "_tracking.link_cached(Path.cwd(), [_manifest.read(Path('artifacts/make'))]);"
-        'assert _tracking.send(Path.cwd(), 300) is None"'
+        "from pathlib import Path; from stages.artifacts import manifests; from stages.tracking import tracking;"
+        "tracking.link_cached(Path.cwd(), [manifests.read(Path('artifacts/make'))]);"
+        'assert tracking.send(Path.cwd(), 300) is None"'
     )
     project.wait_for_senders()
     first, second = [r for r in runs(project) if r["name"] == "make"]
@@ -182,7 +182,7 @@ def test_a_result_is_linked_to_its_origin_in_another_experiment(project):
 @pytest.fixture
 def tracker(project, monkeypatch):
     """The empty tracker of the project, in this process."""
-    from stages._mlflow import Tracker
+    from stages.tracking.mlflow_runs import Tracker
 
     return Tracker(project.folder, None, "fewstep")
 
@@ -200,8 +200,8 @@ def stage(project, tracker, name, *, ends="", params=None, link=False):
     if ends:
         outbox.add("end", status=ends)
     outbox.close()
-    _sender.deliver(tracker, outbox.file, live=False)
-    assert not list(_outbox.folder(project.folder).glob(f"*{name}*"))
+    sender.deliver(tracker, outbox.file, live=False)
+    assert not list(outboxes.folder(project.folder).glob(f"*{name}*"))
 
 
 def statuses(project):
@@ -286,4 +286,4 @@ def test_a_run_that_the_tracker_refuses_blocks_no_other(project, tracker, capsys
 @pytest.mark.parametrize("secret", ["user:hunter2@", "user:hunt@er2@", "token@", ""])
 def test_texts_lose_the_passwords_of_their_addresses(secret):
     text = f"cannot reach http://{secret}host:5000/api?stage=use@one, or psql+x://{secret}db"
-    assert _sender.scrub(text) == "cannot reach http://host:5000/api?stage=use@one, or psql+x://db"
+    assert sender.scrub(text) == "cannot reach http://host:5000/api?stage=use@one, or psql+x://db"

@@ -9,7 +9,6 @@ from jobs import job_in
 
 from fewstep import grids, randomness
 from fewstep.checkpoint import load_model
-from fewstep.couplings.teacher import mirror_half
 from fewstep.errors import UserError
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.methods.reflow import Reflow
@@ -18,13 +17,14 @@ from fewstep.metrics import denoiser, features
 from fewstep.metrics.denoiser import train_denoiser
 from fewstep.metrics.monitor import Monitor
 from fewstep.model import ModelConfig, build
+from fewstep.pairs import mirror_half
 from fewstep.progress import Silent
 from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import Batches, Shards, write_shards
-from stages import _manifest
-from stages._knots import at_knots
-from stages._lesson import Selected
-from stages._training import train_model
+from stages.artifacts import manifests
+from stages.training.task import Selected
+from stages.training.timesteps import at_knots
+from stages.training.training import train_model
 
 SETTINGS = TrainSettings(steps=20, batch=16)
 FINE = grids.uniform(4)
@@ -101,8 +101,8 @@ def couplings(tmp_path_factory):
                 facts=facts,
             )
     checks = {"checks": {"cost": 4.0}, "problems": [], "advice": ["be wary"], "train": 64}
-    nothing = dict.fromkeys(_manifest.FIELDS)
-    _manifest.write(folder / "plain" / _manifest.NAME, nothing | {"facts": checks})
+    nothing = dict.fromkeys(manifests.FIELDS)
+    manifests.write(folder / "plain" / manifests.NAME, nothing | {"facts": checks})
     return folder
 
 

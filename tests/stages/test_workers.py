@@ -14,9 +14,9 @@ from processes import alive, kill, wait_for
 from workspace import CHECKOUT
 
 from fewstep.errors import UserError
-from stages import _workers
-from stages._in_processes import Processes
-from stages._workers import places, spread, workers
+from stages.workers import spread as spread_module
+from stages.workers.processes import Processes
+from stages.workers.spread import places, spread, workers
 
 PATH = os.pathsep.join(map(str, (CHECKOUT, CHECKOUT / "tests", Path(__file__).parent)))
 
@@ -36,7 +36,7 @@ def on_ray(cluster, monkeypatch):
     monkeypatch.setenv("FEWSTEP_BACKEND", "ray")
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     monkeypatch.setenv("PYTHONPATH", PATH)
-    monkeypatch.setattr("stages._on_ray.LOOK", 0.1)
+    monkeypatch.setattr("stages.workers.ray_actors.LOOK", 0.1)
     return cluster
 
 
@@ -140,8 +140,8 @@ def test_who_replaces_a_process_takes_its_gpu():
 
 
 def test_a_ray_cluster_without_room_is_told_from_one_that_works(on_ray, monkeypatch):
-    monkeypatch.setattr("stages._on_ray.device", lambda: "cuda")
-    monkeypatch.setattr("stages._on_ray.PATIENCE", 0.2)
+    monkeypatch.setattr("stages.workers.ray_actors.device", lambda: "cuda")
+    monkeypatch.setattr("stages.workers.ray_actors.PATIENCE", 0.2)
     with pytest.raises(UserError, match=r"each needs 1 GPU, and of 0 there 0 are free.*ray start --address"):
         list(spread(small_work.multiply, [1], prepare=small_work.prepare, facts=(7,)))
 
@@ -155,7 +155,7 @@ def test_a_ray_cluster_that_is_not_there_is_named(monkeypatch, address):
 
 
 def test_ray_is_told_settings_and_no_secrets(monkeypatch):
-    from stages._ray_cluster import environment
+    from stages.workers.ray_cluster import environment
 
     monkeypatch.setenv("FEWSTEP_SCRATCH", "/shared")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
@@ -171,8 +171,8 @@ def test_ray_is_told_settings_and_no_secrets(monkeypatch):
 def test_without_ray_the_message_says_how_to_install_it(monkeypatch):
     monkeypatch.setenv("FEWSTEP_BACKEND", "ray")
     monkeypatch.setitem(sys.modules, "ray", None)
-    for name in ("_on_ray", "_ray_cluster"):
-        monkeypatch.delitem(sys.modules, f"stages.{name}", raising=False)
+    for name in ("ray_actors", "ray_cluster"):
+        monkeypatch.delitem(sys.modules, f"stages.workers.{name}", raising=False)
     with pytest.raises(UserError, match=r"pip install 'fewstep\[ray\]'"):
         list(spread(small_work.multiply, [1], prepare=small_work.prepare, facts=(7,)))
 
@@ -184,7 +184,7 @@ def test_an_unknown_back_end_is_refused_with_the_nearest(monkeypatch):
 
 
 def test_other_code_does_not_work_for_a_stage(tmp_path, monkeypatch):
-    from stages._ray_actor import arrive, code
+    from stages.workers.ray_actor import arrive, code
 
     monkeypatch.chdir(tmp_path)
     arrive(str(tmp_path / "another machine has this"), code())
@@ -200,7 +200,7 @@ def test_other_code_does_not_work_for_a_stage(tmp_path, monkeypatch):
 def test_workers_die_with_a_stage_that_is_killed(tmp_path, backend, how):
     files = [str(tmp_path / name) for name in "ab"]
     code = (
-        "import sys; import small_work as t; from stages._workers import spread\n"
+        "import sys; import small_work as t; from stages.workers.spread import spread\n"
         "if __name__ == '__main__': list(spread(t.sleep, sys.argv[1:], prepare=t.prepare, facts=()))"
     )
     environment = os.environ | {"FEWSTEP_BACKEND": backend, "FEWSTEP_WORKERS": "2", "PYTHONPATH": PATH}
@@ -247,18 +247,18 @@ def test_a_number_of_processes_that_is_none_is_refused(monkeypatch, value):
 def test_one_process_a_core_or_one_a_gpu(monkeypatch, device, asked, expected):
     if asked:
         monkeypatch.setenv("FEWSTEP_WORKERS", asked)
-    monkeypatch.setattr("stages._flows.device", lambda: device)
+    monkeypatch.setattr("stages.process.device.device", lambda: device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(_workers.os, "sched_getaffinity", lambda _: {0, 1, 5}, raising=False)
-    monkeypatch.setattr(_workers, "quota", lambda _: math.inf)
+    monkeypatch.setattr(spread_module.os, "sched_getaffinity", lambda _: {0, 1, 5}, raising=False)
+    monkeypatch.setattr(spread_module, "quota", lambda _: math.inf)
     assert places() == expected
 
 
 def test_where_no_affinity_is_known_all_cores_count(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    monkeypatch.setattr(_workers, "quota", lambda _: math.inf)
-    assert _workers.cores() == 6
+    monkeypatch.setattr(spread_module, "quota", lambda _: math.inf)
+    assert spread_module.cores() == 6
 
 
 @pytest.mark.parametrize(
@@ -280,6 +280,6 @@ def test_a_container_that_is_allowed_less_than_it_sees_gets_fewer_workers(
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    monkeypatch.setattr(_workers, "CGROUPS", tmp_path)
-    monkeypatch.setattr(_workers.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
-    assert _workers.cores() == count
+    monkeypatch.setattr(spread_module, "CGROUPS", tmp_path)
+    monkeypatch.setattr(spread_module.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    assert spread_module.cores() == count

@@ -1,0 +1,80 @@
+"""Trajectories: where a flow is at chosen times, from which students learn their steps."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fewstep.draws import draws
+from fewstep.flow import Flow
+from fewstep.grids import Grid, nearest_knots
+from fewstep.pairs._followed import followed
+from fewstep.pairs.pairs import join
+from fewstep.solvers import CountedFlow, trajectory
+
+
+@torch.no_grad()
+def make_trajectories(
+    flow: Flow,
+    *,
+    seed: int,
+    start: int,
+    stop: int,
+    shape: tuple[int, ...],
+    classes: int,
+    knots: Sequence[float],
+    fine: Grid,
+    batch: int,
+    device: torch.device | str = "cpu",
+) -> dict[str, Tensor]:
+    """Return the trajectories start <= index < stop: "states", (n, knots, *shape), and "label", (n,).
+
+    Args:
+        flow: the teacher, its network in eval mode on `device`.
+        seed: of the stream "trajectories", from which the noise of each index comes.
+        start: first index.
+        stop: one past the last.
+        shape: of one sample.
+        classes: index % classes is the label; with 0 there is none.
+        knots: the times to keep, all of them times of `fine`; keep them in the shards' facts.
+        fine: the times and the solver to integrate with.
+        batch: samples in one network call; it changes the last bits of the states, so fix it.
+        device: where to compute; the results are on the CPU.
+
+    Returns:
+        The fields for fewstep.shards.
+
+    Raises:
+        UserError: if a knot is no time of `fine`, or the flow takes a noise out of the finite numbers; the
+            message has the index, and the time.
+    """
+    kept = nearest_knots(fine.times, knots)
+
+    def states(flow: Flow, noise: Tensor, conditions: dict[str, Tensor]) -> Tensor:
+        found = {}
+        for position, state in enumerate(trajectory(CountedFlow(flow, conditions), noise, fine)):
+            if position in kept:
+                found[position] = state
+        return torch.stack([found[position] for position in kept], dim=1)
+
+    indices = range(start, stop)
+    samples = draws("trajectories", seed, indices, shape=shape, classes=classes, batch=batch, device=device)
+    made = followed(states, flow, samples, kind="trajectory", first=start)
+    return join([{"states": kept_states, **conditions} for _, conditions, kept_states in made])
+
+
+def select_knots(states: Tensor, stored_times: Sequence[float], grid: Grid) -> Tensor:
+    """Return the states (n, steps + 1, *shape) at the knots of `grid`.
+
+    Args:
+        states: (n, stored times, *shape), from make_trajectories.
+        stored_times: the knots they were made with.
+        grid: the student's.
+
+    Returns:
+        A part of `states`.
+
+    Raises:
+        UserError: if a time of `grid` was not stored; the message names it.
+    """
+    return states[:, nearest_knots(stored_times, grid.times)]

@@ -1,0 +1,1 @@
+"""What searches share, and `search`, which runs one without a pipeline."""

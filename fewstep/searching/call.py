@@ -1,0 +1,156 @@
+"""search: a few-step grid for any velocity, without a pipeline."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from torch import Tensor
+
+from fewstep import registry, solvers
+from fewstep.errors import UserError
+from fewstep.flow import FieldFlow, Flow, as_flow
+from fewstep.grids import Grid
+from fewstep.model import Model
+from fewstep.progress import SILENT, Progress
+from fewstep.searches import Search, SearchResult
+from fewstep.searches.endpoint import Endpoint
+from fewstep.searching.checked import Checked, probe
+from fewstep.searching.noise import Given
+from fewstep.searching.problem import Problem, Student
+from fewstep.searching.score import Score, score
+
+
+@dataclass(frozen=True)
+class Found(Mapping[int, Grid]):
+    """The grids by budget, as a mapping, and what is known of them."""
+
+    result: SearchResult
+    scores: dict[int, dict[str, Score]]
+    """By budget and name of a search, if a report was asked for; "uniform" is there to compare with."""
+
+    def __getitem__(self, budget: int) -> Grid:
+        return self.result.grids[budget]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.result.grids)
+
+    def __len__(self) -> int:
+        return len(self.result.grids)
+
+
+def search(
+    model: Model | Flow | Callable[[Tensor, Tensor], Tensor],
+    noise: Tensor,
+    *,
+    budgets: Sequence[int],
+    method: str | Search = "best",
+    solver: str = "euler",
+    guidance: float = 1.0,
+    conditions: Mapping[str, Tensor] | None = None,
+    distance: Callable[[Tensor, Tensor], Tensor] | None = None,
+    teacher: Model | None = None,
+    report: int = 0,
+    truth_steps: int = 64,
+    batch: int = 128,
+    progress: Progress = SILENT,
+) -> Found:
+    """Find, for each number of steps, the times at which to call a model.
+
+    Args:
+        model: A fewstep Model, a Flow, or any callable velocity(x, t): x (n, *shape) is (1 - t) noise +
+            t data, t is (n,), from 0 (noise) to 1 (data), and the velocity points from noise to data.
+        noise: Standard normal, (N, *shape), on the model's device. It is dealt to disjoint sets; if it
+            doesn't suffice, the message says how much does.
+        budgets: Numbers of steps to find a grid for.
+        method: The name of a search (a file of fewstep.searches), or one with options of yours.
+        solver: The solver that will take the steps.
+        guidance: The scale of classifier-free guidance that a Model will be sampled with, or that a student
+            learnt from its teacher; 1 is none.
+        conditions: What the velocity is conditioned on, each (N, ...); passed on by name.
+        distance: How far apart states (n, *shape) are, (n,), for searches over single jumps; such as a
+            perceptual distance. None is the L2 norm, which is much faster.
+        teacher: Of a student whose knots were jittered in training: it can be searched by `endpoint`, for
+            where its teacher ends.
+        report: Further noises to score the grids on, 4096 or more for numbers that last; 0 for none.
+        truth_steps: Equal Heun steps of the fine run that an end is held against.
+        batch: Noises in one call.
+        progress: Told of what is done.
+
+    Returns:
+        A mapping from each budget to its Grid, with `scores` if a report was asked for.
+
+    Raises:
+        UserError: for a name, budget or option that can't be, too little noise, a model that is not
+            deterministic or was trained at its own knots alone, or a velocity that is none.
+    """
+    searcher = registry.find("fewstep.searches", method)() if isinstance(method, str) else method
+    solvers.get(solver)
+    searcher.check(budgets, solver)
+    if batch < 1:
+        raise UserError(f"batch must be 1 or more, got {batch}")
+    student = None
+    if isinstance(model, Model) and model.config.jitter:
+        student = student_of(model, teacher, searcher, guidance)
+        guidance = 1.0  # what it does is in the student
+    flow = Checked(_flow_of(model, guidance))
+    if isinstance(model, Model):
+        _check_for(model, noise, conditions or {})
+    given = Given(noise, conditions or {}, searcher.needs() | {"report": report}, batch)
+    problem = Problem(flow, given, tuple(budgets), solver, distance, truth_steps, student, progress)
+    probe(problem)
+    result = searcher.search(problem)
+    name = method if isinstance(method, str) else type(method).__name__
+    scores = {}
+    if report:
+        asked = {steps: {**_named(result, steps), name: grid} for steps, grid in result.grids.items()}
+        scores = score(problem, asked, noises=report)
+    guided = {by: _guided(grids, guidance) for by, grids in result.candidates.items()}
+    return Found(replace(result, grids=_guided(result.grids, guidance), candidates=guided), scores)
+
+
+def _guided(grids: Mapping[int, Grid], guidance: float) -> dict[int, Grid]:
+    return {steps: replace(grid, guidance=guidance) for steps, grid in grids.items()}
+
+
+def _check_for(model: Model, noise: Tensor, conditions: Mapping[str, Tensor]) -> None:
+    """Refuse noise and conditions that a model can't take."""
+    if tuple(noise.shape[1:]) != model.config.shape:
+        raise UserError(
+            f"noise of shape {tuple(noise.shape[1:])} is not of the model's, {model.config.shape}"
+        )
+    if model.config.classes and "label" not in conditions:
+        raise UserError(
+            f"the model has {model.config.classes} classes; give each noise's: conditions={{'label': ...}}"
+        )
+
+
+def student_of(model: Model, teacher: Model | None, searcher: Search, guidance: float) -> Student:
+    """Return what a search needs to know of a student with jittered knots.
+
+    Raises:
+        UserError: if there is no teacher, or the search asks for velocities far from the knots.
+    """
+    if not isinstance(searcher, Endpoint):
+        raise UserError(
+            "this student knows velocities near its own knots alone, to which only `endpoint` keeps"
+        )
+    if teacher is None:
+        raise UserError("a student's ends are held against its teacher's; give the teacher too")
+    assert model.config.grid is not None, "a jittered student has a grid"
+    return Student(model.config.grid, model.config.jitter, as_flow(teacher, guidance=guidance))
+
+
+def _named(result: SearchResult, steps: int) -> dict[str, Grid]:
+    return {name: grids[steps] for name, grids in result.candidates.items()}
+
+
+def _flow_of(model: Model | Flow | Callable[[Tensor, Tensor], Tensor], guidance: float) -> Flow:
+    if isinstance(model, Model):
+        if model.config.trained_times != "all" and not model.config.jitter:
+            raise UserError("this model was trained only at the knots of its own grid; search its teacher")
+        if not model.config.deterministic:
+            raise UserError("this model is not deterministic: the same noise gives other samples each time")
+        return as_flow(model, guidance=guidance)
+    if guidance != 1.0:
+        raise UserError(f"guidance {guidance} is asked of a velocity that has none; guide it before")
+    return cast("Flow", model) if hasattr(model, "t_start") else FieldFlow(model)

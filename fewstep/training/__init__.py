@@ -1,0 +1,1 @@
+"""The training loop, and the interface of the methods that it runs."""

@@ -1,0 +1,133 @@
+"""Training: the networks of a method, and everything else that changes from step to step."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewstep import distributed, randomness
+from fewstep.errors import UserError
+from fewstep.model import Model
+from fewstep.settings import TrainSettings
+from fewstep.training.method import Batch, Method
+from fewstep.training.trainee import Trainee, under
+
+HELD_OUT_SEED = randomness.digest64("held out", 0) >> 1  # one for all, so that runs compare; 63 bits
+SKIPS = 10  # updates in a row whose loss is not finite; after so many the training is lost
+
+
+class DivergedError(UserError):
+    """The training left the finite numbers for good."""
+
+
+class Training:
+    """The networks, and everything else that changes from step to step."""
+
+    def __init__(
+        self,
+        method: Method,
+        student: Model,
+        load: Callable[[str], Model],
+        settings: TrainSettings,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.method, self.settings, self.seed, self.device = method, settings, seed, device
+        self.facts: dict[str, Any] = {  # what the state on disk must agree with
+            "layout": 2,
+            "method": [type(method).__name__, asdict(method)],
+            "settings": asdict(settings),
+            "model": asdict(student.config),
+            "seed": seed,
+        }
+        torch.manual_seed(randomness.digest64("train networks", seed))
+        nets = method.networks(student, load)
+        self.modules: dict[str, nn.Module] = {name: net.module.to(device) for name, net in nets.items()}
+        self.trainees = {name: Trainee(net, settings) for name, net in nets.items() if net.trains}
+        for name in nets.keys() - self.trainees.keys():
+            self.modules[name].eval().requires_grad_(False)
+        self.step = 0
+        self.lost_at = torch.tensor(-1, device=device)  # the first step at which a network was lost
+
+    def take_step(self, batch: Batch, keys: Tensor) -> None:
+        """Update each network whose turn it is, on its own loss."""
+        torch.manual_seed(randomness.digest64(f"train step {self.step} rank {distributed.rank()}", self.seed))
+        for number, turn in enumerate(self.method.turns(self.step)):
+            for name, trainee in self.trainees.items():
+                trainee.unlock(name == turn)
+            own = randomness.keys_of_turn(keys, number)
+            losses = self._losses(self.modules, batch, turn, self.step / self.settings.steps, own)
+            skips = self.trainees[turn].update(losses, self.settings.rate(self.step))
+            self.lost_at = torch.where((skips < SKIPS) | (self.lost_at >= 0), self.lost_at, self.step)
+        self.step += 1
+
+    def evaluate(self, held_out: Batch) -> float:
+        """Return the student's mean loss on the held-out batch, of the networks as they will be kept."""
+        parts = self.evaluated(held_out)
+        return sum(float(part.sum()) for part in parts) / sum(map(len, parts))
+
+    @torch.no_grad()
+    def evaluated(self, samples: Batch) -> list[Tensor]:
+        """Return the student's loss on each sample, a tensor (n,) for each batch, as `evaluate` has it.
+
+        What is random about the losses belongs to a sample's place, so those of two sets compare.
+        """
+        modules = self.modules | {name: trainee.result for name, trainee in self.trainees.items()}
+        training = [module for module in modules.values() if module.training]
+        for module in training:
+            module.eval()
+        count = len(next(iter(samples.values())))
+        keys = randomness.keys_of(HELD_OUT_SEED, 0, count)
+        parts = []
+        for start in range(0, count, self.settings.batch):
+            part = slice(start, start + self.settings.batch)
+            batch = {name: tensor[part] for name, tensor in samples.items()}
+            parts.append(self._losses(modules, batch, "student", 1.0, keys[part]))
+        for module in training:
+            module.train()
+        return parts
+
+    def losses(self) -> dict[str, float]:
+        """Return the mean loss of the last updates of each network that had any."""
+        return {name: float(trainee.loss) for name, trainee in self.trainees.items() if trainee.updates}
+
+    def skipped(self) -> int:
+        """Return how many updates were left out, for their loss or its gradient was not finite."""
+        return sum(int(trainee.skipped) for trainee in self.trainees.values())
+
+    def refuse_divergence(self) -> None:
+        """Stop a training in which a network was lost.
+
+        Raises:
+            DivergedError: if too many updates in a row had no finite loss or gradient.
+        """
+        if self.lost_at >= 0:
+            raise DivergedError(
+                f"the loss or its gradient was not finite {SKIPS} updates in a row, up to step "
+                f"{int(self.lost_at)}; lower learning_rate or clip, or raise warmup"
+            )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything that changes from step to step."""
+        found = {"step": torch.tensor(self.step)}
+        for name, trainee in self.trainees.items():
+            found |= {f"{name}/{key}": tensor for key, tensor in trainee.tensors().items()}
+        return found
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `tensors` returned."""
+        self.step = int(tensors["step"])
+        for name, trainee in self.trainees.items():
+            trainee.restore(under(f"{name}/", tensors))
+
+    def _losses(
+        self, modules: dict[str, nn.Module], batch: Batch, turn: str, progress: float, keys: Tensor
+    ) -> Tensor:
+        batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        weight = batch.pop("weight", None)
+        half = self.settings.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            losses = self.method.loss(modules, self.method.prepare(batch, keys), turn, progress, keys)
+        return losses if weight is None else weight * losses

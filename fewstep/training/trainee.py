@@ -1,0 +1,108 @@
+"""Trainee: one network in training, with its optimiser and the moving average of its weights."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from fewstep import distributed
+from fewstep.settings import TrainSettings
+from fewstep.training.method import Net
+
+LOSS_MEMORY = 50  # updates that the mean loss looks back on
+COUNTED = ("loss", "skipped", "in_a_row")  # on the device
+
+
+class Trainee:
+    """A network that the loop updates, and all that a resumed run needs to go on with it."""
+
+    def __init__(self, net: Net, settings: TrainSettings) -> None:
+        self.module = net.module.train()
+        self.parameters = [p for p in net.module.parameters() if p.requires_grad]
+        self.average = copy.deepcopy(net.module).eval() if net.ema else None
+        # Finding them takes longer than the average itself.
+        self._followed: list[Tensor] = list(net.module.parameters())
+        self._followers: list[Tensor] = [] if self.average is None else list(self.average.parameters())
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
+        )
+        self.rate_scale = net.learning_rate
+        self.clip, self.decay = settings.clip, settings.ema
+        self.updates = 0
+        device = self.parameters[0].device
+        self.loss = torch.zeros((), device=device)
+        """Mean loss of the last updates; kept on the device, because reading it would stop a GPU."""
+        self.skipped = torch.zeros((), dtype=torch.int64, device=device)
+        """Updates that were left out, for their loss or its gradient was not finite."""
+        self.in_a_row = self.skipped.clone()
+        """The last ones of them, if the last update is one."""
+
+    @property
+    def result(self) -> nn.Module:
+        """The network with averaged weights, if an average is kept."""
+        return self.module if self.average is None else self.average
+
+    def unlock(self, open_: bool) -> None:
+        """Let gradients reach the weights, or not."""
+        for parameter in self.parameters:
+            parameter.requires_grad_(open_)
+
+    def update(self, losses: Tensor, rate: float) -> Tensor:
+        """Step down the mean of the losses, (n,), if it and its gradient are finite; return `in_a_row`."""
+        self.optimiser.zero_grad()
+        loss = losses.mean()
+        loss.backward()
+        loss = loss.detach()
+        distributed.average([*(p.grad for p in self.parameters if p.grad is not None), loss])
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * self.rate_scale
+        wrong = ~torch.isfinite(loss + norm)
+        # torch's way to leave out a step without waiting for the device, which its GradScaler uses too
+        self.optimiser.found_inf = wrong.float()  # type: ignore[attr-defined]
+        self.optimiser.step()
+        self._follow()
+        weight = max(1 / LOSS_MEMORY, 1 / (self.updates + 1))
+        self.loss.lerp_(torch.where(wrong, self.loss, loss), weight)
+        self.updates += 1
+        self.skipped += wrong
+        self.in_a_row.add_(1).mul_(wrong)
+        return self.in_a_row
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the average; while it is young it follows faster (the ramp of TensorFlow's average)."""
+        if self.average is not None:
+            decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+            torch._foreach_lerp_(self._followers, self._followed, 1 - decay)
+            for mine, theirs in zip(self.average.buffers(), self.module.buffers(), strict=True):
+                mine.copy_(theirs)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything that changes in training."""
+        found = {"updates": torch.tensor(self.updates)} | {name: getattr(self, name) for name in COUNTED}
+        found |= {f"network/{name}": tensor for name, tensor in self.module.state_dict().items()}
+        if self.average is not None:
+            found |= {f"average/{name}": tensor for name, tensor in self.average.state_dict().items()}
+        for number, moments in self.optimiser.state_dict()["state"].items():
+            found |= {f"optimiser/{number}/{name}": tensor for name, tensor in moments.items()}
+        return found
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `tensors` returned."""
+        self.updates = int(tensors["updates"])
+        for name in COUNTED:
+            getattr(self, name).copy_(tensors[name])
+        self.module.load_state_dict(under("network/", tensors))
+        if self.average is not None:
+            self.average.load_state_dict(under("average/", tensors))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in under("optimiser/", tensors).items():
+            number, _, moment = name.partition("/")
+            moments.setdefault(int(number), {})[moment] = tensor
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names start with `prefix`, without it."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

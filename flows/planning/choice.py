@@ -1,0 +1,112 @@
+"""Which stages get their turn in a run, what will become of each, and how long that took before."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from fewstep.errors import UserError
+from flows.dvc.repo import Stage
+from flows.planning import durations
+from flows.planning.time_limits import matching
+
+Fate = Literal["unchanged", "restore", "run"]
+
+WORDS: dict[Fate, str] = {
+    "unchanged": "is up to date",
+    "restore": "comes back from DVC's cache",
+    "run": "runs, unless DVC's cache has this very result",
+}
+
+
+def fates(stages: dict[str, Stage]) -> dict[str, Fate]:
+    """Return what will become of each stage, in dependency order."""
+    found: dict[str, Fate] = {}
+    for name, stage in stages.items():
+        above = [stages[other] for other in stage.upstream if found[other] == "restore"]
+        if any(found[other] == "run" for other in stage.upstream):
+            found[name] = "run"
+        elif not stage.changed and not above:
+            found[name] = "unchanged"
+        else:
+            found[name] = "restore" if _only_missing(stage, above) else "run"
+    return found
+
+
+def choose(
+    stages: dict[str, Stage], start_from: str | None = None, only: str | None = None, force: bool = False
+) -> dict[str, Fate]:
+    """Return the stages that get their turn and what will become of them, in dependency order.
+
+    Args:
+        stages: All of them, in dependency order.
+        start_from: It and all that builds on it.
+        only: This one.
+        force: Those named run even if they are up to date.
+
+    Raises:
+        UserError: there is no such stage, or what the chosen need is itself out of date.
+    """
+    if start_from and only:
+        raise UserError(f"give start_from ({start_from!r}) or only ({only!r}), not both")
+    named = set(matching(name, stages)) if (name := start_from or only) else set(stages)
+    if start_from:
+        for stage in stages.values():
+            if named.intersection(stage.upstream):
+                named.add(stage.name)
+    known = fates(stages)
+    needed = above(stages, named) - named
+    if stale := [name for name in stages if name in needed and known[name] == "run"]:
+        raise UserError(
+            f"{start_from or only} needs what is not up to date: {', '.join(stale)}; start from {stale[0]}, "
+            "or leave start_from and only out"
+        )
+    turns: dict[str, Fate] = {}
+    for name in stages:
+        if name in named:
+            turns[name] = "run" if force else known[name]
+        elif name in needed and known[name] == "restore":
+            turns[name] = "restore"
+    return turns
+
+
+def above(stages: dict[str, Stage], names: Iterable[str]) -> set[str]:
+    """Return the stages that any of `names` rests on."""
+    waiting, found = list(names), set()
+    while waiting:
+        new = set(stages[waiting.pop()].upstream) - found
+        found |= new
+        waiting += new
+    return found
+
+
+def plan(root: Path, turns: dict[str, Fate]) -> str:
+    """Return lines that tell what a run would do, and how long that took the last time."""
+    seconds = durations.read(root)
+    lines = []
+    for name, fate in turns.items():
+        last = f" ({durations.told(seconds[name])} the last time)" if name in seconds else ""
+        lines.append(f"{name} {WORDS[fate]}{last if fate == 'run' else ''}")
+    runs = [name for name, fate in turns.items() if fate == "run"]
+    unknown = [name for name in runs if name not in seconds]
+    total = durations.told(sum(seconds.get(name, 0) for name in runs))
+    new = f", and {len(unknown)} that never ran here" if unknown else ""
+    lines.append(f"{len(runs)} of {len(turns)} stages run: {total} one after the other{new}")
+    return "\n".join(lines)
+
+
+def provides(stage: Stage, path: str) -> bool:
+    """Return whether a stage writes what lies at `path`, in it, or around it."""
+    return any(Path(out).is_relative_to(path) or Path(path).is_relative_to(out) for out in stage.outputs)
+
+
+def _only_missing(stage: Stage, above: list[Stage]) -> bool:
+    """Return whether nothing but outputs is gone: its own, and those of the stages `above` it."""
+    for change in stage.changed:
+        if isinstance(change, str):
+            return False
+        for kind, paths in change.items():
+            for path, state in paths.items():
+                back = any(provides(other, path) for other in above)
+                if not (back if kind == "changed deps" else state in ("deleted", "not in cache")):
+                    return False
+    return stage.settings_before is not None

@@ -1,0 +1,1 @@
+"""What is asked of the Prefect server, and what is shown there."""

@@ -1,0 +1,115 @@
+"""What is asked of the Prefect server: whether it answers, and whether a run was cancelled there.
+
+Prefect's own clients try again for two minutes (flows/__init__.py), which is right for what the server must
+hear of. Nothing here does: a server that is away holds no stage up.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from uuid import UUID
+
+from prefect import get_run_logger
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import StateType
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    get_current_settings,
+    temporary_settings,
+)
+
+from fewstep.errors import UserError
+from flows.system import processes
+from stages.tracking.sender import scrub
+
+SECONDS = 5
+RESTART = 90.0  # seconds in which a server that is restarted is back
+ENDING = (StateType.CANCELLING, StateType.CANCELLED)
+
+
+def check() -> None:
+    """Ask the server that PREFECT_API_URL names; without one, Prefect starts its own.
+
+    Raises:
+        UserError: it does not answer.
+    """
+    address = PREFECT_API_URL.value()
+    if address and (error := unreachable()):
+        raise UserError(
+            f"the Prefect server at {scrub(address)} does not answer ({type(error).__name__}); "
+            "PREFECT_API_URL names it. Start it, on this machine with `make ui`; or "
+            "`unset PREFECT_API_URL`, and the run brings a server of its own; or do without: `dvc repro`"
+        )
+
+
+def cancelled(runs: set[str]) -> bool:
+    """Return whether one of these flow runs was cancelled in the UI; a server that is away says no."""
+    if not PREFECT_API_URL.value():
+        return False
+    with suppress(Exception), asked_once() as client:
+        return any(client.read_flow_run(UUID(run)).state_type in ENDING for run in runs)
+    return False
+
+
+class Restart:
+    """Waits for a server that is being restarted, and no second time for one that did not come back."""
+
+    gone = False
+
+    def wait(self) -> None:
+        """Return when the server answers, or does not for too long, or all is being stopped."""
+        end, told = time.monotonic() + (0 if self.gone else RESTART), False
+        while (away := PREFECT_API_URL.value() and unreachable()) and time.monotonic() < end:
+            if processes.stopping():
+                return
+            if not told:
+                get_run_logger().warning("the Prefect server is away, waiting for it for %g s", RESTART)
+                told = True
+            time.sleep(1)
+        self.gone = bool(away)
+        if self.gone and not processes.stopping():
+            give_up()
+
+
+restart = Restart()
+
+
+def give_up() -> None:
+    """Let Prefect's clients try nothing again from now on, so that the run ends without its server."""
+    settings = get_current_settings()  # what all threads read at each try
+    settings.client.max_retries = 0
+    settings.logging.to_api.enabled = False
+
+
+def lost() -> str:
+    """Return what to say when Prefect could not tell its server how a run went."""
+    address = PREFECT_API_URL.value()
+    server = f"at {scrub(address)}" if address else "of this run"
+    return (
+        f"the Prefect server {server} went away and did not come back, so it does not know how the run "
+        "ended. What the stages made is kept: start the server and run again, or do without: `dvc repro`"
+    )
+
+
+def unreachable() -> Exception | None:
+    """Return why the server does not answer, None if it does."""
+    with asked_once() as client:
+        return client.api_healthcheck()
+
+
+@contextmanager
+def asked_once() -> Iterator[SyncPrefectClient]:
+    """Give a client that tries nothing again."""
+    with (
+        impatient(),
+        get_client(sync_client=True, httpx_settings={"timeout": SECONDS}) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Let Prefect's clients try nothing again."""
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        yield

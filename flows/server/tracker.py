@@ -1,0 +1,46 @@
+"""Where MLflow's page shows the run of a result: asked over HTTP, for importing mlflow takes seconds."""
+
+import os
+from urllib.parse import quote
+
+import httpx
+
+from stages.tracking import outboxes
+from stages.tracking.sender import scrub
+
+SECONDS = 3.0  # a tracker that does not answer holds a flow up no longer
+
+
+def run_page(fingerprint: str) -> str | None:
+    """Return the address of the page of the run that made a result.
+
+    What is not delivered yet has no run: then it is a page that looks for it when it is opened.
+
+    Returns:
+        None if the tracker has no page, or has not heard of the experiment yet.
+
+    Raises:
+        httpx.HTTPError: the tracker does not answer.
+    """
+    server = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
+    if not server.startswith("http"):
+        return None
+    wanted = f"tags.`fewstep.fingerprint` = '{fingerprint}'"
+    with httpx.Client(base_url=f"{server}/api/2.0/mlflow", timeout=SECONDS, **access()) as client:
+        found = client.get("/experiments/get-by-name", params={"experiment_name": outboxes.experiment()})
+        if found.status_code == httpx.codes.NOT_FOUND:
+            return None
+        experiment = found.raise_for_status().json()["experiment"]["experiment_id"]
+        ran = f"{wanted} and tags.`fewstep.outcome` = 'ran'"
+        asked = {"experiment_ids": [experiment], "filter": ran, "max_results": 1}
+        runs = client.post("/runs/search", json=asked).raise_for_status().json().get("runs")
+    page = f"{scrub(server)}/#/experiments/{experiment}/runs"
+    return f"{page}/{runs[0]['info']['run_id']}" if runs else f"{page}?searchFilter={quote(wanted)}"
+
+
+def access() -> dict:
+    """Return how a client shows who it is, from the variables that MLflow's own client reads."""
+    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        return {"headers": {"Authorization": f"Bearer {token}"}}
+    name = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    return {"auth": (name, os.environ.get("MLFLOW_TRACKING_PASSWORD", ""))} if name else {}

@@ -1,0 +1,1 @@
+"""Stages that run on other machines."""

@@ -1,0 +1,1 @@
+"""What a stage reads and writes: its plan, its scratch folder, and the manifest of its result."""

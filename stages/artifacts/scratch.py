@@ -1,0 +1,116 @@
+"""Scratch: where a stage works, out of DVC's sight, so that a killed one goes on where it stopped."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from stages.artifacts import manifests
+
+
+def root() -> Path:
+    """Return the checkout: `dvc exp run --temp` works in a throw-away clone and names it in DVC_ROOT."""
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd())
+
+
+def state() -> Path:
+    """Return the folder of what outlives a run and is no output: scratch, tracking, timings."""
+    return root() / ".fewstep"
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """The folder of one stage, key and fingerprint; it is finished when it holds a manifest."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, address: str, fingerprint: str) -> "Scratch":
+        """Return the scratch of a stage."""
+        return cls(cls.parent() / f"{address}.{fingerprint[:16]}")
+
+    @staticmethod
+    def parent() -> Path:
+        """Return the folder of all scratch; clones may share one, FEWSTEP_SCRATCH."""
+        return Path(os.environ.get("FEWSTEP_SCRATCH") or state() / "scratch")
+
+    @property
+    def out(self) -> Path:
+        """What will be published."""
+        return self.folder / "out"
+
+    @property
+    def work(self) -> Path:
+        """What helps to resume and is not published."""
+        return self.folder / "work"
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest; written last, it means that `out` is whole."""
+        return self.folder / manifests.NAME
+
+    @property
+    def lock_file(self) -> Path:
+        """The lock on it, beside it so that it outlives it."""
+        return self.folder.parent / ".locks" / self.folder.name
+
+    @property
+    def finished(self) -> bool:
+        """Whether it holds a whole result; a damaged one is thrown away."""
+        manifest = manifests.read(self.folder)
+        if manifest and manifests.damaged(self.out, manifest):
+            self.manifest.unlink()
+            shutil.rmtree(self.out, ignore_errors=True)
+            return False
+        return manifest is not None
+
+    def forget(self) -> None:
+        """Remove a finished result, so that it is made again from the beginning."""
+        self.manifest.unlink()  # first: half a folder must not look finished
+        shutil.rmtree(self.folder)
+
+    @contextmanager
+    def lock(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Hold the only right to write here; wait for another process that has it."""
+        lock = FileLock(self.lock_file)
+        self.lock_file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say("another process is making this very result; waiting for it")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def made(self) -> float:
+        """Return when it was finished, 0 if another process has just removed it."""
+        try:
+            return self.manifest.stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def prune(self) -> None:
+        """Remove older finished scratch of this stage and key; unfinished work and the newest stay.
+
+        The newest stays because DVC may have been killed before it took the result over.
+        """
+        address = self.folder.name.rpartition(".")[0]
+        finished = [
+            Scratch(folder)
+            for folder in self.folder.parent.glob(f"{address}.*")
+            if folder != self.folder and (folder / manifests.NAME).exists()
+        ]
+        for scratch in sorted(finished, key=Scratch.made)[:-1]:
+            lock = FileLock(scratch.lock_file)
+            try:
+                with lock.acquire(timeout=0):
+                    scratch.manifest.unlink(missing_ok=True)  # first: half a folder must not look finished
+                    shutil.rmtree(scratch.folder, ignore_errors=True)
+            except Timeout:
+                continue

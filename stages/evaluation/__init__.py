@@ -1,0 +1,1 @@
+"""What the evaluate stage measures, keeps and reports."""

@@ -1,0 +1,53 @@
+"""Pictures of numbers: quality against calls, and where the steps of grids lie."""
+
+from pathlib import Path
+from typing import Any
+
+from stages.figures.figure import pyplot, save_figure
+
+FAINT = "#bbbbbb"
+
+
+def draw_grids(path: Path, grids: list[tuple[str, tuple[float, ...]]]) -> None:
+    """Draw a line with a mark at every time for each named grid; equal steps are the ticks below."""
+    figure, axis = pyplot.subplots(figsize=(6.4, 0.5 + 0.34 * len(grids)))
+    for height, (_, times) in enumerate(reversed(grids)):
+        axis.plot(times, [height] * len(times), "-", color=FAINT, linewidth=1, zorder=1)
+        axis.plot(times, [height] * len(times), "o", color="#0b6e99", markersize=5, zorder=2)
+    axis.set_yticks(range(len(grids)), [name for name, _ in reversed(grids)], fontsize=9)
+    axis.set_xlabel("t (0 noise, 1 data)", fontsize=9)
+    axis.set_xlim(-0.02, 1.02), axis.set_ylim(-0.6, len(grids) - 0.4)
+    axis.tick_params(labelsize=9)
+    for side in ("top", "right", "left"):
+        axis.spines[side].set_visible(False)
+    axis.tick_params(axis="y", length=0)
+    figure.tight_layout(pad=0.4)
+    save_figure(figure, path)
+
+
+def draw_quality(path: Path, lines: dict[str, list[dict[str, Any]]]) -> None:
+    """Draw fd_clf against calls, both on log scales, a line for each series, bars of one standard error."""
+    figure, axis = pyplot.subplots(figsize=(6.4, 4.2))
+    students = [name for name, rows in lines.items() if rows[0]["grid"] == "own"]
+    for number, (name, rows) in enumerate(lines.items()):
+        alone, searched = name in students, rows[0]["grid"] not in ("own", "uniform")
+        axis.errorbar(
+            [row["calls"] for row in rows],
+            [row["fd_clf"] for row in rows],
+            [row["fd_clf_se"] for row in rows],
+            label=name,
+            color=f"C{number}",
+            marker="D" if alone else "o",
+            markersize=8 if alone else 4,
+            linestyle="none" if alone else "--" if searched else "-",
+            linewidth=1.3,
+            capsize=2,
+        )
+    axis.set_xscale("log", base=2), axis.set_yscale("log")
+    calls = sorted({row["calls"] for rows in lines.values() for row in rows})
+    axis.set_xticks(calls, [str(n) for n in calls])
+    axis.set_xlabel("network calls"), axis.set_ylabel("fd_clf (lower is better)")
+    axis.grid(True, which="major", color="#eeeeee"), axis.set_axisbelow(True)
+    axis.legend(fontsize=8, frameon=False)
+    figure.tight_layout(pad=0.4)
+    save_figure(figure, path)

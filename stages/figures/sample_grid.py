@@ -1,0 +1,86 @@
+"""Pictures of samples: a sheet of images, or a scatter of points."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TILE = 48  # pixels to which the side of a small image is enlarged, by a whole factor
+GAP, MARGIN, TEXT = 3, 10, 14  # pixels between images, around the sheet, and of a label's height
+
+Rows = "list[tuple[str, Tensor]]"
+
+
+def sheet_samples(shape: tuple[int, ...]) -> int:
+    """Return how many samples of that shape a row or panel shows well."""
+    return 12 if len(shape) == 3 else 500
+
+
+def spread_over(data: "Tensor") -> "Tensor":
+    """Return as many samples (n, *shape) as a sheet shows, at even distances: data may be sorted."""
+    count = min(len(data), sheet_samples(tuple(data.shape[1:])))
+    return data[[number * len(data) // count for number in range(count)]]
+
+
+def sample_sheet(path: Path, rows: Rows) -> None:
+    """Draw one labelled row of samples per entry, or a panel of points.
+
+    Every row holds samples (n, *shape) of the same noises in the same order, so columns compare.
+    """
+    if rows[0][1].dim() == 4:
+        image_sheet(path, rows)
+    else:
+        point_panels(path, rows)
+
+
+def image_sheet(path: Path, rows: Rows) -> None:
+    """Draw images (n, C, H, W), enlarged by a whole factor, pixel for pixel."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default(TEXT)
+    left = MARGIN + int(max(font.getlength(label) for label, _ in rows)) + MARGIN
+    tiles = [as_tiles(samples) for _, samples in rows]
+    _, height, width, _ = tiles[0].shape
+    columns = max(len(row) for row in tiles)
+    size = (left + columns * (width + GAP) - GAP + MARGIN, 2 * MARGIN + len(rows) * (height + GAP) - GAP)
+    sheet = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, ((label, _), row) in enumerate(zip(rows, tiles, strict=True)):
+        top = MARGIN + number * (height + GAP)
+        pen.text((left - MARGIN, top + height / 2), label, fill="#222222", font=font, anchor="rm")
+        for column, tile in enumerate(row):
+            sheet.paste(Image.fromarray(tile), (left + column * (width + GAP), top))
+    sheet.save(path)
+
+
+def as_tiles(samples: "Tensor") -> np.ndarray:
+    """Return images (n, C, H, W) in [-1, 1] as enlarged RGB bytes (n, H, W, 3).
+
+    Grey, and the first channel where there are neither one nor three, becomes grey.
+    """
+    pixels = ((samples.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    colour = pixels if pixels.shape[-1] == 3 else np.repeat(pixels[..., :1], 3, axis=-1)
+    factor = max(1, TILE // colour.shape[1])
+    return colour.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def point_panels(path: Path, rows: Rows) -> None:
+    """Draw the first two features of points (n, D), a panel each, all with the limits of the first."""
+    from stages.figures.figure import pyplot, save_figure
+
+    across = min(len(rows), 4)
+    down = -(-len(rows) // across)
+    figure, axes = pyplot.subplots(down, across, figsize=(2.3 * across, 2.5 * down), squeeze=False)
+    reach = 1.3 * float(rows[0][1][:, :2].abs().max())
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, (label, points) in zip(axes.flat, rows, strict=False):
+        axis.set_axis_on()
+        axis.scatter(points[:, 0].tolist(), points[:, min(1, points.shape[1] - 1)].tolist(), s=3, alpha=0.4)
+        axis.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
+        axis.set_title(label, fontsize=9)
+    figure.tight_layout(pad=0.4)
+    save_figure(figure, path)

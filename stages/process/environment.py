@@ -1,0 +1,50 @@
+"""The interpreter a stage runs in: has it the locked packages? Standard library only, in a few ms."""
+
+import os
+import re
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+LOCK = Path(__file__).parents[2] / "requirements.lock"
+NEEDED = ("torch", "numpy", "safetensors", "fsspec", "webdataset", "pydantic", "PyYAML", "filelock", "tqdm")
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def prepare() -> None:
+    """Set the environment of a stage, or end the process if its packages are not the locked ones."""
+    threads = os.environ.get("FEWSTEP_THREADS", "1")
+    if not (threads.isdecimal() and int(threads)):
+        sys.exit(f"FEWSTEP_THREADS must be a number of threads from 1, got {threads!r}")
+    os.environ.update(dict.fromkeys(THREADS, threads))  # bytes depend on it, so a stray value may not decide
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if wrong := mismatches(LOCK):
+        sys.exit(
+            f"{sys.executable} lacks the locked packages: {'; '.join(wrong)}.\n"
+            "`make run` creates .venv with them; or put .venv/bin first on PATH and try again."
+        )
+
+
+def mismatches(lock: Path) -> list[str]:
+    """Return what this interpreter lacks of the locked packages that stages import; [] without a lock."""
+    if not lock.exists():
+        return []
+    locked = dict(re.findall(r"^([\w.-]+)==([\w.!]+)", lock.read_text().replace("_", "-").lower(), re.M))
+    wrong = []
+    for name in NEEDED:
+        want = locked.get(name.lower())
+        try:
+            have = version(name).partition("+")[0]  # 2.13.0+cpu and 2.13.0+cu130 are both 2.13.0
+        except PackageNotFoundError:
+            have = "missing"
+        if want and have != want:
+            wrong.append(f"{name} is {have}, needs {want}")
+    return wrong

@@ -1,0 +1,1 @@
+"""How a stage runs, from its command line to its published result."""

@@ -1,0 +1,1 @@
+"""Sets of samples that a model makes of noise: pairs and trajectories."""

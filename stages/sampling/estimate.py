@@ -1,0 +1,169 @@
+"""What making samples will take on this machine: time, bytes, and what that costs."""
+
+import heapq
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep import solvers
+from fewstep.draws import draws
+from fewstep.flow import Flow
+from fewstep.grids import Grid
+from fewstep.reference import follow
+from fewstep.shards.recipe import FLOATS, Recipe
+from stages.process.device import device
+from stages.process.progress import clock
+from stages.sampling.makers import ModelMaker, Opened
+from stages.sampling.splits import TRAIN, Splits
+from stages.workers.spread import spread, workers_for
+
+LEAST_SECONDS, LEAST_CALLS = 0.5, 3  # of a measurement, after a first call that warms up
+CHECKING = 2.2  # the calls of that many pairs go into checking one: back, forth and a few in between
+WORKER: dict[str, Any] = {}  # what a worker keeps until it measures
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The samples that are left to make, and how long a network call takes."""
+
+    shards: list[int]
+    """Samples in each shard that is not there yet."""
+    total: int
+    """Samples in all shards."""
+    batch: int
+    calls: int
+    """Network calls a sample."""
+    checked: int
+    """Samples that are followed back in the end."""
+    call_seconds: list[float]
+    """Of a call of a whole batch, in each worker, while the others work too."""
+    start_seconds: float
+    """Until the workers have the model open."""
+    sample_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """Time until all is made and checked, if a worker that is done with a shard takes the next."""
+        free = [(self.start_seconds, seconds) for seconds in self.call_seconds]
+        heapq.heapify(free)
+        for samples in self.shards:
+            then, seconds = heapq.heappop(free)
+            heapq.heappush(free, (then + seconds * self.calls * samples / self.batch, seconds))
+        checks = self.checked / self.batch * CHECKING * self.calls * min(self.call_seconds)
+        return max(then for then, _ in free) + checks
+
+    def lines(self, price: float | None) -> list[str]:
+        """Return what a user wants to know; `price` is that of an hour of one worker."""
+        left, count = sum(self.shards), len(self.call_seconds)
+        milliseconds = 1000 * sum(self.call_seconds) / count
+        cost = count * self.seconds / 3600 * (price or 0)
+        return [
+            f"{self.total:,} x {self.calls} calls, {self.batch} at once; {left:,} are left to make",
+            f"a call takes {milliseconds:.3g} ms on each of {count} workers ({device()}), measured just now",
+            f"time   {clock(self.seconds)}",
+            f"bytes  {self.total * self.sample_bytes:,}",
+            *([f"cost   {cost:.2f} at {price:g} an hour of a worker"] if price is not None else []),
+        ]
+
+    def line(self) -> str:
+        """Return the same in a line."""
+        left, count = sum(self.shards), len(self.call_seconds)
+        return (
+            f"{left:,} of {self.total:,} to make x {self.calls} calls on {count} workers: about "
+            f"{clock(self.seconds)}, {self.total * self.sample_bytes:,} bytes in all"
+        )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one worker found."""
+
+    call_seconds: float
+    calls: int
+    """A sample."""
+    sample_bytes: int
+    spent: float
+    """Seconds that finding it took."""
+
+
+def estimate(splits: Splits, maker: ModelMaker, *, checked: int, opened: Opened | None = None) -> Estimate:
+    """Measure some calls and return what the work will take.
+
+    Args:
+        splits: What is to be made.
+        maker: How.
+        checked: Samples that are followed back in the end.
+        opened: A model that is open here already, to measure in this process for all workers; else it
+            is measured in as many workers as there will be, at the same time.
+    """
+    shards = [len(splits.recipes[split].part(number)) for split, number in splits.missing()]
+    count, recipe = max(1, workers_for(len(shards))), splits.recipes[TRAIN]
+    began = time.perf_counter()
+    if opened is None:
+        measured = [
+            found for _, found in spread(measure, range(count), prepare=prepare, facts=(maker, recipe))
+        ]
+    else:
+        WORKER.update(maker=maker, opened=opened, recipe=recipe)
+        measured = [measure(0)] * count
+    spent = time.perf_counter() - began
+    return Estimate(
+        shards=shards,
+        total=sum(recipe.samples for recipe in splits.recipes.values()),
+        batch=maker.batch,
+        calls=measured[0].calls,
+        checked=checked,
+        call_seconds=[found.call_seconds for found in measured],
+        start_seconds=max(0.0, spent - max(found.spent for found in measured)),
+        sample_bytes=measured[0].sample_bytes,
+    )
+
+
+def prepare(maker: ModelMaker, recipe: Recipe) -> None:
+    """Open the model in a worker."""
+    WORKER.update(maker=maker, opened=maker.open(), recipe=recipe)
+
+
+@torch.no_grad()
+def measure(_worker: int) -> Measured:
+    """Measure a worker, in it."""
+    opened, recipe, batch = WORKER["opened"], WORKER["recipe"], WORKER["maker"].batch
+    began = time.perf_counter()
+    config = opened.model.config
+    ((noise, conditions),) = draws(
+        "estimate", 0, range(batch), shape=config.shape, classes=config.classes, batch=batch, device=device()
+    )
+    seconds = seconds_of_call(opened.flow, noise, conditions)
+    stored = [
+        field.to(FLOATS[recipe.dtypes.get(name, "float32")]) if field.is_floating_point() else field
+        for name, field in opened.make(0, 1).items()
+        if name not in recipe.drawn
+    ]
+    return Measured(
+        call_seconds=seconds,
+        calls=calls_of(opened, noise, conditions),
+        sample_bytes=sum(field.nbytes for field in stored),
+        spent=time.perf_counter() - began,
+    )
+
+
+def seconds_of_call(flow: Flow, noise: Tensor, conditions: dict[str, Tensor]) -> float:
+    """Return the seconds that a network call on a whole batch takes."""
+    middle, velocities = (flow.t_start + flow.t_end) / 2, 0
+    float(flow(noise, middle, **conditions).sum())  # warms up
+    began = time.perf_counter()
+    while velocities < LEAST_CALLS or time.perf_counter() - began < LEAST_SECONDS:
+        float(flow(noise, middle, **conditions).sum())  # waits for a GPU
+        velocities += 1
+    return (time.perf_counter() - began) / velocities / flow.calls_per_velocity
+
+
+def calls_of(opened: Opened, noise: Tensor, conditions: dict[str, Tensor]) -> int:
+    """Return the network calls that a sample takes; where steps are chosen on the way, a batch tells."""
+    if isinstance(opened.steps, Grid):
+        each = solvers.get(opened.steps.solver).velocities_per_step
+        return opened.steps.steps * each * opened.flow.calls_per_velocity
+    return follow(opened.flow, noise, opened.steps, **conditions).calls

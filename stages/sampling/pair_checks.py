@@ -1,0 +1,73 @@
+"""The checks of a coupling: what is measured of its pairs, told, and put among the facts of the stage."""
+
+from dataclasses import asdict
+from functools import reduce
+from operator import add
+from typing import TYPE_CHECKING
+
+from fewstep.draws import draws
+from fewstep.grids import Grid, uniform
+from fewstep.pairs import PairStatistics, check_pairs, require_equivariant
+from fewstep.shards import Shards, counted
+from stages.process.device import device
+from stages.run.runner import Job
+from stages.sampling.makers import Opened
+from stages.sampling.pair_facts import learnt_independent
+from stages.sampling.splits import HELD_OUT, TRAIN, Splits
+
+if TYPE_CHECKING:
+    from stages.couple import Config
+
+FINE_STEPS = 64  # of Heun, to follow a flow whose pairs were made to a tolerance
+MIRRORED_NOISES = 32
+
+
+def check_coupling(job: Job, config: "Config", wanted: Splits, held_out: Shards, opened: Opened) -> None:
+    """Check finished pairs: the held-out ones with the model, and the noise and cost of all of them."""
+    parts = (
+        PairStatistics.from_json(part)
+        for split in (TRAIN, HELD_OUT)
+        for part in counted(wanted.store.below(split), wanted.recipes[split])
+    )
+    checks = check_pairs(
+        held_out.load(),
+        opened.flow,
+        grid=grid_of(opened),
+        batch=config.batch,
+        statistics=reduce(add, parts),
+        independent=learnt_independent(job.inputs["model"]),
+        device=device(),
+    )
+    job.facts.update(checks=asdict(checks), problems=checks.problems(), advice=checks.advice())
+    for problem in checks.problems():
+        job.progress.note(f"warning: {problem}")
+    for advice in checks.advice():
+        job.progress.note(advice)
+
+
+def check_mirrored(job: Job, config: "Config", opened: Opened) -> None:
+    """Refuse to mirror the pairs of a model that can tell left from right.
+
+    Raises:
+        UserError: with how far the mirror images are off.
+    """
+    model = opened.model.config
+    ((noise, conditions),) = draws(
+        "mirror",
+        job.seed,
+        range(MIRRORED_NOISES),
+        shape=model.shape,
+        classes=model.classes,
+        batch=MIRRORED_NOISES,
+        device=device(),
+    )
+    setting = f"couple.{job.key}.mirror"
+    error = require_equivariant(opened.flow, noise, grid_of(opened), setting=setting, **conditions)
+    job.facts["mirror_error"] = error
+
+
+def grid_of(opened: Opened) -> Grid:
+    """Return the grid that pairs were made with, or a fine one if each batch had its own."""
+    if isinstance(opened.steps, Grid):
+        return opened.steps
+    return uniform(FINE_STEPS, start=opened.flow.t_start, solver="heun")

@@ -1,0 +1,141 @@
+"""Samples that a model makes of noise: two splits of shards, made by as many workers as there are.
+
+Workers put shards where all of them and the stage reach them: in the stage's scratch, or under
+FEWSTEP_SHARDS, from which the stage then fetches them. A shard is the same whoever makes it.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fewstep.checkpoint import CONFIG, WEIGHTS
+from fewstep.shards import (
+    Recipe,
+    Shards,
+    Store,
+    clear_leftovers,
+    fetch_shards,
+    finish_shards,
+    missing_shards,
+    write_shard,
+)
+from fewstep.shards.fields import Field
+from stages.run.runner import Job
+from stages.sampling.makers import Maker, ModelMaker
+from stages.workers.spread import Spread, here, spread
+
+HELD_OUT, TRAIN = "held_out", "train"
+WORKER: dict[str, Any] = {}  # what a worker keeps from one shard to the next
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What is to be made: samples to train on, numbered from 0, and held-out ones, numbered after them."""
+
+    job: Job
+    recipes: dict[str, Recipe]
+
+    @property
+    def store(self) -> Store:
+        """Where the workers put shards."""
+        shared = os.environ.get("FEWSTEP_SHARDS")
+        return Store(shared).below(self.job.result) if shared else Store(self.job.out.resolve())
+
+    def missing(self) -> list[tuple[str, int]]:
+        """Return the shards that are still to be made, the longest work first."""
+        return [
+            (split, number)
+            for split, recipe in self.recipes.items()
+            for number in missing_shards(self.store.below(split), recipe)
+        ]
+
+    def make(self, maker: ModelMaker) -> dict[str, Shards]:
+        """Have workers make the missing shards; return both finished sets, in what is published."""
+        return self._fill(self._reachable(maker), spread)
+
+    def take(self, maker: Maker) -> dict[str, Shards]:
+        """Do the same in this process, of something that other machines may not have."""
+        return self._fill(maker, here)
+
+    def _fill(self, maker: Maker, over: Spread) -> dict[str, Shards]:
+        for split, recipe in self.recipes.items():
+            clear_leftovers(self.store.below(split), recipe)
+        missing, progress = self.missing(), self.job.progress
+        sizes = {(s, n): len(self.recipes[s].part(n)) for s, n in missing}
+        total = sum(recipe.samples for recipe in self.recipes.values())
+        progress.start("", total, done=total - sum(sizes.values()), unit="sample")
+        if missing:
+            facts = (self.store.url, maker, self.recipes)
+            for item, _ in over(make_one, missing, prepare=prepare, facts=facts):
+                progress.advance(sizes[item])
+        return {split: self._publishable(split) for split in self.recipes}
+
+    def _reachable(self, maker: ModelMaker) -> ModelMaker:
+        """Return the maker; where shards are shared, of a copy of the model that is shared, too."""
+        if "FEWSTEP_SHARDS" not in os.environ:
+            return maker
+        model = self.store.below("model")
+        for name in (WEIGHTS, CONFIG):
+            model.put(name, (Path(maker.model) / name).read_bytes())
+        return replace(maker, model=model.url)
+
+    def _publishable(self, split: str) -> Shards:
+        """Return a finished split in the folder that is published."""
+        shards, folder = finish_shards(self.store.below(split), self.recipes[split]), self.job.out / split
+        if Path(shards.url) == folder.resolve():
+            return shards
+        return fetch_shards(self.store.below(split), folder, self.job.progress)
+
+
+def splits(
+    job: Job,
+    *,
+    train: int,
+    held_out: int,
+    per_shard: int,
+    facts: dict[str, Any],
+    dtypes: dict[str, str],
+    drawn: Callable[[int], dict[str, Field]] = lambda first: {},
+) -> Splits:
+    """Return what is to be made, and put `facts` among those of the result.
+
+    See fewstep.shards.Recipe; `drawn` is given the number of a split's first sample.
+
+    Raises:
+        UserError: if workers could put nothing where FEWSTEP_SHARDS says.
+    """
+    first, recipes = 0, {}
+    for split, samples in ((TRAIN, train), (HELD_OUT, held_out)):
+        recipes[split] = Recipe(
+            samples=samples,
+            per_shard=per_shard,
+            facts=facts | {"first": first},
+            dtypes=dtypes,
+            drawn=drawn(first),
+        )
+        first += samples
+    job.facts.update(facts, train=train, held_out=held_out)
+    wanted = Splits(job, recipes)
+    Store(wanted.store.url, patient=False).sizes()  # a place that can't be reached is told at once
+    return wanted
+
+
+def prepare(store: str, maker: Maker, recipes: dict[str, Recipe]) -> None:
+    """Open the model in a worker."""
+    WORKER.update(store=Store(store), make=maker.ready(), count=maker.count, recipes=recipes)
+
+
+def make_one(item: tuple[str, int]) -> None:
+    """Make one shard, in a worker."""
+    split, number = item
+    recipe: Recipe = WORKER["recipes"][split]
+    first, make = recipe.facts["first"], WORKER["make"]
+    write_shard(
+        WORKER["store"].below(split),
+        recipe,
+        number,
+        lambda start, stop: make(first + start, first + stop),
+        WORKER["count"],
+    )

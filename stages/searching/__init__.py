@@ -1,0 +1,1 @@
+"""What the search stage does beside the search itself: processes, files, pictures."""

@@ -1,0 +1,1 @@
+"""params.yaml: decoded, checked within and across sections, and explained where it is wrong."""

@@ -1,0 +1,112 @@
+"""Settings: the base of every Config, and settings that name a file of the library and its options."""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import PydanticCustomError, core_schema
+
+from fewstep import registry
+from fewstep.errors import UserError
+from stages.settings import messages
+
+STRICT = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class Settings(BaseModel):
+    """Named values from params.yaml: an unknown one is an error, and none changes later."""
+
+    model_config = STRICT
+
+
+@dataclass(frozen=True)
+class Named:
+    """A file of a registry package that settings name, with its options."""
+
+    name: str
+    options: Any
+    """An instance of the dataclass that the file defines."""
+
+    def build(self) -> Any:
+        """Return the method, model or search itself."""
+        return self.options
+
+    def named(self) -> dict[str, Any]:
+        """Return the name and every option, defaults included, as plain values."""
+        return {"name": self.name} | asdict(self.options)
+
+
+@cache  # a model takes much longer to make than settings to decode, and each is asked for many times
+def wrapping(plugin: type) -> type[BaseModel]:
+    """Return a model of one field, `options`: only a model forbids a plain dataclass what is extra."""
+    return create_model("Options", __config__=STRICT, options=(plugin, ...))
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A setting of the form `name` or `{name: ..., options}` that names a file of `package`."""
+
+    package: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Tell pydantic how to read such a setting, and how to write it in full."""
+        return core_schema.no_info_plain_validator_function(
+            self.decode,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda value: json.loads(json.dumps(value.named()))
+            ),
+        )
+
+    def decode(self, value: Any) -> Named:
+        """Return what `value` names.
+
+        Raises:
+            PydanticCustomError: if there is no such file or option, or an option's value is impossible.
+        """
+        if isinstance(value, Named):
+            return value
+        options = {"name": value} if isinstance(value, str) else value
+        if not isinstance(options, dict) or not isinstance(options.get("name"), str):
+            self.refuse([((), f" must be a name, or a mapping with a name, got {value!r}")])
+        try:
+            plugin = registry.find(self.package, options["name"])
+        except UserError as error:
+            self.refuse([((), f": {error}")])
+        wrapper = wrapping(plugin)
+        try:
+            built = wrapper(options={k: v for k, v in options.items() if k != "name"})
+        except ValidationError as error:
+            self.refuse([(where[1:], text) for where, text in messages.found(error, wrapper)])
+        return Named(options["name"], built.options)
+
+    @staticmethod
+    def refuse(problems: list[tuple[tuple, str]]) -> None:
+        """Hand problems, places counted from this setting, to whoever explains the whole section."""
+        raise PydanticCustomError("plugin", "names no usable plugin", {"problems": problems})
+
+
+def registered(package: str) -> Any:
+    """Return a validator of settings that are the mere name of a file of `package`."""
+
+    class Registered:
+        @staticmethod
+        def __get_pydantic_core_schema__(source: Any, handler: Any) -> Any:
+            return core_schema.no_info_after_validator_function(check, core_schema.str_schema())
+
+    def check(name: str) -> str:
+        names = registry.available(package)
+        if name not in names:
+            raise UserError(registry.unknown(registry.singular(package), name, names))
+        return name
+
+    return Registered
+
+
+Count = Annotated[int, Field(ge=1)]
+Guidance = Annotated[float, Field(allow_inf_nan=False)]
+MethodPlugin = Annotated[Any, Plugin("fewstep.methods")]
+ModelPlugin = Annotated[Any, Plugin("fewstep.models")]
+SearchPlugin = Annotated[Any, Plugin("fewstep.searches")]
+SolverName = Annotated[str, registered("fewstep.solvers")]

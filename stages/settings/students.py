@@ -1,0 +1,127 @@
+"""What must hold between a student and its teacher, what it starts from, and what it learns from."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from fewstep import registry
+from fewstep.errors import UserError
+from stages.settings.models import models, wrong_labels
+from stages.settings.params import Params
+
+if TYPE_CHECKING:
+    from fewstep.grids import Grid
+    from fewstep.model import ModelConfig
+    from stages.distill import Config
+
+
+def wrong_students(params: Params) -> list[str]:
+    """Return what is wrong between students and the sections they build on."""
+    problems = []
+    for key in params.keys("distill"):
+        student, where = params.config("distill", key), f"distill.{key}"
+        problems += wrong_labels(params, [(f"{where}.method", student.method)])
+        problems += [f"{where}{told}" for told in problems_of(student, params)]
+    return problems
+
+
+def problems_of(student: "Config", params: Params) -> Iterator[str]:
+    """Yield what is wrong with one student, each to be told after its place in params.yaml."""
+    if (name := student.method.name) not in (fitting := fitting_methods()):
+        yield f".method {name} learns from data; here fit: {', '.join(fitting)}"
+    yield from wrong_teacher(student, params)
+    yield from wrong_init(student, params)
+    couplings = [f"{stage}/{made}" for stage in ("couple", "trajectories") for made in params.keys(stage)]
+    couplings.append("prepare")
+    if student.coupling not in couplings:
+        yield f".coupling {student.coupling!r} does not exist; there are: {', '.join(couplings)}"
+    elif student.teacher in params.keys("search") and (problem := mismatch(student, params)):
+        yield f": {problem}"
+
+
+def wrong_teacher(student: "Config", params: Params) -> Iterator[str]:
+    """Yield what is wrong with a student's teacher."""
+    teacher, calls = student.teacher, student.calls
+    if teacher not in (teachers := ["pretrain", *params.keys("reflow")]):
+        yield f".teacher {teacher!r} is no model; there are: {', '.join(teachers)}"
+    elif teacher not in params.keys("search"):
+        yield f".teacher {teacher!r} is not searched: add search.{teacher}"
+    elif (solver := params.config("search", teacher).solver) != "euler":
+        yield (
+            f" learns Euler steps, but search.{teacher}.solver is {solver!r}; search its teacher for euler"
+        )
+    elif calls not in (budgets := params.config("search", teacher).budgets):
+        yield (
+            f".calls {calls} is not among the budgets searched for {teacher}, {list(budgets)}; add it to "
+            f"search.{teacher}.budgets"
+        )
+    if student.method.build().needs_score and (why := no_score(teacher, params)):
+        yield f".method {student.method.name} compares scores, but {why}"
+
+
+def no_score(teacher: str, params: Params) -> str | None:
+    """Say why a teacher's velocity tells no score, None if it does."""
+    if teacher in params.keys("reflow"):
+        return f"its teacher {teacher!r} learned from pairs, which tells none; set teacher to pretrain"
+    pretrain = params.config("pretrain")
+    coupling = getattr(pretrain.method.build(), "coupling", "independent")
+    if pretrain.given or coupling == "independent":
+        return None
+    return f"pretrain.method.coupling {coupling} pairs noise with data, which leaves none; take independent"
+
+
+def wrong_init(student: "Config", params: Params) -> Iterator[str]:
+    """Yield what is wrong with the model that a student starts from."""
+    init = student.init
+    if init not in (there := models(params)):
+        yield f".init {init!r} is no model; there are: {', '.join(there)}"
+    elif init in params.keys("distill") and (calls := params.config("distill", init).calls) != student.calls:
+        yield (
+            f".init {init!r} takes {calls} calls, the student is to take {student.calls}; start from a "
+            "student of as many, or from its teacher"
+        )
+
+
+def fitting_methods() -> list[str]:
+    """Return the methods that can learn from what a teacher made."""
+    methods = {name: registry.find("fewstep.methods", name) for name in registry.available("fewstep.methods")}
+    return [name for name, method in methods.items() if method.stream != "data"]
+
+
+def mismatch(student: "Config", params: Params) -> str | None:
+    """Say why a student can't learn from its coupling, None if it can."""
+    method, (kind, _, source) = student.method, student.coupling.partition("/")
+    wanted = {"knots": "trajectories", "pairs": "couple"}.get(method.build().stream)
+    if wanted not in (None, kind):
+        anchor = " with an anchor" if getattr(method.build(), "anchor", 0) else ""
+        return f"method {method.name}{anchor} learns from {wanted}/..., not from {student.coupling}"
+    if kind == "trajectories" and source != student.teacher:
+        return f"{student.coupling} is not of its teacher; use trajectories/{student.teacher}"
+    jitter = method.build().trained()["jitter"]
+    if jitter and kind == "trajectories" and params.config(kind, source).keep != "all":
+        return f"jitter {jitter} learns from states between the knots; set trajectories.{source}.keep to all"
+    if kind == "couple" and (pairs := params.config(kind, source)).model == student.teacher:
+        grid = params.config("search", student.teacher)
+        if pairs.guidance != grid.guidance:
+            return (
+                f"{student.coupling} has guidance {pairs.guidance}, the grid of its teacher, "
+                f"search.{student.teacher}, has {grid.guidance}; make them equal"
+            )
+    return None
+
+
+def must_continue(name: str, init: "ModelConfig", own: "Grid") -> None:
+    """Refuse to go on with a student on another grid than it was trained for.
+
+    Args:
+        name: Of the model that the student starts from.
+        init: Its config.
+        own: The grid that the student is to take.
+
+    Raises:
+        UserError: naming both grids.
+    """
+    if init.trained_times == "grid" and init.grid is not None and init.grid.times != own.times:
+        raise UserError(
+            f"{name} was trained for the grid {list(init.grid.times)}, and can't go on with "
+            f"{list(own.times)}; give both students the same teacher, or let this one start from its teacher"
+        )

@@ -1,0 +1,84 @@
+"""Lineage: what a tracked run is known by, and which earlier results it rests on."""
+
+import os
+import subprocess
+import uuid
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fewstep.errors import UserError
+from stages.artifacts import manifests
+from stages.artifacts.inputs import Input
+from stages.process import parent
+from stages.settings import discovery
+from stages.tracking import recording
+from stages.tracking.circumstances import lock_digest
+
+HOLD_SAMPLES = ("prepare", "couple", "trajectories")
+PROCESS = uuid.uuid4().hex[:12]
+
+
+def describe(made: dict[str, Any], outcome: str, root: Path = Path()) -> dict[str, Any]:
+    """Return what a run in `root` is known by in the tracker; `made` is a manifest, or says the same."""
+    tags = {f"fewstep.{name}": str(made[name] or "") for name in ("stage", "key", "fingerprint")}
+    if commit := git_commit():
+        tags["mlflow.source.git.commit"] = commit
+    if digest := lock_digest(root):
+        tags["fewstep.dvc_lock"] = digest
+    return {
+        "address": discovery.address(made["stage"], made["key"]),
+        "pipeline": pipeline_id(),
+        "pipeline_name": os.environ.get("DVC_EXP_NAME") or pipeline_id(),
+        "tags": tags | {"fewstep.outcome": outcome},
+    }
+
+
+def samples(inputs: dict[str, Input]) -> list[dict[str, str]]:
+    """Return the data set and the pairs among the inputs, and what is the user's own, by name and digest."""
+    found = []
+    for item in inputs.values():
+        made = item.manifest
+        if made is None or made["stage"] in HOLD_SAMPLES:
+            name = discovery.address(made["stage"], made["key"]) if made else item.path.as_posix()
+            found.append({"name": name, "digest": item.digest, "source": item.path.as_posix()})
+    return found
+
+
+def ancestors(inputs: dict[str, Input]) -> list[dict[str, Any]]:
+    """Return the manifests of all results that these inputs are or rest on, the first made first."""
+    waiting, found = [item.manifest for item in inputs.values()], {}
+    while waiting:
+        if manifest := waiting.pop():
+            found.pop(manifest["fingerprint"], None)  # again, so it comes before what was found meanwhile
+            found[manifest["fingerprint"]] = manifest
+            made = [used for used in manifest["inputs"].values() if used["fingerprint"]]  # not the user's own
+            waiting += [_read(Path(used["path"])) for used in made]
+    return list(reversed(found.values()))
+
+
+def _read(artifact: Path) -> dict[str, Any] | None:
+    """Return a manifest if it can be read; a damaged one far up the line is no reason to stop."""
+    try:
+        return manifests.read(artifact)
+    except UserError:
+        return None
+
+
+def pipeline_id() -> str:
+    """Return what all stages of one `dvc repro`, or of one flow, share."""
+    if named := recording.variable(recording.PIPELINE):
+        return named.replace("'", "")  # it goes into the tracker's queries
+    if "DVC_STAGE" in os.environ and (dvc := parent.starter()):
+        return f"dvc-{dvc.pid}-{dvc.started}"
+    return f"stage-{PROCESS}"
+
+
+@cache
+def git_commit() -> str | None:
+    """Return the commit that is checked out, None outside of git."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,86 @@
+"""A training as one process takes part in it: its share of the batches of an artifact."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from fewstep import distributed
+from fewstep.checkpoint import load_model
+from fewstep.metrics import denoiser, features
+from fewstep.metrics.monitor import Monitor
+from fewstep.model import Model
+from fewstep.pairs import mirror_half
+from fewstep.progress import SILENT, Progress
+from fewstep.settings import MonitorSettings, TrainSettings
+from fewstep.shards import Batches, Shards
+from fewstep.training.loop import Trained, train
+from fewstep.training.method import Batch, Method
+from stages.process.device import device
+
+MOST_DATA = 10_000  # samples of the training data that a monitor needs
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """All that a process needs to take part in a training; it can be sent to one."""
+
+    method: Method
+    settings: TrainSettings
+    source: Path
+    select: Callable[[Batch], Batch] | None
+    seed: int
+    state: Path
+    inputs: dict[str, Path]
+    monitor: MonitorSettings | None = None
+
+    @property
+    def start(self) -> Path:
+        """The model directory that processes other than the stage find the untrained student in."""
+        return self.state / "start"
+
+    def learn(self, student: Model | None = None, progress: Progress = SILENT) -> Trained:
+        """Train on this process's share of each batch."""
+        select = self.select or (lambda batch: batch)
+        shards, held_out = Shards(self.source / "train"), Shards(self.source / "held_out")
+        batches = Batches(
+            shards,
+            seed=self.seed,
+            size=self.settings.batch,
+            rank=distributed.rank(),
+            ranks=distributed.ranks(),
+        )
+        return train(
+            self.method,
+            student or load_model(self.start),
+            load=lambda name: load_model(self.inputs[name]),
+            batches=Selected(batches, select, mirror=shards.facts.get("mirror", False)),
+            held_out=select(held_out.load()),
+            settings=self.settings,
+            seed=self.seed,
+            state=self.state,
+            known=select(shards.load(held_out.samples)) if self.method.stream == "pairs" else None,
+            monitor=self.monitor and self.watched_by(self.monitor),
+            progress=progress,
+            device=distributed.join(device()),
+        )
+
+    def watched_by(self, settings: MonitorSettings) -> Monitor:
+        """Return the monitor that looks at the student, with the net and the data of `prepare`."""
+        net, _ = features.load(self.inputs["data"], name=denoiser.NAME)
+        data = Shards(self.inputs["data"] / "train").load(MOST_DATA)["data"]
+        return Monitor(net.to(device()), data, settings, self.seed)
+
+
+class Selected:
+    """Batches as a method sees them: part of what they hold, and half of them mirrored if that is asked."""
+
+    def __init__(self, batches: Batches, select: Callable[[Batch], Batch], *, mirror: bool) -> None:
+        self.batches, self.select, self.mirror = batches, select, mirror
+
+    def __getitem__(self, step: int) -> tuple[Batch, Tensor]:
+        """Return batch number `step`, and its keys; see fewstep.shards.Batches."""
+        batch, keys = self.batches[step]
+        selected = self.select(batch)
+        return mirror_half(selected, keys) if self.mirror else selected, keys

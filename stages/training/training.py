@@ -1,0 +1,127 @@
+"""What the training stages share: a training on an artifact, the model directory, facts, a sheet."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from fewstep.checkpoint import load_model, save_model
+from fewstep.draws import draws
+from fewstep.errors import UserError
+from fewstep.flow import as_flow
+from fewstep.grids import Grid, uniform
+from fewstep.model import Model
+from fewstep.settings import MonitorSettings, TrainSettings
+from fewstep.shards import Shards
+from fewstep.solvers import integrate
+from fewstep.training.loop import Trained
+from fewstep.training.method import Batch, Method
+from stages.figures.sample_grid import sample_sheet, sheet_samples
+from stages.process.device import device
+from stages.run.runner import Job
+from stages.sampling.pair_facts import tell_of_pairs
+from stages.training.task import Lesson
+from stages.workers.distributed import beside, processes
+
+SHEET_CALLS = (1, 2, 4, 8, 32)
+
+
+def train_model(
+    job: Job,
+    method: Method,
+    student: Model,
+    settings: TrainSettings,
+    *,
+    source: Path,
+    select: Callable[[Batch], Batch] | None = None,
+    monitor: MonitorSettings | None = None,
+) -> Trained:
+    """Train `student` on the shards of `source`, write its model directory, and picture its samples.
+
+    FEWSTEP_PROCESSES says how many processes do it together.
+
+    Args:
+        job: The stage's job; the input "teacher", if any, is what the method may load.
+        method: How to train.
+        student: The model before training.
+        settings: The loop's settings.
+        source: An artifact with the splits train and held_out.
+        select: What to make of each batch before the method sees it; it must be fit to be sent to a process.
+        monitor: How the training is watched, if it is, in the data of the input "data".
+
+    Raises:
+        UserError: if there are fewer samples than a batch needs, or their shape is not the model's.
+    """
+    training, held_out = Shards(source / "train"), Shards(source / "held_out")
+    if training.samples < settings.batch:
+        raise UserError(
+            f"{source} has {training.samples} samples to train on, fewer than one batch of {settings.batch}; "
+            f"lower {job.stage}{'.' + job.key if job.key else ''}.train.batch"
+        )
+    for name, tensor in held_out.load().items():
+        shape = tuple(tensor.shape[2 if name == "states" else 1 :])
+        if name not in ("label", "weight") and shape != student.config.shape:
+            raise UserError(
+                f"{source} holds samples of shape {shape}, the model takes {student.config.shape}"
+            )
+    lesson = Lesson(method, settings, source, select, job.seed, job.scratch, job.inputs, monitor)
+    if (count := processes()) > 1:
+        save_model(lesson.start, student)
+    with beside(count, lesson.learn):
+        trained = lesson.learn(student, job.progress)
+    save_model(job.out, trained.model)
+    picture_samples(job, trained.model)
+    job.facts.update(
+        first_held_out_loss=trained.first_held_out_loss,
+        held_out_loss=trained.held_out_loss,
+        loss=trained.loss,
+        parameters=sum(p.numel() for p in trained.model.parameters()),
+    )
+    tell_of_watch(job, trained)
+    if method.stream == "pairs":
+        tell_of_pairs(job, source, training.samples, trained)
+    return trained
+
+
+def tell_of_watch(job: Job, trained: Trained) -> None:
+    """Note what was left out of a training, and what its monitor saw, among the job's facts if anything."""
+    if trained.skipped:
+        job.facts["skipped_updates"] = trained.skipped
+        job.progress.note(f"{trained.skipped} updates had no finite loss or gradient and were left out")
+    if watched := trained.watched:
+        job.facts["monitor"] = asdict(watched)
+        job.progress.note(
+            f"the monitor picked the weights of step {watched.picked.step}, the best of {watched.looks} "
+            f"looks (fd {watched.picked.fd:.4g}, recall {watched.picked.recall:.2f})"
+        )
+
+
+def take_model(job: Job, folder: Path, shape: tuple[int, ...]) -> None:
+    """Publish a model directory from elsewhere as if it had been trained here.
+
+    Raises:
+        UserError: if it is no model directory, or its samples have another shape than the data.
+    """
+    model = load_model(folder)
+    if model.config.shape != shape:
+        raise UserError(f"{folder} makes samples of shape {model.config.shape}, the data has {shape}")
+    save_model(job.out, model)
+    picture_samples(job, model.to(device()).eval())
+    job.facts["parameters"] = sum(p.numel() for p in model.parameters())
+
+
+@torch.no_grad()
+def picture_samples(job: Job, model: Model) -> None:
+    """Draw samples of a few noises: a row for each number of calls, or one for a student's own grid."""
+    flow, config = as_flow(model), model.config
+    count, shape = sheet_samples(config.shape), config.shape
+    ((noise, conditions),) = draws(
+        "sheet", job.seed, range(count), shape=shape, classes=config.classes, batch=count, device=device()
+    )
+    grids: list[Grid] = (
+        [config.grid] if config.grid else [uniform(calls, start=flow.t_start) for calls in SHEET_CALLS]
+    )
+    rows = [(f"{grid.steps} calls", integrate(flow, noise, grid, **conditions).x) for grid in grids]
+    sample_sheet(job.out / "samples.png", rows)
+    job.picture("samples", job.out / "samples.png")

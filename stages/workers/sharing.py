@@ -1,0 +1,138 @@
+"""Items shared out among workers that may die: what one loses, another does.
+
+A back end is a crew, which starts workers, waits for them and ends them. All else is here.
+"""
+
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, Protocol
+
+from fewstep.errors import UserError
+
+LIMIT = 3  # workers that may die in a row of one item
+
+Answer = tuple[Any, Exception | None, str]  # a result, or an exception and its traceback
+
+
+class DiedError(Exception):
+    """A worker is gone, and with it what it worked on; the text says how it ended."""
+
+
+class ElsewhereError(Exception):
+    """The cause of an exception that was raised in a worker; the text is its traceback there."""
+
+
+class Worker(Protocol):
+    """A process somewhere that does one thing at a time."""
+
+    def give(self, work: Callable[..., Any], facts: tuple[Any, ...]) -> None:
+        """Ask for `work(*facts)`."""
+
+    def take(self) -> Answer:
+        """Return what became of it.
+
+        Raises:
+            DiedError: if the worker did not live to tell.
+        """
+
+
+class Crew(Protocol):
+    """The workers of one back end."""
+
+    def hire(self, most: int) -> Collection[Any]:
+        """Return up to `most` new workers; perhaps none, for now."""
+
+    def heard(self, busy: Collection[Any]) -> Collection[Any]:
+        """Wait a while for some of the busy workers to be done or dead, and return those."""
+
+    def dismiss(self, worker: Any) -> None:
+        """End a worker at once."""
+
+    def close(self) -> None:
+        """End all workers at once."""
+
+
+def share_out(
+    crew: Crew,
+    work: Callable[[Any], Any],
+    items: Sequence[Any],
+    *,
+    prepare: Callable[..., None],
+    facts: tuple[Any, ...],
+    most: int,
+) -> Iterator[tuple[Any, Any]]:
+    """Yield each item with its result, as they finish; see `stages.workers.spread.spread`.
+
+    Args:
+        crew: Whose workers.
+        work: Called with an item.
+        items: The longest first.
+        prepare: Called once in each worker.
+        facts: What it is called with.
+        most: Workers at a time.
+
+    Raises:
+        UserError: if workers die of one item, or before they have any.
+    """
+    waiting, deaths = deque(range(len(items))), Counter[int | None]()
+    tasks: dict[Any, int | None] = {}  # busy workers and the items they have; None prepares
+    idle: list[Any] = []
+    done: list[tuple[Any, Any]] = []
+    left = len(items)
+    while left or done:
+        for worker in crew.hire(min(most, left) - len(tasks) - len(idle)):
+            worker.give(prepare, facts)
+            tasks[worker] = None
+        while idle and waiting:
+            worker, task = idle.pop(), waiting.popleft()
+            worker.give(work, (items[task],))
+            tasks[worker] = task
+        yield from done  # while the workers work
+        done = []
+        for worker in crew.heard(tasks) if left else ():
+            task = tasks.pop(worker)
+            try:
+                result, error, trace = worker.take()
+            except DiedError as death:
+                crew.dismiss(worker)
+                deaths[task] += 1
+                bury(death, "" if task is None else named(items[task]), deaths[task])
+                if task is not None:
+                    waiting.appendleft(task)
+                continue
+            if error:
+                raise error from ElsewhereError(trace)
+            idle.append(worker)
+            deaths[task] = 0
+            if task is not None:
+                left -= 1
+                done.append((items[task], result))
+
+
+def bury(death: DiedError, item: str, deaths: int) -> None:
+    """Say that a worker died, of an item or before it had any.
+
+    Raises:
+        UserError: if it is one too many.
+    """
+    when = f"at work on {item}" if item else "getting ready"
+    print(f"a worker died {when} ({death})", flush=True)
+    if deaths == LIMIT:
+        raise UserError(
+            f"{LIMIT} workers in a row died {when} ({death}). Did they take too much memory? The kernel "
+            "kills what does, as `dmesg` tells; with fewer at a time, FEWSTEP_WORKERS, each has more"
+        ) from death
+
+
+def named(item: Any) -> str:
+    """Return what a message calls an item."""
+    return str(getattr(item, "name", item))
+
+
+def answer(work: Callable[..., Any], facts: tuple[Any, ...]) -> Answer:
+    """Do `work(*facts)` in a worker, and hand an exception on to the stage."""
+    try:
+        return work(*facts), None, ""
+    except Exception as error:
+        return None, error, traceback.format_exc()
