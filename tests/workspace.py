@@ -12,8 +12,8 @@ from processes import everyone, wait_for
 
 CHECKOUT = Path(__file__).parents[1]
 SEND = (
-    "python -c 'from pathlib import Path; from stages import _outbox, _sender; "
-    "_sender.serve(Path.cwd(), _outbox.folder(Path.cwd()))'"
+    "python -c 'from pathlib import Path; from stages.tracking import outboxes, sender; "
+    "sender.serve(Path.cwd(), outboxes.folder(Path.cwd()))'"
 )
 
 
