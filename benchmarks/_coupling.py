@@ -20,14 +20,14 @@ def teacher(folder: Path, architecture: dict, shape: tuple[int, ...]) -> Path:
     return folder
 
 
-def maker(model: Path, *, calls: int, batch: int = 128) -> PairMaker:
+def maker(model: Path, *, nfe: int, batch: int = 128) -> PairMaker:
     """Return what makes pairs with Heun steps."""
     return PairMaker(
         model=str(model),
         purpose="a benchmark",
         seed=0,
         solver="heun",
-        calls=calls,
+        nfe=nfe,
         spacing="uniform",
         times=None,
         tolerance=None,

@@ -19,7 +19,7 @@ import psutil
 
 from benchmarks._coupling import UNET, couple, maker, teacher
 
-PAIRS, PER_SHARD, CALLS = 2048, 128, 64
+PAIRS, PER_SHARD, NFES = 2048, 128, 64
 WAYS = {
     "in process": {"FEWSTEP_WORKERS": "1"},
     "processes": {"FEWSTEP_WORKERS": "2"},
@@ -29,7 +29,7 @@ VICTIMS = ("worker", "driver", "everything")
 
 
 def work(folder: Path, model: Path) -> None:
-    couple(folder, maker(model, calls=CALLS, batch=64), pairs=PAIRS, per_shard=PER_SHARD)
+    couple(folder, maker(model, nfe=NFES, batch=64), pairs=PAIRS, per_shard=PER_SHARD)
 
 
 def start(folder: Path, model: Path, way: str) -> subprocess.Popen:

@@ -17,7 +17,7 @@ from benchmarks._coupling import MLP, couple, maker, teacher
 def make(pairs: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = teacher(Path(folder) / "model", MLP, (3, 32, 32))
-        couple(Path(folder), maker(model, calls=2), pairs=pairs)
+        couple(Path(folder), maker(model, nfe=2), pairs=pairs)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 

@@ -15,7 +15,7 @@ import torch
 from benchmarks._coupling import UNET, maker, teacher
 from fewstep.shards import Recipe, Store, write_shard
 
-SHAPE, CALLS, BATCH, PAIRS = (1, 8, 8), 64, 128, 1024
+SHAPE, NFES, BATCH, PAIRS = (1, 8, 8), 64, 128, 1024
 FACTS = {"about": "a benchmark"}
 
 
@@ -23,7 +23,7 @@ FACTS = {"about": "a benchmark"}
 def main(seconds: float) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        made_by = maker(teacher(Path(folder) / "model", UNET, SHAPE), calls=CALLS, batch=BATCH)
+        made_by = maker(teacher(Path(folder) / "model", UNET, SHAPE), nfe=NFES, batch=BATCH)
         opened, store = made_by.open(), Store(Path(folder) / "shards")
         recipe = Recipe(samples=1000 * PAIRS, per_shard=PAIRS, facts=FACTS)
         noise = torch.randn(BATCH, *SHAPE)
@@ -31,8 +31,8 @@ def main(seconds: float) -> None:
         spent, turns = {"bare": 0.0, "ours": 0.0}, 0
         while min(spent.values()) < seconds:
             began = time.perf_counter()
-            for call in range(CALLS * PAIRS // BATCH):
-                opened.flow(noise, call % CALLS / CALLS)
+            for call in range(NFES * PAIRS // BATCH):
+                opened.flow(noise, call % NFES / NFES)
             spent["bare"] += time.perf_counter() - began
             began = time.perf_counter()
             write_shard(store, recipe, turns, opened.make, made_by.count)

@@ -21,20 +21,20 @@ from fewstep.shards import Recipe, Store
 from stages.sampling import splits
 from stages.workers.spread import spread
 
-CALLS, BATCH, PER_SHARD, ROUNDS = 64, 128, 512, 3
+NFES, BATCH, PER_SHARD, ROUNDS = 64, 128, 512, 3
 
 
 @torch.no_grad()
 def bare(model: str, pairs: int) -> None:
     """Say when ready, wait to be told, and make the calls that some pairs need."""
     torch.set_num_threads(1)
-    flow = maker(Path(model), calls=CALLS).open().flow
+    flow = maker(Path(model), nfe=NFES).open().flow
     noise = torch.randn(BATCH, 1, 8, 8)
     flow(noise, 0.5)
     print("ready", flush=True)
     sys.stdin.readline()
-    for call in range(CALLS * pairs // BATCH):
-        flow(noise, call % CALLS / CALLS)
+    for call in range(NFES * pairs // BATCH):
+        flow(noise, call % NFES / NFES)
     print("done", flush=True)
 
 
@@ -63,7 +63,7 @@ def seconds_of_workers(model: Path, pairs: int, folder: Path) -> float:
     Workers don't wait for each other: a first shard each, which tells that they are ready, is not counted.
     """
     recipe = Recipe(samples=pairs + 2 * PER_SHARD, per_shard=PER_SHARD, facts={"first": 0})
-    facts = (Store(folder).url, maker(model, calls=CALLS), {"train": recipe})
+    facts = (Store(folder).url, maker(model, nfe=NFES), {"train": recipe})
     items = [("train", number) for number in range(recipe.shards)]
     ends = []
     for _ in spread(splits.make_one, items, prepare=splits.prepare, facts=facts):

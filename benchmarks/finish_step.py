@@ -18,8 +18,8 @@ from torch import Tensor
 from benchmarks._coupling import UNET
 from fewstep import grids, randomness
 from fewstep.methods._online_score import OnlineScore
-from fewstep.methods.distribution import Distribution
-from fewstep.methods.score import Score
+from fewstep.methods.dmd import Dmd
+from fewstep.methods.sim import Sim
 from fewstep.model import Model, ModelConfig, build
 from fewstep.settings import TrainSettings
 from fewstep.training.networks import Training
@@ -27,8 +27,8 @@ from fewstep.training.networks import Training
 SHAPE, BATCH = (1, 8, 8), 128
 
 
-def model(calls: int) -> Model:
-    return build(ModelConfig(architecture=UNET, shape=SHAPE, grid=grids.uniform(calls)), seed=0)
+def model(nfe: int) -> Model:
+    return build(ModelConfig(architecture=UNET, shape=SHAPE, grid=grids.uniform(nfe)), seed=0)
 
 
 def passes(method: OnlineScore, training: Training, noise: Tensor) -> None:
@@ -36,12 +36,12 @@ def passes(method: OnlineScore, training: Training, noise: Tensor) -> None:
     student, fake, teacher = (training.modules[name] for name in ("student", "fake", "teacher"))
     assert isinstance(student, Model)
     assert student.config.grid is not None
-    t, knots = torch.full((BATCH,), 0.5), student.config.grid.times[:-1]
+    t, timesteps = torch.full((BATCH,), 0.5), student.config.grid.times[:-1]
 
     def samples() -> Tensor:
         x = noise
-        for knot in knots:
-            x = x + student(x, torch.full((BATCH,), knot)) / len(knots)
+        for timestep in timesteps:
+            x = x + student(x, torch.full((BATCH,), timestep)) / len(timesteps)
         return x
 
     training.trainees["student"].unlock(False)
@@ -50,7 +50,7 @@ def passes(method: OnlineScore, training: Training, noise: Tensor) -> None:
     training.trainees["student"].unlock(True)
     training.trainees["fake"].unlock(False)
     made = samples()
-    with torch.set_grad_enabled(isinstance(method, Score)):
+    with torch.set_grad_enabled(isinstance(method, Sim)):
         apart = fake(made, t) - teacher(made, t)
     (apart * made).mean().backward()
 
@@ -76,11 +76,11 @@ def kept(work: Callable[[], None]) -> int:
     return most
 
 
-def measure(method: OnlineScore, calls: int, steps: int) -> None:
+def measure(method: OnlineScore, nfe: int, steps: int) -> None:
     """Print what a step takes, the passes alone, and their ratio."""
-    method = replace(method, head_start=0)
+    method = replace(method, fake_warmup=0)
     settings = TrainSettings(steps=2 * steps, batch=BATCH, betas=(0.0, 0.99), ema=0.99)
-    training = Training(method, model(calls), lambda name: model(calls), settings, 0, torch.device("cpu"))
+    training = Training(method, model(nfe), lambda name: model(nfe), settings, 0, torch.device("cpu"))
     noise = randomness.noises("benchmark", randomness.keys_of(0, 0, BATCH), SHAPE)
 
     def bare() -> None:
@@ -97,7 +97,7 @@ def measure(method: OnlineScore, calls: int, steps: int) -> None:
             work()
             spent[work] += time.process_time() - began
     print(
-        f"{type(method).__name__.lower():12} {calls} calls: {steps / spent[ours]:5.1f} steps/s, passes alone "
+        f"{type(method).__name__.lower():12} {nfe} nfe: {steps / spent[ours]:5.1f} steps/s, passes alone "
         f"{steps / spent[bare]:5.1f}; ratio {spent[bare] / spent[ours]:.3f}; kept "
         f"{memory[ours] / 2**20:.0f} MiB against {memory[bare] / 2**20:.0f}"
     )
@@ -105,9 +105,9 @@ def measure(method: OnlineScore, calls: int, steps: int) -> None:
 
 def main(steps: int) -> None:
     torch.set_num_threads(1)
-    for method in (Score(), Distribution()):
-        for calls in (1, 4):
-            measure(method, calls, steps)
+    for method in (Sim(), Dmd()):
+        for nfe in (1, 4):
+            measure(method, nfe, steps)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from processes import wait_for
 
-SETTINGS = {"pretrain": {"train": {"steps": 600}}, "couple": {"round1": {"calls": 32}}}
+SETTINGS = {"pretrain": {"train": {"steps": 600}}, "couple": {"round1": {"nfe": 32}}}
 """So much that an outage begins and ends in the middle of the chain."""
 
 

@@ -7,7 +7,7 @@ takes alone is taken off; the ratio with it is printed too. Both are compared wi
 float64.
 
 The pairwise loop is written from the description of BOSS (arXiv 2312.16414): keep all
-states and velocities, then one pass over the noises for each pair of knots.
+states and velocities, then one pass over the noises for each pair of timesteps.
 """
 
 import os
@@ -33,7 +33,7 @@ GRID = grids.uniform(100)
 class Replay:
     """A flow that answers at once, with the velocities of trajectories known beforehand."""
 
-    t_start, t_end, calls_per_velocity = 0.0, 1.0, 1
+    t_start, t_end, nfe_per_velocity = 0.0, 1.0, 1
 
     def __init__(self, velocities: list[Tensor]) -> None:
         self.at = dict(zip(GRID.times, velocities, strict=False))
@@ -53,7 +53,7 @@ def mixture_velocity(x: Tensor, t: float, means: Tensor, std: float = 0.3) -> Te
 
 
 def trajectories() -> tuple[Tensor, list[Tensor]]:
-    """Return noise, (n, *SHAPE), and the velocities at all knots but the last."""
+    """Return noise, (n, *SHAPE), and the velocities at all timesteps but the last."""
     draw = torch.Generator().manual_seed(0)
     noise = torch.randn(NOISES, *SHAPE, generator=draw)
     means = torch.rand(16, noise[0].numel(), generator=draw) * 2 - 1

@@ -40,10 +40,10 @@ def three_loops(costs: Any, budget: int) -> tuple[int, ...]:
                     longer[j], choice[j] = cost, k
         to_go = longer
         choices.append(choice)
-    knots = [0]
+    timesteps = [0]
     for choice in reversed(choices):
-        knots.append(choice[knots[-1]])
-    return (*knots, last)
+        timesteps.append(choice[timesteps[-1]])
+    return (*timesteps, last)
 
 
 def loop_for_each(costs: Any, budgets: list[int]) -> None:
@@ -68,7 +68,7 @@ def compare(steps: int, budgets: list[int]) -> None:
     what = f"budget {budgets[0]}" if len(budgets) == 1 else f"budgets {budgets[0]} to {budgets[-1]}"
     print(f"{steps} fine steps: ours for budgets 1 to 16 {1000 * ours:.3f} ms")
     for kind, costs in (("array", array), ("lists", array.tolist())):
-        assert three_loops(costs, budgets[-1]) == routes[budgets[-1]].knots
+        assert three_loops(costs, budgets[-1]) == routes[budgets[-1]].timesteps
         loops = seconds(partial(loop_for_each, costs, budgets), 3 if steps < 500 else 1)
         print(f"ratio         {loops / ours:7.1f}  ({kind}, {what}: {loops:.4f} s)")
 

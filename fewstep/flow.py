@@ -29,7 +29,7 @@ class Flow(Protocol):
     """First usable time; a grid starts here."""
     t_end: float
     """Last time at which the velocity may be asked for; 1 if the conversion holds at the data end."""
-    calls_per_velocity: int
+    nfe_per_velocity: int
     """Network calls that one velocity costs: 2 under guidance."""
 
     def __call__(self, x: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class Flow(Protocol):
 class FieldFlow:
     """A closed-form velocity(x, t) as a Flow; t reaches it as a tensor of shape (batch,)."""
 
-    calls_per_velocity = 1
+    nfe_per_velocity = 1
 
     def __init__(self, velocity: Callable[..., Tensor], *, t_start: float = 0.0, t_end: float = 1.0) -> None:
         self.velocity = velocity
@@ -61,7 +61,7 @@ class ModelFlow:
         self.t_start, self.t_end = usable_times(model.config.path, model.config.prediction)
         if guidance != 1.0 and model.config.classes == 0:
             raise UserError(f"guidance {guidance} needs a class-conditional model; this one has no classes")
-        self.calls_per_velocity = 1 if guidance == 1.0 else 2
+        self.nfe_per_velocity = 1 if guidance == 1.0 else 2
 
     def __call__(self, x: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
         """See Flow; guided velocity = null + guidance (conditional - null)."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Grid:
-    """Knots, and what they were chosen for; refuses to be wrong.
+    """Timesteps, and what they were chosen for; refuses to be wrong.
 
     Raises:
         UserError: if the times are not at least two increasing finite numbers in [0, 1] that end
@@ -24,9 +24,9 @@ class Grid:
     """
 
     times: tuple[float, ...]
-    """Knots in canonical time; the first is the model's t_start, the last is 1."""
+    """Timesteps in canonical time; the first is the model's t_start, the last is 1."""
     solver: str = "euler"
-    """The solver these knots were chosen for."""
+    """The solver these timesteps were chosen for."""
     guidance: float = 1.0
     """The classifier-free guidance scale they were chosen for; 1 is the plain conditional model."""
     model_digest: str | None = None
@@ -104,7 +104,7 @@ def spaced(spacing: str, steps: int, flow: "Flow", *, solver: str) -> Grid:
     Args:
         spacing: a name in fewstep.spacings.SPACINGS.
         steps: how many.
-        flow: whose t_start is the first knot, and whose t_end no inner knot exceeds.
+        flow: whose t_start is the first timestep, and whose t_end no inner timestep exceeds.
         solver: what will take the steps.
 
     Raises:
@@ -115,30 +115,30 @@ def spaced(spacing: str, steps: int, flow: "Flow", *, solver: str) -> Grid:
     return Grid(spacings.SPACINGS[spacing](steps, start=flow.t_start, end=flow.t_end), solver=solver)
 
 
-def with_knots(grid: Grid, times: Sequence[float]) -> Grid:
-    """Return `grid` with further times among its knots; one that equals a knot to 1e-9 replaces it."""
+def with_timesteps(grid: Grid, times: Sequence[float]) -> Grid:
+    """Return `grid` with further times among its timesteps; one equal to a timestep to 1e-9 replaces it."""
     kept = [t for t in grid.times if all(abs(t - time) > 1e-9 for time in times)]
     return replace(grid, times=tuple(sorted({*kept, *times})))
 
 
-def reach(times: Sequence[float], knot: int, part: float) -> tuple[float, float]:
-    """Return how far a knot may move: `part` of the way to the next one on either side; the ends stay."""
-    t = times[knot]
-    if knot in (0, len(times) - 1):
+def reach(times: Sequence[float], timestep: int, part: float) -> tuple[float, float]:
+    """Return how far a timestep may move: `part` of the way to the next one on either side; the ends stay."""
+    t = times[timestep]
+    if timestep in (0, len(times) - 1):
         return t, t
-    return t - part * (t - times[knot - 1]), t + part * (times[knot + 1] - t)
+    return t - part * (t - times[timestep - 1]), t + part * (times[timestep + 1] - t)
 
 
-def nearest_knots(times: Sequence[float], wanted: Sequence[float]) -> list[int]:
-    """Return, for each wanted time, the position of the knot that equals it to 1e-9.
+def nearest_timesteps(times: Sequence[float], wanted: Sequence[float]) -> list[int]:
+    """Return, for each wanted time, the position of the timestep that equals it to 1e-9.
 
     Raises:
-        UserError: if a wanted time is no knot; the message names it.
+        UserError: if a wanted time is no timestep; the message names it.
     """
     found = []
     for time in wanted:
         position = min(range(len(times)), key=lambda i: abs(times[i] - time))
         if abs(times[position] - time) > 1e-9:
-            raise UserError(f"time {time} is not among the stored knots {list(times)}")
+            raise UserError(f"time {time} is not among the stored timesteps {list(times)}")
         found.append(position)
     return found

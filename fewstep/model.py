@@ -18,7 +18,7 @@ class ModelConfig:
     """Everything about a model but its weights; it is the model directory's config.json.
 
     Raises:
-        UserError: for a path or prediction that does not exist, or a student of knots without its grid.
+        UserError: for a path or prediction that does not exist, or a student of timesteps without its grid.
     """
 
     architecture: dict[str, Any]
@@ -36,10 +36,10 @@ class ModelConfig:
     time_scale: float = 1.0
     """The network is given time_scale * t."""
     trained_times: Literal["all", "grid"] = "all"
-    """"grid" for a student that only knows the knots of its own grid."""
+    """"grid" for a student that only knows the timesteps of its own grid."""
     jitter: float = 0.0
-    """How far the inner knots of its grid were moved at random in training, as a part of the way to the
-    next knot on either side; 0 for a student that knows its knots alone."""
+    """How far the inner timesteps of its grid were moved at random in training, as a part of the way to the
+    next timestep on either side; 0 for a student that knows its timesteps alone."""
     map_preserving: bool = True
     """Whether it was trained to make of each noise what its teacher makes of it."""
     deterministic: bool = True
@@ -55,7 +55,7 @@ class ModelConfig:
         if self.prediction not in PARTS:
             raise UserError(unknown("prediction", self.prediction, list(PARTS)))
         if self.trained_times == "grid" and self.grid is None:
-            raise UserError("a model trained only at the knots of a grid must carry that grid")
+            raise UserError("a model trained only at the timesteps of a grid must carry that grid")
         if not 0 <= self.jitter < 0.5 or (self.jitter and self.trained_times != "grid"):
             raise UserError(
                 f"jitter must be from 0 up to but not 0.5, and is of students of a grid; got {self.jitter} "

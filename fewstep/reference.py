@@ -90,7 +90,7 @@ def reference(flow: Flow, noise: Tensor, *, tolerance: float = 1e-6, **condition
         ) from error
     if flow.t_end < 1:
         x = x + (1 - flow.t_end) * counted(x, flow.t_end)
-    return Solution(x, counted.calls)
+    return Solution(x, counted.nfe)
 
 
 def _worst_sample(error: Tensor) -> Tensor:

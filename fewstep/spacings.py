@@ -1,4 +1,4 @@
-"""Spacings: knots in closed form, from where a flow starts to data.
+"""Spacings: timesteps in closed form, from where a flow starts to data.
 
 A canonical time t is the noise level sigma = (1 - t) / t of EDM and VE, and its log-SNR half is
 -ln sigma. Where levels are spaced, the first of them is that of `start`; from pure noise, whose level

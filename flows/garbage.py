@@ -19,7 +19,7 @@ from stages.settings.params import Params
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pile:
+class Garbage:
     """One kind of garbage."""
 
     title: str
@@ -30,7 +30,7 @@ class Pile:
     remove: Callable[[], None]
 
 
-def collect(root: Path) -> list[Pile]:
+def collect(root: Path) -> list[Garbage]:
     """Return the garbage of the project at `root`; there may be none of a kind.
 
     Raises:
@@ -43,17 +43,17 @@ def collect(root: Path) -> list[Pile]:
     return [
         unused_cache(root),
         old_scratch(root),
-        old_cells(root),
+        old_entries(root),
         old_artifacts(root, outputs),
         variants(root),
         failed_runs(root),
     ]
 
 
-def unused_cache(root: Path) -> Pile:
+def unused_cache(root: Path) -> Garbage:
     """Return the part of DVC's cache that neither the workspace nor a branch, tag or experiment uses."""
     paths = repo.unused(root)
-    return Pile(
+    return Garbage(
         title="DVC cache that no workspace, branch, tag or experiment uses",
         cost="settings tried but not kept run anew if you return to them",
         items={f"{len(paths)} files": paths} if paths else {},
@@ -61,7 +61,7 @@ def unused_cache(root: Path) -> Pile:
     )
 
 
-def old_scratch(root: Path) -> Pile:
+def old_scratch(root: Path) -> Garbage:
     """Return scratch that today's settings would not go on with."""
     current = dict(current_scratch())
 
@@ -70,7 +70,7 @@ def old_scratch(root: Path) -> Pile:
         return current.get(stage, "") not in (None, folder.name)
 
     old = [folder for folder in scratch_folders(root) if is_old(folder)]
-    return Pile(
+    return Garbage(
         title="scratch of settings that are no longer in params.yaml",
         cost="stages killed under those settings start from the beginning if you return to them",
         items={folder.name: [folder] for folder in old},
@@ -97,28 +97,28 @@ def current_scratch() -> Iterator[tuple[str, str | None]]:
                 yield address, None
 
 
-def old_cells(root: Path) -> Pile:
-    """Return the measured cells that the newest evaluation did not use, and what killed ones half wrote.
+def old_entries(root: Path) -> Garbage:
+    """Return the measured entries that the newest evaluation did not use, and what killed ones half wrote.
 
-    An evaluation touches `began` when it starts, and then each cell it reads or writes
+    An evaluation touches `began` when it starts, and then each entry it reads or writes
     (stages/evaluation/entries.py), so what it did not use is older. Without `began`, nothing is.
     """
-    folder = root / ".fewstep" / "cells"
+    folder = root / ".fewstep" / "entries"
     began = folder / "began"
     since = began.stat().st_mtime_ns if began.exists() else 0
     old = [file for file in sorted(folder.glob("*")) if file.stat().st_mtime_ns < since]
-    return Pile(
-        title="evaluation cells that the newest evaluation did not use",
+    return Garbage(
+        title="evaluation entries that the newest evaluation did not use",
         cost="earlier models and settings of the evaluation are measured anew if you return to them",
         items={f"{len(old)} files": old} if old else {},
         remove=lambda: [file.unlink(missing_ok=True) for file in old],
     )
 
 
-def old_artifacts(root: Path, outputs: Iterable[Path]) -> Pile:
+def old_artifacts(root: Path, outputs: Iterable[Path]) -> Garbage:
     """Return what lies in artifacts/ and is no stage's output."""
     old = list(strangers(root / "artifacts", set(outputs)))
-    return Pile(
+    return Garbage(
         title="artifacts of stages that are no longer in params.yaml",
         cost="DVC's cache still has those that a branch, tag or experiment uses",
         items={str(path.relative_to(root)): [path] for path in old},
@@ -126,7 +126,7 @@ def old_artifacts(root: Path, outputs: Iterable[Path]) -> Pile:
     )
 
 
-def variants(root: Path) -> Pile:
+def variants(root: Path) -> Garbage:
     """Return the workspaces of overrides and sweeps, but for those where a flow is at work."""
     old = [
         folder
@@ -138,7 +138,7 @@ def variants(root: Path) -> Pile:
         shutil.rmtree(folder)
         folder.with_suffix(".lock").unlink(missing_ok=True)
 
-    return Pile(
+    return Garbage(
         title="workspaces of overrides and sweeps",
         cost="their results leave the disk, and are made anew if you return to those settings",
         items={str(folder.relative_to(root)): [folder] for folder in old},
@@ -157,7 +157,7 @@ def strangers(folder: Path, outputs: set[Path]) -> Iterator[Path]:
             yield path
 
 
-def failed_runs(root: Path) -> Pile:
+def failed_runs(root: Path) -> Garbage:
     """Return this machine's MLflow runs that failed or were killed; a shared tracker is left alone."""
     database = root / ".fewstep" / "mlflow.db"
     runs = []
@@ -167,7 +167,7 @@ def failed_runs(root: Path) -> Pile:
         client = MlflowClient(f"sqlite:///{database.resolve()}")
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         runs = failed_and_empty(client.search_runs(experiments, max_results=50_000))
-    return Pile(
+    return Garbage(
         title="MLflow runs that failed or were interrupted",
         cost="they leave the page; `mlflow gc` would remove them for good",
         items={f"{run.info.run_name} ({run.info.status.lower()})": [] for run in runs},

@@ -35,18 +35,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make gc", description=__doc__)
     parser.add_argument("--yes", action="store_true", help="remove without asking")
     agreed = parser.parse_args().yes
-    piles = [pile for pile in collect(Path.cwd()) if pile.items]
-    for pile in piles:
+    kinds = [pile for pile in collect(Path.cwd()) if pile.items]
+    for pile in kinds:
         print(f"\n{pile.title}\n  ({pile.cost})")
         for item, paths in pile.items.items():
             print(f"  {item}" + (f", {readable(freed(paths))}" if paths else ""))
-    if not piles:
+    if not kinds:
         print("Nothing to remove.")
         return
-    everything = [path for pile in piles for paths in pile.items.values() for path in paths]
+    everything = [path for pile in kinds for paths in pile.items.values() for path in paths]
     print(f"\nRemoving it all frees {readable(freed(everything))}; a file linked elsewhere frees nothing.")
     if agreed or input("Remove? [y/N] ").strip().lower() in ("y", "yes"):
-        for pile in piles:
+        for pile in kinds:
             pile.remove()
         print("Removed.")
 

@@ -1,4 +1,4 @@
-"""The table at the end of a run: how far each model is from the data, at how many calls and what cost."""
+"""The table at the end of a run: how far each model is from the data, at what NFE and what cost."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ def read_rows(evaluation: Path) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]], timings: dict[str, float]) -> Table:
-    """Lay out a row for each model and number of calls, students in bold.
+    """Lay out a row for each model and NFE, students in bold.
 
     The floor stands beside the distance at its own number of samples: of few samples it is larger.
 
@@ -43,13 +43,13 @@ def table(rows: list[dict[str, Any]], timings: dict[str, float]) -> Table:
     few = f"n={rows[0]['floor_samples']}"
     grid = Table(box=None, pad_edge=False)
     grid.add_column("model")
-    for name in ("calls", "fd_clf", f"at {few}", f"floor at {few}", "s per 1000"):
+    for name in ("NFE", "fd_clf", f"at {few}", f"floor at {few}", "s per 1000"):
         grid.add_column(name, justify="right")
     for row in shown:
         seconds = timings.get(row["name"])
         grid.add_row(
             row["model"],
-            str(row["calls"]),
+            str(row["nfe"]),
             f"{row['fd_clf']:.3g} ± {row['fd_clf_se']:.1g}",
             f"{row['fd_at_floor_samples']:.3g}",
             f"{row['floor']:.3g}",

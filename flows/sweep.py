@@ -76,7 +76,7 @@ def sweep(
         row(overrides, state, variant.folder(root, overrides))
         for overrides, state in zip(wanted, states, strict=True)
     ]
-    create_table_artifact(rows, key="sweep", description=f"{MEASURE} of each model@calls, by variant")
+    create_table_artifact(rows, key="sweep", description=f"{MEASURE} of each model@NFE, by variant")
     bad = [line for line in rows if line["state"] != "Completed"]
     message = f"{len(rows) - len(bad)} of {len(rows)} variants completed\n{text(rows)}"
     return Failed(message=message) if bad else Completed(message=message)

@@ -30,7 +30,7 @@ class Config(Settings):
     """Further pairs, kept out of training for held-out losses and checks."""
     solver: SolverName = "heun"
     """The solver, a file of fewstep.solvers."""
-    calls: int = Field(64, ge=1)
+    nfe: int = Field(64, ge=1)
     """Network calls a pair."""
     spacing: Literal["uniform", "edm", "log_snr", "tan"] = "uniform"
     """How the steps are spaced; see fewstep.spacings."""

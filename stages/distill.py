@@ -23,10 +23,10 @@ class Config(Settings):
     many calls, to finish it."""
     teacher: str
     """The model whose grid it uses, and which its method may consult."""
-    coupling: str
-    """What it learns from: trajectories/<teacher> for straighten, couple/<key> for endpoint and anchors. Of
+    train_on: str
+    """What it learns from: trajectories/<teacher> for straighten, couple/<key> for endpoint and a regression_weight. Of
     prepare, for methods that need no data, labels alone are read, if there are classes."""
-    calls: int = Field(ge=1)
+    nfe: int = Field(ge=1)
     """Network calls the student samples with; one of the budgets searched for its teacher."""
     train: TrainSettings
     """The training loop."""
@@ -40,7 +40,7 @@ def inputs(config: Config, key: str | None) -> dict[str, str]:
         "init": f"artifacts/models/{config.init}",
         "teacher": f"artifacts/models/{config.teacher}",
         "search": f"artifacts/search/{config.teacher}",
-        "coupling": f"artifacts/{config.coupling}",
+        "train_on": f"artifacts/{config.train_on}",
         "data": "artifacts/prepare",
     }
 
@@ -66,23 +66,23 @@ def run(config: Config, job: Job) -> None:
     from stages.process.device import open_model
     from stages.searching.grids_file import read_grids
     from stages.settings.students import must_continue
-    from stages.training.timesteps import at_knots, with_times
+    from stages.training.timesteps import at_timesteps, with_times
     from stages.training.training import train_model
 
     method, init = config.method.build(), open_model(job.inputs["init"])
-    grid = read_grids(job.inputs["search"]).grid(config.calls, asked_by=f"distill@{job.key}")
+    grid = read_grids(job.inputs["search"]).grid(config.nfe, asked_by=f"distill@{job.key}")
     grid.must_suit(model=model_digest(job.inputs["teacher"]), solver="euler")
-    source = job.inputs["coupling"]
-    coupling = Shards(source / "train")
-    if "guidance" in coupling.facts and coupling.facts["model"] == grid.model_digest:
-        grid.must_suit(model=grid.model_digest, guidance=coupling.facts["guidance"])
+    source = job.inputs["train_on"]
+    shards = Shards(source / "train")
+    if "guidance" in shards.facts and shards.facts["model"] == grid.model_digest:
+        grid.must_suit(model=grid.model_digest, guidance=shards.facts["guidance"])
     own = replace(grid, guidance=1.0)  # what guidance does is in the coupling; the student samples without
     must_continue(config.init, init.config, own)
     student = Model(replace(init.config, grid=own, **method.trained()), init.network)
     select = None
-    if method.stream == "knots":
-        stored = coupling.facts["knots"]
-        select = partial(with_times, stored) if student.config.jitter else partial(at_knots, stored, own)
+    if method.stream == "timesteps":
+        stored = shards.facts["timesteps"]
+        select = partial(with_times, stored) if student.config.jitter else partial(at_timesteps, stored, own)
     train_model(job, method, student, config.train, source=source, select=select, monitor=config.monitor)
 
 

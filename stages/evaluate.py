@@ -23,11 +23,11 @@ class Config(Settings):
     """Samples in a block."""
     blocks: int = Field(8, ge=2)
     """Disjoint blocks of noise, the same for every model; errors are over blocks."""
-    calls: tuple[Count, ...] = Field(min_length=1)
+    nfe: tuple[Count, ...] = Field(min_length=1)
     """Network calls at which models trained at all times are sampled with equal steps."""
     reference_solver: SolverName = "heun"
     """The solver of the fine run whose endpoints are the truth for endpoint_rmse."""
-    reference_calls: int = Field(64, ge=1)
+    reference_nfe: int = Field(64, ge=1)
     """Its network calls."""
     batch: int = Field(125, ge=1)
     """Samples in one network call."""
@@ -43,10 +43,10 @@ def inputs(config: Config, key: str | None, params: Params) -> dict[str, str]:
 def check(params: Params) -> list[str]:
     """Return what is wrong with the calls asked for."""
     config, problems = params.config("evaluate"), []
-    if len(set(config.calls)) < len(config.calls):
-        problems.append(f"evaluate.calls {list(config.calls)} names a number twice")
-    where = "evaluate.reference_calls"
-    return problems + broken_steps(where, config.reference_calls, config.reference_solver)
+    if len(set(config.nfe)) < len(config.nfe):
+        problems.append(f"evaluate.nfe {list(config.nfe)} names a number twice")
+    where = "evaluate.reference_nfe"
+    return problems + broken_steps(where, config.reference_nfe, config.reference_solver)
 
 
 def output(key: str | None) -> str:
@@ -55,7 +55,7 @@ def output(key: str | None) -> str:
 
 
 def run(config: Config, job: Job) -> None:
-    """Measure the cells that no earlier evaluation kept, then write tables, pictures and the page."""
+    """Measure the entries that no earlier evaluation kept, then write tables, pictures and the page."""
     from stages.evaluation.evaluation import evaluate
     from stages.evaluation.report import write_report
     from stages.evaluation.tables import series, write_tables
@@ -66,10 +66,10 @@ def run(config: Config, job: Job) -> None:
     write_report(job, evaluation, config.model_dump(mode="json"))
     for row in evaluation.rows:  # in the tracker a line for each model, its steps the network calls
         line = series(row).replace(", ", "-")
-        job.progress.measure(row["calls"], **{f"{name}/{line}": row[name] for name in ("fd_clf", "kid_clf")})
+        job.progress.measure(row["nfe"], **{f"{name}/{line}": row[name] for name in ("fd_clf", "kid_clf")})
     for picture in sorted(job.out.glob("*.png")):
         job.picture(picture.stem, picture)
-    job.facts["cells"] = len(evaluation.rows)
+    job.facts["entries"] = len(evaluation.rows)
 
 
 def remove_models_no_longer_named(job: Job) -> None:

@@ -75,13 +75,13 @@ def check(params: Params) -> list[str]:
 
 
 def run(config: Config, job: Job) -> None:
-    """Write the shards of both splits, the classifier, the monitor's net, and a sheet of real samples."""
+    """Write the shards of both splits, the classifier, the monitor's net, and a grid of real samples."""
     from fewstep.data import source_for, split
     from fewstep.metrics import denoiser
     from fewstep.metrics.features import pseudo_labels, save, train_feature_net
     from fewstep.metrics.protocol import LEAST_HELD_OUT, LEAST_TRAIN
     from fewstep.shards import write_shards
-    from stages.figures.sample_grid import sample_sheet, spread_over
+    from stages.figures.sample_grid import draw_sample_grid, spread_over
 
     here = Path()  # holds data/
     samples = source_for(config.source, here, **config.source_options).load(here)
@@ -125,7 +125,7 @@ def run(config: Config, job: Job) -> None:
         train["data"], steps=config.monitor_net.steps, seed=job.seed, progress=job.progress
     )
     save(job.out, other, {}, name=denoiser.NAME)
-    sample_sheet(job.out / "samples.png", [("data", spread_over(train["data"]))])
+    draw_sample_grid(job.out / "samples.png", [("data", spread_over(train["data"]))])
     job.picture("samples", job.out / "samples.png")
     job.facts.update(
         shape=list(floats.shape[1:]),

@@ -35,7 +35,7 @@ class Config(Settings):
     """Whether the network is given the class labels of the data."""
     train: TrainSettings
     """The training loop."""
-    given: str | None = None
+    checkpoint: str | None = None
     """A model directory under data/ to take instead of training one; its shape must be the data's."""
     gates: Gates = Gates()
     """Checks that stop the chain."""
@@ -43,7 +43,7 @@ class Config(Settings):
 
 def inputs(config: Config, key: str | None) -> dict[str, str]:
     """Return the artifacts this stage reads."""
-    return {"data": "artifacts/prepare"} | ({"given": config.given} if config.given else {})
+    return {"data": "artifacts/prepare"} | ({"checkpoint": config.checkpoint} if config.checkpoint else {})
 
 
 def output(key: str | None) -> str:
@@ -52,10 +52,10 @@ def output(key: str | None) -> str:
 
 
 def check(params: Params) -> list[str]:
-    """Return what is wrong: the method must learn from the data, and a given model lie under data/."""
-    given = params.config("pretrain").given
-    if given is not None and not is_below_data(PurePosixPath(given)):
-        return [f"pretrain.given {given!r} must be a folder under data/, where DVC sees it change"]
+    """Return what is wrong: the method must learn from the data, and an adopted model lie under data/."""
+    checkpoint = params.config("pretrain").checkpoint
+    if checkpoint is not None and not is_below_data(PurePosixPath(checkpoint)):
+        return [f"pretrain.checkpoint {checkpoint!r} must be a folder under data/, where DVC sees it change"]
     method = params.config("pretrain").method
     if method.build().stream != "data":
         return [f"pretrain.method {method.name} learns from {method.build().stream}, not from data"]
@@ -75,8 +75,8 @@ def run(config: Config, job: Job) -> None:
     from stages.training.training import take_model, train_model
 
     data = Shards(job.inputs["data"] / "train")
-    if config.given:
-        take_model(job, job.inputs["given"], tuple(data.fields["data"]["shape"]))
+    if config.checkpoint:
+        take_model(job, job.inputs["checkpoint"], tuple(data.fields["data"]["shape"]))
         return
     classes = data.facts["classes"] if config.conditional else 0
     if config.conditional and not classes:

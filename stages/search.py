@@ -20,7 +20,7 @@ class Config(Settings):
 
     teacher: str
     """The model whose fine run the ends are held against: the searched model itself; for a student whose
-    knots were jittered in training, its teacher."""
+    timesteps were jittered in training, its teacher."""
     method: SearchPlugin
     """The search, a file of fewstep.searches, and its options; `best` chooses among all."""
     budgets: tuple[Count, ...] = Field(min_length=1)
@@ -62,8 +62,8 @@ def check(params: Params) -> list[str]:
         if config.teacher != teacher:
             problems.append(f"{where}.teacher {config.teacher!r} must be {teacher!r}, {whose}")
         if key in students:
-            calls = params.config("distill", key).calls
-            problems += of_a_student(where, config, calls, configs.get(teacher))
+            nfe = params.config("distill", key).nfe
+            problems += of_a_student(where, config, nfe, configs.get(teacher))
         if method.name == "best" and config.report_noises < FEWEST_TO_REPORT:
             problems.append(
                 f"{where}.report_noises {config.report_noises} is too few to tell the best search from luck; "
@@ -78,17 +78,17 @@ def check(params: Params) -> list[str]:
     return problems
 
 
-def of_a_student(where: str, config: Config, calls: int, of_teacher: Config | None) -> list[str]:
+def of_a_student(where: str, config: Config, nfe: int, of_teacher: Config | None) -> list[str]:
     """Return what is wrong with the search of a student, given that of its teacher."""
     problems = []
-    if config.method.name != "endpoint":
+    if config.method.name != "coordinate_descent":
         problems.append(
             f"{where}.method {config.method.name} asks for velocities at all times, but a student knows "
-            "those near its knots alone; use endpoint"
+            "those near its timesteps alone; use coordinate_descent"
         )
-    if config.budgets != (calls,) or config.solver != "euler":
+    if config.budgets != (nfe,) or config.solver != "euler":
         problems.append(
-            f"{where} is of a student of {calls} euler steps: set budgets to [{calls}], solver to euler"
+            f"{where} is of a student of {nfe} euler steps: set budgets to [{nfe}], solver to euler"
         )
     if of_teacher is not None and config.guidance != of_teacher.guidance:
         problems.append(

@@ -1,4 +1,4 @@
-"""Trajectories: a teacher's states at the knots of every grid searched for it, shared by its students."""
+"""Trajectories: a teacher's states at the timesteps of every grid searched for it, shared by its students."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -28,9 +28,9 @@ class Config(Settings):
     """Trajectories in one network call."""
     samples_per_shard: int = Field(1024, ge=1)
     """Trajectories in one shard; also the most work that a crash can lose."""
-    keep: Literal["knots", "all"] = "knots"
-    """Which states are stored: those at the knots of the searched grids, or at all times of the fine run,
-    which students with jittered knots learn from."""
+    keep: Literal["timesteps", "all"] = "timesteps"
+    """Which states are stored: those at the timesteps of the searched grids, or at all times of the fine run,
+    which students with jittered timesteps learn from."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """How the states are stored."""
 
@@ -50,14 +50,14 @@ def check(params: Params) -> list[str]:
     keys, searched = params.keys("trajectories"), params.keys("search")
     problems = missing_flows(params, [(f"trajectories.{key}", key) for key in keys])
     return problems + [
-        f"trajectories.{key} has no knots: add search.{key}" for key in keys if key not in searched
+        f"trajectories.{key} has no timesteps: add search.{key}" for key in keys if key not in searched
     ]
 
 
 def work(config: Config, job: Job) -> "tuple[Splits, TrajectoryMaker]":
-    """Return what is to be made, and how: the fine steps of the search, and the knots of every budget."""
+    """Return what is to be made, and how: the fine steps of the search, and the timesteps of every budget."""
     from fewstep.checkpoint import model_digest
-    from fewstep.grids import with_knots
+    from fewstep.grids import with_timesteps
     from stages.sampling.splits import splits
     from stages.sampling.trajectories import TrajectoryMaker
     from stages.searching.grids_file import read_grids
@@ -65,19 +65,19 @@ def work(config: Config, job: Job) -> "tuple[Splits, TrajectoryMaker]":
     found, digest = read_grids(job.inputs["search"]), model_digest(job.inputs["model"])
     for grid in found.grids.values():
         grid.must_suit(model=digest)
-    knots = sorted({time for grid in found.grids.values() for time in grid.times})
-    fine = with_knots(found.fine, knots)
+    timesteps = sorted({time for grid in found.grids.values() for time in grid.times})
+    fine = with_timesteps(found.fine, timesteps)
     if config.keep == "all":
-        knots = list(fine.times)
+        timesteps = list(fine.times)
     maker = TrajectoryMaker(
         model=str(job.inputs["model"].resolve()),
         purpose=f"trajectories@{job.key}",
         seed=job.seed,
         fine=fine,
-        knots=tuple(knots),
+        timesteps=tuple(timesteps),
         batch=config.batch,
     )
-    facts = {"knots": knots, "fine_steps": fine.steps, "guidance": fine.guidance}
+    facts = {"timesteps": timesteps, "fine_steps": fine.steps, "guidance": fine.guidance}
     wanted = splits(
         job,
         train=config.samples,
@@ -97,7 +97,7 @@ def plan(config: Config, job: Job) -> "Estimate":
 
 
 def run(config: Config, job: Job) -> None:
-    """Follow the fine grid of the search and keep the states at the knots of every budget."""
+    """Follow the fine grid of the search and keep the states at the timesteps of every budget."""
     from stages.sampling.estimate import estimate
 
     wanted, maker = work(config, job)

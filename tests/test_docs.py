@@ -40,8 +40,8 @@ def untrained_models(folder):
     config = ModelConfig(architecture={"name": "mlp", "width": 8, "depth": 1}, shape=(1, 8, 8))
     params = Params.read(ROOT / "params.yaml")
     for name in ["pretrain", *params.keys("reflow"), *params.keys("distill")]:
-        calls = params.config("distill", name).calls if name in params.keys("distill") else None
-        save_model(folder / name, build(replace(config, grid=calls and grids.uniform(calls)), seed=0))
+        nfe = params.config("distill", name).nfe if name in params.keys("distill") else None
+        save_model(folder / name, build(replace(config, grid=nfe and grids.uniform(nfe)), seed=0))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if python(page)], ids=lambda page: page.stem)

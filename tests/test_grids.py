@@ -49,7 +49,7 @@ def test_guidance_must_be_finite(guidance):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "3", '{"times": 3}', '{"times": [0, 1], "knots": 2}', '{"solver": "euler"}']
+    "text", ["", "[]", "3", '{"times": 3}', '{"times": [0, 1], "timesteps": 2}', '{"solver": "euler"}']
 )
 def test_text_that_is_no_grid_is_refused(text):
     with pytest.raises(UserError, match=r"not a grid|grid times must be numbers"):
@@ -85,6 +85,6 @@ def test_an_unknown_spacing_is_answered_with_those_that_exist():
 
 def test_nearest_knots_finds_the_knots_and_names_a_stranger():
     stored = grids.uniform(10).times
-    assert grids.nearest_knots(stored, [0.0, 0.3 + 1e-12, 1.0]) == [0, 3, 10]
+    assert grids.nearest_timesteps(stored, [0.0, 0.3 + 1e-12, 1.0]) == [0, 3, 10]
     with pytest.raises(UserError, match=r"time 0\.25 is not among"):
-        grids.nearest_knots(stored, [0.0, 0.25])
+        grids.nearest_timesteps(stored, [0.0, 0.25])

@@ -174,4 +174,4 @@ def test_integrate_counts_what_it_asks_for(name):
         return torch.zeros_like(x)
 
     solution = solvers.integrate(FieldFlow(velocity), torch.zeros(3, 2), grids.uniform(5, solver=name))
-    assert solution.calls == len(asked) == 5 * solvers.get(name).velocities_per_step
+    assert solution.nfe == len(asked) == 5 * solvers.get(name).velocities_per_step

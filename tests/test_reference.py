@@ -37,7 +37,7 @@ def test_one_bad_sample_does_not_hide_in_a_large_batch():
     noise[17] = 1.0
     alone = reference(stiff, noise[17:18], tolerance=1e-5)
     among = reference(stiff, noise, tolerance=1e-5)
-    assert among.calls == alone.calls
+    assert among.nfe == alone.nfe
     torch.testing.assert_close(among.x[17:18], alone.x, rtol=1e-12, atol=0)
 
 
@@ -76,7 +76,7 @@ def test_times_are_followed_whether_fixed_or_adaptive():
     noise, grid = gaussian.noise(5), grids.uniform(7, solver="heun")
     fixed, adaptive = (follow(gaussian.flow(), noise, times) for times in (grid, Adaptive(1e-5)))
     assert torch.equal(fixed.x, integrate(gaussian.flow(), noise, grid).x)
-    assert fixed.calls == 14
+    assert fixed.nfe == 14
     assert torch.equal(adaptive.x, reference(gaussian.flow(), noise, tolerance=1e-5).x)
 
 
@@ -88,10 +88,10 @@ def test_calls_are_counted_and_never_beyond_the_end():
         return oracle.velocity(x - shift, t)
 
     flow = FieldFlow(velocity, t_start=0.1, t_end=0.999)
-    flow.calls_per_velocity = 2
+    flow.nfe_per_velocity = 2
     noise, shift = oracle.noise(5), torch.full((5, 1), 0.25, dtype=torch.float64)
     solution = reference(flow, noise, shift=shift)
-    assert solution.calls == 2 * len(times)
+    assert solution.nfe == 2 * len(times)
     assert min(times) == 0.1
     assert max(times) <= 0.999
     fine = integrate(flow, noise, grids.uniform(200, start=0.1, solver="rk4"), shift=shift)

@@ -21,7 +21,7 @@ from fewstep.grids import uniform
 from fewstep.methods.adversarial import Adversarial
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.methods.reflow import Reflow
-from fewstep.methods.score import Score
+from fewstep.methods.sim import Sim
 from fewstep.settings import TrainSettings
 from fewstep.training import state
 
@@ -57,7 +57,7 @@ def train_once(state, *, method=None, batches=None, progress=None):
 OFTEN = (8, 20, 21)
 STOPS = [
     *product([FlowMatching, TwoNetworks], [(1,), (13,), (39,), OFTEN]),
-    (Score, OFTEN),
+    (Sim, OFTEN),
     (Adversarial, OFTEN),
 ]
 

@@ -149,11 +149,11 @@ def test_networks_take_turns_and_others_stay(tmp_path):
         settings=TrainSettings(steps=12, batch=4),
         progress=recorder,
     )
-    turns = [turn for step in range(12) for turn in method.turns(step)]
-    assert [turn for turn, _ in method.seen] == turns
+    updates = [turn for step in range(12) for turn in method.updates(step)]
+    assert [turn for turn, _ in method.seen] == updates
     for turn, open_nets in method.seen:
         assert open_nets == {turn}  # only that network's weights took part in the graph
-    assert len(set(method.keys)) == len(turns)  # each turn draws its own numbers
+    assert len(set(method.keys)) == len(updates)  # each turn draws its own numbers
     assert torch.equal(weights(teacher), before)
     assert not teacher.training
     assert {"loss", "loss_critic"} <= recorder.measured[-1][1].keys()

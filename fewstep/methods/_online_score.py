@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fewstep.errors import UserError
-from fewstep.methods._finish import Finish
+from fewstep.methods._on_policy import OnPolicyDistillation
 from fewstep.training.method import Batch, Net, Nets, conditions_of
 
 if TYPE_CHECKING:
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
     from fewstep.model import Model
 
-HEAD_START_TURNS = 3
+WARMUP_UPDATES = 3
 LEAST_SIZE = 1e-5  # of a teacher's correction that is divided by
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnlineScore(Finish):
+class OnlineScore(OnPolicyDistillation):
     """A third network, "fake", starts as the teacher and learns the score of the student's samples.
 
     Scores are compared at samples that are noised anew, on the canonical path x_t = t x + (1 - t) noise.
@@ -38,7 +38,7 @@ class OnlineScore(Finish):
     times: tuple[float, float] = (0.02, 0.95)
     """Between which canonical times scores are compared. Close to 0 there is little to tell apart, close
     to 1 a score's error is large."""
-    head_start: int = 30
+    fake_warmup: int = 30
     """Steps at the beginning in which the fake network takes three turns instead of one."""
     fake_rate: float = 5.0
     """Learning rate of the fake network as a multiple of the student's, which it must keep up with."""
@@ -48,9 +48,10 @@ class OnlineScore(Finish):
         object.__setattr__(self, "times", tuple(self.times))
         if len(self.times) != 2 or not 0 <= self.times[0] <= self.times[1] < 1:
             raise UserError(f"times must be two numbers from 0 up to but not 1, in order, got {self.times}")
-        if self.head_start < 0 or self.fake_rate <= 0:
+        if self.fake_warmup < 0 or self.fake_rate <= 0:
             raise UserError(
-                f"head_start must be 0 or more and fake_rate above 0, got {self.head_start}, {self.fake_rate}"
+                f"fake_warmup must be 0 or more and fake_rate above 0, "
+                f"got {self.fake_warmup}, {self.fake_rate}"
             )
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
@@ -63,18 +64,18 @@ class OnlineScore(Finish):
             "teacher": Net(teacher, trains=False),
         }
 
-    def turns(self, step: int) -> tuple[str, ...]:
+    def updates(self, step: int) -> tuple[str, ...]:
         """See Method.turns."""
-        return ("fake",) * (HEAD_START_TURNS if step < self.head_start else 1) + ("student",)
+        return ("fake",) * (WARMUP_UPDATES if step < self.fake_warmup else 1) + ("student",)
 
-    def judge(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
+    def critic_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
         """See Finish.judge: flow matching, in the fake network's own prediction and times."""
         from fewstep import randomness
         from fewstep.methods.flow_matching import FlowMatching
 
         noise = randomness.noises("train.fake.noise", keys, tuple(samples.shape[1:])).to(samples.device)
-        lesson = batch | {"noise": noise, "data": samples}
-        return FlowMatching().loss({"student": nets["fake"]}, lesson, "student", 0.0, keys)
+        task = batch | {"noise": noise, "data": samples}
+        return FlowMatching().loss({"student": nets["fake"]}, task, "student", 0.0, keys)
 
     def estimates(
         self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor
@@ -103,8 +104,8 @@ class OnlineScore(Finish):
             )
         if teacher.config.trained_times != "all":
             raise UserError(
-                "the teacher is trained only at the knots of its grid, and gives no score elsewhere; take "
-                "the model that it was made from"
+                "the teacher is trained only at the timesteps of its grid, and gives no score elsewhere; "
+                "take the model that it was made from"
             )
         flow, (first, last) = as_flow(teacher, guidance=self.guidance), self.times
         if first < flow.t_start or last > flow.t_end:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fewstep.errors import UserError
-from fewstep.methods._finish import Finish
+from fewstep.methods._on_policy import OnPolicyDistillation
 from fewstep.training.method import Batch, Net, Nets
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adversarial(Finish):
+class Adversarial(OnPolicyDistillation):
     """Regress the data of pairs through all of the student's steps, and please a critic.
 
     Source: the fixed-step generator of Lee et al. 2024 (arXiv 2408.08019), adapted: what the teacher
@@ -30,9 +30,9 @@ class Adversarial(Finish):
 
     stream = "pairs"
 
-    anchor: float = 1.0
+    regression_weight: float = 1.0
     weight: float = 0.02
-    """Weight of the critic's judgement beside the anchor's."""
+    """Weight of the critic's judgement beside regression_weight."""
     blur: float = 0.1
     """Standard deviation of the noise through which the critic sees."""
     critic_rate: float = 1.0
@@ -51,16 +51,16 @@ class Adversarial(Finish):
         nets = super().networks(student, load)
         return nets | {"critic": Net(critic(student.config.shape), learning_rate=self.critic_rate)}
 
-    def turns(self, step: int) -> tuple[str, ...]:
+    def updates(self, step: int) -> tuple[str, ...]:
         """See Method.turns."""
         return ("critic", "student")
 
-    def judge(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
+    def critic_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
         """See Finish.judge."""
         real, made = self._seen(nets, batch["data"], "real", keys), self._seen(nets, samples, "made", keys)
         return (1 - real).relu() + (1 + made).relu()
 
-    def pull(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
+    def generator_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
         """See Finish.pull."""
         return -self.weight * self._seen(nets, samples, "made", keys)
 

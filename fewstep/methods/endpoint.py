@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fewstep.methods._distances import DISTANCES, check_distance
-from fewstep.methods._knots import draw_knots, knots_of
+from fewstep.methods._timesteps import draw_timesteps, timesteps_of
 from fewstep.training.method import Batch, Method, Net, Nets, conditions_of
 
 if TYPE_CHECKING:
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint(Method):
-    """Regress the velocity along a pair's chord to its data, only at the knots of the student's grid.
+    """Regress the velocity along a pair's chord to its data, only at the timesteps of the student's grid.
 
     Source: the distillation of Liu et al. 2022 (arXiv 2209.03003), section 2.2; the Huber distance
     from Lee et al. 2024 (arXiv 2405.20320). With one step the student maps noise to data. With
-    more, later knots see points of the chord, which the student leaves unless the pairs are straight.
+    more, later timesteps see points of the chord, which the student leaves unless the pairs are straight.
 
     The chord begins where solvers do: at t_start, in (1 - t_start) noise. Where t_start is 0 that is
     the linear path from noise to data.
@@ -39,7 +39,7 @@ class Endpoint(Method):
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""
-        knots_of(student)
+        timesteps_of(student)
         return super().networks(student, load)
 
     def loss(self, nets: Nets, batch: Batch, turn: str, progress: float, keys: Tensor) -> Tensor:
@@ -50,9 +50,9 @@ class Endpoint(Method):
         from fewstep.paths import like
 
         student: Model = nets["student"]
-        knots = knots_of(student)[:-1]
-        t = torch.tensor(knots)[draw_knots(len(knots), keys)].to(batch["data"].device)
-        t_start, data = knots[0], batch["data"]
+        timesteps = timesteps_of(student)[:-1]
+        t = torch.tensor(timesteps)[draw_timesteps(len(timesteps), keys)].to(batch["data"].device)
+        t_start, data = timesteps[0], batch["data"]
         start = (1 - t_start) * batch["noise"]
         done = like((t - t_start) / (1 - t_start), data)  # share of the chord that lies behind
         x = done * data + (1 - done) * start

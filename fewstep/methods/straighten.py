@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewstep.errors import UserError
 from fewstep.methods._distances import l2
-from fewstep.methods._knots import at_knots, draw_knots, knots_of, near_knots
+from fewstep.methods._timesteps import at_timesteps, draw_timesteps, near_timesteps, timesteps_of
 from fewstep.training.method import Batch, Method, Net, Nets, conditions_of
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Straighten(Method):
-    """At each knot, regress the velocity that leads to the teacher's state at the next knot.
+    """At each timestep, regress the velocity that leads to the teacher's state at the next timestep.
 
     Source: the second phase of BOSS, Nguyen et al. 2024 (arXiv 2312.16414). On its policy the
     student is corrected where its own steps lead it, as in Ross et al. 2011 (arXiv 1011.0686),
@@ -28,15 +28,15 @@ class Straighten(Method):
     canonical flow, so the student may have any path and prediction.
     """
 
-    stream = "knots"
+    stream = "timesteps"
     trained_times = "grid"
 
     on_policy: bool = True
-    """Start each step from the student's own state, one call a knot, instead of from the teacher's
-    state at one random knot, one call in all."""
+    """Start each step from the student's own state, one call a timestep, instead of from the teacher's
+    state at one random timestep, one call in all."""
     jitter: float = 0.0
-    """How far inner knots are moved at random, as a part of the way to the next knot on either side, so
-    that the student's steps can still be searched. The trajectories must keep all their states."""
+    """How far inner timesteps are moved at random, as a part of the way to the next timestep on either side,
+    so that the student's steps can still be searched. The trajectories must keep all their states."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.jitter < 0.5:
@@ -44,7 +44,7 @@ class Straighten(Method):
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""
-        knots_of(student)
+        timesteps_of(student)
         return super().networks(student, load)
 
     def trained(self) -> dict[str, Any]:
@@ -52,12 +52,12 @@ class Straighten(Method):
         return super().trained() | {"jitter": self.jitter}
 
     def loss(self, nets: Nets, batch: Batch, turn: str, progress: float, keys: Tensor) -> Tensor:
-        """See Method.loss; on policy the mean over all knots."""
+        """See Method.loss; on policy the mean over all timesteps."""
         student: Model = nets["student"]
         if self.jitter:
-            batch = batch | near_knots(knots_of(student), self.jitter, batch, keys)
+            batch = batch | near_timesteps(timesteps_of(student), self.jitter, batch, keys)
         else:
-            batch = batch | {"times": at_knots(knots_of(student), batch["states"])}
+            batch = batch | {"times": at_timesteps(timesteps_of(student), batch["states"])}
         follow = self._own_steps if self.on_policy else self._teacher_step
         return follow(student, batch, keys)
 
@@ -84,9 +84,9 @@ class Straighten(Method):
         from fewstep.paths import like
 
         times, states = batch["times"], batch["states"]
-        knot = draw_knots(times.shape[1] - 1, keys).to(states.device)
+        timestep = draw_timesteps(times.shape[1] - 1, keys).to(states.device)
         each = torch.arange(len(states), device=states.device)
-        x, wanted = states[each, knot], states[each, knot + 1]
-        t, step = times[each, knot], times[each, knot + 1] - times[each, knot]
+        x, wanted = states[each, timestep], states[each, timestep + 1]
+        t, step = times[each, timestep], times[each, timestep + 1] - times[each, timestep]
         velocity = as_flow(student)(x, t, **conditions_of(student.config, batch))
         return l2(velocity - (wanted - x) / like(step, x))

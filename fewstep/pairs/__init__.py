@@ -6,7 +6,7 @@ from fewstep.pairs.pair_checks import PairChecks
 from fewstep.pairs.pair_loss import PairLoss
 from fewstep.pairs.pairs import make_pairs
 from fewstep.pairs.statistics import PairStatistics
-from fewstep.pairs.trajectories import make_trajectories, select_knots
+from fewstep.pairs.trajectories import make_trajectories, select_timesteps
 
 __all__ = [
     "PairChecks",
@@ -17,5 +17,5 @@ __all__ = [
     "make_trajectories",
     "mirror_half",
     "require_equivariant",
-    "select_knots",
+    "select_timesteps",
 ]

@@ -19,7 +19,7 @@ class Backwards:
 
     def __init__(self, flow: Flow) -> None:
         self.flow = flow
-        self.calls_per_velocity = flow.calls_per_velocity
+        self.nfe_per_velocity = flow.nfe_per_velocity
 
     def __call__(self, x: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
         """See Flow."""

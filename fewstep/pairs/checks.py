@@ -64,7 +64,7 @@ def check_pairs(
         found["back"].append(integrate_back(flow, data, grid, **conditions))
         _, turns = turning(trajectory(CountedFlow(flow, conditions), noise, grid), grid.times)
         found["turns"].append(turns)
-        if independent and flow.calls_per_velocity == 1:
+        if independent and flow.nfe_per_velocity == 1:
             cross, random_cost = crossing(flow, data, range(start, start + len(data)), **conditions)
             cost = (data - noise).double().square().flatten(1).sum(1)
             found["cross"].append(cross)

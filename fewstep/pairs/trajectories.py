@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fewstep.draws import draws
 from fewstep.flow import Flow
-from fewstep.grids import Grid, nearest_knots
+from fewstep.grids import Grid, nearest_timesteps
 from fewstep.pairs._followed import followed
 from fewstep.pairs.pairs import join
 from fewstep.solvers import CountedFlow, trajectory
@@ -22,12 +22,12 @@ def make_trajectories(
     stop: int,
     shape: tuple[int, ...],
     classes: int,
-    knots: Sequence[float],
+    timesteps: Sequence[float],
     fine: Grid,
     batch: int,
     device: torch.device | str = "cpu",
 ) -> dict[str, Tensor]:
-    """Return the trajectories start <= index < stop: "states", (n, knots, *shape), and "label", (n,).
+    """Return the trajectories start <= index < stop: "states", (n, timesteps, *shape), and "label", (n,).
 
     Args:
         flow: the teacher, its network in eval mode on `device`.
@@ -36,7 +36,7 @@ def make_trajectories(
         stop: one past the last.
         shape: of one sample.
         classes: index % classes is the label; with 0 there is none.
-        knots: the times to keep, all of them times of `fine`; keep them in the shards' facts.
+        timesteps: the times to keep, all of them times of `fine`; keep them in the shards' facts.
         fine: the times and the solver to integrate with.
         batch: samples in one network call; it changes the last bits of the states, so fix it.
         device: where to compute; the results are on the CPU.
@@ -45,10 +45,10 @@ def make_trajectories(
         The fields for fewstep.shards.
 
     Raises:
-        UserError: if a knot is no time of `fine`, or the flow takes a noise out of the finite numbers; the
-            message has the index, and the time.
+        UserError: if a timestep is no time of `fine`, or the flow takes a noise out of the finite numbers;
+            the message has the index, and the time.
     """
-    kept = nearest_knots(fine.times, knots)
+    kept = nearest_timesteps(fine.times, timesteps)
 
     def states(flow: Flow, noise: Tensor, conditions: dict[str, Tensor]) -> Tensor:
         found = {}
@@ -63,12 +63,12 @@ def make_trajectories(
     return join([{"states": kept_states, **conditions} for _, conditions, kept_states in made])
 
 
-def select_knots(states: Tensor, stored_times: Sequence[float], grid: Grid) -> Tensor:
-    """Return the states (n, steps + 1, *shape) at the knots of `grid`.
+def select_timesteps(states: Tensor, stored_times: Sequence[float], grid: Grid) -> Tensor:
+    """Return the states (n, steps + 1, *shape) at the timesteps of `grid`.
 
     Args:
         states: (n, stored times, *shape), from make_trajectories.
-        stored_times: the knots they were made with.
+        stored_times: the timesteps they were made with.
         grid: the student's.
 
     Returns:
@@ -77,4 +77,4 @@ def select_knots(states: Tensor, stored_times: Sequence[float], grid: Grid) -> T
     Raises:
         UserError: if a time of `grid` was not stored; the message names it.
     """
-    return states[:, nearest_knots(stored_times, grid.times)]
+    return states[:, nearest_timesteps(stored_times, grid.times)]

@@ -29,7 +29,7 @@ class SearchResult:
     objective: dict[int, float] = field(default_factory=dict)
     """What the search minimised, at its grids; empty if it minimised nothing."""
     jumps: Jumps | None = None
-    """What every jump between the knots it chose from costs, if it looked at jumps."""
+    """What every jump between the timesteps it chose from costs, if it looked at jumps."""
     candidates: dict[str, dict[int, Grid]] = field(default_factory=dict)
     """The grids it chose among, by the name of their search."""
     decisions: dict[int, dict[str, Any]] = field(default_factory=dict)

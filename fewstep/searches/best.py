@@ -10,7 +10,7 @@ from typing import Any
 from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.searches import Problem, SearchResult
-from fewstep.searches.endpoint import candidate, check_candidates, most_noises
+from fewstep.searches.coordinate_descent import candidate, check_candidates, most_noises
 from fewstep.searching.problem import check_budgets
 
 FEWEST = 512
@@ -34,15 +34,15 @@ class Best:
     """The grid that ends nearest to the truth, and no luck: three disjoint sets of noise decide.
 
     Candidates are made with the first set. On the second their endpoint errors are compared, and the
-    best one's knots are moved by coordinate descent. The moved knots are kept only if, on the third, the
-    paired difference of their mean square errors is below zero at 99 %; else the candidate stands
+    best one's timesteps are moved by coordinate descent. The moved timesteps are kept only if, on the third,
+    the paired difference of their mean square errors is below zero at 99 %; else the candidate stands
     that is best on both sets.
     """
 
     candidates: tuple[str, ...] = CANDIDATES
     """The searches to choose among, with their defaults."""
     polish: bool = True
-    """Whether to move the best candidate's knots."""
+    """Whether to move the best candidate's timesteps."""
     noises: int = 1024
     """Noises of each of the second and the third set."""
 
@@ -79,8 +79,8 @@ class Best:
     def search(self, problem: Problem) -> SearchResult:
         """See Search.search."""
         self.check(problem.budgets, problem.solver)
-        calls = self.velocities(problem) * problem.flow.calls_per_velocity
-        problem.progress.note(f"best: up to about {calls:,} network calls, each noise's counted")
+        nfe = self.velocities(problem) * problem.flow.nfe_per_velocity
+        problem.progress.note(f"best: up to about {nfe:,} network calls, each noise's counted")
         results = {name: candidate(name).search(problem) for name in self.candidates}
         grids = {name: result.grids for name, result in results.items()}
         choices = {

@@ -14,7 +14,7 @@ class Edm(Levels):
     """Karras et al. 2022 (arXiv 2206.00364), eq. 5; very coarse in the middle at few steps."""
 
     rho: float = 7.0
-    """The power; 1 spaces levels evenly, larger ones crowd the knots towards data."""
+    """The power; 1 spaces levels evenly, larger ones crowd the timesteps towards data."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

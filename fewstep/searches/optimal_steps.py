@@ -24,7 +24,7 @@ class OptimalSteps:
     fine_steps: int = 64
     """Equal Heun steps of the trajectory that is to be followed."""
     noises: int = 64
-    """Noises that vote; their states at every fine knot are held in memory."""
+    """Noises that vote; their states at every fine timestep are held in memory."""
 
     def __post_init__(self) -> None:
         for name in ("fine_steps", "noises"):
@@ -57,7 +57,7 @@ class OptimalSteps:
         routes = global_routes(problem, fine, noises=self.noises)
         return SearchResult(
             grids={
-                steps: Grid(tuple(fine.times[k] for k in route.knots), problem.solver)
+                steps: Grid(tuple(fine.times[k] for k in route.timesteps), problem.solver)
                 for steps, route in routes.items()
             },
             objective={steps: route.cost for steps, route in routes.items()},

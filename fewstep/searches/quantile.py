@@ -1,4 +1,4 @@
-"""Quantile: knots at equal parts of how much trajectories bend, the limit of Bellman for many steps."""
+"""Quantile: timesteps at equal parts of how much trajectories bend, the limit of Bellman for many steps."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantile:
-    """Knots at the quantiles of a density proportional to (E|x''(t)|^2)^(1/4).
+    """Timesteps at the quantiles of a density proportional to (E|x''(t)|^2)^(1/4).
 
     Among many steps h(t), those that minimise the sum of h^4 E|x''|^2 have that density, and so have the
-    knots of BOSS (arXiv 2312.16414), whose cost of a short jump that is. One fine run serves every budget.
+    timesteps of BOSS (arXiv 2312.16414), whose cost of a short jump that is. One fine run serves every
+    budget.
     """
 
     fine_steps: int = 100
@@ -58,35 +59,35 @@ class Quantile:
         along_euler = replace(problem, solver="euler", distance=None)
         bend = jumps(along_euler, fine, cost="squared", noises=self.noises).bend
         assert bend is not None, "Euler jumps come from increments"
-        knots = np.asarray(fine.times)
-        reached = mass(knots, bend)
+        timesteps = np.asarray(fine.times)
+        reached = mass(timesteps, bend)
         found = {}
         for steps in problem.budgets:
             shares = np.arange(1, steps) / steps * reached[-1]
-            inner = np.interp(shares, reached, knots) if reached[-1] else shares_of_time(knots, steps)
+            inner = np.interp(shares, reached, timesteps) if reached[-1] else shares_of_time(timesteps, steps)
             inside = spacings.within(inner.tolist(), fine.times[0], problem.flow.t_end)
             found[steps] = Grid((fine.times[0], *inside, 1.0), problem.solver)
         return SearchResult(found)
 
 
-def mass(knots: np.ndarray, bend: np.ndarray) -> np.ndarray:
-    """Return the integral of (E|x''|^2)^(1/4) up to each of the K + 1 knots; before the first 0.
+def mass(timesteps: np.ndarray, bend: np.ndarray) -> np.ndarray:
+    """Return the integral of (E|x''|^2)^(1/4) up to each of the K + 1 timesteps; before the first 0.
 
     Args:
-        knots: Times, (K + 1,).
-        bend: Mean square of the velocity's increment at each inner knot, (K - 1,): over the square of
+        timesteps: Times, (K + 1,).
+        bend: Mean square of the velocity's increment at each inner timestep, (K - 1,): over the square of
             the step before it, E|x''|^2 in the middle of that step.
     """
     import numpy as np
 
-    steps = np.diff(knots)
+    steps = np.diff(timesteps)
     density = (bend / steps[:-1] ** 2) ** 0.25
     density = np.append(density, density[-1])  # nothing is known of the last step
     return np.concatenate([[0.0], (density * steps).cumsum()])
 
 
-def shares_of_time(knots: np.ndarray, steps: int) -> np.ndarray:
+def shares_of_time(timesteps: np.ndarray, steps: int) -> np.ndarray:
     """Return equal steps, for a flow that does not bend at all."""
     import numpy as np
 
-    return np.linspace(knots[0], knots[-1], steps + 1)[1:-1]
+    return np.linspace(timesteps[0], timesteps[-1], steps + 1)[1:-1]

@@ -13,7 +13,7 @@ from fewstep.grids import Grid
 from fewstep.model import Model
 from fewstep.progress import SILENT, Progress
 from fewstep.searches import Search, SearchResult
-from fewstep.searches.endpoint import Endpoint
+from fewstep.searches.coordinate_descent import CoordinateDescent
 from fewstep.searching.checked import Checked, probe
 from fewstep.searching.noise import Given
 from fewstep.searching.problem import Problem, Student
@@ -69,8 +69,8 @@ def search(
         conditions: What the velocity is conditioned on, each (N, ...); passed on by name.
         distance: How far apart states (n, *shape) are, (n,), for searches over single jumps; such as a
             perceptual distance. None is the L2 norm, which is much faster.
-        teacher: Of a student whose knots were jittered in training: it can be searched by `endpoint`, for
-            where its teacher ends.
+        teacher: Of a student whose timesteps were jittered in training: it can be searched by
+            `coordinate_descent`, for where its teacher ends.
         report: Further noises to score the grids on, 4096 or more for numbers that last; 0 for none.
         truth_steps: Equal Heun steps of the fine run that an end is held against.
         batch: Noises in one call.
@@ -81,7 +81,7 @@ def search(
 
     Raises:
         UserError: for a name, budget or option that can't be, too little noise, a model that is not
-            deterministic or was trained at its own knots alone, or a velocity that is none.
+            deterministic or was trained at its own timesteps alone, or a velocity that is none.
     """
     searcher = registry.find("fewstep.searches", method)() if isinstance(method, str) else method
     solvers.get(solver)
@@ -125,14 +125,15 @@ def _check_for(model: Model, noise: Tensor, conditions: Mapping[str, Tensor]) ->
 
 
 def student_of(model: Model, teacher: Model | None, searcher: Search, guidance: float) -> Student:
-    """Return what a search needs to know of a student with jittered knots.
+    """Return what a search needs to know of a student with jittered timesteps.
 
     Raises:
-        UserError: if there is no teacher, or the search asks for velocities far from the knots.
+        UserError: if there is no teacher, or the search asks for velocities far from the timesteps.
     """
-    if not isinstance(searcher, Endpoint):
+    if not isinstance(searcher, CoordinateDescent):
         raise UserError(
-            "this student knows velocities near its own knots alone, to which only `endpoint` keeps"
+            "this student knows velocities near its own timesteps alone, "
+            "to which only `coordinate_descent` keeps"
         )
     if teacher is None:
         raise UserError("a student's ends are held against its teacher's; give the teacher too")
@@ -147,7 +148,9 @@ def _named(result: SearchResult, steps: int) -> dict[str, Grid]:
 def _flow_of(model: Model | Flow | Callable[[Tensor, Tensor], Tensor], guidance: float) -> Flow:
     if isinstance(model, Model):
         if model.config.trained_times != "all" and not model.config.jitter:
-            raise UserError("this model was trained only at the knots of its own grid; search its teacher")
+            raise UserError(
+                "this model was trained only at the timesteps of its own grid; search its teacher"
+            )
         if not model.config.deterministic:
             raise UserError("this model is not deterministic: the same noise gives other samples each time")
         return as_flow(model, guidance=guidance)

@@ -20,7 +20,7 @@ class Checked:
     def __init__(self, flow: Flow) -> None:
         self.flow = flow
         self.t_start, self.t_end = flow.t_start, flow.t_end
-        self.calls_per_velocity = flow.calls_per_velocity
+        self.nfe_per_velocity = flow.nfe_per_velocity
 
     def __call__(self, x: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
         """See Flow.

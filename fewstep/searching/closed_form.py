@@ -16,7 +16,7 @@ class ClosedForm:
     """A search that asks no velocity; subclasses give `times`."""
 
     def times(self, steps: int, start: float, end: float) -> tuple[float, ...]:
-        """Return the knots of a flow that starts at `start` and gives no velocity after `end`."""
+        """Return the timesteps of a flow that starts at `start` and gives no velocity after `end`."""
         raise NotImplementedError
 
     def check(self, budgets: Sequence[int], solver: str) -> None:

@@ -39,11 +39,11 @@ def endpoint_squares(
 
 
 def moved_squares(
-    problem: Problem, grid: Grid, knot: int, times: Sequence[float], role: str, count: int
+    problem: Problem, grid: Grid, timestep: int, times: Sequence[float], role: str, count: int
 ) -> Tensor:
-    """Return the mean square errors, (times, noises), of `grid` with one knot moved to each of `times`."""
+    """Return the mean square errors, (times, noises), with one timestep of `grid` at each of `times`."""
     truth = ends(problem, role, count)
-    parts = problem.each(partial(_moved, grid, knot, tuple(times)), role, count, beside=truth)
+    parts = problem.each(partial(_moved, grid, timestep, tuple(times)), role, count, beside=truth)
     return torch.cat(list(parts), dim=1)
 
 
@@ -75,21 +75,21 @@ def _squares(
 @torch.no_grad()
 def _moved(
     grid: Grid,
-    knot: int,
+    timestep: int,
     times: tuple[float, ...],
     flow: Flow,
     noise: Tensor,
     conditions: dict[str, Tensor],
     truth: Tensor,
 ) -> Tensor:
-    """Walk once to the knot before the one that moves, and from there along each of the grids."""
+    """Walk once to the timestep before the one that moves, and from there along each of the grids."""
     counted = CountedFlow(flow, conditions)
     here = deque([(noise * (1 - grid.times[0]), None)], maxlen=1)
-    here.extend(walk(counted, here[0][0], grid.times[:knot], grid.solver))
+    here.extend(walk(counted, here[0][0], grid.times[:timestep], grid.solver))
     x, carry = here.pop()
     errors = []
     for time in times:
-        way = (grid.times[knot - 1], time, *grid.times[knot + 1 :])
+        way = (grid.times[timestep - 1], time, *grid.times[timestep + 1 :])
         end, _ = deque(walk(counted, x, way, grid.solver, carry), maxlen=1).pop()
         errors.append(_far(end, truth))
     return torch.stack(errors)

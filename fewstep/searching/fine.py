@@ -1,8 +1,8 @@
 """Fine trajectories, as the little that step costs need of them: how their velocity bends.
 
-With velocities v_i at the knots t_i of a fine grid, h_i = t_{i+1} - t_i, a trajectory is told by
+With velocities v_i at the timesteps t_i of a fine grid, h_i = t_{i+1} - t_i, a trajectory is told by
 
-    e_i = v_i - v_{i-1}                 the increment at the inner knot i, and
+    e_i = v_i - v_{i-1}                 the increment at the inner timestep i, and
     d_i = x_{i+1} - x_i - h_i v_i       what a fine step adds to its tangent: nothing for Euler.
 
 d_i is integrated by itself, along the tangent, so that float32 does not lose it in the difference.
@@ -34,7 +34,7 @@ class AlongTangent:
     A Runge-Kutta step from y = 0 is the step from x less its tangent, without their cancellation.
     """
 
-    calls_per_velocity = 1
+    nfe_per_velocity = 1
 
     def __init__(self, flow: Flow, x: Tensor, t: float, velocity: Tensor, conditions: dict) -> None:
         self.flow, self.x, self.t, self.velocity, self.conditions = flow, x, t, velocity, conditions
@@ -50,7 +50,7 @@ class AlongTangent:
 class Known:
     """A flow that answers at once at time `t`, where its velocity is known."""
 
-    calls_per_velocity = 1
+    nfe_per_velocity = 1
 
     def __init__(self, flow: Flow, t: float, velocity: Tensor, conditions: dict) -> None:
         self.flow, self.t, self.velocity, self.conditions = flow, t, velocity, conditions
@@ -89,7 +89,7 @@ def steps_along(
 def states_along(
     flow: Flow, grid: Grid, noise: Tensor, conditions: dict[str, Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the states at all knots of `grid` and the velocities at all but the last, each (n, *shape)."""
+    """Return states at all timesteps of `grid` and velocities at all but the last, each (n, *shape)."""
     states, velocities = [noise * (1 - grid.times[0])], []
     for velocity, _, x in steps_along(flow, grid, noise, conditions):
         velocities.append(velocity)

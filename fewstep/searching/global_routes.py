@@ -19,7 +19,7 @@ class InBatches:
     def __init__(self, flow: Flow, sizes: list[int]) -> None:
         self.flow, self.sizes = flow, sizes
         self.t_start, self.t_end = flow.t_start, flow.t_end
-        self.calls_per_velocity = flow.calls_per_velocity
+        self.nfe_per_velocity = flow.nfe_per_velocity
 
     def __call__(self, x: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
         """See Flow; t is one number."""
@@ -33,15 +33,15 @@ class InBatches:
 
 @torch.no_grad()
 def global_routes(problem: Problem, fine: Grid, *, noises: int) -> dict[int, Route]:
-    """Return for each budget the way along the knots of `fine` that the programme ends with.
+    """Return for each budget the way along the timesteps of `fine` that the programme ends with.
 
     After m steps z[j] is the state that comes nearest, in mean square over all noises and dimensions, to
-    the trajectory's at knot j; each next step is tried from every knot i to every later one. A velocity is
-    asked for once at each z[i]; a solver of one velocity a step needs no other.
+    the trajectory's at timestep j; each next step is tried from every timestep i to every later one.
+    A velocity is asked for once at each z[i]; a solver of one velocity a step needs no other.
 
     Args:
         problem: Its budgets, solver and noise of the role "search" are used.
-        fine: The candidates for knots, and the solver of the trajectory.
+        fine: The candidates for timesteps, and the solver of the trajectory.
         noises: How many decide together.
     """
     parts = list(problem.noise.batches("search", noises))
@@ -68,7 +68,7 @@ def _one_more(
     reached: dict[int, tuple[Tensor, Any, tuple[int, ...]]],
     conditions: dict[str, Tensor],
 ) -> tuple[dict[int, tuple[Tensor, Any, tuple[int, ...]]], dict[int, float]]:
-    """Return what is reached after one more step, by knot: state, carry and way; and how far off it is."""
+    """Return what is reached after one more step, by timestep: state, carry and way; and its error."""
     stepper, euler = solvers.get(solver), solvers.get("euler")
     errors: dict[int, float] = {}
     ahead = {}

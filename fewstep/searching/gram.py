@@ -1,6 +1,6 @@
-"""The cost of every jump between fine knots, from inner products of how trajectories bend.
+"""The cost of every jump between fine timesteps, from inner products of how trajectories bend.
 
-One long Euler step from knot j to knot k lands off the fine trajectory by
+One long Euler step from timestep j to timestep k lands off the fine trajectory by
 
     r[j, k] = x_k - x_j - (t_k - t_j) v_j = sum_{j<i<k} (t_k - t_i) e_i + sum_{j<=i<k} d_i
 
@@ -26,12 +26,12 @@ def jump_squares(times: Sequence[float], gram: np.ndarray) -> np.ndarray:
         c[j-1, k] = c[j, k] + 2 <r[j, k], w[j, k]> + |w[j, k]|^2.
 
     Args:
-        times: The K + 1 knots.
+        times: The K + 1 timesteps.
         gram: (..., R, R).
     """
-    knots = np.asarray(times)
-    steps = len(knots) - 1
-    to = _left(knots)  # (K, K + 1); row j - 1 holds t_k - t_j, 0 where that is not positive
+    timesteps = np.asarray(times)
+    steps = len(timesteps) - 1
+    to = _left(timesteps)  # (K, K + 1); row j - 1 holds t_k - t_j, 0 where that is not positive
     ee, residual = _blocks(gram, steps)
     growth = to * (2 * np.triu(ee, 1) @ to + _diagonal(ee) * to)
     if residual:
@@ -51,18 +51,18 @@ def jump_squares(times: Sequence[float], gram: np.ndarray) -> np.ndarray:
 def ab2_squares(times: Sequence[float], gram: np.ndarray, *, last_is_euler: bool) -> np.ndarray:
     """Return the squared error of an AB2 step, float64 (K + 1, K + 1, K + 1) [i, j, k].
 
-    The step goes from knot j to knot k and remembers the slope at knot i; inf unless i < j < k. With
-    h = t_k - t_j it adds h^2 / (2 (t_j - t_i)) (v_j - v_i) to the Euler step, and v_j - v_i is the sum
+    The step goes from timestep j to timestep k and remembers the slope at timestep i; inf unless i < j < k.
+    With h = t_k - t_j it adds h^2 / (2 (t_j - t_i)) (v_j - v_i) to the Euler step, and v_j - v_i is the sum
     of the e_l with i < l <= j.
 
     Args:
-        times: The K + 1 knots.
+        times: The K + 1 timesteps.
         gram: (R, R).
-        last_is_euler: Whether a step to the last knot is an Euler step after all.
+        last_is_euler: Whether a step to the last timestep is an Euler step after all.
     """
-    knots = np.asarray(times)
-    steps = len(knots) - 1
-    to, euler = _left(knots), jump_squares(times, gram)
+    timesteps = np.asarray(times)
+    steps = len(timesteps) - 1
+    to, euler = _left(timesteps), jump_squares(times, gram)
     ee, residual = _blocks(gram, steps)
     costs = np.full((steps + 1,) * 3, np.inf)
     for j in range(1, steps):
@@ -71,15 +71,15 @@ def ab2_squares(times: Sequence[float], gram: np.ndarray, *, last_is_euler: bool
             off_e = off_e + residual[0][j:, :j].cumsum(axis=0)
         off = off_e[:, ::-1].cumsum(axis=1)[:, ::-1]  # (k, i): <r[j, k], v_j - v_i>
         turn = ee[:j, :j][::-1, ::-1].cumsum(axis=0).cumsum(axis=1).diagonal()[::-1]  # |v_j - v_i|^2
-        weight = (knots[j + 1 :, None] - knots[j]) ** 2 / (2 * (knots[j] - knots[:j]))
+        weight = (timesteps[j + 1 :, None] - timesteps[j]) ** 2 / (2 * (timesteps[j] - timesteps[:j]))
         costs[:j, j, j + 1 :] = (euler[j, j + 1 :, None] - 2 * weight * off + weight**2 * turn).T
     if last_is_euler:
         costs[:, :, -1] = np.where(np.isinf(costs[:, :, -1]), np.inf, euler[None, :, -1])
     return costs.clip(min=0)
 
 
-def _left(knots: np.ndarray) -> np.ndarray:
-    return np.maximum(knots[None, :] - knots[1:, None], 0)
+def _left(timesteps: np.ndarray) -> np.ndarray:
+    return np.maximum(timesteps[None, :] - timesteps[1:, None], 0)
 
 
 def _blocks(gram: np.ndarray, steps: int) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None]:

@@ -1,4 +1,4 @@
-"""What jumps between the knots of a fine grid cost a solver, averaged over noises.
+"""What jumps between the timesteps of a fine grid cost a solver, averaged over noises.
 
 The published cost (BOSS; Nguyen, Nguyen and Nguyen 2024, arXiv 2312.16414) is the mean square of how far
 one long step lands from where the fine steps lead, summed over dimensions; the other one kept here is
@@ -30,28 +30,28 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Jumps:
-    """The costs of all jumps forwards between the knots of a fine grid."""
+    """The costs of all jumps forwards between the timesteps of a fine grid."""
 
     fine: Grid
     noises: int
     """Trajectories averaged over."""
     cost: str
     """Of a jump: "squared", the mean square of its error, or "plain", the mean of its norm."""
-    costs: np.ndarray  # float64 (K + 1, K + 1); [j, k] from knot j to knot k, inf unless j < k
+    costs: np.ndarray  # float64 (K + 1, K + 1); [j, k] from timestep j to timestep k, inf unless j < k
     errors: np.ndarray | None = None  # (K + 1, K + 1); standard errors of plain costs, 0 unless j < k
     after: np.ndarray | None = None  # (K + 1, K + 1, K + 1); [i, j, k] of AB2, from j to k after i to j
-    bend: np.ndarray | None = None  # (K - 1,); mean square of the increment at each inner knot
+    bend: np.ndarray | None = None  # (K - 1,); mean square of the increment at each inner timestep
 
 
 def jumps(problem: Problem, fine: Grid, *, cost: str, noises: int) -> Jumps:
-    """Return what jumps between the knots of `fine` cost the problem's solver.
+    """Return what jumps between the timesteps of `fine` cost the problem's solver.
 
-    Memory is that of one batch: its velocities at all knots, or, where jumps are made one by one, its
+    Memory is that of one batch: its velocities at all timesteps, or, where jumps are made one by one, its
     states. Work is done in the noise's own precision, sums in float64.
 
     Args:
         problem: Its flow, solver, distance and noise of the role "search" are used.
-        fine: The candidates for knots; its solver makes the trajectories.
+        fine: The candidates for timesteps; its solver makes the trajectories.
         cost: "squared" or "plain".
         noises: How many to average over.
     """

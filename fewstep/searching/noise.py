@@ -1,8 +1,8 @@
 """Where the noise of a search comes from: disjoint sets, so that no number is judged on what it was found on.
 
 search    what a search looks at
-polish    what knots are moved by, and the best candidate is chosen on
-select    decides whether the moved knots are kept
+polish    what timesteps are moved by, and the best candidate is chosen on
+select    decides whether the moved timesteps are kept
 report    what the scores are of
 """
 

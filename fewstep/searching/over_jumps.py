@@ -23,18 +23,18 @@ BY_GRAM = ("euler", "ab2")
 
 @dataclass(frozen=True, kw_only=True)
 class OverJumps:
-    """The knots between which a solver's jumps from a fine trajectory stray least from it, added up."""
+    """The timesteps between which a solver's jumps from a fine trajectory stray least from it, added up."""
 
     cost: ClassVar[Literal["squared", "plain"]] = "squared"
     """What a jump costs: the mean square of its error, or the mean of its norm."""
     discount: float = 1.0
     """What the jumps still to go weigh against the next one; above 1, later ones weigh more."""
     fine_steps: int = 100
-    """Steps of the fine trajectory, whose knots are the candidates."""
+    """Steps of the fine trajectory, whose timesteps are the candidates."""
     tried_steps: int = 24
     """The same where each jump has to be tried: for solvers other than euler and ab2, or a distance."""
     spacing: Literal["uniform", "edm", "log_snr"] = "uniform"
-    """How the fine knots are spaced."""
+    """How the fine timesteps are spaced."""
     fine_solver: str | None = None
     """Solver of the fine trajectory: euler, after which single fine steps cost nothing, or one of higher
     order. None is euler for Euler steps, heun for AB2, rk4 where jumps are tried."""
@@ -95,7 +95,7 @@ class OverJumps:
             routes = best_routes_after(costs, after, problem.budgets, discount=self.discount)
         return SearchResult(
             grids={
-                steps: Grid(tuple(fine.times[k] for k in route.knots), problem.solver)
+                steps: Grid(tuple(fine.times[k] for k in route.timesteps), problem.solver)
                 for steps, route in routes.items()
             },
             objective={steps: route.cost for steps, route in routes.items()},

@@ -24,11 +24,11 @@ Work = Callable[..., Result]
 
 @dataclass(frozen=True)
 class Student:
-    """A model that was trained near the knots of its grid, and for the ends of its teacher."""
+    """A model that was trained near the timesteps of its grid, and for the ends of its teacher."""
 
     grid: Grid
     jitter: float
-    """How far from them, as a part of the way to the next knot on either side."""
+    """How far from them, as a part of the way to the next timestep on either side."""
     teacher: Flow
     """Whose fine run says where it should end."""
 
@@ -48,7 +48,7 @@ class Problem:
     truth_steps: int = 64
     """Equal Heun steps of the fine run that an end is held against."""
     student: Student | None = None
-    """What is known of a flow that is no flow but near the knots of a grid; None for one of all times."""
+    """What is known of a flow that is no flow but near the timesteps of a grid; None for one of all times."""
     progress: Progress = SILENT
     kept: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
     """What one search found out and another may want as well."""

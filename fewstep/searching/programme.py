@@ -1,4 +1,4 @@
-"""The cheapest way from the first knot to the last in exactly m jumps, for all m in one table."""
+"""The cheapest way from the first timestep to the last in exactly m jumps, for all m in one table."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,9 +11,9 @@ ROWS = 128  # of a band; their sums stay in a core's cache
 
 
 class Route(NamedTuple):
-    """Knots to jump between, first and last included, and what the jumps cost together."""
+    """Timesteps to jump between, first and last included, and what the jumps cost together."""
 
-    knots: tuple[int, ...]
+    timesteps: tuple[int, ...]
     cost: float
 
 
@@ -22,7 +22,7 @@ def best_routes(costs: np.ndarray, budgets: Sequence[int], *, discount: float = 
 
     Bellman's recursion on the cost to go: to_go[m, j] = min over i of costs[j, i] + discount
     to_go[m - 1, i], with to_go[1, j] = costs[j, K]. The choices are kept, not found again by comparing
-    floats. Of equally cheap routes the one with the earlier knots is taken.
+    floats. Of equally cheap routes the one with the earlier timesteps is taken.
 
     Args:
         costs: (K + 1, K + 1); [j, k] is the cost of a jump from j to k, inf unless j < k.
@@ -39,25 +39,27 @@ def best_routes(costs: np.ndarray, budgets: Sequence[int], *, discount: float = 
     check_budgets(budgets, steps)
     bands = _bands(costs)
     most, to_go = max(budgets), costs[:, -1]
-    next_knots = np.zeros((most + 1, steps + 1), dtype=np.int64)  # [m, j]: from j with m jumps left
+    next_timesteps = np.zeros((most + 1, steps + 1), dtype=np.int64)  # [m, j]: from j with m jumps left
     found = {1: float(to_go[0])}
     for jumps in range(2, most + 1):
         later, to_go = discount * to_go, np.empty(steps + 1)
         for band in bands:
             np.add(band.costs, later[band.first :], out=band.ways)
             best = band.ways.argmin(axis=1)
-            next_knots[jumps, band.rows] = best + band.first
+            next_timesteps[jumps, band.rows] = best + band.first
             to_go[band.rows] = band.ways[band.each, best]
         found[jumps] = float(to_go[0])
-    return {budget: Route(_follow(next_knots[2 : budget + 1], steps), found[budget]) for budget in budgets}
+    return {
+        budget: Route(_follow(next_timesteps[2 : budget + 1], steps), found[budget]) for budget in budgets
+    }
 
 
 def best_routes_after(
     costs: np.ndarray, after: np.ndarray, budgets: Sequence[int], *, discount: float = 1.0
 ) -> dict[int, Route]:
-    """Return the cheapest routes when a jump's cost depends on the knot before it too.
+    """Return the cheapest routes when a jump's cost depends on the timestep before it too.
 
-    The same recursion over pairs of knots: to_go[m, i, j] = min over k of after[i, j, k] + discount
+    The same recursion over pairs of timesteps: to_go[m, i, j] = min over k of after[i, j, k] + discount
     to_go[m - 1, j, k].
 
     Args:
@@ -75,14 +77,14 @@ def best_routes_after(
     steps = len(costs) - 1
     check_budgets(budgets, steps)
     to_go = after[:, :, -1]
-    choices: list[np.ndarray] = []  # choices[m - 2][i, j]: the next knot when m jumps are left
+    choices: list[np.ndarray] = []  # choices[m - 2][i, j]: the next timestep when m jumps are left
     found = {1: Route((0, steps), float(costs[0, -1]))}
     for jumps in range(2, max(budgets) + 1):
         starts = costs[0] + discount * to_go[0]
-        knots = [0, int(starts.argmin())]
+        timesteps = [0, int(starts.argmin())]
         for choice in reversed(choices):
-            knots.append(int(choice[knots[-2], knots[-1]]))
-        found[jumps] = Route((*knots, steps), float(starts.min()))
+            timesteps.append(int(choice[timesteps[-2], timesteps[-1]]))
+        found[jumps] = Route((*timesteps, steps), float(starts.min()))
         ways = after + discount * to_go  # (i, j, k)
         choices.append(ways.argmin(axis=2))
         to_go = np.take_along_axis(ways, choices[-1][..., None], axis=2)[..., 0]
@@ -108,9 +110,9 @@ def _bands(costs: np.ndarray) -> list[Band]:
     return bands
 
 
-def _follow(next_knots: np.ndarray, last: int) -> tuple[int, ...]:
-    """Return the knots from the first one on; the rows of `next_knots` are by jumps left, fewest first."""
-    knots = [0]
-    for row in next_knots[::-1]:
-        knots.append(int(row[knots[-1]]))
-    return (*knots, last)
+def _follow(next_timesteps: np.ndarray, last: int) -> tuple[int, ...]:
+    """Return the timesteps from the first on; rows of `next_timesteps` are by jumps left, fewest first."""
+    timesteps = [0]
+    for row in next_timesteps[::-1]:
+        timesteps.append(int(row[timesteps[-1]]))
+    return (*timesteps, last)

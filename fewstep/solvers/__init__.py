@@ -38,7 +38,7 @@ class Solution:
     """Where a solver arrived, and what it cost."""
 
     x: Tensor  # (batch, *shape)
-    calls: int  # network calls, the guided ones counted twice
+    nfe: int  # network calls, the guided ones counted twice
 
 
 def get(name: str) -> Solver:
@@ -66,18 +66,18 @@ class CountedFlow:
     """A flow that counts its network calls and fixes the conditions."""
 
     def __init__(self, flow: Flow, conditions: dict[str, Tensor]) -> None:
-        self.flow, self.conditions, self.calls = flow, conditions, 0
+        self.flow, self.conditions, self.nfe = flow, conditions, 0
         self.t_start, self.t_end = flow.t_start, flow.t_end
-        self.calls_per_velocity = flow.calls_per_velocity
+        self.nfe_per_velocity = flow.nfe_per_velocity
 
     def __call__(self, x: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
         """See Flow."""
-        self.calls += self.calls_per_velocity
+        self.nfe += self.nfe_per_velocity
         return self.flow(x, t, **self.conditions, **conditions)
 
 
 def trajectory(flow: Flow, noise: Tensor, grid: Grid) -> Iterator[Tensor]:
-    """Yield the state (batch, *shape) at every knot of `grid`, the first one included.
+    """Yield the state (batch, *shape) at every timestep of `grid`, the first one included.
 
     The grid's own solver is used, but a step that would ask for a velocity after the flow's t_end
     (where, say, turning a data prediction into a velocity divides by zero) is an Euler step.
@@ -127,4 +127,4 @@ def integrate(flow: Flow, noise: Tensor, grid: Grid, **conditions: Tensor) -> So
     """
     counted = CountedFlow(flow, conditions)
     last = deque(trajectory(counted, noise, grid), maxlen=1).pop()
-    return Solution(last, counted.calls)
+    return Solution(last, counted.nfe)

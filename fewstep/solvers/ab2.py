@@ -1,4 +1,4 @@
-"""AB2: Adams-Bashforth, extrapolate the slope from this knot and the last (any step sizes)."""
+"""AB2: Adams-Bashforth, extrapolate the slope from this timestep and the last (any step sizes)."""
 
 from typing import Any
 

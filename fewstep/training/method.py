@@ -35,14 +35,14 @@ class Method:
     """A way to train a student; the fields of a subclass are its options.
 
     A batch is a dictionary of tensors with the same first dimension n. What it holds depends on
-    `stream`: "data" (data, and label if there are classes), "pairs" (noise, data, label), "knots"
-    (states (n, steps + 1, *shape), label): the teacher's states at the student's knots; or "noise"
+    `stream`: "data" (data, and label if there are classes), "pairs" (noise, data, label), "timesteps"
+    (states (n, steps + 1, *shape), label): the teacher's states at the student's timesteps; or "noise"
     (label alone). `keys`, int64 (n, 2), name its samples for fewstep.randomness.
     """
 
     stream: ClassVar[str] = "pairs"
     trained_times: ClassVar[str] = "all"
-    """"grid" if the student only learns the knots of its grid."""
+    """"grid" if the student only learns the timesteps of its grid."""
     map_preserving: ClassVar[bool] = True
     """Whether the student is taught to make of each noise what its teacher makes of it."""
     needs_score: ClassVar[bool] = False
@@ -70,7 +70,7 @@ class Method:
         """Return what a student's ModelConfig says of how it was trained, whatever it started from."""
         return {"trained_times": self.trained_times, "map_preserving": self.map_preserving, "jitter": 0.0}
 
-    def turns(self, step: int) -> tuple[str, ...]:
+    def updates(self, step: int) -> tuple[str, ...]:
         """Return the names of the networks to update in this step, in order; each turn has its own keys."""
         return ("student",)
 

@@ -54,7 +54,7 @@ class Training:
     def take_step(self, batch: Batch, keys: Tensor) -> None:
         """Update each network whose turn it is, on its own loss."""
         torch.manual_seed(randomness.digest64(f"train step {self.step} rank {distributed.rank()}", self.seed))
-        for number, turn in enumerate(self.method.turns(self.step)):
+        for number, turn in enumerate(self.method.updates(self.step)):
             for name, trainee in self.trainees.items():
                 trainee.unlock(name == turn)
             own = randomness.keys_of_turn(keys, number)

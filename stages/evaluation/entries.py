@@ -1,7 +1,7 @@
-"""One cell of the evaluation: a model, sampled on a grid and scored by the protocol of fewstep.metrics.
+"""One entry of the evaluation: a model, sampled on a grid and scored by the protocol of fewstep.metrics.
 
-Cells are kept in a folder that all evaluations share, under a digest of everything that decides them:
-a changed student costs its own cells alone, and a killed evaluation goes on at the next cell.
+Entries are kept in a folder that all evaluations share, under a digest of everything that decides them:
+a changed student costs its own entries alone, and a killed evaluation goes on at the next entry.
 """
 
 import hashlib
@@ -32,19 +32,19 @@ from fewstep.model import Model
 from fewstep.shards import Shards
 from fewstep.solvers import Solution, integrate
 from stages.evaluation import timings
-from stages.figures.sample_grid import sheet_samples
+from stages.figures.sample_grid import samples_shown
 from stages.process.device import device
 
 
 @dataclass(frozen=True)
-class Cell:
+class Entry:
     """What to sample: a model on a grid."""
 
     model: str
     kind: str
     """Where the grid comes from: uniform, own (a student's), or the name of a search."""
     grid: Grid
-    calls: int
+    nfe: int
     digest: str
     """Of the model."""
 
@@ -52,16 +52,16 @@ class Cell:
     def name(self) -> str:
         """Such as boss-4@4, or pretrain@4/bellman for a grid that is neither equal steps nor its own."""
         suffix = "" if self.kind in ("uniform", "own") else f"/{self.kind}"
-        return f"{self.model}@{self.calls}{suffix}"
+        return f"{self.model}@{self.nfe}{suffix}"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of a cell."""
+    """What was measured of an entry."""
 
     scores: BlockScores
     more: dict[str, float | None]
-    sheet: Tensor  # (n, *shape), the first samples
+    samples: Tensor  # (n, *shape), the first samples
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Protocol:
 
 
 class Yardstick:
-    """The prepared data and two feature nets, the metric's and the monitor's, to hold every cell against."""
+    """The prepared data and two feature nets, the metric's and the monitor's, to hold every entry against."""
 
     def __init__(self, prepared: Path, protocol: Protocol) -> None:
         self.net: FeatureNet = load(prepared)[0]
@@ -107,14 +107,14 @@ class Yardstick:
             self.reference, held_out, block=protocol.samples, seed=protocol.seed
         )
 
-    def measure(self, cell: Cell, model: Model, flow: Flow, truth: Tensor) -> Result:
-        """Sample a cell's blocks and score them; `truth` is where block 0 should land."""
+    def measure(self, entry: Entry, model: Model, flow: Flow, truth: Tensor) -> Result:
+        """Sample an entry's blocks and score them; `truth` is where block 0 should land."""
         began = time.perf_counter()
-        first = self.protocol.sample(0, model, flow, cell.grid)
-        timings.record_timing(cell.name, 1000 * (time.perf_counter() - began) / len(first))
+        first = self.protocol.sample(0, model, flow, entry.grid)
+        timings.record_timing(entry.name, 1000 * (time.perf_counter() - began) / len(first))
         features, moments = [self.net.features(first)], Moments.of(self.other.features(first))
         for block in range(1, self.protocol.blocks):
-            samples = self.protocol.sample(block, model, flow, cell.grid)
+            samples = self.protocol.sample(block, model, flow, entry.grid)
             features.append(self.net.features(samples))
             moments += Moments.of(self.other.features(samples))
         seed = self.protocol.seed
@@ -130,45 +130,45 @@ class Yardstick:
             "endpoint_rmse": endpoint_rmse(first[: len(truth)], truth),
         }
         scores = score_blocks(self.reference, features, floor=self.floor, seed=seed)
-        return Result(scores, more, first[: sheet_samples(first.shape[1:])].clone())
+        return Result(scores, more, first[: samples_shown(first.shape[1:])].clone())
 
 
-class Kept:
-    """The folder of finished cells; other evaluations may read and write it meanwhile.
+class KeptEntries:
+    """The folder of finished entries; other evaluations may read and write it meanwhile.
 
-    An evaluation touches `began` when it starts, and then every cell that it uses: what is older than
+    An evaluation touches `began` when it starts, and then every entry that it uses: what is older than
     `began`, the newest evaluation has no use for (`make gc`).
     """
 
     def __init__(self, folder: Path, *facts: Any) -> None:
-        """`facts` decide all cells alike: the protocol, the prepared data, the version of the code."""
+        """`facts` decide all entries alike: the protocol, the prepared data, the version of the code."""
         self.folder, self.facts = folder, facts
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "began").touch()
 
-    def read(self, cell: Cell) -> Result | None:
-        """Return what was measured of a cell, None if it was not or its files are damaged."""
-        file = self._file(cell)
-        sheet = file.with_suffix(".safetensors")
+    def read(self, entry: Entry) -> Result | None:
+        """Return what was measured of an entry, None if it was not or its files are damaged."""
+        file = self._file(entry)
+        grid = file.with_suffix(".safetensors")
         try:
             found = json.loads(file.read_text())
             scores = BlockScores(**found["scores"] | {"fd_without": tuple(found["scores"]["fd_without"])})
-            result = Result(scores, found["more"], load_file(sheet)["sheet"])
-            for used in (file, sheet):
+            result = Result(scores, found["more"], load_file(grid)["samples"])
+            for used in (file, grid):
                 os.utime(used)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             return None
         return result
 
-    def write(self, cell: Cell, result: Result) -> None:
-        """Keep a cell, whole or not at all: the JSON comes last, under its name at once."""
-        file = self._file(cell)
+    def write(self, entry: Entry, result: Result) -> None:
+        """Keep an entry, whole or not at all: the JSON comes last, under its name at once."""
+        file = self._file(entry)
         text = json.dumps({"scores": asdict(result.scores), "more": result.more})
-        put(file.with_suffix(".safetensors"), lambda partial: save_file({"sheet": result.sheet}, partial))
+        put(file.with_suffix(".safetensors"), lambda partial: save_file({"samples": result.samples}, partial))
         put(file, lambda partial: partial.write_text(text))
 
-    def _file(self, cell: Cell) -> Path:
-        decides = json.dumps([cell.digest, cell.grid.to_json(), *self.facts], sort_keys=True)
+    def _file(self, entry: Entry) -> Path:
+        decides = json.dumps([entry.digest, entry.grid.to_json(), *self.facts], sort_keys=True)
         return self.folder / f"{hashlib.sha256(decides.encode()).hexdigest()[:32]}.json"
 
 

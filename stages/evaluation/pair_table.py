@@ -51,7 +51,7 @@ def pair_table(job: Job) -> PairTable:
             continue
         pairs, loss = manifest["facts"].get("pairs", {}), manifest["facts"]["pair_loss"]
         facts[name.removeprefix("model ")] = pairs | {"loss": loss}
-        coupling = next(u["path"] for n, u in manifest["inputs"].items() if n in ("pairs", "coupling"))
+        coupling = next(u["path"] for n, u in manifest["inputs"].items() if n in ("pairs", "train_on"))
         advice[f"pairs of couple/{Path(coupling).name}"] = pairs.get("problems", []) + pairs.get("advice", [])
         learnt[path.name] = [loss["advice"]]
     rows = [(label, good, [cell(text, found) for found in facts.values()]) for label, good, text in ROWS]

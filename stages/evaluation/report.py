@@ -13,7 +13,7 @@ from stages.evaluation.evaluation import Evaluation
 from stages.evaluation.pair_table import pair_table
 from stages.evaluation.tables import series
 from stages.figures.curves import draw_grids, draw_quality
-from stages.figures.sample_grid import sample_sheet
+from stages.figures.sample_grid import draw_sample_grid
 from stages.run.runner import Job
 from stages.settings import discovery
 from stages.tracking.lineage import ancestors
@@ -31,7 +31,7 @@ def write_report(job: Job, evaluation: Evaluation, settings: dict[str, Any]) -> 
         job.out / "grids.png",
         [(row["name"], tuple(row["times"])) for row in evaluation.rows if row["grid"] != "uniform"],
     )
-    sheets = draw_sheets(job.out, evaluation)
+    grids_of_samples = draw_sample_grids(job.out, evaluation)
     page = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -41,10 +41,10 @@ def write_report(job: Job, evaluation: Evaluation, settings: dict[str, Any]) -> 
         floor=evaluation.floor,
         backend=evaluation.backend,
         first=evaluation.rows[0],
-        best=best_by_calls(evaluation.rows),
+        best=best_by_nfe(evaluation.rows),
         curve=picture(job.out / "curve.png"),
         grids=picture(job.out / "grids.png"),
-        sheets=[(name, picture(path)) for name, path in sheets],
+        sample_grids=[(name, picture(path)) for name, path in grids_of_samples],
         searches=[
             (name.removeprefix("search "), picture(path / "search.png"))
             for name, path in sorted(job.inputs.items())
@@ -57,25 +57,25 @@ def write_report(job: Job, evaluation: Evaluation, settings: dict[str, Any]) -> 
     (job.out / "report.html").write_text(text)
 
 
-def draw_sheets(folder: Path, evaluation: Evaluation) -> list[tuple[str, Path]]:
-    """Draw a sheet a line of the curve, rows by calls, and one of the students beside the teacher."""
-    named = list(zip(evaluation.rows, evaluation.sheets, strict=True))
+def draw_sample_grids(folder: Path, evaluation: Evaluation) -> list[tuple[str, Path]]:
+    """Draw a sample grid for each line of the curve, rows by NFE, and one of all students and the teacher."""
+    named = list(zip(evaluation.rows, evaluation.sample_grids, strict=True))
     overview = [("data", evaluation.real)]
-    overview += [(row["name"], sheet) for row, sheet in named if row["name"] == evaluation.teacher]
-    overview += [(row["name"], sheet) for row, sheet in named if row["grid"] == "own"]
+    overview += [(row["name"], samples) for row, samples in named if row["name"] == evaluation.teacher]
+    overview += [(row["name"], samples) for row, samples in named if row["grid"] == "own"]
     drawn = [("Students beside their teacher", folder / "samples.png")]
-    sample_sheet(drawn[0][1], overview)
+    draw_sample_grid(drawn[0][1], overview)
     for line in dict.fromkeys(series(row) for row in evaluation.rows if row["grid"] != "own"):
         path = folder / f"samples-{line.replace(', ', '-')}.png"
-        sample_sheet(path, [(row["name"], sheet) for row, sheet in named if series(row) == line])
+        draw_sample_grid(path, [(row["name"], samples) for row, samples in named if series(row) == line])
         drawn.append((line, path))
     return drawn
 
 
-def best_by_calls(rows: list[dict[str, Any]]) -> list[str]:
-    """Return the names of the best rows at each number of calls."""
-    calls = sorted({row["calls"] for row in rows})
-    return [min((r for r in rows if r["calls"] == n), key=lambda r: r["fd_clf"])["name"] for n in calls]
+def best_by_nfe(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the names of the best rows at each NFE."""
+    nfe = sorted({row["nfe"] for row in rows})
+    return [min((r for r in rows if r["nfe"] == n), key=lambda r: r["fd_clf"])["name"] for n in nfe]
 
 
 def picture(path: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from stages.evaluation.evaluation import Evaluation
 
 HEADLINE = ("fd_clf", "fd_clf_se", "fd_over_teacher", "kid_clf", "precision", "recall", "endpoint_rmse")
-CURVE = ("model", "grid", "calls", "fd_clf", "fd_clf_se", "kid_clf", "endpoint_rmse")
+CURVE = ("model", "grid", "nfe", "fd_clf", "fd_clf_se", "kid_clf", "endpoint_rmse")
 
 
 def write_tables(folder: Path, evaluation: Evaluation) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of numbers: quality against calls, and where the steps of grids lie."""
+"""Pictures of numbers: quality against NFE, and where the steps of grids lie."""
 
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,13 @@ def draw_grids(path: Path, grids: list[tuple[str, tuple[float, ...]]]) -> None:
 
 
 def draw_quality(path: Path, lines: dict[str, list[dict[str, Any]]]) -> None:
-    """Draw fd_clf against calls, both on log scales, a line for each series, bars of one standard error."""
+    """Draw fd_clf against NFE, both on log scales, a line for each series, bars of one standard error."""
     figure, axis = pyplot.subplots(figsize=(6.4, 4.2))
     students = [name for name, rows in lines.items() if rows[0]["grid"] == "own"]
     for number, (name, rows) in enumerate(lines.items()):
         alone, searched = name in students, rows[0]["grid"] not in ("own", "uniform")
         axis.errorbar(
-            [row["calls"] for row in rows],
+            [row["nfe"] for row in rows],
             [row["fd_clf"] for row in rows],
             [row["fd_clf_se"] for row in rows],
             label=name,
@@ -44,9 +44,9 @@ def draw_quality(path: Path, lines: dict[str, list[dict[str, Any]]]) -> None:
             capsize=2,
         )
     axis.set_xscale("log", base=2), axis.set_yscale("log")
-    calls = sorted({row["calls"] for rows in lines.values() for row in rows})
-    axis.set_xticks(calls, [str(n) for n in calls])
-    axis.set_xlabel("network calls"), axis.set_ylabel("fd_clf (lower is better)")
+    nfe = sorted({row["nfe"] for rows in lines.values() for row in rows})
+    axis.set_xticks(nfe, [str(n) for n in nfe])
+    axis.set_xlabel("NFE"), axis.set_ylabel("fd_clf (lower is better)")
     axis.grid(True, which="major", color="#eeeeee"), axis.set_axisbelow(True)
     axis.legend(fontsize=8, frameon=False)
     figure.tight_layout(pad=0.4)

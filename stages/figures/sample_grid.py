@@ -1,4 +1,4 @@
-"""Pictures of samples: a sheet of images, or a scatter of points."""
+"""Pictures of samples: a grid of images, or a scatter of points."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,34 +9,34 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TILE = 48  # pixels to which the side of a small image is enlarged, by a whole factor
-GAP, MARGIN, TEXT = 3, 10, 14  # pixels between images, around the sheet, and of a label's height
+GAP, MARGIN, TEXT = 3, 10, 14  # pixels between images, around the grid, and of a label's height
 
 Rows = "list[tuple[str, Tensor]]"
 
 
-def sheet_samples(shape: tuple[int, ...]) -> int:
+def samples_shown(shape: tuple[int, ...]) -> int:
     """Return how many samples of that shape a row or panel shows well."""
     return 12 if len(shape) == 3 else 500
 
 
 def spread_over(data: "Tensor") -> "Tensor":
-    """Return as many samples (n, *shape) as a sheet shows, at even distances: data may be sorted."""
-    count = min(len(data), sheet_samples(tuple(data.shape[1:])))
+    """Return as many samples (n, *shape) as a grid shows, at even distances: data may be sorted."""
+    count = min(len(data), samples_shown(tuple(data.shape[1:])))
     return data[[number * len(data) // count for number in range(count)]]
 
 
-def sample_sheet(path: Path, rows: Rows) -> None:
+def draw_sample_grid(path: Path, rows: Rows) -> None:
     """Draw one labelled row of samples per entry, or a panel of points.
 
     Every row holds samples (n, *shape) of the same noises in the same order, so columns compare.
     """
     if rows[0][1].dim() == 4:
-        image_sheet(path, rows)
+        draw_image_grid(path, rows)
     else:
         point_panels(path, rows)
 
 
-def image_sheet(path: Path, rows: Rows) -> None:
+def draw_image_grid(path: Path, rows: Rows) -> None:
     """Draw images (n, C, H, W), enlarged by a whole factor, pixel for pixel."""
     from PIL import Image, ImageDraw, ImageFont
 
@@ -46,14 +46,14 @@ def image_sheet(path: Path, rows: Rows) -> None:
     _, height, width, _ = tiles[0].shape
     columns = max(len(row) for row in tiles)
     size = (left + columns * (width + GAP) - GAP + MARGIN, 2 * MARGIN + len(rows) * (height + GAP) - GAP)
-    sheet = Image.new("RGB", size, "white")
-    pen = ImageDraw.Draw(sheet)
+    grid = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(grid)
     for number, ((label, _), row) in enumerate(zip(rows, tiles, strict=True)):
         top = MARGIN + number * (height + GAP)
-        pen.text((left - MARGIN, top + height / 2), label, fill="#222222", font=font, anchor="rm")
+        pen.text((left - MARGIN, top + height / 2), label, fill="#222222", font=font, regression_weight="rm")
         for column, tile in enumerate(row):
-            sheet.paste(Image.fromarray(tile), (left + column * (width + GAP), top))
-    sheet.save(path)
+            grid.paste(Image.fromarray(tile), (left + column * (width + GAP), top))
+    grid.save(path)
 
 
 def as_tiles(samples: "Tensor") -> np.ndarray:

@@ -39,13 +39,13 @@ def open_flow(folder: Path, *, purpose: str, guidance: float = 1.0) -> tuple[Mod
     """Return a model and its canonical flow.
 
     Raises:
-        UserError: if the model knows only the knots of its own grid, or is not deterministic, so that
+        UserError: if the model knows only the timesteps of its own grid, or is not deterministic, so that
             `purpose` can't use it.
     """
     model = open_model(folder)
     if model.config.trained_times != "all" or not model.config.deterministic:
         why = (
-            "trained only at the knots of its grid"
+            "trained only at the timesteps of its grid"
             if model.config.trained_times != "all"
             else "not deterministic"
         )
@@ -53,16 +53,16 @@ def open_flow(folder: Path, *, purpose: str, guidance: float = 1.0) -> tuple[Mod
     return model, as_flow(model, guidance=guidance)
 
 
-def grid_of_calls(flow: Flow, solver: str, calls: int, *, spacing: str = "uniform") -> Grid:
+def grid_of_nfe(flow: Flow, solver: str, nfe: int, *, spacing: str = "uniform") -> Grid:
     """Return the steps of `solver` that take `calls` network calls, spaced as fewstep.spacings says.
 
     Raises:
         UserError: if the calls don't make whole steps.
     """
-    each = solvers.get(solver).velocities_per_step * flow.calls_per_velocity
-    if calls % each:
-        raise UserError(f"{calls} calls are no whole number of {solver} steps of {each} calls each")
-    return grids.spaced(spacing, calls // each, flow, solver=solver)
+    each = solvers.get(solver).velocities_per_step * flow.nfe_per_velocity
+    if nfe % each:
+        raise UserError(f"{nfe} calls are no whole number of {solver} steps of {each} calls each")
+    return grids.spaced(spacing, nfe // each, flow, solver=solver)
 
 
 def straightness_of(flow: Flow, model: Model, *, noises: int, seed: int, steps: int = 64) -> float:

@@ -20,7 +20,7 @@ from stages.sampling.makers import ModelMaker, Opened
 from stages.sampling.splits import TRAIN, Splits
 from stages.workers.spread import spread, workers_for
 
-LEAST_SECONDS, LEAST_CALLS = 0.5, 3  # of a measurement, after a first call that warms up
+LEAST_SECONDS, LEAST_NFE = 0.5, 3  # of a measurement, after a first call that warms up
 CHECKING = 2.2  # the calls of that many pairs go into checking one: back, forth and a few in between
 WORKER: dict[str, Any] = {}  # what a worker keeps until it measures
 
@@ -34,7 +34,7 @@ class Estimate:
     total: int
     """Samples in all shards."""
     batch: int
-    calls: int
+    nfe: int
     """Network calls a sample."""
     checked: int
     """Samples that are followed back in the end."""
@@ -51,8 +51,8 @@ class Estimate:
         heapq.heapify(free)
         for samples in self.shards:
             then, seconds = heapq.heappop(free)
-            heapq.heappush(free, (then + seconds * self.calls * samples / self.batch, seconds))
-        checks = self.checked / self.batch * CHECKING * self.calls * min(self.call_seconds)
+            heapq.heappush(free, (then + seconds * self.nfe * samples / self.batch, seconds))
+        checks = self.checked / self.batch * CHECKING * self.nfe * min(self.call_seconds)
         return max(then for then, _ in free) + checks
 
     def lines(self, price: float | None) -> list[str]:
@@ -61,7 +61,7 @@ class Estimate:
         milliseconds = 1000 * sum(self.call_seconds) / count
         cost = count * self.seconds / 3600 * (price or 0)
         return [
-            f"{self.total:,} x {self.calls} calls, {self.batch} at once; {left:,} are left to make",
+            f"{self.total:,} x {self.nfe} calls, {self.batch} at once; {left:,} are left to make",
             f"a call takes {milliseconds:.3g} ms on each of {count} workers ({device()}), measured just now",
             f"time   {clock(self.seconds)}",
             f"bytes  {self.total * self.sample_bytes:,}",
@@ -72,7 +72,7 @@ class Estimate:
         """Return the same in a line."""
         left, count = sum(self.shards), len(self.call_seconds)
         return (
-            f"{left:,} of {self.total:,} to make x {self.calls} calls on {count} workers: about "
+            f"{left:,} of {self.total:,} to make x {self.nfe} calls on {count} workers: about "
             f"{clock(self.seconds)}, {self.total * self.sample_bytes:,} bytes in all"
         )
 
@@ -82,7 +82,7 @@ class Measured:
     """What one worker found."""
 
     call_seconds: float
-    calls: int
+    nfe: int
     """A sample."""
     sample_bytes: int
     spent: float
@@ -114,7 +114,7 @@ def estimate(splits: Splits, maker: ModelMaker, *, checked: int, opened: Opened 
         shards=shards,
         total=sum(recipe.samples for recipe in splits.recipes.values()),
         batch=maker.batch,
-        calls=measured[0].calls,
+        nfe=measured[0].nfe,
         checked=checked,
         call_seconds=[found.call_seconds for found in measured],
         start_seconds=max(0.0, spent - max(found.spent for found in measured)),
@@ -144,7 +144,7 @@ def measure(_worker: int) -> Measured:
     ]
     return Measured(
         call_seconds=seconds,
-        calls=calls_of(opened, noise, conditions),
+        nfe=nfe_of(opened, noise, conditions),
         sample_bytes=sum(field.nbytes for field in stored),
         spent=time.perf_counter() - began,
     )
@@ -155,15 +155,15 @@ def seconds_of_call(flow: Flow, noise: Tensor, conditions: dict[str, Tensor]) ->
     middle, velocities = (flow.t_start + flow.t_end) / 2, 0
     float(flow(noise, middle, **conditions).sum())  # warms up
     began = time.perf_counter()
-    while velocities < LEAST_CALLS or time.perf_counter() - began < LEAST_SECONDS:
+    while velocities < LEAST_NFE or time.perf_counter() - began < LEAST_SECONDS:
         float(flow(noise, middle, **conditions).sum())  # waits for a GPU
         velocities += 1
-    return (time.perf_counter() - began) / velocities / flow.calls_per_velocity
+    return (time.perf_counter() - began) / velocities / flow.nfe_per_velocity
 
 
-def calls_of(opened: Opened, noise: Tensor, conditions: dict[str, Tensor]) -> int:
+def nfe_of(opened: Opened, noise: Tensor, conditions: dict[str, Tensor]) -> int:
     """Return the network calls that a sample takes; where steps are chosen on the way, a batch tells."""
     if isinstance(opened.steps, Grid):
         each = solvers.get(opened.steps.solver).velocities_per_step
-        return opened.steps.steps * each * opened.flow.calls_per_velocity
-    return follow(opened.flow, noise, opened.steps, **conditions).calls
+        return opened.steps.steps * each * opened.flow.nfe_per_velocity
+    return follow(opened.flow, noise, opened.steps, **conditions).nfe

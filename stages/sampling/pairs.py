@@ -12,7 +12,7 @@ from fewstep.pairs import PairStatistics, make_pairs
 from fewstep.reference import Adaptive
 from fewstep.shards import drawn
 from fewstep.shards.write import Make
-from stages.process.device import device, grid_of_calls, open_flow
+from stages.process.device import device, grid_of_nfe, open_flow
 from stages.run.runner import Job
 from stages.sampling.makers import Opened, model_folder
 from stages.sampling.splits import Splits, splits
@@ -32,7 +32,7 @@ class PairMaker:
     """Who asks, for messages."""
     seed: int
     solver: str
-    calls: int
+    nfe: int
     spacing: str
     times: tuple[float, ...] | None
     tolerance: float | None
@@ -72,7 +72,7 @@ class PairMaker:
             return Adaptive(self.tolerance)
         if self.times is not None:
             return Grid(self.times, solver=self.solver)
-        return grid_of_calls(flow, self.solver, self.calls, spacing=self.spacing)
+        return grid_of_nfe(flow, self.solver, self.nfe, spacing=self.spacing)
 
     def count(self, fields: dict[str, Tensor]) -> str:
         """Return what is to be known of the pairs of a shard without a network."""
@@ -86,7 +86,7 @@ def coupling(config: "Config", job: Job) -> tuple[Splits, PairMaker]:
         purpose=f"couple@{job.key}",
         seed=job.seed,
         solver=config.solver,
-        calls=config.calls,
+        nfe=config.nfe,
         spacing=config.spacing,
         times=config.times,
         tolerance=config.tolerance,

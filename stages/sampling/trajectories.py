@@ -23,7 +23,7 @@ class TrajectoryMaker:
     seed: int
     fine: Grid
     """The steps that are taken."""
-    knots: tuple[float, ...]
+    timesteps: tuple[float, ...]
     """The times whose states are kept."""
     batch: int
 
@@ -44,7 +44,7 @@ class TrajectoryMaker:
                 stop=stop,
                 shape=model.config.shape,
                 classes=model.config.classes,
-                knots=self.knots,
+                timesteps=self.timesteps,
                 fine=self.fine,
                 batch=self.batch,
                 device=device(),

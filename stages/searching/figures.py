@@ -41,10 +41,10 @@ def draw_search(folder: Path, found: "Found", jumps: "Jumps | None") -> None:
 
 def draw_costs(axis: Any, found: "Found", jumps: "Jumps") -> None:
     """Draw the cost of every jump, from across and to upwards, and the cheapest paths that were found."""
-    knots, costs = np.asarray(jumps.fine.times), jumps.costs.T
+    timesteps, costs = np.asarray(jumps.fine.times), jumps.costs.T
     shown = np.ma.masked_where(~np.isfinite(costs) | (costs <= 0), costs)
     top = float(np.log10(shown.max())) if shown.count() else 0.0
-    edges = np.concatenate([[knots[0]], (knots[1:] + knots[:-1]) / 2, [knots[-1]]])
+    edges = np.concatenate([[timesteps[0]], (timesteps[1:] + timesteps[:-1]) / 2, [timesteps[-1]]])
     mesh = axis.pcolormesh(edges, edges, np.ma.log10(shown), cmap="Blues", vmin=top - DECADES, vmax=top)
     axis.figure.colorbar(mesh, ax=axis, label=f"log10 of the {jumps.cost} cost", fraction=0.046)
     for number, steps in enumerate(sorted(found.candidates)):
@@ -53,13 +53,13 @@ def draw_costs(axis: Any, found: "Found", jumps: "Jumps") -> None:
             times = min(paths, key=lambda times: total_cost(times, jumps))
             label, colour = f"{steps} steps", pyplot.get_cmap("autumn")(number / len(found.candidates))
             axis.step(times, [*times[1:], 1.0], where="post", color=colour, linewidth=1.3, label=label)
-    axis.plot([knots[0], 1], [knots[0], 1], color=GREY, linewidth=0.6)
+    axis.plot([timesteps[0], 1], [timesteps[0], 1], color=GREY, linewidth=0.6)
     axis.set(xlabel="jump from t", ylabel="to t", aspect="equal", title="What a jump costs")
     axis.legend(fontsize=8, frameon=False, loc="lower right")
 
 
 def total_cost(times: Sequence[float], jumps: "Jumps") -> float:
-    """Return what the jumps along some of the fine knots cost together."""
+    """Return what the jumps along some of the fine timesteps cost together."""
     at = [jumps.fine.times.index(t) for t in times]
     return sum(float(jumps.costs[j, k]) for j, k in pairwise(at))
 

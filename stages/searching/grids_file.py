@@ -22,7 +22,7 @@ class Found:
 
     grids: dict[int, Grid]
     fine: Grid
-    """What a teacher follows whose states at the knots are wanted."""
+    """What a teacher follows whose states at the timesteps are wanted."""
     method: dict[str, Any]
     """The name of the search and its options."""
     baseline: str = "uniform"
@@ -50,7 +50,7 @@ class Found:
 
 
 def fine_of(result: "SearchResult", problem: "Problem") -> Grid:
-    """Return the fine grid that all knots were taken from, or that of the truth if there is none."""
+    """Return the fine grid that all timesteps were taken from, or that of the truth if there is none."""
     if result.jumps is not None:
         times = set(result.jumps.fine.times)
         if all(times.issuperset(grid.times) for grid in result.grids.values()):

@@ -22,7 +22,7 @@ def flows(params: Params) -> list[str]:
 
 
 def jittered(params: Params) -> dict[str, str]:
-    """Return the teachers, by student, of those whose knots are moved in training: they can be searched."""
+    """Return the teachers, by student, of those trained with jittered timesteps, which can be searched."""
     students = {key: params.config("distill", key) for key in params.keys("distill")}
     return {key: s.teacher for key, s in students.items() if s.method.build().trained()["jitter"]}
 
@@ -31,7 +31,7 @@ def missing_flows(params: Params, named: Iterable[tuple[str, str]]) -> list[str]
     """Return what is wrong with settings, given as (where, name), that need a model trained at all times."""
     there, students = flows(params), models(params)
     return [
-        f"{where}: {name!r} is trained at the knots of its own grid alone; choose from: {', '.join(there)}"
+        f"{where}: {name!r} is trained only at the timesteps of its grid; choose from: {', '.join(there)}"
         if name in students
         else f"{where}: {name!r} is no model; there are: {', '.join(there)}"
         for where, name in named
@@ -51,7 +51,7 @@ def doubled_models(params: Params) -> list[str]:
 def wrong_labels(params: Params, named: Iterable[tuple[str, Named]]) -> list[str]:
     """Return what is wrong with methods, given as (where, method), for models given labels, or not."""
     config, problems = params.config("pretrain"), []
-    for where, method in [] if config.given else named:  # a given model says itself what it knows
+    for where, method in [] if config.checkpoint else named:  # an adopted model says itself what it knows
         try:
             method.build().check_labels(config.conditional)
         except UserError as error:
@@ -63,7 +63,7 @@ def wrong_labels(params: Params, named: Iterable[tuple[str, Named]]) -> list[str
 def unguidable(params: Params, named: Iterable[tuple[str, float]]) -> list[str]:
     """Return what is wrong with guidance scales, given as (where, scale), if models know no classes."""
     config = params.config("pretrain")
-    if config.conditional or config.given:
+    if config.conditional or config.checkpoint:
         return []
     return [
         f"{where} {scale} needs class-conditional models: set pretrain.conditional to true, or this to 1"

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 SOLVERS = Path(fewstep.__file__).parent / "solvers"
 
 
-def broken_steps(where: str, calls: int, solver: str, guidance: float = 1.0) -> list[str]:
+def broken_steps(where: str, nfe: int, solver: str, guidance: float = 1.0) -> list[str]:
     """Return what is wrong with a setting that asks for `calls` network calls of `solver`."""
     each = velocities_per_step(solver) * (1 if guidance == 1 else 2)
-    if calls % each:
-        return [f"{where} {calls}: a step of {solver} takes {each} calls here; ask for a multiple of {each}"]
+    if nfe % each:
+        return [f"{where} {nfe}: a step of {solver} takes {each} NFE here; ask for a multiple of {each}"]
     return []
 
 
@@ -32,7 +32,7 @@ def wrong_making(where: str, config: "Config") -> list[str]:
             return [f"{where}.{error}"]
         if config.noise == "drawn" and "noise" in config.model_fields_set:
             return [f"{where}.noise: that of pairs from {config.source} can't be drawn; remove this setting"]
-    instead = {"tolerance": ("solver", "calls", "spacing", "times"), "times": ("calls", "spacing")}
+    instead = {"tolerance": ("solver", "nfe", "spacing", "times"), "times": ("nfe", "spacing")}
     for name, others in instead.items():
         if getattr(config, name) is None:
             continue
@@ -41,7 +41,7 @@ def wrong_making(where: str, config: "Config") -> list[str]:
     if config.tolerance is not None:
         return []
     if config.times is None:
-        return broken_steps(f"{where}.calls", config.calls, config.solver, config.guidance)
+        return broken_steps(f"{where}.nfe", config.nfe, config.solver, config.guidance)
     try:
         Grid(config.times)
     except UserError as error:
@@ -54,9 +54,9 @@ def steps_taken(config: "Config") -> dict[str, Any]:
     if config.tolerance is not None:
         return {"solver": "dopri5", "tolerance": config.tolerance}
     if config.times is None:
-        return {"solver": config.solver, "calls": config.calls, "spacing": config.spacing}
+        return {"solver": config.solver, "nfe": config.nfe, "spacing": config.spacing}
     each = velocities_per_step(config.solver) * (1 if config.guidance == 1 else 2)
-    return {"solver": config.solver, "calls": each * (len(config.times) - 1), "times": list(config.times)}
+    return {"solver": config.solver, "nfe": each * (len(config.times) - 1), "times": list(config.times)}
 
 
 def velocities_per_step(solver: str) -> int:

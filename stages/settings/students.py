@@ -32,15 +32,15 @@ def problems_of(student: "Config", params: Params) -> Iterator[str]:
     yield from wrong_init(student, params)
     couplings = [f"{stage}/{made}" for stage in ("couple", "trajectories") for made in params.keys(stage)]
     couplings.append("prepare")
-    if student.coupling not in couplings:
-        yield f".coupling {student.coupling!r} does not exist; there are: {', '.join(couplings)}"
+    if student.train_on not in couplings:
+        yield f".train_on {student.train_on!r} does not exist; there are: {', '.join(couplings)}"
     elif student.teacher in params.keys("search") and (problem := mismatch(student, params)):
         yield f": {problem}"
 
 
 def wrong_teacher(student: "Config", params: Params) -> Iterator[str]:
     """Yield what is wrong with a student's teacher."""
-    teacher, calls = student.teacher, student.calls
+    teacher, nfe = student.teacher, student.nfe
     if teacher not in (teachers := ["pretrain", *params.keys("reflow")]):
         yield f".teacher {teacher!r} is no model; there are: {', '.join(teachers)}"
     elif teacher not in params.keys("search"):
@@ -49,9 +49,9 @@ def wrong_teacher(student: "Config", params: Params) -> Iterator[str]:
         yield (
             f" learns Euler steps, but search.{teacher}.solver is {solver!r}; search its teacher for euler"
         )
-    elif calls not in (budgets := params.config("search", teacher).budgets):
+    elif nfe not in (budgets := params.config("search", teacher).budgets):
         yield (
-            f".calls {calls} is not among the budgets searched for {teacher}, {list(budgets)}; add it to "
+            f".nfe {nfe} is not among the budgets searched for {teacher}, {list(budgets)}; add it to "
             f"search.{teacher}.budgets"
         )
     if student.method.build().needs_score and (why := no_score(teacher, params)):
@@ -64,7 +64,7 @@ def no_score(teacher: str, params: Params) -> str | None:
         return f"its teacher {teacher!r} learned from pairs, which tells none; set teacher to pretrain"
     pretrain = params.config("pretrain")
     coupling = getattr(pretrain.method.build(), "coupling", "independent")
-    if pretrain.given or coupling == "independent":
+    if pretrain.checkpoint or coupling == "independent":
         return None
     return f"pretrain.method.coupling {coupling} pairs noise with data, which leaves none; take independent"
 
@@ -74,9 +74,9 @@ def wrong_init(student: "Config", params: Params) -> Iterator[str]:
     init = student.init
     if init not in (there := models(params)):
         yield f".init {init!r} is no model; there are: {', '.join(there)}"
-    elif init in params.keys("distill") and (calls := params.config("distill", init).calls) != student.calls:
+    elif init in params.keys("distill") and (nfe := params.config("distill", init).nfe) != student.nfe:
         yield (
-            f".init {init!r} takes {calls} calls, the student is to take {student.calls}; start from a "
+            f".init {init!r} takes {nfe} NFE, the student is to take {student.nfe}; start from a "
             "student of as many, or from its teacher"
         )
 
@@ -88,22 +88,24 @@ def fitting_methods() -> list[str]:
 
 
 def mismatch(student: "Config", params: Params) -> str | None:
-    """Say why a student can't learn from its coupling, None if it can."""
-    method, (kind, _, source) = student.method, student.coupling.partition("/")
-    wanted = {"knots": "trajectories", "pairs": "couple"}.get(method.build().stream)
+    """Say why a student can't learn from what it trains on, None if it can."""
+    method, (kind, _, source) = student.method, student.train_on.partition("/")
+    wanted = {"timesteps": "trajectories", "pairs": "couple"}.get(method.build().stream)
     if wanted not in (None, kind):
-        anchor = " with an anchor" if getattr(method.build(), "anchor", 0) else ""
-        return f"method {method.name}{anchor} learns from {wanted}/..., not from {student.coupling}"
+        weighted = " with a regression_weight" if getattr(method.build(), "regression_weight", 0) else ""
+        return f"method {method.name}{weighted} learns from {wanted}/..., not from {student.train_on}"
     if kind == "trajectories" and source != student.teacher:
-        return f"{student.coupling} is not of its teacher; use trajectories/{student.teacher}"
+        return f"{student.train_on} is not of its teacher; use trajectories/{student.teacher}"
     jitter = method.build().trained()["jitter"]
     if jitter and kind == "trajectories" and params.config(kind, source).keep != "all":
-        return f"jitter {jitter} learns from states between the knots; set trajectories.{source}.keep to all"
+        return (
+            f"jitter {jitter} learns from states between the timesteps; set trajectories.{source}.keep to all"
+        )
     if kind == "couple" and (pairs := params.config(kind, source)).model == student.teacher:
         grid = params.config("search", student.teacher)
         if pairs.guidance != grid.guidance:
             return (
-                f"{student.coupling} has guidance {pairs.guidance}, the grid of its teacher, "
+                f"{student.train_on} has guidance {pairs.guidance}, the grid of its teacher, "
                 f"search.{student.teacher}, has {grid.guidance}; make them equal"
             )
     return None

@@ -1,4 +1,4 @@
-"""Models in MLflow's registry, and which student is the champion at its number of calls.
+"""Models in MLflow's registry, and which student is the champion at its NFE.
 
 Only the sender imports this.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stages.tracking.mlflow_runs import Tracker
 
 FINGERPRINT = "fewstep.fingerprint"
-MEASURED = ("calls", "fd_clf", "fd_clf_se", "yardstick")
+MEASURED = ("nfe", "fd_clf", "fd_clf_se", "yardstick")
 NORMAL_95 = 1.96  # standard errors on each side that hold 95 % of a normal distribution
 
 
@@ -62,7 +62,7 @@ class Registry:
         return next(iter(self.client.search_model_versions(wanted)), None)
 
     def judge(self, rows: list[dict[str, Any]]) -> dict[str, str]:
-        """Note what was measured on the versions, and give the alias champion-<calls> to what is better.
+        """Note what was measured on the versions, and give the alias champion-<nfe> to what is better.
 
         Returns:
             For each alias what became of it, in words.
@@ -73,9 +73,9 @@ class Registry:
                 self.client.set_model_version_tag(self.name, version.version, f"fewstep.{name}", row[name])
         best: dict[int, tuple[ModelVersion, dict[str, Any]]] = {}
         for version, row in sorted(measured, key=lambda pair: pair[1]["fd_clf"]):
-            best.setdefault(row["calls"], (version, row))
+            best.setdefault(row["nfe"], (version, row))
         # Only the best one: another that took the place first might hold it within the interval.
-        aliases = {f"champion-{calls}": challenger for calls, challenger in best.items()}
+        aliases = {f"champion-{nfe}": challenger for nfe, challenger in best.items()}
         return {alias: self.challenge(alias, *challenger) for alias, challenger in aliases.items()}
 
     def challenge(self, alias: str, version: ModelVersion, row: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from stages.artifacts import manifests
 
 WEIGHTS = "model.safetensors"
-OWN = "own"  # the grid of a student: it alone tells how many calls the model takes
+OWN = "own"  # the grid of a student: it alone tells the NFE of the model
 HELD_AGAINST = ("backend", "samples", "blocks", "seed")  # in a row of metrics.json
 
 
@@ -33,7 +33,7 @@ def scores(out: Path, manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield {
                 "model": row["model"],
                 "fingerprint": manifest["inputs"][f"model {row['model']}"]["fingerprint"],
-                "calls": row["calls"],
+                "nfe": row["nfe"],
                 "fd_clf": row["fd_clf"],
                 "fd_clf_se": row["fd_clf_se"],
                 "yardstick": hashlib.sha256(json.dumps(held_against).encode()).hexdigest()[:16],

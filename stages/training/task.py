@@ -23,7 +23,7 @@ MOST_DATA = 10_000  # samples of the training data that a monitor needs
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainTask:
     """All that a process needs to take part in a training; it can be sent to one."""
 
     method: Method

@@ -3,13 +3,13 @@
 import torch
 
 from fewstep.grids import Grid
-from fewstep.pairs import select_knots
+from fewstep.pairs import select_timesteps
 from fewstep.training.method import Batch
 
 
-def at_knots(stored: list[float], grid: Grid, batch: Batch) -> Batch:
-    """Return of a batch of trajectories, with states at the times `stored`, those at the knots of `grid`."""
-    return batch | {"states": select_knots(batch["states"], stored, grid)}
+def at_timesteps(stored: list[float], grid: Grid, batch: Batch) -> Batch:
+    """Return a batch of trajectories, stored at the times `stored`, with its states at `grid` alone."""
+    return batch | {"states": select_timesteps(batch["states"], stored, grid)}
 
 
 def with_times(stored: list[float], batch: Batch) -> Batch:

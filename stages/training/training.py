@@ -1,4 +1,4 @@
-"""What the training stages share: a training on an artifact, the model directory, facts, a sheet."""
+"""What the training stages share: a training on an artifact, the model directory, facts, a sample grid."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,14 +17,14 @@ from fewstep.shards import Shards
 from fewstep.solvers import integrate
 from fewstep.training.loop import Trained
 from fewstep.training.method import Batch, Method
-from stages.figures.sample_grid import sample_sheet, sheet_samples
+from stages.figures.sample_grid import draw_sample_grid, samples_shown
 from stages.process.device import device
 from stages.run.runner import Job
 from stages.sampling.pair_facts import tell_of_pairs
-from stages.training.task import Lesson
+from stages.training.task import TrainTask
 from stages.workers.distributed import beside, processes
 
-SHEET_CALLS = (1, 2, 4, 8, 32)
+SHOWN_NFE = (1, 2, 4, 8, 32)
 
 
 def train_model(
@@ -65,11 +65,11 @@ def train_model(
             raise UserError(
                 f"{source} holds samples of shape {shape}, the model takes {student.config.shape}"
             )
-    lesson = Lesson(method, settings, source, select, job.seed, job.scratch, job.inputs, monitor)
+    task = TrainTask(method, settings, source, select, job.seed, job.scratch, job.inputs, monitor)
     if (count := processes()) > 1:
-        save_model(lesson.start, student)
-    with beside(count, lesson.learn):
-        trained = lesson.learn(student, job.progress)
+        save_model(task.start, student)
+    with beside(count, task.learn):
+        trained = task.learn(student, job.progress)
     save_model(job.out, trained.model)
     picture_samples(job, trained.model)
     job.facts.update(
@@ -115,13 +115,13 @@ def take_model(job: Job, folder: Path, shape: tuple[int, ...]) -> None:
 def picture_samples(job: Job, model: Model) -> None:
     """Draw samples of a few noises: a row for each number of calls, or one for a student's own grid."""
     flow, config = as_flow(model), model.config
-    count, shape = sheet_samples(config.shape), config.shape
+    count, shape = samples_shown(config.shape), config.shape
     ((noise, conditions),) = draws(
         "sheet", job.seed, range(count), shape=shape, classes=config.classes, batch=count, device=device()
     )
     grids: list[Grid] = (
-        [config.grid] if config.grid else [uniform(calls, start=flow.t_start) for calls in SHEET_CALLS]
+        [config.grid] if config.grid else [uniform(nfe, start=flow.t_start) for nfe in SHOWN_NFE]
     )
     rows = [(f"{grid.steps} calls", integrate(flow, noise, grid, **conditions).x) for grid in grids]
-    sample_sheet(job.out / "samples.png", rows)
+    draw_sample_grid(job.out / "samples.png", rows)
     job.picture("samples", job.out / "samples.png")

@@ -53,7 +53,7 @@ class Processes:
         self.free = places[::-1]
         self.workers: set[Process] = set()
 
-    def hire(self, most: int) -> Collection[Process]:
+    def acquire(self, most: int) -> Collection[Process]:
         """See Crew.hire."""
         new = [Process(self.free.pop()) for _ in range(min(most, len(self.free)))]
         self.workers.update(new)

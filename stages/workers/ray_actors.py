@@ -64,7 +64,7 @@ class Actors:
         self.next_look = 0.0
         self.last_seen = time.monotonic()
 
-    def hire(self, most: int) -> Collection[Worker]:
+    def acquire(self, most: int) -> Collection[Worker]:
         """See Crew.hire.
 
         Raises:

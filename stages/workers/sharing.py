@@ -37,10 +37,10 @@ class Worker(Protocol):
         """
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """The workers of one back end."""
 
-    def hire(self, most: int) -> Collection[Any]:
+    def acquire(self, most: int) -> Collection[Any]:
         """Return up to `most` new workers; perhaps none, for now."""
 
     def heard(self, busy: Collection[Any]) -> Collection[Any]:
@@ -54,7 +54,7 @@ class Crew(Protocol):
 
 
 def share_out(
-    crew: Crew,
+    pool: WorkerPool,
     work: Callable[[Any], Any],
     items: Sequence[Any],
     *,
@@ -65,7 +65,7 @@ def share_out(
     """Yield each item with its result, as they finish; see `stages.workers.spread.spread`.
 
     Args:
-        crew: Whose workers.
+        pool: Whose workers.
         work: Called with an item.
         items: The longest first.
         prepare: Called once in each worker.
@@ -81,7 +81,7 @@ def share_out(
     done: list[tuple[Any, Any]] = []
     left = len(items)
     while left or done:
-        for worker in crew.hire(min(most, left) - len(tasks) - len(idle)):
+        for worker in pool.acquire(min(most, left) - len(tasks) - len(idle)):
             worker.give(prepare, facts)
             tasks[worker] = None
         while idle and waiting:
@@ -90,14 +90,14 @@ def share_out(
             tasks[worker] = task
         yield from done  # while the workers work
         done = []
-        for worker in crew.heard(tasks) if left else ():
+        for worker in pool.heard(tasks) if left else ():
             task = tasks.pop(worker)
             try:
                 result, error, trace = worker.take()
             except DiedError as death:
-                crew.dismiss(worker)
+                pool.dismiss(worker)
                 deaths[task] += 1
-                bury(death, "" if task is None else named(items[task]), deaths[task])
+                on_death(death, "" if task is None else named(items[task]), deaths[task])
                 if task is not None:
                     waiting.appendleft(task)
                 continue
@@ -110,7 +110,7 @@ def share_out(
                 done.append((items[task], result))
 
 
-def bury(death: DiedError, item: str, deaths: int) -> None:
+def on_death(death: DiedError, item: str, deaths: int) -> None:
     """Say that a worker died, of an item or before it had any.
 
     Raises:

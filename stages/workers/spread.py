@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from fewstep.errors import UserError
 from fewstep.registry import unknown
-from stages.workers.sharing import Crew, share_out
+from stages.workers.sharing import WorkerPool, share_out
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -70,19 +70,19 @@ def spread(
     if backend() == "ray":
         from stages.workers.ray_actors import Actors
 
-        crew: Crew = Actors()
+        pool: WorkerPool = Actors()
         most = workers(default=len(items))
     elif min(len(found := places()), len(items)) > 1:
         from stages.workers.processes import Processes
 
-        crew, most = Processes(found), len(found)
+        pool, most = Processes(found), len(found)
     else:
         yield from here(work, items, prepare=prepare, facts=facts)
         return
     try:
-        yield from share_out(crew, work, items, prepare=prepare, facts=facts, most=most)
+        yield from share_out(pool, work, items, prepare=prepare, facts=facts, most=most)
     finally:
-        crew.close()
+        pool.close()
 
 
 def workers_for(items: int) -> int:

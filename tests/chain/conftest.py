@@ -8,7 +8,7 @@ from chain.checkout import Checkout
 def slow(clones, tmp_path_factory) -> Checkout:
     """A checkout in which the chain ran, with so much work for couple that it is met in the middle of it."""
     slow = clones[0].copy(tmp_path_factory.mktemp("slow") / "checkout")
-    slow.set(couple={"round1": {"calls": 64}})
+    slow.set(couple={"round1": {"nfe": 64}})
     slow.repro("couple@round1")
     return slow
 

@@ -70,7 +70,7 @@ def test_their_scratch_lies_in_the_checkout(experiments, finished):
     assert len(steps) >= 2  # of four: a start prunes all but the newest finished one
     assert steps <= {10, *STEPS.values()}
     cells = [
-        len(list((checkout / ".fewstep/cells").glob("*.json")))
+        len(list((checkout / ".fewstep/entries").glob("*.json")))
         for checkout in (finished, experiments.checkout)
     ]
     assert cells[1] == cells[0] + 2 * len(STEPS)  # each measured its own students, and nothing again

@@ -24,7 +24,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(proj
 def test_failed_checks_stop_the_chain_and_can_be_overridden(project):
     project.set(
         pretrain={"train": {"steps": 3, "learning_rate": 1.0, "ema": 0.0}},  # which only spoils it
-        couple={"round1": {"pairs": 64, "solver": "euler", "calls": 2}},
+        couple={"round1": {"pairs": 64, "solver": "euler", "nfe": 2}},
     )
     stopped = project.repro(ok=False)
     assert stopped.ran == ["pretrain"]

@@ -14,7 +14,7 @@ from fewstep.grids import reach
 
 SEARCH_OF_A_STUDENT = {
     "teacher": "pretrain",
-    "method": {"name": "endpoint", "noises": 64},
+    "method": {"name": "coordinate_descent", "noises": 64},
     "budgets": [4],
     "guidance": 1.5,
     "report_noises": 32,
@@ -34,7 +34,7 @@ def own_images(checkout: Checkout) -> None:
 
 def conditional_toy(checkout: Checkout) -> None:
     """Points with classes, a network for them, guidance in all that is made of it, no reflow, and a student
-    whose knots are jittered, so that it is searched itself."""
+    whose timesteps are jittered, so that it is searched itself."""
     checkout.set(
         prepare={"source": "eight_gaussians"},
         pretrain={"conditional": True, "method": {"name": "flow_matching", "label_dropout": 0.2}},
@@ -129,11 +129,11 @@ def test_a_jittered_student_is_searched_where_its_knots_were_moved(variants):
     config = json.loads((checkout / "artifacts/models/boss-4/config.json").read_text())
     own, jitter = config["grid"]["times"], config["jitter"]
     found = json.loads((checkout / "artifacts/search/boss-4/grids.json").read_text())
-    assert found["scores"]["4"].keys() == {"own", "endpoint"}
+    assert found["scores"]["4"].keys() == {"own", "coordinate_descent"}
     times = found["grids"]["4"]["times"]
     assert found["grids"]["4"]["guidance"] == 1
-    for knot, time in enumerate(times):
-        low, high = reach(own, knot, jitter)
+    for timestep, time in enumerate(times):
+        low, high = reach(own, timestep, jitter)
         assert low - 1e-9 <= time <= high + 1e-9
     rows = json.loads((checkout / "artifacts/evaluate/metrics.json").read_text())["rows"]
     assert ("boss-4@4/endpoint" in {row["name"] for row in rows}) == (times != own)

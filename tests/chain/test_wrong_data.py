@@ -85,6 +85,6 @@ def test_a_model_of_another_shape_than_the_data(project):
     architecture = {"name": "unet", "width": 8, "multipliers": [1]}
     model = build(ModelConfig(architecture=architecture, shape=(3, 16, 16)), seed=0)
     save_model(project / "data/foreign", model)
-    project.set(pretrain={"given": "data/foreign"})
+    project.set(pretrain={"checkpoint": "data/foreign"})
     said = project.refused("python -m stages.pretrain")
     assert "data/foreign makes samples of shape (3, 16, 16), the data has (1, 8, 8)" in said

@@ -34,7 +34,7 @@ def test_no_stage_works_before_the_settings_of_all_are_right(settings, finished,
 
 
 JITTERED = {"name": "straighten", "jitter": 0.2}
-STUDENT = {"teacher": "pretrain", "method": "endpoint", "budgets": [4]}
+STUDENT = {"teacher": "pretrain", "method": "coordinate_descent", "budgets": [4]}
 PAIRS_OF_ITS_TEACHER = {"one-step": {"teacher": "pretrain"}}
 
 
@@ -58,7 +58,10 @@ PAIRS_OF_ITS_TEACHER = {"one-step": {"teacher": "pretrain"}}
         ),
         ({"search": {"pretrain": {"method": "best"}}}, "report_noises 32 is too few to tell the best search"),
         ({"search": {"pretrain": {"solver": "heun"}}}, "distill.boss-4 learns Euler steps, but search.pretr"),
-        ({"search": {"boss-4": STUDENT}}, "search.boss-4: 'boss-4' is trained at the knots of its own grid"),
+        (
+            {"search": {"boss-4": STUDENT}},
+            "search.boss-4: 'boss-4' is trained only at the timesteps of its grid",
+        ),
         (
             {"search": {"boss-4": STUDENT | {"method": "tan"}}, "distill": {"boss-4": {"method": JITTERED}}},
             "search.boss-4.method tan asks for velocities at all times, but a student knows those near",
@@ -69,7 +72,7 @@ PAIRS_OF_ITS_TEACHER = {"one-step": {"teacher": "pretrain"}}
         ),
         (
             {"distill": {"boss-4": {"method": JITTERED}}},
-            "states between the knots; set trajectories.pretrain.k",
+            "states between the timesteps; set trajectories.pretrain.k",
         ),
         ({"search": {"pretrain": {"budgets": [1, 4, 99]}}}, "budget 99 does not fit a fine grid of 16 steps"),
         ({"search": {"pretrain": {"budgets": [1, 4, 4]}}}, "budgets [1, 4, 4] name a number twice"),
@@ -81,12 +84,15 @@ PAIRS_OF_ITS_TEACHER = {"one-step": {"teacher": "pretrain"}}
             "search.x: 'x' is no model; there are: p",
         ),
         ({"trajectories": {"x": {"samples": 9}}}, "trajectories.x: 'x' is no model; there are: pretrain, ro"),
-        ({"trajectories": {"boss-4": {"samples": 9}}}, "trajectories.boss-4 has no knots: add search.boss-4"),
+        (
+            {"trajectories": {"boss-4": {"samples": 9}}},
+            "trajectories.boss-4 has no timesteps: add search.boss-4",
+        ),
         ({"distill": {"boss-4": {"teacher": "round2"}}}, "'round2' is no model; there are: pretrain, round1"),
-        ({"distill": {"boss-4": {"coupling": "couple/x"}}}, "'couple/x' does not exist; there are: couple/r"),
-        ({"distill": {"boss-4": {"coupling": "couple/round1"}}}, "straighten learns from trajectories/..., "),
+        ({"distill": {"boss-4": {"train_on": "couple/x"}}}, "'couple/x' does not exist; there are: couple/r"),
+        ({"distill": {"boss-4": {"train_on": "couple/round1"}}}, "straighten learns from trajectories/..., "),
         ({"distill": {"boss-4": {"teacher": "round1"}}}, "is not of its teacher; use trajectories/round1"),
-        ({"distill": {"boss-4": {"calls": 3}}}, "calls 3 is not among the budgets searched for pretrain, [1"),
+        ({"distill": {"boss-4": {"nfe": 3}}}, "calls 3 is not among the budgets searched for pretrain, [1"),
         ({"distill": PAIRS_OF_ITS_TEACHER, "search": {"pretrain": {"guidance": 2.0}}}, "has 2.0; make them "),
     ],
 )

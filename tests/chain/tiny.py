@@ -13,7 +13,7 @@ def train(steps: int, learning_rate: float, batch: int = 32) -> dict[str, Any]:
 def shrink(params: dict[str, Any]) -> dict[str, Any]:
     """Return the sections of params.yaml with two students, a finish, and little work in each stage."""
     search = {"method": {"name": "bellman", "fine_steps": 16, "noises": 32}, "budgets": [1, 2, 4]}
-    finish = {"method": "distribution", "init": "boss-4", "teacher": "pretrain", "coupling": "prepare"}
+    finish = {"method": "dmd", "init": "boss-4", "teacher": "pretrain", "train_on": "prepare"}
     return {
         "seed": 0,
         "prepare": {
@@ -31,7 +31,7 @@ def shrink(params: dict[str, Any]) -> dict[str, Any]:
                 "held_out": 64,
                 "pairs_per_shard": 64,
                 "solver": "heun",
-                "calls": 8,
+                "nfe": 8,
             }
         },
         "reflow": {"round1": params["reflow"]["round1"] | {"train": train(20, 1e-3, 64)}},
@@ -42,7 +42,7 @@ def shrink(params: dict[str, Any]) -> dict[str, Any]:
         "distill": {
             "boss-4": params["distill"]["straight-4"] | {"train": train(10, 1e-3)},
             "one-step": params["distill"]["endpoint"] | {"train": train(10, 1e-3)},
-            "finished-4": finish | {"calls": 4, "train": train(4, 2e-4) | {"betas": [0.0, 0.99]}},
+            "finished-4": finish | {"nfe": 4, "train": train(4, 2e-4) | {"betas": [0.0, 0.99]}},
         },
-        "evaluate": {"samples": 60, "blocks": 2, "calls": [1, 4], "reference_calls": 8},
+        "evaluate": {"samples": 60, "blocks": 2, "nfe": [1, 4], "reference_nfe": 8},
     }

@@ -29,10 +29,10 @@ def template_littered(template_that_ran, tmp_path_factory):
         (toy.root / ".fewstep/scratch" / name).mkdir(parents=True)
         (toy.root / ".fewstep/scratch" / name / "file").write_bytes(b"x" * 1500)
     (toy.root / ".fewstep/scratch/.locks").mkdir()
-    (toy.root / ".fewstep/cells").mkdir()
+    (toy.root / ".fewstep/entries").mkdir()
     for second, name in enumerate(("old.json", "old.safetensors", "killed.json.1.tmp", "began", "now.json")):
-        (toy.root / ".fewstep/cells" / name).write_bytes(b"x" * 1000)
-        os.utime(toy.root / ".fewstep/cells" / name, (second, second))
+        (toy.root / ".fewstep/entries" / name).write_bytes(b"x" * 1000)
+        os.utime(toy.root / ".fewstep/entries" / name, (second, second))
     for folder in ("artifacts/middle/gone", "artifacts/old/deep"):
         (toy.root / folder).mkdir(parents=True)
         (toy.root / folder / "file").write_text("x")
@@ -67,7 +67,7 @@ def test_it_lists_and_removes_nothing_without_a_yes(littered, monkeypatch, capsy
     assert "  2 files, " in said
     assert "  last.old, 1.5 kB" in said
     assert "  gone.x, 1.5 kB" in said
-    assert "  3 files, 3.0 kB" in said  # of cells
+    assert "  3 files, 3.0 kB" in said  # of entries
     assert "  artifacts/middle/gone, 1 B" in said
     assert "  artifacts/old, 1 B" in said
     assert not any(kept in said for kept in ("last.new", "first.y", "middle/left", ".locks"))
@@ -78,7 +78,7 @@ def test_it_removes_what_it_lists_and_nothing_else(littered, monkeypatch, capsys
     before = everything(littered.root)
     run(monkeypatch, "--yes")
     gone = {".fewstep/scratch/last.old", ".fewstep/scratch/gone.x", "artifacts/middle/gone", "artifacts/old"}
-    gone |= {f".fewstep/cells/{name}" for name in ("old.json", "old.safetensors", "killed.json.1.tmp")}
+    gone |= {f".fewstep/entries/{name}" for name in ("old.json", "old.safetensors", "killed.json.1.tmp")}
     assert everything(littered.root) == {
         path for path in before if not any(Path(path).is_relative_to(folder) for folder in gone)
     }
@@ -104,9 +104,9 @@ def test_results_of_experiments_are_kept(toy_that_ran):
 
 
 def test_cells_are_kept_while_no_evaluation_says_when_it_began(littered):
-    assert garbage.old_cells(littered.root).items != {}
-    (littered.root / ".fewstep/cells/began").unlink()
-    assert garbage.old_cells(littered.root).items == {}
+    assert garbage.old_entries(littered.root).items != {}
+    (littered.root / ".fewstep/entries/began").unlink()
+    assert garbage.old_entries(littered.root).items == {}
 
 
 def test_shared_scratch_is_left_alone(littered, monkeypatch):

@@ -77,7 +77,7 @@ def evaluated(tracker, root, name, fd_clf):
     outbox.add("measure", step=4, values={"result.fd_clf": fd_clf})
     files = [outbox.keep("model", "model.safetensors", root / "model.safetensors")]
     outbox.add("model", name=name, files=files, tags=tags)
-    row = {"model": name, "fingerprint": name * 8, "calls": 4, "fd_clf": fd_clf, "fd_clf_se": 0.1}
+    row = {"model": name, "fingerprint": name * 8, "nfe": 4, "fd_clf": fd_clf, "fd_clf_se": 0.1}
     outbox.add("scores", rows=[row | {"yardstick": "y"}])
     outbox.add("end", status="FINISHED")
     outbox.close()

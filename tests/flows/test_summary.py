@@ -7,8 +7,8 @@ from stages.evaluation import timings
 
 
 def row(name, grid, **facts):
-    model, _, calls = name.partition("@")
-    numbers = {"calls": int(calls), "fd_clf": 1.23456, "fd_clf_se": 0.0421}
+    model, _, nfe = name.partition("@")
+    numbers = {"nfe": int(nfe), "fd_clf": 1.23456, "fd_clf_se": 0.0421}
     numbers |= {"floor": 0.5, "floor_samples": 450, "fd_at_floor_samples": 2.5}
     return {"name": name, "model": model, "grid": grid} | numbers | facts
 
@@ -30,7 +30,7 @@ def test_each_model_has_its_numbers_and_timings_where_they_are_known(evaluated, 
     summary.main()
     head, *lines, report = capsys.readouterr().out.strip().splitlines()
     assert head.split() == [
-        *("model", "calls", "fd_clf"),
+        *("model", "nfe", "fd_clf"),
         *("at", "n=450", "floor", "at", "n=450"),  # side by side is what may be compared
         *("s", "per", "1000"),
     ]

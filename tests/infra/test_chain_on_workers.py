@@ -18,7 +18,7 @@ STAGES = {
     "evaluate": "cpu",
 }
 STEPS, VARIANTS = "distill.boss-4.train.steps", range(5, 7)
-SLOW = {"couple.round1.calls": 128}
+SLOW = {"couple.round1.nfe": 128}
 
 
 def fewer_stages(checkout: Checkout) -> None:

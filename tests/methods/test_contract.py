@@ -66,7 +66,7 @@ def losses(method, nets, turn, n):
 def test_loss_is_finite_with_gradients_and_the_same_in_any_batch(name):
     method = method_named(name)
     networks, nets = nets_of(method, student())
-    for turn in method.turns(0):
+    for turn in method.updates(0):
         assert networks[turn].trains
         five, three = (losses(method, nets, turn, n) for n in (5, 3))
         assert five.shape == (5,)
@@ -83,7 +83,7 @@ def test_the_batch_is_left_as_it_was(name):
     method, (batch, keys) = method_named(name), batch_of(5)
     before = {key: tensor.clone() for key, tensor in batch.items()}
     _, nets = nets_of(method, student())
-    method.loss(nets, method.prepare(batch, keys), method.turns(0)[0], 0.0, keys)
+    method.loss(nets, method.prepare(batch, keys), method.updates(0)[0], 0.0, keys)
     assert batch.keys() == before.keys()
     assert all(torch.equal(batch[key], before[key]) for key in batch)
 
@@ -101,7 +101,7 @@ def test_the_docstring_names_the_source(name):
     method = registry.find("fewstep.methods", name)
     assert "arXiv" in method.__doc__
     assert importlib.import_module(method.__module__).__doc__
-    assert method.stream in ("data", "pairs", "knots", "noise")
+    assert method.stream in ("data", "pairs", "timesteps", "noise")
     assert method.trained_times in ("all", "grid")
     assert method.map_preserving in (True, False)
 
@@ -126,7 +126,7 @@ def test_labels_are_needed_with_classes_and_ignored_without(name):
     without = {key: tensor for key, tensor in batch.items() if key != "label"}
     for model, given in ((student(), without), (student(classes=0), batch)):
         _, nets = nets_of(method, model)
-        for turn in method.turns(0):
+        for turn in method.updates(0):
             if model.config.classes:
                 with pytest.raises(UserError, match="no label"):
                     method.loss(nets, method.prepare(given, keys), turn, 0.0, keys)

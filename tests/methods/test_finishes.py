@@ -10,15 +10,15 @@ from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.methods._critic import critic
 from fewstep.methods.adversarial import Adversarial
-from fewstep.methods.distribution import Distribution
+from fewstep.methods.dmd import Dmd
 from fewstep.methods.endpoint import Endpoint
-from fewstep.methods.score import Score
+from fewstep.methods.sim import Sim
 from fewstep.model import Model, ModelConfig, build
 from fewstep.settings import TrainSettings
 from fewstep.solvers import integrate
 from fewstep.training.networks import Training
 
-FINISHES = [Score, Distribution, Adversarial]
+ON_POLICY_METHODS = [Sim, Dmd, Adversarial]
 KEYS = randomness.keys_of(3, 0, 6)
 
 
@@ -83,15 +83,17 @@ def test_with_one_call_and_no_critic_it_is_the_regression_of_endpoint():
     torch.testing.assert_close(found, wanted)
 
 
-@pytest.mark.parametrize("finish", [Score, Distribution])
+@pytest.mark.parametrize("finish", [Sim, Dmd])
 def test_without_an_anchor_no_data_is_needed_and_with_one_it_holds(finish):
-    assert (finish().stream, finish(anchor=2.0).stream) == ("noise", "pairs")
+    assert (finish().stream, finish(regression_weight=2.0).stream) == ("noise", "pairs")
     model, batch = student(), pairs()
     nets = nets_of(finish(), model)
     free, given = (finish().loss(nets, b, "student", 0.0, KEYS) for b in ({}, batch))
     assert torch.equal(free, given)  # nothing of a batch is looked at
     made = integrate(as_flow(model), batch["noise"], model.config.grid).x
-    held = finish(anchor=2.0).loss(nets, batch, "student", 0.0, KEYS)  # fake is the teacher: the anchor alone
+    held = finish(regression_weight=2.0).loss(
+        nets, batch, "student", 0.0, KEYS
+    )  # fake is the teacher: the anchor alone
     torch.testing.assert_close(held, 2 * (made - batch["data"]).square().mean(dim=1), atol=1e-6, rtol=1e-5)
 
 
@@ -101,7 +103,7 @@ class Sum(nn.Module):
 
 
 def test_the_critic_pays_for_what_it_takes_for_the_other_and_the_student_for_what_it_sees_through():
-    method, model = Adversarial(blur=0.0, weight=0.5, anchor=0.0), student(grid=grids.uniform(1))
+    method, model = Adversarial(blur=0.0, weight=0.5, regression_weight=0.0), student(grid=grids.uniform(1))
     batch = pairs()
     made = integrate(as_flow(model), batch["noise"], model.config.grid).x
     nets = {"student": model, "critic": Sum()}
@@ -115,7 +117,7 @@ def test_the_critic_sees_through_noise():
     model, batch = student(), pairs()
     nets = {"student": model, "critic": Sum()}
     clear, blurred = (
-        Adversarial(blur=blur, weight=1.0, anchor=0.0).loss(nets, batch, "student", 0.0, KEYS)
+        Adversarial(blur=blur, weight=1.0, regression_weight=0.0).loss(nets, batch, "student", 0.0, KEYS)
         for blur in (0.0, 0.1)
     )
     assert 0.02 < (blurred - clear).std() < 0.5
@@ -143,35 +145,35 @@ def test_the_seed_decides_how_new_networks_start():
     assert not torch.equal(first[name], other[name])
 
 
-@pytest.mark.parametrize("finish", [Score, Distribution])
+@pytest.mark.parametrize("finish", [Sim, Dmd])
 def test_the_fake_network_has_a_head_start_and_keeps_ahead(finish):
-    method = finish(head_start=2, fake_rate=4.0)
-    assert method.turns(1) == ("fake", "fake", "fake", "student")
-    assert method.turns(2) == ("fake", "student")
+    method = finish(fake_warmup=2, fake_rate=4.0)
+    assert method.updates(1) == ("fake", "fake", "fake", "student")
+    assert method.updates(2) == ("fake", "student")
     nets = method.networks(student(), lambda name: student())
     assert (nets["fake"].learning_rate, nets["fake"].trains, nets["teacher"].trains) == (4.0, True, False)
     assert nets["fake"].module is not nets["teacher"].module
 
 
 def test_no_finish_promises_to_keep_the_map():
-    assert all(not finish().trained()["map_preserving"] for finish in FINISHES)
+    assert all(not finish().trained()["map_preserving"] for finish in ON_POLICY_METHODS)
     assert Endpoint().trained()["map_preserving"]
 
 
 def test_a_finish_of_a_student_with_moved_knots_knows_its_knots_alone():
-    assert all(finish().trained()["jitter"] == 0 for finish in FINISHES)
+    assert all(finish().trained()["jitter"] == 0 for finish in ON_POLICY_METHODS)
 
 
-@pytest.mark.parametrize("finish", FINISHES)
+@pytest.mark.parametrize("finish", ON_POLICY_METHODS)
 @pytest.mark.parametrize("turn", ["student", "other"])
 def test_an_anchor_without_pairs_is_refused(finish, turn):
-    method = finish(anchor=1.0)
+    method = finish(regression_weight=1.0)
     nets = nets_of(method, student())
     with pytest.raises(UserError, match=r"learns from pairs of noise and data, and the batch has data"):
         method.loss(nets, {"data": pairs()["data"]}, turn, 0.0, KEYS)
 
 
-@pytest.mark.parametrize("finish", FINISHES)
+@pytest.mark.parametrize("finish", ON_POLICY_METHODS)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -185,13 +187,13 @@ def test_students_that_cannot_be_sampled_are_refused(finish, changes, message):
         finish().networks(student(**changes), lambda name: student())
 
 
-@pytest.mark.parametrize("finish", [Score, Distribution])
+@pytest.mark.parametrize("finish", [Sim, Dmd])
 @pytest.mark.parametrize(
     ("options", "changes", "message"),
     [
         ({}, {"shape": (3,)}, r"same kind of samples; .* are \(\(2,\), 0\) and \(\(3,\), 0\)"),
         ({}, {"classes": 2}, r"\(\(2,\), 0\) and \(\(2,\), 2\)"),
-        ({}, {"trained_times": "grid"}, "trained only at the knots of its grid"),
+        ({}, {"trained_times": "grid"}, "trained only at the timesteps of its grid"),
         ({"times": (0, 0.9)}, {"prediction": "noise"}, r"predicts noise on path linear.*no score at t = 0;"),
         ({"times": (0.1, 0.9995)}, {"prediction": "data"}, r"at t = 0\.9995; set times within \[0, 0\.999\]"),
         ({"times": (0.01, 0.9)}, {"path": "ve"}, r"path ve, which gives no score at t = 0\.01"),
@@ -205,18 +207,18 @@ def test_teachers_without_a_score_to_compare_with_are_refused(finish, options, c
 
 def test_wrong_options_are_named():
     for wrong in (
-        {"anchor": -1},
+        {"regression_weight": -1},
         {"times": (0.5, 0.2)},
         {"times": (0, 1)},
-        {"head_start": -1},
+        {"fake_warmup": -1},
         {"fake_rate": 0},
     ):
         with pytest.raises(UserError, match=next(iter(wrong))):
-            Distribution(**wrong)
+            Dmd(**wrong)
     with pytest.raises(UserError, match="divergence 'hubr'; did you mean 'huber'"):
-        Score(divergence="hubr")
+        Sim(divergence="hubr")
     with pytest.raises(UserError, match="softness"):
-        Score(softness=0)
+        Sim(softness=0)
     for name in ("weight", "blur", "critic_rate"):
         with pytest.raises(UserError, match=name):
             Adversarial(**{name: -0.1})
@@ -224,4 +226,4 @@ def test_wrong_options_are_named():
 
 def test_a_gaussian_teacher_is_fine():
     model = as_model(gaussian([0.0, 0.0], [1.0, 1.0]))
-    assert "fake" in Score().networks(student(), lambda name: model)
+    assert "fake" in Sim().networks(student(), lambda name: model)

@@ -70,8 +70,8 @@ def test_flow_matching_does_not_move_the_exact_field(path, prediction):
     losses = method.loss(
         {"student": model}, method.prepare({"data": ORACLE.sample(n)}, keys), "student", 0.0, keys
     )
-    (pull,) = torch.autograd.grad(losses.sum(), model.shift)
-    assert abs(pull.mean()) < 4 * pull.std() / math.sqrt(n)
+    (gradient,) = torch.autograd.grad(losses.sum(), model.shift)
+    assert abs(gradient.mean()) < 4 * gradient.std() / math.sqrt(n)
 
 
 @pytest.mark.parametrize("distance", ["l2", "huber"])
@@ -140,23 +140,23 @@ def test_endpoint_with_one_step_sees_nothing_but_the_noise():
 GRID = grids.Grid((0.0, 0.2, 0.5, 1.0))
 
 
-class PerKnot(nn.Module):
-    """A linear velocity for each knot: all that a student of a Gaussian needs."""
+class PerTimestep(nn.Module):
+    """A linear velocity for each timestep: all that a student of a Gaussian needs."""
 
     def __init__(self):
         super().__init__()
         self.slope, self.shift = (nn.Parameter(torch.zeros(GRID.steps, 2, dtype=torch.float64)) for _ in "ab")
 
     def forward(self, x, t):
-        knot = (t[:, None] - torch.tensor(GRID.times)).abs().argmin(dim=1)
-        return self.slope[knot] * x + self.shift[knot]
+        timestep = (t[:, None] - torch.tensor(GRID.times)).abs().argmin(dim=1)
+        return self.slope[timestep] * x + self.shift[timestep]
 
 
 @pytest.mark.parametrize("on_policy", [True, False])
 def test_straighten_reaches_zero_loss_and_then_euler_is_exact(on_policy):
     method, noise = Straighten(on_policy=on_policy), ORACLE.noise(60)
-    config = ModelConfig(architecture={"name": "per knot"}, shape=(2,), grid=GRID, trained_times="grid")
-    model = Model(config, PerKnot())
+    config = ModelConfig(architecture={"name": "per timestep"}, shape=(2,), grid=GRID, trained_times="grid")
+    model = Model(config, PerTimestep())
     batch = {"states": torch.stack([ORACLE.position(noise, t) for t in GRID.times], dim=1)}
     optimiser = torch.optim.LBFGS(model.parameters(), max_iter=300, tolerance_grad=1e-12, tolerance_change=0)
 
@@ -195,5 +195,5 @@ def test_straighten_on_policy_starts_each_step_where_the_student_is():
 def test_straighten_names_the_number_of_knots():
     model = as_model(ORACLE)
     model.config = replace(model.config, grid=GRID)
-    with pytest.raises(UserError, match="states at 3 knots, the student's grid has 4"):
+    with pytest.raises(UserError, match="states at 3 timesteps, the student's grid has 4"):
         Straighten().loss({"student": model}, {"states": torch.zeros(2, 3, 2)}, "student", 0.0, None)

@@ -1,4 +1,4 @@
-"""Straightening with jittered knots: which times are taken, and what is learnt there."""
+"""Straightening with jittered timesteps: which times are taken, and what is learnt there."""
 
 from dataclasses import replace
 
@@ -9,12 +9,12 @@ from oracles import as_model, gaussian
 from fewstep import grids, randomness
 from fewstep.errors import UserError
 from fewstep.grids import Grid, reach
-from fewstep.methods._knots import near_knots
+from fewstep.methods._timesteps import near_timesteps
 from fewstep.methods.straighten import Straighten
 from fewstep.model import Model, ModelConfig
 
 ORACLE = gaussian([1.0, -0.5], [0.5, 1.5])
-KNOTS = (0.0, 0.25, 0.75, 1.0)
+TIMESTEPS = (0.0, 0.25, 0.75, 1.0)
 STORED = grids.uniform(40).times
 
 
@@ -34,16 +34,16 @@ def straight(n):
 
 def student(**changes):
     model = as_model(ORACLE)
-    config = replace(model.config, grid=Grid(KNOTS), trained_times="grid", **changes)
+    config = replace(model.config, grid=Grid(TIMESTEPS), trained_times="grid", **changes)
     return Model(config, model.network)
 
 
 def test_times_are_near_the_knots_all_of_them_and_the_ends_stay():
     keys = randomness.keys_of(0, 0, 500)
-    batch = near_knots(KNOTS, 0.3, trajectories(500), keys)
-    for knot in range(len(KNOTS)):
-        low, high = reach(KNOTS, knot, 0.3)
-        seen = {round(t, 6) for t in batch["times"][:, knot].tolist()}
+    batch = near_timesteps(TIMESTEPS, 0.3, trajectories(500), keys)
+    for timestep in range(len(TIMESTEPS)):
+        low, high = reach(TIMESTEPS, timestep, 0.3)
+        seen = {round(t, 6) for t in batch["times"][:, timestep].tolist()}
         assert seen == {round(t, 6) for t in STORED if low - 1e-9 <= t <= high + 1e-9}
     assert (batch["times"].diff(dim=1) > 0).all()
     at = batch["times"][:, 1].tolist()
@@ -58,7 +58,8 @@ def test_nothing_is_left_to_learn_where_the_flow_is_straight(on_policy):
             return torch.full_like(x, 2.0)
 
     model = Model(
-        ModelConfig(architecture={"name": "even"}, shape=(2,), grid=Grid(KNOTS), trained_times="grid"), Even()
+        ModelConfig(architecture={"name": "even"}, shape=(2,), grid=Grid(TIMESTEPS), trained_times="grid"),
+        Even(),
     )
     keys = randomness.keys_of(0, 0, 50)
     method = Straighten(jitter=0.3, on_policy=on_policy)
@@ -72,7 +73,7 @@ def test_the_loss_of_a_sample_is_its_own(on_policy):
     three = {name: part[:3] for name, part in trajectories(5).items()}
     torch.testing.assert_close(method.loss({"student": student()}, three, "student", 0.0, keys[:3]), five[:3])
     other = method.loss({"student": student()}, trajectories(5), "student", 0.0, randomness.keys_of(4, 0, 5))
-    assert not torch.equal(other, five)  # other knots
+    assert not torch.equal(other, five)  # other timesteps
 
 
 def test_a_student_says_how_it_was_trained():
@@ -95,12 +96,12 @@ def test_jitter_that_cannot_be(jitter):
 
 def test_a_jitter_too_small_to_reach_another_state():
     with pytest.raises(
-        UserError, match=r"jitter 0\.01 moves no knot: the states of the trajectories are further"
+        UserError, match=r"jitter 0\.01 moves no timestep: the states of the trajectories are further"
     ):
-        near_knots(KNOTS, 0.01, trajectories(2), randomness.keys_of(0, 0, 2))
+        near_timesteps(TIMESTEPS, 0.01, trajectories(2), randomness.keys_of(0, 0, 2))
 
 
 def test_trajectories_without_a_state_near_a_knot():
     thin = {"states": torch.zeros(2, 2, 2), "times": torch.tensor([[0.0, 1.0]]).expand(2, -1)}
-    with pytest.raises(UserError, match=r"no state near the knot at 0\.25; make them anew"):
-        near_knots(KNOTS, 0.1, thin, randomness.keys_of(0, 0, 2))
+    with pytest.raises(UserError, match=r"no state near the timestep at 0\.25; make them anew"):
+        near_timesteps(TIMESTEPS, 0.1, thin, randomness.keys_of(0, 0, 2))

@@ -1,4 +1,4 @@
-"""Score and distribution against Gaussians, whose scores are known: gradients, fixed points, ends."""
+"""Sim and distribution against Gaussians, whose scores are known: gradients, fixed points, ends."""
 
 import copy
 from itertools import product
@@ -10,12 +10,12 @@ from oracles import as_model, gaussian
 from torch import nn
 
 from fewstep import grids, paths, predictions, randomness
-from fewstep.methods.distribution import Distribution
-from fewstep.methods.score import Score
+from fewstep.methods.dmd import Dmd
+from fewstep.methods.sim import Sim
 from fewstep.model import Model, ModelConfig, build
 
-KINDS = [Score(), Score(divergence="squared", alpha=1.0), Score(divergence="squared"), Distribution()]
-NAMES = ["huber", "squared", "squared with alpha", "distribution"]
+KINDS = [Sim(), Sim(divergence="squared", alpha=1.0), Sim(divergence="squared"), Dmd()]
+NAMES = ["huber", "squared", "squared with alpha", "dmd"]
 CONVENTIONS = list(product(paths.PATHS, predictions.PARTS))
 MEAN, STD, SIGMA = 0.4, 0.8, 0.6  # of the generator, and of the noise added when data has scale 1
 T = 1 / (1 + SIGMA)
@@ -81,7 +81,7 @@ def test_squared_has_the_gradient_of_the_expected_square_without_knowing_how_the
     torch.testing.assert_close([float(g) for g in truth], [0.58824, -0.84706], atol=1e-5, rtol=0)
     mean, std = parameters()
     samples, fake, teacher = seen(nodes, mean, std)
-    losses = Score(divergence="squared", alpha=1.0).compare(
+    losses = Sim(divergence="squared", alpha=1.0).compare(
         torch.full((len(samples),), T), samples, fake, teacher
     )
     plain = losses * (samples - teacher).detach().abs()[:, 0]
@@ -90,7 +90,7 @@ def test_squared_has_the_gradient_of_the_expected_square_without_knowing_how_the
 
 
 def test_huber_has_the_gradient_of_the_expected_huber_distance(nodes):
-    method = Score(softness=0.5)
+    method = Sim(softness=0.5)
     truth = true_score_gradient(nodes, lambda y: (y.square() + 0.5**2).sqrt(), 1.0)
     mean, std = parameters()
     samples, fake, teacher = seen(nodes, mean, std)
@@ -105,7 +105,7 @@ def test_distribution_has_the_gradient_of_the_divergence_but_for_its_normaliser(
     divergence = (own / variance + (T * mean) ** 2 / variance - 1 - (own / variance).log()) / 2
     truth = torch.autograd.grad(divergence, (mean, std))
     samples, fake, teacher = seen(nodes, mean, std)
-    direction = (Distribution().gradient(samples, fake, teacher) * (samples - teacher).abs()).detach()
+    direction = (Dmd().gradient(samples, fake, teacher) * (samples - teacher).abs()).detach()
     scale = T**2 / (1 - T) ** 2  # from estimates of data to scores, and from the noised to the sample
     found = torch.autograd.grad((nodes[2][:, None] * direction * samples).sum() * scale, (mean, std))
     torch.testing.assert_close(found, truth)
@@ -116,7 +116,7 @@ def test_huber_pulls_no_sample_by_more_than_one(softness):
     draw = torch.Generator().manual_seed(0)
     samples, fake, teacher = (torch.randn(50, 7, generator=draw) * 10 for _ in "123")
     samples.requires_grad_()
-    losses = Score(softness=softness).compare(torch.rand(50, generator=draw), samples, fake, teacher)
+    losses = Sim(softness=softness).compare(torch.rand(50, generator=draw), samples, fake, teacher)
     (direction,) = torch.autograd.grad(losses.sum() * 7, samples)
     assert direction.norm(dim=1).max() <= 1 + 1e-6
     assert direction.norm(dim=1).min() > 0.5
@@ -159,7 +159,7 @@ def test_a_linear_generator_ends_at_its_teacher(method):
     assert student.network.std.item() == pytest.approx(1, abs=0.02)
 
 
-@pytest.mark.parametrize("method", [Score(), Distribution()], ids=["score", "distribution"])
+@pytest.mark.parametrize("method", [Sim(), Dmd()], ids=["sim", "dmd"])
 @pytest.mark.parametrize(("path", "prediction"), CONVENTIONS)
 def test_teachers_of_any_path_and_prediction_pull_alike(method, path, prediction):
     teacher, student = gaussian([0.0], [1.0]), affine()
@@ -176,20 +176,20 @@ def test_teachers_of_any_path_and_prediction_pull_alike(method, path, prediction
 
 
 def test_the_fake_network_learns_from_the_students_samples_alone():
-    method, student, n = Score(), affine(), 4000
+    method, student, n = Sim(), affine(), 4000
     keys = randomness.keys_of(0, 0, n)
     fake = law_of(student)
     shift = torch.zeros(n, 1, dtype=torch.float64, requires_grad=True)
     fake.register_forward_hook(lambda module, args, output: output + shift)
     losses = method.loss({"student": student, "fake": fake}, {}, "fake", 0.0, keys)
-    (pull,) = torch.autograd.grad(losses.sum(), shift)
-    assert abs(pull.mean()) < 4 * pull.std() / n**0.5  # it is right already
+    (gradient,) = torch.autograd.grad(losses.sum(), shift)
+    assert abs(gradient.mean()) < 4 * gradient.std() / n**0.5  # it is right already
     assert not any(p.grad is not None for p in student.parameters())
     with torch.no_grad():
         student.network.mean += 1
     losses = method.loss({"student": student, "fake": fake}, {}, "fake", 0.0, keys)
-    (pull,) = torch.autograd.grad(losses.sum(), shift)
-    assert pull.mean() < -10 * pull.std() / n**0.5
+    (gradient,) = torch.autograd.grad(losses.sum(), shift)
+    assert gradient.mean() < -10 * gradient.std() / n**0.5
 
 
 def test_the_teacher_is_guided_and_the_fake_network_is_not():
@@ -202,8 +202,8 @@ def test_the_teacher_is_guided_and_the_fake_network_is_not():
     nets = {"fake": copy.deepcopy(teacher), "teacher": teacher}
     batch, keys = {"label": torch.tensor([0, 1, 1])}, randomness.keys_of(0, 0, 3)
     samples = torch.ones(3, 2)
-    _, fake, plain = Score().estimates(nets, samples, batch, keys)
-    _, same, guided = Score(guidance=2.0).estimates(nets, samples, batch, keys)
+    _, fake, plain = Sim().estimates(nets, samples, batch, keys)
+    _, same, guided = Sim(guidance=2.0).estimates(nets, samples, batch, keys)
     assert torch.equal(fake, same)
     assert torch.equal(fake, plain)
     assert (guided - plain).abs().min() > 1e-4

@@ -97,7 +97,10 @@ def test_it_says_its_cost_before_it_starts():
     [
         ({"noises": 511}, "noises must be 512 or more, or the choice overfits them; got 511"),
         ({"candidates": ()}, "candidates names no search; there are: bellman"),
-        ({"candidates": ("uniform", "endpoint")}, "candidates: unknown candidate 'endpoint'"),
+        (
+            {"candidates": ("uniform", "coordinate_descent")},
+            "candidates: unknown candidate 'coordinate_descent'",
+        ),
         ({"candidates": ("edm", "edm")}, "names a search twice"),
     ],
 )

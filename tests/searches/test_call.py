@@ -132,7 +132,7 @@ class Dropping(nn.Module):
         (Dropping(), "the model is not deterministic: asked twice at t = 0 it gave velocities up to"),
         (
             conditional(trained_times="grid", grid=uniform(2)),
-            "trained only at the knots of its own grid; search its teacher",
+            "trained only at the timesteps of its own grid; search its teacher",
         ),
         (conditional(deterministic=False), "not deterministic: the same noise gives other samples"),
     ],

@@ -15,8 +15,8 @@ from fewstep.flow import FieldFlow
 from fewstep.grids import Grid, spaced
 from fewstep.searches.bellman import Bellman
 from fewstep.searches.bellman_plain import BellmanPlain
+from fewstep.searches.coordinate_descent import CoordinateDescent
 from fewstep.searches.edm import Edm
-from fewstep.searches.endpoint import Endpoint
 from fewstep.searches.gits import Gits
 from fewstep.searches.log_snr import LogSnr
 from fewstep.searches.optimal_steps import OptimalSteps
@@ -61,7 +61,7 @@ def test_tan_chooses_the_scale_of_the_data(std):
 
 
 @pytest.mark.parametrize("std", [0.5, 1.0])
-@pytest.mark.parametrize("search", [Endpoint(noises=8), OptimalSteps(fine_steps=100, noises=8)])
+@pytest.mark.parametrize("search", [CoordinateDescent(noises=8), OptimalSteps(fine_steps=100, noises=8)])
 def test_what_looks_at_the_end_finds_the_tangents_to_the_resolution_of_its_grid(std, search):
     found = search.search(scalar(std, budgets=STEPS, truth_steps=1000)).grids
     for steps, grid in found.items():
@@ -133,9 +133,9 @@ def test_bellman_minimises_its_own_objective():
         problem = about(budgets=(1, 2, 4, 8, 100), batch=128)
         result = search.search(problem)
         for steps, grid in result.grids.items():
-            knots = [result.jumps.fine.times.index(t) for t in grid.times]
+            timesteps = [result.jumps.fine.times.index(t) for t in grid.times]
             even = [round(i * 100 / steps) for i in range(steps + 1)]
-            costs = [sum(result.jumps.costs[j, k] for j, k in pairwise(w)) for w in (knots, even)]
+            costs = [sum(result.jumps.costs[j, k] for j, k in pairwise(w)) for w in (timesteps, even)]
             assert result.objective[steps] == pytest.approx(costs[0], rel=1e-12)
             assert costs[0] <= costs[1]
     assert result.objective[100] > 0  # a Heun trajectory lets single Euler steps cost something
@@ -156,8 +156,8 @@ def test_gits_costs_are_of_states_over_t_and_later_jumps_weigh_more():
     result = Gits(fine_steps=12, noises=8).search(problem)
     times = np.array(result.jumps.fine.times)
     assert times[1:-1] == pytest.approx(spacings.edm(12)[1:-1])
-    knots = [result.jumps.fine.times.index(t) for t in result.grids[3].times]
-    paid = [1.15**m * result.jumps.costs[j, k] / times[k] for m, (j, k) in enumerate(pairwise(knots))]
+    timesteps = [result.jumps.fine.times.index(t) for t in result.grids[3].times]
+    paid = [1.15**m * result.jumps.costs[j, k] / times[k] for m, (j, k) in enumerate(pairwise(timesteps))]
     assert result.objective[3] == pytest.approx(sum(paid))
 
 
@@ -186,9 +186,12 @@ def test_steps_are_chosen_for_the_solver_that_takes_them(solver):
         (lambda: Tan(scale=-1), "scale must be a positive number, got -1"),
         (lambda: Edm(rho=0), "rho must be a positive number, got 0"),
         (lambda: LogSnr(sigma_min=1, sigma_max=0.5), "sigma_min must be above 0 and below sigma_max"),
-        (lambda: Endpoint(start=()), "start names no search"),
-        (lambda: Endpoint(start=("belman",)), "start: unknown candidate 'belman'; did you mean 'bellman'"),
-        (lambda: Endpoint(start=("best",)), "start: unknown candidate 'best'"),
+        (lambda: CoordinateDescent(start=()), "start names no search"),
+        (
+            lambda: CoordinateDescent(start=("belman",)),
+            "start: unknown candidate 'belman'; did you mean 'bellman'",
+        ),
+        (lambda: CoordinateDescent(start=("best",)), "start: unknown candidate 'best'"),
     ],
 )
 def test_options_that_cannot_be(make, told):

@@ -27,8 +27,8 @@ def measured(flow, fine, noise, *, cost="squared", batch=10, conditions=None, **
     return jumps(problem, fine, cost=cost, noises=len(noise))
 
 
-def far(knots, apart=1):
-    return np.triu_indices(knots, apart)
+def far(timesteps, apart=1):
+    return np.triu_indices(timesteps, apart)
 
 
 def definition(flow, fine, noise, solver="euler"):
@@ -166,9 +166,9 @@ def test_the_trajectory_is_the_solvers():
 
 def test_one_fine_euler_step_costs_nothing_and_no_step_goes_back():
     costs = measured(images().flow(), Grid(UNEVEN), images().noise(5).float()).costs
-    knots = len(UNEVEN)
-    assert (costs[np.arange(knots - 1), np.arange(1, knots)] == 0).all()
-    assert np.isinf(costs[np.tril_indices(knots)]).all()
+    timesteps = len(UNEVEN)
+    assert (costs[np.arange(timesteps - 1), np.arange(1, timesteps)] == 0).all()
+    assert np.isinf(costs[np.tril_indices(timesteps)]).all()
     assert (costs >= 0).all()
 
 
@@ -241,7 +241,7 @@ def test_memory_is_that_of_one_batch(monkeypatch):
         alive.append(weakref.ref(bends.increments))
         return bends
 
-    monkeypatch.setattr(jumps, "bends_of", watched)
+    monkeypatch.setattr("fewstep.searching.jumps.bends_of", watched)
     flow = FieldFlow(lambda x, t: x * t[:, None])
     for cost in ("squared", "plain"):
         measured(flow, grids.uniform(5), torch.randn(6, 50), cost=cost, batch=1)

@@ -30,8 +30,8 @@ def slope_of(std):
     return lambda t: (t * std**2 - (1 - t)) / ((1 - t) ** 2 + (t * std) ** 2)
 
 
-def euler_gain(std, knots, steps=100):
-    times, slope = [k / steps for k in knots], slope_of(std)
+def euler_gain(std, timesteps, steps=100):
+    times, slope = [k / steps for k in timesteps], slope_of(std)
     return np.prod([1 + (t_next - t) * slope(t) for t, t_next in pairwise(times)])
 
 
@@ -47,9 +47,9 @@ def euler_gain(std, knots, steps=100):
 )
 def test_knots_on_the_exact_gaussian_flow(std, budget, inner, cost, gain):
     route = best_routes(exact_scalar_costs(std, 100), [budget])[budget]
-    assert route.knots == (0, *inner, 100)
+    assert route.timesteps == (0, *inner, 100)
     assert f"{route.cost:.3e}" == cost
-    assert euler_gain(std, route.knots) == pytest.approx(gain, abs=5e-5)
+    assert euler_gain(std, route.timesteps) == pytest.approx(gain, abs=5e-5)
 
 
 def test_knots_on_the_euler_trajectory():
@@ -58,7 +58,7 @@ def test_knots_on_the_euler_trajectory():
     noise = torch.ones(1, 1, dtype=torch.float64)
     costs = jumps(about_noise(flow, noise), grids.uniform(100), cost="squared", noises=1).costs
     route = best_routes(costs, [4])[4]
-    assert route.knots == (0, 30, 52, 73, 100)
+    assert route.timesteps == (0, 30, 52, 73, 100)
     assert f"{route.cost:.3e}" == "1.355e-02"
 
 
@@ -74,11 +74,11 @@ def test_every_budget_is_the_best_of_all_routes(numbers):
     costs = np.full((13, 13), np.inf)
     costs[np.triu_indices(13, 1)] = numbers  # small whole numbers: many ties
     routes = best_routes(costs, range(1, 13))
-    for budget, (knots, cost) in routes.items():
-        assert len(knots) == budget + 1
-        assert (knots[0], knots[-1]) == (0, 12)
-        assert all(j < k for j, k in pairwise(knots))
-        assert cost == sum(costs[j, k] for j, k in pairwise(knots)) == brute_force(costs, budget)
+    for budget, (timesteps, cost) in routes.items():
+        assert len(timesteps) == budget + 1
+        assert (timesteps[0], timesteps[-1]) == (0, 12)
+        assert all(j < k for j, k in pairwise(timesteps))
+        assert cost == sum(costs[j, k] for j, k in pairwise(timesteps)) == brute_force(costs, budget)
 
 
 def test_more_steps_never_cost_more():
@@ -88,13 +88,13 @@ def test_more_steps_never_cost_more():
 
 
 def test_knots_crowd_where_the_flow_bends():
-    """Between many knots of a much finer grid lie equal parts of the integral of |x''|^(1/2)."""
+    """Between many timesteps of a much finer grid lie equal parts of the integral of |x''|^(1/2)."""
     t = np.linspace(0, 1, 601)
     bend = 1 / np.sqrt((1 - t) ** 2 + t**2) ** 3  # second derivative of the scalar flow at std 1
     mass = np.concatenate([[0], np.cumsum(np.sqrt(bend[1:]) + np.sqrt(bend[:-1]))])
     quantiles = np.interp(np.linspace(0, 1, 25), mass / mass[-1], t)
-    knots = np.array(best_routes(exact_scalar_costs(1, 600), [24])[24].knots) / 600
-    assert np.abs(knots - quantiles).max() < 0.01
+    timesteps = np.array(best_routes(exact_scalar_costs(1, 600), [24])[24].timesteps) / 600
+    assert np.abs(timesteps - quantiles).max() < 0.01
 
 
 @settings(deadline=None, max_examples=20)
@@ -106,9 +106,9 @@ def test_a_discount_weighs_what_is_still_to_go(numbers, discount):
     def total(route):
         return sum(discount**m * costs[j, k] for m, (j, k) in enumerate(pairwise(route)))
 
-    for budget, (knots, cost) in best_routes(costs, range(1, 8), discount=discount).items():
+    for budget, (timesteps, cost) in best_routes(costs, range(1, 8), discount=discount).items():
         ways = ((0, *inner, 7) for inner in combinations(range(1, 7), budget - 1))
-        assert cost == pytest.approx(total(knots)) == pytest.approx(min(map(total, ways)))
+        assert cost == pytest.approx(total(timesteps)) == pytest.approx(min(map(total, ways)))
 
 
 @settings(deadline=None, max_examples=20)
@@ -124,10 +124,10 @@ def test_jumps_that_remember_the_knot_before(seed, discount):
         rest = sum(discount ** (m + 1) * after[triple] for m, triple in enumerate(later))
         return costs[0, route[1]] + rest
 
-    for budget, (knots, cost) in best_routes_after(costs, after, range(1, 7), discount=discount).items():
+    for budget, (timesteps, cost) in best_routes_after(costs, after, range(1, 7), discount=discount).items():
         ways = ((0, *inner, last) for inner in combinations(range(1, last), budget - 1))
-        assert cost == pytest.approx(total(knots)) == pytest.approx(min(map(total, ways)))
-        assert len(knots) == budget + 1
+        assert cost == pytest.approx(total(timesteps)) == pytest.approx(min(map(total, ways)))
+        assert len(timesteps) == budget + 1
 
 
 def test_a_jump_that_forgets_the_knot_before_makes_both_programmes_one():

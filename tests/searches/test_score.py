@@ -83,11 +83,11 @@ def test_a_moved_knot_is_the_same_as_another_grid(solver, t_end):
     flow = FieldFlow(oracles.two_gaussians().velocity, t_start=0.1, t_end=t_end)
     problem = about(flow, solver=solver, truth_steps=8)
     grid, times = Grid((0.1, 0.2, 0.5, 0.7, 1.0), solver), (0.3, 0.65)
-    for knot in (1, 2, 3):
-        near = [t for t in times if grid.times[knot - 1] < t < grid.times[knot + 1]]
-        others = [Grid((*grid.times[:knot], t, *grid.times[knot + 1 :]), solver) for t in near]
+    for timestep in (1, 2, 3):
+        near = [t for t in times if grid.times[timestep - 1] < t < grid.times[timestep + 1]]
+        others = [Grid((*grid.times[:timestep], t, *grid.times[timestep + 1 :]), solver) for t in near]
         if near:
-            moved = moved_squares(problem, grid, knot, near, "polish", 20)
+            moved = moved_squares(problem, grid, timestep, near, "polish", 20)
             torch.testing.assert_close(moved, endpoint_squares(problem, others, "polish", 20))
 
 

@@ -13,13 +13,13 @@ from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.flow import FieldFlow
 from fewstep.searches.best import Best
-from fewstep.searches.endpoint import Endpoint
+from fewstep.searches.coordinate_descent import CoordinateDescent
 from fewstep.solvers import integrate
 
 NAMES = registry.available("fewstep.searches")
 QUICK = {
     "best": Best(candidates=("uniform", "quantile", "bellman"), noises=512),
-    "endpoint": Endpoint(noises=32),
+    "coordinate_descent": CoordinateDescent(noises=32),
 }
 SOLVERS = ["euler", "ab2", "heun"]
 FAST = 256  # a batch that most sets of noise fit in
@@ -51,7 +51,7 @@ def test_the_searches_are_the_public_files():
         {"uniform", "edm", "log_snr", "tan"},
         {"quantile", "bellman", "bellman_plain", "gits"},
     )
-    assert set(NAMES) == closed | over_jumps | {"optimal_steps", "endpoint", "best"}
+    assert set(NAMES) == closed | over_jumps | {"optimal_steps", "coordinate_descent", "best"}
 
 
 @pytest.mark.parametrize("t_end", [0.9, 0.98])

@@ -1,4 +1,4 @@
-"""A student with jittered knots is searched near them, for the ends of its teacher."""
+"""A student with jittered timesteps is searched near them, for the ends of its teacher."""
 
 import oracles
 import pytest
@@ -10,7 +10,7 @@ from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.grids import Grid, reach, uniform
 from fewstep.model import Model, ModelConfig
-from fewstep.searches.endpoint import Endpoint
+from fewstep.searches.coordinate_descent import CoordinateDescent
 from fewstep.solvers import integrate
 
 OWN = uniform(3)
@@ -18,7 +18,7 @@ ORACLE = oracles.two_gaussians()
 
 
 class Field(nn.Module):
-    """The exact velocity, which complains when it is asked far from the knots."""
+    """The exact velocity, which complains when it is asked far from the timesteps."""
 
     def __init__(self, jitter):
         super().__init__()
@@ -26,7 +26,7 @@ class Field(nn.Module):
 
     def forward(self, x, t):
         for time in t.unique().tolist():
-            ranges = [reach(OWN.times, knot, self.jitter) for knot in range(3)]
+            ranges = [reach(OWN.times, timestep, self.jitter) for timestep in range(3)]
             assert any(low - 1e-6 <= time <= high + 1e-6 for low, high in ranges), time
         return ORACLE.velocity(x, t)
 
@@ -40,18 +40,18 @@ def student(jitter=0.3):
 
 def search(model=None, **asked):
     noise = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
-    defaults = {"budgets": [3], "method": Endpoint(noises=64), "teacher": oracles.as_model(ORACLE)}
+    defaults = {"budgets": [3], "method": CoordinateDescent(noises=64), "teacher": oracles.as_model(ORACLE)}
     return fewstep.search(model or student(), noise, **(defaults | asked))
 
 
 def test_knots_stay_where_they_were_jittered_and_the_teacher_says_where_to_end():
     found = search(report=64)
-    for knot, time in enumerate(found[3].times):
-        low, high = reach(OWN.times, knot, 0.3)
+    for timestep, time in enumerate(found[3].times):
+        low, high = reach(OWN.times, timestep, 0.3)
         assert low <= time <= high
     assert found[3].times != OWN.times
-    assert found.scores[3].keys() == {"own", "Endpoint"}
-    assert found.scores[3]["Endpoint"].rmse < found.scores[3]["own"].rmse
+    assert found.scores[3].keys() == {"own", "CoordinateDescent"}
+    assert found.scores[3]["CoordinateDescent"].rmse < found.scores[3]["own"].rmse
     noise = torch.randn(200, 2, generator=torch.Generator().manual_seed(5))
     truth = integrate(as_flow(oracles.as_model(ORACLE)), noise, uniform(200)).x
     errors = [
@@ -64,7 +64,7 @@ def test_knots_stay_where_they_were_jittered_and_the_teacher_says_where_to_end()
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        ({"method": "bellman"}, "near its own knots alone, to which only `endpoint` keeps"),
+        ({"method": "bellman"}, "near its own timesteps alone, to which only `coordinate_descent` keeps"),
         ({"teacher": None}, "held against its teacher's; give the teacher too"),
         ({"budgets": [4]}, r"a student of 3 euler steps is searched for these alone, not for \[4\] euler"),
         ({"solver": "heun"}, r"not for \[3\] heun steps"),
@@ -77,5 +77,5 @@ def test_searches_of_a_student_that_cannot_be(asked, told):
 
 def test_a_student_of_its_knots_alone_is_refused():
     config = ModelConfig(architecture={"name": "field"}, shape=(2,), trained_times="grid", grid=OWN)
-    with pytest.raises(UserError, match="trained only at the knots of its own grid; search its teacher"):
+    with pytest.raises(UserError, match="trained only at the timesteps of its own grid; search its teacher"):
         search(Model(config, Field(0.0)))

@@ -68,18 +68,18 @@ def pairs(job, split="train"):
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"calls": 8}, {"solver": "heun", "calls": 8, "spacing": "uniform"}),
-        ({"calls": 8, "spacing": "edm"}, {"solver": "heun", "calls": 8, "spacing": "edm"}),
+        ({"nfe": 8}, {"solver": "heun", "nfe": 8, "spacing": "uniform"}),
+        ({"nfe": 8, "spacing": "edm"}, {"solver": "heun", "nfe": 8, "spacing": "edm"}),
         (
             {"solver": "euler", "times": [0.0, 0.3, 1.0]},
-            {"solver": "euler", "calls": 2, "times": [0.0, 0.3, 1.0]},
+            {"solver": "euler", "nfe": 2, "times": [0.0, 0.3, 1.0]},
         ),
         ({"tolerance": 1e-5}, {"solver": "dopri5", "tolerance": 1e-5}),
     ],
 )
 def test_pairs_are_made_along_the_steps_asked_for_and_say_so(points, tmp_path, settings, told):
     job = run(points, tmp_path, **settings)
-    exact = pairs(run(points, tmp_path / "exact", solver="rk4", calls=512))
+    exact = pairs(run(points, tmp_path / "exact", solver="rk4", nfe=512))
     # random weights see even the fastest of the time's features, which an adaptive solver steps over
     coarse = {"euler": 0.3, "dopri5": 2e-3}.get(told["solver"], 0.1)
     assert torch.equal(pairs(job)["noise"], exact["noise"])
@@ -93,16 +93,16 @@ def test_pairs_are_made_along_the_steps_asked_for_and_say_so(points, tmp_path, s
 
 def test_guidance_doubles_the_calls_of_given_times():
     config = Config(model="pretrain", pairs=1, times=(0.0, 0.5, 1.0), guidance=2.0)
-    assert steps_taken(config)["calls"] == 8
+    assert steps_taken(config)["nfe"] == 8
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tolerance": 1e-5, "calls": 8}, "couple.a.calls and couple.a.tolerance both choose the steps"),
+        ({"tolerance": 1e-5, "nfe": 8}, "couple.a.nfe and couple.a.tolerance both choose the steps"),
         ({"times": [0, 1], "spacing": "edm"}, "couple.a.spacing and couple.a.times both choose the steps"),
         ({"times": [0, 0.5]}, "couple.a.times: a grid starts at 0 or later and ends at 1"),
-        ({"calls": 7}, "couple.a.calls 7: a step of heun takes 2 calls"),
+        ({"nfe": 7}, "couple.a.nfe 7: a step of heun takes 2 calls"),
         ({"source": "../pairs.npz"}, "couple.a.source '../pairs.npz' lies outside data/"),
         (
             {"source": "pairs.npz", "noise": "drawn"},
@@ -117,7 +117,7 @@ def test_settings_that_contradict_each_other_are_refused(settings, message):
 
 
 def test_drawn_noise_takes_no_room_and_nobody_notices(points, tmp_path):
-    drawn, stored = (run(points, tmp_path / noise, calls=4, noise=noise) for noise in ("drawn", "stored"))
+    drawn, stored = (run(points, tmp_path / noise, nfe=4, noise=noise) for noise in ("drawn", "stored"))
     assert "drawn" in Shards(drawn.out / "train").fields["noise"]
     assert "drawn" not in Shards(stored.out / "train").fields["noise"]
     for split in ("train", "held_out"):
@@ -129,7 +129,7 @@ def test_drawn_noise_takes_no_room_and_nobody_notices(points, tmp_path):
 @pytest.fixture
 def foreign(points, tmp_path):
     """Pairs of the model as another tool would keep them."""
-    made = run(points, tmp_path / "made", calls=32)
+    made = run(points, tmp_path / "made", nfe=32)
     both = [pairs(made, split) for split in ("train", "held_out")]
     fields = {name: np.concatenate([part[name].numpy() for part in both]) for name in ("noise", "data")}
     np.savez(tmp_path / "data/pairs.npz", **fields)
@@ -138,7 +138,7 @@ def foreign(points, tmp_path):
 
 def test_pairs_from_elsewhere_become_a_coupling_after_the_same_checks(points, tmp_path, foreign):
     _, made = foreign
-    taken = run(points, tmp_path / "taken", source="pairs.npz", calls=32)
+    taken = run(points, tmp_path / "taken", source="pairs.npz", nfe=32)
     for split in ("train", "held_out"):
         for name, values in pairs(made, split).items():
             assert torch.equal(pairs(taken, split)[name], values)
@@ -153,7 +153,7 @@ def test_pairs_from_elsewhere_become_a_coupling_after_the_same_checks(points, tm
 def test_reversed_pairs_from_elsewhere_stop_the_chain_with_that_word(points, tmp_path, foreign):
     fields, _ = foreign
     np.savez(tmp_path / "data/turned.npz", noise=3 * fields["data"], data=fields["noise"])
-    taken = run(points, tmp_path / "taken", source="data/turned.npz", calls=32)
+    taken = run(points, tmp_path / "taken", source="data/turned.npz", nfe=32)
     assert "reversed" in taken.facts["problems"][0]
     config = Config(model="pretrain", pairs=40, source="turned.npz")
     assert "reversed" in couple.gate(config, "test", json.loads(json.dumps(taken.facts)))
@@ -176,12 +176,12 @@ def test_a_model_that_tells_left_from_right_makes_no_mirrored_pairs(tmp_path):
     lively = write_model(tmp_path / "lively", network=UNET, shape=(1, 8, 8))
     still = write_model(tmp_path / "still", network=UNET, shape=(1, 8, 8), lively=0)
     with pytest.raises(UserError, match=r"couple\.test\.mirror needs an equivariant teacher: .* by 0\.\d+"):
-        run(lively, tmp_path / "a", calls=4, mirror=True)
-    job = run(still, tmp_path / "b", calls=4, mirror=True)
+        run(lively, tmp_path / "a", nfe=4, mirror=True)
+    job = run(still, tmp_path / "b", nfe=4, mirror=True)
     assert job.facts["mirror_error"] == 0
     assert Shards(job.out / "train").facts["mirror"] is True
 
 
 def test_the_log_tells_what_the_pairs_will_take(points, tmp_path):
-    job = run(points, tmp_path, calls=4)
+    job = run(points, tmp_path, nfe=4)
     assert job.progress.said[0].startswith("64 of 64 to make x 4 calls on 1 workers: about 0:0")

@@ -10,13 +10,13 @@ from fewstep.grids import Grid, uniform
 from fewstep.model import ModelConfig, build
 from fewstep.spacings import SPACINGS, edm
 from stages import couple
-from stages.process.device import grid_of_calls
+from stages.process.device import grid_of_nfe
 
 
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        ({"trained_times": "grid", "grid": uniform(2)}, "trained only at the knots of its grid"),
+        ({"trained_times": "grid", "grid": uniform(2)}, "trained only at the timesteps of its grid"),
         ({"deterministic": False}, "not deterministic"),
     ],
 )
@@ -32,10 +32,10 @@ def test_models_that_make_no_pairs(tmp_path, config, told):
 
 def test_calls_become_steps_of_a_spacing():
     flow = FieldFlow(lambda x, t: x, t_start=0.1, t_end=0.99)
-    assert grid_of_calls(flow, "euler", 4) == uniform(4, start=0.1)
+    assert grid_of_nfe(flow, "euler", 4) == uniform(4, start=0.1)
     expected = Grid(edm(4, start=0.1, end=0.99), "heun")
-    assert grid_of_calls(flow, "heun", 8, spacing="edm") == expected
-    flow.calls_per_velocity = 2
-    assert {grid_of_calls(flow, "heun", 8, spacing=name).steps for name in SPACINGS} == {2}
+    assert grid_of_nfe(flow, "heun", 8, spacing="edm") == expected
+    flow.nfe_per_velocity = 2
+    assert {grid_of_nfe(flow, "heun", 8, spacing=name).steps for name in SPACINGS} == {2}
     with pytest.raises(UserError, match="6 calls are no whole number of heun steps of 4 calls each"):
-        grid_of_calls(flow, "heun", 6)
+        grid_of_nfe(flow, "heun", 6)

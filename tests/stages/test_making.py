@@ -24,7 +24,7 @@ def model(tmp_path_factory):
 
 
 def maker_of(model, **changes):
-    options = {"purpose": "a test", "seed": 0, "solver": "euler", "calls": 4, "spacing": "uniform"}
+    options = {"purpose": "a test", "seed": 0, "solver": "euler", "nfe": 4, "spacing": "uniform"}
     options |= {"times": None, "tolerance": None, "guidance": 1.0, "batch": 16, "total": 240}
     return PairMaker(model=str(model), **options | changes)
 
@@ -103,7 +103,7 @@ def test_a_place_that_workers_do_not_share_is_named(model, tmp_path, monkeypatch
 
 
 def work_left(**changes):
-    left = {"shards": [10, 10, 10], "total": 40, "batch": 5, "calls": 2, "checked": 0}
+    left = {"shards": [10, 10, 10], "total": 40, "batch": 5, "nfe": 2, "checked": 0}
     return Estimate(**left | {"call_seconds": [1.0], "start_seconds": 0.0, "sample_bytes": 8} | changes)
 
 

@@ -31,7 +31,7 @@ def learnt(coupling="couple/x", advice=(), name="pairs"):
 
 
 def test_each_model_that_learnt_from_pairs_has_a_column(tmp_path):
-    found = table(tmp_path, pretrain={}, round1=learnt(), student=learnt(name="coupling"))
+    found = table(tmp_path, pretrain={}, round1=learnt(), student=learnt(name="train_on"))
     assert found.models == ["round1", "student"]
     cells = {label: cells for label, _, cells in found.rows}
     assert cells["pairs checked"] == ["512", "512"]

@@ -58,11 +58,11 @@ def model(tracker, root, name):
     return told(tracker, root, name, ("model", {"name": name, "files": files, "tags": tags}))
 
 
-def row(name, fd_clf, *, calls=4, se=0.1, yardstick="y"):
+def row(name, fd_clf, *, nfe=4, se=0.1, yardstick="y"):
     return {
         "model": name,
         "fingerprint": name,
-        "calls": calls,
+        "nfe": nfe,
         "fd_clf": fd_clf,
         "fd_clf_se": se,
         "yardstick": yardstick,
@@ -101,7 +101,7 @@ def test_what_is_delivered_twice_or_made_again_is_one_version(tracker, tmp_path)
 def test_the_best_at_each_number_of_calls_is_the_champion(tracker, tmp_path):
     for name in ("a", "b", "c"):
         model(tracker, tmp_path, name)
-    champions, tags = evaluated(tracker, tmp_path, row("a", 3.0), row("b", 2.0), row("c", 9.0, calls=1))
+    champions, tags = evaluated(tracker, tmp_path, row("a", 3.0), row("b", 2.0), row("c", 9.0, nfe=1))
     assert champions == {"champion-4": "b", "champion-1": "c"}
     assert tags["fewstep.champion-1"] == "version 3, c, fd_clf 9: became the champion"
 
@@ -174,12 +174,12 @@ def test_a_pipelines_run_tells_the_commit_and_the_lock_it_left(tracker, tmp_path
 
 def test_an_evaluation_offers_its_students_and_says_what_they_were_held_against(tmp_path):
     base = {"backend": "clf", "samples": 100, "blocks": 2, "seed": 0, "fd_clf": 1.5, "fd_clf_se": 0.1}
-    rows = [base | {"model": "boss-4", "grid": "own", "calls": 4}]
-    rows += [base | {"model": "pretrain", "grid": "uniform", "calls": 4}]
+    rows = [base | {"model": "boss-4", "grid": "own", "nfe": 4}]
+    rows += [base | {"model": "pretrain", "grid": "uniform", "nfe": 4}]
     (tmp_path / "metrics.json").write_text(json.dumps({"rows": rows}))
     inputs = {"data": {"fingerprint": "d"}, "model boss-4": {"fingerprint": "b4"}}
     (offered,) = registry_events.scores(tmp_path, {"version": 1, "inputs": inputs})
-    assert (offered["fingerprint"], offered["calls"], offered["fd_clf"]) == ("b4", 4, 1.5)
+    assert (offered["fingerprint"], offered["nfe"], offered["fd_clf"]) == ("b4", 4, 1.5)
     (elsewhere,) = registry_events.scores(
         tmp_path, {"version": 1, "inputs": inputs | {"data": {"fingerprint": "e"}}}
     )

@@ -70,8 +70,10 @@ def test_costs_are_of_jumps_between_the_fine_knots(tmp_path):
     assert costs.shape == (13, 13)
     found = read_grids(out)
     assert found.fine == uniform(12)
-    knots = [found.fine.times.index(t) for t in found.grids[2].times]
-    assert found.objective[2] == pytest.approx(costs[knots[0], knots[1]] + costs[knots[1], knots[2]])
+    timesteps = [found.fine.times.index(t) for t in found.grids[2].times]
+    assert found.objective[2] == pytest.approx(
+        costs[timesteps[0], timesteps[1]] + costs[timesteps[1], timesteps[2]]
+    )
 
 
 @pytest.mark.parametrize("method", ["tan", "edm", PICK])
@@ -79,10 +81,10 @@ def test_a_teacher_can_follow_a_fine_run_through_any_knots(tmp_path, method):
     out, _ = run(tmp_path, method)
     found = read_grids(out)
     assert found.fine.solver in ("heun", "euler")
-    from fewstep.grids import with_knots
+    from fewstep.grids import with_timesteps
 
     for grid in found.grids.values():
-        fine = with_knots(found.fine, grid.times)
+        fine = with_timesteps(found.fine, grid.times)
         assert set(grid.times) <= set(fine.times)
         assert fine.steps >= found.fine.steps
 

@@ -157,7 +157,8 @@ def test_a_flow_links_what_it_found_made(project):
     project.sh("FEWSTEP_PIPELINE=first python -m stages.make")
     project.sh(
         'FEWSTEP_PIPELINE=second python -c "'
-        "from pathlib import Path; from stages.artifacts import manifests; from stages.tracking import tracking;"
+        "from pathlib import Path; from stages.artifacts import manifests;"
+        "from stages.tracking import tracking;"
         "tracking.link_cached(Path.cwd(), [manifests.read(Path('artifacts/make'))]);"
         'assert tracking.send(Path.cwd(), 300) is None"'
     )

@@ -23,7 +23,7 @@ from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import Batches, Shards, write_shards
 from stages.artifacts import manifests
 from stages.training.task import Selected
-from stages.training.timesteps import at_knots
+from stages.training.timesteps import at_timesteps
 from stages.training.training import train_model
 
 SETTINGS = TrainSettings(steps=20, batch=16)
@@ -69,7 +69,7 @@ def train(kind, shards, folder):
     else:
         own = grids.uniform(2)
         model.config = replace(model.config, grid=own, trained_times="grid")
-        select = partial(at_knots, list(FINE.times), own)
+        select = partial(at_timesteps, list(FINE.times), own)
         train_model(job, Straighten(), model, SETTINGS, source=shards / kind, select=select)
     return list(load_model(job.out).parameters())
 
@@ -166,7 +166,7 @@ def test_a_watched_training_publishes_the_weights_that_the_monitor_picked(
     job = replace(job_in(tmp_path, "distill", inputs={"data": prepared}), progress=Listener(said))
     model = student()
     model.config = replace(model.config, grid=own, trained_times="grid")
-    select = partial(at_knots, list(FINE.times), own)
+    select = partial(at_timesteps, list(FINE.times), own)
     source = shards / "states"
     train_model(job, Straighten(), model, SETTINGS, source=source, select=select, monitor=settings)
     told = job.facts["monitor"]

@@ -126,16 +126,16 @@ def test_workers_that_never_get_ready_are_given_up(two_processes):
 
 
 def test_who_replaces_a_process_takes_its_gpu():
-    crew = Processes(["cuda:0", "cuda:1"])
-    first, second = crew.hire(2)
+    pool = Processes(["cuda:0", "cuda:1"])
+    first, second = pool.acquire(2)
     first.give(small_work.surroundings, (None,))
-    assert crew.heard([first]) == [first]
+    assert pool.heard([first]) == [first]
     assert (first.take()[0]["device"], second.place) == ("cuda:0", "cuda:1")
-    assert not crew.hire(1)
-    crew.dismiss(first)
-    (third,) = crew.hire(2)
+    assert not pool.acquire(1)
+    pool.dismiss(first)
+    (third,) = pool.acquire(2)
     assert third.place == "cuda:0"
-    crew.close()
+    pool.close()
     assert not any(alive(worker.process.pid) for worker in (first, second, third))
 
 

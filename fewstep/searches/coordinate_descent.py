@@ -1,4 +1,4 @@
-"""Endpoint: knots moved to where samples end nearest to the truth, from the best of some grids."""
+"""Coordinate descent: move the timesteps of the best of some grids until samples end nearest to the truth."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from fewstep.searching.problem import check_budgets
 
 
 @dataclass(frozen=True, kw_only=True)
-class Endpoint:
+class CoordinateDescent:
     """Coarse-to-fine coordinate descent on the true endpoint error, for grids that any search may start.
 
-    It asks for velocities near the knots alone, so it can also search a student that was trained with
-    jittered knots: from its own grid, as far as they were moved, for the ends of its teacher.
+    It asks for velocities near the timesteps alone, so it can also search a student that was trained with
+    jittered timesteps: from its own grid, as far as they were moved, for the ends of its teacher.
 
-    It moves knots off every fine grid and knows no formula, and it overfits its noises: with few of
+    It moves timesteps off every fine grid and knows no formula, and it overfits its noises: with few of
     them, keep the result only if fresh noise agrees, as `best` does.
     """
 
     start: tuple[str, ...] = ("uniform", "quantile", "bellman")
     """The searches, with their defaults, whose best grid is where the descent starts."""
     noises: int = 512
-    """Noises on which the best is chosen and the knots are moved."""
+    """Noises on which the best is chosen and the timesteps are moved."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "start", tuple(self.start))
@@ -100,7 +100,9 @@ def check_candidates(setting: str, names: Sequence[str]) -> None:
     Raises:
         UserError: naming the setting and the name.
     """
-    plain = [name for name in registry.available("fewstep.searches") if name not in ("best", "endpoint")]
+    plain = [
+        name for name in registry.available("fewstep.searches") if name not in ("best", "coordinate_descent")
+    ]
     if not names:
         raise UserError(f"{setting} names no search; there are: {', '.join(plain)}")
     for name in names:

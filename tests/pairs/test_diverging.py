@@ -56,7 +56,7 @@ def test_a_pair_that_breaks_is_named_under_a_tolerance_too():
 def test_the_trajectory_that_breaks_is_named():
     flow = breaking([22], torch.nan, stream="trajectories")
     with pytest.raises(UserError, match=r"trajectory 22 \(and 0 more of its batch of 4\).*at t = 0\.5"):
-        make_trajectories(flow, **ASKED, knots=(0.0, 0.5, 1.0), fine=uniform(8))
+        make_trajectories(flow, **ASKED, timesteps=(0.0, 0.5, 1.0), fine=uniform(8))
 
 
 def test_good_pairs_cost_no_call_more():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fewstep.errors import UserError
 from fewstep.methods._distances import l2
-from fewstep.methods._knots import knots_of
+from fewstep.methods._timesteps import timesteps_of
 from fewstep.training.method import Batch, Method, Net, Nets, conditions_of
 
 if TYPE_CHECKING:
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finish(Method):
+class OnPolicyDistillation(Method):
     """Train on a student that another method made, with samples made the way it will be sampled.
 
     These are Euler steps on its own grid, one or more, with gradients through all of them. Nothing but
-    an anchor holds the student to what its teacher makes of a noise.
+    a regression_weight holds the student to what its teacher makes of a noise.
     """
 
     stream = "noise"
     trained_times = "grid"
     map_preserving = False
 
-    anchor: float = 0.0
+    regression_weight: float = 0.0
     """Weight of the mean squared distance to the data of pairs. Above 0 the stream is "pairs", and the
     samples are made of the pairs' noise; at 0 noise is drawn anew and no data is needed."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.anchor < math.inf:
-            raise UserError(f"anchor must be a weight from 0, got {self.anchor}")
-        if self.anchor:
+        if not 0 <= self.regression_weight < math.inf:
+            raise UserError(f"regression_weight must be a weight from 0, got {self.regression_weight}")
+        if self.regression_weight:
             object.__setattr__(self, "stream", "pairs")
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
@@ -46,16 +46,16 @@ class Finish(Method):
         from fewstep.flow import as_flow
         from fewstep.solvers import must_fit
 
-        knots_of(student)
+        timesteps_of(student)
         assert student.config.grid is not None
         must_fit(as_flow(student), student.config.grid)
         return super().networks(student, load)
 
-    def judge(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
+    def critic_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
         """Return the loss (n,) of the network that judges, on the student's samples (n, *shape)."""
         raise NotImplementedError
 
-    def pull(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
+    def generator_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
         """Return what judges say of each of the student's samples, (n,), less being better."""
         raise NotImplementedError
 
@@ -66,10 +66,14 @@ class Finish(Method):
         if turn != "student":
             with torch.no_grad():
                 samples = self._samples(nets["student"], batch, keys)
-            return self.judge(nets, samples, batch, keys)
+            return self.critic_loss(nets, samples, batch, keys)
         samples = self._samples(nets["student"], batch, keys)
-        losses = self.pull(nets, samples, batch, keys)
-        return losses + self.anchor * l2(samples - batch["data"]) if self.anchor else losses
+        losses = self.generator_loss(nets, samples, batch, keys)
+        return (
+            losses + self.regression_weight * l2(samples - batch["data"])
+            if self.regression_weight
+            else losses
+        )
 
     def _samples(self, student: Model, batch: Batch, keys: Tensor) -> Tensor:
         from fewstep import randomness
@@ -82,8 +86,8 @@ class Finish(Method):
         if self.stream == "pairs":
             if not {"noise", "data"} <= batch.keys():
                 raise UserError(
-                    f"anchor {self.anchor} learns from pairs of noise and data, and the batch has "
-                    f"{', '.join(batch) or 'neither'}; give it pairs, or take no anchor"
+                    f"regression_weight {self.regression_weight} learns from pairs of noise and data, and the batch has "
+                    f"{', '.join(batch) or 'neither'}; give it pairs, or set it to 0"
                 )
             noise = batch["noise"]
         else:

@@ -1,4 +1,4 @@
-"""Kept cells: parallel evaluations share them, damage costs a measurement, old ones are garbage."""
+"""Kept entries: parallel evaluations share them, damage costs a measurement, old ones are garbage."""
 
 import json
 import os
@@ -11,28 +11,28 @@ import torch
 from fewstep.grids import uniform
 from fewstep.metrics.protocol import BlockScores
 from flows import garbage
-from stages.evaluation.entries import Cell, Kept, Result
+from stages.evaluation.entries import Entry, KeptEntries, Result
 
-CELL, OTHER = (Cell(name, "uniform", uniform(4), 4, name) for name in ("boss-4", "pretrain"))
+ENTRY, OTHER = (Entry(name, "uniform", uniform(4), 4, name) for name in ("boss-4", "pretrain"))
 SCORES = BlockScores(1.5, 0.1, 1.6, 0.2, 1.7, 0.01, 0.001, 2, 50, (1.4, 1.6))
 RESULT = Result(SCORES, {"recall": 0.5}, torch.arange(12.0).reshape(3, 4))
 
 
 @pytest.fixture
 def kept(tmp_path):
-    return Kept(tmp_path / ".fewstep/cells", "protocol", 1)
+    return KeptEntries(tmp_path / ".fewstep/entries", "protocol", 1)
 
 
 def same(one, other):
-    return (one.scores, one.more) == (other.scores, other.more) and torch.equal(one.sheet, other.sheet)
+    return (one.scores, one.more) == (other.scores, other.more) and torch.equal(one.samples, other.samples)
 
 
 def test_a_cell_is_found_under_all_that_decides_it(kept):
-    kept.write(CELL, RESULT)
-    assert same(kept.read(CELL), RESULT)
+    kept.write(ENTRY, RESULT)
+    assert same(kept.read(ENTRY), RESULT)
     assert kept.read(OTHER) is None
-    assert kept.read(replace(CELL, grid=uniform(5))) is None
-    assert Kept(kept.folder, "protocol", 2).read(CELL) is None
+    assert kept.read(replace(ENTRY, grid=uniform(5))) is None
+    assert KeptEntries(kept.folder, "protocol", 2).read(ENTRY) is None
 
 
 @pytest.mark.parametrize("last", [".safetensors", ".json"])
@@ -44,13 +44,13 @@ def test_two_processes_may_write_one_cell_at_once(kept, monkeypatch, last):
             overtaken.append(target)
             with monkeypatch.context() as other:
                 other.setattr(os, "getpid", lambda: 1)
-                kept.write(CELL, RESULT)
+                kept.write(ENTRY, RESULT)
         return rename(partial, target)
 
     monkeypatch.setattr(Path, "replace", overtake)
-    kept.write(CELL, RESULT)
+    kept.write(ENTRY, RESULT)
     assert overtaken
-    assert same(kept.read(CELL), RESULT)
+    assert same(kept.read(ENTRY), RESULT)
     assert {file.suffix for file in kept.folder.iterdir()} == {"", ".json", ".safetensors"}
 
 
@@ -79,29 +79,29 @@ def without_kid(content):
     ],
 )
 def test_a_damaged_cell_is_measured_and_kept_again(kept, suffix, damage):
-    kept.write(CELL, RESULT)
+    kept.write(ENTRY, RESULT)
     (file,) = kept.folder.glob(f"*.{suffix}")
     if damage:
         file.write_bytes(damage(file.read_bytes()))
     else:
         file.unlink()
-    assert kept.read(CELL) is None
-    kept.write(CELL, RESULT)
-    assert same(kept.read(CELL), RESULT)
+    assert kept.read(ENTRY) is None
+    kept.write(ENTRY, RESULT)
+    assert same(kept.read(ENTRY), RESULT)
 
 
 def test_garbage_is_what_the_newest_evaluation_neither_read_nor_wrote(kept, tmp_path):
-    kept.write(CELL, RESULT)
+    kept.write(ENTRY, RESULT)
     kept.write(OTHER, RESULT)
-    assert not garbage.old_cells(tmp_path).items
+    assert not garbage.old_entries(tmp_path).items
     for file in kept.folder.iterdir():
         os.utime(file, (1, 1))  # long ago
-    newest = Kept(kept.folder, "protocol", 1)
-    assert newest.read(CELL)
-    newest.write(replace(CELL, calls=8, grid=uniform(8)), RESULT)
-    pile = garbage.old_cells(tmp_path)
+    newest = KeptEntries(kept.folder, "protocol", 1)
+    assert newest.read(ENTRY)
+    newest.write(replace(ENTRY, nfe=8, grid=uniform(8)), RESULT)
+    pile = garbage.old_entries(tmp_path)
     assert list(pile.items) == ["2 files"]
     pile.remove()
-    assert newest.read(CELL)
+    assert newest.read(ENTRY)
     assert not newest.read(OTHER)
-    assert not garbage.old_cells(tmp_path).items
+    assert not garbage.old_entries(tmp_path).items

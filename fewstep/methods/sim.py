@@ -1,4 +1,4 @@
-"""Score: finish a student by score matching with its teacher, on the student's own samples."""
+"""SIM: fine-tune a student by score implicit matching with its teacher, on the student's own samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DIVERGENCES = ("huber", "squared")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score(OnlineScore):
+class Sim(OnlineScore):
     """Lower the expected distance between the scores of the student's noised samples and the teacher's.
 
     Source: score implicit matching, Luo et al. 2024 (arXiv 2410.16794), and its squared
@@ -40,7 +40,7 @@ class Score(OnlineScore):
         if self.softness <= 0:
             raise UserError(f"softness must be above 0, got {self.softness}")
 
-    def pull(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
+    def generator_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
         """See Finish.pull."""
         t, fake, teacher = self.estimates(nets, samples, batch, keys)
         return self.compare(t, samples.flatten(1), fake.flatten(1), teacher.flatten(1))

@@ -6,7 +6,7 @@ from teaching import MEAN, STD, labelled_flow, network_flow, pairs_of, trajector
 from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.grids import Grid
-from fewstep.pairs import select_knots
+from fewstep.pairs import select_timesteps
 from fewstep.shards import write_shards
 
 
@@ -62,10 +62,10 @@ def test_equal_pairs_make_equal_shards(tmp_path):
 
 
 def test_trajectories_are_where_the_exact_flow_is(exact):
-    knots = (0.0, 0.125, 0.5, 1.0)
-    states = trajectories_of(exact, knots=knots)["states"]
+    timesteps = (0.0, 0.125, 0.5, 1.0)
+    states = trajectories_of(exact, timesteps=timesteps)["states"]
     assert states.shape == (20, 4, 3)
-    for position, t in enumerate(knots):
+    for position, t in enumerate(timesteps):
         expected = gaussian(MEAN, STD).position(states[:, 0], t)
         torch.testing.assert_close(states[:, position], expected, rtol=0, atol=1e-4)
 
@@ -78,13 +78,13 @@ def test_trajectories_are_the_same_at_any_batch_size():
 
 def test_a_knot_the_fine_grid_does_not_visit_is_refused(exact):
     with pytest.raises(UserError, match=r"time 0\.3 is not among"):
-        trajectories_of(exact, knots=(0.0, 0.3, 1.0))
+        trajectories_of(exact, timesteps=(0.0, 0.3, 1.0))
 
 
 def test_a_student_takes_the_states_at_its_own_knots(exact):
-    knots = (0.0, 0.125, 0.5, 0.75, 1.0)
-    states = trajectories_of(exact, knots=knots)["states"]
-    chosen = select_knots(states, knots, Grid((0.0, 0.5, 1.0)))
+    timesteps = (0.0, 0.125, 0.5, 0.75, 1.0)
+    states = trajectories_of(exact, timesteps=timesteps)["states"]
+    chosen = select_timesteps(states, timesteps, Grid((0.0, 0.5, 1.0)))
     assert torch.equal(chosen, states[:, [0, 2, 4]])
     with pytest.raises(UserError, match=r"time 0\.25 is not among"):
-        select_knots(states, knots, Grid((0.0, 0.25, 1.0)))
+        select_timesteps(states, timesteps, Grid((0.0, 0.25, 1.0)))

@@ -1,4 +1,4 @@
-"""What methods share that train a student only at the knots of its own grid."""
+"""What methods share that train a student only at the timesteps of its own grid."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-6  # of times in float32
 
 
-def knots_of(student: Model) -> tuple[float, ...]:
+def timesteps_of(student: Model) -> tuple[float, ...]:
     """Return the times, steps + 1 of them, of the student's grid.
 
     Raises:
@@ -25,7 +25,9 @@ def knots_of(student: Model) -> tuple[float, ...]:
     """
     grid = student.config.grid
     if grid is None:
-        raise UserError("this method trains at the knots of the student's grid, and the student has no grid")
+        raise UserError(
+            "this method trains at the timesteps of the student's grid, and the student has no grid"
+        )
     if grid.solver != "euler" or grid.guidance != 1:
         raise UserError(
             "this method trains a student that samples by Euler steps with guidance 1; "
@@ -34,27 +36,27 @@ def knots_of(student: Model) -> tuple[float, ...]:
     return grid.times
 
 
-def at_knots(times: tuple[float, ...], states: Tensor) -> Tensor:
-    """Return the times (n, steps + 1) of a batch's states (n, steps + 1, *shape): the knots, for all.
+def at_timesteps(times: tuple[float, ...], states: Tensor) -> Tensor:
+    """Return the times (n, steps + 1) of a batch's states (n, steps + 1, *shape): the timesteps, for all.
 
     Raises:
-        UserError: if there are more or fewer states than knots.
+        UserError: if there are more or fewer states than timesteps.
     """
     import torch
 
     if states.shape[1] != len(times):
         raise UserError(
-            f"the batch has states at {states.shape[1]} knots, the student's grid has {len(times)}"
+            f"the batch has states at {states.shape[1]} timesteps, the student's grid has {len(times)}"
         )
     return torch.tensor(times, device=states.device, dtype=states.dtype).expand(len(states), -1)
 
 
-def near_knots(times: tuple[float, ...], jitter: float, batch: Batch, keys: Tensor) -> Batch:
-    """Return states and times, each (n, steps + 1, ...), at stored times near the knots, by chance.
+def near_timesteps(times: tuple[float, ...], jitter: float, batch: Batch, keys: Tensor) -> Batch:
+    """Return states and times, each (n, steps + 1, ...), at stored times near the timesteps, by chance.
 
     Args:
-        times: The student's knots, which are among the stored times.
-        jitter: How far an inner knot moves, as a part of the way to the next one on either side.
+        times: The student's timesteps, which are among the stored times.
+        jitter: How far an inner timestep moves, as a part of the way to the next one on either side.
         batch: states (n, stored, *shape) at times (n, stored), the same for all.
         keys: What chooses, int64 (n, 2).
     """
@@ -67,22 +69,22 @@ def near_knots(times: tuple[float, ...], jitter: float, batch: Batch, keys: Tens
         low, high = reach(times, number, jitter)
         (near,) = torch.where((stored > low - TOLERANCE) & (stored < high + TOLERANCE))
         if not len(near):
-            raise UserError(f"the trajectories have no state near the knot at {t}; make them anew")
+            raise UserError(f"the trajectories have no state near the timestep at {t}; make them anew")
         choices = max(choices, len(near))
         chance = randomness.uniforms(f"train.jitter.{number}", keys)
         picks.append(near[(chance * len(near)).long()])
     if choices == 1 and len(times) > 2:
         raise UserError(
-            f"jitter {jitter} moves no knot: the states of the trajectories are further apart; raise it, or "
-            "search with more fine steps"
+            f"jitter {jitter} moves no timestep: the states of the trajectories are further apart; raise it, "
+            "or search with more fine steps"
         )
     columns = torch.stack(picks, dim=1).to(batch["states"].device)
     rows = torch.arange(len(keys), device=columns.device)[:, None]
     return {"states": batch["states"][rows, columns], "times": batch["times"][rows, columns]}
 
 
-def draw_knots(steps: int, keys: Tensor) -> Tensor:
-    """Return one of the knots 0 ... steps - 1 for each sample, int64 (n,)."""
+def draw_timesteps(steps: int, keys: Tensor) -> Tensor:
+    """Return one of the timesteps 0 ... steps - 1 for each sample, int64 (n,)."""
     from fewstep import randomness
 
     return (randomness.uniforms("train.knot", keys) * steps).long()

@@ -223,10 +223,10 @@ def test_a_teacher_that_does_not_fit_its_own_samples_has_a_gap(exact):
 
 
 def test_v_takes_eight_velocities_and_sees_the_conditions():
-    calls = []
+    asked = []
 
     def velocity(x, t, label):
-        calls.append(t)
+        asked.append(t)
         return label[:, None].to(x).expand_as(x)
 
     data, label = torch.zeros(6, 3), torch.arange(6)
@@ -234,7 +234,7 @@ def test_v_takes_eight_velocities_and_sees_the_conditions():
     noise = randomness.noises("crossing noise", randomness.keys_of(0, 10, 16), (3,))
     torch.testing.assert_close(v, (noise + label[:, None]).square().sum(1).double())
     torch.testing.assert_close(cost, noise.square().sum(1).double())
-    times = torch.stack(calls)
+    times = torch.stack(asked)
     assert times.shape == (8, 6)
     assert times.min() >= 0.05
     assert times.max() <= 0.9

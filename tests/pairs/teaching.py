@@ -17,9 +17,17 @@ def pairs_of(flow, start=0, stop=200, *, grid=FINE, batch=64, classes=0, shape=(
     )
 
 
-def trajectories_of(flow, start=0, stop=20, *, knots=(0.0, 0.25, 1.0), fine=FINE, batch=8, classes=0):
+def trajectories_of(flow, start=0, stop=20, *, timesteps=(0.0, 0.25, 1.0), fine=FINE, batch=8, classes=0):
     return make_trajectories(
-        flow, seed=0, start=start, stop=stop, shape=(3,), classes=classes, knots=knots, fine=fine, batch=batch
+        flow,
+        seed=0,
+        start=start,
+        stop=stop,
+        shape=(3,),
+        classes=classes,
+        timesteps=timesteps,
+        fine=fine,
+        batch=batch,
     )
 
 

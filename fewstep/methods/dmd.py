@@ -1,4 +1,4 @@
-"""Distribution: finish a student by moving its samples to where its teacher finds them more likely."""
+"""DMD: fine-tune a student by moving its samples to where its teacher finds them more likely."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distribution(OnlineScore):
+class Dmd(OnlineScore):
     """Follow the gradient of the divergence from the student's noised samples to the teacher's.
 
     Source: distribution matching distillation, Yin et al. 2023 (arXiv 2311.18828), eq. 7 and 8: the
@@ -23,7 +23,7 @@ class Distribution(OnlineScore):
     the fake network, as in Yin et al. 2024 (arXiv 2405.14867).
     """
 
-    def pull(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
+    def generator_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
         """See Finish.pull: half the mean square of the gradient, which is its own gradient by the sample."""
         import torch
 
