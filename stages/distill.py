@@ -24,10 +24,10 @@ class Config(Settings):
     teacher: str
     """The model whose grid it uses, and which its method may consult."""
     train_on: str
-    """What it learns from: trajectories/<teacher> for straighten, couple/<key> for endpoint and a regression_weight. Of
-    prepare, for methods that need no data, labels alone are read, if there are classes."""
+    """What it learns from: trajectories/<teacher> for straighten, couple/<key> for endpoint and a
+    regression_weight. Of prepare, for methods that need no data, labels alone are read, if there are classes."""
     nfe: int = Field(ge=1)
-    """Network calls the student samples with; one of the budgets searched for its teacher."""
+    """NFE that the student samples with; one of the budgets searched for its teacher."""
     train: TrainSettings
     """The training loop."""
     monitor: MonitorSettings | None = None

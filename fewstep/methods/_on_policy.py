@@ -86,8 +86,8 @@ class OnPolicyDistillation(Method):
         if self.stream == "pairs":
             if not {"noise", "data"} <= batch.keys():
                 raise UserError(
-                    f"regression_weight {self.regression_weight} learns from pairs of noise and data, and the batch has "
-                    f"{', '.join(batch) or 'neither'}; give it pairs, or set it to 0"
+                    f"regression_weight {self.regression_weight} learns from pairs of noise and data, "
+                    f"and the batch has {', '.join(batch) or 'neither'}; give it pairs, or set it to 0"
                 )
             noise = batch["noise"]
         else:

@@ -30,7 +30,7 @@ def test_each_model_has_its_numbers_and_timings_where_they_are_known(evaluated, 
     summary.main()
     head, *lines, report = capsys.readouterr().out.strip().splitlines()
     assert head.split() == [
-        *("model", "nfe", "fd_clf"),
+        *("model", "NFE", "fd_clf"),
         *("at", "n=450", "floor", "at", "n=450"),  # side by side is what may be compared
         *("s", "per", "1000"),
     ]

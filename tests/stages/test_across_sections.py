@@ -80,7 +80,7 @@ def changed(**settings):
         ),
         (
             {"distill__one_at_step__method": {"name": "sim", "regression_weight": 0.5}},
-            r"distill\.one-step: method sim with a regression_weight learns from couple/\.\.\., not from prepare",
+            r"distill\.one-step: method sim with a regression_weight learns from couple/\.\.\., not from ",
         ),
         (
             {"distill__boss_at_4__init": "strait-4"},
