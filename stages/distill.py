@@ -25,7 +25,8 @@ class Config(Settings):
     """The model whose grid it uses, and which its method may consult."""
     train_on: str
     """What it learns from: trajectories/<teacher> for straighten, couple/<key> for endpoint and a
-    regression_weight. Of prepare, for methods that need no data, labels alone are read, if there are classes."""
+    regression_weight. Of prepare, for methods that need no samples, only labels are read, if there are
+    classes."""
     nfe: int = Field(ge=1)
     """NFE that the student samples with; one of the budgets searched for its teacher."""
     train: TrainSettings
