@@ -50,7 +50,7 @@ def draw_image_grid(path: Path, rows: Rows) -> None:
     pen = ImageDraw.Draw(grid)
     for number, ((label, _), row) in enumerate(zip(rows, tiles, strict=True)):
         top = MARGIN + number * (height + GAP)
-        pen.text((left - MARGIN, top + height / 2), label, fill="#222222", font=font, regression_weight="rm")
+        pen.text((left - MARGIN, top + height / 2), label, fill="#222222", font=font, anchor="rm")
         for column, tile in enumerate(row):
             grid.paste(Image.fromarray(tile), (left + column * (width + GAP), top))
     grid.save(path)
