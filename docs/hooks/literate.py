@@ -7,6 +7,7 @@ page, so that readers can download and run it.
 from __future__ import annotations
 
 import ast
+import re
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text = markdown(script.read_text(), script.name)
         files.append(File.generated(config, f"examples/{script.stem}.md", content=text))
     return files
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Let links to a script, which work in the repository, lead to its page."""
+    return re.sub(r"(\]\([^)\s]*examples/\w+)\.py\)", r"\1.md)", markdown)
 
 
 def markdown(source: str, name: str) -> str:

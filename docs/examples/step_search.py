@@ -1,0 +1,8 @@
+"""Example.
+
+Text.
+"""
+
+# Prose.
+
+print(1)
