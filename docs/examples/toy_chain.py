@@ -48,12 +48,17 @@ settings = {
         "model": {"name": "mlp", "width": 64, "depth": 3},
         "train": train(steps, 3e-3),
     },
-    "couple": {"round1": {"model": "pretrain", "pairs": 4000, "solver": "heun", "nfe": 32}},
+    "couple": {"round1": {"model": "pretrain", "pairs": 2000, "solver": "heun", "nfe": 32}},
     "reflow": {"round1": {"init": "pretrain", "method": "reflow", "train": train(steps // 2, 1e-3)}},
     "search": {
-        "pretrain": {"teacher": "pretrain", "method": {"name": "bellman", "fine_solver": "heun"}, "budgets": [1, 4]}
+        "pretrain": {
+            "teacher": "pretrain",
+            "method": {"name": "bellman", "fine_steps": 48, "fine_solver": "heun"},
+            "budgets": [1, 4],
+            "report_noises": 512,
+        }
     },
-    "trajectories": {"pretrain": {"samples": 4000}},
+    "trajectories": {"pretrain": {"samples": 2000}},
     "distill": {
         "straight": teacher
         | {"method": "straighten", "train_on": "trajectories/pretrain", "nfe": 4, "train": train(steps // 2, 1e-3)},
@@ -61,7 +66,7 @@ settings = {
         | {"init": "round1", "method": "endpoint", "train_on": "couple/round1", "nfe": 1}
         | {"train": train(steps // 2, 1e-3)},
     },
-    "evaluate": {"samples": 1000, "blocks": 4, "nfe": [1, 4, 32]},
+    "evaluate": {"samples": 500, "blocks": 4, "nfe": [1, 4, 32]},
 }
 (clone / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
 
@@ -98,13 +103,12 @@ from fewstep.flow import as_flow
 from fewstep.solvers import integrate
 
 noise = randomness.noises("toy", randomness.keys_of(0, 0, 2000), (2,))
-labels = torch.arange(2000) % 8
 figure, panels = plt.subplots(1, 4, figsize=(12, 3.3), sharex=True, sharey=True, layout="constrained")
 shown = [("pretrain", 32), ("pretrain", 4), ("straight", 4), ("direct", 1)]
 for panel, (name, nfe) in zip(panels, shown, strict=True):
     model = load_model(clone / "artifacts/models" / name).eval()
     with torch.no_grad():
-        samples = integrate(as_flow(model), noise, model.config.grid or grids.uniform(nfe), label=labels)
-    panel.scatter(*samples.x.T, c=labels, s=3, cmap="tab10")
+        samples = integrate(as_flow(model), noise, model.config.grid or grids.uniform(nfe))
+    panel.scatter(*samples.x.T, s=3)
     panel.set(title=f"{name}, {samples.nfe} NFE", aspect="equal", xticks=[], yticks=[], xlim=(-3, 3), ylim=(-3, 3))
 figure.savefig("toy_chain.png", dpi=110)
