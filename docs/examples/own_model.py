@@ -1,9 +1,9 @@
 """A model of your own through the chain.
 
-You have a network that another code base trained, and want a student of it that needs few calls. Here the network predicts
-noise on a diffusion (VP) path, as many do, and was trained on points that you have in an `.npz` file. The chain adopts it,
-searches its timesteps, trains a student of 4 network calls, and measures both. It works in a clone of this checkout, which
-stays as it is:
+You have a network that another code base trained, and want a student of it that needs few calls. Here the
+network predicts noise on a diffusion (VP) path, as many do, and was trained on points that you have in an
+`.npz` file. The chain adopts it, searches its timesteps, trains a student of 4 network calls, and measures
+both. It works in a clone of this checkout, which stays as it is:
 
     python docs/examples/own_model.py
 
@@ -35,9 +35,9 @@ np.savez(clone / "data" / "spiral.npz", x=points)
 
 # ## The architecture is a file
 #
-# A model directory is weights and JSON, never a pickle. So the code of the network is a file of `fewstep/models/`: a
-# dataclass with the network's options, whose `build` returns it. Settings read this file without torch, so it loads torch at
-# first use.
+# A model directory is weights and JSON, never a pickle. So the code of the network is a file of
+# `fewstep/models/`: a dataclass with the network's options, whose `build` returns it. Settings read this file
+# without torch, so it loads torch at first use.
 
 ARCHITECTURE = '''
 """Plain: fully connected layers that see the time."""
@@ -84,8 +84,8 @@ sys.path.insert(0, str(clone))  # from here on, fewstep is the clone's, with you
 
 # ## Your training
 #
-# It stands for whatever made your weights; fewstep is used for the path alone. The network is trained to predict the noise
-# in `x_t = a(t) · data + b(t) · noise`.
+# It stands for whatever made your weights; fewstep is used for the path alone. The network is trained to
+# predict the noise in `x_t = a(t) · data + b(t) · noise`.
 
 import torch
 
@@ -109,18 +109,25 @@ for _ in range(steps):
     schedule.step()
 save_model(clone / "data" / "mine", model)
 
-# If your weights are a state dictionary already, `model.network.load_state_dict(weights)` takes the place of the loop.
-# [Bring your own model](../bring-your-own-model.md) lists paths, predictions and other time axes.
+# If your weights are a state dictionary already, `model.network.load_state_dict(weights)` takes the place of
+# the loop. [Bring your own model](../bring-your-own-model.md) lists paths, predictions and other time axes.
 #
 # ## The chain takes it from there
 #
-# `pretrain.checkpoint` names the model directory: the chain adopts it instead of training a teacher. There are no pairs
-# and no reflow in this chain, so these sections are empty.
+# `pretrain.checkpoint` names the model directory: the chain adopts it instead of training a teacher. Without
+# it, the settings beside it would train your architecture from scratch. There are no pairs and no reflow in
+# this chain, so these sections are empty.
 
+train = {"steps": steps // 2, "batch": 256, "learning_rate": 5e-4, "decay": "cosine", "ema": 0.99}
 settings = {
     "seed": 0,
     "prepare": {"source": "data/spiral.npz"},
-    "pretrain": {"checkpoint": "data/mine"},
+    "pretrain": {
+        "method": "flow_matching",
+        "model": {"name": "plain"},
+        "train": train,
+        "checkpoint": "data/mine",
+    },
     "couple": {},
     "reflow": {},
     "search": {
@@ -139,7 +146,7 @@ settings = {
             "teacher": "pretrain",
             "train_on": "trajectories/pretrain",
             "nfe": 4,
-            "train": {"steps": steps // 2, "batch": 256, "learning_rate": 5e-4, "decay": "cosine", "ema": 0.99},
+            "train": train,
         }
     },
     "evaluate": {"samples": 500, "blocks": 4, "nfe": [4, 32]},
@@ -150,8 +157,9 @@ subprocess.run(["dvc", "repro", "--quiet"], cwd=clone, env=environment, check=Tr
 
 # ## The result
 #
-# The student has your architecture, path and prediction, and a grid of its own: `artifacts/models/mine-4` loads into your
-# code with `load_state_dict`, and is sampled with Euler steps on the times in its `config.json`.
+# The student has your architecture, path and prediction, and a grid of its own: `artifacts/models/mine-4`
+# loads into your code with `load_state_dict`, and is sampled with Euler steps on the times in its
+# `config.json`.
 
 rows = json.loads((clone / "artifacts/evaluate/metrics.json").read_text())["rows"]
 print(f"{'model':28} NFE   fd_clf   distance from the teacher's map")

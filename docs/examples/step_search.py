@@ -1,18 +1,18 @@
 """Search the steps of your callable.
 
-You have a velocity function, and want the fewest steps that still give good samples. This example searches timesteps for
-it, measures what the search gains, and draws a picture. It needs the library alone (and matplotlib for the picture), and
-takes some ten seconds:
+You have a velocity function, and want the fewest steps that still give good samples. This example searches
+timesteps for it, measures what the search gains, and draws a picture. It needs the library alone (and
+matplotlib for the picture), and takes some ten seconds:
 
     python docs/examples/step_search.py
 """
 
 # ## The velocity
 #
-# Any function `velocity(x, t)` will do: `x` is `(n, *shape)`, `t` is `(n,)` from 0 (noise) to 1 (data). Put your network
-# here. This one is the exact flow to a mixture of six Gaussians in the plane, so that errors are those of the steps alone.
-# With `x_t = (1 − t) · noise + t · data`, the velocity is `E[data | x_t] − E[noise | x_t]`, a mean over the six
-# components, weighted by how probable each one is at `x_t`.
+# Any function `velocity(x, t)` will do: `x` is `(n, *shape)`, `t` is `(n,)` from 0 (noise) to 1 (data). Put
+# your network here. This one is the exact flow to a mixture of six Gaussians in the plane, so that errors are
+# those of the steps alone. With `x_t = (1 − t) · noise + t · data`, the velocity is `E[data | x_t] − E[noise
+# | x_t]`, a mean over the six components, weighted by how probable each one is at `x_t`.
 
 import torch
 
@@ -32,9 +32,10 @@ def velocity(x, t):
 
 # ## The search
 #
-# A search needs noise of the sampler's kind, and the numbers of steps that you consider. Here are three: `bellman` (BOSS)
-# looks at single jumps, `optimal_steps` at whole trajectories, `coordinate_descent` moves timesteps to where samples end
-# nearest. `report` sets noise aside to score what was found; a search never sees it.
+# A search needs noise of the sampler's kind, and the numbers of steps that you consider. Here are three:
+# `bellman` (BOSS) looks at single jumps, `optimal_steps` at whole trajectories, `coordinate_descent` moves
+# timesteps to where samples end nearest. `report` sets noise aside to score what was found; a search never
+# sees it.
 
 import fewstep
 
@@ -50,14 +51,15 @@ for method in ("bellman", "optimal_steps", "coordinate_descent"):
 
 # ## What did it gain?
 #
-# The error is the root mean square distance between where a few steps end and where a fine run ends, from the same noise.
+# The error is the root mean square distance between where a few steps end and where a fine run ends, from the
+# same noise.
 
 print(f"{'search':20}" + "".join(f"{steps:>9} steps" for steps in (2, 4, 8)))
 for method in ("uniform", "bellman", "optimal_steps", "coordinate_descent"):
     print(f"{method:20}" + "".join(f"{errors[method, steps]:15.3f}" for steps in (2, 4, 8)))
 
-# The default method, `best`, tries all searches and keeps the winner only if fresh noise agrees. It takes longer and needs
-# more noise. [Choose a search](../choose-a-search.md) compares them all.
+# The default method, `best`, tries all searches and keeps the winner only if fresh noise agrees. It takes
+# longer and needs more noise. [Choose a search](../choose-a-search.md) compares them all.
 #
 # ## Use the grid
 #
@@ -85,7 +87,9 @@ import matplotlib.pyplot as plt
 flow = FieldFlow(velocity)
 paths = torch.stack(list(trajectory(flow, noise[:60], uniform(64, solver="heun"))), dim=1)
 figure, panels = plt.subplots(1, 2, figsize=(9, 4.4), sharex=True, sharey=True, layout="constrained")
-for panel, (title, times) in zip(panels, {"4 equal steps": uniform(4), "4 searched steps": grid}.items(), strict=True):
+for panel, (title, times) in zip(
+    panels, {"4 equal steps": uniform(4), "4 searched steps": grid}.items(), strict=True
+):
     ends = integrate(flow, noise[:600], times).x
     panel.plot(*paths.permute(2, 1, 0), color="0.82", linewidth=0.7, zorder=1)
     panel.scatter(*ends.T, s=6, color="tab:orange", zorder=2)

@@ -1,8 +1,8 @@
 """The chain on a toy.
 
-The whole chain on points in the plane instead of images: a teacher, pairs, a straighter flow, searched timesteps, students
-of 4 and 1 network calls, and their evaluation. It works in a clone of this checkout, which stays as it is, and takes about
-two minutes on two cores:
+The whole chain on points in the plane instead of images: a teacher, pairs, a straighter flow, searched
+timesteps, students of 4 and 1 network calls, and their evaluation. It works in a clone of this checkout,
+which stays as it is, and takes about two minutes on two cores:
 
     python docs/examples/toy_chain.py
 
@@ -11,8 +11,8 @@ A number behind it, such as `20`, sets the steps of each training, for a quick l
 
 # ## A clone with settings of its own
 #
-# The chain's settings are one file, `params.yaml`, so another chain is another file. A clone keeps its results apart
-# from yours. (`fewstep run --set` makes such clones for you when you change a few settings.)
+# The chain's settings are one file, `params.yaml`, so another chain is another file. A clone keeps its
+# results apart from yours. (`fewstep run --set` makes such clones for you when you change a few settings.)
 
 import json
 import os
@@ -30,9 +30,9 @@ subprocess.run(["git", "clone", "--quiet", project, clone], check=True)
 
 # ## The settings
 #
-# One section a stage. `straight` follows the teacher's trajectories on the timesteps that `search` found; `direct` learns the
-# pairs of `couple` and starts from the straighter flow of `reflow`. [Choose a method](../choose-a-method.md) says
-# which students there are.
+# One section a stage. `straight` follows the teacher's trajectories on the timesteps that `search` found;
+# `direct` learns the pairs of `couple` and starts from the straighter flow of `reflow`. [Choose a
+# method](../choose-a-method.md) says which students there are.
 
 
 def train(steps, learning_rate):
@@ -61,7 +61,12 @@ settings = {
     "trajectories": {"pretrain": {"samples": 2000}},
     "distill": {
         "straight": teacher
-        | {"method": "straighten", "train_on": "trajectories/pretrain", "nfe": 4, "train": train(steps // 2, 1e-3)},
+        | {
+            "method": "straighten",
+            "train_on": "trajectories/pretrain",
+            "nfe": 4,
+            "train": train(steps // 2, 1e-3),
+        },
         "direct": teacher
         | {"init": "round1", "method": "endpoint", "train_on": "couple/round1", "nfe": 1}
         | {"train": train(steps // 2, 1e-3)},
@@ -72,8 +77,8 @@ settings = {
 
 # ## The run
 #
-# DVC reads the graph from `dvc.yaml` and runs each stage once. A second `dvc repro` there does nothing; after a kill it
-# resumes.
+# DVC reads the graph from `dvc.yaml` and runs each stage once. A second `dvc repro` there does nothing; after
+# a kill it resumes.
 
 environment = os.environ | {"FEWSTEP_TRACKING": "off"}  # leave this one out to see the losses in MLflow
 subprocess.run(["dvc", "repro", "--quiet"], cwd=clone, env=environment, check=True)
@@ -110,5 +115,7 @@ for panel, (name, nfe) in zip(panels, shown, strict=True):
     with torch.no_grad():
         samples = integrate(as_flow(model), noise, model.config.grid or grids.uniform(nfe))
     panel.scatter(*samples.x.T, s=3)
-    panel.set(title=f"{name}, {samples.nfe} NFE", aspect="equal", xticks=[], yticks=[], xlim=(-3, 3), ylim=(-3, 3))
+    panel.set(
+        title=f"{name}, {samples.nfe} NFE", aspect="equal", xticks=[], yticks=[], xlim=(-3, 3), ylim=(-3, 3)
+    )
 figure.savefig("toy_chain.png", dpi=110)

@@ -1,7 +1,7 @@
 """MkDocs hook: every docs/examples/*.py is a page; its docstring and comment blocks are the page's prose.
 
-A comment block that starts at the first column is Markdown, all else is code. The script itself lies beside the
-page, so that readers can download and run it.
+A comment block that starts at the first column is Markdown, all else is code. The script itself lies beside
+the page, so that readers can download and run it.
 """
 
 from __future__ import annotations
