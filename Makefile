@@ -9,7 +9,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test check ui deploy worker recover why gc bench clean
+.PHONY: run test check docs coverage ui deploy worker recover why gc bench clean
 
 run: .venv/.locked
 > python -m stages && python -m flows.pipeline && python -m flows.summary
@@ -19,6 +19,12 @@ test: .venv/.locked
 
 check: .venv/.locked
 > ruff format --check . && ruff check . && mypy
+
+docs: .venv/.locked
+> NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet && echo "Open $(CURDIR)/site/index.html"
+
+coverage: .venv/.locked
+> python -m pytest -n $$(($$(nproc) + 1)) --maxprocesses 4 --cov --cov-report=term-missing:skip-covered $(TESTS)
 
 ui: .venv/.locked
 > python -m flows.ui
@@ -43,7 +49,7 @@ bench: .venv/.locked
 > for file in benchmarks/*.py; do python -m benchmarks.$$(basename $$file .py) || exit 1; done
 
 clean:
-> rm -rf .venv .fewstep artifacts .pytest_cache .ruff_cache .mypy_cache .hypothesis
+> rm -rf .venv .fewstep artifacts site .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 .venv/.locked: requirements.lock
 > $(PYTHON) -m venv .venv

@@ -3,7 +3,6 @@
 import importlib
 import re
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -100,13 +99,26 @@ def test_settings_exist(page):
 
 
 def test_the_graph_is_that_of_the_stages():
-    text = (ROOT / "docs" / "architecture.md").read_text()
-    chains = [line.split(" --> ") for line in re.findall(r"^\t(\w+ --> .*)$", text, re.M)]
-    drawn = {(a, b) for chain in chains for a, b in pairwise(chain)}
-    assert {name for edge in drawn for name in edge} == set(discovery.names())
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", section("architecture", "What runs after what?"), re.M)
+    named = {(above, stage) for stage, inputs in rows for above in re.findall(r"`(\w+)`", inputs)}
+    assert {stage for stage, _ in rows} == set(discovery.names())
     params = Params.read(ROOT / "params.yaml")
     makers = params.outputs()
     for stage in discovery.names():
         for key in params.keys(stage):
             paths = params.inputs(stage, key).values()
-            assert {(makers[path][0], stage) for path in paths if path in makers} <= drawn
+            assert {(makers[path][0], stage) for path in paths if path in makers} <= named
+
+
+@pytest.mark.parametrize("layer", ["stages", "flows"])
+def test_every_room_is_described(layer):
+    described = set(
+        re.findall(rf"^\| `{layer}/(\w+)/` \|", section("architecture", "Which room knows what?"), re.M)
+    )
+    assert described == {file.parent.name for file in ROOT.glob(f"{layer}/*/__init__.py")}
+
+
+def section(page, heading):
+    """Return the text below a heading, up to the next one of its level."""
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    return text.split(f"\n## {heading}\n")[1].split("\n## ")[0]

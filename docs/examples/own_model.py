@@ -1,0 +1,168 @@
+"""A model of your own through the chain.
+
+You have a network that another code base trained, and want a student of it that needs few calls. Here the
+network predicts noise on a diffusion (VP) path, as many do, and was trained on points that you have in an
+`.npz` file. The chain adopts it, searches its timesteps, trains a student of 4 network calls, and measures
+both. It works in a clone of this checkout, which stays as it is:
+
+    python docs/examples/own_model.py
+
+A number behind it, such as `20`, sets the steps of each training, for a quick look.
+"""
+
+# ## A clone, and your data in it
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+steps = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
+project = Path(__file__).resolve().parents[2]
+clone = Path(tempfile.mkdtemp(prefix="own-model-")) / "fewstep"
+subprocess.run(["git", "clone", "--quiet", project, clone], check=True)
+
+random = np.random.default_rng(0)
+angle = 3 * np.pi * np.sqrt(random.uniform(size=4000))
+spiral = (angle / 5)[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+points = (spiral + 0.05 * random.standard_normal(spiral.shape)).astype(np.float32)
+np.savez(clone / "data" / "spiral.npz", x=points)
+
+# ## The architecture is a file
+#
+# A model directory is weights and JSON, never a pickle. So the code of the network is a file of
+# `fewstep/models/`: a dataclass with the network's options, whose `build` returns it. Settings read this file
+# without torch, so it loads torch at first use.
+
+ARCHITECTURE = '''
+"""Plain: fully connected layers that see the time."""
+
+from dataclasses import dataclass
+
+from etils.epy import lazy_imports
+
+with lazy_imports():
+    from fewstep.models import _plain_network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plain:
+    """Settings of the network."""
+
+    width: int = 128
+
+    def build(self, shape, classes):
+        """Return the network for points of `shape`."""
+        return _plain_network.PlainNetwork(shape[0], self.width)
+'''
+
+NETWORK = '''
+"""The network that `fewstep.models.plain` describes."""
+
+import torch
+from torch import nn
+
+
+class PlainNetwork(nn.Module):
+    def __init__(self, size, width):
+        super().__init__()
+        wide = [layer for _ in range(3) for layer in (nn.Linear(width, width), nn.SiLU())]
+        self.layers = nn.Sequential(nn.Linear(size + 8, width), nn.SiLU(), *wide, nn.Linear(width, size))
+
+    def forward(self, x, t, label=None):
+        turns = t[:, None] * torch.arange(1, 5, device=t.device) * torch.pi
+        return self.layers(torch.cat([x, turns.sin(), turns.cos()], dim=1))
+'''
+(clone / "fewstep/models/plain.py").write_text(ARCHITECTURE.lstrip())
+(clone / "fewstep/models/_plain_network.py").write_text(NETWORK.lstrip())
+sys.path.insert(0, str(clone))  # from here on, fewstep is the clone's, with your file in it
+
+# ## Your training
+#
+# It stands for whatever made your weights; fewstep is used for the path alone. The network is trained to
+# predict the noise in `x_t = a(t) · data + b(t) · noise`.
+
+import torch
+
+from fewstep import paths
+from fewstep.checkpoint import save_model
+from fewstep.model import ModelConfig, build
+
+config = ModelConfig(architecture={"name": "plain"}, shape=(2,), prediction="noise", path="vp")
+model = build(config, seed=0)
+optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
+schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+torch.manual_seed(0)
+for _ in range(steps):
+    data = torch.from_numpy(points)[torch.randint(len(points), (256,))]
+    noise, t = torch.randn_like(data), torch.rand(len(data)).clamp(min=1e-3, max=1 - 1e-3)
+    x = paths.get("vp").sample(noise, data, t).x
+    loss = (model(x, t) - noise).square().mean()
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    schedule.step()
+save_model(clone / "data" / "mine", model)
+
+# If your weights are a state dictionary already, `model.network.load_state_dict(weights)` takes the place of
+# the loop. [Bring your own model](../bring-your-own-model.md) lists paths, predictions and other time axes.
+#
+# ## The chain takes it from there
+#
+# `pretrain.checkpoint` names the model directory: the chain adopts it instead of training a teacher. Without
+# it, the settings beside it would train your architecture from scratch. There are no pairs and no reflow in
+# this chain, so these sections are empty.
+
+train = {"steps": steps // 2, "batch": 256, "learning_rate": 5e-4, "decay": "cosine", "ema": 0.99}
+settings = {
+    "seed": 0,
+    "prepare": {"source": "data/spiral.npz"},
+    "pretrain": {
+        "method": "flow_matching",
+        "model": {"name": "plain"},
+        "train": train,
+        "checkpoint": "data/mine",
+    },
+    "couple": {},
+    "reflow": {},
+    "search": {
+        "pretrain": {
+            "teacher": "pretrain",
+            "method": {"name": "bellman", "fine_steps": 48, "fine_solver": "heun"},
+            "budgets": [4],
+            "report_noises": 512,
+        }
+    },
+    "trajectories": {"pretrain": {"samples": 2000}},
+    "distill": {
+        "mine-4": {
+            "method": "straighten",
+            "init": "pretrain",
+            "teacher": "pretrain",
+            "train_on": "trajectories/pretrain",
+            "nfe": 4,
+            "train": train,
+        }
+    },
+    "evaluate": {"samples": 500, "blocks": 4, "nfe": [4, 32]},
+}
+(clone / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+environment = os.environ | {"FEWSTEP_TRACKING": "off"}
+subprocess.run(["dvc", "repro", "--quiet"], cwd=clone, env=environment, check=True)
+
+# ## The result
+#
+# The student has your architecture, path and prediction, and a grid of its own: `artifacts/models/mine-4`
+# loads into your code with `load_state_dict`, and is sampled with Euler steps on the times in its
+# `config.json`.
+
+rows = json.loads((clone / "artifacts/evaluate/metrics.json").read_text())["rows"]
+print(f"{'model':28} NFE   fd_clf   distance from the teacher's map")
+for row in rows:
+    print(f"{row['name']:28} {row['nfe']:3} {row['fd_clf']:8.3f}   {row['endpoint_rmse']:.3f}")
+print(f"Student: {clone / 'artifacts/models/mine-4'}")

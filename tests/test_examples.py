@@ -1,0 +1,58 @@
+"""The worked examples run as their pages say, with fewer training steps."""
+
+import json
+import re
+
+import pytest
+from chain.checkout import Checkout
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy of this project to run them in; what they make in temporary folders goes to `made`."""
+    folder = tmp_path_factory.mktemp("examples")
+    (folder / "made").mkdir()
+    project = Checkout.create(folder / "checkout")
+    project.environment |= {
+        "TMPDIR": str(folder / "made"),
+        "PYTHONPATH": str(project.folder),
+        "MPLBACKEND": "agg",
+    }
+    return project
+
+
+def run(project, example):
+    return project.sh(f"cd {project.folder.parent / 'made'} && python {project / 'docs/examples'}/{example}")
+
+
+def rows(made):
+    (metrics,) = made
+    return {row["name"] for row in json.loads(metrics.read_text())["rows"]}
+
+
+def test_step_search(project):
+    said = run(project, "step_search.py")
+    errors = {
+        name: [float(n) for n in rest.split()] for name, rest in re.findall(r"^(\w+) +([\d. ]+)$", said, re.M)
+    }
+    assert all(ours < equal for ours, equal in zip(errors["optimal_steps"], errors["uniform"], strict=True))
+    assert "2048 samples in 4 NFE" in said
+    assert (project.folder.parent / "made/step_search.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_toy_chain(project):
+    run(project, "toy_chain.py 20")
+    made = project.folder.parent / "made"
+    names = rows(made.glob("toy-chain-*/fewstep/artifacts/evaluate/metrics.json"))
+    assert {"pretrain@32", "straight@4", "direct@1"} <= names
+    assert (made / "toy_chain.png").read_bytes().startswith(b"\x89PNG")
+    assert not project.sh("git status --porcelain")  # the checkout stays as it is
+
+
+def test_own_model(project):
+    run(project, "own_model.py 20")
+    (student,) = project.folder.parent.glob("made/own-model-*/fewstep/artifacts/models/mine-4")
+    config = json.loads((student / "config.json").read_text())
+    assert (config["architecture"]["name"], config["prediction"], config["path"]) == ("plain", "noise", "vp")
+    names = rows(project.folder.parent.glob("made/own-model-*/fewstep/artifacts/evaluate/metrics.json"))
+    assert {"pretrain@32", "mine-4@4"} <= names
