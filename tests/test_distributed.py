@@ -1,12 +1,10 @@
 """Several processes compute what one would with the whole batch."""
 
-import os
-import subprocess
-import sys
-
+import forked
 import pytest
 import torch
 import torch.distributed as dist
+import trainings
 from recorded import run, student
 from safetensors.torch import load_file
 
@@ -15,75 +13,29 @@ from fewstep.checkpoint import load_model, model_digest
 from fewstep.settings import TrainSettings
 
 SETTINGS = TrainSettings(steps=30, batch=16)
-CHILD = """
-import sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from fewstep import distributed
-from fewstep.checkpoint import save_model
-from recorded import FixedBatches, Recorder, TrainSettings, TwoNetworks, run, student
-folder, kind, stop = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-device = distributed.join()
-distributed.join()
-assert distributed.ranks() == 2
-class Share(FixedBatches):
-    def __getitem__(self, step):
-        if step == stop:
-            raise SystemExit(3)
-        return super().__getitem__(step)
-recorder = Recorder()
-trained = run(
-    folder / "state" if kind == "shared" else folder / f"state{distributed.rank()}",
-    settings=TrainSettings(steps=30, batch=16),
-    batches=Share(16, distributed.rank(), 2), progress=recorder, device=device,
-)
-assert bool(recorder.measured) == (distributed.rank() == 0)
-save_model(folder / f"model{distributed.rank()}", trained.model)
-distributed.leave()
-"""
-WATCHED = """
-import sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from fewstep import distributed
-from fewstep.checkpoint import save_model
-from recorded import FixedBatches
-from watching import watched
-folder = Path(sys.argv[1])
-distributed.join()
-rank = distributed.rank()
-data = (3.0, 0.0)[rank]  # what rank 1 would look at is nearest at the start
-trained = watched(folder / "state", batches=FixedBatches(8, rank, 2), mean=data, patience=3)
-assert trained.watched.picked.step == 12
-save_model(folder / f"model{rank}", trained.model)
-distributed.leave()
-"""
 
 
-def two_processes(folder, kind="shared", stop=-1, child=CHILD):
-    """Run a child twice, with the variables that torchrun sets; return the exit codes and error texts."""
+def two_processes(folder, *facts, work=trainings.shared):
+    """Have two processes work, with the variables that torchrun sets; return exit codes and error texts."""
     store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     common = {
-        "PYTHONPATH": f"tests{os.pathsep}.",
         "FEWSTEP_CHECKPOINT_SECONDS": "0",
         "MASTER_ADDR": "localhost",
         "MASTER_PORT": str(store.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # of the starter, which alone can have a port and keep it
         "WORLD_SIZE": "2",
     }
-    command = [sys.executable, "-c", child, str(folder), kind, str(stop)]
+    errors = [folder / f"errors{rank}" for rank in "01"]
     children = [
-        subprocess.Popen(command, env=os.environ | common | {"RANK": rank}, stderr=subprocess.PIPE, text=True)
-        for rank in "01"
+        forked.begin(work, folder, *facts, said=said, **common, RANK=rank)
+        for rank, said in zip("01", errors, strict=True)
     ]
     try:
-        errors = [process.communicate(timeout=300)[1] for process in children]
+        codes = [forked.end_of(child) for child in children]
     finally:
-        for process in children:
-            process.kill()
-    return [process.returncode for process in children], errors
+        for child in children:
+            child.kill()
+    return codes, [file.read_text() for file in errors]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +56,7 @@ def test_two_processes_equal_one_with_the_whole_batch(whole, tmp_path):
 
 
 def test_two_processes_resume_together(whole, tmp_path):
-    assert two_processes(tmp_path, stop=17)[0] == [3, 3]
+    assert two_processes(tmp_path, "shared", 17)[0] == [3, 3]
     assert int(load_file(tmp_path / "state" / "train_state.safetensors")["step"]) == 17
     codes, errors = two_processes(tmp_path)
     assert codes == [0, 0], errors
@@ -112,7 +64,7 @@ def test_two_processes_resume_together(whole, tmp_path):
 
 
 def test_the_first_of_two_processes_looks_and_both_end_with_what_it_picked(tmp_path):
-    codes, errors = two_processes(tmp_path, child=WATCHED)
+    codes, errors = two_processes(tmp_path, work=trainings.shared_and_watched)
     assert codes == [0, 0], errors
     assert model_digest(tmp_path / "model0") == model_digest(tmp_path / "model1")
     assert int(load_file(tmp_path / "state" / "train_state.safetensors")["step"]) == 24
@@ -120,7 +72,7 @@ def test_the_first_of_two_processes_looks_and_both_end_with_what_it_picked(tmp_p
 
 def test_processes_that_see_different_states_refuse_to_start(tmp_path):
     run(tmp_path / "state0", settings=SETTINGS)  # rank 1 looks into state1
-    codes, errors = two_processes(tmp_path, kind="own")
+    codes, errors = two_processes(tmp_path, "own")
     assert codes == [1, 1]
     assert all("do not resume at the same step" in error for error in errors)
 

@@ -1,16 +1,15 @@
 """An interrupted training, gone on with, ends with the bytes of one that was not."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from itertools import product
 
+import forked
 import pytest
 import torch
+import trainings
 from processes import wait_for
 from recorded import FixedBatches, Recorder, TwoNetworks, run, student
 from safetensors.torch import save_file
@@ -98,25 +97,6 @@ def test_a_finished_training_is_not_repeated(tmp_path):
     )
 
 
-CHILD = """
-import torch
-from pathlib import Path
-torch.set_num_threads(1)
-from recorded import run, TrainSettings
-from fewstep.checkpoint import save_model
-trained = run(Path("{state}"), settings=TrainSettings(steps=600, batch=8))
-save_model(Path("{state}") / "model", trained.model)
-"""
-
-
-def start_child(state, save_seconds="1000"):
-    environment = os.environ | {
-        "PYTHONPATH": f"tests{os.pathsep}.",
-        "FEWSTEP_CHECKPOINT_SECONDS": save_seconds,
-    }
-    return subprocess.Popen([sys.executable, "-c", CHILD.format(state=state)], env=environment)
-
-
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path):
     file, kills = tmp_path / "cut" / "train_state.safetensors", 0
 
@@ -124,16 +104,17 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path):
         return file.stat().st_mtime_ns if file.exists() else 0
 
     for wait in (0.0, 0.03):
-        child = start_child(tmp_path / "cut", save_seconds="0")
+        child = forked.begin(trainings.alone, tmp_path / "cut", FEWSTEP_CHECKPOINT_SECONDS="0")
         before = saved()
-        wait_for(lambda: saved() > before or child.poll() is not None)  # noqa: B023
+        wait_for(lambda: saved() > before or not child.is_alive())  # noqa: B023
         time.sleep(wait)
-        child.send_signal(signal.SIGKILL)
-        kills += child.wait() == -signal.SIGKILL
+        child.kill()
+        kills += forked.end_of(child) == -signal.SIGKILL
     assert kills == 2
     assert not (tmp_path / "cut" / "model").exists()
     for name in ("cut", "whole"):
-        assert start_child(tmp_path / name).wait(timeout=300) == 0
+        child = forked.begin(trainings.alone, tmp_path / name, FEWSTEP_CHECKPOINT_SECONDS="1000")
+        assert forked.end_of(child) == 0
     assert model_digest(tmp_path / "cut/model") == model_digest(tmp_path / "whole/model")
 
 

@@ -39,10 +39,15 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Control-C stops the stage; its last words are still sent
     os.nice(10)
     try:
-        with FileLock(outbox / f"{outboxes.destination()}.sender").acquire(timeout=0):
+        with lock(outbox).acquire(timeout=0):
             serve(root, outbox)
     except Timeout:
         pass
+
+
+def lock(outbox: Path) -> FileLock:
+    """Return the lock that the sender at work for this process's destination holds."""
+    return FileLock(outbox / f"{outboxes.destination()}.sender")
 
 
 def serve(root: Path, outbox: Path) -> None:

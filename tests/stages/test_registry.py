@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from fake_project import Project
+from tracked_project import TrackedProject
 
 from stages.artifacts.inputs import Input
 from stages.tracking import lineage, outboxes, registry_events, sender
@@ -14,23 +14,13 @@ from stages.tracking.outboxes import Outbox
 pytest.importorskip("mlflow")
 
 
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory):
-    """A tracker whose database is made."""
-    from stages.tracking.mlflow_runs import create_database
-
-    folder = tmp_path_factory.mktemp("migrated")
-    create_database(folder / "mlflow.db")
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
-def tracker(migrated, tmp_path):
+def tracker(mlflow_database, tmp_path):
     """An empty tracker, in this process."""
     from stages.tracking.mlflow_runs import Tracker
 
     (tmp_path / ".fewstep").mkdir()
-    shutil.copy(migrated, tmp_path / ".fewstep/mlflow.db")
+    shutil.copy(mlflow_database, tmp_path / ".fewstep/mlflow.db")
     return Tracker(tmp_path, None, "fewstep")
 
 
@@ -187,18 +177,17 @@ def test_an_evaluation_offers_its_students_and_says_what_they_were_held_against(
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory):
+def chain(mlflow_database, tmp_path_factory):
     """A project one of whose stages makes a model, which ran with a tracker."""
-    project = Project(tmp_path_factory.mktemp("chain") / "project")
+    project = TrackedProject(tmp_path_factory.mktemp("chain") / "project", mlflow_database)
     project.write("dvc.lock", "schema: '2.0'\n")
-    project.sh("python -m stages.make")
-    project.environment.pop("FEWSTEP_TRACKING")
+    project.sh("python -m stages.make", FEWSTEP_TRACKING="off")
     files = (
         '(job.out / "model.safetensors").write_text("weights"); (job.out / "config.json").write_text("{}")'
     )
     project.edit("stages/use.py", "    parts = sorted(", f"    {files}\n    parts = sorted(")
     project.sh("python -m stages.use one")
-    project.wait_for_senders()
+    project.send()
     return project
 
 

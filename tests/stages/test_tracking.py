@@ -4,8 +4,8 @@ import json
 import sqlite3
 
 import pytest
-from fake_project import Project
 from processes import kill, wait_for
+from tracked_project import TrackedProject
 
 from stages.tracking import outboxes, sender, tracking
 from stages.tracking.outboxes import Outbox
@@ -14,14 +14,13 @@ pytest.importorskip("mlflow")
 
 
 @pytest.fixture(scope="module")
-def tracked(tmp_path_factory):
+def tracked(mlflow_database, tmp_path_factory):
     """A project that ran whole, then again after one setting changed, with a SQLite tracker."""
-    project = Project(tmp_path_factory.mktemp("tracked") / "project").with_dvc()
-    project.environment.pop("FEWSTEP_TRACKING")
+    project = TrackedProject(tmp_path_factory.mktemp("tracked") / "project", mlflow_database).with_dvc()
     project.sh("dvc repro")
     project.edit("params.yaml", "two: {word: bye}", "two: {word: ciao}")
     project.sh("dvc repro")
-    project.wait_for_senders()
+    project.send()
     return project
 
 
@@ -88,22 +87,9 @@ def test_nothing_of_the_tracker_is_in_the_outputs(tracked):
 
 
 @pytest.fixture
-def project(tmp_path, tracked):
-    """A project that never ran, with an empty tracker; making its tables anew would take seconds."""
-    project = Project(tmp_path / "project")
-    project.environment.pop("FEWSTEP_TRACKING")
-    (project.folder / ".fewstep").mkdir()
-    with sqlite3.connect(tracked.folder / ".fewstep/mlflow.db") as full:
-        full.backup(empty := sqlite3.connect(project.folder / ".fewstep/mlflow.db"))
-    empty.executescript(
-        "".join(
-            f"delete from {t};"
-            for t in ("metrics", "latest_metrics", "params", "tags", "runs", "experiments")
-        )
-    )
-    empty.commit()
-    empty.close()
-    return project
+def project(tmp_path, mlflow_database):
+    """A project that never ran, with an empty tracker."""
+    return TrackedProject(tmp_path / "project", mlflow_database)
 
 
 def test_the_end_of_a_stage_waits_for_no_delivery(tmp_path, monkeypatch):
@@ -118,9 +104,9 @@ def test_the_end_of_a_stage_waits_for_no_delivery(tmp_path, monkeypatch):
 
 
 def test_an_unreachable_tracker_fails_nothing(project):
-    project.environment["MLFLOW_TRACKING_URI"] = "http://user:hunter2@127.0.0.1:9"
+    project.record_at(MLFLOW_TRACKING_URI="http://user:hunter2@127.0.0.1:9")
     project.sh("python -m stages.make")
-    project.wait_for_senders(lambda: list(project.folder.glob(".fewstep/outbox/*.down")))
+    project.send()
     said = project.sh("python -m stages.use one")
     assert "use@one: tracking: the tracker is down" in said
     assert "what make, use@one recorded waits in" in said
@@ -136,7 +122,7 @@ def test_what_waits_is_delivered_later_and_a_killed_run_is_ended(project):
     wait_for(lambda: list(project.folder.glob(".fewstep/scratch/make.*/out/part-1.txt")))
     kill(stage.pid)
     stage.wait()
-    project.wait_for_senders()
+    project.send()
     (made,) = [r for r in runs(project) if r["outcome"] == "ran"]
     assert made["status"] == "KILLED"
 
@@ -145,7 +131,7 @@ def test_inputs_from_elsewhere_have_an_unknown_origin(project):
     project.sh("FEWSTEP_TRACKING=off python -m stages.make")
     project.sh("python -m stages.use one")
     project.sh("python -m stages.use one")  # made before, so another link
-    project.wait_for_senders()
+    project.send()
     found = runs(project)
     origins = [(r["name"], r["source_run_id"]) for r in found if r["outcome"] == "cached"]
     (ran,) = [r["id"] for r in found if r["outcome"] == "ran"]
@@ -155,6 +141,7 @@ def test_inputs_from_elsewhere_have_an_unknown_origin(project):
 
 def test_a_flow_links_what_it_found_made(project):
     project.sh("FEWSTEP_PIPELINE=first python -m stages.make")
+    project.senders.release()  # a flow waits for one
     project.sh(
         'FEWSTEP_PIPELINE=second python -c "'
         "from pathlib import Path; from stages.artifacts import manifests;"
@@ -171,10 +158,10 @@ def test_a_flow_links_what_it_found_made(project):
 
 def test_a_result_is_linked_to_its_origin_in_another_experiment(project):
     project.sh("python -m stages.make")
-    project.wait_for_senders()
-    project.environment["MLFLOW_EXPERIMENT_NAME"] = "another"
+    project.send()
+    project.record_at(MLFLOW_EXPERIMENT_NAME="another")
     project.sh("python -m stages.use one")
-    project.wait_for_senders()
+    project.send()
     (origin,) = [run for run in runs(project) if (run["name"], run["outcome"]) == ("make", "ran")]
     (cached,) = [run for run in runs(project) if (run["name"], run["outcome"]) == ("make", "cached")]
     assert cached["source_run_id"] == origin["id"]

@@ -1,0 +1,57 @@
+"""Trainings that tests run in processes of their own, to kill them or to have several share one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from recorded import FixedBatches, Recorder, run
+from watching import watched
+
+from fewstep import distributed
+from fewstep.checkpoint import save_model
+from fewstep.settings import TrainSettings
+
+
+def alone(state: Path) -> None:
+    """Train, and save the model beside the state."""
+    trained = run(state, settings=TrainSettings(steps=600, batch=8))
+    save_model(state / "model", trained.model)
+
+
+@dataclass(frozen=True)
+class StoppingShare(FixedBatches):
+    """This rank's share of each batch, until a step at which the process ends."""
+
+    stop: int = -1
+
+    def __getitem__(self, step):
+        if step == self.stop:
+            raise SystemExit(3)
+        return super().__getitem__(step)
+
+
+def shared(folder: Path, kind: str = "shared", stop: int = -1) -> None:
+    """Train as one of two processes with a state in common, or each with its own."""
+    device = distributed.join()
+    distributed.join()
+    assert distributed.ranks() == 2
+    trained = run(
+        folder / "state" if kind == "shared" else folder / f"state{distributed.rank()}",
+        settings=TrainSettings(steps=30, batch=16),
+        batches=StoppingShare(16, distributed.rank(), 2, stop),
+        progress=(recorder := Recorder()),
+        device=device,
+    )
+    assert bool(recorder.measured) == (distributed.rank() == 0)
+    save_model(folder / f"model{distributed.rank()}", trained.model)
+    distributed.leave()
+
+
+def shared_and_watched(folder: Path) -> None:
+    """Train as one of two processes, whose monitor looks at what only rank 0 has."""
+    distributed.join()
+    rank = distributed.rank()
+    data = (3.0, 0.0)[rank]  # what rank 1 would look at is nearest at the start
+    trained = watched(folder / "state", batches=FixedBatches(8, rank, 2), mean=data, patience=3)
+    assert trained.watched.picked.step == 12
+    save_model(folder / f"model{rank}", trained.model)
+    distributed.leave()
