@@ -1,11 +1,19 @@
 """Draws: noise and labels by number, the same in whatever batches they are drawn."""
 
-from collections.abc import Iterator
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from etils.epy import lazy_imports
 
 from fewstep import randomness
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+with lazy_imports():
+    import torch
 
 
 def draws(

@@ -9,15 +9,24 @@ which the model's output can be turned into a velocity; `fewstep.solvers.integra
 first and never asks for a velocity after the last: it refuses a grid that would.
 """
 
-from collections.abc import Callable
-from typing import Protocol
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from etils.epy import lazy_imports
 
 from fewstep import paths, predictions
 from fewstep.errors import UserError
-from fewstep.model import Model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fewstep.model import Model
+
+with lazy_imports():
+    import torch
+
 
 END_MARGIN = 1e-3  # how far from an end, in canonical time, where the conversion is singular there
 

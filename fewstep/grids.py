@@ -5,13 +5,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from fewstep import registry, spacings
 from fewstep.errors import UserError
-
-if TYPE_CHECKING:
-    from fewstep.flow import Flow
 
 
 @dataclass(frozen=True)
@@ -98,13 +94,14 @@ def uniform(steps: int, *, start: float = 0.0, solver: str = "euler", guidance: 
     return Grid(spacings.uniform(steps, start=start), solver=solver, guidance=guidance)
 
 
-def spaced(spacing: str, steps: int, flow: "Flow", *, solver: str) -> Grid:
-    """Return `steps` steps for `solver` between the times of `flow`, spaced in closed form.
+def spaced(spacing: str, steps: int, *, start: float, end: float, solver: str) -> Grid:
+    """Return `steps` steps for `solver` from `start` to 1, spaced in closed form.
 
     Args:
         spacing: a name in fewstep.spacings.SPACINGS.
         steps: how many.
-        flow: whose t_start is the first timestep, and whose t_end no inner timestep exceeds.
+        start: the first timestep, a flow's t_start.
+        end: what no inner timestep exceeds, a flow's t_end.
         solver: what will take the steps.
 
     Raises:
@@ -112,7 +109,7 @@ def spaced(spacing: str, steps: int, flow: "Flow", *, solver: str) -> Grid:
     """
     if spacing not in spacings.SPACINGS:
         raise UserError(registry.unknown("spacing", spacing, list(spacings.SPACINGS)))
-    return Grid(spacings.SPACINGS[spacing](steps, start=flow.t_start, end=flow.t_end), solver=solver)
+    return Grid(spacings.SPACINGS[spacing](steps, start=start, end=end), solver=solver)
 
 
 def with_timesteps(grid: Grid, times: Sequence[float]) -> Grid:

@@ -4,14 +4,22 @@ Paths matter in training and in the one adaptor `fewstep.flow.as_flow`. Grids, s
 act on the canonical path, the linear one: y = x / (a + b) at the canonical time a / (a + b).
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from etils.epy import lazy_imports
 
 from fewstep.errors import UserError
 from fewstep.registry import unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+with lazy_imports():
+    import torch
 
 
 def like(t: Tensor, x: Tensor) -> Tensor:

@@ -6,16 +6,25 @@ nothing new about x (a data prediction at the data end, a noise prediction at th
 `fewstep.flow.usable_times` keeps callers off those times.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from etils.epy import lazy_imports
 
 from fewstep.errors import UserError
 from fewstep.paths import Coefficients, like
 from fewstep.registry import unknown
 
-Row = tuple[Tensor, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+with lazy_imports():
+    import torch
+
+
+Row = tuple["Tensor", "Tensor"]
 
 PARTS: dict[str, Callable[[Coefficients], Row]] = {
     "velocity": lambda c: (c.da, c.db),

@@ -6,12 +6,20 @@ they are the same at any batch size and on any worker. Streams such as "couple" 
 share numbers. Torch's own CPU generator can't do this: it keeps only 32 bits of its seed.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+from etils.epy import lazy_imports
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+with lazy_imports():
+    import torch
 
 
 def digest64(stream: str, seed: int) -> int:

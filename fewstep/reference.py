@@ -7,13 +7,18 @@ fewstep.solvers; `follow` takes either.
 from dataclasses import dataclass
 
 import torch
+from etils.epy import lazy_imports
 from torch import Tensor
 
 from fewstep.errors import UserError
+from fewstep.extras import brought_by
 from fewstep.finite import Finite
 from fewstep.flow import Flow
 from fewstep.grids import Grid
 from fewstep.solvers import CountedFlow, Solution, integrate
+
+with lazy_imports(error_callback=brought_by("ode", what="a reference run", library="torchdiffeq")):
+    import torchdiffeq
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,6 @@ def reference(flow: Flow, noise: Tensor, *, tolerance: float = 1e-6, **condition
             step is small enough to.
         NotFiniteError: if a velocity is not finite.
     """
-    try:
-        from torchdiffeq import odeint
-    except ImportError as error:
-        raise UserError("a reference run needs torchdiffeq: pip install 'fewstep[ode]'") from error
     finest = torch.finfo(noise.dtype).eps
     if not tolerance > finest:
         raise UserError(
@@ -78,9 +79,9 @@ def reference(flow: Flow, noise: Tensor, *, tolerance: float = 1e-6, **condition
     }
     start, tolerances = noise * (1 - flow.t_start), {"rtol": tolerance, "atol": tolerance}
     try:
-        x = odeint(lambda t, x: counted(x, t), start, span, method="dopri5", options=options, **tolerances)[
-            -1
-        ]
+        x = torchdiffeq.odeint(
+            lambda t, x: counted(x, t), start, span, method="dopri5", options=options, **tolerances
+        )[-1]
     except AssertionError as error:
         if "underflow in dt" not in str(error):
             raise

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from fewstep import grids
 from fewstep.errors import UserError
-from fewstep.flow import FieldFlow
 from fewstep.grids import Grid
 from fewstep.spacings import SPACINGS
 
@@ -72,7 +71,7 @@ def test_uniform_needs_a_step():
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("steps", [1, 5, 100])
 def test_spaced_steps_keep_to_the_times_a_flow_has(spacing, steps):
-    grid = grids.spaced(spacing, steps, FieldFlow(lambda x, t: x, t_start=0.1, t_end=0.98), solver="ab2")
+    grid = grids.spaced(spacing, steps, start=0.1, end=0.98, solver="ab2")
     assert (grid.steps, grid.solver) == (steps, "ab2")
     assert grid.times[0] == 0.1
     assert grid.times[-2] <= 0.98
@@ -80,7 +79,7 @@ def test_spaced_steps_keep_to_the_times_a_flow_has(spacing, steps):
 
 def test_an_unknown_spacing_is_answered_with_those_that_exist():
     with pytest.raises(UserError, match=r"unknown spacing 'logsnr'; did you mean 'log_snr'\? .*tan"):
-        grids.spaced("logsnr", 3, FieldFlow(lambda x, t: x), solver="euler")
+        grids.spaced("logsnr", 3, start=0.0, end=1.0, solver="euler")
 
 
 def test_nearest_knots_finds_the_knots_and_names_a_stranger():

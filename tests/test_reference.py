@@ -1,10 +1,9 @@
 """The adaptive reference against exact endpoints."""
 
-import sys
-
 import oracles
 import pytest
 import torch
+from missing import make_missing
 
 from fewstep import grids
 from fewstep.errors import UserError
@@ -104,6 +103,6 @@ def test_tolerance_out_of_reach():
 
 
 def test_without_torchdiffeq(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchdiffeq", None)
+    make_missing(monkeypatch, "torchdiffeq", "fewstep.reference")
     with pytest.raises(UserError, match=r"pip install 'fewstep\[ode\]'"):
         reference(FieldFlow(lambda x, t: x), torch.zeros(1, 1))

@@ -10,10 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from fewstep.errors import UserError
+from etils.epy import lazy_imports
+
+from fewstep.extras import brought_by
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+with lazy_imports():
+    import torch
+
+with lazy_imports(error_callback=brought_by("ot", what="the optimal_transport coupling", library="POT")):
+    import ot
 
 
 @dataclass(frozen=True)
@@ -28,14 +36,6 @@ class OptimalTransport:
         Raises:
             UserError: if POT is not installed.
         """
-        import torch
-
-        try:
-            import ot
-        except ImportError as error:
-            raise UserError(
-                "the optimal_transport coupling needs POT; install it: pip install 'fewstep[ot]'"
-            ) from error
         assert noise.shape == data.shape
         cost = torch.cdist(data.flatten(1).double(), noise.flatten(1).double()).square().cpu().numpy()
         plan = ot.emd([], [], cost, numItermax=10_000_000)  # [] is uniform; the optimum is then a permutation

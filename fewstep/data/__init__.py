@@ -11,13 +11,19 @@ from dataclasses import fields
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fewstep import registry
+from etils.epy import lazy_imports
+
+from fewstep import randomness, registry
 from fewstep.data._links import refuse_linked_folders
 from fewstep.data._samples import Samples, check_samples
 from fewstep.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+with lazy_imports():
+    import torch
+
 
 __all__ = ["Samples", "Source", "check_samples", "named_sources", "path_of", "source_for", "split"]
 
@@ -126,10 +132,6 @@ def split(n: int, held_out: float, seed: int, at_least: tuple[int, int] = (1, 1)
     Raises:
         UserError: if either part would have fewer.
     """
-    import torch
-
-    from fewstep import randomness
-
     taken = math.ceil(n * held_out)
     if n - taken < at_least[0] or taken < at_least[1]:
         raise UserError(

@@ -1,13 +1,20 @@
 """What the toys share: points in the plane, drawn from a law that needs no file."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from etils.epy import lazy_imports
 
+from fewstep import randomness
 from fewstep.data._options import check_whole
 from fewstep.data._samples import Samples
+
+with lazy_imports():
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +42,6 @@ class Toy:
 
     def load(self, root: Path) -> Samples:
         """Return the points, (count, 2), labelled by their piece."""
-        import torch
-
-        from fewstep import randomness
-
         random = randomness.generator(f"toy {type(self).__name__}", self.seed, 0)
         piece = random.integers(self.pieces, size=self.count)
         return Samples(

@@ -3,8 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from etils.epy import lazy_imports
+
 from fewstep.data._samples import Samples
-from fewstep.errors import UserError
+from fewstep.extras import brought_by
+
+with lazy_imports():
+    import torch
+
+with lazy_imports(error_callback=brought_by("images", what="the digits", library="scikit-learn")):
+    from sklearn import datasets
 
 
 @dataclass(frozen=True)
@@ -17,15 +25,7 @@ class Digits:
         Raises:
             UserError: if scikit-learn is not installed.
         """
-        import torch
-
-        try:
-            from sklearn.datasets import load_digits
-        except ImportError as error:
-            raise UserError(
-                "the digits come with scikit-learn; install it: pip install 'fewstep[images]'"
-            ) from error
-        digits = load_digits()
+        digits = datasets.load_digits()
         return Samples(
             data=torch.from_numpy(digits.images).float()[:, None] / 8 - 1,
             label=torch.from_numpy(digits.target).long(),

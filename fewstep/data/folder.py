@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from etils.epy import lazy_imports
 
 from fewstep.data._links import refuse_linked_folder
 from fewstep.data._options import check_whole
 from fewstep.data._samples import SMALLEST_IMAGE, Samples, check_samples
 from fewstep.errors import UserError
+from fewstep.extras import brought_by
 
-if TYPE_CHECKING:
-    from PIL import Image
+with lazy_imports():
+    import torch
+
+with lazy_imports(error_callback=brought_by("images", what="reading images", library="Pillow")):
+    from PIL import Image, ImageOps
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 GREY = ("1", "L", "LA")
@@ -46,8 +50,6 @@ class Folder:
         Raises:
             UserError: if there are none, one can't be read, they differ in size, or a subfolder is a link.
         """
-        import torch
-
         folder = root / self.path
         if not folder.is_dir():
             raise UserError(f"there is no folder {self.path}; put it there")
@@ -101,14 +103,10 @@ class Folder:
     def _open(self, path: Path, name: str) -> Image.Image:
         """Return one image, upright, decoded and resized."""
         try:
-            from PIL import Image, ImageOps
-        except ImportError as error:
-            raise UserError(
-                "reading images needs Pillow; install it: pip install 'fewstep[images]'"
-            ) from error
-        try:
             with Image.open(path) as file:
                 image = ImageOps.exif_transpose(file)
+        except UserError:
+            raise
         except Exception as error:  # decoders raise whatever a damaged file leads to
             raise UserError(f"{name} can't be read as an image ({error}); replace or remove it") from error
         if image.mode not in GREY + COLOUR:

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import fsspec
 import numpy as np
+from etils.epy import lazy_imports
 
 from fewstep.data._samples import SMALLEST_IMAGE, Samples, check_samples
 from fewstep.errors import UserError
+
+with lazy_imports():
+    import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,8 +50,6 @@ class Npz:
         Raises:
             UserError: if the file can't be read or holds something else.
         """
-        import torch
-
         x, y = self._arrays(self.path if "://" in self.path else str(root / self.path))
         image = x.ndim > 2
         if x.dtype.kind == "f":
@@ -65,8 +68,6 @@ class Npz:
         return Samples(data=data, label=label, class_names=names, affine=affine)
 
     def _arrays(self, location: str) -> tuple[np.ndarray, np.ndarray | None]:
-        import fsspec
-
         try:
             with fsspec.open(location, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 if "x" not in arrays:

@@ -3,9 +3,18 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from etils.epy import lazy_imports
+
 from fewstep.data._options import check_whole
 from fewstep.data._samples import SMALLEST_IMAGE, Samples
 from fewstep.errors import UserError
+from fewstep.extras import brought_by
+
+with lazy_imports():
+    import torch
+
+with lazy_imports(error_callback=brought_by("images", what="patches", library="scikit-learn and Pillow")):
+    from sklearn import datasets
 
 LARGEST = 64  # still 120 of them
 
@@ -37,17 +46,7 @@ class Patches:
         Raises:
             UserError: if scikit-learn or Pillow is not installed.
         """
-        import torch
-
-        try:
-            from sklearn.datasets import load_sample_images
-
-            photos = load_sample_images().images
-        except ImportError as error:
-            raise UserError(
-                "the photos come with scikit-learn, and Pillow reads them; install both: "
-                "pip install 'fewstep[images]'"
-            ) from error
+        photos = datasets.load_sample_images().images
         cut = [
             torch.from_numpy(photo.copy()).unfold(0, self.side, self.side).unfold(1, self.side, self.side)
             for photo in photos

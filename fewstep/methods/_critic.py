@@ -1,9 +1,19 @@
 """critic: a small network that tells samples of two kinds apart."""
 
-import math
+from __future__ import annotations
 
-from torch import nn
-from torch.nn.utils.parametrizations import spectral_norm
+import math
+from typing import TYPE_CHECKING
+
+from etils.epy import lazy_imports
+
+if TYPE_CHECKING:
+    from torch import nn
+
+with lazy_imports():
+    from torch import nn
+    from torch.nn.utils import parametrizations
+
 
 WIDTH, SLOPE = 64, 0.2
 
@@ -24,6 +34,8 @@ def critic(shape: tuple[int, ...]) -> nn.Module:
     else:
         layers = [nn.Linear(math.prod(shape), WIDTH), nn.Linear(WIDTH, WIDTH)]
         begin, end = [nn.Flatten()], []
-    hidden = [part for layer in layers for part in (spectral_norm(layer), nn.LeakyReLU(SLOPE))]
-    last = spectral_norm(nn.Linear(WIDTH, 1))
+    hidden = [
+        part for layer in layers for part in (parametrizations.spectral_norm(layer), nn.LeakyReLU(SLOPE))
+    ]
+    last = parametrizations.spectral_norm(nn.Linear(WIDTH, 1))
     return nn.Sequential(*begin, *hidden, *end, last, nn.Flatten(0))

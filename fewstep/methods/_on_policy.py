@@ -6,9 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from etils.epy import lazy_imports
+
+from fewstep import randomness
 from fewstep.errors import UserError
+from fewstep.flow import as_flow
 from fewstep.methods._distances import l2
 from fewstep.methods._timesteps import timesteps_of
+from fewstep.solvers import integrate, must_fit
 from fewstep.training.method import Batch, Method, Net, Nets, conditions_of
 
 if TYPE_CHECKING:
@@ -17,6 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewstep.model import Model
+
+with lazy_imports():
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +51,6 @@ class OnPolicyDistillation(Method):
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""
-        from fewstep.flow import as_flow
-        from fewstep.solvers import must_fit
-
         timesteps_of(student)
         assert student.config.grid is not None
         must_fit(as_flow(student), student.config.grid)
@@ -61,8 +66,6 @@ class OnPolicyDistillation(Method):
 
     def loss(self, nets: Nets, batch: Batch, turn: str, progress: float, keys: Tensor) -> Tensor:
         """See Method.loss."""
-        import torch
-
         if turn != "student":
             with torch.no_grad():
                 samples = self._samples(nets["student"], batch, keys)
@@ -76,9 +79,6 @@ class OnPolicyDistillation(Method):
         )
 
     def _samples(self, student: Model, batch: Batch, keys: Tensor) -> Tensor:
-        from fewstep import randomness
-        from fewstep.flow import as_flow
-        from fewstep.solvers import integrate
 
         config = student.config
         assert config.grid is not None

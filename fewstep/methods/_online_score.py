@@ -6,8 +6,11 @@ import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fewstep import paths, randomness
 from fewstep.errors import UserError
+from fewstep.flow import as_flow
 from fewstep.methods._on_policy import OnPolicyDistillation
+from fewstep.methods.flow_matching import FlowMatching
 from fewstep.training.method import Batch, Net, Nets, conditions_of
 
 if TYPE_CHECKING:
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewstep.model import Model
+
 
 WARMUP_UPDATES = 3
 LEAST_SIZE = 1e-5  # of a teacher's correction that is divided by
@@ -70,9 +74,6 @@ class OnlineScore(OnPolicyDistillation):
 
     def critic_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
         """See Finish.judge: flow matching, in the fake network's own prediction and times."""
-        from fewstep import randomness
-        from fewstep.methods.flow_matching import FlowMatching
-
         noise = randomness.noises("train.fake.noise", keys, tuple(samples.shape[1:])).to(samples.device)
         task = batch | {"noise": noise, "data": samples}
         return FlowMatching().loss({"student": nets["fake"]}, task, "student", 0.0, keys)
@@ -81,9 +82,6 @@ class OnlineScore(OnPolicyDistillation):
         self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return times (n,), and the data (n, *shape) that fake and teacher see in samples noised to them."""
-        from fewstep import paths, randomness
-        from fewstep.flow import as_flow
-
         first, last = self.times
         t = first + (last - first) * randomness.uniforms("train.compare.time", keys).to(samples)
         noise = randomness.noises("train.compare.noise", keys, tuple(samples.shape[1:])).to(samples)
@@ -94,7 +92,6 @@ class OnlineScore(OnPolicyDistillation):
         return t, x + left * fake(x, t, **conditions), x + left * teacher(x, t, **conditions)
 
     def _check_teacher(self, student: Model, teacher: Model) -> None:
-        from fewstep.flow import as_flow
 
         kinds = [(model.config.shape, model.config.classes) for model in (student, teacher)]
         if kinds[0] != kinds[1]:

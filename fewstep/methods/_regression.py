@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from etils.epy import lazy_imports
+
+from fewstep import paths, predictions, randomness
 from fewstep.errors import UserError
 from fewstep.methods._times import check_law, draw_times
 from fewstep.training.method import Batch, Method, conditions_of
@@ -13,6 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewstep.model import Model, ModelConfig
+
+with lazy_imports():
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +47,6 @@ class PathRegression(Method):
 
     def error(self, student: Model, batch: Batch, keys: Tensor) -> Tensor:
         """Return how far the student is from its target at one point of each sample's path, (n, *shape)."""
-        from fewstep import paths, predictions
-
         noise, data = batch["noise"], batch["data"]
         path = paths.get(student.config.path)
         t = draw_times(self.times, student.config, keys).to(data.device)
@@ -53,9 +57,6 @@ class PathRegression(Method):
         return paths.like(c.b, error) * error if student.config.prediction == "score" else error
 
     def _conditions(self, config: ModelConfig, batch: Batch, keys: Tensor) -> Batch:
-        import torch
-
-        from fewstep import randomness
 
         conditions = conditions_of(config, batch)
         if self.label_dropout:

@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from etils.epy import lazy_imports
+
+from fewstep import flow, paths, randomness
 from fewstep.errors import UserError
 from fewstep.registry import unknown
 
@@ -14,13 +17,15 @@ if TYPE_CHECKING:
 
     from fewstep.model import ModelConfig
 
+with lazy_imports():
+    import torch
+
+
 SHARPNESS = 4.0  # "a" of Lee et al. 2024
 
 
 def _logit_normal(u: Tensor) -> Tensor:
     """More of the middle, where independent noise and data are hardest to tell; Esser et al. 2024."""
-    import torch
-
     return torch.sigmoid(torch.special.ndtri(u))
 
 
@@ -31,8 +36,6 @@ def _u_shaped(u: Tensor) -> Tensor:
     one side or, for the lower half of u, on the other. (The paper prints a density that is not
     symmetric; this is what its code draws.)
     """
-    import torch
-
     side = (2 * u) % 1
     t = torch.log1p(side * math.expm1(SHARPNESS)) / SHARPNESS
     return torch.where(u < 0.5, 1 - t, t)
@@ -60,10 +63,6 @@ def draw_times(law: str, config: ModelConfig, keys: Tensor) -> Tensor:
 
     The law is stretched over those times at which the model's prediction gives a velocity.
     """
-    import torch
-
-    from fewstep import flow, paths, randomness
-
     ends = torch.tensor(flow.usable_times(config.path, config.prediction), dtype=torch.float64)
     start, end = paths.get(config.path).time_of(ends).tolist()
     return start + (end - start) * LAWS[law](randomness.uniforms("train.time", keys))

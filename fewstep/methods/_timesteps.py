@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from etils.epy import lazy_imports
+
+from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.grids import reach
 
@@ -12,6 +15,10 @@ if TYPE_CHECKING:
 
     from fewstep.model import Model
     from fewstep.training.method import Batch
+
+with lazy_imports():
+    import torch
+
 
 TOLERANCE = 1e-6  # of times in float32
 
@@ -42,8 +49,6 @@ def at_timesteps(times: tuple[float, ...], states: Tensor) -> Tensor:
     Raises:
         UserError: if there are more or fewer states than timesteps.
     """
-    import torch
-
     if states.shape[1] != len(times):
         raise UserError(
             f"the batch has states at {states.shape[1]} timesteps, the student's grid has {len(times)}"
@@ -60,10 +65,6 @@ def near_timesteps(times: tuple[float, ...], jitter: float, batch: Batch, keys: 
         batch: states (n, stored, *shape) at times (n, stored), the same for all.
         keys: What chooses, int64 (n, 2).
     """
-    import torch
-
-    from fewstep import randomness
-
     stored, picks, choices = batch["times"][0].double().cpu(), [], 1
     for number, t in enumerate(times):
         low, high = reach(times, number, jitter)
@@ -85,6 +86,4 @@ def near_timesteps(times: tuple[float, ...], jitter: float, batch: Batch, keys: 
 
 def draw_timesteps(steps: int, keys: Tensor) -> Tensor:
     """Return one of the timesteps 0 ... steps - 1 for each sample, int64 (n,)."""
-    from fewstep import randomness
-
     return (randomness.uniforms("train.knot", keys) * steps).long()

@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from etils.epy import lazy_imports
+
+from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.methods._on_policy import OnPolicyDistillation
 from fewstep.training.method import Batch, Net, Nets
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewstep.model import Model
+
+with lazy_imports():
+    from fewstep.methods import _critic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +52,8 @@ class Adversarial(OnPolicyDistillation):
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""
-        from fewstep.methods._critic import critic
-
         nets = super().networks(student, load)
-        return nets | {"critic": Net(critic(student.config.shape), learning_rate=self.critic_rate)}
+        return nets | {"critic": Net(_critic.critic(student.config.shape), learning_rate=self.critic_rate)}
 
     def updates(self, step: int) -> tuple[str, ...]:
         """See Method.turns."""
@@ -65,7 +69,6 @@ class Adversarial(OnPolicyDistillation):
         return -self.weight * self._seen(nets, samples, "made", keys)
 
     def _seen(self, nets: Nets, x: Tensor, which: str, keys: Tensor) -> Tensor:
-        from fewstep import randomness
 
         noise = randomness.noises(f"train.blur.{which}", keys, tuple(x.shape[1:])).to(x)
         return nets["critic"](x + self.blur * noise)

@@ -5,12 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from etils.epy import lazy_imports
+
 from fewstep.methods._distances import l2
 from fewstep.methods._online_score import LEAST_SIZE, OnlineScore
+from fewstep.paths import like
 from fewstep.training.method import Batch, Nets
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+with lazy_imports():
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +31,6 @@ class Dmd(OnlineScore):
 
     def generator_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
         """See Finish.pull: half the mean square of the gradient, which is its own gradient by the sample."""
-        import torch
-
         with torch.no_grad():
             _, fake, teacher = self.estimates(nets, samples, batch, keys)
             wanted = samples - self.gradient(samples, fake, teacher)
@@ -34,7 +38,5 @@ class Dmd(OnlineScore):
 
     def gradient(self, samples: Tensor, fake: Tensor, teacher: Tensor) -> Tensor:
         """Return the direction that each sample leaves; samples, estimates and result are (n, *shape)."""
-        from fewstep.paths import like
-
         size = (samples - teacher).flatten(1).abs().mean(dim=1).clamp(min=LEAST_SIZE)
         return (fake - teacher) / like(size, samples)

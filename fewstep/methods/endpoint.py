@@ -6,14 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from etils.epy import lazy_imports
+
+from fewstep.flow import as_flow
 from fewstep.methods._distances import DISTANCES, check_distance
 from fewstep.methods._timesteps import draw_timesteps, timesteps_of
+from fewstep.paths import like
 from fewstep.training.method import Batch, Method, Net, Nets, conditions_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fewstep.model import Model
+
+with lazy_imports():
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +51,6 @@ class Endpoint(Method):
 
     def loss(self, nets: Nets, batch: Batch, turn: str, progress: float, keys: Tensor) -> Tensor:
         """See Method.loss."""
-        import torch
-
-        from fewstep.flow import as_flow
-        from fewstep.paths import like
-
         student: Model = nets["student"]
         timesteps = timesteps_of(student)[:-1]
         t = torch.tensor(timesteps)[draw_timesteps(len(timesteps), keys)].to(batch["data"].device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fewstep import registry
+from fewstep import randomness, registry
 from fewstep.errors import UserError
 from fewstep.methods._distances import l2
 from fewstep.methods._regression import PathRegression
@@ -45,8 +45,6 @@ class FlowMatching(PathRegression):
 
     def prepare(self, batch: Batch, keys: Tensor) -> Batch:
         """Return the batch with the noise that each sample comes from."""
-        from fewstep import randomness
-
         data = batch["data"]
         noise = randomness.noises("train.noise", keys, tuple(data.shape[1:])).to(data.device)
         coupling = registry.find("fewstep.couplings", self.coupling)()

@@ -7,15 +7,22 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from etils.epy import lazy_imports
+
 from fewstep.errors import UserError
+from fewstep.flow import as_flow
 from fewstep.methods._distances import l2
 from fewstep.methods._timesteps import at_timesteps, draw_timesteps, near_timesteps, timesteps_of
+from fewstep.paths import like
 from fewstep.training.method import Batch, Method, Net, Nets, conditions_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fewstep.model import Model
+
+with lazy_imports():
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +69,6 @@ class Straighten(Method):
         return follow(student, batch, keys)
 
     def _own_steps(self, student: Model, batch: Batch, keys: Tensor) -> Tensor:
-        import torch
-
-        from fewstep.flow import as_flow
-        from fewstep.paths import like
 
         flow, conditions = as_flow(student), conditions_of(student.config, batch)
         x, losses = batch["states"][:, 0], []
@@ -78,10 +81,6 @@ class Straighten(Method):
         return torch.stack(losses).mean(dim=0)
 
     def _teacher_step(self, student: Model, batch: Batch, keys: Tensor) -> Tensor:
-        import torch
-
-        from fewstep.flow import as_flow
-        from fewstep.paths import like
 
         times, states = batch["times"], batch["states"]
         timestep = draw_timesteps(times.shape[1] - 1, keys).to(states.device)

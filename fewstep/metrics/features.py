@@ -15,13 +15,17 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from etils.epy import lazy_imports
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fewstep import randomness
 from fewstep.errors import UserError
-from fewstep.metrics._extra import metrics_extra
+from fewstep.extras import brought_by
 from fewstep.progress import SILENT, Progress
+
+with lazy_imports(error_callback=brought_by("metrics", what="k-means", library="scikit-learn")):
+    from sklearn import cluster
 
 NAME = "feature_net"  # of the metric's files
 FEATURES = 64
@@ -165,11 +169,9 @@ def pseudo_labels(train: Tensor, *others: Tensor, clusters: int, seed: int) -> l
     Raises:
         UserError: if scikit-learn is not installed, or there are fewer samples than clusters.
     """
-    with metrics_extra():
-        from sklearn.cluster import KMeans
     if len(train) < clusters:
         raise UserError(f"{len(train)} samples do not make {clusters} clusters; ask for fewer")
-    found = KMeans(clusters, n_init=3, random_state=seed).fit(train.flatten(1).numpy())
+    found = cluster.KMeans(clusters, n_init=3, random_state=seed).fit(train.flatten(1).numpy())
     return [torch.from_numpy(found.predict(x.flatten(1).numpy()).astype(np.int64)) for x in (train, *others)]
 
 

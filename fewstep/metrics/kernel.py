@@ -1,8 +1,12 @@
 """Kernel distance between two sets of features: unbiased, so that sets of any size compare."""
 
 import numpy as np
+from etils.epy import lazy_imports
 
-from fewstep.metrics._extra import metrics_extra
+from fewstep.extras import brought_by
+
+with lazy_imports(error_callback=brought_by("metrics", what="the kernel distance", library="scikit-learn")):
+    from sklearn.metrics import pairwise
 
 ROWS = 2048  # of the kernel matrix held at once
 
@@ -25,10 +29,7 @@ def within(a: np.ndarray) -> float:
 
 def between(a: np.ndarray, b: np.ndarray) -> float:
     """Return the mean kernel over all pairs of a sample of (n, d) and one of (m, d)."""
-    with metrics_extra():
-        from sklearn.metrics.pairwise import polynomial_kernel
-
     rows = (a[start : start + ROWS] for start in range(0, len(a), ROWS))
     return float(
-        sum(polynomial_kernel(part, b, degree=3, coef0=1).sum() for part in rows) / (len(a) * len(b))
+        sum(pairwise.polynomial_kernel(part, b, degree=3, coef0=1).sum() for part in rows) / (len(a) * len(b))
     )

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from etils.epy import lazy_imports
 from torch import Tensor
 
 from fewstep.draws import draws
 from fewstep.errors import UserError
+from fewstep.extras import brought_by
 from fewstep.flow import as_flow
-from fewstep.metrics._extra import metrics_extra
 from fewstep.metrics.classes import largest_share_difference
 from fewstep.metrics.features import BATCH, FeatureNet
 from fewstep.metrics.frechet import Moments, frechet_distance
@@ -28,6 +29,9 @@ from fewstep.solvers import integrate
 
 if TYPE_CHECKING:
     from sklearn.cluster import KMeans
+
+with lazy_imports(error_callback=brought_by("metrics", what="a monitor", library="scikit-learn")):
+    from sklearn import cluster
 
 CLUSTERS = 10  # of the training data; what labels would be
 
@@ -110,6 +114,6 @@ class Monitor:
 
     @cached_property
     def _clusters(self) -> "KMeans":
-        with metrics_extra():
-            from sklearn.cluster import KMeans
-        return KMeans(min(CLUSTERS, len(self.data)), n_init=3, random_state=self.seed).fit(self._reference)
+        return cluster.KMeans(min(CLUSTERS, len(self.data)), n_init=3, random_state=self.seed).fit(
+            self._reference
+        )

@@ -4,10 +4,17 @@ import contextlib
 import io
 
 import numpy as np
+from etils.epy import lazy_imports
 
 from fewstep import randomness
 from fewstep.errors import UserError
-from fewstep.metrics._extra import metrics_extra
+from fewstep.extras import brought_by
+
+with lazy_imports(error_callback=brought_by("metrics", what="this metric", library="prdc")):
+    import prdc
+
+with lazy_imports(error_callback=brought_by("metrics", what="this metric", library="scikit-learn")):
+    from sklearn import metrics
 
 NEIGHBOURS = 5
 
@@ -22,9 +29,6 @@ def manifold_scores(reference: np.ndarray, samples: np.ndarray, *, seed: int = 0
     Raises:
         UserError: if a side has 6 samples or fewer, or prdc is not installed.
     """
-    with metrics_extra():
-        from prdc import compute_prdc
-
     n = min(len(reference), len(samples))
     if n <= NEIGHBOURS + 1:
         raise UserError(f"precision and recall look at {NEIGHBOURS} neighbours; {n} samples are too few")
@@ -32,7 +36,7 @@ def manifold_scores(reference: np.ndarray, samples: np.ndarray, *, seed: int = 0
         randomness.permutation("neighbours", seed, 0, len(side))[:n] for side in (reference, samples)
     )
     with contextlib.redirect_stdout(io.StringIO()):  # prdc prints the counts
-        scores = compute_prdc(reference[pick_reference], samples[pick_samples], NEIGHBOURS)
+        scores = prdc.compute_prdc(reference[pick_reference], samples[pick_samples], NEIGHBOURS)
     return {name: float(score) for name, score in scores.items()} | {"samples": n}
 
 
@@ -44,8 +48,7 @@ def nearest_neighbour_ratio(samples: np.ndarray, train: np.ndarray, held_out: np
     data itself, not features. None if at least half of the held-out data repeats training data: there
     is then no distance to compare with.
     """
-    with metrics_extra():
-        from sklearn.metrics import pairwise_distances_argmin_min
-
-    near, usual = (np.median(pairwise_distances_argmin_min(side, train)[1]) for side in (samples, held_out))
+    near, usual = (
+        np.median(metrics.pairwise_distances_argmin_min(side, train)[1]) for side in (samples, held_out)
+    )
     return float(near / usual) if usual > 0 else None

@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from etils.epy import lazy_imports
+
 from fewstep.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
+
+with lazy_imports():
+    from fewstep.networks import mlp as networks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +35,4 @@ class Mlp:
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """Return the network for samples of any `shape`; images are flattened."""
-        from fewstep.networks.mlp import MlpNetwork
-
-        return MlpNetwork(shape, classes, self)
+        return networks.MlpNetwork(shape, classes, width=self.width, depth=self.depth)

@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from etils.epy import lazy_imports
+
 from fewstep.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
+
+with lazy_imports():
+    from fewstep.networks import unet as networks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +44,6 @@ class Unet:
         Raises:
             UserError: if the shape is not an image's, or too small for that many levels.
         """
-        from fewstep.networks.unet import UnetNetwork
-
         if len(shape) != 3:
             raise UserError(f"unet needs images (channels, height, width), not {shape}; use mlp")
         smallest = 2 ** len(self.multipliers)
@@ -49,4 +52,11 @@ class Unet:
                 f"unet: {len(self.multipliers)} multipliers need images of {smallest}x{smallest} or more, "
                 f"got {shape[1]}x{shape[2]}; give fewer multipliers"
             )
-        return UnetNetwork(shape[0], classes, self)
+        return networks.UnetNetwork(
+            shape[0],
+            classes,
+            width=self.width,
+            multipliers=self.multipliers,
+            blocks=self.blocks,
+            attention=self.attention,
+        )

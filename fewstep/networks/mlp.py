@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewstep.models.mlp import Mlp
 from fewstep.networks.embedding import Condition, zero
 
 
@@ -31,12 +30,12 @@ class Block(nn.Module):
 class MlpNetwork(nn.Module):
     """Residual fully connected layers; the last starts at zero."""
 
-    def __init__(self, shape: tuple[int, ...], classes: int, settings: Mlp) -> None:
+    def __init__(self, shape: tuple[int, ...], classes: int, *, width: int, depth: int) -> None:
         super().__init__()
-        size, width = math.prod(shape), settings.width
+        size = math.prod(shape)
         self.condition = Condition(width, width, classes)
         self.first = nn.Linear(size, width)
-        self.blocks = nn.ModuleList(Block(width) for _ in range(settings.depth))
+        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.norm, self.last = nn.LayerNorm(width), nn.Linear(width, size)
         zero(self.last)
 

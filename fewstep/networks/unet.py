@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewstep.models.unet import Unet
 from fewstep.networks.embedding import Condition, zero
 
 
@@ -76,22 +75,29 @@ class UnetNetwork(nn.Module):
     on 8x8 images a step takes two thirds of the time of Ho et al.'s layout.
     """
 
-    def __init__(self, channels: int, classes: int, settings: Unet) -> None:
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        *,
+        width: int,
+        multipliers: tuple[int, ...],
+        blocks: int,
+        attention: bool,
+    ) -> None:
         super().__init__()
-        widths = [settings.width * m for m in settings.multipliers]
-        embedded, deepest = 4 * settings.width, widths[-1]
+        widths = [width * m for m in multipliers]
+        embedded, deepest = 4 * width, widths[-1]
 
         def levels(start: Iterable[int], out: Iterable[int]) -> nn.ModuleList:
-            return nn.ModuleList(
-                Level(i, o, embedded, settings.blocks) for i, o in zip(start, out, strict=True)
-            )
+            return nn.ModuleList(Level(i, o, embedded, blocks) for i, o in zip(start, out, strict=True))
 
-        self.condition = Condition(2 * settings.width, embedded, classes)
+        self.condition = Condition(2 * width, embedded, classes)
         self.first = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.down = levels([widths[0], *widths[:-1]], widths)
         self.shrink = nn.ModuleList(nn.Conv2d(w, w, 3, stride=2, padding=1) for w in widths[:-1])
         self.middle1 = Block(deepest, deepest, embedded)
-        self.attention = Attention(deepest) if settings.attention else nn.Identity()
+        self.attention = Attention(deepest) if attention else nn.Identity()
         self.middle2 = Block(deepest, deepest, embedded)
         self.up = levels(map(add, widths, [*widths[1:], deepest]), widths)
         self.last_norm, self.last = norm(widths[0]), nn.Conv2d(widths[0], channels, 3, padding=1)

@@ -7,11 +7,21 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
+from etils.epy import lazy_imports
+
+from fewstep import solvers
 from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.searches import Problem, SearchResult
 from fewstep.searches.coordinate_descent import candidate, check_candidates, most_noises
 from fewstep.searching.problem import check_budgets
+
+with lazy_imports():
+    import torch
+
+    from fewstep.searching import descent, ends
+    from fewstep.searching import score as scores
+
 
 FEWEST = 512
 """Noises below which a polish overfits."""
@@ -66,14 +76,10 @@ class Best:
 
     def velocities(self, problem: Problem) -> int:
         """See Search.velocities."""
-        from fewstep import solvers
-        from fewstep.searching.descent import most_steps
-        from fewstep.searching.ends import velocities_of_ends
-
         made = sum(candidate(name).velocities(problem) for name in self.candidates)
-        compared = 2 * velocities_of_ends(problem, self.noises, grids=len(self.candidates) + 1)
+        compared = 2 * ends.velocities_of_ends(problem, self.noises, grids=len(self.candidates) + 1)
         each = solvers.get(problem.solver).velocities_per_step
-        moves = each * sum(most_steps(steps) for steps in problem.budgets) if self.polish else 0
+        moves = each * sum(descent.most_steps(steps) for steps in problem.budgets) if self.polish else 0
         return made + compared + self.noises * moves
 
     def search(self, problem: Problem) -> SearchResult:
@@ -97,21 +103,17 @@ class Best:
 
     def choose(self, problem: Problem, asked: dict[str, Grid]) -> tuple[Grid, dict[str, Any]]:
         """Return the grid to use of some of the same number of steps, and what decided it."""
-        import torch
-
-        from fewstep.searching.descent import descend
-        from fewstep.searching.ends import endpoint_squares
-        from fewstep.searching.score import mean_and_error
-
         names, found = list(asked), list(asked.values())
         where = f"at {found[0].steps} steps"
-        first = endpoint_squares(problem, found, "polish", self.noises, label=f"compare {where}")
+        first = ends.endpoint_squares(problem, found, "polish", self.noises, label=f"compare {where}")
         start = int(first.mean(dim=1).argmin())
         moved = found[start]
         if self.polish and moved.steps > 1:
-            moved = descend(problem, moved, "polish", self.noises)
-        second = endpoint_squares(problem, [*found, moved], "select", self.noises, label=f"select {where}")
-        gain, error = mean_and_error(second[-1] - second[start])
+            moved = descent.descend(problem, moved, "polish", self.noises)
+        second = ends.endpoint_squares(
+            problem, [*found, moved], "select", self.noises, label=f"select {where}"
+        )
+        gain, error = scores.mean_and_error(second[-1] - second[start])
         if gain + NormalDist().inv_cdf(CONFIDENCE) * error < 0:
             decision = {"from": names[start], "moved": True}
             return moved, decision | {"difference": gain, "standard_error": error}

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fewstep import registry
+from etils.epy import lazy_imports
+
+from fewstep import registry, solvers
 from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.searches import Problem, Search, SearchResult
 from fewstep.searching.problem import check_budgets
+
+with lazy_imports():
+    from fewstep.searching import descent, ends
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,29 +51,22 @@ class CoordinateDescent:
 
     def velocities(self, problem: Problem) -> int:
         """See Search.velocities."""
-        from fewstep import solvers
-        from fewstep.searching.descent import most_steps
-        from fewstep.searching.ends import velocities_of_ends
-
         each = solvers.get(problem.solver).velocities_per_step
-        moves = each * sum(most_steps(steps) for steps in problem.budgets)
+        moves = each * sum(descent.most_steps(steps) for steps in problem.budgets)
         started = sum(candidate(name).velocities(problem) for name in self.start)
-        chosen = velocities_of_ends(problem, self.noises, grids=len(self.start))
+        chosen = ends.velocities_of_ends(problem, self.noises, grids=len(self.start))
         return started + chosen + self.noises * moves
 
     def search(self, problem: Problem) -> SearchResult:
         """See Search.search."""
-        from fewstep.searching.descent import descend
-        from fewstep.searching.ends import endpoint_squares
-
         self.check(problem.budgets, problem.solver)
         grids = self._starts(problem)
         found, objective = {}, {}
         for steps in problem.budgets:
             asked = [named[steps] for named in grids.values()]
-            errors = endpoint_squares(problem, asked, "polish", self.noises).mean(dim=1)
-            found[steps] = descend(problem, asked[int(errors.argmin())], "polish", self.noises)
-            (squares,) = endpoint_squares(problem, [found[steps]], "polish", self.noises)
+            errors = ends.endpoint_squares(problem, asked, "polish", self.noises).mean(dim=1)
+            found[steps] = descent.descend(problem, asked[int(errors.argmin())], "polish", self.noises)
+            (squares,) = ends.endpoint_squares(problem, [found[steps]], "polish", self.noises)
             objective[steps] = float(squares.mean())
         return SearchResult(found, objective, candidates=grids)
 

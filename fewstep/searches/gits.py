@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
+
 from fewstep.searching.over_jumps import OverJumps
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from fewstep.searching.jumps import Jumps
 
 
@@ -29,8 +29,6 @@ class Gits(OverJumps):
 
     def priced(self, jumps: Jumps) -> tuple[np.ndarray, np.ndarray | None]:
         """See OverJumps.priced; the error of a jump to t, which should grow like a norm, is divided by t."""
-        import numpy as np
-
         costs, after = super().priced(jumps)
         to = np.array([t or 1.0 for t in jumps.fine.times])  # nothing jumps to pure noise
         return costs / to, None if after is None else after / to

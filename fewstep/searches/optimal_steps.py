@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from etils.epy import lazy_imports
+
+from fewstep import solvers
 from fewstep.errors import UserError
-from fewstep.grids import Grid, spaced
+from fewstep.grids import Grid
 from fewstep.searches import Problem, SearchResult
 from fewstep.searching.problem import check_budgets
+
+with lazy_imports():
+    from fewstep.searching import global_routes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +47,6 @@ class OptimalSteps:
 
     def velocities(self, problem: Problem) -> int:
         """See Search.velocities."""
-        from fewstep import solvers
-
         each, most = solvers.get(problem.solver).velocities_per_step, max(problem.budgets)
         pairs = self.fine_steps * (self.fine_steps + 1) // 2
         tried = most * (self.fine_steps + (each - 1) * pairs)
@@ -50,11 +54,9 @@ class OptimalSteps:
 
     def search(self, problem: Problem) -> SearchResult:
         """See Search.search."""
-        from fewstep.searching.global_routes import global_routes
-
         self.check(problem.budgets, problem.solver)
-        fine = spaced("uniform", self.fine_steps, problem.flow, solver="heun")
-        routes = global_routes(problem, fine, noises=self.noises)
+        fine = problem.spaced("uniform", self.fine_steps, solver="heun")
+        routes = global_routes.global_routes(problem, fine, noises=self.noises)
         return SearchResult(
             grids={
                 steps: Grid(tuple(fine.times[k] for k in route.timesteps), problem.solver)

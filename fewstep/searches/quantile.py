@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+
+import numpy as np
+from etils.epy import lazy_imports
 
 from fewstep import spacings
 from fewstep.errors import UserError
-from fewstep.grids import Grid, spaced
+from fewstep.grids import Grid
 from fewstep.searches import Problem, SearchResult
 from fewstep.searching.problem import check_budgets
 
-if TYPE_CHECKING:
-    import numpy as np
+with lazy_imports():
+    from fewstep.searching import jumps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +52,10 @@ class Quantile:
 
     def search(self, problem: Problem) -> SearchResult:
         """See Search.search."""
-        import numpy as np
-
-        from fewstep.searching.jumps import jumps
-
         self.check(problem.budgets, problem.solver)
-        fine = spaced("uniform", self.fine_steps, problem.flow, solver="euler")
+        fine = problem.spaced("uniform", self.fine_steps, solver="euler")
         along_euler = replace(problem, solver="euler", distance=None)
-        bend = jumps(along_euler, fine, cost="squared", noises=self.noises).bend
+        bend = jumps.jumps(along_euler, fine, cost="squared", noises=self.noises).bend
         assert bend is not None, "Euler jumps come from increments"
         timesteps = np.asarray(fine.times)
         reached = mass(timesteps, bend)
@@ -78,8 +76,6 @@ def mass(timesteps: np.ndarray, bend: np.ndarray) -> np.ndarray:
         bend: Mean square of the velocity's increment at each inner timestep, (K - 1,): over the square of
             the step before it, E|x''|^2 in the middle of that step.
     """
-    import numpy as np
-
     steps = np.diff(timesteps)
     density = (bend / steps[:-1] ** 2) ** 0.25
     density = np.append(density, density[-1])  # nothing is known of the last step
@@ -88,6 +84,4 @@ def mass(timesteps: np.ndarray, bend: np.ndarray) -> np.ndarray:
 
 def shares_of_time(timesteps: np.ndarray, steps: int) -> np.ndarray:
     """Return equal steps, for a flow that does not bend at all."""
-    import numpy as np
-
     return np.linspace(timesteps[0], timesteps[-1], steps + 1)[1:-1]

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from etils.epy import lazy_imports
+
 from fewstep import spacings
 from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.searches import Problem, SearchResult
 from fewstep.searching.problem import check_budgets
+
+with lazy_imports():
+    from fewstep.searching import ends
+
 
 SCALES = tuple(2 ** (n / 2) for n in range(-10, 7))  # from 1/32 to 8
 
@@ -43,24 +49,20 @@ class Tan:
 
     def velocities(self, problem: Problem) -> int:
         """See Search.velocities."""
-        from fewstep.searching.ends import velocities_of_ends
-
         if self.scale is not None:
             return 0
-        return velocities_of_ends(problem, self.noises, grids=len(SCALES))
+        return ends.velocities_of_ends(problem, self.noises, grids=len(SCALES))
 
     def search(self, problem: Problem) -> SearchResult:
         """See Search.search."""
-        from fewstep.searching.ends import endpoint_squares
-
         self.check(problem.budgets, problem.solver)
         scales = SCALES if self.scale is None else (self.scale,)
-        ends = {"start": problem.flow.t_start, "end": problem.flow.t_end}
+        between = {"start": problem.flow.t_start, "end": problem.flow.t_end}
         found, objective = {}, {}
         for steps in problem.budgets:
-            asked = [Grid(spacings.tangent(steps, **ends, scale=c), problem.solver) for c in scales]
+            asked = [Grid(spacings.tangent(steps, **between, scale=c), problem.solver) for c in scales]
             found[steps] = asked[0]
             if len(asked) > 1 and steps > 1:
-                errors = endpoint_squares(problem, asked, "search", self.noises).mean(dim=1)
+                errors = ends.endpoint_squares(problem, asked, "search", self.noises).mean(dim=1)
                 found[steps], objective[steps] = asked[int(errors.argmin())], float(errors.min())
         return SearchResult(found, objective)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fewstep import solvers
 from fewstep.flow import Flow
-from fewstep.grids import Grid, spaced
+from fewstep.grids import Grid
 from fewstep.searching.problem import Problem
 from fewstep.solvers import CountedFlow, integrate, walk
 
@@ -22,7 +22,7 @@ from fewstep.solvers import CountedFlow, integrate, walk
 def ends(problem: Problem, role: str, count: int) -> list[Tensor]:
     """Return where the fine run takes the noises of a role, batch by batch, each (n, *shape)."""
     source = problem if problem.student is None else replace(problem, flow=problem.student.teacher)
-    fine = spaced("uniform", problem.truth_steps, source.flow, solver="heun")
+    fine = source.spaced("uniform", problem.truth_steps, solver="heun")
     found = partial(_end, fine)
     return problem.once(
         ("ends", role, count), lambda: list(source.each(found, role, count, label=f"truth, to {role}"))
@@ -57,7 +57,7 @@ def baseline(problem: Problem, budget: int) -> tuple[str, Grid]:
     """Return the grid that any other should beat, and its name: equal steps, or those of a student."""
     if problem.student is not None:
         return "own", problem.student.grid
-    return "uniform", spaced("uniform", budget, problem.flow, solver=problem.solver)
+    return "uniform", problem.spaced("uniform", budget, solver=problem.solver)
 
 
 @torch.no_grad()

@@ -17,6 +17,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+BY_GRAM = ("euler", "ab2")
+"""Solvers whose steps are made of velocities on the trajectory; others must be tried, one by one."""
+
 
 def jump_squares(times: Sequence[float], gram: np.ndarray) -> np.ndarray:
     """Return |r[j, k]|^2, float64 (..., K + 1, K + 1), inf unless j < k.

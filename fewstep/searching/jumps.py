@@ -21,8 +21,7 @@ from fewstep.errors import UserError
 from fewstep.flow import Flow
 from fewstep.grids import Grid
 from fewstep.searching.fine import Known, bends_of, states_along
-from fewstep.searching.gram import ab2_squares, jump_squares
-from fewstep.searching.over_jumps import BY_GRAM
+from fewstep.searching.gram import BY_GRAM, ab2_squares, jump_squares
 from fewstep.searching.problem import Problem
 
 Distance = Callable[[Tensor, Tensor], Tensor]

@@ -6,19 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from fewstep import registry
+from etils.epy import lazy_imports
+
+from fewstep import registry, solvers
 from fewstep.errors import UserError
-from fewstep.grids import Grid, spaced
+from fewstep.grids import Grid
 from fewstep.searches import Problem, SearchResult
+from fewstep.searching.gram import BY_GRAM
 from fewstep.searching.problem import check_budgets
+from fewstep.searching.programme import best_routes, best_routes_after
 
 if TYPE_CHECKING:
     import numpy as np
 
     from fewstep.searching.jumps import Jumps
 
-BY_GRAM = ("euler", "ab2")
-"""Solvers whose steps are made of velocities on the trajectory; others must be tried, one by one."""
+with lazy_imports():
+    from fewstep.searching import jumps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +65,6 @@ class OverJumps:
 
     def velocities(self, problem: Problem) -> int:
         """See Search.velocities."""
-        from fewstep import solvers
-
         fine, each = self.fine(problem), solvers.get(problem.solver).velocities_per_step
         made = fine.steps * solvers.get(fine.solver).velocities_per_step
         pairs = fine.steps * (fine.steps + 1) // 2
@@ -74,7 +76,7 @@ class OverJumps:
         by_gram = problem.solver in BY_GRAM and problem.distance is None
         usual = {"euler": "euler", "ab2": "heun"}.get(problem.solver, "rk4")
         steps = self.fine_steps if by_gram else self.tried_steps
-        return spaced(self.spacing, steps, problem.flow, solver=self.fine_solver or usual)
+        return problem.spaced(self.spacing, steps, solver=self.fine_solver or usual)
 
     def priced(self, jumps: Jumps) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the costs (K + 1, K + 1) of jumps, and those after another jump if these differ."""
@@ -82,12 +84,9 @@ class OverJumps:
 
     def search(self, problem: Problem) -> SearchResult:
         """See Search.search."""
-        from fewstep.searching.jumps import jumps
-        from fewstep.searching.programme import best_routes, best_routes_after
-
         fine = self.fine(problem)
         check_budgets(problem.budgets, fine.steps)  # before the network is called
-        known = jumps(problem, fine, cost=self.cost, noises=self.noises)
+        known = jumps.jumps(problem, fine, cost=self.cost, noises=self.noises)
         costs, after = self.priced(known)
         if after is None:
             routes = best_routes(costs, problem.budgets, discount=self.discount)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fewstep.errors import UserError
+from fewstep.grids import Grid, spaced
 from fewstep.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewstep.flow import Flow
-    from fewstep.grids import Grid
     from fewstep.searching.noise import Noise
 
 Result = TypeVar("Result")
@@ -52,6 +52,10 @@ class Problem:
     progress: Progress = SILENT
     kept: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
     """What one search found out and another may want as well."""
+
+    def spaced(self, spacing: str, steps: int, *, solver: str) -> Grid:
+        """Return `steps` steps for `solver` between the times of the flow; see fewstep.grids.spaced."""
+        return spaced(spacing, steps, start=self.flow.t_start, end=self.flow.t_end, solver=solver)
 
     def each(
         self,

@@ -5,18 +5,21 @@ want to know (the carry of multistep solvers; None at first). Its order and its 
 are class data.
 """
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.flow import Flow
 from fewstep.grids import Grid
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Solver(Protocol):

@@ -1,10 +1,13 @@
 """AB2: Adams-Bashforth, extrapolate the slope from this timestep and the last (any step sizes)."""
 
-from typing import Any
+from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from fewstep.flow import Flow
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Ab2:

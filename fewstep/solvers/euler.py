@@ -1,10 +1,13 @@
 """Euler: follow the slope at the start of the step. On the canonical path this is DDIM."""
 
-from typing import Any
+from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from fewstep.flow import Flow
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Euler:

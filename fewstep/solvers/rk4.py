@@ -1,10 +1,13 @@
 """RK4: the classical Runge-Kutta rule."""
 
-from typing import Any
+from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from fewstep.flow import Flow
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Rk4:

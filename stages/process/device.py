@@ -62,7 +62,7 @@ def grid_of_nfe(flow: Flow, solver: str, nfe: int, *, spacing: str = "uniform") 
     each = solvers.get(solver).velocities_per_step * flow.nfe_per_velocity
     if nfe % each:
         raise UserError(f"{nfe} calls are no whole number of {solver} steps of {each} calls each")
-    return grids.spaced(spacing, nfe // each, flow, solver=solver)
+    return grids.spaced(spacing, nfe // each, start=flow.t_start, end=flow.t_end, solver=solver)
 
 
 def straightness_of(flow: Flow, model: Model, *, noises: int, seed: int, steps: int = 64) -> float:

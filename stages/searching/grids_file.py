@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewstep.errors import UserError
-from fewstep.grids import Grid, spaced
+from fewstep.grids import Grid
 
 if TYPE_CHECKING:
     from fewstep.searches import Problem, SearchResult
@@ -55,7 +55,7 @@ def fine_of(result: "SearchResult", problem: "Problem") -> Grid:
         times = set(result.jumps.fine.times)
         if all(times.issuperset(grid.times) for grid in result.grids.values()):
             return result.jumps.fine
-    return spaced("uniform", problem.truth_steps, problem.flow, solver="heun")
+    return problem.spaced("uniform", problem.truth_steps, solver="heun")
 
 
 def write_grids(folder: Path, found: Found, jumps: "Jumps | None") -> None:

@@ -1,7 +1,6 @@
-import sys
-
 import numpy as np
 import pytest
+from missing import make_missing
 
 from fewstep.errors import UserError
 from fewstep.metrics.neighbours import manifold_scores, nearest_neighbour_ratio
@@ -49,7 +48,7 @@ def test_too_few_samples_are_refused():
 
 
 def test_a_missing_library_is_answered_with_the_extra_that_brings_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "prdc", None)
+    make_missing(monkeypatch, "prdc", "fewstep.metrics.neighbours")
     with pytest.raises(UserError, match=r"needs prdc: pip install 'fewstep\[metrics\]'"):
         manifold_scores(two_heaps(40, 0), two_heaps(40, 1))
 

@@ -12,7 +12,7 @@ from asking import about, about_noise
 from fewstep import spacings
 from fewstep.errors import UserError
 from fewstep.flow import FieldFlow
-from fewstep.grids import Grid, spaced
+from fewstep.grids import Grid
 from fewstep.searches.bellman import Bellman
 from fewstep.searches.bellman_plain import BellmanPlain
 from fewstep.searches.coordinate_descent import CoordinateDescent
@@ -144,7 +144,7 @@ def test_bellman_minimises_its_own_objective():
 def test_bellman_draws_from_the_noise_of_the_search():
     noise = torch.cat([part for part, _ in about(seed=7).noise.batches("search", 20)])
     problem = about_noise(oracles.two_gaussians().flow(), noise)
-    fine = spaced("uniform", 10, problem.flow, solver="euler")
+    fine = problem.spaced("uniform", 10, solver="euler")
     expected = jumps(problem, fine, cost="squared", noises=20)
     result = Bellman(fine_steps=10, noises=20).search(about(seed=7))
     assert result.jumps.costs == pytest.approx(expected.costs)

@@ -97,7 +97,7 @@ def test_costs_equal_jumps_that_are_made_whatever_solver_is_the_truth(fine_solve
 @pytest.mark.parametrize("fine_solver", ["heun", "rk4"])
 def test_single_precision_keeps_what_a_fine_step_adds(fine_solver):
     """The step's own part is some 1e-6 of the state; in the difference of states float32 would lose it."""
-    fine = grids.spaced("uniform", 100, images().flow(), solver=fine_solver)
+    fine = grids.spaced("uniform", 100, start=0.0, end=1.0, solver=fine_solver)
     exact = measured(images().flow(), fine, images().noise(8)).costs
     single = measured(images().flow(), fine, images().noise(8).float()).costs
     np.testing.assert_allclose(single[far(101)], exact[far(101)], rtol=1e-2)

@@ -9,7 +9,12 @@ from itertools import groupby
 from pathlib import PurePosixPath
 from typing import IO, NamedTuple
 
+from etils.epy import lazy_imports
+
 from fewstep.errors import UserError
+
+with lazy_imports():
+    from webdataset import tariterators
 
 FIELDS = {
     "noise.npy": "noise",
@@ -57,10 +62,8 @@ def records(file: IO[bytes], name: str) -> Iterator[tuple[str, dict[str, Place]]
 
 def _fields(file: IO[bytes], name: str) -> Iterator[tuple[str, str, Place]]:
     """Yield key, field and place of the members that are fields, with their keys as WebDataset has them."""
-    from webdataset.tariterators import base_plus_ext
-
     for member in _members(file, name):
-        key, extension = base_plus_ext(member.name)
+        key, extension = tariterators.base_plus_ext(member.name)
         if key is not None and extension.lower() in FIELDS and member.isreg():
             yield key, FIELDS[extension.lower()], Place(member.offset_data, member.size)
 

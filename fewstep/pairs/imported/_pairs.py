@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from etils.epy import lazy_imports
 
 from fewstep.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+with lazy_imports():
+    import torch
 
 
 class Records(Protocol):
@@ -85,8 +89,6 @@ class ForeignPairs:
         Raises:
             UserError: if a pair is damaged, not of `shape`, or holds something else than finite numbers.
         """
-        import torch
-
         assert 0 <= start < stop <= self.count, "pairs are read within their count"
         found = self._records.read(start, stop)
         for field, values in found.items():

@@ -1,0 +1,13 @@
+"""A library that is not installed, for modules that import it lazily."""
+
+import importlib
+import sys
+
+import pytest
+
+
+def make_missing(monkeypatch: pytest.MonkeyPatch, library: str, module: str) -> None:
+    """Let `module` find no `library`, as if it had never been loaded there."""
+    lazy = vars(importlib.import_module(module))[library]
+    monkeypatch.delitem(vars(lazy), "_module", raising=False)
+    monkeypatch.setitem(sys.modules, library, None)
