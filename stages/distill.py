@@ -81,7 +81,7 @@ def run(config: Config, job: Job) -> None:
     must_continue(config.init, init.config, own)
     student = Model(replace(init.config, grid=own, **method.trained()), init.network)
     select = None
-    if method.stream == "timesteps":
+    if method.needs.stream == "trajectories":
         stored = shards.facts["timesteps"]
         select = partial(with_times, stored) if student.config.jitter else partial(at_timesteps, stored, own)
     train_model(job, method, student, config.train, source=source, select=select, monitor=config.monitor)

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from fewstep.settings import TrainSettings
 from stages.run.runner import Job, main
-from stages.settings.models import wrong_labels
+from stages.settings.models import wrong_methods
 from stages.settings.params import MethodPlugin, ModelPlugin, Params, Settings
 
 VERSION = 1  # bump when the numbers this stage writes change
@@ -57,9 +57,9 @@ def check(params: Params) -> list[str]:
     if checkpoint is not None and not is_below_data(PurePosixPath(checkpoint)):
         return [f"pretrain.checkpoint {checkpoint!r} must be a folder under data/, where DVC sees it change"]
     method = params.config("pretrain").method
-    if method.build().stream != "data":
-        return [f"pretrain.method {method.name} learns from {method.build().stream}, not from data"]
-    return wrong_labels(params, [("pretrain.method", method)])
+    if method.build().needs.stream != "data":
+        return [f"pretrain.method {method.name} learns from {method.build().needs.stream}, not from data"]
+    return wrong_methods(params, [("pretrain.method", method)])
 
 
 def is_below_data(path: PurePosixPath) -> bool:

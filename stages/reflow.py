@@ -6,7 +6,7 @@ from pydantic import Field
 
 from fewstep.settings import TrainSettings
 from stages.run.runner import Job, main
-from stages.settings.models import missing_flows, wrong_labels
+from stages.settings.models import missing_flows, wrong_methods
 from stages.settings.params import MethodPlugin, Params, Settings
 
 VERSION = 1  # bump when the numbers this stage writes change
@@ -39,14 +39,14 @@ def check(params: Params) -> list[str]:
     """Return what is wrong across sections: a round needs a model, pairs and a method for pairs."""
     rounds = {key: params.config("reflow", key) for key in params.keys("reflow")}
     problems = missing_flows(params, [(f"reflow.{key}.init", config.init) for key, config in rounds.items()])
-    problems += wrong_labels(
+    problems += wrong_methods(
         params, [(f"reflow.{key}.method", config.method) for key, config in rounds.items()]
     )
     for key, config in rounds.items():
         method = config.method
-        if method.build().stream != "pairs":
+        if method.build().needs.stream != "pairs":
             problems.append(
-                f"reflow.{key}.method {method.name} learns from {method.build().stream}, not pairs"
+                f"reflow.{key}.method {method.name} learns from {method.build().needs.stream}, not pairs"
             )
         elif method.build().trained_times != "all":
             problems.append(f"reflow.{key}.method {method.name} trains students; use it in distill")

@@ -5,14 +5,12 @@ from pathlib import Path
 from pydantic import Field
 
 from fewstep.errors import UserError
+from fewstep.searches import keeping_to_timesteps
 from stages.run.runner import Job, main
 from stages.settings.models import jittered, missing_flows, unguidable
 from stages.settings.params import Count, Guidance, Params, SearchPlugin, Settings, SolverName
 
 VERSION = 2  # bump when the numbers this stage writes change
-
-FEWEST_TO_REPORT = 4096
-"""Noises to score on, below which a choice among searches can't be told from luck."""
 
 
 class Config(Settings):
@@ -34,7 +32,7 @@ class Config(Settings):
     """Noises in one network call."""
     truth_steps: int = Field(64, ge=1)
     """Equal Heun steps of the fine run that the end of a grid is held against."""
-    report_noises: int = Field(FEWEST_TO_REPORT, ge=2)
+    report_noises: int = Field(4096, ge=2)
     """Fresh noises on which the grids found are scored."""
 
 
@@ -64,10 +62,10 @@ def check(params: Params) -> list[str]:
         if key in students:
             nfe = params.config("distill", key).nfe
             problems += of_a_student(where, config, nfe, configs.get(teacher))
-        if method.name == "best" and config.report_noises < FEWEST_TO_REPORT:
+        if config.report_noises < (fewest := method.build().fewest_to_report):
             problems.append(
                 f"{where}.report_noises {config.report_noises} is too few to tell the best search from luck; "
-                f"set {FEWEST_TO_REPORT} or more, or name one search as the method"
+                f"set {fewest} or more, or name one search as the method"
             )
         try:
             method.build().check(config.budgets, config.solver)
@@ -81,10 +79,10 @@ def check(params: Params) -> list[str]:
 def of_a_student(where: str, config: Config, nfe: int, of_teacher: Config | None) -> list[str]:
     """Return what is wrong with the search of a student, given that of its teacher."""
     problems = []
-    if config.method.name != "coordinate_descent":
+    if config.method.build().all_times:
         problems.append(
             f"{where}.method {config.method.name} asks for velocities at all times, but a student knows "
-            "those near its timesteps alone; use coordinate_descent"
+            f"those near its timesteps alone; use {' or '.join(keeping_to_timesteps())}"
         )
     if config.budgets != (nfe,) or config.solver != "euler":
         problems.append(

@@ -100,16 +100,16 @@ class TwoNetworks(Method):
     def turns(self, step):
         return ("critic", "critic", "student") if step % 3 else ("critic",)
 
-    def loss(self, nets, batch, turn, progress, keys):
+    def loss(self, nets, batch, network, progress, keys):
         self.critic_modes.add((torch.is_grad_enabled(), nets["critic"].training))
         if torch.is_grad_enabled():
             trainable = {n for n, net in nets.items() if any(p.requires_grad for p in net.parameters())}
-            self.seen.append((turn, trainable))
+            self.seen.append((network, trainable))
             self.keys.append(tuple(keys.flatten().tolist()))
         noise = randomness.noises("train.noise", keys, (2,))
         t = torch.zeros(len(noise))
         fake = noise + nets["student"](noise, t)
         close = (fake - noise - nets["teacher"](noise, t)).square().mean(dim=1)
-        if turn == "student":
+        if network == "student":
             return close - nets["critic"](fake)
         return nets["critic"](fake).relu() + (1 - nets["critic"](batch["data"])).relu()

@@ -27,7 +27,7 @@ class PullTo(Method):
 
     target: float = 3.0
 
-    def loss(self, nets, batch, turn, progress, keys):
+    def loss(self, nets, batch, network, progress, keys):
         return (nets["student"].network.weight - self.target).square().expand(len(keys))
 
 
@@ -71,9 +71,9 @@ def test_held_out_losses_are_weighted_too_and_no_method_sees_a_weight():
     seen = set()
 
     class Watching(FlowMatching):
-        def prepare(self, batch, keys):
+        def prepare_batch(self, batch, keys):
             seen.update(batch)
-            return super().prepare(batch, keys)
+            return super().prepare_batch(batch, keys)
 
     training = Training(
         Watching(), student(), {}.get, TrainSettings(steps=1, batch=4), 0, torch.device("cpu")
@@ -178,9 +178,9 @@ def test_bfloat16_computes_in_bfloat16_but_keeps_float32(tmp_path):
 
     @dataclass(frozen=True, kw_only=True)
     class Watching(FlowMatching):
-        def loss(self, nets, batch, turn, progress, keys):
+        def loss(self, nets, batch, network, progress, keys):
             seen.append(nets["student"].network.first(batch["data"]).dtype)
-            return super().loss(nets, batch, turn, progress, keys)
+            return super().loss(nets, batch, network, progress, keys)
 
     settings = TrainSettings(steps=20, batch=16, precision="bfloat16")
     half = run(tmp_path / "half", method=Watching(), settings=settings)
@@ -198,8 +198,8 @@ class Breaks(FlowMatching):
     steps: tuple[int, ...] = (7,)
     how: str = "loss"
 
-    def loss(self, nets, batch, turn, progress, keys):
-        losses = super().loss(nets, batch, turn, progress, keys)
+    def loss(self, nets, batch, network, progress, keys):
+        losses = super().loss(nets, batch, network, progress, keys)
         if round(progress * 30) not in self.steps:
             return losses
         if self.how == "loss":

@@ -55,7 +55,7 @@ class Pass(Method):
 
     lost: int = 1000
 
-    def loss(self, nets, batch, turn, progress, keys):
+    def loss(self, nets, batch, network, progress, keys):
         losses = -nets["student"].network.by.expand(len(keys))
         return losses * torch.nan if torch.is_grad_enabled() and progress * STEPS >= self.lost else losses
 

@@ -14,7 +14,7 @@ from fewstep.flow import as_flow
 from fewstep.methods._distances import l2
 from fewstep.methods._timesteps import timesteps_of
 from fewstep.solvers import integrate, must_fit
-from fewstep.training.method import Batch, Method, Net, Nets, conditions_of
+from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,6 @@ class OnPolicyDistillation(Method):
     a regression_weight holds the student to what its teacher makes of a noise.
     """
 
-    stream = "noise"
     trained_times = "grid"
     map_preserving = False
 
@@ -46,8 +45,11 @@ class OnPolicyDistillation(Method):
     def __post_init__(self) -> None:
         if not 0 <= self.regression_weight < math.inf:
             raise UserError(f"regression_weight must be a weight from 0, got {self.regression_weight}")
-        if self.regression_weight:
-            object.__setattr__(self, "stream", "pairs")
+
+    @property
+    def needs(self) -> Needs:
+        """See Method.needs."""
+        return Needs(stream="pairs" if self.regression_weight else "noise")
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""
@@ -64,9 +66,9 @@ class OnPolicyDistillation(Method):
         """Return what judges say of each of the student's samples, (n,), less being better."""
         raise NotImplementedError
 
-    def loss(self, nets: Nets, batch: Batch, turn: str, progress: float, keys: Tensor) -> Tensor:
+    def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
         """See Method.loss."""
-        if turn != "student":
+        if network != "student":
             with torch.no_grad():
                 samples = self._samples(nets["student"], batch, keys)
             return self.critic_loss(nets, samples, batch, keys)
@@ -83,7 +85,7 @@ class OnPolicyDistillation(Method):
         config = student.config
         assert config.grid is not None
         conditions = conditions_of(config, batch)
-        if self.stream == "pairs":
+        if self.needs.stream == "pairs":
             if not {"noise", "data"} <= batch.keys():
                 raise UserError(
                     f"regression_weight {self.regression_weight} learns from pairs of noise and data, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fewstep import paths, randomness
@@ -11,7 +11,7 @@ from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.methods._on_policy import OnPolicyDistillation
 from fewstep.methods.flow_matching import FlowMatching
-from fewstep.training.method import Batch, Net, Nets, conditions_of
+from fewstep.training.method import Batch, Needs, Net, Nets, conditions_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +35,6 @@ class OnlineScore(OnPolicyDistillation):
     that learned from pairs.
     """
 
-    needs_score = True
-
     guidance: float = 1.0
     """Classifier-free guidance of the teacher's score; the student learns to do without."""
     times: tuple[float, float] = (0.02, 0.95)
@@ -57,6 +55,11 @@ class OnlineScore(OnPolicyDistillation):
                 f"fake_warmup must be 0 or more and fake_rate above 0, "
                 f"got {self.fake_warmup}, {self.fake_rate}"
             )
+
+    @property
+    def needs(self) -> Needs:
+        """See Method.needs."""
+        return replace(super().needs, teacher=True, score=True)
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""

@@ -11,7 +11,7 @@ from etils.epy import lazy_imports
 from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.methods._on_policy import OnPolicyDistillation
-from fewstep.training.method import Batch, Net, Nets
+from fewstep.training.method import Batch, Needs, Net, Nets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,8 +34,6 @@ class Adversarial(OnPolicyDistillation):
     little noise, so that it can't tell them by what no eye sees (Sonderby et al. 2016, arXiv 1610.04490).
     """
 
-    stream = "pairs"
-
     regression_weight: float = 1.0
     weight: float = 0.02
     """Weight of the critic's judgement beside regression_weight."""
@@ -49,6 +47,11 @@ class Adversarial(OnPolicyDistillation):
         for name in ("weight", "blur", "critic_rate"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} must be a number from 0, got {getattr(self, name)}")
+
+    @property
+    def needs(self) -> Needs:
+        """See Method.needs."""
+        return Needs(stream="pairs")
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""

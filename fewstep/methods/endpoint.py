@@ -35,7 +35,6 @@ class Endpoint(Method):
     the linear path from noise to data.
     """
 
-    stream = "pairs"
     trained_times = "grid"
 
     distance: str = "l2"
@@ -49,7 +48,7 @@ class Endpoint(Method):
         timesteps_of(student)
         return super().networks(student, load)
 
-    def loss(self, nets: Nets, batch: Batch, turn: str, progress: float, keys: Tensor) -> Tensor:
+    def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
         """See Method.loss."""
         student: Model = nets["student"]
         timesteps = timesteps_of(student)[:-1]

@@ -9,7 +9,7 @@ from fewstep import randomness, registry
 from fewstep.errors import UserError
 from fewstep.methods._distances import l2
 from fewstep.methods._regression import PathRegression
-from fewstep.training.method import Batch, Nets
+from fewstep.training.method import Batch, Needs, Nets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,8 +24,6 @@ class FlowMatching(PathRegression):
     predictions this is the training of diffusion models.
     """
 
-    stream = "data"
-
     times: str = "uniform"
     coupling: str = "independent"
     """How noise meets data within a batch: a file of fewstep.couplings."""
@@ -33,6 +31,11 @@ class FlowMatching(PathRegression):
     def __post_init__(self) -> None:
         super().__post_init__()
         registry.find("fewstep.couplings", self.coupling)
+
+    @property
+    def needs(self) -> Needs:
+        """See Method.needs."""
+        return Needs(stream="data")
 
     def check_labels(self, labels: bool) -> None:
         """See Method.check_labels."""
@@ -43,13 +46,13 @@ class FlowMatching(PathRegression):
                 "no standard normal noise any more, but samples start from that; use coupling independent"
             )
 
-    def prepare(self, batch: Batch, keys: Tensor) -> Batch:
+    def prepare_batch(self, batch: Batch, keys: Tensor) -> Batch:
         """Return the batch with the noise that each sample comes from."""
         data = batch["data"]
         noise = randomness.noises("train.noise", keys, tuple(data.shape[1:])).to(data.device)
         coupling = registry.find("fewstep.couplings", self.coupling)()
         return {**batch, "noise": coupling.pair(noise, data)}
 
-    def loss(self, nets: Nets, batch: Batch, turn: str, progress: float, keys: Tensor) -> Tensor:
+    def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
         """See Method.loss."""
         return l2(self.error(nets["student"], batch, keys))

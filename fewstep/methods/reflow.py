@@ -23,8 +23,6 @@ class Reflow(PathRegression):
     the pairs that straighten (Wang et al. 2024, arXiv 2410.07303).
     """
 
-    stream = "pairs"
-
     times: str = "u_shaped"
     distance: str = "l2"
     """l2 or huber."""
@@ -33,6 +31,6 @@ class Reflow(PathRegression):
         super().__post_init__()
         check_distance(self.distance)
 
-    def loss(self, nets: Nets, batch: Batch, turn: str, progress: float, keys: Tensor) -> Tensor:
+    def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
         """See Method.loss."""
         return DISTANCES[self.distance](self.error(nets["student"], batch, keys))

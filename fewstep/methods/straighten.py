@@ -14,7 +14,7 @@ from fewstep.flow import as_flow
 from fewstep.methods._distances import l2
 from fewstep.methods._timesteps import at_timesteps, draw_timesteps, near_timesteps, timesteps_of
 from fewstep.paths import like
-from fewstep.training.method import Batch, Method, Net, Nets, conditions_of
+from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,6 @@ class Straighten(Method):
     canonical flow, so the student may have any path and prediction.
     """
 
-    stream = "timesteps"
     trained_times = "grid"
 
     on_policy: bool = True
@@ -49,6 +48,11 @@ class Straighten(Method):
         if not 0 <= self.jitter < 0.5:
             raise UserError(f"jitter must be from 0 up to but not 0.5, got {self.jitter}")
 
+    @property
+    def needs(self) -> Needs:
+        """See Method.needs."""
+        return Needs(stream="trajectories", all_states=self.jitter > 0)
+
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""
         timesteps_of(student)
@@ -58,7 +62,7 @@ class Straighten(Method):
         """See Method.trained."""
         return super().trained() | {"jitter": self.jitter}
 
-    def loss(self, nets: Nets, batch: Batch, turn: str, progress: float, keys: Tensor) -> Tensor:
+    def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
         """See Method.loss; on policy the mean over all timesteps."""
         student: Model = nets["student"]
         if self.jitter:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from fewstep import registry
 from fewstep.grids import Grid
 from fewstep.searching.problem import Problem
 
 if TYPE_CHECKING:
     from fewstep.searching.jumps import Jumps
 
-__all__ = ["Problem", "Search", "SearchResult"]
+__all__ = ["Problem", "Search", "SearchResult", "keeping_to_timesteps"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,15 @@ class SearchResult:
     """How it chose."""
 
 
-class Search(Protocol):
-    """What a file of this package defines."""
+class Search:
+    """What a file of this package defines a subclass of: a frozen dataclass whose fields are its options."""
+
+    all_times: ClassVar[bool] = True
+    """Whether it asks for velocities at all times; else it also serves students of jittered timesteps."""
+    chooses: ClassVar[bool] = False
+    """Whether it runs other searches as candidates and chooses among their grids."""
+    fewest_to_report: ClassVar[int] = 2
+    """Noises to score its grids on, below which its choice can't be told from luck."""
 
     def check(self, budgets: Sequence[int], solver: str) -> None:
         """Refuse budgets or a solver that this search can't find grids for; imports no torch.
@@ -45,12 +53,15 @@ class Search(Protocol):
         Raises:
             UserError: naming the first such budget, or the solver.
         """
+        raise NotImplementedError
 
     def needs(self) -> dict[str, int]:
         """Return how many noises it uses in each role; see fewstep.searching.noise."""
+        raise NotImplementedError
 
     def velocities(self, problem: Problem) -> int:
         """Return how many velocities it asks for at most, those of each noise counted."""
+        raise NotImplementedError
 
     def search(self, problem: Problem) -> SearchResult:
         """Return a grid of the problem's solver for every budget.
@@ -58,3 +69,10 @@ class Search(Protocol):
         Raises:
             UserError: if a budget or an option is out of range.
         """
+        raise NotImplementedError
+
+
+def keeping_to_timesteps() -> list[str]:
+    """Return the searches that ask for velocities near the timesteps of a student alone."""
+    names = registry.available("fewstep.searches")
+    return [name for name in names if not registry.find("fewstep.searches", name).all_times]

@@ -12,7 +12,7 @@ from etils.epy import lazy_imports
 from fewstep import solvers
 from fewstep.errors import UserError
 from fewstep.grids import Grid
-from fewstep.searches import Problem, SearchResult
+from fewstep.searches import Problem, Search, SearchResult
 from fewstep.searches.coordinate_descent import candidate, check_candidates, most_noises
 from fewstep.searching.problem import check_budgets
 
@@ -40,7 +40,7 @@ CANDIDATES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Best:
+class Best(Search):
     """The grid that ends nearest to the truth, and no luck: three disjoint sets of noise decide.
 
     Candidates are made with the first set. On the second their endpoint errors are compared, and the
@@ -48,6 +48,9 @@ class Best:
     the paired difference of their mean square errors is below zero at 99 %; else the candidate stands
     that is best on both sets.
     """
+
+    chooses = True
+    fewest_to_report = 4096
 
     candidates: tuple[str, ...] = CANDIDATES
     """The searches to choose among, with their defaults."""

@@ -18,7 +18,7 @@ with lazy_imports():
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoordinateDescent:
+class CoordinateDescent(Search):
     """Coarse-to-fine coordinate descent on the true endpoint error, for grids that any search may start.
 
     It asks for velocities near the timesteps alone, so it can also search a student that was trained with
@@ -27,6 +27,9 @@ class CoordinateDescent:
     It moves timesteps off every fine grid and knows no formula, and it overfits its noises: with few of
     them, keep the result only if fresh noise agrees, as `best` does.
     """
+
+    all_times = False
+    chooses = True
 
     start: tuple[str, ...] = ("uniform", "quantile", "bellman")
     """The searches, with their defaults, whose best grid is where the descent starts."""
@@ -98,9 +101,8 @@ def check_candidates(setting: str, names: Sequence[str]) -> None:
     Raises:
         UserError: naming the setting and the name.
     """
-    plain = [
-        name for name in registry.available("fewstep.searches") if name not in ("best", "coordinate_descent")
-    ]
+    every = registry.available("fewstep.searches")
+    plain = [name for name in every if not registry.find("fewstep.searches", name).chooses]
     if not names:
         raise UserError(f"{setting} names no search; there are: {', '.join(plain)}")
     for name in names:

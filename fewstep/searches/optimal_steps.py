@@ -10,7 +10,7 @@ from etils.epy import lazy_imports
 from fewstep import solvers
 from fewstep.errors import UserError
 from fewstep.grids import Grid
-from fewstep.searches import Problem, SearchResult
+from fewstep.searches import Problem, Search, SearchResult
 from fewstep.searching.problem import check_budgets
 
 with lazy_imports():
@@ -18,7 +18,7 @@ with lazy_imports():
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimalSteps:
+class OptimalSteps(Search):
     """For every number of steps, the way to each fine state that ends nearest to it.
 
     Source: Pei, Hu and Gu 2025 (arXiv 2503.21774).

@@ -11,7 +11,7 @@ from etils.epy import lazy_imports
 from fewstep import spacings
 from fewstep.errors import UserError
 from fewstep.grids import Grid
-from fewstep.searches import Problem, SearchResult
+from fewstep.searches import Problem, Search, SearchResult
 from fewstep.searching.problem import check_budgets
 
 with lazy_imports():
@@ -19,7 +19,7 @@ with lazy_imports():
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantile:
+class Quantile(Search):
     """Timesteps at the quantiles of a density proportional to (E|x''(t)|^2)^(1/4).
 
     Among many steps h(t), those that minimise the sum of h^4 E|x''|^2 have that density, and so have the

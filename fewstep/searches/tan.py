@@ -10,7 +10,7 @@ from etils.epy import lazy_imports
 from fewstep import spacings
 from fewstep.errors import UserError
 from fewstep.grids import Grid
-from fewstep.searches import Problem, SearchResult
+from fewstep.searches import Problem, Search, SearchResult
 from fewstep.searching.problem import check_budgets
 
 with lazy_imports():
@@ -21,7 +21,7 @@ SCALES = tuple(2 ** (n / 2) for n in range(-10, 7))  # from 1/32 to 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tan:
+class Tan(Search):
     """Equal steps of the angle arctan(sigma / scale); Sabour et al. 2024 (arXiv 2404.14507).
 
     No Euler steps end nearer to Gaussian data of that standard deviation. For other data the scale is

@@ -12,8 +12,7 @@ from fewstep.flow import FieldFlow, Flow, as_flow
 from fewstep.grids import Grid
 from fewstep.model import Model
 from fewstep.progress import SILENT, Progress
-from fewstep.searches import Search, SearchResult
-from fewstep.searches.coordinate_descent import CoordinateDescent
+from fewstep.searches import Search, SearchResult, keeping_to_timesteps
 from fewstep.searching.checked import Checked, probe
 from fewstep.searching.noise import Given
 from fewstep.searching.problem import Problem, Student
@@ -130,10 +129,10 @@ def student_of(model: Model, teacher: Model | None, searcher: Search, guidance: 
     Raises:
         UserError: if there is no teacher, or the search asks for velocities far from the timesteps.
     """
-    if not isinstance(searcher, CoordinateDescent):
+    if searcher.all_times:
         raise UserError(
-            "this student knows velocities near its own timesteps alone, "
-            "to which only `coordinate_descent` keeps"
+            "this student knows velocities near its own timesteps alone; use a search that keeps to them: "
+            f"{', '.join(keeping_to_timesteps())}"
         )
     if teacher is None:
         raise UserError("a student's ends are held against its teacher's; give the teacher too")

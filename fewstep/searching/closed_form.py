@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from fewstep.errors import UserError
 from fewstep.grids import Grid
-from fewstep.searches import Problem, SearchResult
+from fewstep.searches import Problem, Search, SearchResult
 from fewstep.searching.problem import check_budgets
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClosedForm:
+class ClosedForm(Search):
     """A search that asks no velocity; subclasses give `times`."""
 
     def times(self, steps: int, start: float, end: float) -> tuple[float, ...]:

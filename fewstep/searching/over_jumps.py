@@ -11,7 +11,7 @@ from etils.epy import lazy_imports
 from fewstep import registry, solvers
 from fewstep.errors import UserError
 from fewstep.grids import Grid
-from fewstep.searches import Problem, SearchResult
+from fewstep.searches import Problem, Search, SearchResult
 from fewstep.searching.gram import BY_GRAM
 from fewstep.searching.problem import check_budgets
 from fewstep.searching.programme import best_routes, best_routes_after
@@ -26,7 +26,7 @@ with lazy_imports():
 
 
 @dataclass(frozen=True, kw_only=True)
-class OverJumps:
+class OverJumps(Search):
     """The timesteps between which a solver's jumps from a fine trajectory stray least from it, added up."""
 
     cost: ClassVar[Literal["squared", "plain"]] = "squared"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from fewstep.errors import UserError
 
@@ -23,7 +23,7 @@ class Net:
 
     module: nn.Module
     trains: bool = True
-    """Whether some turn updates it; one that never does is frozen, and in evaluation mode."""
+    """Whether some update is its own; one that never does is frozen, and in evaluation mode."""
     ema: bool = False
     """Whether a moving average of its weights is kept."""
     learning_rate: float = 1.0
@@ -31,22 +31,55 @@ class Net:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a method needs beside the student; a stage supplies all of it, or refuses the method.
+
+    The last four are for methods to come: no stage supplies them yet, so settings that name such a
+    method are refused (stages/settings/models.py).
+    """
+
+    stream: Literal["data", "pairs", "trajectories", "noise"]
+    """What a batch holds; see Method."""
+    all_states: bool = False
+    """Of trajectories: all stored states and their times, not only those at the student's timesteps."""
+    teacher: bool = False
+    """Whether `networks` loads the teacher."""
+    score: bool = False
+    """Whether the teacher must give scores: it must have learned from noise drawn apart from the data."""
+    data: bool = False
+    """Real data beside the stream."""
+    features: bool = False
+    """A feature net for its loss."""
+    averages: bool = False
+    """Moving averages of other decays than the loop's."""
+    second_time: bool = False
+    """A network that takes a second time, such as where a step ends."""
+
+    @property
+    def unsupplied(self) -> list[str]:
+        """The needs that no stage supplies yet."""
+        return [name for name in ("data", "features", "averages", "second_time") if getattr(self, name)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """A way to train a student; the fields of a subclass are its options.
 
-    A batch is a dictionary of tensors with the same first dimension n. What it holds depends on
-    `stream`: "data" (data, and label if there are classes), "pairs" (noise, data, label), "timesteps"
-    (states (n, steps + 1, *shape), label): the teacher's states at the student's timesteps; or "noise"
-    (label alone). `keys`, int64 (n, 2), name its samples for fewstep.randomness.
+    A batch is a dictionary of tensors with the same first dimension n. What it holds depends on the stream
+    that the method needs: "data" (data, and label if there are classes), "pairs" (noise, data, label),
+    "trajectories" (states (n, steps + 1, *shape), label): the teacher's states at the student's timesteps;
+    or "noise" (label alone). `keys`, int64 (n, 2), name its samples for fewstep.randomness.
     """
 
-    stream: ClassVar[str] = "pairs"
     trained_times: ClassVar[str] = "all"
     """"grid" if the student only learns the timesteps of its grid."""
     map_preserving: ClassVar[bool] = True
     """Whether the student is taught to make of each noise what its teacher makes of it."""
-    needs_score: ClassVar[bool] = False
-    """Whether the teacher must give scores: it must have learned from noise drawn apart from the data."""
+
+    @property
+    def needs(self) -> Needs:
+        """What it needs, by its options."""
+        return Needs(stream="pairs")
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """Return the networks by name, the student among them; `load` gives the "teacher".
@@ -71,15 +104,15 @@ class Method:
         return {"trained_times": self.trained_times, "map_preserving": self.map_preserving, "jitter": 0.0}
 
     def updates(self, step: int) -> tuple[str, ...]:
-        """Return the names of the networks to update in this step, in order; each turn has its own keys."""
+        """Return the names of the networks to update in this step, in order; each update has its own keys."""
         return ("student",)
 
-    def prepare(self, batch: Batch, keys: Tensor) -> Batch:
+    def prepare_batch(self, batch: Batch, keys: Tensor) -> Batch:
         """Return the batch after what needs all of it at once, such as re-pairing; never in place."""
         return batch
 
-    def loss(self, nets: Nets, batch: Batch, turn: str, progress: float, keys: Tensor) -> Tensor:
-        """Return the loss of each sample, (n,), for the network `turn`; progress runs from 0 to 1.
+    def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
+        """Return the loss of each sample, (n,), to update `network`; progress runs from 0 to 1.
 
         It depends on the sample and its key alone, not on the others of the batch.
         """

@@ -52,14 +52,14 @@ class Training:
         self.lost_at = torch.tensor(-1, device=device)  # the first step at which a network was lost
 
     def take_step(self, batch: Batch, keys: Tensor) -> None:
-        """Update each network whose turn it is, on its own loss."""
+        """Make the updates of this step, each of one network on its own loss."""
         torch.manual_seed(randomness.digest64(f"train step {self.step} rank {distributed.rank()}", self.seed))
-        for number, turn in enumerate(self.method.updates(self.step)):
+        for number, network in enumerate(self.method.updates(self.step)):
             for name, trainee in self.trainees.items():
-                trainee.unlock(name == turn)
+                trainee.unlock(name == network)
             own = randomness.keys_of_turn(keys, number)
-            losses = self._losses(self.modules, batch, turn, self.step / self.settings.steps, own)
-            skips = self.trainees[turn].update(losses, self.settings.rate(self.step))
+            losses = self._losses(self.modules, batch, network, self.step / self.settings.steps, own)
+            skips = self.trainees[network].update(losses, self.settings.rate(self.step))
             self.lost_at = torch.where((skips < SKIPS) | (self.lost_at >= 0), self.lost_at, self.step)
         self.step += 1
 
@@ -123,11 +123,13 @@ class Training:
             trainee.restore(under(f"{name}/", tensors))
 
     def _losses(
-        self, modules: dict[str, nn.Module], batch: Batch, turn: str, progress: float, keys: Tensor
+        self, modules: dict[str, nn.Module], batch: Batch, network: str, progress: float, keys: Tensor
     ) -> Tensor:
         batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
         weight = batch.pop("weight", None)
         half = self.settings.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            losses = self.method.loss(modules, self.method.prepare(batch, keys), turn, progress, keys)
+            losses = self.method.loss(
+                modules, self.method.prepare_batch(batch, keys), network, progress, keys
+            )
         return losses if weight is None else weight * losses

@@ -48,9 +48,19 @@ def doubled_models(params: Params) -> list[str]:
     ]
 
 
-def wrong_labels(params: Params, named: Iterable[tuple[str, Named]]) -> list[str]:
-    """Return what is wrong with methods, given as (where, method), for models given labels, or not."""
-    config, problems = params.config("pretrain"), []
+def unsupplied(named: Iterable[tuple[str, Named]]) -> list[str]:
+    """Return what is wrong with methods, given as (where, method), that need what no stage supplies."""
+    return [
+        f"{where} {method.name} needs {', '.join(missing)}, which no stage supplies; take another method"
+        for where, method in named
+        if (missing := method.build().needs.unsupplied)
+    ]
+
+
+def wrong_methods(params: Params, named: Iterable[tuple[str, Named]]) -> list[str]:
+    """Return what is wrong with methods, given as (where, method): what they need, and labels or none."""
+    config, named = params.config("pretrain"), list(named)
+    problems = unsupplied(named)
     for where, method in [] if config.checkpoint else named:  # an adopted model says itself what it knows
         try:
             method.build().check_labels(config.conditional)

@@ -1,17 +1,17 @@
 """What must hold between a student and its teacher, what it starts from, and what it learns from."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fewstep import registry
 from fewstep.errors import UserError
-from stages.settings.models import models, wrong_labels
+from fewstep.training.method import Method
+from stages.settings.models import models, wrong_methods
 from stages.settings.params import Params
 
 if TYPE_CHECKING:
     from fewstep.grids import Grid
     from fewstep.model import ModelConfig
-    from stages.distill import Config
 
 
 def wrong_students(params: Params) -> list[str]:
@@ -19,15 +19,15 @@ def wrong_students(params: Params) -> list[str]:
     problems = []
     for key in params.keys("distill"):
         student, where = params.config("distill", key), f"distill.{key}"
-        problems += wrong_labels(params, [(f"{where}.method", student.method)])
+        problems += wrong_methods(params, [(f"{where}.method", student.method)])
         problems += [f"{where}{told}" for told in problems_of(student, params)]
     return problems
 
 
-def problems_of(student: "Config", params: Params) -> Iterator[str]:
+def problems_of(student: Any, params: Params) -> Iterator[str]:
     """Yield what is wrong with one student, each to be told after its place in params.yaml."""
-    if (name := student.method.name) not in (fitting := fitting_methods()):
-        yield f".method {name} learns from data; here fit: {', '.join(fitting)}"
+    if student.method.build().needs.stream == "data":
+        yield f".method {student.method.name} learns from data; here fit: {', '.join(fitting_methods())}"
     yield from wrong_teacher(student, params)
     yield from wrong_init(student, params)
     couplings = [f"{stage}/{made}" for stage in ("couple", "trajectories") for made in params.keys(stage)]
@@ -38,7 +38,7 @@ def problems_of(student: "Config", params: Params) -> Iterator[str]:
         yield f": {problem}"
 
 
-def wrong_teacher(student: "Config", params: Params) -> Iterator[str]:
+def wrong_teacher(student: Any, params: Params) -> Iterator[str]:
     """Yield what is wrong with a student's teacher."""
     teacher, nfe = student.teacher, student.nfe
     if teacher not in (teachers := ["pretrain", *params.keys("reflow")]):
@@ -54,7 +54,7 @@ def wrong_teacher(student: "Config", params: Params) -> Iterator[str]:
             f".nfe {nfe} is not among the budgets searched for {teacher}, {list(budgets)}; add it to "
             f"search.{teacher}.budgets"
         )
-    if student.method.build().needs_score and (why := no_score(teacher, params)):
+    if student.method.build().needs.score and (why := no_score(teacher, params)):
         yield f".method {student.method.name} compares scores, but {why}"
 
 
@@ -69,7 +69,7 @@ def no_score(teacher: str, params: Params) -> str | None:
     return f"pretrain.method.coupling {coupling} pairs noise with data, which leaves none; take independent"
 
 
-def wrong_init(student: "Config", params: Params) -> Iterator[str]:
+def wrong_init(student: Any, params: Params) -> Iterator[str]:
     """Yield what is wrong with the model that a student starts from."""
     init = student.init
     if init not in (there := models(params)):
@@ -84,22 +84,31 @@ def wrong_init(student: "Config", params: Params) -> Iterator[str]:
 def fitting_methods() -> list[str]:
     """Return the methods that can learn from what a teacher made."""
     methods = {name: registry.find("fewstep.methods", name) for name in registry.available("fewstep.methods")}
-    return [name for name, method in methods.items() if method.stream != "data"]
+    return [name for name, method in methods.items() if default_stream(method) != "data"]
 
 
-def mismatch(student: "Config", params: Params) -> str | None:
+def default_stream(method: type[Method]) -> str:
+    """Return the stream of a method by its default options; one that has none is taken for one of pairs."""
+    try:
+        return method().needs.stream
+    except TypeError:
+        return "pairs"
+
+
+def mismatch(student: Any, params: Params) -> str | None:
     """Say why a student can't learn from what it trains on, None if it can."""
     method, (kind, _, source) = student.method, student.train_on.partition("/")
-    wanted = {"timesteps": "trajectories", "pairs": "couple"}.get(method.build().stream)
+    needs = method.build().needs
+    wanted = {"trajectories": "trajectories", "pairs": "couple"}.get(needs.stream)
     if wanted not in (None, kind):
         weighted = " with a regression_weight" if getattr(method.build(), "regression_weight", 0) else ""
         return f"method {method.name}{weighted} learns from {wanted}/..., not from {student.train_on}"
     if kind == "trajectories" and source != student.teacher:
         return f"{student.train_on} is not of its teacher; use trajectories/{student.teacher}"
-    jitter = method.build().trained()["jitter"]
-    if jitter and kind == "trajectories" and params.config(kind, source).keep != "all":
+    if needs.all_states and kind == "trajectories" and params.config(kind, source).keep != "all":
         return (
-            f"jitter {jitter} learns from states between the timesteps; set trajectories.{source}.keep to all"
+            f"method {method.name} with jitter learns from states between the timesteps; "
+            f"set trajectories.{source}.keep to all"
         )
     if kind == "couple" and (pairs := params.config(kind, source)).model == student.teacher:
         grid = params.config("search", student.teacher)

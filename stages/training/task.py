@@ -60,7 +60,7 @@ class TrainTask:
             settings=self.settings,
             seed=self.seed,
             state=self.state,
-            known=select(shards.load(held_out.samples)) if self.method.stream == "pairs" else None,
+            known=select(shards.load(held_out.samples)) if self.method.needs.stream == "pairs" else None,
             monitor=self.monitor and self.watched_by(self.monitor),
             progress=progress,
             device=distributed.join(device()),

@@ -79,7 +79,7 @@ def train_model(
         parameters=sum(p.numel() for p in trained.model.parameters()),
     )
     tell_of_watch(job, trained)
-    if method.stream == "pairs":
+    if method.needs.stream == "pairs":
         tell_of_pairs(job, source, training.samples, trained)
     return trained
 

@@ -59,7 +59,7 @@ def nets_of(method, model):
 
 def losses(method, nets, turn, n):
     batch, keys = batch_of(n)
-    return method.loss(nets, method.prepare(batch, keys), turn, 0.5, keys)
+    return method.loss(nets, method.prepare_batch(batch, keys), turn, 0.5, keys)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,7 +83,7 @@ def test_the_batch_is_left_as_it_was(name):
     method, (batch, keys) = method_named(name), batch_of(5)
     before = {key: tensor.clone() for key, tensor in batch.items()}
     _, nets = nets_of(method, student())
-    method.loss(nets, method.prepare(batch, keys), method.updates(0)[0], 0.0, keys)
+    method.loss(nets, method.prepare_batch(batch, keys), method.updates(0)[0], 0.0, keys)
     assert batch.keys() == before.keys()
     assert all(torch.equal(batch[key], before[key]) for key in batch)
 
@@ -101,7 +101,7 @@ def test_the_docstring_names_the_source(name):
     method = registry.find("fewstep.methods", name)
     assert "arXiv" in method.__doc__
     assert importlib.import_module(method.__module__).__doc__
-    assert method.stream in ("data", "pairs", "timesteps", "noise")
+    assert method().needs.stream in ("data", "pairs", "trajectories", "noise")
     assert method.trained_times in ("all", "grid")
     assert method.map_preserving in (True, False)
 
@@ -129,6 +129,6 @@ def test_labels_are_needed_with_classes_and_ignored_without(name):
         for turn in method.updates(0):
             if model.config.classes:
                 with pytest.raises(UserError, match="no label"):
-                    method.loss(nets, method.prepare(given, keys), turn, 0.0, keys)
+                    method.loss(nets, method.prepare_batch(given, keys), turn, 0.0, keys)
             else:
-                assert method.loss(nets, method.prepare(given, keys), turn, 0.0, keys).isfinite().all()
+                assert method.loss(nets, method.prepare_batch(given, keys), turn, 0.0, keys).isfinite().all()

@@ -85,7 +85,7 @@ def test_with_one_call_and_no_critic_it_is_the_regression_of_endpoint():
 
 @pytest.mark.parametrize("finish", [Sim, Dmd])
 def test_without_an_anchor_no_data_is_needed_and_with_one_it_holds(finish):
-    assert (finish().stream, finish(regression_weight=2.0).stream) == ("noise", "pairs")
+    assert (finish().needs.stream, finish(regression_weight=2.0).needs.stream) == ("noise", "pairs")
     model, batch = student(), pairs()
     nets = nets_of(finish(), model)
     free, given = (finish().loss(nets, b, "student", 0.0, KEYS) for b in ({}, batch))

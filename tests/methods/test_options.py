@@ -57,7 +57,10 @@ def test_huber_is_l2_near_zero_and_l1_far_away():
 def test_optimal_transport_reorders_the_noise_and_shortens_the_paths():
     method, keys = FlowMatching(coupling="optimal_transport"), randomness.keys_of(0, 0, 32)
     data = {"data": torch.randn(32, 2, generator=torch.Generator().manual_seed(0))}
-    plain, paired = FlowMatching().prepare(data, keys)["noise"], method.prepare(data, keys)["noise"]
+    plain, paired = (
+        FlowMatching().prepare_batch(data, keys)["noise"],
+        method.prepare_batch(data, keys)["noise"],
+    )
     assert torch.equal(plain.sort(dim=0).values, paired.sort(dim=0).values)
     assert (paired - data["data"]).square().sum() < (plain - data["data"]).square().sum()
 
