@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from stages.run.runner import Job, main
+from stages.run.job import Job
+from stages.run.runner import main
 from stages.settings.models import missing_flows, unguidable
 from stages.settings.params import Guidance, Params, Settings, SolverName
 from stages.settings.steps import wrong_making

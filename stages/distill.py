@@ -5,7 +5,8 @@ from pathlib import Path
 from pydantic import Field
 
 from fewstep.settings import MonitorSettings, TrainSettings
-from stages.run.runner import Job, main
+from stages.run.job import Job
+from stages.run.runner import main
 from stages.settings.models import doubled_models
 from stages.settings.params import MethodPlugin, Params, Settings
 from stages.settings.students import wrong_students

@@ -5,7 +5,8 @@ from pathlib import Path
 from pydantic import Field
 
 from stages.artifacts import manifests
-from stages.run.runner import Job, main
+from stages.run.job import Job
+from stages.run.runner import main
 from stages.settings.models import models
 from stages.settings.params import Count, Params, Settings, SolverName
 from stages.settings.steps import broken_steps

@@ -6,7 +6,8 @@ from typing import Any
 from pydantic import Field
 
 from fewstep.errors import UserError
-from stages.run.runner import Job, main
+from stages.run.job import Job
+from stages.run.runner import main
 from stages.settings.params import Params, Settings
 
 VERSION = 4  # bump when the numbers this stage writes change

@@ -6,7 +6,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from fewstep.settings import TrainSettings
-from stages.run.runner import Job, main
+from stages.run.job import Job
+from stages.run.runner import main
 from stages.settings.models import wrong_labels
 from stages.settings.params import MethodPlugin, ModelPlugin, Params, Settings
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from pydantic import Field
 
 from fewstep.settings import TrainSettings
-from stages.run.runner import Job, main
+from stages.run.job import Job
+from stages.run.runner import main
 from stages.settings.models import missing_flows, wrong_labels
 from stages.settings.params import MethodPlugin, Params, Settings
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from pydantic import Field
 
 from fewstep.errors import UserError
-from stages.run.runner import Job, main
+from stages.run.job import Job
+from stages.run.runner import main
 from stages.settings.models import jittered, missing_flows, unguidable
 from stages.settings.params import Count, Guidance, Params, SearchPlugin, Settings, SolverName
 

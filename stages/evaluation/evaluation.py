@@ -17,7 +17,7 @@ from stages.artifacts.scratch import state
 from stages.evaluation.entries import Entry, KeptEntries, Protocol, Result, Yardstick
 from stages.figures.sample_grid import spread_over
 from stages.process.device import grid_of_nfe, open_model, straightness_of
-from stages.run.runner import Job
+from stages.run.job import Job
 from stages.searching.grids_file import read_grids
 from stages.workers.spread import spread
 

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.artifacts import manifests
-from stages.run.runner import Job
+from stages.run.job import Job
 
 ROWS = (  # what is shown, what it should be, and where it is among the facts of a model
     ("pairs checked", "", "{checks[count]}"),
@@ -45,15 +44,15 @@ def pair_table(job: Job) -> PairTable:
     facts: dict[str, dict[str, Any]] = {}
     advice: dict[str, list[str]] = {}
     learnt: dict[str, list[str]] = {}
-    for name, path in job.inputs.items():
-        manifest = manifests.read(path)
-        if not name.startswith("model ") or manifest is None or "pair_loss" not in manifest["facts"]:
+    for name, manifest in job.manifests.items():
+        if not name.startswith("model ") or "pair_loss" not in manifest["facts"]:
             continue
         pairs, loss = manifest["facts"].get("pairs", {}), manifest["facts"]["pair_loss"]
-        facts[name.removeprefix("model ")] = pairs | {"loss": loss}
+        model = name.removeprefix("model ")
+        facts[model] = pairs | {"loss": loss}
         coupling = next(u["path"] for n, u in manifest["inputs"].items() if n in ("pairs", "train_on"))
         advice[f"pairs of couple/{Path(coupling).name}"] = pairs.get("problems", []) + pairs.get("advice", [])
-        learnt[path.name] = [loss["advice"]]
+        learnt[model] = [loss["advice"]]
     rows = [(label, good, [cell(text, found) for found in facts.values()]) for label, good, text in ROWS]
     return PairTable(list(facts), rows, [*advice.items(), *learnt.items()])
 

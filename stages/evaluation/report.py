@@ -7,16 +7,13 @@ from typing import Any
 
 import jinja2
 
-from stages.artifacts import manifests
-from stages.artifacts.inputs import Input
 from stages.evaluation.evaluation import Evaluation
 from stages.evaluation.pair_table import pair_table
 from stages.evaluation.tables import series
 from stages.figures.curves import draw_grids, draw_quality
 from stages.figures.sample_grid import draw_sample_grid
-from stages.run.runner import Job
+from stages.run.job import Job
 from stages.settings import discovery
-from stages.tracking.lineage import ancestors
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -85,19 +82,15 @@ def picture(path: Path) -> str:
 
 def collapses(job: Job) -> list[tuple[str, str]]:
     """Return the models whose training collapsed on the way, with what its monitor said."""
-    found = {name: manifests.read(path) for name, path in job.inputs.items() if name.startswith("model ")}
     return [
         (name.removeprefix("model "), told)
-        for name, manifest in found.items()
-        if manifest and (told := manifest["facts"].get("monitor", {}).get("collapse"))
+        for name, manifest in job.manifests.items()
+        if name.startswith("model ") and (told := manifest["facts"].get("monitor", {}).get("collapse"))
     ]
 
 
 def made_by(job: Job) -> list[dict[str, Any]]:
     """Return how every stage of the chain made what this evaluation rests on, in order."""
-    inputs = {
-        name: Input(path, digest="", manifest=manifests.read(path)) for name, path in job.inputs.items()
-    }
     return [
         {
             "address": discovery.address(manifest["stage"], manifest["key"]),
@@ -105,5 +98,5 @@ def made_by(job: Job) -> list[dict[str, Any]]:
             "settings": json.dumps(manifest["config"], indent=1),
             "facts": json.dumps(manifest["facts"], indent=1),
         }
-        for manifest in ancestors(inputs)
+        for manifest in job.ancestors
     ]

@@ -10,7 +10,7 @@ from fewstep.pairs import PairStatistics
 from fewstep.pairs.imported import ForeignPairs, open_pairs
 from fewstep.shards import Shards
 from fewstep.shards.write import Make
-from stages.run.runner import Job
+from stages.run.job import Job
 from stages.sampling.makers import Opened
 from stages.sampling.splits import HELD_OUT, Splits
 

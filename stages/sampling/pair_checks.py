@@ -3,16 +3,15 @@
 from dataclasses import asdict
 from functools import reduce
 from operator import add
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fewstep.draws import draws
 from fewstep.grids import Grid, uniform
 from fewstep.pairs import PairStatistics, check_pairs, require_equivariant
 from fewstep.shards import Shards, counted
 from stages.process.device import device
-from stages.run.runner import Job
+from stages.run.job import Job
 from stages.sampling.makers import Opened
-from stages.sampling.pair_facts import learnt_independent
 from stages.sampling.splits import HELD_OUT, TRAIN, Splits
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def check_coupling(job: Job, config: "Config", wanted: Splits, held_out: Shards,
         grid=grid_of(opened),
         batch=config.batch,
         statistics=reduce(add, parts),
-        independent=learnt_independent(job.inputs["model"]),
+        independent=learnt_independent(job.manifests.get("model")),
         device=device(),
     )
     job.facts.update(checks=asdict(checks), problems=checks.problems(), advice=checks.advice())
@@ -43,6 +42,13 @@ def check_coupling(job: Job, config: "Config", wanted: Splits, held_out: Shards,
         job.progress.note(f"warning: {problem}")
     for advice in checks.advice():
         job.progress.note(advice)
+
+
+def learnt_independent(made: dict[str, Any] | None) -> bool:
+    """Return whether the model with this manifest learnt from noise drawn independently of the data."""
+    if made is None or made["stage"] != "pretrain":
+        return False
+    return made["config"]["method"].get("coupling", "independent") == "independent"
 
 
 def check_mirrored(job: Job, config: "Config", opened: Opened) -> None:

@@ -13,7 +13,7 @@ from fewstep.reference import Adaptive
 from fewstep.shards import drawn
 from fewstep.shards.write import Make
 from stages.process.device import device, grid_of_nfe, open_flow
-from stages.run.runner import Job
+from stages.run.job import Job
 from stages.sampling.makers import Opened, model_folder
 from stages.sampling.splits import Splits, splits
 from stages.settings.steps import steps_taken

@@ -22,7 +22,7 @@ from fewstep.shards import (
     write_shard,
 )
 from fewstep.shards.fields import Field
-from stages.run.runner import Job
+from stages.run.job import Job
 from stages.sampling.makers import Maker, ModelMaker
 from stages.workers.spread import Spread, here, spread
 

@@ -15,7 +15,7 @@ from fewstep.searching.noise import Drawn
 from fewstep.searching.problem import Student
 from fewstep.searching.score import score
 from stages.process.device import device, open_flow, open_model
-from stages.run.runner import Job
+from stages.run.job import Job
 from stages.searching.grids_file import Found, fine_of
 from stages.searching.parallel_problem import spread_out
 

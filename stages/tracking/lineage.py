@@ -1,4 +1,4 @@
-"""Lineage: what a tracked run is known by, and which earlier results it rests on."""
+"""Lineage: what a tracked run is known by, and the circumstances it was made in, which go into no result."""
 
 import os
 import subprocess
@@ -7,9 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fewstep.errors import UserError
-from stages.artifacts import manifests
-from stages.artifacts.inputs import Input
+from stages.artifacts.plan import Input
 from stages.process import parent
 from stages.settings import discovery
 from stages.tracking import recording
@@ -43,26 +41,6 @@ def samples(inputs: dict[str, Input]) -> list[dict[str, str]]:
             name = discovery.address(made["stage"], made["key"]) if made else item.path.as_posix()
             found.append({"name": name, "digest": item.digest, "source": item.path.as_posix()})
     return found
-
-
-def ancestors(inputs: dict[str, Input]) -> list[dict[str, Any]]:
-    """Return the manifests of all results that these inputs are or rest on, the first made first."""
-    waiting, found = [item.manifest for item in inputs.values()], {}
-    while waiting:
-        if manifest := waiting.pop():
-            found.pop(manifest["fingerprint"], None)  # again, so it comes before what was found meanwhile
-            found[manifest["fingerprint"]] = manifest
-            made = [used for used in manifest["inputs"].values() if used["fingerprint"]]  # not the user's own
-            waiting += [_read(Path(used["path"])) for used in made]
-    return list(reversed(found.values()))
-
-
-def _read(artifact: Path) -> dict[str, Any] | None:
-    """Return a manifest if it can be read; a damaged one far up the line is no reason to stop."""
-    try:
-        return manifests.read(artifact)
-    except UserError:
-        return None
 
 
 def pipeline_id() -> str:

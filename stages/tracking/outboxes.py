@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from filelock import FileLock, Timeout
 
-from stages.artifacts import publishing
+from stages.artifacts import scratch
 from stages.tracking import recording
 
 
@@ -85,7 +85,7 @@ class Outbox:
             return str(target)
         try:
             target.unlink(missing_ok=True)
-            publishing.link(file, target)
+            scratch.link(file, target)
         except OSError as error:
             self.broken = error
         return str(target)

@@ -8,11 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stages.artifacts import manifests
 from stages.artifacts.plan import Plan
 from stages.tracking import outboxes, recording, registry_events
 from stages.tracking.circumstances import device, environment, lock_digest
-from stages.tracking.lineage import ancestors, describe, pipeline_id, samples
+from stages.tracking.lineage import describe, pipeline_id, samples
 from stages.tracking.outboxes import Outbox
 
 WAIT_WHEN_DOWN = 0.3  # seconds to wait for a tracker that was down
@@ -29,7 +28,7 @@ class Tracking:
         self.root, self.plan = root, plan
         self.outbox = Outbox(root, plan.address) if wanted() else None
         if self.outbox:
-            for manifest in ancestors(plan.inputs):  # the pipeline's run shows those made earlier, too
+            for manifest in plan.ancestors:  # the pipeline's run shows those made earlier, too
                 self.link(manifest)
             start_sender(root)
 
@@ -67,10 +66,9 @@ class Tracking:
         self.measured(0, numbers)
         self._add("params", params={"environment.device": device()})
 
-    def published(self, out: Path) -> None:
+    def published(self, out: Path, manifest: dict[str, Any]) -> None:
         """Offer a result to the model registry, if it is a model or tells how good models are."""
-        manifest = manifests.read(out)
-        if not (self.outbox and manifest):
+        if not self.outbox:
             return
         if files := [f for f in registry_events.model_files(out) if f.stat().st_size <= ATTACHED_BYTES]:
             kept = [self.outbox.keep("model", file.name, file) for file in files]

@@ -12,6 +12,7 @@ from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.grids import Grid, uniform
 from fewstep.model import Model
+from fewstep.pairs import PairLoss
 from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import Shards
 from fewstep.solvers import integrate
@@ -19,12 +20,12 @@ from fewstep.training.loop import Trained
 from fewstep.training.method import Batch, Method
 from stages.figures.sample_grid import draw_sample_grid, samples_shown
 from stages.process.device import device
-from stages.run.runner import Job
-from stages.sampling.pair_facts import tell_of_pairs
+from stages.run.job import Job
 from stages.training.task import TrainTask
 from stages.workers.distributed import beside, processes
 
 SHOWN_NFE = (1, 2, 4, 8, 32)
+KEPT = ("checks", "problems", "advice")  # the facts of a coupling that go with each model trained on it
 
 
 def train_model(
@@ -78,13 +79,13 @@ def train_model(
         loss=trained.loss,
         parameters=sum(p.numel() for p in trained.model.parameters()),
     )
-    tell_of_watch(job, trained)
+    note_monitor(job, trained)
     if method.stream == "pairs":
-        tell_of_pairs(job, source, training.samples, trained)
+        note_pairs(job, source, training.samples, trained)
     return trained
 
 
-def tell_of_watch(job: Job, trained: Trained) -> None:
+def note_monitor(job: Job, trained: Trained) -> None:
     """Note what was left out of a training, and what its monitor saw, among the job's facts if anything."""
     if trained.skipped:
         job.facts["skipped_updates"] = trained.skipped
@@ -95,6 +96,26 @@ def tell_of_watch(job: Job, trained: Trained) -> None:
             f"the monitor picked the weights of step {watched.picked.step}, the best of {watched.looks} "
             f"looks (fd {watched.picked.fd:.4g}, recall {watched.picked.recall:.2f})"
         )
+
+
+def note_pairs(job: Job, source: Path, pairs: int, trained: Trained) -> None:
+    """Note among the job's facts what is known of its coupling, and how the model does on fresh pairs.
+
+    Args:
+        job: Of the training; it gains the facts "pair_loss", and "pairs" if the coupling has a manifest.
+        source: The coupling, whose name is its key.
+        pairs: How many it has to train on.
+        trained: The result of the training.
+    """
+    assert trained.known_losses is not None
+    assert trained.fresh_losses is not None
+    loss = PairLoss.of(trained.known_losses, trained.fresh_losses)
+    advice = loss.advice(pairs, f"couple.{source.name}")
+    job.progress.note(advice)
+    job.facts["pair_loss"] = asdict(loss) | {"advice": advice}
+    name = next(name for name, path in job.inputs.items() if path == source)
+    if manifest := job.manifests.get(name):
+        job.facts["pairs"] = {fact: manifest["facts"][fact] for fact in KEPT if fact in manifest["facts"]}
 
 
 def take_model(job: Job, folder: Path, shape: tuple[int, ...]) -> None:

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from tracked_project import TrackedProject
 
-from stages.artifacts.inputs import Input
+from stages.artifacts.plan import Input
 from stages.tracking import lineage, outboxes, registry_events, sender
 from stages.tracking.mlflow_registry import why_not
 from stages.tracking.outboxes import Outbox
