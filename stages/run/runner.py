@@ -7,7 +7,10 @@ import sys
 import traceback
 from argparse import ArgumentParser
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from fewstep.errors import UserError
@@ -18,10 +21,9 @@ from stages.process import records
 from stages.process.parent import die_with_dvc
 from stages.process.progress import Shown
 from stages.run.job import Job
-from stages.settings import discovery
-from stages.settings.params import Params
+from stages.settings import checks, discovery
 from stages.tracking.tracking import Tracking
-from stages.workers.distributed import refuse_torchrun
+from stages.workers.distributed import OthersFinishError, machine_number, refuse_torchrun
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last is a limit on the size of files
 
@@ -37,6 +39,8 @@ def main(file: Path) -> None:
         refuse_torchrun()
         if options.plan:
             show_plan(stage, options.key, options.price)
+        elif machine_number() > 0:
+            help_train(stage, options.key)
         else:
             records.write_outcome(address, run(stage, options.key))
         return
@@ -80,8 +84,7 @@ def read_plan(stage: str, key: str | None) -> Plan:
     Raises:
         UserError: for everything that the user can change; also if the stage takes no such key.
     """
-    params = Params.read()
-    params.check()
+    params = checks.read_checked()
     if key not in (keys := params.keys(stage)):
         wanted = "no argument" if keys == [None] else f"one of: {', '.join(map(str, keys))}"
         raise UserError(f"stages.{stage} takes {wanted}; got {key or 'nothing'}")
@@ -141,6 +144,26 @@ def run(stage: str, key: str | None) -> records.Outcome:
             if warning := tracking.end(status):
                 progress.note(warning)
     return "published before" if made_before else "made"
+
+
+def help_train(stage: str, key: str | None) -> None:
+    """Take part in a training whose result the stage of the first machine publishes.
+
+    Raises:
+        UserError: for everything that would stop that stage; also if the stage trains nothing.
+    """
+    plan = read_plan(stage, key)
+    if "train" not in plan.module.Config.model_fields:
+        raise UserError(f"FEWSTEP_NODE_RANK is {machine_number()}, but {stage} trains nothing; unset it")
+    scratch, progress = Scratch.of(plan.address, plan.fingerprint), Shown(plan.address)
+    if scratch.read_finished():
+        progress.note("the first machine has finished it")
+        return
+    scratch.work.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="fewstep-") as nowhere, suppress(OthersFinishError):
+        job = replace(job_of(plan, scratch, progress, lambda name, file: None), out=Path(nowhere))
+        plan.module.run(plan.config, job)
+    progress.note("the share of this machine is done; the first machine publishes the result")
 
 
 def work(plan: Plan, scratch: Scratch, progress: Shown, tracking: Tracking) -> dict[str, Any]:

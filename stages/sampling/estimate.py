@@ -16,8 +16,7 @@ from fewstep.reference import follow
 from fewstep.shards.recipe import FLOATS, Recipe
 from stages.process.device import device
 from stages.process.progress import clock
-from stages.sampling.makers import ModelMaker, Opened
-from stages.sampling.splits import TRAIN, Splits
+from stages.sampling.splits import TRAIN, ModelMaker, Opened, Splits
 from stages.workers.spread import spread, workers_for
 
 LEAST_SECONDS, LEAST_NFE = 0.5, 3  # of a measurement, after a first call that warms up
@@ -103,9 +102,8 @@ def estimate(splits: Splits, maker: ModelMaker, *, checked: int, opened: Opened 
     count, recipe = max(1, workers_for(len(shards))), splits.recipes[TRAIN]
     began = time.perf_counter()
     if opened is None:
-        measured = [
-            found for _, found in spread(measure, range(count), prepare=prepare, facts=(maker, recipe))
-        ]
+        answers = spread(measure, range(count), start_worker=start_worker, facts=(maker, recipe))
+        measured = [found for _, found in answers]
     else:
         WORKER.update(maker=maker, opened=opened, recipe=recipe)
         measured = [measure(0)] * count
@@ -122,7 +120,7 @@ def estimate(splits: Splits, maker: ModelMaker, *, checked: int, opened: Opened 
     )
 
 
-def prepare(maker: ModelMaker, recipe: Recipe) -> None:
+def start_worker(maker: ModelMaker, recipe: Recipe) -> None:
     """Open the model in a worker."""
     WORKER.update(maker=maker, opened=maker.open(), recipe=recipe)
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from functools import reduce
 from operator import add
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fewstep.draws import draws
 from fewstep.grids import Grid, uniform
@@ -11,18 +11,22 @@ from fewstep.pairs import PairStatistics, check_pairs, require_equivariant
 from fewstep.shards import Shards, counted
 from stages.process.device import device
 from stages.run.job import Job
-from stages.sampling.makers import Opened
-from stages.sampling.splits import HELD_OUT, TRAIN, Splits
-
-if TYPE_CHECKING:
-    from stages.couple import Config
+from stages.sampling.splits import HELD_OUT, TRAIN, Opened, Splits
 
 FINE_STEPS = 64  # of Heun, to follow a flow whose pairs were made to a tolerance
 MIRRORED_NOISES = 32
 
 
-def check_coupling(job: Job, config: "Config", wanted: Splits, held_out: Shards, opened: Opened) -> None:
-    """Check finished pairs: the held-out ones with the model, and the noise and cost of all of them."""
+def check_coupling(job: Job, wanted: Splits, held_out: Shards, opened: Opened, *, batch: int) -> None:
+    """Check finished pairs: the held-out ones with the model, and the noise and cost of all of them.
+
+    Args:
+        job: Of the couple stage; it gains the facts "checks", "problems" and "advice".
+        wanted: All pairs.
+        held_out: The finished held-out ones.
+        opened: The model that made them, or is said to have.
+        batch: Pairs in one network call.
+    """
     parts = (
         PairStatistics.from_json(part)
         for split in (TRAIN, HELD_OUT)
@@ -32,7 +36,7 @@ def check_coupling(job: Job, config: "Config", wanted: Splits, held_out: Shards,
         held_out.load(),
         opened.flow,
         grid=grid_of(opened),
-        batch=config.batch,
+        batch=batch,
         statistics=reduce(add, parts),
         independent=learnt_independent(job.manifests.get("model")),
         device=device(),
@@ -51,7 +55,7 @@ def learnt_independent(made: dict[str, Any] | None) -> bool:
     return made["config"]["method"].get("coupling", "independent") == "independent"
 
 
-def check_mirrored(job: Job, config: "Config", opened: Opened) -> None:
+def check_mirrored(job: Job, opened: Opened) -> None:
     """Refuse to mirror the pairs of a model that can tell left from right.
 
     Raises:

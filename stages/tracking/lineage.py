@@ -1,9 +1,13 @@
 """Lineage: what a tracked run is known by, and the circumstances it was made in, which go into no result."""
 
+import hashlib
 import os
+import platform
 import subprocess
+import sys
 import uuid
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +15,9 @@ from stages.artifacts.plan import Input
 from stages.process import parent
 from stages.settings import discovery
 from stages.tracking import recording
-from stages.tracking.circumstances import lock_digest
 
 HOLD_SAMPLES = ("prepare", "couple", "trajectories")
+SETTINGS = ("FEWSTEP_THREADS", "FEWSTEP_PROCESSES", "FEWSTEP_BACKEND", "FEWSTEP_WORKERS")
 PROCESS = uuid.uuid4().hex[:12]
 
 
@@ -60,3 +64,31 @@ def git_commit() -> str | None:
     except OSError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def environment() -> dict[str, str]:
+    """Return what is known without torch: versions, platform, and what the environment says of speed."""
+    known = {
+        "torch": version("torch"),
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "machine": platform.machine(),
+        "cores": str(os.cpu_count()),
+    }
+    return known | {name.lower(): os.environ[name] for name in SETTINGS if name in os.environ}
+
+
+def device() -> str:
+    """Return where networks ran, once they did: a stage that used no torch ran on the cpu."""
+    torch = sys.modules.get("torch")
+    has_gpu = torch is not None and torch.cuda.is_available()
+    name = os.environ.get("FEWSTEP_DEVICE") or ("cuda" if has_gpu else "cpu")
+    return f"{name} ({torch.cuda.get_device_name(name)})" if has_gpu and name.startswith("cuda") else name
+
+
+def lock_digest(root: Path) -> str | None:
+    """Return the sha256 of dvc.lock as it is now, None if there is none."""
+    try:
+        return hashlib.sha256((root / "dvc.lock").read_bytes()).hexdigest()
+    except OSError:
+        return None

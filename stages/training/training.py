@@ -22,7 +22,7 @@ from stages.figures.sample_grid import draw_sample_grid, samples_shown
 from stages.process.device import device
 from stages.run.job import Job
 from stages.training.task import TrainTask
-from stages.workers.distributed import beside, processes
+from stages.workers.distributed import Group, share
 
 SHOWN_NFE = (1, 2, 4, 8, 32)
 KEPT = ("checks", "problems", "advice")  # the facts of a coupling that go with each model trained on it
@@ -40,7 +40,7 @@ def train_model(
 ) -> Trained:
     """Train `student` on the shards of `source`, write its model directory, and picture its samples.
 
-    FEWSTEP_PROCESSES says how many processes do it together.
+    FEWSTEP_PROCESSES says how many processes of this machine share it, FEWSTEP_NODES how many machines.
 
     Args:
         job: The stage's job; the input "teacher", if any, is what the method may load.
@@ -67,10 +67,7 @@ def train_model(
                 f"{source} holds samples of shape {shape}, the model takes {student.config.shape}"
             )
     task = TrainTask(method, settings, source, select, job.seed, job.scratch, job.inputs, monitor)
-    if (count := processes()) > 1:
-        save_model(task.start, student)
-    with beside(count, task.learn):
-        trained = task.learn(student, job.progress)
+    trained = learn(job, task, student, Group.from_environment())
     save_model(job.out, trained.model)
     picture_samples(job, trained.model)
     job.facts.update(
@@ -83,6 +80,16 @@ def train_model(
     if method.stream == "pairs":
         note_pairs(job, source, training.samples, trained)
     return trained
+
+
+def learn(job: Job, task: TrainTask, student: Model, group: Group) -> Trained:
+    """Train a student in this process, or in those of a group, which hand over models as files."""
+    if group.alone:
+        return task.learn(student, job.progress)
+    if group.machine == 0:
+        save_model(task.start, student)
+    known = share(group, task.take_part, name=job.result, progress=job.progress)
+    return Trained(model=load_model(task.end).to(device()).eval(), **known)
 
 
 def note_monitor(job: Job, trained: Trained) -> None:
@@ -113,7 +120,7 @@ def note_pairs(job: Job, source: Path, pairs: int, trained: Trained) -> None:
     advice = loss.advice(pairs, f"couple.{source.name}")
     job.progress.note(advice)
     job.facts["pair_loss"] = asdict(loss) | {"advice": advice}
-    name = next(name for name, path in job.inputs.items() if path == source)
+    name = next((name for name, path in job.inputs.items() if path == source), "")
     if manifest := job.manifests.get(name):
         job.facts["pairs"] = {fact: manifest["facts"][fact] for fact in KEPT if fact in manifest["facts"]}
 

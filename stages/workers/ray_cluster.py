@@ -3,18 +3,28 @@
 import os
 import socket
 
+from etils.epy import lazy_imports
+
 from fewstep.errors import UserError
 from stages.process.device import device
 from stages.process.environment import THREADS
-from stages.workers.spread import cores
+from stages.workers.machine import cores
+
+
+def refuse_without_ray(error: Exception) -> None:
+    """Say how to install Ray.
+
+    Raises:
+        UserError: always.
+    """
+    raise UserError("FEWSTEP_BACKEND ray needs Ray: pip install 'fewstep[ray]'") from None
+
+
+with lazy_imports(error_callback=refuse_without_ray):
+    import ray
 
 if os.environ.get("RAY_ADDRESS"):  # else Ray would try 20 times, 40 seconds each
     os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
-
-try:
-    import ray
-except ImportError:
-    raise UserError("FEWSTEP_BACKEND ray needs Ray: pip install 'fewstep[ray]'") from None
 
 REACH = 20.0  # seconds in which a cluster must take a connection
 

@@ -1,6 +1,6 @@
 """Items shared out among workers that may die: what one loses, another does.
 
-A back end is a crew, which starts workers, waits for them and ends them. All else is here.
+A back end is a pool, which starts workers, waits for them and ends them. All else is here.
 """
 
 import traceback
@@ -58,7 +58,7 @@ def share_out(
     work: Callable[[Any], Any],
     items: Sequence[Any],
     *,
-    prepare: Callable[..., None],
+    start_worker: Callable[..., None],
     facts: tuple[Any, ...],
     most: int,
 ) -> Iterator[tuple[Any, Any]]:
@@ -68,7 +68,7 @@ def share_out(
         pool: Whose workers.
         work: Called with an item.
         items: The longest first.
-        prepare: Called once in each worker.
+        start_worker: Called once in each worker.
         facts: What it is called with.
         most: Workers at a time.
 
@@ -76,13 +76,13 @@ def share_out(
         UserError: if workers die of one item, or before they have any.
     """
     waiting, deaths = deque(range(len(items))), Counter[int | None]()
-    tasks: dict[Any, int | None] = {}  # busy workers and the items they have; None prepares
+    tasks: dict[Any, int | None] = {}  # busy workers and the items they have; None while it starts
     idle: list[Any] = []
     done: list[tuple[Any, Any]] = []
     left = len(items)
     while left or done:
         for worker in pool.acquire(min(most, left) - len(tasks) - len(idle)):
-            worker.give(prepare, facts)
+            worker.give(start_worker, facts)
             tasks[worker] = None
         while idle and waiting:
             worker, task = idle.pop(), waiting.popleft()

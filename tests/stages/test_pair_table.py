@@ -4,7 +4,7 @@ import pytest
 from jobs import job_in
 
 from stages.artifacts import manifests
-from stages.evaluation.pair_table import pair_table
+from stages.evaluation.report import pair_table
 from stages.sampling.pair_checks import learnt_independent
 
 CHECKS = {"count": 512, "noise_z": 1.234, "noise_off": "tails", "cost": 39.15, "gap": 2.4, "gap_se": 1.9}
