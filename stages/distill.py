@@ -74,7 +74,7 @@ def run(config: Config, job: Job) -> None:
     source = job.inputs["train_on"]
     facts = shards.Shards(source / "train").facts
     if "guidance" in facts and facts["model"] == grid.model_digest:
-        grid.must_suit(model=grid.model_digest, guidance=facts["guidance"])
+        grid.must_suit(model=facts["model"], guidance=facts["guidance"])
     own = replace(grid, guidance=1.0)  # what guidance does is in the coupling; the student samples without
     must_continue(config.init, init.config, own)
     student = model.Model(replace(init.config, grid=own, **method.trained()), init.network)

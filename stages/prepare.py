@@ -1,7 +1,10 @@
 """Prepare: any source of data -> shards, and the nets in whose features samples are measured."""
 
+from __future__ import annotations
+
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etils.epy import lazy_imports
 from pydantic import Field
@@ -17,22 +20,25 @@ with lazy_imports():
     from fewstep.metrics import denoiser, features, protocol
     from stages.figures import sample_grid
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 VERSION = 4  # bump when the numbers this stage writes change
 
 
 class FeatureNet(Settings):
     """Settings of the small classifier whose features fd_clf is measured in."""
 
-    steps: int = Field(250, ge=1)
+    steps: int = Field(default=250, ge=1)
     """Training steps of the classifier."""
-    clusters: int = Field(10, ge=2)
+    clusters: int = Field(default=10, ge=2)
     """Number of k-means clusters that stand in for labels where the data has none."""
 
 
 class MonitorNet(Settings):
     """Settings of the small autoencoder in whose features trainings are watched."""
 
-    steps: int = Field(250, ge=1)
+    steps: int = Field(default=250, ge=1)
     """Training steps."""
 
 
@@ -83,56 +89,59 @@ def run(config: Config, job: Job) -> None:
     here = Path()  # holds data/
     samples = source_for(config.source, here, **config.source_options).load(here)
     classes = 0 if samples.label is None else int(samples.label.max()) + 1
-    floats, parts = samples.floats(), {}
+    floats = samples.floats()
     least = (protocol.LEAST_TRAIN, protocol.LEAST_HELD_OUT)
     chosen_by = split(len(floats), config.held_out, job.seed, at_least=least)
     for name, chosen in zip(("train", "held_out"), chosen_by, strict=True):
         fields = {"data": samples.data[chosen]}
         if samples.label is not None:
             fields["label"] = samples.label[chosen]
-        parts[name] = {"data": floats[chosen], "label": fields.get("label")}
         shards.write_shards(
             job.out / name,
             len(chosen),
             config.samples_per_shard,
-            lambda start, stop, fields=fields: {
-                field: values[start:stop] for field, values in fields.items()
-            },
+            partial(rows, fields),
             facts={"split": name, "source": config.source, "seed": job.seed, "classes": classes},
             affine={"data": samples.affine} if samples.affine else None,
             progress=job.progress,
         )
 
-    train, held_out = parts["train"], parts["held_out"]
-    labels, taught_by = (train["label"], held_out["label"]), "labels"
-    if classes < 2:
+    train, held_out = (floats[chosen] for chosen in chosen_by)
+    if samples.label is None or classes < 2:
         clusters = config.feature_net.clusters
-        labels = features.pseudo_labels(train["data"], held_out["data"], clusters=clusters, seed=job.seed)
+        labels = features.pseudo_labels(train, held_out, clusters=clusters, seed=job.seed)
         taught_by = f"clusters{clusters}"
+    else:
+        labels, taught_by = [samples.label[chosen] for chosen in chosen_by], "labels"
     net = features.train_feature_net(
-        train["data"],
+        train,
         labels[0],
         taught_by=taught_by,
         steps=config.feature_net.steps,
         seed=job.seed,
         progress=job.progress,
     )
-    accuracy = net.accuracy(held_out["data"], labels[1])
+    accuracy = net.accuracy(held_out, labels[1])
     features.save(job.out, net, {"held_out_accuracy": accuracy})
     other = denoiser.train_denoiser(
-        train["data"], steps=config.monitor_net.steps, seed=job.seed, progress=job.progress
+        train, steps=config.monitor_net.steps, seed=job.seed, progress=job.progress
     )
     features.save(job.out, other, {}, name=denoiser.NAME)
-    sample_grid.draw_sample_grid(job.out / "samples.png", [("data", sample_grid.spread_over(train["data"]))])
+    sample_grid.draw_sample_grid(job.out / "samples.png", [("data", sample_grid.spread_over(train))])
     job.picture("samples", job.out / "samples.png")
     job.facts.update(
         shape=list(floats.shape[1:]),
-        train=len(train["data"]),
-        held_out=len(held_out["data"]),
+        train=len(train),
+        held_out=len(held_out),
         classes=classes,
         class_names=list(samples.class_names),
         feature_net_accuracy=accuracy,
     )
+
+
+def rows(fields: dict[str, Tensor], start: int, stop: int) -> dict[str, Tensor]:
+    """Return the samples from `start` to `stop` of each field."""
+    return {name: values[start:stop] for name, values in fields.items()}
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ VERSION = 1  # bump when the numbers this stage writes change
 class Gates(Settings):
     """What must hold before the chain goes on."""
 
-    loss_ratio: float | None = Field(0.95, gt=0)
+    loss_ratio: float | None = Field(default=0.95, gt=0)
     """Held-out loss at the end over that at the start must be below this; null lets anything pass."""
 
 

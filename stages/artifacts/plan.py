@@ -184,7 +184,8 @@ def stale(manifest: dict[str, Any], params: Params, maker: tuple[str, str | None
 def ancestors(inputs: Mapping[str, Input]) -> list[dict[str, Any]]:
     """Return the manifests of all results that these inputs are or rest on, the first made first."""
     read = {item.path: item.manifest for item in inputs.values()}
-    waiting, found = list(read.values()), {}
+    waiting = list(read.values())
+    found: dict[str, dict[str, Any]] = {}
     while waiting:
         if manifest := waiting.pop():
             found.pop(manifest["fingerprint"], None)  # again, so it comes before what was found meanwhile

@@ -22,6 +22,7 @@ class Shown:
         self.bar: tqdm | None = None
         self.terminal = sys.stderr.isatty()
         self.total = 0
+        self.values: dict[str, float] = {}
 
     def start(self, label: str, total: int, *, done: int = 0, unit: str = "step") -> None:
         """Begin a piece of work."""

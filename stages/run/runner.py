@@ -34,6 +34,7 @@ def main(file: Path) -> None:
     options = command_line(stage).parse_args()
     address = discovery.address(stage, options.key)
     records.remove_outcome()
+    outcome: records.Outcome
     try:
         die_with_dvc()
         refuse_torchrun()

@@ -138,7 +138,7 @@ class Splits:
         model = self.store.below("model")
         for name in (WEIGHTS, CONFIG):
             model.put(name, (Path(maker.model) / name).read_bytes())
-        return replace(maker, model=model.url)
+        return replace(maker, model=model.url)  # type: ignore[type-var]  # makers are dataclasses
 
     def _publishable(self, split: str) -> Shards:
         """Return a finished split in the folder that is published."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib import color_sequences
 
 from stages.figures.curves import draw_grids
 from stages.figures.figure import pyplot, save_figure
@@ -24,7 +25,7 @@ def draw_search(folder: Path, found: "SearchedGrids", jumps: "Jumps | None") -> 
         folder / "grids.png", [(f"{steps} steps", grid.times) for steps, grid in sorted(found.grids.items())]
     )
     names = sorted({name for scores in found.scores.values() for name in scores} - {found.baseline})
-    bright = [colour for n, colour in enumerate(pyplot.get_cmap("tab10").colors) if n != 7]  # 7 is grey
+    bright = [colour for n, colour in enumerate(color_sequences["tab10"]) if n != 7]  # 7 is grey
     colours = {found.baseline: GREY} | dict(zip(names, cycle(bright), strict=False))
     panels = 3 if jumps is not None else 2
     figure, axes = pyplot.subplots(1, panels, figsize=(4.3 * panels, 4.4))
@@ -109,4 +110,5 @@ def draw_errors(axis: Any, found: "SearchedGrids", colours: dict[str, Any]) -> N
         axis.set_yscale("log", nonpositive="clip")
     axis.set_xticks(budgets, [str(steps) for steps in budgets])
     axis.set(xlabel="steps", ylabel="endpoint RMSE", title="Distance from a fine run")
-    axis.grid(True, which="major", color="#eeeeee"), axis.set_axisbelow(True)
+    axis.grid(True, which="major", color="#eeeeee")
+    axis.set_axisbelow(True)

@@ -1,6 +1,7 @@
 """Search a model: on several processes if that pays, with a score of every grid that was found."""
 
 from dataclasses import asdict, replace
+from typing import Any
 
 from fewstep.checkpoint import model_digest
 from fewstep.flow import Flow, as_flow
@@ -44,7 +45,7 @@ def search_model(
         scores = score(problem, named, noises=report_noises)
     if problem.student is not None:
         guidance = 1.0  # what it does is in the student
-    marks = {"guidance": guidance, "model_digest": model_digest(job.inputs["model"])}
+    marks: dict[str, Any] = {"guidance": guidance, "model_digest": model_digest(job.inputs["model"])}
     found = SearchedGrids(
         grids={steps: replace(grid, **marks) for steps, grid in result.grids.items()},
         fine=replace(fine_of(result, problem), guidance=guidance),

@@ -91,7 +91,7 @@ class Params:
         """The seed of all stages; a whole number from 0 once the settings are checked."""
         return self.raw.get("seed")
 
-    def keys(self, stage: str) -> list[str | None]:
+    def keys(self, stage: str) -> list[Any]:
         """Return the keys of a stage, such as boss-4 of distill; [None] if it has only one output."""
         section = self.raw.get(stage)
         return list(section if isinstance(section, dict) else []) if discovery.keyed(stage) else [None]

@@ -52,7 +52,7 @@ def pipeline_id() -> str:
     if named := recording.variable(recording.PIPELINE):
         return named.replace("'", "")  # it goes into the tracker's queries
     if "DVC_STAGE" in os.environ and (dvc := parent.starter()):
-        return f"dvc-{dvc.pid}-{dvc.started}"
+        return f"dvc-{dvc.pid}-{hash(dvc):x}"
     return f"stage-{PROCESS}"
 
 
@@ -81,9 +81,10 @@ def environment() -> dict[str, str]:
 def device() -> str:
     """Return where networks ran, once they did: a stage that used no torch ran on the cpu."""
     torch = sys.modules.get("torch")
-    has_gpu = torch is not None and torch.cuda.is_available()
-    name = os.environ.get("FEWSTEP_DEVICE") or ("cuda" if has_gpu else "cpu")
-    return f"{name} ({torch.cuda.get_device_name(name)})" if has_gpu and name.startswith("cuda") else name
+    if torch is None or not torch.cuda.is_available():
+        return os.environ.get("FEWSTEP_DEVICE") or "cpu"
+    name = os.environ.get("FEWSTEP_DEVICE") or "cuda"
+    return f"{name} ({torch.cuda.get_device_name(name)})" if name.startswith("cuda") else name
 
 
 def lock_digest(root: Path) -> str | None:

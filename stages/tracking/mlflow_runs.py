@@ -49,14 +49,14 @@ class Tracker:
 
     def have_experiment(self, name: str, place: str | None) -> str:
         """Return the id of an experiment, made if there is none."""
-        if not (found := self.client.get_experiment_by_name(name)):
-            try:
-                return self.client.create_experiment(name, artifact_location=place)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-                found = self.client.get_experiment_by_name(name)
-        return found.experiment_id
+        if found := self.client.get_experiment_by_name(name):
+            return found.experiment_id
+        try:
+            return self.client.create_experiment(name, artifact_location=place)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return self.have_experiment(name, place)
 
     def find(self, experiments: Sequence[str] = (), **tags: str) -> list[Run]:
         """Return the runs of this experiment, or of others, that carry these tags, oldest first."""

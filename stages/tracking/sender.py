@@ -60,15 +60,15 @@ def lock(outbox: Path) -> FileLock:
 
 def serve(root: Path, outbox: Path) -> None:
     """Look for outbox files and deliver what is new in them."""
-    tracker, delivered = None, {}
+    tracker: Tracker | None = None
+    delivered: dict[Path, float] = {}
     while files := list(outboxes.waiting(outbox)):
         live = {file: outboxes.live(file) for file in files}  # before reading, so that last words are read
         due = [file for file in files if not live[file] or time.monotonic() > delivered.get(file, 0) + EVERY]
         signal.alarm(HANGING)
         try:
-            if due and tracker is None:
-                tracker = connect(root)
             for file in due:
+                tracker = tracker or connect(root)
                 deliver(tracker, file, live[file])
                 delivered[file] = time.monotonic()
             outboxes.down(outbox).unlink(missing_ok=True)
@@ -91,7 +91,9 @@ def connect(root: Path) -> Tracker:
 def deliver(tracker: Tracker, file: Path, live: bool) -> None:
     """Deliver the events of one run from where the last delivery ended; remove them when it is over."""
     notes = file.with_suffix(".sent")
-    sent = json.loads(notes.read_text()) if notes.exists() else {"offset": 0, "run": None, "ended": False}
+    sent: dict[str, Any] = (
+        json.loads(notes.read_text()) if notes.exists() else {"offset": 0, "run": None, "ended": False}
+    )
     for events, end in chunks(file, sent["offset"]):
         sent["run"] = send(tracker, file.stem, sent["run"], events)
         sent |= {"offset": end, "ended": sent["ended"] or any(event["event"] == "end" for event in events)}

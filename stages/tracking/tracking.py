@@ -65,8 +65,8 @@ class Tracking:
         The numbers are called `result.<name>`: as `loss`, the final one would begin the curve of losses.
         """
         files = [file for file in out.iterdir() if file.suffix in ATTACHED]
-        for file in [manifest, *files] if self.outbox else []:
-            if file.stat().st_size <= ATTACHED_BYTES:
+        for file in [manifest, *files]:
+            if self.outbox and file.stat().st_size <= ATTACHED_BYTES:
                 self.outbox.attach("output", file.name, file)
         numbers = {n: v for n, v in flatten(facts, "result.").items() if isinstance(v, int | float)}
         self.measured(0, numbers)
@@ -163,7 +163,7 @@ def start_sender(root: Path) -> None:
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested values under dotted names."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in tree.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat

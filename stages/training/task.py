@@ -69,7 +69,7 @@ class TrainTask:
             seed=self.seed,
             state=self.state,
             known=select(shards.load(held_out.samples)) if self.method.stream == "pairs" else None,
-            monitor=self.monitor and self.watched_by(self.monitor),
+            monitor=self.watched_by(self.monitor) if self.monitor else None,
             progress=progress,
             device=distributed.join(device()),
         )

@@ -1,7 +1,9 @@
 """The Ray cluster of a stage: that of RAY_ADDRESS, or one for the time of the stage on this machine."""
 
+import logging
 import os
 import socket
+from typing import Any
 
 from etils.epy import lazy_imports
 
@@ -32,7 +34,7 @@ REACH = 20.0  # seconds in which a cluster must take a connection
 def connect() -> None:
     """Connect to the cluster, and tell it the environment of the workers."""
     address = os.environ.get("RAY_ADDRESS") or "local"
-    here = {"num_cpus": cores(), "include_dashboard": False} if address == "local" else {}
+    here: dict[str, Any] = {"num_cpus": cores(), "include_dashboard": False} if address == "local" else {}
     try:
         if ":" in address:  # Ray takes long to say that nobody is there
             host, _, port = address.rpartition(":")
@@ -40,7 +42,7 @@ def connect() -> None:
         ray.init(
             address,
             **here,
-            logging_level="error",
+            logging_level=logging.ERROR,
             log_to_driver=False,
             runtime_env={"env_vars": environment()},
         )

@@ -85,9 +85,9 @@ def share_out(
             worker.give(start_worker, facts)
             tasks[worker] = None
         while idle and waiting:
-            worker, task = idle.pop(), waiting.popleft()
-            worker.give(work, (items[task],))
-            tasks[worker] = task
+            worker, first = idle.pop(), waiting.popleft()
+            worker.give(work, (items[first],))
+            tasks[worker] = first
         yield from done  # while the workers work
         done = []
         for worker in pool.heard(tasks) if left else ():
