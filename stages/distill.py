@@ -5,14 +5,13 @@ from functools import partial
 from pathlib import Path
 
 from etils.epy import lazy_imports
-from pydantic import Field
 
 from fewstep.settings import MonitorSettings, TrainSettings
 from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.models import doubled_models
-from stages.settings.params import MethodPlugin, Params, Settings
-from stages.settings.students import must_continue, wrong_students
+from stages.settings.params import Params
+from stages.settings.students import StudentSettings, must_continue, wrong_students
 
 with lazy_imports():
     from fewstep import checkpoint, model, shards
@@ -23,22 +22,9 @@ with lazy_imports():
 VERSION = 2  # bump when the numbers this stage writes change
 
 
-class Config(Settings):
-    """Settings of the distill stage; each key is a student."""
+class Config(StudentSettings):
+    """Settings of the distill stage, each key of which is a student; with what a student is made of."""
 
-    method: MethodPlugin
-    """The training method, a file of fewstep.methods, and its options."""
-    init: str
-    """The model whose weights (their moving average) the student starts from: its teacher, or a student of as
-    many calls, to finish it."""
-    teacher: str
-    """The model whose grid it uses, and which its method may consult."""
-    train_on: str
-    """What it learns from: trajectories/<teacher> for straighten, couple/<key> for endpoint and a
-    regression_weight. Of prepare, for methods that need no samples, only labels are read, if there are
-    classes."""
-    nfe: int = Field(ge=1)
-    """NFE that the student samples with; one of the budgets searched for its teacher."""
     train: TrainSettings
     """The training loop."""
     monitor: MonitorSettings | None = None
