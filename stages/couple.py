@@ -68,7 +68,7 @@ def output(key: str | None) -> str:
 
 
 def check(params: Params) -> list[str]:
-    """Return what is wrong across sections: with the models that make pairs, their guidance and calls."""
+    """Return what is wrong across sections: with the models that make pairs, their guidance and NFE."""
     configs = {f"couple.{key}": params.config("couple", key) for key in params.keys("couple")}
     problems = missing_flows(params, [(f"{where}.model", c.model) for where, c in configs.items()])
     problems += unguidable(params, [(f"{where}.guidance", c.guidance) for where, c in configs.items()])
@@ -141,7 +141,7 @@ def gate(config: Config, key: str | None, facts: dict[str, Any]) -> str | None:
     if config.gates == "warn" or not facts["problems"]:
         return None
     return (
-        f"the check of the pairs failed: {'; '.join(facts['problems'])}. Mend the model or the settings, "
+        f"the check of the pairs failed: {'; '.join(facts['problems'])}. Change the model or the settings, "
         f"or set couple.{key}.gates to warn to go on with these pairs"
     )
 

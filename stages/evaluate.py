@@ -1,4 +1,4 @@
-"""Evaluate: every model at every number of calls, as numbers, pictures and a page."""
+"""Evaluate: every model at every NFE, as numbers, pictures and a page."""
 
 import shutil
 from pathlib import Path
@@ -29,11 +29,11 @@ class Config(Settings):
     blocks: int = Field(8, ge=2)
     """Disjoint blocks of noise, the same for every model; errors are over blocks."""
     nfe: tuple[Count, ...] = Field(min_length=1)
-    """Network calls at which models trained at all times are sampled with equal steps."""
+    """NFE at which models trained at all times are sampled with equal steps."""
     reference_solver: SolverName = "heun"
     """The solver of the fine run whose endpoints are the truth for endpoint_rmse."""
     reference_nfe: int = Field(64, ge=1)
-    """Its network calls."""
+    """Its NFE."""
     batch: int = Field(125, ge=1)
     """Samples in one network call."""
 
@@ -46,7 +46,7 @@ def inputs(config: Config, key: str | None, params: Params) -> dict[str, str]:
 
 
 def check(params: Params) -> list[str]:
-    """Return what is wrong with the calls asked for."""
+    """Return what is wrong with the NFE asked for."""
     config, problems = params.config("evaluate"), []
     if len(set(config.nfe)) < len(config.nfe):
         problems.append(f"evaluate.nfe {list(config.nfe)} names a number twice")

@@ -20,14 +20,14 @@ with lazy_imports():
 VERSION = 2  # bump when the numbers this stage writes change
 
 FEWEST_TO_REPORT = 4096
-"""Noises to score on, below which a choice among searches can't be told from luck."""
+"""Noises to score on; with fewer, a choice among searches may be luck."""
 
 
 class Config(Settings):
     """Settings of the search stage; its key is the model's name."""
 
     teacher: str
-    """The model whose fine run the ends are held against: the searched model itself; for a student whose
+    """The model whose fine run gives the true ends: the searched model itself; for a student whose
     timesteps were jittered in training, its teacher."""
     method: SearchPlugin
     """The search, a file of fewstep.searches, and its options; `best` chooses among all."""
@@ -41,7 +41,7 @@ class Config(Settings):
     batch: int = Field(128, ge=1)
     """Noises in one network call."""
     truth_steps: int = Field(64, ge=1)
-    """Equal Heun steps of the fine run that the end of a grid is held against."""
+    """Equal Heun steps of the fine run that gives the true ends."""
     report_noises: int = Field(FEWEST_TO_REPORT, ge=2)
     """Fresh noises on which the grids found are scored."""
 

@@ -100,7 +100,7 @@ WORKER: dict[str, Any] = {}  # what a worker process keeps from one entry to the
 
 
 def start_worker(prepared: Path, protocol: Protocol, folders: dict[str, Path], truth: Tensor) -> None:
-    """Load what every entry is held against."""
+    """Load the data and nets that every entry is compared with."""
     WORKER.update(yardstick=Yardstick(prepared, protocol), folders=folders, truth=truth)
 
 
@@ -135,7 +135,7 @@ def entries_of(name: str, model: Model, equal_nfe: tuple[int, ...], job: Job) ->
 
 
 def nfe_of(grid: Grid) -> int:
-    """Return the network calls a sample takes; guidance doubles them."""
+    """Return the NFE of a sample; guidance doubles it."""
     return grid.steps * solvers.get(grid.solver).velocities_per_step * (1 if grid.guidance == 1 else 2)
 
 

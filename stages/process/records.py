@@ -1,11 +1,13 @@
 """Records for the program that started a stage, as JSON: how far the stage is, and how it ended.
 
 Nothing is written unless that program names the files. FEWSTEP_PROGRESS_FILE gains a line for each record;
-FEWSTEP_OUTCOME_FILE holds the outcome of the stage that ended last.
+FEWSTEP_OUTCOME_FILE holds the outcome of the stage that ended last. A stage does not fail if a file cannot be
+written.
 """
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +23,7 @@ def add_progress(record: dict[str, Any]) -> None:
             (None if unknown) and `values` (numbers to show, by name).
     """
     if name := os.environ.get("FEWSTEP_PROGRESS_FILE"):
-        with Path(name).open("a") as file:
+        with suppress(OSError), Path(name).open("a") as file:
             file.write(json.dumps(record) + "\n")
 
 
@@ -29,11 +31,13 @@ def write_outcome(stage: str, outcome: Outcome, message: str = "") -> None:
     """Write how a stage ended, whole or not at all."""
     if name := os.environ.get("FEWSTEP_OUTCOME_FILE"):
         partial = Path(f"{name}.{os.getpid()}.tmp")
-        partial.write_text(json.dumps({"stage": stage, "outcome": outcome, "message": message}) + "\n")
-        partial.replace(name)
+        with suppress(OSError):
+            partial.write_text(json.dumps({"stage": stage, "outcome": outcome, "message": message}) + "\n")
+            partial.replace(name)
 
 
 def remove_outcome() -> None:
     """Remove the outcome of an earlier run, since a stage that is killed writes none."""
     if name := os.environ.get("FEWSTEP_OUTCOME_FILE"):
-        Path(name).unlink(missing_ok=True)
+        with suppress(OSError):
+            Path(name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The checks of a coupling: what is measured of its pairs, told, and put among the facts of the stage."""
+"""The checks of a coupling: measured on its pairs, reported, and put among the facts of the stage."""
 
 from dataclasses import asdict
 from functools import reduce

@@ -177,7 +177,7 @@ def splits(
         first += samples
     job.facts.update(facts, train=train, held_out=held_out)
     wanted = Splits(job, recipes)
-    Store(wanted.store.url, patient=False).sizes()  # a place that can't be reached is told at once
+    Store(wanted.store.url, patient=False).sizes()  # a place that can't be reached fails at once
     return wanted
 
 

@@ -28,7 +28,7 @@ class SearchedGrids:
     method: dict[str, Any]
     """The name of the search and its options."""
     baseline: str = "uniform"
-    """The name of the grid that others are held against: equal steps, or a student's own."""
+    """The name of the grid that others are compared with: equal steps, or a student's own."""
     candidates: dict[int, dict[str, tuple[float, ...]]] = field(default_factory=dict)
     """The times of every grid that was scored, by the name of its search."""
     scores: dict[int, dict[str, dict[str, float]]] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class SearchedGrids:
             UserError: if that number was not searched.
         """
         if steps not in self.grids:
-            raise UserError(f"{asked_by} wants {steps} calls, but only {sorted(self.grids)} were searched")
+            raise UserError(f"{asked_by} wants {steps} steps, but only {sorted(self.grids)} were searched")
         return self.grids[steps]
 
 

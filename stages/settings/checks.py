@@ -39,7 +39,7 @@ def check(params: Params) -> None:
         modules = [discovery.load(stage) for stage in discovery.names()]
         problems = [line for module in modules if hasattr(module, "check") for line in module.check(params)]
     if problems := problems or dependency_cycles(params):
-        raise UserError("params.yaml needs mending:\n" + "\n".join(f"  {line}" for line in problems))
+        raise UserError("params.yaml has mistakes:\n" + "\n".join(f"  {line}" for line in problems))
 
 
 def wrong_sections(params: Params) -> Iterator[str]:
@@ -111,7 +111,7 @@ def dependency_cycles(params: Params) -> list[str]:
 
 
 def describe(stages: list[Made], params: Params) -> str:
-    """Say that each of these stages needs the next, the last of which is the first."""
+    """Return a message that each of these stages needs the next; the last is the first."""
     names = [
         f"{stage}.{key}.{name} {value!r}"
         for (stage, key), (_, needed) in pairwise(stages)

@@ -56,7 +56,7 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def deciding(config: BaseModel) -> dict[str, Any]:
-    """Return the settings that decide a result, as plain values: all but `gates`, which only judge it."""
+    """Return the settings that decide a result, as plain values: all but `gates`, which stop the chain."""
     return config.model_dump(mode="json", exclude={"gates"})
 
 

@@ -1,4 +1,4 @@
-"""Which steps settings ask for and whether they can be taken, told without importing torch."""
+"""Which steps settings ask for and whether they can be taken, found out without importing torch."""
 
 import ast
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Lineage: what a tracked run is known by, and the circumstances it was made in, which go into no result."""
+"""Lineage: the identity of a tracked run, and its circumstances, which are part of no result."""
 
 import hashlib
 import os
@@ -17,12 +17,12 @@ from stages.settings import discovery
 from stages.tracking import recording
 
 HOLD_SAMPLES = ("prepare", "couple", "trajectories")
-SETTINGS = ("FEWSTEP_THREADS", "FEWSTEP_PROCESSES", "FEWSTEP_BACKEND", "FEWSTEP_WORKERS")
+SETTINGS = ("FEWSTEP_THREADS", "FEWSTEP_PROCESSES", "FEWSTEP_NODES", "FEWSTEP_BACKEND", "FEWSTEP_WORKERS")
 PROCESS = uuid.uuid4().hex[:12]
 
 
 def describe(made: dict[str, Any], outcome: str, root: Path = Path()) -> dict[str, Any]:
-    """Return what a run in `root` is known by in the tracker; `made` is a manifest, or says the same."""
+    """Return the identity of a run in `root` for the tracker; `made` is a manifest, or has its fields."""
     tags = {f"fewstep.{name}": str(made[name] or "") for name in ("stage", "key", "fingerprint")}
     if commit := git_commit():
         tags["mlflow.source.git.commit"] = commit
@@ -67,7 +67,7 @@ def git_commit() -> str | None:
 
 
 def environment() -> dict[str, str]:
-    """Return what is known without torch: versions, platform, and what the environment says of speed."""
+    """Return what needs no torch to find out: versions, platform, and the settings of the environment."""
     known = {
         "torch": version("torch"),
         "python": platform.python_version(),

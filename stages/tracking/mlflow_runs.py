@@ -42,7 +42,7 @@ class Tracker:
             create_database(database := state / "mlflow.db")
             uri = f"sqlite:///{database}"
         self.client = MlflowClient(uri)
-        # A server knows where its artifacts go; a database of this machine must be told.
+        # A server knows where its artifacts go; a database of this machine does not.
         place = (state / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
         self.experiment = self.have_experiment(experiment, place)
         self.registry = Registry(self, experiment)
@@ -129,7 +129,7 @@ class Tracker:
         return found[0].info.run_id if found else None
 
     def update_champions(self, rows: list[dict[str, Any]], run: str | None) -> None:
-        """Let students challenge the champions; the evaluation's run tells what came of it."""
+        """Compare students with the champions, and note the outcome in the evaluation's run."""
         for alias, told in self.registry.update_champions(rows).items():
             print(f"{alias}: {told}", flush=True)
             if run:

@@ -1,4 +1,4 @@
-"""Tracking as a stage sees it: tell the outbox, and start a sender that delivers it meanwhile."""
+"""Tracking as a stage sees it: write to the outbox, and start a sender that delivers it meanwhile."""
 
 import errno
 import hashlib
@@ -22,7 +22,7 @@ LOG_BYTES = 2**20
 ATTACHED = {".json", ".csv", ".html", ".safetensors"}
 ATTACHED_BYTES = 64 * 2**20
 WEIGHTS = "model.safetensors"
-OWN = "own"  # the grid of a student: it alone tells the NFE of the model
+OWN = "own"  # the grid of a student: it alone fixes the NFE of the model
 HELD_AGAINST = ("backend", "samples", "blocks", "seed")  # in a row of metrics.json
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
@@ -39,7 +39,7 @@ class Tracking:
             start_sender(root)
 
     def begin(self) -> None:
-        """Say that the stage starts to work."""
+        """Record that the stage starts to work."""
         facts = self.plan.facts()
         about = {"seed": facts["seed"], "version": facts["version"], "environment": environment()}
         params = flatten(about | facts["config"])
@@ -47,7 +47,7 @@ class Tracking:
         self._add("samples", samples=samples(self.plan.inputs))
 
     def link(self, manifest: dict[str, Any]) -> None:
-        """Say which result was used; if another pipeline run made it, this one gets a link to that."""
+        """Record which result was used; if another pipeline run made it, this one gets a link to that."""
         self._add("link", **describe(manifest, "cached"))
 
     def measured(self, step: int, values: dict[str, float]) -> None:
@@ -73,7 +73,7 @@ class Tracking:
         self._add("params", params={"environment.device": device()})
 
     def published(self, out: Path, manifest: dict[str, Any]) -> None:
-        """Offer a result to the model registry, if it is a model or tells how good models are."""
+        """Record a model or an evaluation for the model registry; other results are not recorded there."""
         if not self.outbox:
             return
         if files := [f for f in model_files(out) if f.stat().st_size <= ATTACHED_BYTES]:

@@ -106,7 +106,7 @@ def note_monitor(job: Job, trained: Trained) -> None:
 
 
 def note_pairs(job: Job, source: Path, pairs: int, trained: Trained) -> None:
-    """Note among the job's facts what is known of its coupling, and how the model does on fresh pairs.
+    """Note among the job's facts what is known of its pairs, and its loss on fresh ones.
 
     Args:
         job: Of the training; it gains the facts "pair_loss", and "pairs" if the coupling has a manifest.
@@ -126,7 +126,7 @@ def note_pairs(job: Job, source: Path, pairs: int, trained: Trained) -> None:
 
 
 def take_model(job: Job, folder: Path, shape: tuple[int, ...]) -> None:
-    """Publish a model directory from elsewhere as if it had been trained here.
+    """Publish an adopted model as if it had been trained here.
 
     Raises:
         UserError: if it is no model directory, or its samples have another shape than the data.
@@ -141,7 +141,7 @@ def take_model(job: Job, folder: Path, shape: tuple[int, ...]) -> None:
 
 @torch.no_grad()
 def picture_samples(job: Job, model: Model) -> None:
-    """Draw samples of a few noises: a row for each number of calls, or one for a student's own grid."""
+    """Draw samples of a few noises: a row for each NFE, or one for a student's own grid."""
     flow, config = as_flow(model), model.config
     count, shape = samples_shown(config.shape), config.shape
     ((noise, conditions),) = draws(
@@ -150,6 +150,6 @@ def picture_samples(job: Job, model: Model) -> None:
     grids: list[Grid] = (
         [config.grid] if config.grid else [uniform(nfe, start=flow.t_start) for nfe in SHOWN_NFE]
     )
-    rows = [(f"{grid.steps} calls", integrate(flow, noise, grid, **conditions).x) for grid in grids]
+    rows = [(f"{grid.steps} NFE", integrate(flow, noise, grid, **conditions).x) for grid in grids]
     draw_sample_grid(job.out / "samples.png", rows)
     job.picture("samples", job.out / "samples.png")

@@ -145,7 +145,7 @@ def share(group: Group, work: Callable[[Progress], Any], *, name: str, progress:
         group: The processes.
         work: A function of a module, or a method of a plain value; it is sent to the processes.
         name: Of what is made, the same on all machines.
-        progress: Is told what the first process reports.
+        progress: Gets what the first process reports.
 
     Raises:
         UserError: what the first process raised.

@@ -19,7 +19,7 @@ class DiedError(Exception):
     """A worker is gone, and with it what it worked on; the text says how it ended."""
 
 
-class ElsewhereError(Exception):
+class RemoteError(Exception):
     """The cause of an exception that was raised in a worker; the text is its traceback there."""
 
 
@@ -102,7 +102,7 @@ def share_out(
                     waiting.appendleft(task)
                 continue
             if error:
-                raise error from ElsewhereError(trace)
+                raise error from RemoteError(trace)
             idle.append(worker)
             deaths[task] = 0
             if task is not None:
@@ -111,7 +111,7 @@ def share_out(
 
 
 def on_death(death: DiedError, item: str, deaths: int) -> None:
-    """Say that a worker died, of an item or before it had any.
+    """Print that a worker died, with its item if it had one.
 
     Raises:
         UserError: if it is one too many.

@@ -183,4 +183,4 @@ def test_a_model_that_tells_left_from_right_makes_no_mirrored_pairs(tmp_path):
 
 def test_the_log_tells_what_the_pairs_will_take(points, tmp_path):
     job = run(points, tmp_path, nfe=4)
-    assert job.progress.said[0].startswith("64 of 64 to make x 4 calls on 1 workers: about 0:0")
+    assert job.progress.said[0].startswith("64 of 64 to make x 4 NFE on 1 workers: about 0:0")

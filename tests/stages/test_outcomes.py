@@ -49,6 +49,12 @@ def test_each_failure_has_its_kind_and_message(project, how, kind, message):
     assert message in told["message"]
 
 
+def test_records_that_cannot_be_written_stop_no_stage(project):
+    nowhere = str(project / "nowhere/file")
+    project.sh("python -m stages.make", FEWSTEP_PROGRESS_FILE=nowhere, FEWSTEP_OUTCOME_FILE=nowhere)
+    assert (project / "artifacts/make").exists()
+
+
 def test_a_stage_that_is_interrupted_says_so_and_a_killed_one_leaves_no_earlier_outcome(project):
     project.sh("python -m stages.make")
     project.edit("params.yaml", "make: {parts: 3}", "make: {parts: 4, seconds: 30}")
