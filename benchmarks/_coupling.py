@@ -6,7 +6,7 @@ from fewstep.checkpoint import save_model
 from fewstep.model import ModelConfig, build
 from fewstep.progress import SILENT
 from fewstep.shards import Shards
-from stages.run.runner import Job
+from stages.run.job import Job
 from stages.sampling.pairs import PairMaker
 from stages.sampling.splits import splits
 

@@ -102,7 +102,7 @@ def measure() -> Measured:
         counts = 1 / rate(lambda: [PairStatistics.from_json(text) for text in counted(store, one)], 1)
     os.environ["FEWSTEP_WORKERS"] = "2"
     items = list(range(4000))
-    moments = [time.perf_counter() for _ in spread(nothing, items, prepare=nothing, facts=())]
+    moments = [time.perf_counter() for _ in spread(nothing, items, start_worker=nothing, facts=())]
     return Measured(
         dispatch=(moments[-1] - moments[100]) / (len(items) - 100),
         pack_bytes=packed,

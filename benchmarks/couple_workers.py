@@ -66,7 +66,7 @@ def seconds_of_workers(model: Path, pairs: int, folder: Path) -> float:
     facts = (Store(folder).url, maker(model, nfe=NFES), {"train": recipe})
     items = [("train", number) for number in range(recipe.shards)]
     ends = []
-    for _ in spread(splits.make_one, items, prepare=splits.prepare, facts=facts):
+    for _ in spread(splits.make_one, items, start_worker=splits.start_worker, facts=facts):
         ends.append(time.perf_counter())
     return (ends[-1] - ends[1]) * (pairs // PER_SHARD) / (len(ends) - 2)
 

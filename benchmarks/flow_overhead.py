@@ -24,10 +24,12 @@ ROUNDS = 5
 ALONE = {"FEWSTEP_WORKERS": "1", "FEWSTEP_STAGES_AT_ONCE": "1"}
 START = """
 import os
-from stages import _runner, _training, distill
+from stages import distill
+from stages.run import runner
+from stages.training import training
 
-_training.train_model = lambda *_, **__: os._exit(0)
-_runner.main(distill.__file__)
+training.train_model = lambda *_, **__: os._exit(0)
+runner.main(distill.__file__)
 """
 
 

@@ -14,8 +14,7 @@ from flows.dvc import repo
 from flows.workspaces import workspace_lock
 from stages.artifacts.plan import Plan
 from stages.artifacts.scratch import Scratch
-from stages.settings import discovery
-from stages.settings.params import Params
+from stages.settings import checks, discovery
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +85,7 @@ def scratch_folders(root: Path) -> list[Path]:
 
 def current_scratch() -> Iterator[tuple[str, str | None]]:
     """Yield each stage of params.yaml and the name of its scratch, None while its inputs are out of date."""
-    params = Params.read()
-    params.check()
+    params = checks.read_checked()
     for stage in discovery.names():
         for key in params.keys(stage):
             address = discovery.address(stage, key)

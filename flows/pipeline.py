@@ -36,7 +36,7 @@ from flows.system import notices, processes
 from flows.workers import driver
 from flows.workspaces import variant, workspace_lock
 from stages.artifacts import manifests
-from stages.settings.params import Params
+from stages.settings import checks
 from stages.tracking import tracking
 
 SECONDS_BETWEEN_LOOKS = 3.0  # for a cancellation
@@ -296,7 +296,7 @@ def check_settings(root: Path) -> None:
     Raises:
         UserError: any is wrong; the message has a line for each.
     """
-    Params.read(root / "params.yaml").check()
+    checks.read_checked(root / "params.yaml")
 
 
 def nothing_to_do(root: Path, asked: dict[str, Any]) -> bool:

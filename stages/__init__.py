@@ -1,4 +1,4 @@
-"""The stages of the pipeline, one file each; files that start with an underscore are their machinery.
+"""The stages of the pipeline, one file each; the folders hold what they share.
 
 A stage is VERSION, Config, inputs, output and run. Importing this package checks the interpreter and
 sets the environment of numerical libraries, which must happen before torch is imported.
@@ -6,4 +6,4 @@ sets the environment of numerical libraries, which must happen before torch is i
 
 from stages.process import environment
 
-environment.prepare()
+environment.apply()

@@ -3,9 +3,9 @@
 import sys
 
 from fewstep.errors import UserError
-from stages.settings.params import Params
+from stages.settings import checks
 
 try:
-    Params.read().check()
+    checks.read_checked()
 except UserError as error:
     sys.exit(str(error))

@@ -1,23 +1,35 @@
 """Couple: integrate noise to data with a trained model and keep the pairs."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from etils.epy import lazy_imports
 from pydantic import Field
 
-from stages.run.runner import Job, main
+from fewstep.data import path_of
+from fewstep.errors import UserError
+from stages.run.job import Job
+from stages.run.runner import main
 from stages.settings.models import missing_flows, unguidable
-from stages.settings.params import Guidance, Params, Settings, SolverName
-from stages.settings.steps import wrong_making
+from stages.settings.params import Params
+from stages.settings.steps import StepSettings
+
+with lazy_imports():
+    from fewstep import checkpoint, shards
+    from stages.sampling import estimate, pair_checks, pairs, splits
 
 if TYPE_CHECKING:
     from stages.sampling.estimate import Estimate
+    from stages.sampling.pairs import PairMaker
+    from stages.sampling.splits import Splits
 
 VERSION = 2  # bump when the numbers this stage writes change
 
 
-class Config(Settings):
-    """Settings of the couple stage."""
+class Config(StepSettings):
+    """Settings of the couple stage, with those of the steps that make a pair."""
 
     model: str
     """The model that makes the pairs: pretrain, or a key of reflow."""
@@ -28,18 +40,6 @@ class Config(Settings):
     """Noise-data pairs to train on."""
     held_out: int = Field(256, ge=2)
     """Further pairs, kept out of training for held-out losses and checks."""
-    solver: SolverName = "heun"
-    """The solver, a file of fewstep.solvers."""
-    nfe: int = Field(64, ge=1)
-    """Network calls a pair."""
-    spacing: Literal["uniform", "edm", "log_snr", "tan"] = "uniform"
-    """How the steps are spaced; see fewstep.spacings."""
-    times: tuple[float, ...] | None = None
-    """The times to step through, from where the model starts (noise is 0) to 1, not calls of a spacing."""
-    tolerance: float | None = Field(None, gt=0)
-    """What an adaptive solver keeps the error of each pair's steps below, instead of solver and calls."""
-    guidance: Guidance = 1.0
-    """Classifier-free guidance scale baked into the pairs; 1 is none."""
     batch: int = Field(128, ge=1)
     """Pairs in one network call."""
     pairs_per_shard: int = Field(1024, ge=1)
@@ -57,8 +57,6 @@ class Config(Settings):
 
 def inputs(config: Config, key: str | None) -> dict[str, str]:
     """Return the artifacts this stage reads."""
-    from fewstep.data import path_of
-
     path = path_of(config.source) if config.source else None
     found = {"source": path} if path and Path(path).exists() else {}
     return {"model": f"artifacts/models/{config.model}"} | found
@@ -70,40 +68,72 @@ def output(key: str | None) -> str:
 
 
 def check(params: Params) -> list[str]:
-    """Return what is wrong across sections: with the models that make pairs, their guidance and calls."""
+    """Return what is wrong across sections: with the models that make pairs, their guidance and NFE."""
     configs = {f"couple.{key}": params.config("couple", key) for key in params.keys("couple")}
     problems = missing_flows(params, [(f"{where}.model", c.model) for where, c in configs.items()])
     problems += unguidable(params, [(f"{where}.guidance", c.guidance) for where, c in configs.items()])
     for where, c in configs.items():
-        problems += wrong_making(where, c)
+        problems += wrong_source(where, c) or c.wrong_steps(where)
     return problems
 
 
-def plan(config: Config, job: Job) -> "Estimate | None":
-    """Return what is still to be spent, if anything is; see stages.sampling.estimate."""
-    from stages.sampling.estimate import estimate
-    from stages.sampling.pairs import coupling
+def wrong_source(where: str, config: Config) -> list[str]:
+    """Return what is wrong with where the pairs come from."""
+    if config.source is None:
+        return []
+    try:
+        path_of(config.source)
+    except UserError as error:
+        return [f"{where}.{error}"]
+    if config.noise == "drawn" and "noise" in config.model_fields_set:
+        return [f"{where}.noise: that of pairs from {config.source} can't be drawn; remove this setting"]
+    return []
 
-    return None if config.source else estimate(*coupling(config, job), checked=config.held_out)
+
+def coupling(config: Config, job: Job) -> tuple[Splits, PairMaker]:
+    """Return the pairs that the settings ask for, and how the model makes them."""
+    folder = job.inputs["model"]
+    maker = pairs.PairMaker(
+        model=str(folder.resolve()),
+        purpose=f"couple@{job.key}",
+        seed=job.seed,
+        batch=config.batch,
+        total=config.pairs + config.held_out,
+        **config.steps_asked_for(),
+    )
+    facts = {"model": checkpoint.model_digest(folder), "seed": job.seed, "guidance": config.guidance}
+    options = {"mirror": config.mirror, "source": config.source}
+    draws = config.noise == "drawn" and not config.source
+    shape = checkpoint.load_config(folder).shape
+    wanted = splits.splits(
+        job,
+        train=config.pairs,
+        held_out=config.held_out,
+        per_shard=config.pairs_per_shard,
+        facts=facts | config.steps_taken() | {name: value for name, value in options.items() if value},
+        dtypes=dict.fromkeys(["data"] if draws else ["noise", "data"], config.dtype),
+        drawn=lambda first: {"noise": shards.drawn("couple", job.seed, first, shape)} if draws else {},
+    )
+    return wanted, maker
+
+
+def plan(config: Config, job: Job) -> Estimate | None:
+    """Return what is still to be spent, if anything is; see stages.sampling.estimate."""
+    return None if config.source else estimate.estimate(*coupling(config, job), checked=config.held_out)
 
 
 def run(config: Config, job: Job) -> None:
     """Write the pair shards that are missing, then check the pairs."""
-    from stages.sampling.estimate import estimate
-    from stages.sampling.imported_pairs import take
-    from stages.sampling.pair_checks import check_coupling, check_mirrored
-    from stages.sampling.pairs import coupling
-
     wanted, maker = coupling(config, job)
     opened = maker.open()  # a model that can't make pairs is refused before workers start
     if config.mirror:
-        check_mirrored(job, config, opened)
+        pair_checks.check_mirrored(job, opened)
     if config.source:
-        held_out = take(config.source, job, wanted, opened)
+        held_out = pairs.take_pairs(config.source, job, wanted, opened)
     else:
-        job.progress.note(estimate(wanted, maker, checked=config.held_out, opened=opened).line())
+        job.progress.note(estimate.estimate(wanted, maker, checked=config.held_out, opened=opened).line())
         held_out = wanted.make(maker)["held_out"]
-    check_coupling(job, config, wanted, held_out, opened)
+    pair_checks.check_coupling(job, wanted, held_out, opened, batch=config.batch)
 
 
 def gate(config: Config, key: str | None, facts: dict[str, Any]) -> str | None:
@@ -111,7 +141,7 @@ def gate(config: Config, key: str | None, facts: dict[str, Any]) -> str | None:
     if config.gates == "warn" or not facts["problems"]:
         return None
     return (
-        f"the check of the pairs failed: {'; '.join(facts['problems'])}. Mend the model or the settings, "
+        f"the check of the pairs failed: {'; '.join(facts['problems'])}. Change the model or the settings, "
         f"or set couple.{key}.gates to warn to go on with these pairs"
     )
 

@@ -1,34 +1,30 @@
 """Distill: a student that needs few calls, on the grid searched for its teacher."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from pydantic import Field
+from etils.epy import lazy_imports
 
 from fewstep.settings import MonitorSettings, TrainSettings
-from stages.run.runner import Job, main
+from stages.run.job import Job
+from stages.run.runner import main
 from stages.settings.models import doubled_models
-from stages.settings.params import MethodPlugin, Params, Settings
-from stages.settings.students import wrong_students
+from stages.settings.params import Params
+from stages.settings.students import StudentSettings, must_continue, wrong_students
+
+with lazy_imports():
+    from fewstep import checkpoint, model, shards
+    from stages.sampling import open_model
+    from stages.searching import grids_file
+    from stages.training import task, training
 
 VERSION = 2  # bump when the numbers this stage writes change
 
 
-class Config(Settings):
-    """Settings of the distill stage; each key is a student."""
+class Config(StudentSettings):
+    """Settings of the distill stage, each key of which is a student; with what a student is made of."""
 
-    method: MethodPlugin
-    """The training method, a file of fewstep.methods, and its options."""
-    init: str
-    """The model whose weights (their moving average) the student starts from: its teacher, or a student of as
-    many calls, to finish it."""
-    teacher: str
-    """The model whose grid it uses, and which its method may consult."""
-    train_on: str
-    """What it learns from: trajectories/<teacher> for straighten, couple/<key> for endpoint and a
-    regression_weight. Of prepare, for methods that need no samples, only labels are read, if there are
-    classes."""
-    nfe: int = Field(ge=1)
-    """NFE that the student samples with; one of the budgets searched for its teacher."""
     train: TrainSettings
     """The training loop."""
     monitor: MonitorSettings | None = None
@@ -58,33 +54,26 @@ def check(params: Params) -> list[str]:
 
 def run(config: Config, job: Job) -> None:
     """Train a copy of a model for the grid of its teacher and budget, and write the student's directory."""
-    from dataclasses import replace
-    from functools import partial
-
-    from fewstep.checkpoint import model_digest
-    from fewstep.model import Model
-    from fewstep.shards import Shards
-    from stages.process.device import open_model
-    from stages.searching.grids_file import read_grids
-    from stages.settings.students import must_continue
-    from stages.training.timesteps import at_timesteps, with_times
-    from stages.training.training import train_model
-
-    method, init = config.method.build(), open_model(job.inputs["init"])
-    grid = read_grids(job.inputs["search"]).grid(config.nfe, asked_by=f"distill@{job.key}")
-    grid.must_suit(model=model_digest(job.inputs["teacher"]), solver="euler")
+    method, init = config.method.build(), open_model.open_model(job.inputs["init"])
+    grid = grids_file.read_grids(job.inputs["search"]).grid(config.nfe, asked_by=f"distill@{job.key}")
+    grid.must_suit(model=checkpoint.model_digest(job.inputs["teacher"]), solver="euler")
     source = job.inputs["train_on"]
-    shards = Shards(source / "train")
-    if "guidance" in shards.facts and shards.facts["model"] == grid.model_digest:
-        grid.must_suit(model=grid.model_digest, guidance=shards.facts["guidance"])
+    facts = shards.Shards(source / "train").facts
+    if "guidance" in facts and facts["model"] == grid.model_digest:
+        grid.must_suit(model=facts["model"], guidance=facts["guidance"])
     own = replace(grid, guidance=1.0)  # what guidance does is in the coupling; the student samples without
     must_continue(config.init, init.config, own)
-    student = Model(replace(init.config, grid=own, **method.trained()), init.network)
+    student = model.Model(replace(init.config, grid=own, **method.trained()), init.network)
     select = None
     if method.needs.stream == "trajectories":
-        stored = shards.facts["timesteps"]
-        select = partial(with_times, stored) if student.config.jitter else partial(at_timesteps, stored, own)
-    train_model(job, method, student, config.train, source=source, select=select, monitor=config.monitor)
+        stored = facts["timesteps"]
+        if student.config.jitter:
+            select = partial(task.with_times, stored)
+        else:
+            select = partial(task.at_timesteps, stored, own)
+    training.train_model(
+        job, method, student, config.train, source=source, select=select, monitor=config.monitor
+    )
 
 
 if __name__ == "__main__":

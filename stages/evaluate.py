@@ -1,17 +1,22 @@
-"""Evaluate: every model at every number of calls, as numbers, pictures and a page."""
+"""Evaluate: every model at every NFE, as numbers, pictures and a page."""
 
+import shutil
 from pathlib import Path
 
+from etils.epy import lazy_imports
 from pydantic import Field
 
 from stages.artifacts import manifests
-from stages.run.runner import Job, main
+from stages.run.job import Job
+from stages.run.runner import main
 from stages.settings.models import models
 from stages.settings.params import Count, Params, Settings, SolverName
 from stages.settings.steps import broken_steps
 
-VERSION = 2  # bump when the numbers this stage writes change
+with lazy_imports():
+    from stages.evaluation import entries, evaluation, report
 
+VERSION = 2  # bump when the numbers this stage writes change
 
 LEFTOVERS = (".tmp", ".old")  # of a publishing that was killed
 
@@ -24,11 +29,11 @@ class Config(Settings):
     blocks: int = Field(8, ge=2)
     """Disjoint blocks of noise, the same for every model; errors are over blocks."""
     nfe: tuple[Count, ...] = Field(min_length=1)
-    """Network calls at which models trained at all times are sampled with equal steps."""
+    """NFE at which models trained at all times are sampled with equal steps."""
     reference_solver: SolverName = "heun"
     """The solver of the fine run whose endpoints are the truth for endpoint_rmse."""
     reference_nfe: int = Field(64, ge=1)
-    """Its network calls."""
+    """Its NFE."""
     batch: int = Field(125, ge=1)
     """Samples in one network call."""
 
@@ -41,7 +46,7 @@ def inputs(config: Config, key: str | None, params: Params) -> dict[str, str]:
 
 
 def check(params: Params) -> list[str]:
-    """Return what is wrong with the calls asked for."""
+    """Return what is wrong with the NFE asked for."""
     config, problems = params.config("evaluate"), []
     if len(set(config.nfe)) < len(config.nfe):
         problems.append(f"evaluate.nfe {list(config.nfe)} names a number twice")
@@ -56,20 +61,18 @@ def output(key: str | None) -> str:
 
 def run(config: Config, job: Job) -> None:
     """Measure the entries that no earlier evaluation kept, then write tables, pictures and the page."""
-    from stages.evaluation.evaluation import evaluate
-    from stages.evaluation.report import write_report
-    from stages.evaluation.tables import series, write_tables
-
     remove_models_no_longer_named(job)
-    evaluation = evaluate(config, job, VERSION)
-    write_tables(job.out, evaluation)
-    write_report(job, evaluation, config.model_dump(mode="json"))
-    for row in evaluation.rows:  # in the tracker a line for each model, its steps the network calls
-        line = series(row).replace(", ", "-")
+    protocol = entries.Protocol(config.blocks, config.samples, config.batch, job.seed)
+    fine = evaluation.FineRun(config.reference_solver, config.reference_nfe)
+    measured = evaluation.evaluate(job, protocol, fine, nfe=config.nfe, version=VERSION)
+    report.write_tables(job.out, measured)
+    report.write_report(job, measured, config.model_dump(mode="json"))
+    for row in measured.rows:  # in the tracker a line for each model, its steps the NFE
+        line = report.series(row).replace(", ", "-")
         job.progress.measure(row["nfe"], **{f"{name}/{line}": row[name] for name in ("fd_clf", "kid_clf")})
     for picture in sorted(job.out.glob("*.png")):
         job.picture(picture.stem, picture)
-    job.facts["entries"] = len(evaluation.rows)
+    job.facts["entries"] = len(measured.rows)
 
 
 def remove_models_no_longer_named(job: Job) -> None:
@@ -78,8 +81,6 @@ def remove_models_no_longer_named(job: Job) -> None:
     DVC can't list inputs by name here, so this stage depends on the whole of artifacts/models and
     artifacts/search. What is removed stays in DVC's cache.
     """
-    import shutil
-
     named = set(job.inputs.values())
     for folder in {path.parent for name, path in job.inputs.items() if name != "data"}:
         for path in sorted(set(folder.iterdir()) - named):

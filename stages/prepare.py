@@ -1,13 +1,27 @@
 """Prepare: any source of data -> shards, and the nets in whose features samples are measured."""
 
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etils.epy import lazy_imports
 from pydantic import Field
 
+from fewstep.data import path_of, source_for, split
 from fewstep.errors import UserError
-from stages.run.runner import Job, main
+from stages.run.job import Job
+from stages.run.runner import main
 from stages.settings.params import Params, Settings
+
+with lazy_imports():
+    from fewstep import shards
+    from fewstep.metrics import denoiser, features, protocol
+    from stages.figures import sample_grid
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VERSION = 4  # bump when the numbers this stage writes change
 
@@ -15,16 +29,16 @@ VERSION = 4  # bump when the numbers this stage writes change
 class FeatureNet(Settings):
     """Settings of the small classifier whose features fd_clf is measured in."""
 
-    steps: int = Field(250, ge=1)
+    steps: int = Field(default=250, ge=1)
     """Training steps of the classifier."""
-    clusters: int = Field(10, ge=2)
+    clusters: int = Field(default=10, ge=2)
     """Number of k-means clusters that stand in for labels where the data has none."""
 
 
 class MonitorNet(Settings):
     """Settings of the small autoencoder in whose features trainings are watched."""
 
-    steps: int = Field(250, ge=1)
+    steps: int = Field(default=250, ge=1)
     """Training steps."""
 
 
@@ -50,8 +64,6 @@ def inputs(config: Config, key: str | None) -> dict[str, str]:
 
     One that is not there is left to `run`, which says what there is instead.
     """
-    from fewstep.data import path_of
-
     path = path_of(config.source)
     return {"source": path} if path and Path(path).exists() else {}
 
@@ -63,8 +75,6 @@ def output(key: str | None) -> str:
 
 def check(params: Params) -> list[str]:
     """Return what is wrong with a source's name or options; files are looked for when the stage runs."""
-    from fewstep.data import path_of, source_for
-
     config = params.config("prepare")
     try:
         if path_of(config.source) is None:
@@ -76,65 +86,62 @@ def check(params: Params) -> list[str]:
 
 def run(config: Config, job: Job) -> None:
     """Write the shards of both splits, the classifier, the monitor's net, and a grid of real samples."""
-    from fewstep.data import source_for, split
-    from fewstep.metrics import denoiser
-    from fewstep.metrics.features import pseudo_labels, save, train_feature_net
-    from fewstep.metrics.protocol import LEAST_HELD_OUT, LEAST_TRAIN
-    from fewstep.shards import write_shards
-    from stages.figures.sample_grid import draw_sample_grid, spread_over
-
     here = Path()  # holds data/
     samples = source_for(config.source, here, **config.source_options).load(here)
     classes = 0 if samples.label is None else int(samples.label.max()) + 1
-    floats, parts = samples.floats(), {}
-    chosen_by = split(len(floats), config.held_out, job.seed, at_least=(LEAST_TRAIN, LEAST_HELD_OUT))
+    floats = samples.floats()
+    least = (protocol.LEAST_TRAIN, protocol.LEAST_HELD_OUT)
+    chosen_by = split(len(floats), config.held_out, job.seed, at_least=least)
     for name, chosen in zip(("train", "held_out"), chosen_by, strict=True):
         fields = {"data": samples.data[chosen]}
         if samples.label is not None:
             fields["label"] = samples.label[chosen]
-        parts[name] = {"data": floats[chosen], "label": fields.get("label")}
-        write_shards(
+        shards.write_shards(
             job.out / name,
             len(chosen),
             config.samples_per_shard,
-            lambda start, stop, fields=fields: {
-                field: values[start:stop] for field, values in fields.items()
-            },
+            partial(rows, fields),
             facts={"split": name, "source": config.source, "seed": job.seed, "classes": classes},
             affine={"data": samples.affine} if samples.affine else None,
             progress=job.progress,
         )
 
-    train, held_out = parts["train"], parts["held_out"]
-    labels, taught_by = (train["label"], held_out["label"]), "labels"
-    if classes < 2:
+    train, held_out = (floats[chosen] for chosen in chosen_by)
+    if samples.label is None or classes < 2:
         clusters = config.feature_net.clusters
-        labels = pseudo_labels(train["data"], held_out["data"], clusters=clusters, seed=job.seed)
+        labels = features.pseudo_labels(train, held_out, clusters=clusters, seed=job.seed)
         taught_by = f"clusters{clusters}"
-    net = train_feature_net(
-        train["data"],
+    else:
+        labels, taught_by = [samples.label[chosen] for chosen in chosen_by], "labels"
+    net = features.train_feature_net(
+        train,
         labels[0],
         taught_by=taught_by,
         steps=config.feature_net.steps,
         seed=job.seed,
         progress=job.progress,
     )
-    accuracy = net.accuracy(held_out["data"], labels[1])
-    save(job.out, net, {"held_out_accuracy": accuracy})
+    accuracy = net.accuracy(held_out, labels[1])
+    features.save(job.out, net, {"held_out_accuracy": accuracy})
     other = denoiser.train_denoiser(
-        train["data"], steps=config.monitor_net.steps, seed=job.seed, progress=job.progress
+        train, steps=config.monitor_net.steps, seed=job.seed, progress=job.progress
     )
-    save(job.out, other, {}, name=denoiser.NAME)
-    draw_sample_grid(job.out / "samples.png", [("data", spread_over(train["data"]))])
+    features.save(job.out, other, {}, name=denoiser.NAME)
+    sample_grid.draw_sample_grid(job.out / "samples.png", [("data", sample_grid.spread_over(train))])
     job.picture("samples", job.out / "samples.png")
     job.facts.update(
         shape=list(floats.shape[1:]),
-        train=len(train["data"]),
-        held_out=len(held_out["data"]),
+        train=len(train),
+        held_out=len(held_out),
         classes=classes,
         class_names=list(samples.class_names),
         feature_net_accuracy=accuracy,
     )
+
+
+def rows(fields: dict[str, Tensor], start: int, stop: int) -> dict[str, Tensor]:
+    """Return the samples from `start` to `stop` of each field."""
+    return {name: values[start:stop] for name, values in fields.items()}
 
 
 if __name__ == "__main__":

@@ -3,12 +3,19 @@
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from etils.epy import lazy_imports
 from pydantic import Field
 
+from fewstep.errors import UserError
 from fewstep.settings import TrainSettings
-from stages.run.runner import Job, main
+from stages.run.job import Job
+from stages.run.runner import main
 from stages.settings.models import wrong_methods
 from stages.settings.params import MethodPlugin, ModelPlugin, Params, Settings
+
+with lazy_imports():
+    from fewstep import model, shards
+    from stages.training import training
 
 VERSION = 1  # bump when the numbers this stage writes change
 
@@ -16,7 +23,7 @@ VERSION = 1  # bump when the numbers this stage writes change
 class Gates(Settings):
     """What must hold before the chain goes on."""
 
-    loss_ratio: float | None = Field(0.95, gt=0)
+    loss_ratio: float | None = Field(default=0.95, gt=0)
     """Held-out loss at the end over that at the start must be below this; null lets anything pass."""
 
 
@@ -69,27 +76,22 @@ def is_below_data(path: PurePosixPath) -> bool:
 
 def run(config: Config, job: Job) -> None:
     """Train from freshly drawn weights and write the model directory of their moving average."""
-    from fewstep.errors import UserError
-    from fewstep.model import ModelConfig, build
-    from fewstep.shards import Shards
-    from stages.training.training import take_model, train_model
-
-    data = Shards(job.inputs["data"] / "train")
+    data = shards.Shards(job.inputs["data"] / "train")
     if config.checkpoint:
-        take_model(job, job.inputs["checkpoint"], tuple(data.fields["data"]["shape"]))
+        training.take_model(job, job.inputs["checkpoint"], tuple(data.fields["data"]["shape"]))
         return
     classes = data.facts["classes"] if config.conditional else 0
     if config.conditional and not classes:
         raise UserError("pretrain.conditional is true, but the data has no labels; set it to false")
-    description = ModelConfig(
+    description = model.ModelConfig(
         architecture=config.model.named(),
         shape=tuple(data.fields["data"]["shape"]),
         classes=classes,
         prediction=config.prediction,
         path=config.path,
     )
-    student = build(description, seed=job.seed)
-    train_model(job, config.method.build(), student, config.train, source=job.inputs["data"])
+    student = model.build(description, seed=job.seed)
+    training.train_model(job, config.method.build(), student, config.train, source=job.inputs["data"])
 
 
 def gate(config: Config, key: str | None, facts: dict[str, Any]) -> str | None:

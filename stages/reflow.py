@@ -2,12 +2,19 @@
 
 from pathlib import Path
 
+from etils.epy import lazy_imports
 from pydantic import Field
 
 from fewstep.settings import TrainSettings
-from stages.run.runner import Job, main
+from stages.run.job import Job
+from stages.run.runner import main
 from stages.settings.models import missing_flows, wrong_methods
 from stages.settings.params import MethodPlugin, Params, Settings
+
+with lazy_imports():
+    from fewstep import flow
+    from stages.sampling import open_model
+    from stages.training import training
 
 VERSION = 1  # bump when the numbers this stage writes change
 
@@ -59,15 +66,13 @@ def check(params: Params) -> list[str]:
 
 def run(config: Config, job: Job) -> None:
     """Train from the initial model's weights, and measure how straight the flow was and is."""
-    from fewstep.flow import as_flow
-    from stages.process.device import open_flow, straightness_of
-    from stages.training.training import train_model
-
-    student, before = open_flow(job.inputs["init"], purpose=f"reflow@{job.key}")
-    was = straightness_of(before, student, noises=config.straightness_noises, seed=job.seed)
-    trained = train_model(job, config.method.build(), student, config.train, source=job.inputs["pairs"])
-    now = straightness_of(
-        as_flow(trained.model), trained.model, noises=config.straightness_noises, seed=job.seed
+    student, before = open_model.open_flow(job.inputs["init"], purpose=f"reflow@{job.key}")
+    was = open_model.straightness_of(before, student, noises=config.straightness_noises, seed=job.seed)
+    trained = training.train_model(
+        job, config.method.build(), student, config.train, source=job.inputs["pairs"]
+    )
+    now = open_model.straightness_of(
+        flow.as_flow(trained.model), trained.model, noises=config.straightness_noises, seed=job.seed
     )
     job.facts["straightness"] = {"before": was, "after": now}
     job.progress.note(f"straightness S (0 is straight) went from {was:.4g} to {now:.4g}")

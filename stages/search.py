@@ -2,13 +2,21 @@
 
 from pathlib import Path
 
+from etils.epy import lazy_imports
 from pydantic import Field
 
 from fewstep.errors import UserError
 from fewstep.searches import keeping_to_timesteps
-from stages.run.runner import Job, main
+from stages.process.device import device
+from stages.run.job import Job
+from stages.run.runner import main
 from stages.settings.models import jittered, missing_flows, unguidable
 from stages.settings.params import Count, Guidance, Params, SearchPlugin, Settings, SolverName
+
+with lazy_imports():
+    from fewstep import searches
+    from fewstep.searching import checked, noise
+    from stages.searching import figures, grids_file, search_model
 
 VERSION = 2  # bump when the numbers this stage writes change
 
@@ -17,7 +25,7 @@ class Config(Settings):
     """Settings of the search stage; its key is the model's name."""
 
     teacher: str
-    """The model whose fine run the ends are held against: the searched model itself; for a student whose
+    """The model whose fine run gives the true ends: the searched model itself; for a student whose
     timesteps were jittered in training, its teacher."""
     method: SearchPlugin
     """The search, a file of fewstep.searches, and its options; `best` chooses among all."""
@@ -31,7 +39,7 @@ class Config(Settings):
     batch: int = Field(128, ge=1)
     """Noises in one network call."""
     truth_steps: int = Field(64, ge=1)
-    """Equal Heun steps of the fine run that the end of a grid is held against."""
+    """Equal Heun steps of the fine run that gives the true ends."""
     report_noises: int = Field(4096, ge=2)
     """Fresh noises on which the grids found are scored."""
 
@@ -97,13 +105,29 @@ def of_a_student(where: str, config: Config, nfe: int, of_teacher: Config | None
 
 def run(config: Config, job: Job) -> None:
     """Write grids.json (every budget and search, with scores), the costs of jumps, and pictures."""
-    from stages.searching.figures import draw_search
-    from stages.searching.grids_file import write_grids
-    from stages.searching.search_model import search_model
-
-    found, jumps = search_model(config, job)
-    write_grids(job.out, found, jumps)
-    draw_search(job.out, found, jumps)
+    method = config.method.build()
+    searched, flow, student = search_model.open_searched(job, method, config.guidance)
+    known = searched.config
+    problem = searches.Problem(
+        checked.Checked(flow),
+        noise.Drawn(job.seed, known.shape, known.classes, config.batch, device()),
+        config.budgets,
+        config.solver,
+        truth_steps=config.truth_steps,
+        student=student,
+        progress=job.progress,
+    )
+    checked.probe(problem)
+    found, jumps = search_model.search_model(
+        job,
+        problem,
+        config.method,
+        teacher=config.teacher,
+        guidance=config.guidance,
+        report_noises=config.report_noises,
+    )
+    grids_file.write_grids(job.out, found, jumps)
+    figures.draw_search(job.out, found, jumps)
     for picture in sorted(job.out.glob("*.png")):
         job.picture(picture.stem, picture)
     job.facts["endpoint_rmse"] = {

@@ -1,13 +1,22 @@
 """Trajectories: a teacher's states at the timesteps of every grid searched for it, shared by its students."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from etils.epy import lazy_imports
 from pydantic import Field
 
-from stages.run.runner import Job, main
+from stages.run.job import Job
+from stages.run.runner import main
 from stages.settings.models import missing_flows
 from stages.settings.params import Params, Settings
+
+with lazy_imports():
+    from fewstep import checkpoint, grids
+    from stages.sampling import estimate, splits, trajectories
+    from stages.searching import grids_file
 
 if TYPE_CHECKING:
     from stages.sampling.estimate import Estimate
@@ -54,22 +63,16 @@ def check(params: Params) -> list[str]:
     ]
 
 
-def work(config: Config, job: Job) -> "tuple[Splits, TrajectoryMaker]":
+def work(config: Config, job: Job) -> tuple[Splits, TrajectoryMaker]:
     """Return what is to be made, and how: the fine steps of the search, and the timesteps of every budget."""
-    from fewstep.checkpoint import model_digest
-    from fewstep.grids import with_timesteps
-    from stages.sampling.splits import splits
-    from stages.sampling.trajectories import TrajectoryMaker
-    from stages.searching.grids_file import read_grids
-
-    found, digest = read_grids(job.inputs["search"]), model_digest(job.inputs["model"])
+    found, digest = grids_file.read_grids(job.inputs["search"]), checkpoint.model_digest(job.inputs["model"])
     for grid in found.grids.values():
         grid.must_suit(model=digest)
     timesteps = sorted({time for grid in found.grids.values() for time in grid.times})
-    fine = with_timesteps(found.fine, timesteps)
+    fine = grids.with_timesteps(found.fine, timesteps)
     if config.keep == "all":
         timesteps = list(fine.times)
-    maker = TrajectoryMaker(
+    maker = trajectories.TrajectoryMaker(
         model=str(job.inputs["model"].resolve()),
         purpose=f"trajectories@{job.key}",
         seed=job.seed,
@@ -78,7 +81,7 @@ def work(config: Config, job: Job) -> "tuple[Splits, TrajectoryMaker]":
         batch=config.batch,
     )
     facts = {"timesteps": timesteps, "fine_steps": fine.steps, "guidance": fine.guidance}
-    wanted = splits(
+    wanted = splits.splits(
         job,
         train=config.samples,
         held_out=config.held_out,
@@ -89,20 +92,16 @@ def work(config: Config, job: Job) -> "tuple[Splits, TrajectoryMaker]":
     return wanted, maker
 
 
-def plan(config: Config, job: Job) -> "Estimate":
+def plan(config: Config, job: Job) -> Estimate:
     """Return what is still to be spent; see stages.sampling.estimate."""
-    from stages.sampling.estimate import estimate
-
-    return estimate(*work(config, job), checked=0)
+    return estimate.estimate(*work(config, job), checked=0)
 
 
 def run(config: Config, job: Job) -> None:
     """Follow the fine grid of the search and keep the states at the timesteps of every budget."""
-    from stages.sampling.estimate import estimate
-
     wanted, maker = work(config, job)
     opened = maker.open()  # a model that can't be followed is refused before workers start
-    job.progress.note(estimate(wanted, maker, checked=0, opened=opened).line())
+    job.progress.note(estimate.estimate(wanted, maker, checked=0, opened=opened).line())
     wanted.make(maker)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.progress import SILENT
-from stages.run.runner import Job
+from stages.run.job import Job
 
 
 def job_in(folder: Path, stage: str, key: str | None = None, **changes: Any) -> Job:

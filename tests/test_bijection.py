@@ -11,7 +11,7 @@ from dvc.repo import Repo
 from pydantic import BaseModel
 
 from fewstep.settings import MonitorSettings, TrainSettings
-from stages.settings import discovery
+from stages.settings import checks, discovery
 from stages.settings.params import Params
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +43,7 @@ def test_files_sections_and_dvc_entries_are_the_same():
 
 
 def test_params_yaml_is_right_and_every_key_has_its_stage(resolved):
-    PARAMS.check()
+    checks.check(PARAMS)
     assert sorted(resolved) == sorted(discovery.address(stage, key) for stage, key in PAIRS)
 
 

@@ -17,7 +17,7 @@ from fewstep.errors import UserError
 from flows.dvc import repo
 from flows.system.git import commit as commit_of
 from flows.system.git import git
-from stages.settings import discovery
+from stages.settings import checks, discovery
 from stages.settings.messages import suggest
 from stages.settings.params import Params, canonical
 
@@ -51,7 +51,7 @@ def settings(root: Path, overrides: dict[str, Any]) -> Params:
     for path, value in overrides.items():
         put(raw, path, value)
     params = Params(raw)
-    params.check()
+    checks.check(params)
     return params
 
 

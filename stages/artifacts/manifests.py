@@ -56,6 +56,20 @@ def read(artifact: Path) -> dict[str, Any] | None:
     return manifest
 
 
+def read_if_whole(artifact: Path) -> dict[str, Any] | None:
+    """Return an artifact's manifest, None if it has none or a damaged one."""
+    try:
+        return read(artifact)
+    except UserError:
+        return None
+
+
+def digest(artifact: Path) -> str | None:
+    """Return the sha256 of an artifact's manifest, None if it has none."""
+    file = artifact / NAME
+    return sha256(file) if file.exists() else None
+
+
 def damaged(folder: Path, manifest: dict[str, Any]) -> str | None:
     """Say which file is missing or has another size than the manifest says; None if all is well."""
     for name, facts in manifest["files"].items():

@@ -1,16 +1,35 @@
-"""What a stage is about to do, and the fingerprint that names the result before it exists."""
+"""What a stage is about to do: settings, inputs, and the fingerprint that names the result beforehand."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from fewstep.errors import UserError
-from stages.artifacts import inputs
-from stages.artifacts.inputs import Input
+from stages.artifacts import manifests
 from stages.settings import discovery
 from stages.settings.params import Params, canonical, deciding, differences
+
+
+@dataclass(frozen=True)
+class Input:
+    """An artifact, or a file or folder of the user's, as a stage found it."""
+
+    path: Path
+    digest: str
+    """Of its manifest; of names and bytes if it has none."""
+    manifest: dict[str, Any] | None = field(default=None, repr=False)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the manifest of the result says of this input."""
+        made = self.manifest["fingerprint"] if self.manifest else None
+        return {"path": self.path.as_posix(), "digest": self.digest, "fingerprint": made}
+
+
+NONE: Mapping[str, Input] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -25,15 +44,26 @@ class Plan:
     inputs: dict[str, Input]
 
     @classmethod
-    def read(cls, params: Params, stage: str, key: str | None) -> "Plan":
+    def read(
+        cls, params: Params, stage: str, key: str | None, *, known: Mapping[str, Input] = NONE
+    ) -> "Plan":
         """Read what the stage is to do from `params`, the stage's file and its inputs, as they are now.
+
+        Args:
+            params: The settings.
+            stage: The stage.
+            key: Its key.
+            known: Inputs that were read before, by name; unchanged manifests are not decoded again.
 
         Raises:
             UserError: if settings are wrong, or an input is missing, damaged or out of date.
         """
-        config = params.config(stage, key)
-        found = inputs.examine(params.inputs(stage, key), params)
-        return cls(stage, key, discovery.version(stage), params.seed, config, found)
+        makers = params.outputs()
+        found = {
+            name: examine(Path(path), params, makers, known.get(name))
+            for name, path in params.inputs(stage, key).items()
+        }
+        return cls(stage, key, discovery.version(stage), params.seed, params.config(stage, key), found)
 
     @property
     def address(self) -> str:
@@ -66,11 +96,16 @@ class Plan:
         """The sha256 of all that decides the result; the key too, since `run` sees it."""
         return hashlib.sha256(canonical(self.facts()).encode()).hexdigest()
 
-    def judge(self, facts: dict[str, Any]) -> None:
-        """Let the stage's `gate`, if it has one, judge the facts of a finished result.
+    @cached_property
+    def ancestors(self) -> list[dict[str, Any]]:
+        """The manifests of all results that the inputs are or rest on, the first made first."""
+        return ancestors(self.inputs)
+
+    def check_gate(self, facts: dict[str, Any]) -> None:
+        """Ask the stage's `gate`, if it has one, whether the chain may go on with a finished result.
 
         Raises:
-            UserError: if the chain must not go on with it.
+            UserError: if it may not.
         """
         gate = getattr(self.module, "gate", None)
         if gate and (problem := gate(self.config, self.key, facts)):
@@ -83,7 +118,7 @@ class Plan:
             UserError: if something did; publishing now would give new settings an old result.
         """
         try:
-            now = Plan.read(Params.read(), self.stage, self.key)
+            now = Plan.read(Params.read(), self.stage, self.key, known=self.inputs)
         except UserError as error:
             changes = [str(error)]
         else:
@@ -94,3 +129,70 @@ class Plan:
                 + "\n".join(f"  {line}" for line in changes)
                 + f"\nRun: dvc repro {self.address} (going back to the old values finds the work done)"
             )
+
+
+def examine(
+    path: Path, params: Params, makers: dict[str, tuple[str, str | None]], known: Input | None
+) -> Input:
+    """Return an input, which must be there, be whole, and be made with today's settings.
+
+    Args:
+        path: Where it lies.
+        params: Today's settings.
+        makers: The stage and key that make each artifact, by its path.
+        known: The same input as it was read before, if it was.
+
+    Raises:
+        UserError: if it is missing, damaged, or disagrees with the settings; names it and the remedy.
+    """
+    maker = makers.get(path.as_posix())
+    if maker is None:  # the user's own
+        if not path.exists():
+            raise UserError(f"needs {path}, which is not there")
+        return Input(path, manifests.content_digest(path))
+    remedy = f"run: dvc repro {discovery.address(*maker)}"
+    digest = manifests.digest(path)
+    manifest = known.manifest if known and known.digest == digest else manifests.read(path)
+    if digest is None or manifest is None:
+        raise UserError(f"needs {path}, which is not there or not whole; {remedy}")
+    if damage := manifests.damaged(path, manifest):
+        raise UserError(f"can't use {path}: {damage}; remove that folder and {remedy}")
+    if staleness := stale(manifest, params, maker):
+        raise UserError(
+            f"needs {path}, which is out of date: {staleness}; {remedy} (with -f if DVC calls it up to date)"
+        )
+    return Input(path, digest, manifest)
+
+
+def stale(manifest: dict[str, Any], params: Params, maker: tuple[str, str | None]) -> str | None:
+    """Say in what an artifact's manifest disagrees with what its stage would do today."""
+    stage, key = maker
+    if (manifest["stage"], manifest["key"]) != maker:
+        return f"{discovery.address(manifest['stage'], manifest['key'])} made it"
+    config = deciding(params.config(stage, key))
+    today = {"config": config, "seed": params.seed, "version": discovery.version(stage)}
+    if changes := differences({name: manifest[name] for name in today}, today):
+        return f"since it was made, {'; '.join(changes)}"
+    for used in manifest["inputs"].values():
+        if used["fingerprint"] is None:  # the user's own; DVC watches it
+            continue
+        if manifests.digest(Path(used["path"])) not in (None, used["digest"]):
+            return f"since it was made, {used['path']} was made anew"
+    return None
+
+
+def ancestors(inputs: Mapping[str, Input]) -> list[dict[str, Any]]:
+    """Return the manifests of all results that these inputs are or rest on, the first made first."""
+    read = {item.path: item.manifest for item in inputs.values()}
+    waiting = list(read.values())
+    found: dict[str, dict[str, Any]] = {}
+    while waiting:
+        if manifest := waiting.pop():
+            found.pop(manifest["fingerprint"], None)  # again, so it comes before what was found meanwhile
+            found[manifest["fingerprint"]] = manifest
+            for used in manifest["inputs"].values():
+                path = Path(used["path"])
+                if used["fingerprint"] and path not in read:  # else the user's own
+                    read[path] = manifests.read_if_whole(path)
+                waiting += [read[path]] if used["fingerprint"] else []
+    return list(reversed(found.values()))

@@ -1,4 +1,4 @@
-"""Scratch: where a stage works, out of DVC's sight, so that a killed one goes on where it stopped."""
+"""Scratch: where a stage works, out of DVC's sight, so that a killed one resumes; and how it is published."""
 
 import os
 import shutil
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -18,7 +19,7 @@ def root() -> Path:
 
 
 def state() -> Path:
-    """Return the folder of what outlives a run and is no output: scratch, tracking, timings."""
+    """Return the folder of persistent state that is no output: scratch, tracking, timings."""
     return root() / ".fewstep"
 
 
@@ -58,15 +59,14 @@ class Scratch:
         """The lock on it, beside it so that it outlives it."""
         return self.folder.parent / ".locks" / self.folder.name
 
-    @property
-    def finished(self) -> bool:
-        """Whether it holds a whole result; a damaged one is thrown away."""
+    def read_finished(self) -> dict[str, Any] | None:
+        """Return the manifest of a whole result, None if it holds none; a damaged result is removed."""
         manifest = manifests.read(self.folder)
         if manifest and manifests.damaged(self.out, manifest):
             self.manifest.unlink()
             shutil.rmtree(self.out, ignore_errors=True)
-            return False
-        return manifest is not None
+            return None
+        return manifest
 
     def forget(self) -> None:
         """Remove a finished result, so that it is made again from the beginning."""
@@ -114,3 +114,29 @@ class Scratch:
                     shutil.rmtree(scratch.folder, ignore_errors=True)
             except Timeout:
                 continue
+
+
+def publish(scratch: Scratch, out: Path) -> None:
+    """Link the files of a finished scratch into `out`, replacing what is there.
+
+    Links, not moves: if DVC is killed while it takes the result over, scratch still has it all.
+    """
+    new, old = (out.with_name(out.name + suffix) for suffix in (".tmp", ".old"))
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for file in manifests.files_below(scratch.out):
+        link(file, new / file.relative_to(scratch.out))
+    link(scratch.manifest, new / manifests.NAME)
+    if out.exists():
+        out.rename(old)
+    new.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def link(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`, or a copy where the file systems can't link."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -16,13 +16,10 @@ from fewstep.shards import Shards
 from stages.artifacts.scratch import state
 from stages.evaluation.entries import Entry, KeptEntries, Protocol, Result, Yardstick
 from stages.figures.sample_grid import spread_over
-from stages.process.device import grid_of_nfe, open_model, straightness_of
-from stages.run.runner import Job
+from stages.run.job import Job
+from stages.sampling.open_model import grid_of_nfe, open_model, straightness_of
 from stages.searching.grids_file import read_grids
 from stages.workers.spread import spread
-
-if TYPE_CHECKING:
-    from stages.evaluate import Config
 
 STRAIGHTNESS_NOISES = 256
 
@@ -44,25 +41,43 @@ class Evaluation:
     """Some of the training data, for the sample grids."""
 
 
-def evaluate(config: "Config", job: Job, version: int) -> Evaluation:
-    """Measure every entry, the kept ones for free, and return the rows."""
-    protocol = Protocol(config.blocks, config.samples, config.batch, job.seed)
+@dataclass(frozen=True)
+class FineRun:
+    """The run of the pretrained model whose ends are the truth."""
+
+    solver: str
+    nfe: int
+
+
+def evaluate(
+    job: Job, protocol: Protocol, fine: FineRun, *, nfe: tuple[int, ...], version: int
+) -> Evaluation:
+    """Measure every entry, the kept ones for free, and return the rows.
+
+    Args:
+        job: Of the evaluate stage.
+        protocol: How many samples, of which noise.
+        fine: The run that gives the truth.
+        nfe: NFE at which models trained at all times are sampled with equal steps.
+        version: Of the code that measures; entries that another version measured are not used.
+    """
     folders = {
         name.removeprefix("model "): path for name, path in job.inputs.items() if name.startswith("model ")
     }
     models = {name: open_model(folder) for name, folder in folders.items()}
-    entries = [entry for name, model in models.items() for entry in entries_of(name, model, config, job)]
+    entries = [entry for name, model in models.items() for entry in entries_of(name, model, nfe, job)]
     yardstick = Yardstick(job.inputs["data"], protocol)
     data = [Shards(job.inputs["data"] / split).digest for split in ("train", "held_out")]
     nets = [yardstick.net.digest, yardstick.other.digest]
     facts = (vars(protocol), nets, data, model_digest(folders["pretrain"]), version)
-    kept = KeptEntries(state() / "entries", *facts, config.reference_solver, config.reference_nfe)
+    kept = KeptEntries(state() / "entries", *facts, fine.solver, fine.nfe)
     results = {entry: result for entry in entries if (result := kept.read(entry))}
     missing = sorted((entry for entry in entries if entry not in results), key=lambda entry: -entry.nfe)
     job.progress.start("entries", len(entries), done=len(results), unit="entry")
     if missing:
-        shared = (job.inputs["data"], protocol, folders, fine_run(models["pretrain"], config, protocol))
-        for entry, result in spread(measure, missing, prepare=prepare_worker, facts=shared):
+        truth = ends_of(fine, models["pretrain"], protocol)
+        shared = (job.inputs["data"], protocol, folders, truth)
+        for entry, result in spread(measure, missing, start_worker=start_worker, facts=shared):
             kept.write(entry, result)
             results[entry] = result
             job.progress.advance(fd_clf=result.scores.fd_clf)
@@ -84,8 +99,8 @@ def evaluate(config: "Config", job: Job, version: int) -> Evaluation:
 WORKER: dict[str, Any] = {}  # what a worker process keeps from one entry to the next
 
 
-def prepare_worker(prepared: Path, protocol: Protocol, folders: dict[str, Path], truth: Tensor) -> None:
-    """Load what every entry is held against."""
+def start_worker(prepared: Path, protocol: Protocol, folders: dict[str, Path], truth: Tensor) -> None:
+    """Load the data and nets that every entry is compared with."""
     WORKER.update(yardstick=Yardstick(prepared, protocol), folders=folders, truth=truth)
 
 
@@ -96,14 +111,14 @@ def measure(entry: Entry) -> Result:
     return WORKER["yardstick"].measure(entry, model, flow, WORKER["truth"])
 
 
-def entries_of(name: str, model: Model, config: "Config", job: Job) -> list[Entry]:
+def entries_of(name: str, model: Model, equal_nfe: tuple[int, ...], job: Job) -> list[Entry]:
     """Return the entries of one model: its own grid, or equal steps and what was searched."""
     digest = model_digest(job.inputs[f"model {name}"])
     start = as_flow(model).t_start
     if (own := model.config.grid) is not None:
         entries = [Entry(name, "own", own, nfe_of(own), digest)]
     else:
-        entries = [Entry(name, "uniform", uniform(nfe, start=start), nfe, digest) for nfe in config.nfe]
+        entries = [Entry(name, "uniform", uniform(nfe, start=start), nfe, digest) for nfe in equal_nfe]
     if f"search {name}" in job.inputs:
         found = read_grids(job.inputs[f"search {name}"])
         for grid in found.grids.values():
@@ -113,14 +128,14 @@ def entries_of(name: str, model: Model, config: "Config", job: Job) -> list[Entr
             Entry(name, kind, grid, nfe_of(grid), digest)
             for steps, grid in sorted(found.grids.items())
             if (grid.guidance, grid.solver) != (1, "euler")
-            or steps not in config.nfe
+            or steps not in equal_nfe
             or not same_times(grid, uniform(steps, start=start))
         ]
     return entries
 
 
 def nfe_of(grid: Grid) -> int:
-    """Return the network calls a sample takes; guidance doubles them."""
+    """Return the NFE of a sample; guidance doubles it."""
     return grid.steps * solvers.get(grid.solver).velocities_per_step * (1 if grid.guidance == 1 else 2)
 
 
@@ -131,10 +146,10 @@ def same_times(a: Grid, b: Grid) -> bool:
     )
 
 
-def fine_run(teacher: Model, config: "Config", protocol: Protocol) -> Tensor:
+def ends_of(fine: FineRun, teacher: Model, protocol: Protocol) -> Tensor:
     """Return where the pretrained model takes the noise of block 0 at high NFE, (samples, *shape)."""
     flow: Flow = as_flow(teacher)
-    grid = grid_of_nfe(flow, config.reference_solver, config.reference_nfe)
+    grid = grid_of_nfe(flow, fine.solver, fine.nfe)
     return protocol.sample(0, teacher, flow, grid)
 
 

@@ -1,24 +1,60 @@
-"""report.html: one self-contained page of what was run and what came of it."""
+"""The evaluation as files: metrics.json for DVC, curve.csv for its plots, and the page report.html."""
 
 import base64
+import csv
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from stages.artifacts import manifests
-from stages.artifacts.inputs import Input
 from stages.evaluation.evaluation import Evaluation
-from stages.evaluation.pair_table import pair_table
-from stages.evaluation.tables import series
 from stages.figures.curves import draw_grids, draw_quality
 from stages.figures.sample_grid import draw_sample_grid
-from stages.run.runner import Job
+from stages.run.job import Job
 from stages.settings import discovery
-from stages.tracking.lineage import ancestors
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
+HEADLINE = ("fd_clf", "fd_clf_se", "fd_over_teacher", "kid_clf", "precision", "recall", "endpoint_rmse")
+CURVE = ("model", "grid", "nfe", "fd_clf", "fd_clf_se", "kid_clf", "endpoint_rmse")
+PAIR_ROWS = (  # what is shown, what it should be, and where it is among the facts of a model
+    ("pairs checked", "", "{checks[count]}"),
+    ("noise: standard errors off", "below 6", "{checks[noise_z]:.2g}"),
+    ("… in its", "", "{checks[noise_off]}"),
+    ("noise: norm", "1", "{checks[noise_norm]:.4f}"),
+    ("noise: least likely norm, in deviations", "", "{checks[worst_norm_z]:.2g}"),
+    ("noise: neighbours correlate", "0", "{checks[noise_autocorrelation]:.4f}"),
+    ("noise: duplicates", "0", "{checks[duplicates]}"),
+    ("noise with data: correlation", "above 0", "{checks[correlation]:.2f}"),
+    ("integrated back, noise is missed by", "small", "{checks[back_rmse]:.2g}"),
+    ("… that of another pair by", "", "{checks[stranger_rmse]:.2g}"),
+    ("cost", "", "{checks[cost]:.4g}"),
+    ("cost of random pairs", "above cost", "{checks[independent_cost]:.4g}"),
+    ("S of the teacher", "", "{checks[straightness]:.3g}"),
+    ("V of the teacher", "", "{checks[crossing]:.3g}"),
+    ("gap of the teacher", "0", "{checks[gap]:.2g} ± {checks[gap_se]:.2g}"),
+    ("loss on training pairs", "", "{loss[train]:.3g}"),
+    ("loss on fresh pairs", "", "{loss[held_out]:.3g}"),
+    ("… over that on training pairs", "below 1.1", "{loss[ratio]:.2f}"),
+)
+
+
+def write_tables(folder: Path, evaluation: Evaluation) -> None:
+    """Write both; `series` in the CSV names the line of a plot."""
+    headline = {row["name"]: {name: row[name] for name in HEADLINE} for row in evaluation.rows}
+    text = {"headline": headline, "rows": evaluation.rows, "teacher": evaluation.teacher}
+    (folder / "metrics.json").write_text(json.dumps(text, indent=1) + "\n")
+    with (folder / "curve.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["series", *CURVE])
+        for row in evaluation.rows:
+            table.writerow([series(row), *(row[name] for name in CURVE)])
+
+
+def series(row: dict) -> str:
+    """Return the name of the line that a row belongs to: a model, and its grid if it has several."""
+    return row["model"] if row["grid"] == "own" else f"{row['model']}, {row['grid']}"
 
 
 def write_report(job: Job, evaluation: Evaluation, settings: dict[str, Any]) -> None:
@@ -85,19 +121,15 @@ def picture(path: Path) -> str:
 
 def collapses(job: Job) -> list[tuple[str, str]]:
     """Return the models whose training collapsed on the way, with what its monitor said."""
-    found = {name: manifests.read(path) for name, path in job.inputs.items() if name.startswith("model ")}
     return [
         (name.removeprefix("model "), told)
-        for name, manifest in found.items()
-        if manifest and (told := manifest["facts"].get("monitor", {}).get("collapse"))
+        for name, manifest in job.manifests.items()
+        if name.startswith("model ") and (told := manifest["facts"].get("monitor", {}).get("collapse"))
     ]
 
 
 def made_by(job: Job) -> list[dict[str, Any]]:
     """Return how every stage of the chain made what this evaluation rests on, in order."""
-    inputs = {
-        name: Input(path, digest="", manifest=manifests.read(path)) for name, path in job.inputs.items()
-    }
     return [
         {
             "address": discovery.address(manifest["stage"], manifest["key"]),
@@ -105,5 +137,42 @@ def made_by(job: Job) -> list[dict[str, Any]]:
             "settings": json.dumps(manifest["config"], indent=1),
             "facts": json.dumps(manifest["facts"], indent=1),
         }
-        for manifest in ancestors(inputs)
+        for manifest in job.ancestors
     ]
+
+
+@dataclass(frozen=True)
+class PairTable:
+    """What the page shows."""
+
+    models: list[str]
+    rows: list[tuple[str, str, list[str]]]
+    """What is shown, what it should be, and the cell of each model."""
+    advice: list[tuple[str, list[str]]]
+    """Sentences about each coupling, then about each model, by name."""
+
+
+def pair_table(job: Job) -> PairTable:
+    """Return the table of the models that learnt from pairs, in the order of the inputs."""
+    facts: dict[str, dict[str, Any]] = {}
+    advice: dict[str, list[str]] = {}
+    learnt: dict[str, list[str]] = {}
+    for name, manifest in job.manifests.items():
+        if not name.startswith("model ") or "pair_loss" not in manifest["facts"]:
+            continue
+        pairs, loss = manifest["facts"].get("pairs", {}), manifest["facts"]["pair_loss"]
+        model = name.removeprefix("model ")
+        facts[model] = pairs | {"loss": loss}
+        coupling = next(u["path"] for n, u in manifest["inputs"].items() if n in ("pairs", "train_on"))
+        advice[f"pairs of couple/{Path(coupling).name}"] = pairs.get("problems", []) + pairs.get("advice", [])
+        learnt[model] = [loss["advice"]]
+    rows = [(label, good, [cell(text, found) for found in facts.values()]) for label, good, text in PAIR_ROWS]
+    return PairTable(list(facts), rows, [*advice.items(), *learnt.items()])
+
+
+def cell(text: str, facts: dict[str, Any]) -> str:
+    """Return a row's text with a model's facts in it, "-" if it lacks them."""
+    try:
+        return text.format_map(facts)
+    except (KeyError, TypeError):  # not measured, or None
+        return "-"

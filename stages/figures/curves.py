@@ -16,7 +16,7 @@ def draw_grids(path: Path, grids: list[tuple[str, tuple[float, ...]]]) -> None:
         axis.plot(times, [height] * len(times), "o", color="#0b6e99", markersize=5, zorder=2)
     axis.set_yticks(range(len(grids)), [name for name, _ in reversed(grids)], fontsize=9)
     axis.set_xlabel("t (0 noise, 1 data)", fontsize=9)
-    axis.set_xlim(-0.02, 1.02), axis.set_ylim(-0.6, len(grids) - 0.4)
+    axis.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(grids) - 0.4))
     axis.tick_params(labelsize=9)
     for side in ("top", "right", "left"):
         axis.spines[side].set_visible(False)
@@ -43,11 +43,13 @@ def draw_quality(path: Path, lines: dict[str, list[dict[str, Any]]]) -> None:
             linewidth=1.3,
             capsize=2,
         )
-    axis.set_xscale("log", base=2), axis.set_yscale("log")
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
     nfe = sorted({row["nfe"] for rows in lines.values() for row in rows})
     axis.set_xticks(nfe, [str(n) for n in nfe])
-    axis.set_xlabel("NFE"), axis.set_ylabel("fd_clf (lower is better)")
-    axis.grid(True, which="major", color="#eeeeee"), axis.set_axisbelow(True)
+    axis.set(xlabel="NFE", ylabel="fd_clf (lower is better)")
+    axis.grid(True, which="major", color="#eeeeee")
+    axis.set_axisbelow(True)
     axis.legend(fontsize=8, frameon=False)
     figure.tight_layout(pad=0.4)
     save_figure(figure, path)

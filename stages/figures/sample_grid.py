@@ -1,17 +1,25 @@
 """Pictures of samples: a grid of images, or a scatter of points."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+from etils.epy import lazy_imports
+
+with lazy_imports():  # images need no matplotlib, and points no pillow
+    from PIL import Image, ImageDraw, ImageFont
+
+    from stages.figures import figure
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    Rows: TypeAlias = list[tuple[str, Tensor]]
+
 TILE = 48  # pixels to which the side of a small image is enlarged, by a whole factor
 GAP, MARGIN, TEXT = 3, 10, 14  # pixels between images, around the grid, and of a label's height
-
-Rows = "list[tuple[str, Tensor]]"
 
 
 def samples_shown(shape: tuple[int, ...]) -> int:
@@ -19,7 +27,7 @@ def samples_shown(shape: tuple[int, ...]) -> int:
     return 12 if len(shape) == 3 else 500
 
 
-def spread_over(data: "Tensor") -> "Tensor":
+def spread_over(data: Tensor) -> Tensor:
     """Return as many samples (n, *shape) as a grid shows, at even distances: data may be sorted."""
     count = min(len(data), samples_shown(tuple(data.shape[1:])))
     return data[[number * len(data) // count for number in range(count)]]
@@ -38,8 +46,6 @@ def draw_sample_grid(path: Path, rows: Rows) -> None:
 
 def draw_image_grid(path: Path, rows: Rows) -> None:
     """Draw images (n, C, H, W), enlarged by a whole factor, pixel for pixel."""
-    from PIL import Image, ImageDraw, ImageFont
-
     font = ImageFont.load_default(TEXT)
     left = MARGIN + int(max(font.getlength(label) for label, _ in rows)) + MARGIN
     tiles = [as_tiles(samples) for _, samples in rows]
@@ -56,7 +62,7 @@ def draw_image_grid(path: Path, rows: Rows) -> None:
     grid.save(path)
 
 
-def as_tiles(samples: "Tensor") -> np.ndarray:
+def as_tiles(samples: Tensor) -> np.ndarray:
     """Return images (n, C, H, W) in [-1, 1] as enlarged RGB bytes (n, H, W, 3).
 
     Grey, and the first channel where there are neither one nor three, becomes grey.
@@ -69,11 +75,9 @@ def as_tiles(samples: "Tensor") -> np.ndarray:
 
 def point_panels(path: Path, rows: Rows) -> None:
     """Draw the first two features of points (n, D), a panel each, all with the limits of the first."""
-    from stages.figures.figure import pyplot, save_figure
-
     across = min(len(rows), 4)
     down = -(-len(rows) // across)
-    figure, axes = pyplot.subplots(down, across, figsize=(2.3 * across, 2.5 * down), squeeze=False)
+    drawing, axes = figure.pyplot.subplots(down, across, figsize=(2.3 * across, 2.5 * down), squeeze=False)
     reach = 1.3 * float(rows[0][1][:, :2].abs().max())
     for axis in axes.flat:
         axis.set_axis_off()
@@ -82,5 +86,5 @@ def point_panels(path: Path, rows: Rows) -> None:
         axis.scatter(points[:, 0].tolist(), points[:, min(1, points.shape[1] - 1)].tolist(), s=3, alpha=0.4)
         axis.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
         axis.set_title(label, fontsize=9)
-    figure.tight_layout(pad=0.4)
-    save_figure(figure, path)
+    drawing.tight_layout(pad=0.4)
+    figure.save_figure(drawing, path)

@@ -1,18 +1,13 @@
-"""What stages do with a trained model: open it as a flow, and lay out calls on it."""
+"""The device that networks run on."""
 
 import os
-from pathlib import Path
 
-import torch
+from etils.epy import lazy_imports
 
-from fewstep import grids, solvers
-from fewstep.checkpoint import load_model
-from fewstep.draws import draws
 from fewstep.errors import UserError
-from fewstep.flow import Flow, ModelFlow, as_flow
-from fewstep.grids import Grid
-from fewstep.metrics.straightness import straightness
-from fewstep.model import Model
+
+with lazy_imports():
+    import torch
 
 
 def device() -> str:
@@ -28,47 +23,3 @@ def device() -> str:
         reason = str(error).splitlines()[0]
         raise UserError(f"FEWSTEP_DEVICE {name!r} is no device of this machine ({reason})") from None
     return name
-
-
-def open_model(folder: Path) -> Model:
-    """Return the model of a model directory, on the device, ready to be called."""
-    return load_model(folder).to(device()).eval()
-
-
-def open_flow(folder: Path, *, purpose: str, guidance: float = 1.0) -> tuple[Model, ModelFlow]:
-    """Return a model and its canonical flow.
-
-    Raises:
-        UserError: if the model knows only the timesteps of its own grid, or is not deterministic, so that
-            `purpose` can't use it.
-    """
-    model = open_model(folder)
-    if model.config.trained_times != "all" or not model.config.deterministic:
-        why = (
-            "trained only at the timesteps of its grid"
-            if model.config.trained_times != "all"
-            else "not deterministic"
-        )
-        raise UserError(f"{purpose} can't use {folder.name}: it is {why}; name a model trained at all times")
-    return model, as_flow(model, guidance=guidance)
-
-
-def grid_of_nfe(flow: Flow, solver: str, nfe: int, *, spacing: str = "uniform") -> Grid:
-    """Return the steps of `solver` that take `calls` network calls, spaced as fewstep.spacings says.
-
-    Raises:
-        UserError: if the calls don't make whole steps.
-    """
-    each = solvers.get(solver).velocities_per_step * flow.nfe_per_velocity
-    if nfe % each:
-        raise UserError(f"{nfe} calls are no whole number of {solver} steps of {each} calls each")
-    return grids.spaced(spacing, nfe // each, start=flow.t_start, end=flow.t_end, solver=solver)
-
-
-def straightness_of(flow: Flow, model: Model, *, noises: int, seed: int, steps: int = 64) -> float:
-    """Return S of a model's flow, the mean over dimensions, on noise that nothing else uses."""
-    shape, classes = model.config.shape, model.config.classes
-    ((noise, labels),) = draws(
-        "straightness", seed, range(noises), shape=shape, classes=classes, batch=noises, device=device()
-    )
-    return straightness(flow, noise, grids.uniform(steps, start=flow.t_start), **labels)

@@ -18,7 +18,7 @@ QUIET = {
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def prepare() -> None:
+def apply() -> None:
     """Set the environment of a stage, or end the process if its packages are not the locked ones."""
     threads = os.environ.get("FEWSTEP_THREADS", "1")
     if not (threads.isdecimal() and int(threads)):

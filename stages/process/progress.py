@@ -1,4 +1,4 @@
-"""Progress as a user sees it: a bar on a terminal, now and then a line elsewhere."""
+"""Progress as a user sees it: a bar on a terminal, lines elsewhere; and as records for programs."""
 
 import sys
 import time
@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
+from stages.process import records
+
 FIRST_LINE, EVERY = 3.0, 15.0  # seconds to the first line of a piece of work, and between lines
+RECORD_EVERY = 3.0  # seconds between records
 
 
 class Shown:
@@ -19,13 +22,15 @@ class Shown:
         self.bar: tqdm | None = None
         self.terminal = sys.stderr.isatty()
         self.total = 0
+        self.values: dict[str, float] = {}
 
     def start(self, label: str, total: int, *, done: int = 0, unit: str = "step") -> None:
         """Begin a piece of work."""
         self.finish()
         self.label, self.total, self.done, self.unit = label, total, done, unit
         self.done_before, self.began, self.values = done, time.monotonic(), {}
-        self.next_line = self.began + FIRST_LINE
+        self.next_line, self.next_record = self.began + FIRST_LINE, self.began + RECORD_EVERY
+        self.record()
         if done:
             print(f"{self.what()}: going on from {unit} {done}/{total}", flush=True)
         if self.terminal:
@@ -43,6 +48,9 @@ class Shown:
         elif time.monotonic() >= self.next_line:
             self.next_line = time.monotonic() + EVERY
             print(self.line(), flush=True)
+        if time.monotonic() >= self.next_record:
+            self.next_record = time.monotonic() + RECORD_EVERY
+            self.record()
 
     def measure(self, step: int, **values: float) -> None:
         """Hand numbers to the tracker."""
@@ -60,6 +68,7 @@ class Shown:
             self.bar = None
         if self.total:
             print(self.line(), flush=True)
+            self.record()
         self.total = 0
 
     def what(self) -> str:
@@ -67,10 +76,32 @@ class Shown:
         piece = self.label if self.label not in ("", self.address, self.address.partition("@")[0]) else ""
         return f"{self.address}: {piece}" if piece else self.address
 
+    def record(self) -> None:
+        """Write how far the piece of work is; see stages.process.records."""
+        rate, left = self.rate(), self.total - self.done
+        records.add_progress(
+            {
+                "stage": self.address,
+                "label": self.label,
+                "unit": self.unit,
+                "done": self.done,
+                "total": self.total,
+                "seconds_left": left / rate if rate else None if left else 0.0,
+                "values": self.values,
+            }
+        )
+
+    def seconds(self) -> float:
+        """Return how long the piece of work has taken."""
+        return max(time.monotonic() - self.began, 1e-9)
+
+    def rate(self) -> float:
+        """Return the units done in a second, without those that an earlier run did."""
+        return (self.done - self.done_before) / self.seconds()
+
     def line(self) -> str:
         """Return such as `pretrain: step 640/1500 (43 %), loss 0.51, 21.9 step/s, 0:39 left`."""
-        seconds = max(time.monotonic() - self.began, 1e-9)
-        rate = (self.done - self.done_before) / seconds
+        seconds, rate = self.seconds(), self.rate()
         parts = [f"{self.unit} {self.done}/{self.total} ({100 * self.done / max(self.total, 1):.0f} %)"]
         parts += [f"{name} {value}" for name, value in shown(self.values).items()]
         parts += [f"{rate:.3g} {self.unit}/s"]

@@ -1,52 +1,31 @@
-"""How a stage runs: settings, inputs, scratch, progress, tracking, and publishing at the end."""
+"""How a stage runs: command line, settings, inputs, scratch, progress, tracking, publishing."""
 
 import errno
 import os
 import shutil
 import sys
 import traceback
+from argparse import ArgumentParser
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from fewstep.errors import UserError
-from fewstep.progress import Progress
 from stages.artifacts import manifests
 from stages.artifacts.plan import Plan
-from stages.artifacts.publishing import publish
-from stages.artifacts.scratch import Scratch, root
+from stages.artifacts.scratch import Scratch, publish, root
+from stages.process import records
 from stages.process.parent import die_with_dvc
 from stages.process.progress import Shown
-from stages.run.command_line import chosen_key, command_line
-from stages.settings import discovery
-from stages.settings.params import Params
+from stages.run.job import Job
+from stages.settings import checks, discovery
 from stages.tracking.tracking import Tracking
-from stages.workers.distributed import refuse_torchrun
+from stages.workers.distributed import OthersFinishError, machine_number, refuse_torchrun
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last is a limit on the size of files
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What a stage's `run` is given."""
-
-    stage: str
-    key: str | None
-    seed: int
-    inputs: dict[str, Path]
-    """Where the inputs lie, by the names that `inputs` gave them."""
-    out: Path
-    """A folder that is published when `run` returns; after a kill it holds what was written before."""
-    scratch: Path
-    """A folder for what helps to resume and is not published."""
-    result: str
-    """A name for what is made, by stage, key and fingerprint, that no other result has."""
-    progress: Progress
-    picture: Callable[[str, Path], None]
-    """Sends a picture to the tracker, under a name."""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """Counts and checks for the manifest; plain values that the inputs determine."""
 
 
 def main(file: Path) -> None:
@@ -54,40 +33,74 @@ def main(file: Path) -> None:
     stage = Path(file).stem
     options = command_line(stage).parse_args()
     address = discovery.address(stage, options.key)
+    records.remove_outcome()
+    outcome: records.Outcome
     try:
         die_with_dvc()
         refuse_torchrun()
         if options.plan:
-            tell_plan(stage, options.key, options.price)
+            show_plan(stage, options.key, options.price)
+        elif machine_number() > 0:
+            help_train(stage, options.key)
         else:
-            run(stage, options.key)
+            records.write_outcome(address, run(stage, options.key))
+        return
     except KeyboardInterrupt:
-        sys.exit(f"{address}: stopped; go on with: dvc repro {address}")
+        outcome, message = "interrupted", f"stopped; go on with: dvc repro {address}"
     except UserError as error:
-        sys.exit(f"{address}: {error}")
+        outcome, message = "mistake", str(error)
     except Exception as error:
-        folder = full_folder(error)
-        if folder is None:
+        if (folder := full_folder(error)) is None:
             traceback.print_exc()
+            records.write_outcome(address, "crash", f"{type(error).__name__}: {error}")
             sys.exit(1)
         free = shutil.disk_usage(folder).free
-        sys.exit(
-            f"{address}: the disk of {folder} is full ({free:,} bytes free). Make room, then go on where "
-            f"this stopped with: dvc repro {address}"
+        outcome, message = (
+            "disk full",
+            (
+                f"the disk of {folder} is full ({free:,} bytes free). Make room, then go on where "
+                f"this stopped with: dvc repro {address}"
+            ),
         )
+    records.write_outcome(address, outcome, message)
+    sys.exit(f"{address}: {message}")
 
 
-def tell_plan(stage: str, key: str | None, price: float | None) -> None:
+def command_line(stage: str) -> ArgumentParser:
+    """Return what reads the command line of a stage: its key, and for some what they would take."""
+    module = discovery.load(stage)
+    parser = ArgumentParser(prog=f"python -m stages.{stage}", description=module.__doc__)
+    parser.add_argument("key", nargs="?", help=f"a key of {stage} in params.yaml, where it has keys")
+    parser.set_defaults(plan=False, price=None)
+    if hasattr(module, "plan"):
+        planning = parser.add_argument_group("before spending")
+        planning.add_argument("--plan", action="store_true", help="only tell what it will take")
+        planning.add_argument("--price", type=float, help="of an hour of one worker, to tell what it costs")
+    return parser
+
+
+def read_plan(stage: str, key: str | None) -> Plan:
+    """Check all settings and return what the stage is to do.
+
+    Raises:
+        UserError: for everything that the user can change; also if the stage takes no such key.
+    """
+    params = checks.read_checked()
+    if key not in (keys := params.keys(stage)):
+        wanted = "no argument" if keys == [None] else f"one of: {', '.join(map(str, keys))}"
+        raise UserError(f"stages.{stage} takes {wanted}; got {key or 'nothing'}")
+    return Plan.read(params, stage, key)
+
+
+def show_plan(stage: str, key: str | None, price: float | None) -> None:
     """Print what a stage that makes samples will take.
 
     Raises:
         UserError: for everything that would stop the stage.
     """
-    params = Params.read()
-    params.check()
-    plan = Plan.read(params, stage, chosen_key(params, stage, key))
+    plan = read_plan(stage, key)
     scratch, progress = Scratch.of(plan.address, plan.fingerprint), Shown(plan.address)
-    if scratch.finished:
+    if scratch.read_finished():
         progress.note("is made already; there is nothing to spend")
         return
     estimate = plan.module.plan(plan.config, job_of(plan, scratch, progress, lambda name, file: None))
@@ -97,15 +110,13 @@ def tell_plan(stage: str, key: str | None, price: float | None) -> None:
         progress.note(line)
 
 
-def run(stage: str, key: str | None) -> None:
-    """Bring the output of a stage up to date.
+def run(stage: str, key: str | None) -> records.Outcome:
+    """Bring the output of a stage up to date, and return whether it was made now or before.
 
     Raises:
-        UserError: for everything that the user can mend.
+        UserError: for everything that the user can change.
     """
-    params = Params.read()
-    params.check()
-    plan = Plan.read(params, stage, chosen_key(params, stage, key))
+    plan = read_plan(stage, key)
     scratch = Scratch.of(plan.address, plan.fingerprint)
     with scratch.lock(lambda text: print(f"{plan.address}: {text}", flush=True)):
         scratch.prune()
@@ -113,35 +124,61 @@ def run(stage: str, key: str | None) -> None:
         progress = Shown(plan.address, tracking.measured)
         status = "FAILED"
         try:
-            if scratch.finished and os.environ.get("FEWSTEP_AGAIN"):
+            made_before = scratch.read_finished()
+            if made_before and os.environ.get("FEWSTEP_AGAIN"):
                 scratch.forget()
-            if scratch.finished:
+                made_before = None
+            if made_before:
                 progress.note("made before, publishing it")
-                tracking.link(manifests.read(scratch.folder))
+                tracking.link(made_before)
+                manifest = made_before
             else:
                 tracking.begin()
-                work(plan, scratch, progress, tracking)
-            plan.judge(manifests.read(scratch.folder)["facts"])
+                manifest = work(plan, scratch, progress, tracking)
+            plan.check_gate(manifest["facts"])
             plan.check_unchanged()
             publish(scratch, plan.out)
-            tracking.published(plan.out)
+            tracking.published(plan.out, manifest)
             status = "FINISHED"
         finally:
             progress.finish()
             if warning := tracking.end(status):
                 progress.note(warning)
+    return "published before" if made_before else "made"
 
 
-def work(plan: Plan, scratch: Scratch, progress: Shown, tracking: Tracking) -> None:
-    """Run the stage and write the manifest of what it made."""
+def help_train(stage: str, key: str | None) -> None:
+    """Take part in a training whose result the stage of the first machine publishes.
+
+    Raises:
+        UserError: for everything that would stop that stage; also if the stage trains nothing.
+    """
+    plan = read_plan(stage, key)
+    if "train" not in plan.module.Config.model_fields:
+        raise UserError(f"FEWSTEP_NODE_RANK is {machine_number()}, but {stage} trains nothing; unset it")
+    scratch, progress = Scratch.of(plan.address, plan.fingerprint), Shown(plan.address)
+    if scratch.read_finished():
+        progress.note("the first machine has finished it")
+        return
+    scratch.work.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="fewstep-") as nowhere, suppress(OthersFinishError):
+        job = replace(job_of(plan, scratch, progress, lambda name, file: None), out=Path(nowhere))
+        plan.module.run(plan.config, job)
+    progress.note("the share of this machine is done; the first machine publishes the result")
+
+
+def work(plan: Plan, scratch: Scratch, progress: Shown, tracking: Tracking) -> dict[str, Any]:
+    """Run the stage, and write and return the manifest of what it made."""
     for folder in (scratch.out, scratch.work):
         folder.mkdir(parents=True, exist_ok=True)
     job = job_of(plan, scratch, progress, tracking.picture)
     plan.module.run(plan.config, job)
     progress.finish()
-    facts = {"fingerprint": plan.fingerprint, "files": manifests.describe(scratch.out), "facts": job.facts}
-    manifests.write(scratch.manifest, plan.facts() | facts)
+    made = {"fingerprint": plan.fingerprint, "files": manifests.describe(scratch.out), "facts": job.facts}
+    manifest = plan.facts() | made
+    manifests.write(scratch.manifest, manifest)
     tracking.made(scratch.manifest, scratch.out, job.facts)
+    return manifest
 
 
 def job_of(plan: Plan, scratch: Scratch, progress: Shown, picture: Callable[[str, Path], None]) -> Job:
@@ -151,6 +188,8 @@ def job_of(plan: Plan, scratch: Scratch, progress: Shown, picture: Callable[[str
         key=plan.key,
         seed=plan.seed,
         inputs={name: item.path for name, item in plan.inputs.items()},
+        manifests={name: item.manifest for name, item in plan.inputs.items() if item.manifest},
+        ancestors=plan.ancestors,
         out=scratch.out,
         scratch=scratch.work,
         result=scratch.folder.name,

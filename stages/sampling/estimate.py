@@ -16,12 +16,11 @@ from fewstep.reference import follow
 from fewstep.shards.recipe import FLOATS, Recipe
 from stages.process.device import device
 from stages.process.progress import clock
-from stages.sampling.makers import ModelMaker, Opened
-from stages.sampling.splits import TRAIN, Splits
+from stages.sampling.splits import TRAIN, ModelMaker, Opened, Splits
 from stages.workers.spread import spread, workers_for
 
 LEAST_SECONDS, LEAST_NFE = 0.5, 3  # of a measurement, after a first call that warms up
-CHECKING = 2.2  # the calls of that many pairs go into checking one: back, forth and a few in between
+CHECKING = 2.2  # pairs that cost as many NFE as checking one: back, forth and a few in between
 WORKER: dict[str, Any] = {}  # what a worker keeps until it measures
 
 
@@ -35,7 +34,7 @@ class Estimate:
     """Samples in all shards."""
     batch: int
     nfe: int
-    """Network calls a sample."""
+    """NFE of a sample."""
     checked: int
     """Samples that are followed back in the end."""
     call_seconds: list[float]
@@ -61,7 +60,7 @@ class Estimate:
         milliseconds = 1000 * sum(self.call_seconds) / count
         cost = count * self.seconds / 3600 * (price or 0)
         return [
-            f"{self.total:,} x {self.nfe} calls, {self.batch} at once; {left:,} are left to make",
+            f"{self.total:,} x {self.nfe} NFE, {self.batch} at once; {left:,} are left to make",
             f"a call takes {milliseconds:.3g} ms on each of {count} workers ({device()}), measured just now",
             f"time   {clock(self.seconds)}",
             f"bytes  {self.total * self.sample_bytes:,}",
@@ -72,7 +71,7 @@ class Estimate:
         """Return the same in a line."""
         left, count = sum(self.shards), len(self.call_seconds)
         return (
-            f"{left:,} of {self.total:,} to make x {self.nfe} calls on {count} workers: about "
+            f"{left:,} of {self.total:,} to make x {self.nfe} NFE on {count} workers: about "
             f"{clock(self.seconds)}, {self.total * self.sample_bytes:,} bytes in all"
         )
 
@@ -90,7 +89,7 @@ class Measured:
 
 
 def estimate(splits: Splits, maker: ModelMaker, *, checked: int, opened: Opened | None = None) -> Estimate:
-    """Measure some calls and return what the work will take.
+    """Measure some network calls and return what the work will take.
 
     Args:
         splits: What is to be made.
@@ -103,9 +102,8 @@ def estimate(splits: Splits, maker: ModelMaker, *, checked: int, opened: Opened 
     count, recipe = max(1, workers_for(len(shards))), splits.recipes[TRAIN]
     began = time.perf_counter()
     if opened is None:
-        measured = [
-            found for _, found in spread(measure, range(count), prepare=prepare, facts=(maker, recipe))
-        ]
+        answers = spread(measure, range(count), start_worker=start_worker, facts=(maker, recipe))
+        measured = [found for _, found in answers]
     else:
         WORKER.update(maker=maker, opened=opened, recipe=recipe)
         measured = [measure(0)] * count
@@ -122,7 +120,7 @@ def estimate(splits: Splits, maker: ModelMaker, *, checked: int, opened: Opened 
     )
 
 
-def prepare(maker: ModelMaker, recipe: Recipe) -> None:
+def start_worker(maker: ModelMaker, recipe: Recipe) -> None:
     """Open the model in a worker."""
     WORKER.update(maker=maker, opened=maker.open(), recipe=recipe)
 
@@ -162,7 +160,7 @@ def seconds_of_call(flow: Flow, noise: Tensor, conditions: dict[str, Tensor]) ->
 
 
 def nfe_of(opened: Opened, noise: Tensor, conditions: dict[str, Tensor]) -> int:
-    """Return the network calls that a sample takes; where steps are chosen on the way, a batch tells."""
+    """Return the NFE of a sample; where the solver chooses the steps, it is measured on a batch."""
     if isinstance(opened.steps, Grid):
         each = solvers.get(opened.steps.solver).velocities_per_step
         return opened.steps.steps * each * opened.flow.nfe_per_velocity

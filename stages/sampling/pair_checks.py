@@ -1,29 +1,32 @@
-"""The checks of a coupling: what is measured of its pairs, told, and put among the facts of the stage."""
+"""The checks of a coupling: measured on its pairs, reported, and put among the facts of the stage."""
 
 from dataclasses import asdict
 from functools import reduce
 from operator import add
-from typing import TYPE_CHECKING
+from typing import Any
 
 from fewstep.draws import draws
 from fewstep.grids import Grid, uniform
 from fewstep.pairs import PairStatistics, check_pairs, require_equivariant
 from fewstep.shards import Shards, counted
 from stages.process.device import device
-from stages.run.runner import Job
-from stages.sampling.makers import Opened
-from stages.sampling.pair_facts import learnt_independent
-from stages.sampling.splits import HELD_OUT, TRAIN, Splits
-
-if TYPE_CHECKING:
-    from stages.couple import Config
+from stages.run.job import Job
+from stages.sampling.splits import HELD_OUT, TRAIN, Opened, Splits
 
 FINE_STEPS = 64  # of Heun, to follow a flow whose pairs were made to a tolerance
 MIRRORED_NOISES = 32
 
 
-def check_coupling(job: Job, config: "Config", wanted: Splits, held_out: Shards, opened: Opened) -> None:
-    """Check finished pairs: the held-out ones with the model, and the noise and cost of all of them."""
+def check_coupling(job: Job, wanted: Splits, held_out: Shards, opened: Opened, *, batch: int) -> None:
+    """Check finished pairs: the held-out ones with the model, and the noise and cost of all of them.
+
+    Args:
+        job: Of the couple stage; it gains the facts "checks", "problems" and "advice".
+        wanted: All pairs.
+        held_out: The finished held-out ones.
+        opened: The model that made them, or is said to have.
+        batch: Pairs in one network call.
+    """
     parts = (
         PairStatistics.from_json(part)
         for split in (TRAIN, HELD_OUT)
@@ -33,9 +36,9 @@ def check_coupling(job: Job, config: "Config", wanted: Splits, held_out: Shards,
         held_out.load(),
         opened.flow,
         grid=grid_of(opened),
-        batch=config.batch,
+        batch=batch,
         statistics=reduce(add, parts),
-        independent=learnt_independent(job.inputs["model"]),
+        independent=learnt_independent(job.manifests.get("model")),
         device=device(),
     )
     job.facts.update(checks=asdict(checks), problems=checks.problems(), advice=checks.advice())
@@ -45,7 +48,14 @@ def check_coupling(job: Job, config: "Config", wanted: Splits, held_out: Shards,
         job.progress.note(advice)
 
 
-def check_mirrored(job: Job, config: "Config", opened: Opened) -> None:
+def learnt_independent(made: dict[str, Any] | None) -> bool:
+    """Return whether the model with this manifest learnt from noise drawn independently of the data."""
+    if made is None or made["stage"] != "pretrain":
+        return False
+    return made["config"]["method"].get("coupling", "independent") == "independent"
+
+
+def check_mirrored(job: Job, opened: Opened) -> None:
     """Refuse to mirror the pairs of a model that can tell left from right.
 
     Raises:

@@ -1,25 +1,22 @@
-"""Pairs: how the couple stage has a model make them, in whichever worker."""
+"""Pairs: how the couple stage has a model make them, in whichever worker, or takes those of another tool."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from torch import Tensor
 
-from fewstep.checkpoint import load_config, model_digest
+from fewstep.errors import UserError
 from fewstep.flow import Flow
 from fewstep.grids import Grid
 from fewstep.pairs import PairStatistics, make_pairs
+from fewstep.pairs.imported import ForeignPairs, open_pairs
 from fewstep.reference import Adaptive
-from fewstep.shards import drawn
+from fewstep.shards import Shards
 from fewstep.shards.write import Make
-from stages.process.device import device, grid_of_nfe, open_flow
-from stages.run.runner import Job
-from stages.sampling.makers import Opened, model_folder
-from stages.sampling.splits import Splits, splits
-from stages.settings.steps import steps_taken
-
-if TYPE_CHECKING:
-    from stages.couple import Config
+from stages.process.device import device
+from stages.run.job import Job
+from stages.sampling.open_model import grid_of_nfe, open_flow
+from stages.sampling.splits import HELD_OUT, Opened, Splits, model_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,32 +76,48 @@ class PairMaker:
         return PairStatistics.of(fields, total=self.total).to_json()
 
 
-def coupling(config: "Config", job: Job) -> tuple[Splits, PairMaker]:
-    """Return the pairs that the settings of couple ask for, and how a model makes them."""
-    maker = PairMaker(
-        model=str(job.inputs["model"].resolve()),
-        purpose=f"couple@{job.key}",
-        seed=job.seed,
-        solver=config.solver,
-        nfe=config.nfe,
-        spacing=config.spacing,
-        times=config.times,
-        tolerance=config.tolerance,
-        guidance=config.guidance,
-        batch=config.batch,
-        total=config.pairs + config.held_out,
-    )
-    facts = {"model": model_digest(job.inputs["model"]), "seed": job.seed, "guidance": config.guidance}
-    options = {"mirror": config.mirror, "source": config.source}
-    draws = config.noise == "drawn" and not config.source
-    shape = load_config(job.inputs["model"]).shape
-    wanted = splits(
-        job,
-        train=config.pairs,
-        held_out=config.held_out,
-        per_shard=config.pairs_per_shard,
-        facts=facts | steps_taken(config) | {name: value for name, value in options.items() if value},
-        dtypes=dict.fromkeys(["data"] if draws else ["noise", "data"], config.dtype),
-        drawn=lambda first: {"noise": drawn("couple", job.seed, first, shape)} if draws else {},
-    )
-    return wanted, maker
+@dataclass(frozen=True, kw_only=True)
+class ForeignMaker:
+    """Where the pairs are, and how many of them are wanted."""
+
+    source: str
+    root: Path
+    """The folder that holds data/."""
+    purpose: str
+    """The setting that asks, for messages."""
+    total: int
+    """Pairs in all."""
+
+    def open(self) -> ForeignPairs:
+        """Open the file of pairs.
+
+        Raises:
+            UserError: if it can't be read, or has too few.
+        """
+        pairs = open_pairs(self.source, self.root)
+        if pairs.count < self.total:
+            raise UserError(
+                f"{self.source} holds {pairs.count} pairs, but {self.purpose} asks for {self.total} to train "
+                f"on and to hold out; lower {self.purpose}.pairs or held_out"
+            )
+        return pairs
+
+    def ready(self) -> Make:
+        """Return what reads pairs by their numbers."""
+        return self.open().read
+
+    def count(self, fields: dict[str, Tensor]) -> str:
+        """Return what is to be known of the pairs of a shard without a network."""
+        return PairStatistics.of(fields, total=self.total).to_json()
+
+
+def take_pairs(source: str, job: Job, wanted: Splits, opened: Opened) -> Shards:
+    """Take pairs from a file, and return the held-out ones.
+
+    Raises:
+        UserError: if they are too few, damaged, or not of the model's shape and classes.
+    """
+    total = sum(recipe.samples for recipe in wanted.recipes.values())
+    maker = ForeignMaker(source=source, root=Path.cwd(), purpose=f"couple.{job.key}", total=total)
+    maker.open().must_suit(shape=opened.model.config.shape, classes=opened.model.config.classes)
+    return wanted.take(maker)[HELD_OUT]

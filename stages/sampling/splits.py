@@ -1,16 +1,25 @@
 """Samples that a model makes of noise: two splits of shards, made by as many workers as there are.
 
-Workers put shards where all of them and the stage reach them: in the stage's scratch, or under
-FEWSTEP_SHARDS, from which the stage then fetches them. A shard is the same whoever makes it.
+How samples come about is a maker, a plain value that is sent to the workers. Workers put shards where all of
+them and the stage reach them: in the stage's scratch, or under FEWSTEP_SHARDS, from which the stage then
+fetches them. A shard is the same whoever makes it.
 """
 
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from fewstep.checkpoint import CONFIG, WEIGHTS
+from fewstep.flow import ModelFlow
+from fewstep.grids import Grid
+from fewstep.model import Model
+from fewstep.reference import Adaptive
 from fewstep.shards import (
     Recipe,
     Shards,
@@ -22,12 +31,62 @@ from fewstep.shards import (
     write_shard,
 )
 from fewstep.shards.fields import Field
-from stages.run.runner import Job
-from stages.sampling.makers import Maker, ModelMaker
+from fewstep.shards.write import Make
+from stages.run.job import Job
 from stages.workers.spread import Spread, here, spread
 
 HELD_OUT, TRAIN = "held_out", "train"
 WORKER: dict[str, Any] = {}  # what a worker keeps from one shard to the next
+
+
+class Maker(Protocol):
+    """How samples come about."""
+
+    def ready(self) -> Make:
+        """Return what makes samples by their numbers; called once in each worker."""
+
+    def count(self, fields: dict[str, Tensor]) -> Any:
+        """Return what to note of a shard; see fewstep.shards.write_shard."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that is ready to make samples."""
+
+    make: Make
+    """Makes the samples of numbers start to stop."""
+    model: Model
+    flow: ModelFlow
+    steps: Grid | Adaptive
+    """The steps that are taken, or the tolerance that they meet."""
+
+
+class ModelMaker(Maker, Protocol):
+    """A model makes them."""
+
+    @property
+    def model(self) -> str:
+        """Where the model directory lies, a path or a URL."""
+
+    @property
+    def batch(self) -> int:
+        """Samples in one network call."""
+
+    def open(self) -> Opened:
+        """Open the model."""
+
+
+@contextmanager
+def model_folder(url: str) -> Iterator[Path]:
+    """Give a model directory as a folder of this machine; one behind a URL is copied for the while."""
+    store = Store(url)
+    if store.folder is not None:
+        yield store.folder
+        return
+    with tempfile.TemporaryDirectory() as copied:
+        for name in (WEIGHTS, CONFIG):
+            (Path(copied) / name).write_bytes(store.read(name))
+        yield Path(copied)
 
 
 @dataclass(frozen=True)
@@ -68,7 +127,7 @@ class Splits:
         progress.start("", total, done=total - sum(sizes.values()), unit="sample")
         if missing:
             facts = (self.store.url, maker, self.recipes)
-            for item, _ in over(make_one, missing, prepare=prepare, facts=facts):
+            for item, _ in over(make_one, missing, start_worker=start_worker, facts=facts):
                 progress.advance(sizes[item])
         return {split: self._publishable(split) for split in self.recipes}
 
@@ -79,7 +138,7 @@ class Splits:
         model = self.store.below("model")
         for name in (WEIGHTS, CONFIG):
             model.put(name, (Path(maker.model) / name).read_bytes())
-        return replace(maker, model=model.url)
+        return replace(maker, model=model.url)  # type: ignore[type-var]  # makers are dataclasses
 
     def _publishable(self, split: str) -> Shards:
         """Return a finished split in the folder that is published."""
@@ -118,11 +177,11 @@ def splits(
         first += samples
     job.facts.update(facts, train=train, held_out=held_out)
     wanted = Splits(job, recipes)
-    Store(wanted.store.url, patient=False).sizes()  # a place that can't be reached is told at once
+    Store(wanted.store.url, patient=False).sizes()  # a place that can't be reached fails at once
     return wanted
 
 
-def prepare(store: str, maker: Maker, recipes: dict[str, Recipe]) -> None:
+def start_worker(store: str, maker: Maker, recipes: dict[str, Recipe]) -> None:
     """Open the model in a worker."""
     WORKER.update(store=Store(store), make=maker.ready(), count=maker.count, recipes=recipes)
 

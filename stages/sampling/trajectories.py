@@ -8,8 +8,9 @@ from torch import Tensor
 from fewstep.grids import Grid
 from fewstep.pairs import make_trajectories
 from fewstep.shards.write import Make
-from stages.process.device import device, open_flow
-from stages.sampling.makers import Opened, model_folder
+from stages.process.device import device
+from stages.sampling.open_model import open_flow
+from stages.sampling.splits import Opened, model_folder
 
 
 @dataclass(frozen=True)

@@ -6,25 +6,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib import color_sequences
 
 from stages.figures.curves import draw_grids
 from stages.figures.figure import pyplot, save_figure
 
 if TYPE_CHECKING:
     from fewstep.searching.jumps import Jumps
-    from stages.searching.grids_file import Found
+    from stages.searching.grids_file import SearchedGrids
 
 DECADES = 6  # of costs that are told apart by colour
 GREY = "#888888"
 
 
-def draw_search(folder: Path, found: "Found", jumps: "Jumps | None") -> None:
+def draw_search(folder: Path, found: "SearchedGrids", jumps: "Jumps | None") -> None:
     """Draw grids.png, the grids found, and search.png: costs with the paths, step sizes, endpoint errors."""
     draw_grids(
         folder / "grids.png", [(f"{steps} steps", grid.times) for steps, grid in sorted(found.grids.items())]
     )
     names = sorted({name for scores in found.scores.values() for name in scores} - {found.baseline})
-    bright = [colour for n, colour in enumerate(pyplot.get_cmap("tab10").colors) if n != 7]  # 7 is grey
+    bright = [colour for n, colour in enumerate(color_sequences["tab10"]) if n != 7]  # 7 is grey
     colours = {found.baseline: GREY} | dict(zip(names, cycle(bright), strict=False))
     panels = 3 if jumps is not None else 2
     figure, axes = pyplot.subplots(1, panels, figsize=(4.3 * panels, 4.4))
@@ -39,7 +40,7 @@ def draw_search(folder: Path, found: "Found", jumps: "Jumps | None") -> None:
     save_figure(figure, folder / "search.png")
 
 
-def draw_costs(axis: Any, found: "Found", jumps: "Jumps") -> None:
+def draw_costs(axis: Any, found: "SearchedGrids", jumps: "Jumps") -> None:
     """Draw the cost of every jump, from across and to upwards, and the cheapest paths that were found."""
     timesteps, costs = np.asarray(jumps.fine.times), jumps.costs.T
     shown = np.ma.masked_where(~np.isfinite(costs) | (costs <= 0), costs)
@@ -64,7 +65,7 @@ def total_cost(times: Sequence[float], jumps: "Jumps") -> float:
     return sum(float(jumps.costs[j, k]) for j, k in pairwise(at))
 
 
-def draw_steps(axis: Any, found: "Found", colours: dict[str, Any]) -> None:
+def draw_steps(axis: Any, found: "SearchedGrids", colours: dict[str, Any]) -> None:
     """Draw the step sizes of every search at the budget in the middle."""
     budgets = sorted(steps for steps in found.candidates if steps > 1) or sorted(found.candidates)
     steps = budgets[len(budgets) // 2]
@@ -82,7 +83,7 @@ def draw_steps(axis: Any, found: "Found", colours: dict[str, Any]) -> None:
     axis.set_ylim(bottom=0)
 
 
-def draw_errors(axis: Any, found: "Found", colours: dict[str, Any]) -> None:
+def draw_errors(axis: Any, found: "SearchedGrids", colours: dict[str, Any]) -> None:
     """Draw the endpoint RMSE of every search by the number of steps, with 95 % intervals."""
     budgets = sorted(found.scores)
     for number, name in enumerate(colours):
@@ -109,4 +110,5 @@ def draw_errors(axis: Any, found: "Found", colours: dict[str, Any]) -> None:
         axis.set_yscale("log", nonpositive="clip")
     axis.set_xticks(budgets, [str(steps) for steps in budgets])
     axis.set(xlabel="steps", ylabel="endpoint RMSE", title="Distance from a fine run")
-    axis.grid(True, which="major", color="#eeeeee"), axis.set_axisbelow(True)
+    axis.grid(True, which="major", color="#eeeeee")
+    axis.set_axisbelow(True)

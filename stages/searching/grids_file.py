@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors.numpy import save_file
+
 from fewstep.errors import UserError
 from fewstep.grids import Grid
 
@@ -17,8 +19,8 @@ BY_STEPS = ("candidates", "scores", "objective", "decisions")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """What a search found and how it was judged; mappings are by number of steps."""
+class SearchedGrids:
+    """What a search found and how it was scored; mappings are by number of steps."""
 
     grids: dict[int, Grid]
     fine: Grid
@@ -26,7 +28,7 @@ class Found:
     method: dict[str, Any]
     """The name of the search and its options."""
     baseline: str = "uniform"
-    """The name of the grid that others are held against: equal steps, or a student's own."""
+    """The name of the grid that others are compared with: equal steps, or a student's own."""
     candidates: dict[int, dict[str, tuple[float, ...]]] = field(default_factory=dict)
     """The times of every grid that was scored, by the name of its search."""
     scores: dict[int, dict[str, dict[str, float]]] = field(default_factory=dict)
@@ -45,7 +47,7 @@ class Found:
             UserError: if that number was not searched.
         """
         if steps not in self.grids:
-            raise UserError(f"{asked_by} wants {steps} calls, but only {sorted(self.grids)} were searched")
+            raise UserError(f"{asked_by} wants {steps} steps, but only {sorted(self.grids)} were searched")
         return self.grids[steps]
 
 
@@ -58,25 +60,23 @@ def fine_of(result: "SearchResult", problem: "Problem") -> Grid:
     return problem.spaced("uniform", problem.truth_steps, solver="heun")
 
 
-def write_grids(folder: Path, found: Found, jumps: "Jumps | None") -> None:
+def write_grids(folder: Path, found: SearchedGrids, jumps: "Jumps | None") -> None:
     """Write grids.json, in which floats survive exactly, and what jumps cost as costs.safetensors."""
     text = asdict(found)
     for name in ("grids", *BY_STEPS):
         text[name] = {str(steps): value for steps, value in text[name].items()}
     (folder / NAME).write_text(json.dumps(text, indent=1, sort_keys=True) + "\n")
     if jumps is not None:
-        from safetensors.numpy import save_file
-
         arrays = {"costs": jumps.costs, "standard_errors": jumps.errors}
         kept = {name: array.copy() for name, array in arrays.items() if array is not None}
         save_file(kept, folder / "costs.safetensors")
 
 
-def read_grids(folder: Path) -> Found:
+def read_grids(folder: Path) -> SearchedGrids:
     """Return what `write_grids` wrote."""
     text = json.loads((folder / NAME).read_text())
     by_steps = {name: {int(k): value for k, value in text[name].items()} for name in BY_STEPS}
-    return Found(
+    return SearchedGrids(
         grids={int(steps): Grid(**grid) for steps, grid in text["grids"].items()},
         fine=Grid(**text["fine"]),
         method=text["method"],

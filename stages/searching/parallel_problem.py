@@ -21,7 +21,7 @@ from fewstep.searches import Problem
 from fewstep.searching.checked import Checked
 from fewstep.searching.noise import Drawn
 from stages.process.parent import follow_parent
-from stages.workers.spread import cores, workers
+from stages.workers.machine import cores, workers
 
 FEWEST_BATCHES = 8  # in the largest set of noises; fewer are done before a process has started
 
@@ -29,7 +29,7 @@ WORKER: dict[str, Any] = {}  # what a worker process keeps from one batch to the
 
 
 @dataclass(frozen=True)
-class Spread(Problem):
+class ParallelProblem(Problem):
     """A question that other processes help with."""
 
     pool: Executor | None = None
@@ -75,15 +75,15 @@ def spread_out(problem: Problem, folder: Path, guidance: float, *, most: int) ->
         return
     context = get_context("spawn")  # a forked torch may hang
     facts = (folder, guidance, problem.noise)
-    with ProcessPoolExecutor(processes, context, initializer=prepare, initargs=facts) as pool:
+    with ProcessPoolExecutor(processes, context, initializer=start_worker, initargs=facts) as pool:
         fields = {name: getattr(problem, name) for name in problem.__dataclass_fields__}
         try:
-            yield Spread(**fields, pool=pool)
+            yield ParallelProblem(**fields, pool=pool)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def prepare(folder: Path, guidance: float, noise: Drawn) -> None:
+def start_worker(folder: Path, guidance: float, noise: Drawn) -> None:
     """Open the model in a worker process."""
     follow_parent()
     model = load_model(folder).to(noise.device).eval()

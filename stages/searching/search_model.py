@@ -1,76 +1,73 @@
-"""What the search stage does: puts the question, on several processes if that pays, and judges the answer."""
+"""Search a model: on several processes if that pays, with a score of every grid that was found."""
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 from fewstep.checkpoint import model_digest
 from fewstep.flow import Flow, as_flow
 from fewstep.model import Model
-from fewstep.searches import Problem
+from fewstep.searches import Problem, Search
 from fewstep.searching.call import student_of
-from fewstep.searching.checked import Checked, probe
 from fewstep.searching.ends import baseline
 from fewstep.searching.jumps import Jumps
-from fewstep.searching.noise import Drawn
 from fewstep.searching.problem import Student
 from fewstep.searching.score import score
-from stages.process.device import device, open_flow, open_model
-from stages.run.runner import Job
-from stages.searching.grids_file import Found, fine_of
+from stages.run.job import Job
+from stages.sampling.open_model import open_flow, open_model
+from stages.searching.grids_file import SearchedGrids, fine_of
 from stages.searching.parallel_problem import spread_out
-
-if TYPE_CHECKING:
-    from stages.search import Config
+from stages.settings.params import Named
 
 
-def search_model(config: "Config", job: Job) -> tuple[Found, Jumps | None]:
-    """Return what the search found, with scores, and the costs of jumps if it looked at them."""
-    model, flow, student = open_searched(config, job)
-    problem = Problem(
-        Checked(flow),
-        Drawn(job.seed, model.config.shape, model.config.classes, config.batch, device()),
-        config.budgets,
-        config.solver,
-        truth_steps=config.truth_steps,
-        student=student,
-        progress=job.progress,
-    )
-    probe(problem)
-    method = config.method.build()
-    noises = method.needs() | {"report": config.report_noises}
-    with spread_out(problem, job.inputs["model"], config.guidance, most=max(noises.values())) as problem:
-        result = method.search(problem)
+def search_model(
+    job: Job, problem: Problem, method: Named, *, teacher: str, guidance: float, report_noises: int
+) -> tuple[SearchedGrids, Jumps | None]:
+    """Return what the search found, with scores, and the costs of jumps if it looked at them.
+
+    Args:
+        job: Of the search stage; its input "model" is searched.
+        problem: The question.
+        method: The search and its options.
+        teacher: The name of the model whose fine run is the truth.
+        guidance: The scale that the model is sampled with.
+        report_noises: Noises that grids are scored on.
+    """
+    search: Search = method.build()
+    noises = search.needs() | {"report": report_noises}
+    with spread_out(problem, job.inputs["model"], guidance, most=max(noises.values())) as problem:
+        result = search.search(problem)
         named = {
             steps: dict([baseline(problem, steps)])
             | {name: grids[steps] for name, grids in result.candidates.items()}
-            | {config.method.name: result.grids[steps]}
-            for steps in config.budgets
+            | {method.name: result.grids[steps]}
+            for steps in problem.budgets
         }
-        scores = score(problem, named, noises=config.report_noises)
-    guidance = config.guidance if student is None else 1.0  # what it does is in the student
-    marks = {"guidance": guidance, "model_digest": model_digest(job.inputs["model"])}
-    found = Found(
+        scores = score(problem, named, noises=report_noises)
+    if problem.student is not None:
+        guidance = 1.0  # what it does is in the student
+    marks: dict[str, Any] = {"guidance": guidance, "model_digest": model_digest(job.inputs["model"])}
+    found = SearchedGrids(
         grids={steps: replace(grid, **marks) for steps, grid in result.grids.items()},
         fine=replace(fine_of(result, problem), guidance=guidance),
-        method=config.method.named(),
-        baseline=baseline(problem, config.budgets[0])[0],
+        method=method.named(),
+        baseline=baseline(problem, problem.budgets[0])[0],
         candidates={steps: {n: grid.times for n, grid in grids.items()} for steps, grids in named.items()},
         scores={steps: {name: asdict(s) for name, s in own.items()} for steps, own in scores.items()},
         objective=result.objective,
         decisions=result.decisions,
         protocol={
             "noises": noises,
-            "truth": f"{config.truth_steps} equal heun steps of {config.teacher}",
-            "velocities": method.velocities(problem),
+            "truth": f"{problem.truth_steps} equal heun steps of {teacher}",
+            "velocities": search.velocities(problem),
         },
     )
     return found, result.jumps
 
 
-def open_searched(config: "Config", job: Job) -> tuple[Model, Flow, Student | None]:
+def open_searched(job: Job, search: Search, guidance: float) -> tuple[Model, Flow, Student | None]:
     """Return the model and its flow, and what a search needs to know of a jittered student."""
     model = open_model(job.inputs["model"])
     if not model.config.jitter:
-        return *open_flow(job.inputs["model"], purpose=f"search@{job.key}", guidance=config.guidance), None
-    student = student_of(model, open_model(job.inputs["teacher"]), config.method.build(), config.guidance)
+        return *open_flow(job.inputs["model"], purpose=f"search@{job.key}", guidance=guidance), None
+    student = student_of(model, open_model(job.inputs["teacher"]), search, guidance)
     return model, as_flow(model), student

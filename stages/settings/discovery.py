@@ -1,4 +1,4 @@
-"""The stages are the files of this folder whose names don't start with an underscore."""
+"""Stage discovery: a stage is a file of stages/ whose name does not start with an underscore."""
 
 import ast
 import importlib

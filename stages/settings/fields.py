@@ -39,7 +39,7 @@ class Named:
 
 
 @cache  # a model takes much longer to make than settings to decode, and each is asked for many times
-def wrapping(plugin: type) -> type[BaseModel]:
+def wrapping(plugin: type) -> Any:
     """Return a model of one field, `options`: only a model forbids a plain dataclass what is extra."""
     return create_model("Options", __config__=STRICT, options=(plugin, ...))
 

@@ -57,7 +57,7 @@ def names_at(model: Any, where: tuple) -> list[str]:
 def child(model: Any, part: str | int) -> Any:
     """Return the class of the settings called `part` of `model`, looked for inside unions and lists too."""
     hints = typing.get_type_hints(model) if isinstance(part, str) else {}
-    options = [hints.get(part, model)]
+    options = [hints.get(str(part), model)]
     while options:
         kind = options.pop(0)
         if isinstance(kind, type) and (dataclasses.is_dataclass(kind) or issubclass(kind, BaseModel)):

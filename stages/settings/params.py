@@ -2,8 +2,6 @@
 
 import inspect
 import json
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from fewstep.errors import UserError
-from stages.settings import checks, discovery, messages
+from stages.settings import discovery, messages
 from stages.settings.fields import (
     Count,
     Guidance,
@@ -38,7 +36,6 @@ __all__ = [
 ]
 
 PARAMS = Path("params.yaml")
-WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 def canonical(value: Any) -> str:
@@ -59,15 +56,16 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def deciding(config: BaseModel) -> dict[str, Any]:
-    """Return the settings that decide a result, as plain values: all but `gates`, which only judge it."""
+    """Return the settings that decide a result, as plain values: all but `gates`, which stop the chain."""
     return config.model_dump(mode="json", exclude={"gates"})
 
 
 class Params:
-    """What params.yaml says, section by section."""
+    """What params.yaml says, section by section; each is decoded when it is first asked for, and kept."""
 
     def __init__(self, raw: dict[str, Any]) -> None:
         self.raw = raw
+        self._configs: dict[tuple[str, str | None], Any] = {}
 
     @classmethod
     def read(cls, file: Path = PARAMS) -> "Params":
@@ -90,10 +88,10 @@ class Params:
 
     @property
     def seed(self) -> Any:
-        """The seed of all stages; `check` sees that it is a whole number from 0."""
+        """The seed of all stages; a whole number from 0 once the settings are checked."""
         return self.raw.get("seed")
 
-    def keys(self, stage: str) -> list[str | None]:
+    def keys(self, stage: str) -> list[Any]:
         """Return the keys of a stage, such as boss-4 of distill; [None] if it has only one output."""
         section = self.raw.get(stage)
         return list(section if isinstance(section, dict) else []) if discovery.keyed(stage) else [None]
@@ -109,6 +107,11 @@ class Params:
         Raises:
             UserError: if there is none or it is wrong; the message has a line for each problem.
         """
+        if (stage, key) not in self._configs:
+            self._configs[stage, key] = self._decode(stage, key)
+        return self._configs[stage, key]
+
+    def _decode(self, stage: str, key: str | None) -> Any:
         section = self.raw.get(stage)
         if key is not None:
             section = section.get(key) if isinstance(section, dict) else None
@@ -126,65 +129,3 @@ class Params:
         read = discovery.load(stage).inputs
         arguments = (self.config(stage, key), key, self)  # few stages look at the settings of others
         return read(*arguments[: len(inspect.signature(read).parameters)])
-
-    def check(self) -> None:
-        """Decode every section.
-
-        Raises:
-            UserError: if anything is wrong; the message has a line for each problem of each stage.
-        """
-        problems = list(self._problems())
-        if not problems:  # checks across sections need sections that are right in themselves
-            modules = [discovery.load(stage) for stage in discovery.names()]
-            problems = [line for module in modules if hasattr(module, "check") for line in module.check(self)]
-        if problems := problems or checks.circle(self):
-            raise UserError("params.yaml needs mending:\n" + "\n".join(f"  {line}" for line in problems))
-
-    def _problems(self) -> Iterator[str]:
-        seed, names = self.raw.get("seed"), discovery.names()
-        if type(seed) is not int or not 0 <= seed < 2**32:
-            yield f"seed should be a whole number from 0 to 2**32 - 1, got {seed!r}"
-        for name in self.raw:
-            if name not in ("seed", *names):
-                yield f"{name} is no stage; {messages.suggest(str(name), names)}"
-        yield from (
-            f"{path} can't be a setting's name: DVC would miss when it changes" for path in unseen(self.raw)
-        )
-        for stage in names:
-            if stage not in self.raw:
-                yield f"{stage} is missing: every stage needs a section of its settings"
-            elif not discovery.keyed(stage):
-                yield from self._section_problems(stage, None)
-            elif not isinstance(section := self.raw[stage], dict):
-                yield f"{stage} should be a mapping of names to settings, such as {{}}, got {section!r}"
-            else:
-                for key in section:
-                    yield from self._key_problems(stage, key) or self._section_problems(stage, key)
-
-    def _key_problems(self, stage: str, key: Any) -> list[str]:
-        if not isinstance(key, str):
-            return [f"{stage}.{key}: write a word for {key!r}; DVC silently defines no stage for other keys"]
-        if not WORD.fullmatch(key):
-            return [f"{stage}.{key}: names are letters, digits, - and _, or DVC can't address them"]
-        return []
-
-    def _section_problems(self, stage: str, key: str | None) -> list[str]:
-        try:
-            self.config(stage, key)
-        except UserError as error:
-            return str(error).splitlines()
-        return []
-
-
-def unseen(settings: Any, path: str = "") -> Iterator[str]:
-    """Yield the paths of settings called size or nfiles, at any depth.
-
-    DVC leaves these names out of the key of its run cache (dvc.stage.cache, _get_cache_hash), so it would
-    give a changed setting the result of the old one.
-    """
-    items = settings.items() if isinstance(settings, dict) else ()
-    for name, value in items:
-        place = f"{path}.{name}" if path else str(name)
-        if name in ("size", "nfiles"):
-            yield place
-        yield from unseen(value, place)

@@ -1,62 +1,76 @@
-"""Which steps settings ask for and whether they can be taken, told without importing torch."""
+"""Which steps settings ask for and whether they can be taken, found out without importing torch."""
 
 import ast
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 import fewstep
-from fewstep.data import path_of
 from fewstep.errors import UserError
 from fewstep.grids import Grid
-
-if TYPE_CHECKING:
-    from stages.couple import Config
+from stages.settings.params import Guidance, Settings, SolverName
 
 SOLVERS = Path(fewstep.__file__).parent / "solvers"
+EXCLUDE = {  # settings that choose the steps, and those that they replace
+    "tolerance": ("solver", "nfe", "spacing", "times"),
+    "times": ("nfe", "spacing"),
+}
+
+
+class StepSettings(Settings):
+    """Which steps a flow is integrated with."""
+
+    solver: SolverName = "heun"
+    """The solver, a file of fewstep.solvers."""
+    nfe: int = Field(64, ge=1)
+    """NFE of a sample: the network calls that it takes."""
+    spacing: Literal["uniform", "edm", "log_snr", "tan"] = "uniform"
+    """How the steps are spaced; see fewstep.spacings."""
+    times: tuple[float, ...] | None = None
+    """The times to step through, from where the model starts (noise is 0) to 1; replaces nfe and spacing."""
+    tolerance: float | None = Field(None, gt=0)
+    """An adaptive solver keeps the error of each sample's steps below this, instead of solver and nfe."""
+    guidance: Guidance = 1.0
+    """Classifier-free guidance scale; 1 is none."""
+
+    def wrong_steps(self, where: str) -> list[str]:
+        """Return what is wrong with the steps; `where` is the section, for messages."""
+        for name, others in EXCLUDE.items():
+            if getattr(self, name) is None:
+                continue
+            if doubled := [other for other in others if other in self.model_fields_set]:
+                return [f"{where}.{doubled[0]} and {where}.{name} both choose the steps; remove one of them"]
+        if self.tolerance is not None:
+            return []
+        if self.times is None:
+            return broken_steps(f"{where}.nfe", self.nfe, self.solver, self.guidance)
+        try:
+            Grid(self.times)
+        except UserError as error:
+            return [f"{where}.times: {error}"]
+        return []
+
+    def steps_asked_for(self) -> dict[str, Any]:
+        """Return these settings by name, without those of a section that extends them."""
+        return {name: getattr(self, name) for name in StepSettings.model_fields}
+
+    def steps_taken(self) -> dict[str, Any]:
+        """Return what a set of samples notes about the steps that made it."""
+        if self.tolerance is not None:
+            return {"solver": "dopri5", "tolerance": self.tolerance}
+        if self.times is None:
+            return {"solver": self.solver, "nfe": self.nfe, "spacing": self.spacing}
+        each = velocities_per_step(self.solver) * (1 if self.guidance == 1 else 2)
+        return {"solver": self.solver, "nfe": each * (len(self.times) - 1), "times": list(self.times)}
 
 
 def broken_steps(where: str, nfe: int, solver: str, guidance: float = 1.0) -> list[str]:
-    """Return what is wrong with a setting that asks for `calls` network calls of `solver`."""
+    """Return what is wrong with a setting that asks for `nfe` NFE with `solver`."""
     each = velocities_per_step(solver) * (1 if guidance == 1 else 2)
     if nfe % each:
         return [f"{where} {nfe}: a step of {solver} takes {each} NFE here; ask for a multiple of {each}"]
     return []
-
-
-def wrong_making(where: str, config: "Config") -> list[str]:
-    """Return what is wrong with how settings of couple have pairs made or taken, all in all."""
-    if config.source is not None:
-        try:
-            path_of(config.source)
-        except UserError as error:
-            return [f"{where}.{error}"]
-        if config.noise == "drawn" and "noise" in config.model_fields_set:
-            return [f"{where}.noise: that of pairs from {config.source} can't be drawn; remove this setting"]
-    instead = {"tolerance": ("solver", "nfe", "spacing", "times"), "times": ("nfe", "spacing")}
-    for name, others in instead.items():
-        if getattr(config, name) is None:
-            continue
-        if doubled := [other for other in others if other in config.model_fields_set]:
-            return [f"{where}.{doubled[0]} and {where}.{name} both choose the steps; remove one of them"]
-    if config.tolerance is not None:
-        return []
-    if config.times is None:
-        return broken_steps(f"{where}.nfe", config.nfe, config.solver, config.guidance)
-    try:
-        Grid(config.times)
-    except UserError as error:
-        return [f"{where}.times: {error}"]
-    return []
-
-
-def steps_taken(config: "Config") -> dict[str, Any]:
-    """Return what is to be known of the steps that make pairs, by the settings of couple."""
-    if config.tolerance is not None:
-        return {"solver": "dopri5", "tolerance": config.tolerance}
-    if config.times is None:
-        return {"solver": config.solver, "nfe": config.nfe, "spacing": config.spacing}
-    each = velocities_per_step(config.solver) * (1 if config.guidance == 1 else 2)
-    return {"solver": config.solver, "nfe": each * (len(config.times) - 1), "times": list(config.times)}
 
 
 def velocities_per_step(solver: str) -> int:

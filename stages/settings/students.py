@@ -1,17 +1,37 @@
 """What must hold between a student and its teacher, what it starts from, and what it learns from."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic import Field
 
 from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.training.method import Method
 from stages.settings.models import models, wrong_methods
-from stages.settings.params import Params
+from stages.settings.params import MethodPlugin, Params, Settings
 
 if TYPE_CHECKING:
     from fewstep.grids import Grid
     from fewstep.model import ModelConfig
+
+
+class StudentSettings(Settings):
+    """What a student is made of: a method, and the results of other stages."""
+
+    method: MethodPlugin
+    """The training method, a file of fewstep.methods, and its options."""
+    init: str
+    """The model whose weights (their moving average) the student starts from: its teacher, or a student of as
+    many calls, to finish it."""
+    teacher: str
+    """The model whose grid it uses, and which its method may consult."""
+    train_on: str
+    """What it learns from: trajectories/<teacher> for straighten, couple/<key> for endpoint and a
+    regression_weight. Of prepare, for methods that need no samples, only labels are read, if there are
+    classes."""
+    nfe: int = Field(ge=1)
+    """NFE that the student samples with; one of the budgets searched for its teacher."""
 
 
 def wrong_students(params: Params) -> list[str]:
@@ -24,7 +44,7 @@ def wrong_students(params: Params) -> list[str]:
     return problems
 
 
-def problems_of(student: Any, params: Params) -> Iterator[str]:
+def problems_of(student: StudentSettings, params: Params) -> Iterator[str]:
     """Yield what is wrong with one student, each to be told after its place in params.yaml."""
     if student.method.build().needs.stream == "data":
         yield f".method {student.method.name} learns from data; here fit: {', '.join(fitting_methods())}"
@@ -38,7 +58,7 @@ def problems_of(student: Any, params: Params) -> Iterator[str]:
         yield f": {problem}"
 
 
-def wrong_teacher(student: Any, params: Params) -> Iterator[str]:
+def wrong_teacher(student: StudentSettings, params: Params) -> Iterator[str]:
     """Yield what is wrong with a student's teacher."""
     teacher, nfe = student.teacher, student.nfe
     if teacher not in (teachers := ["pretrain", *params.keys("reflow")]):
@@ -69,7 +89,7 @@ def no_score(teacher: str, params: Params) -> str | None:
     return f"pretrain.method.coupling {coupling} pairs noise with data, which leaves none; take independent"
 
 
-def wrong_init(student: Any, params: Params) -> Iterator[str]:
+def wrong_init(student: StudentSettings, params: Params) -> Iterator[str]:
     """Yield what is wrong with the model that a student starts from."""
     init = student.init
     if init not in (there := models(params)):
@@ -95,7 +115,7 @@ def default_stream(method: type[Method]) -> str:
         return "pairs"
 
 
-def mismatch(student: Any, params: Params) -> str | None:
+def mismatch(student: StudentSettings, params: Params) -> str | None:
     """Say why a student can't learn from what it trains on, None if it can."""
     method, (kind, _, source) = student.method, student.train_on.partition("/")
     needs = method.build().needs

@@ -1,26 +1,28 @@
-"""Lineage: what a tracked run is known by, and which earlier results it rests on."""
+"""Lineage: the identity of a tracked run, and its circumstances, which are part of no result."""
 
+import hashlib
 import os
+import platform
 import subprocess
+import sys
 import uuid
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fewstep.errors import UserError
-from stages.artifacts import manifests
-from stages.artifacts.inputs import Input
+from stages.artifacts.plan import Input
 from stages.process import parent
 from stages.settings import discovery
 from stages.tracking import recording
-from stages.tracking.circumstances import lock_digest
 
 HOLD_SAMPLES = ("prepare", "couple", "trajectories")
+SETTINGS = ("FEWSTEP_THREADS", "FEWSTEP_PROCESSES", "FEWSTEP_NODES", "FEWSTEP_BACKEND", "FEWSTEP_WORKERS")
 PROCESS = uuid.uuid4().hex[:12]
 
 
 def describe(made: dict[str, Any], outcome: str, root: Path = Path()) -> dict[str, Any]:
-    """Return what a run in `root` is known by in the tracker; `made` is a manifest, or says the same."""
+    """Return the identity of a run in `root` for the tracker; `made` is a manifest, or has its fields."""
     tags = {f"fewstep.{name}": str(made[name] or "") for name in ("stage", "key", "fingerprint")}
     if commit := git_commit():
         tags["mlflow.source.git.commit"] = commit
@@ -45,32 +47,12 @@ def samples(inputs: dict[str, Input]) -> list[dict[str, str]]:
     return found
 
 
-def ancestors(inputs: dict[str, Input]) -> list[dict[str, Any]]:
-    """Return the manifests of all results that these inputs are or rest on, the first made first."""
-    waiting, found = [item.manifest for item in inputs.values()], {}
-    while waiting:
-        if manifest := waiting.pop():
-            found.pop(manifest["fingerprint"], None)  # again, so it comes before what was found meanwhile
-            found[manifest["fingerprint"]] = manifest
-            made = [used for used in manifest["inputs"].values() if used["fingerprint"]]  # not the user's own
-            waiting += [_read(Path(used["path"])) for used in made]
-    return list(reversed(found.values()))
-
-
-def _read(artifact: Path) -> dict[str, Any] | None:
-    """Return a manifest if it can be read; a damaged one far up the line is no reason to stop."""
-    try:
-        return manifests.read(artifact)
-    except UserError:
-        return None
-
-
 def pipeline_id() -> str:
     """Return what all stages of one `dvc repro`, or of one flow, share."""
     if named := recording.variable(recording.PIPELINE):
         return named.replace("'", "")  # it goes into the tracker's queries
     if "DVC_STAGE" in os.environ and (dvc := parent.starter()):
-        return f"dvc-{dvc.pid}-{dvc.started}"
+        return f"dvc-{dvc.pid}-{hash(dvc):x}"
     return f"stage-{PROCESS}"
 
 
@@ -82,3 +64,32 @@ def git_commit() -> str | None:
     except OSError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def environment() -> dict[str, str]:
+    """Return what needs no torch to find out: versions, platform, and the settings of the environment."""
+    known = {
+        "torch": version("torch"),
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "machine": platform.machine(),
+        "cores": str(os.cpu_count()),
+    }
+    return known | {name.lower(): os.environ[name] for name in SETTINGS if name in os.environ}
+
+
+def device() -> str:
+    """Return where networks ran, once they did: a stage that used no torch ran on the cpu."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return os.environ.get("FEWSTEP_DEVICE") or "cpu"
+    name = os.environ.get("FEWSTEP_DEVICE") or "cuda"
+    return f"{name} ({torch.cuda.get_device_name(name)})" if name.startswith("cuda") else name
+
+
+def lock_digest(root: Path) -> str | None:
+    """Return the sha256 of dvc.lock as it is now, None if there is none."""
+    try:
+        return hashlib.sha256((root / "dvc.lock").read_bytes()).hexdigest()
+    except OSError:
+        return None

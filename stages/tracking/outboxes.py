@@ -1,4 +1,4 @@
-"""The outbox: what a stage tells the tracker lies on disk first, so that no tracker can hold it up.
+"""The outbox: events for the tracker are written to disk first, so that no tracker delays a stage.
 
 One run is a file of JSON lines, a folder of the same name for what is attached, and a lock that its
 process holds while it lives; a sender (stages/tracking/sender.py) delivers and removes them.
@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from filelock import FileLock, Timeout
 
-from stages.artifacts import publishing
+from stages.artifacts import scratch
 from stages.tracking import recording
 
 
@@ -85,13 +85,13 @@ class Outbox:
             return str(target)
         try:
             target.unlink(missing_ok=True)
-            publishing.link(file, target)
+            scratch.link(file, target)
         except OSError as error:
             self.broken = error
         return str(target)
 
     def close(self) -> None:
-        """Say that nothing more will come."""
+        """Close the file: nothing more will come."""
         try:
             if self.stream:
                 self.stream.close()

@@ -6,6 +6,8 @@ outbox is empty or the tracker is down. What it could not deliver stays for the 
 stage. Run as `python -m stages.tracking.sender ROOT`.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import re
@@ -18,9 +20,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from etils.epy import lazy_imports
 from filelock import FileLock, Timeout
 
 from stages.tracking import outboxes
+
+with lazy_imports():  # mlflow takes seconds
+    from mlflow import entities
+
+    from stages.tracking import mlflow_runs
 
 if TYPE_CHECKING:
     from stages.tracking.mlflow_runs import Tracker
@@ -52,15 +60,15 @@ def lock(outbox: Path) -> FileLock:
 
 def serve(root: Path, outbox: Path) -> None:
     """Look for outbox files and deliver what is new in them."""
-    tracker, delivered = None, {}
+    tracker: Tracker | None = None
+    delivered: dict[Path, float] = {}
     while files := list(outboxes.waiting(outbox)):
         live = {file: outboxes.live(file) for file in files}  # before reading, so that last words are read
         due = [file for file in files if not live[file] or time.monotonic() > delivered.get(file, 0) + EVERY]
         signal.alarm(HANGING)
         try:
-            if due and tracker is None:
-                tracker = connect(root)
             for file in due:
+                tracker = tracker or connect(root)
                 deliver(tracker, file, live[file])
                 delivered[file] = time.monotonic()
             outboxes.down(outbox).unlink(missing_ok=True)
@@ -75,17 +83,17 @@ def serve(root: Path, outbox: Path) -> None:
         time.sleep(LOOK)
 
 
-def connect(root: Path) -> "Tracker":
+def connect(root: Path) -> Tracker:
     """Import mlflow and open the tracker."""
-    from stages.tracking.mlflow_runs import Tracker
-
-    return Tracker(root, os.environ.get("MLFLOW_TRACKING_URI"), outboxes.experiment())
+    return mlflow_runs.Tracker(root, os.environ.get("MLFLOW_TRACKING_URI"), outboxes.experiment())
 
 
-def deliver(tracker: "Tracker", file: Path, live: bool) -> None:
+def deliver(tracker: Tracker, file: Path, live: bool) -> None:
     """Deliver the events of one run from where the last delivery ended; remove them when it is over."""
     notes = file.with_suffix(".sent")
-    sent = json.loads(notes.read_text()) if notes.exists() else {"offset": 0, "run": None, "ended": False}
+    sent: dict[str, Any] = (
+        json.loads(notes.read_text()) if notes.exists() else {"offset": 0, "run": None, "ended": False}
+    )
     for events, end in chunks(file, sent["offset"]):
         sent["run"] = send(tracker, file.stem, sent["run"], events)
         sent |= {"offset": end, "ended": sent["ended"] or any(event["event"] == "end" for event in events)}
@@ -108,10 +116,8 @@ def chunks(file: Path, offset: int) -> Iterator[tuple[list[dict[str, Any]], int]
         yield [json.loads(line) for line in lines[start : start + CHUNK]], offset
 
 
-def send(tracker: "Tracker", name: str, run: str | None, events: list[dict[str, Any]]) -> str | None:
+def send(tracker: Tracker, name: str, run: str | None, events: list[dict[str, Any]]) -> str | None:
     """Send events in order, numbers in one batch; return the id of the run they belong to."""
-    from mlflow.entities import Metric
-
     numbers = [event for event in events if event["event"] == "measure"]
     for event in events:
         try:
@@ -130,7 +136,7 @@ def send(tracker: "Tracker", name: str, run: str | None, events: list[dict[str, 
                 case "model":
                     tracker.registry.add(event, run or tracker.origin(event["tags"]))
                 case "scores":
-                    tracker.judge(event["rows"], run)
+                    tracker.update_champions(event["rows"], run)
                 case "file" if run:  # there is none if the tracker refused to begin it
                     tracker.client.log_artifact(run, event["path"], event["folder"])
                 case "end" if run:
@@ -138,7 +144,7 @@ def send(tracker: "Tracker", name: str, run: str | None, events: list[dict[str, 
         except Exception as error:
             drop_if_refused(error, event)
     metrics = [
-        Metric(re.sub(r"[^\w./ -]", "_", name), value, event["time"], event["step"])
+        entities.Metric(re.sub(r"[^\w./ -]", "_", name), value, event["time"], event["step"])
         for event in numbers
         for name, value in event["values"].items()
     ]

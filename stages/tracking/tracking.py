@@ -1,24 +1,29 @@
-"""Tracking as a stage sees it: tell the outbox, and start a sender that delivers it meanwhile."""
+"""Tracking as a stage sees it: write to the outbox, and start a sender that delivers it meanwhile."""
 
 import errno
+import hashlib
+import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from stages.artifacts import manifests
 from stages.artifacts.plan import Plan
-from stages.tracking import outboxes, recording, registry_events
-from stages.tracking.circumstances import device, environment, lock_digest
-from stages.tracking.lineage import ancestors, describe, pipeline_id, samples
+from stages.tracking import outboxes, recording
+from stages.tracking.lineage import describe, device, environment, lock_digest, pipeline_id, samples
 from stages.tracking.outboxes import Outbox
 
 WAIT_WHEN_DOWN = 0.3  # seconds to wait for a tracker that was down
 LOG_BYTES = 2**20
 ATTACHED = {".json", ".csv", ".html", ".safetensors"}
 ATTACHED_BYTES = 64 * 2**20
+WEIGHTS = "model.safetensors"
+OWN = "own"  # the grid of a student: it alone fixes the NFE of the model
+HELD_AGAINST = ("backend", "samples", "blocks", "seed")  # in a row of metrics.json
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
 
@@ -29,12 +34,12 @@ class Tracking:
         self.root, self.plan = root, plan
         self.outbox = Outbox(root, plan.address) if wanted() else None
         if self.outbox:
-            for manifest in ancestors(plan.inputs):  # the pipeline's run shows those made earlier, too
+            for manifest in plan.ancestors:  # the pipeline's run shows those made earlier, too
                 self.link(manifest)
             start_sender(root)
 
     def begin(self) -> None:
-        """Say that the stage starts to work."""
+        """Record that the stage starts to work."""
         facts = self.plan.facts()
         about = {"seed": facts["seed"], "version": facts["version"], "environment": environment()}
         params = flatten(about | facts["config"])
@@ -42,7 +47,7 @@ class Tracking:
         self._add("samples", samples=samples(self.plan.inputs))
 
     def link(self, manifest: dict[str, Any]) -> None:
-        """Say which result was used; if another pipeline run made it, this one gets a link to that."""
+        """Record which result was used; if another pipeline run made it, this one gets a link to that."""
         self._add("link", **describe(manifest, "cached"))
 
     def measured(self, step: int, values: dict[str, float]) -> None:
@@ -60,22 +65,21 @@ class Tracking:
         The numbers are called `result.<name>`: as `loss`, the final one would begin the curve of losses.
         """
         files = [file for file in out.iterdir() if file.suffix in ATTACHED]
-        for file in [manifest, *files] if self.outbox else []:
-            if file.stat().st_size <= ATTACHED_BYTES:
+        for file in [manifest, *files]:
+            if self.outbox and file.stat().st_size <= ATTACHED_BYTES:
                 self.outbox.attach("output", file.name, file)
         numbers = {n: v for n, v in flatten(facts, "result.").items() if isinstance(v, int | float)}
         self.measured(0, numbers)
         self._add("params", params={"environment.device": device()})
 
-    def published(self, out: Path) -> None:
-        """Offer a result to the model registry, if it is a model or tells how good models are."""
-        manifest = manifests.read(out)
-        if not (self.outbox and manifest):
+    def published(self, out: Path, manifest: dict[str, Any]) -> None:
+        """Record a model or an evaluation for the model registry; other results are not recorded there."""
+        if not self.outbox:
             return
-        if files := [f for f in registry_events.model_files(out) if f.stat().st_size <= ATTACHED_BYTES]:
+        if files := [f for f in model_files(out) if f.stat().st_size <= ATTACHED_BYTES]:
             kept = [self.outbox.keep("model", file.name, file) for file in files]
             self._add("model", name=out.name, files=kept, tags=describe(manifest, "ran")["tags"])
-        if rows := list(registry_events.scores(out, manifest)):
+        if rows := list(scores(out, manifest)):
             self._add("scores", rows=rows)
 
     def end(self, status: str) -> str | None:
@@ -159,7 +163,34 @@ def start_sender(root: Path) -> None:
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested values under dotted names."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in tree.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat
+
+
+def model_files(out: Path) -> list[Path]:
+    """Return the files of a result that is a model; [] if it is none."""
+    files = [out / name for name in (WEIGHTS, "config.json", manifests.NAME)]
+    return files if (out / WEIGHTS).exists() and (out / "config.json").exists() else []
+
+
+def scores(out: Path, manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield what an evaluation found of each student; nothing if the result is no evaluation.
+
+    Only numbers of one yardstick compare: the same data and classifier, as many samples, the same noise.
+    """
+    if not (out / "metrics.json").exists():
+        return
+    for row in json.loads((out / "metrics.json").read_text())["rows"]:
+        if row["grid"] == OWN:
+            data = manifest["inputs"]["data"]["fingerprint"]
+            held_against = [data, manifest["version"], *(row[name] for name in HELD_AGAINST)]
+            yield {
+                "model": row["model"],
+                "fingerprint": manifest["inputs"][f"model {row['model']}"]["fingerprint"],
+                "nfe": row["nfe"],
+                "fd_clf": row["fd_clf"],
+                "fd_clf_se": row["fd_clf_se"],
+                "yardstick": hashlib.sha256(json.dumps(held_against).encode()).hexdigest()[:16],
+            }

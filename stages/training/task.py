@@ -1,17 +1,20 @@
-"""A training as one process takes part in it: its share of the batches of an artifact."""
+"""A training as one process takes part in it: its share of the batches, and what it selects of them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from fewstep import distributed
-from fewstep.checkpoint import load_model
+from fewstep.checkpoint import load_model, save_model
+from fewstep.grids import Grid
 from fewstep.metrics import denoiser, features
 from fewstep.metrics.monitor import Monitor
 from fewstep.model import Model
-from fewstep.pairs import mirror_half
+from fewstep.pairs import mirror_half, select_timesteps
 from fewstep.progress import SILENT, Progress
 from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import Batches, Shards
@@ -37,8 +40,13 @@ class TrainTask:
 
     @property
     def start(self) -> Path:
-        """The model directory that processes other than the stage find the untrained student in."""
+        """The model directory in which the processes of a group find the untrained student."""
         return self.state / "start"
+
+    @property
+    def end(self) -> Path:
+        """The model directory in which the first of them puts the trained one."""
+        return self.state / "end"
 
     def learn(self, student: Model | None = None, progress: Progress = SILENT) -> Trained:
         """Train on this process's share of each batch."""
@@ -61,10 +69,18 @@ class TrainTask:
             seed=self.seed,
             state=self.state,
             known=select(shards.load(held_out.samples)) if self.method.needs.stream == "pairs" else None,
-            monitor=self.monitor and self.watched_by(self.monitor),
+            monitor=self.watched_by(self.monitor) if self.monitor else None,
             progress=progress,
             device=distributed.join(device()),
         )
+
+    def take_part(self, progress: Progress) -> dict[str, Any] | None:
+        """Train as one process of a group; the first saves the model and returns what else is known."""
+        trained = self.learn(progress=progress)
+        if distributed.rank() > 0:
+            return None
+        save_model(self.end, trained.model)
+        return {part.name: getattr(trained, part.name) for part in fields(trained) if part.name != "model"}
 
     def watched_by(self, settings: MonitorSettings) -> Monitor:
         """Return the monitor that looks at the student, with the net and the data of `prepare`."""
@@ -84,3 +100,15 @@ class Selected:
         batch, keys = self.batches[step]
         selected = self.select(batch)
         return mirror_half(selected, keys) if self.mirror else selected, keys
+
+
+def at_timesteps(stored: list[float], grid: Grid, batch: Batch) -> Batch:
+    """Return a batch of trajectories, stored at the times `stored`, with its states at `grid` alone."""
+    return batch | {"states": select_timesteps(batch["states"], stored, grid)}
+
+
+def with_times(stored: list[float], batch: Batch) -> Batch:
+    """Return a batch of trajectories with all its states, and their times (n, stored)."""
+    states = batch["states"]
+    times = torch.tensor(stored, dtype=states.dtype, device=states.device)
+    return batch | {"times": times.expand(len(states), -1)}

@@ -12,6 +12,7 @@ from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.grids import Grid, uniform
 from fewstep.model import Model
+from fewstep.pairs import PairLoss
 from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import Shards
 from fewstep.solvers import integrate
@@ -19,12 +20,12 @@ from fewstep.training.loop import Trained
 from fewstep.training.method import Batch, Method
 from stages.figures.sample_grid import draw_sample_grid, samples_shown
 from stages.process.device import device
-from stages.run.runner import Job
-from stages.sampling.pair_facts import tell_of_pairs
+from stages.run.job import Job
 from stages.training.task import TrainTask
-from stages.workers.distributed import beside, processes
+from stages.workers.distributed import Group, share
 
 SHOWN_NFE = (1, 2, 4, 8, 32)
+KEPT = ("checks", "problems", "advice")  # the facts of a coupling that go with each model trained on it
 
 
 def train_model(
@@ -39,7 +40,7 @@ def train_model(
 ) -> Trained:
     """Train `student` on the shards of `source`, write its model directory, and picture its samples.
 
-    FEWSTEP_PROCESSES says how many processes do it together.
+    FEWSTEP_PROCESSES says how many processes of this machine share it, FEWSTEP_NODES how many machines.
 
     Args:
         job: The stage's job; the input "teacher", if any, is what the method may load.
@@ -66,10 +67,7 @@ def train_model(
                 f"{source} holds samples of shape {shape}, the model takes {student.config.shape}"
             )
     task = TrainTask(method, settings, source, select, job.seed, job.scratch, job.inputs, monitor)
-    if (count := processes()) > 1:
-        save_model(task.start, student)
-    with beside(count, task.learn):
-        trained = task.learn(student, job.progress)
+    trained = learn(job, task, student, Group.from_environment())
     save_model(job.out, trained.model)
     picture_samples(job, trained.model)
     job.facts.update(
@@ -78,13 +76,23 @@ def train_model(
         loss=trained.loss,
         parameters=sum(p.numel() for p in trained.model.parameters()),
     )
-    tell_of_watch(job, trained)
+    note_monitor(job, trained)
     if method.needs.stream == "pairs":
-        tell_of_pairs(job, source, training.samples, trained)
+        note_pairs(job, source, training.samples, trained)
     return trained
 
 
-def tell_of_watch(job: Job, trained: Trained) -> None:
+def learn(job: Job, task: TrainTask, student: Model, group: Group) -> Trained:
+    """Train a student in this process, or in those of a group, which hand over models as files."""
+    if group.alone:
+        return task.learn(student, job.progress)
+    if group.machine == 0:
+        save_model(task.start, student)
+    known = share(group, task.take_part, name=job.result, progress=job.progress)
+    return Trained(model=load_model(task.end).to(device()).eval(), **known)
+
+
+def note_monitor(job: Job, trained: Trained) -> None:
     """Note what was left out of a training, and what its monitor saw, among the job's facts if anything."""
     if trained.skipped:
         job.facts["skipped_updates"] = trained.skipped
@@ -97,8 +105,28 @@ def tell_of_watch(job: Job, trained: Trained) -> None:
         )
 
 
+def note_pairs(job: Job, source: Path, pairs: int, trained: Trained) -> None:
+    """Note among the job's facts what is known of its pairs, and its loss on fresh ones.
+
+    Args:
+        job: Of the training; it gains the facts "pair_loss", and "pairs" if the coupling has a manifest.
+        source: The coupling, whose name is its key.
+        pairs: How many it has to train on.
+        trained: The result of the training.
+    """
+    assert trained.known_losses is not None
+    assert trained.fresh_losses is not None
+    loss = PairLoss.of(trained.known_losses, trained.fresh_losses)
+    advice = loss.advice(pairs, f"couple.{source.name}")
+    job.progress.note(advice)
+    job.facts["pair_loss"] = asdict(loss) | {"advice": advice}
+    name = next((name for name, path in job.inputs.items() if path == source), "")
+    if manifest := job.manifests.get(name):
+        job.facts["pairs"] = {fact: manifest["facts"][fact] for fact in KEPT if fact in manifest["facts"]}
+
+
 def take_model(job: Job, folder: Path, shape: tuple[int, ...]) -> None:
-    """Publish a model directory from elsewhere as if it had been trained here.
+    """Publish an adopted model as if it had been trained here.
 
     Raises:
         UserError: if it is no model directory, or its samples have another shape than the data.
@@ -113,7 +141,7 @@ def take_model(job: Job, folder: Path, shape: tuple[int, ...]) -> None:
 
 @torch.no_grad()
 def picture_samples(job: Job, model: Model) -> None:
-    """Draw samples of a few noises: a row for each number of calls, or one for a student's own grid."""
+    """Draw samples of a few noises: a row for each NFE, or one for a student's own grid."""
     flow, config = as_flow(model), model.config
     count, shape = samples_shown(config.shape), config.shape
     ((noise, conditions),) = draws(
@@ -122,6 +150,6 @@ def picture_samples(job: Job, model: Model) -> None:
     grids: list[Grid] = (
         [config.grid] if config.grid else [uniform(nfe, start=flow.t_start) for nfe in SHOWN_NFE]
     )
-    rows = [(f"{grid.steps} calls", integrate(flow, noise, grid, **conditions).x) for grid in grids]
+    rows = [(f"{grid.steps} NFE", integrate(flow, noise, grid, **conditions).x) for grid in grids]
     draw_sample_grid(job.out / "samples.png", rows)
     job.picture("samples", job.out / "samples.png")

@@ -1,20 +1,73 @@
-"""A training shared by several processes of this machine: the stage is the first, and starts the others."""
+"""A training shared by several processes, of this machine or of several, which torch's elastic launch starts.
+
+The stage itself is none of them: it starts those of its machine, shows the progress of the first, and ends
+when one of them dies. On several machines the stage of the first publishes, those of the others only help.
+"""
+
+from __future__ import annotations
 
 import os
-import signal
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing import get_context
-from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
-from threading import Event, Thread
-from typing import Any
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from tempfile import TemporaryDirectory
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from etils.epy import lazy_imports
 
 from fewstep.errors import UserError
+from fewstep.progress import SILENT, Progress
+from stages.process.device import device
 from stages.process.parent import follow_parent
 
-LOCALHOST = "127.0.0.1"
+with lazy_imports():
+    import torch
+    from torch.distributed.elastic.multiprocessing import api as elastic_processes
+    from torch.distributed.elastic.multiprocessing import errors as elastic_errors
+    from torch.distributed.launcher import api as launcher
+
+    from fewstep import distributed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STOP_SECONDS = 5  # until a process that does not end on SIGTERM is killed
+
+
+class OthersFinishError(Exception):
+    """The share of this machine in a training is done; the stage of the first machine does the rest."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of a training."""
+
+    processes: int
+    """On this machine."""
+    machines: int = 1
+    machine: int = 0
+    """The number of this machine, from 0."""
+    rendezvous: str = ""
+    """Where the machines meet, host:port; the host is that of the first."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether the stage trains without other processes."""
+        return self.processes == self.machines == 1
+
+    @classmethod
+    def from_environment(cls) -> Group:
+        """Read FEWSTEP_PROCESSES, FEWSTEP_NODES, FEWSTEP_NODE_RANK and FEWSTEP_RENDEZVOUS.
+
+        Raises:
+            UserError: if one has an impossible value, or the processes have no GPU each.
+        """
+        machines = positive("FEWSTEP_NODES", "machines")
+        return cls(processes(), machines, machine_number(), rendezvous() if machines > 1 else "")
 
 
 def refuse_torchrun() -> None:
@@ -31,20 +84,52 @@ def refuse_torchrun() -> None:
         )
 
 
+def positive(variable: str, of_what: str) -> int:
+    """Return what an environment variable counts; 1 if it is not set.
+
+    Raises:
+        UserError: if it is no number from 1.
+    """
+    asked = os.environ.get(variable, "1")
+    if not (asked.isdecimal() and int(asked)):
+        raise UserError(f"{variable} must be a number of {of_what} from 1, got {asked!r}")
+    return int(asked)
+
+
+def machine_number() -> int:
+    """Return which of the machines of a training this is, from 0: FEWSTEP_NODE_RANK.
+
+    Raises:
+        UserError: if it is no number below FEWSTEP_NODES.
+    """
+    machines, asked = positive("FEWSTEP_NODES", "machines"), os.environ.get("FEWSTEP_NODE_RANK", "0")
+    if not (asked.isdecimal() and int(asked) < machines):
+        raise UserError(
+            f"FEWSTEP_NODE_RANK must be from 0 to {machines - 1} (FEWSTEP_NODES - 1), got {asked!r}"
+        )
+    return int(asked)
+
+
+def rendezvous() -> str:
+    """Return where several machines meet: FEWSTEP_RENDEZVOUS.
+
+    Raises:
+        UserError: if it is not of the form host:port.
+    """
+    asked = os.environ.get("FEWSTEP_RENDEZVOUS", "")
+    host, _, port = asked.rpartition(":")
+    if not (host and port.isdecimal()):
+        raise UserError(f"FEWSTEP_RENDEZVOUS must be host:port, the host of the first machine, got {asked!r}")
+    return asked
+
+
 def processes() -> int:
-    """Return how many processes share a training: FEWSTEP_PROCESSES, or one.
+    """Return how many processes of this machine share a training: FEWSTEP_PROCESSES, or one.
 
     Raises:
         UserError: if it is no number from 1, or more than there are GPUs to train on.
     """
-    import torch
-
-    from stages.process.device import device
-
-    asked = os.environ.get("FEWSTEP_PROCESSES", "1")
-    if not (asked.isdecimal() and int(asked)):
-        raise UserError(f"FEWSTEP_PROCESSES must be a number of processes from 1, got {asked!r}")
-    count, where = int(asked), device()
+    count, where = positive("FEWSTEP_PROCESSES", "processes"), device()
     if count > 1 and where != "cpu" and (where != "cuda" or count > torch.cuda.device_count()):
         raise UserError(
             f"FEWSTEP_PROCESSES {count} needs a GPU for each process, of {torch.cuda.device_count()} here, "
@@ -53,73 +138,137 @@ def processes() -> int:
     return count
 
 
-@contextmanager
-def beside(count: int, work: Callable[..., Any], *facts: Any) -> Iterator[None]:
-    """Let `count` - 1 other processes do `work(*facts)`, all of them and this one joined in a group."""
-    from fewstep.distributed import join, leave
-    from stages.process.device import device
+def share(group: Group, work: Callable[[Progress], Any], *, name: str, progress: Progress) -> Any:
+    """Let all processes of a group call `work` with a progress, and return what the first got.
 
-    if count == 1:
-        yield
-        return
-    group = {"MASTER_ADDR": LOCALHOST, "MASTER_PORT": free_port(), "WORLD_SIZE": str(count)}
-    context = get_context("spawn")  # a forked torch may hang
-    others = [
-        context.Process(target=begin, args=(place(group, rank), work, facts), daemon=True)
-        for rank in range(1, count)
-    ]
-    before, over = dict(os.environ), Event()
-    os.environ.update(place(group, 0))
+    Args:
+        group: The processes.
+        work: A function of a module, or a method of a plain value; it is sent to the processes.
+        name: Of what is made, the same on all machines.
+        progress: Gets what the first process reports.
+
+    Raises:
+        UserError: what the first process raised.
+        RuntimeError: if a process died.
+        OthersFinishError: on another machine than the first, when the work is done.
+    """
+    ours, theirs = Pipe(duplex=False)
+    relay = Relay(ours, progress)
+    relay.start()
+    failure: Exception | None = None
+    results: dict[int, Any] = {}
+    with TemporaryDirectory(prefix="fewstep-") as logs, own_signals():
+        try:
+            results = launcher.elastic_launch(configuration(group, name, logs), begin)(theirs, work)
+        except elastic_errors.ChildFailedError as error:
+            failure = error
+        finally:
+            theirs.close()
+            relay.join()
+    if relay.mistake is not None:
+        raise UserError(relay.mistake)
+    if isinstance(failure, elastic_errors.ChildFailedError):
+        rank, died = failure.get_first_failure()
+        raise RuntimeError(f"process {rank} of this training ended with {died.exitcode}") from None
+    if relay.failure is not None:
+        raise relay.failure
+    if group.machine > 0:
+        raise OthersFinishError
+    return results[0]
+
+
+def configuration(group: Group, name: str, logs: str) -> launcher.LaunchConfig:
+    """Return how torch is to start the processes of this machine; none is started again."""
+    where: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+    if group.machines > 1:
+        where = {"rdzv_backend": "static", "rdzv_endpoint": group.rendezvous}
+        where["rdzv_configs"] = {"rank": group.machine}
+    return launcher.LaunchConfig(
+        min_nodes=group.machines,
+        max_nodes=group.machines,
+        nproc_per_node=group.processes,
+        run_id=name,
+        max_restarts=0,
+        start_method="spawn",  # a forked torch may hang
+        signals_to_handle="",  # the stage's own: Control-C interrupts it, and processes die with it
+        logs_specs=elastic_processes.DefaultLogsSpecs(log_dir=logs),
+        shutdown_timeout=STOP_SECONDS,
+        **where,
+    )
+
+
+@contextmanager
+def own_signals() -> Iterator[None]:
+    """Take back what torch notes in the environment about signals."""
+    before = dict(os.environ)
     try:
-        for other in others:
-            other.start()
-        Thread(target=die_with, args=(others, over), daemon=True).start()
-        join(device())
         yield
-        for other in others:
-            other.join()
     finally:
-        over.set()
-        for other in others:
-            other.kill()
-        leave()
-        for name in place(group, 0):
+        for name in os.environ.keys() - before.keys():
             del os.environ[name]
         os.environ.update(before)
 
 
-def die_with(others: list[BaseProcess], over: Event) -> None:
-    """Kill this process if one of the others dies before it is over: the group would wait for it."""
-    waiting = {other.sentinel: other for other in others}
-    while waiting:
-        for sentinel in wait(list(waiting)):
-            other = waiting.pop(sentinel)
-            other.join()
-            if other.exitcode and not over.is_set():
-                print(f"a process of this training ended with {other.exitcode}", flush=True)
-                os.kill(os.getpid(), signal.SIGKILL)
-
-
-def place(group: dict[str, str], rank: int) -> dict[str, str]:
-    """Return what a process of the group is told by its environment, as torchrun would."""
-    return group | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-
-
-def begin(environment: dict[str, str], work: Callable[..., Any], facts: tuple[Any, ...]) -> None:
-    """Join the group in one of the other processes, which ends with the stage, and do its work."""
-    from fewstep.distributed import join, leave
-    from stages.process.device import device
-
+def begin(events: Connection, work: Callable[[Progress], Any]) -> Any:
+    """Do the work in one of the processes, which ends with the stage."""
     follow_parent()
-    os.environ.update(environment)
-    join(device())
-    with suppress(UserError):  # the stage says the same
-        work(*facts)
-    leave()
+    distributed.join(device())
+    first = distributed.rank() == 0
+    try:
+        return work(Reported(events) if first else SILENT)
+    except UserError as error:
+        if first:
+            events.send(("mistake", (str(error),), {}))
+            sys.exit(1)  # which ends the others
+        return None  # the first process says the same
+    finally:
+        distributed.leave()
 
 
-def free_port() -> str:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((LOCALHOST, 0))
-        return str(probe.getsockname()[1])
+class Reported:
+    """Progress of the first process, which the stage shows."""
+
+    def __init__(self, events: Connection) -> None:
+        self.events = events
+
+    def start(self, label: str, total: int, *, done: int = 0, unit: str = "step") -> None:
+        """See Progress.start."""
+        self.events.send(("start", (label, total), {"done": done, "unit": unit}))
+
+    def advance(self, units: int = 1, **values: float) -> None:
+        """See Progress.advance."""
+        self.events.send(("advance", (units,), values))
+
+    def measure(self, step: int, **values: float) -> None:
+        """See Progress.measure."""
+        self.events.send(("measure", (step,), values))
+
+    def note(self, text: str) -> None:
+        """See Progress.note."""
+        self.events.send(("note", (text,), {}))
+
+
+class Relay(Thread):
+    """Hands what the first process reports on to the stage's progress, until no process holds the pipe."""
+
+    def __init__(self, events: Connection, progress: Progress) -> None:
+        super().__init__(daemon=True)
+        self.events, self.progress = events, progress
+        self.mistake: str | None = None
+        self.failure: Exception | None = None
+
+    def run(self) -> None:
+        """Hand on; what can't be handed on is still taken from the pipe, or the process would wait."""
+        with self.events:
+            while True:
+                try:
+                    name, arguments, options = self.events.recv()
+                except (EOFError, OSError):  # the end, or half a message of a process that was killed
+                    return
+                if name == "mistake":
+                    (self.mistake,) = arguments
+                elif self.failure is None:
+                    try:
+                        getattr(self.progress, name)(*arguments, **options)
+                    except Exception as error:
+                        self.failure = error

@@ -46,7 +46,7 @@ class Process:
 
 
 class Processes:
-    """A crew of processes."""
+    """A pool of processes."""
 
     def __init__(self, places: list[str]) -> None:
         """`places` are the devices of the workers, and so how many there are."""
@@ -54,24 +54,24 @@ class Processes:
         self.workers: set[Process] = set()
 
     def acquire(self, most: int) -> Collection[Process]:
-        """See Crew.hire."""
+        """See WorkerPool.acquire."""
         new = [Process(self.free.pop()) for _ in range(min(most, len(self.free)))]
         self.workers.update(new)
         return new
 
     def heard(self, busy: Collection[Process]) -> Collection[Process]:
-        """See Crew.heard."""
+        """See WorkerPool.heard."""
         ready = wait([worker.pipe for worker in busy])
         return [worker for worker in busy if worker.pipe in ready]
 
     def dismiss(self, worker: Process) -> None:
-        """See Crew.dismiss."""
+        """See WorkerPool.dismiss."""
         worker.end()
         self.workers.remove(worker)
         self.free.append(worker.place)
 
     def close(self) -> None:
-        """See Crew.close."""
+        """See WorkerPool.close."""
         for worker in self.workers:
             worker.end()
 

@@ -48,7 +48,7 @@ class Worker:
 
 
 class Actors:
-    """A crew of actors."""
+    """A pool of actors."""
 
     def __init__(self) -> None:
         """Connect to the cluster of RAY_ADDRESS, or start one here.
@@ -65,7 +65,7 @@ class Actors:
         self.last_seen = time.monotonic()
 
     def acquire(self, most: int) -> Collection[Worker]:
-        """See Crew.hire.
+        """See WorkerPool.acquire.
 
         Raises:
             UserError: if the cluster has had no room for a single worker for long.
@@ -97,7 +97,7 @@ class Actors:
         return arrived
 
     def heard(self, busy: Collection[Worker]) -> Collection[Worker]:
-        """See Crew.heard."""
+        """See WorkerPool.heard."""
         working = {worker.ref: worker for worker in busy}
         if working:
             self.last_seen = time.monotonic()
@@ -105,11 +105,11 @@ class Actors:
         return [working[ref] for ref in ready if ref in working]
 
     def dismiss(self, worker: Worker) -> None:
-        """See Crew.dismiss."""
+        """See WorkerPool.dismiss."""
         ray.kill(worker.actor)
 
     def close(self) -> None:
-        """See Crew.close."""
+        """See WorkerPool.close."""
         ray.shutdown()
 
     @staticmethod

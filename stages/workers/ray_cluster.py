@@ -1,20 +1,32 @@
 """The Ray cluster of a stage: that of RAY_ADDRESS, or one for the time of the stage on this machine."""
 
+import logging
 import os
 import socket
+from typing import Any
+
+from etils.epy import lazy_imports
 
 from fewstep.errors import UserError
 from stages.process.device import device
 from stages.process.environment import THREADS
-from stages.workers.spread import cores
+from stages.workers.machine import cores
+
+
+def refuse_without_ray(error: Exception) -> None:
+    """Say how to install Ray.
+
+    Raises:
+        UserError: always.
+    """
+    raise UserError("FEWSTEP_BACKEND ray needs Ray: pip install 'fewstep[ray]'") from None
+
+
+with lazy_imports(error_callback=refuse_without_ray):
+    import ray
 
 if os.environ.get("RAY_ADDRESS"):  # else Ray would try 20 times, 40 seconds each
     os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
-
-try:
-    import ray
-except ImportError:
-    raise UserError("FEWSTEP_BACKEND ray needs Ray: pip install 'fewstep[ray]'") from None
 
 REACH = 20.0  # seconds in which a cluster must take a connection
 
@@ -22,7 +34,7 @@ REACH = 20.0  # seconds in which a cluster must take a connection
 def connect() -> None:
     """Connect to the cluster, and tell it the environment of the workers."""
     address = os.environ.get("RAY_ADDRESS") or "local"
-    here = {"num_cpus": cores(), "include_dashboard": False} if address == "local" else {}
+    here: dict[str, Any] = {"num_cpus": cores(), "include_dashboard": False} if address == "local" else {}
     try:
         if ":" in address:  # Ray takes long to say that nobody is there
             host, _, port = address.rpartition(":")
@@ -30,7 +42,7 @@ def connect() -> None:
         ray.init(
             address,
             **here,
-            logging_level="error",
+            logging_level=logging.ERROR,
             log_to_driver=False,
             runtime_env={"env_vars": environment()},
         )

@@ -1,6 +1,6 @@
 """Items shared out among workers that may die: what one loses, another does.
 
-A back end is a crew, which starts workers, waits for them and ends them. All else is here.
+A back end is a pool, which starts workers, waits for them and ends them. All else is here.
 """
 
 import traceback
@@ -19,7 +19,7 @@ class DiedError(Exception):
     """A worker is gone, and with it what it worked on; the text says how it ended."""
 
 
-class ElsewhereError(Exception):
+class RemoteError(Exception):
     """The cause of an exception that was raised in a worker; the text is its traceback there."""
 
 
@@ -58,7 +58,7 @@ def share_out(
     work: Callable[[Any], Any],
     items: Sequence[Any],
     *,
-    prepare: Callable[..., None],
+    start_worker: Callable[..., None],
     facts: tuple[Any, ...],
     most: int,
 ) -> Iterator[tuple[Any, Any]]:
@@ -68,7 +68,7 @@ def share_out(
         pool: Whose workers.
         work: Called with an item.
         items: The longest first.
-        prepare: Called once in each worker.
+        start_worker: Called once in each worker.
         facts: What it is called with.
         most: Workers at a time.
 
@@ -76,18 +76,18 @@ def share_out(
         UserError: if workers die of one item, or before they have any.
     """
     waiting, deaths = deque(range(len(items))), Counter[int | None]()
-    tasks: dict[Any, int | None] = {}  # busy workers and the items they have; None prepares
+    tasks: dict[Any, int | None] = {}  # busy workers and the items they have; None while it starts
     idle: list[Any] = []
     done: list[tuple[Any, Any]] = []
     left = len(items)
     while left or done:
         for worker in pool.acquire(min(most, left) - len(tasks) - len(idle)):
-            worker.give(prepare, facts)
+            worker.give(start_worker, facts)
             tasks[worker] = None
         while idle and waiting:
-            worker, task = idle.pop(), waiting.popleft()
-            worker.give(work, (items[task],))
-            tasks[worker] = task
+            worker, first = idle.pop(), waiting.popleft()
+            worker.give(work, (items[first],))
+            tasks[worker] = first
         yield from done  # while the workers work
         done = []
         for worker in pool.heard(tasks) if left else ():
@@ -102,7 +102,7 @@ def share_out(
                     waiting.appendleft(task)
                 continue
             if error:
-                raise error from ElsewhereError(trace)
+                raise error from RemoteError(trace)
             idle.append(worker)
             deaths[task] = 0
             if task is not None:
@@ -111,7 +111,7 @@ def share_out(
 
 
 def on_death(death: DiedError, item: str, deaths: int) -> None:
-    """Say that a worker died, of an item or before it had any.
+    """Print that a worker died, with its item if it had one.
 
     Raises:
         UserError: if it is one too many.

@@ -17,7 +17,7 @@ def test_misspelt_settings_of_several_stages_are_told_together_without_torch(set
     assert "pydantic" in imported
     assert not {"torch", "mlflow", "sklearn"} & imported
     assert [line for line in lines if not line.startswith("import time")] == [
-        "search@pretrain: params.yaml needs mending:",
+        "search@pretrain: params.yaml has mistakes:",
         "  distill.boss-4.call is not a setting; did you mean 'calls'?",
         "  evaluate.bloks is not a setting; did you mean 'blocks'?",
         "  pretrain.train.lerning_rate is not a setting; did you mean 'learning_rate'?",
@@ -27,7 +27,7 @@ def test_misspelt_settings_of_several_stages_are_told_together_without_torch(set
 def test_no_stage_works_before_the_settings_of_all_are_right(settings, finished, tmp_path):
     settings.set(prepare={"held_out": 0.3}, evaluate={"bloks": 3})
     said = settings.refused("dvc repro")
-    assert "prepare: params.yaml needs mending:" in said
+    assert "prepare: params.yaml has mistakes:" in said
     assert "evaluate.bloks is not a setting" in said
     assert settings.locked() == finished.locked()
     assert not (tmp_path / "scratch").exists()

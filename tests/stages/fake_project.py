@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 from pydantic import Field
 from stages.settings.params import Settings
-from stages.run.runner import Job, main
+from stages.run.job import Job
+from stages.run.runner import main
 
 VERSION = 1  # bump when the numbers this stage writes change
 
@@ -58,7 +59,8 @@ USE = '''
 """Use: join what make made."""
 from pathlib import Path
 from stages.settings.params import Settings
-from stages.run.runner import Job, main
+from stages.run.job import Job
+from stages.run.runner import main
 
 VERSION = 1
 

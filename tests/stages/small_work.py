@@ -7,10 +7,10 @@ from pathlib import Path
 
 from fewstep.errors import UserError
 
-FACTS: list[int] = []  # what `prepare` was given, in each worker
+FACTS: list[int] = []  # what `start_worker` was given, in each worker
 
 
-def prepare(*facts):
+def start_worker(*facts):
     FACTS[:] = facts
 
 

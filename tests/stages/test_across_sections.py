@@ -11,6 +11,7 @@ import yaml
 
 from fewstep.errors import UserError
 from fewstep.solvers import get
+from stages.settings import checks
 from stages.settings.params import Params, deciding
 from stages.settings.steps import velocities_per_step
 
@@ -104,7 +105,7 @@ def changed(**settings):
 )
 def test_what_would_fail_hours_later_is_told_at_once(settings, message):
     with pytest.raises(UserError, match=message):
-        Params(changed(**settings)).check()
+        checks.check(Params(changed(**settings)))
 
 
 def two_rounds():
@@ -131,11 +132,11 @@ def two_rounds():
 )
 def test_stages_that_wait_for_each_other_are_refused(section, setting, message):
     raw = two_rounds()
-    Params(raw).check()
+    checks.check(Params(raw))
     for key, name in setting.items():
         raw[section][key]["model" if section == "couple" else "init"] = name
     with pytest.raises(UserError) as caught:
-        Params(raw).check()
+        checks.check(Params(raw))
     (line,) = str(caught.value).splitlines()[1:]
     assert re.search(message, line)
 
@@ -144,7 +145,7 @@ def test_a_name_for_two_models_is_refused():
     raw = changed()
     raw["distill"]["round1"] = raw["distill"]["one-step"]
     with pytest.raises(UserError, match="'round1' names more than one model"):
-        Params(raw).check()
+        checks.check(Params(raw))
 
 
 @pytest.mark.parametrize("solver", ["ab2", "euler", "heun", "midpoint", "rk4"])

@@ -14,7 +14,6 @@ from fewstep.progress import Silent
 from fewstep.shards import Shards
 from stages import couple
 from stages.couple import Config
-from stages.settings.steps import steps_taken, wrong_making
 
 UNET = {"name": "unet", "width": 8, "multipliers": [1]}
 
@@ -93,7 +92,7 @@ def test_pairs_are_made_along_the_steps_asked_for_and_say_so(points, tmp_path, s
 
 def test_guidance_doubles_the_calls_of_given_times():
     config = Config(model="pretrain", pairs=1, times=(0.0, 0.5, 1.0), guidance=2.0)
-    assert steps_taken(config)["nfe"] == 8
+    assert config.steps_taken()["nfe"] == 8
 
 
 @pytest.mark.parametrize(
@@ -102,7 +101,7 @@ def test_guidance_doubles_the_calls_of_given_times():
         ({"tolerance": 1e-5, "nfe": 8}, "couple.a.nfe and couple.a.tolerance both choose the steps"),
         ({"times": [0, 1], "spacing": "edm"}, "couple.a.spacing and couple.a.times both choose the steps"),
         ({"times": [0, 0.5]}, "couple.a.times: a grid starts at 0 or later and ends at 1"),
-        ({"nfe": 7}, "couple.a.nfe 7: a step of heun takes 2 calls"),
+        ({"nfe": 7}, "couple.a.nfe 7: a step of heun takes 2 NFE"),
         ({"source": "../pairs.npz"}, "couple.a.source '../pairs.npz' lies outside data/"),
         (
             {"source": "pairs.npz", "noise": "drawn"},
@@ -112,7 +111,7 @@ def test_guidance_doubles_the_calls_of_given_times():
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message):
     config = Config(**{"model": "pretrain", "pairs": 10} | settings)
-    (problem,) = wrong_making("couple.a", config)
+    (problem,) = couple.wrong_source("couple.a", config) or config.wrong_steps("couple.a")
     assert problem.startswith(message)
 
 
@@ -184,4 +183,4 @@ def test_a_model_that_tells_left_from_right_makes_no_mirrored_pairs(tmp_path):
 
 def test_the_log_tells_what_the_pairs_will_take(points, tmp_path):
     job = run(points, tmp_path, nfe=4)
-    assert job.progress.said[0].startswith("64 of 64 to make x 4 calls on 1 workers: about 0:0")
+    assert job.progress.said[0].startswith("64 of 64 to make x 4 NFE on 1 workers: about 0:0")

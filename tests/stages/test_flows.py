@@ -10,7 +10,7 @@ from fewstep.grids import Grid, uniform
 from fewstep.model import ModelConfig, build
 from fewstep.spacings import SPACINGS, edm
 from stages import couple
-from stages.process.device import grid_of_nfe
+from stages.sampling.open_model import grid_of_nfe
 
 
 @pytest.mark.parametrize(
@@ -37,5 +37,5 @@ def test_calls_become_steps_of_a_spacing():
     assert grid_of_nfe(flow, "heun", 8, spacing="edm") == expected
     flow.nfe_per_velocity = 2
     assert {grid_of_nfe(flow, "heun", 8, spacing=name).steps for name in SPACINGS} == {2}
-    with pytest.raises(UserError, match="6 calls are no whole number of heun steps of 4 calls each"):
+    with pytest.raises(UserError, match="6 NFE are no whole number of heun steps of 4 NFE each"):
         grid_of_nfe(flow, "heun", 6)

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from stages.artifacts import manifests
-from stages.artifacts.inputs import Input
-from stages.tracking.lineage import ancestors
+from stages.artifacts.plan import Input, ancestors
 
 
 def manifest(name, **inputs):

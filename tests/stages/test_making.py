@@ -113,7 +113,7 @@ def test_an_estimate_counts_calls_and_hands_shards_to_who_is_free():
     assert work_left(call_seconds=[1.0, 3.0]).seconds == 12  # the slow one is at its first for as long
     assert work_left(shards=[]).seconds == 0
     assert work_left(checked=0, start_seconds=3.0).seconds == 15
-    assert "40 x 2 calls, 5 at once; 30 are left" in work_left().lines(None)[0]
+    assert "40 x 2 NFE, 5 at once; 30 are left" in work_left().lines(None)[0]
     assert work_left().lines(None)[3] == "bytes  320"
     assert work_left(start_seconds=3588).lines(2.5)[4] == "cost   2.50 at 2.5 an hour of a worker"
 

@@ -4,25 +4,23 @@ import pytest
 from jobs import job_in
 
 from stages.artifacts import manifests
-from stages.evaluation.pair_table import pair_table
-from stages.sampling.pair_facts import learnt_independent
+from stages.evaluation.report import pair_table
+from stages.sampling.pair_checks import learnt_independent
 
 CHECKS = {"count": 512, "noise_z": 1.234, "noise_off": "tails", "cost": 39.15, "gap": 2.4, "gap_se": 1.9}
 LOSS = {"train": 0.01, "held_out": 0.011, "ratio": 1.1, "difference_se": 0.0004, "advice": "enough"}
 
 
-def manifest(folder, *, stage="reflow", inputs=None, facts=None, config=None):
-    folder.mkdir(parents=True)
+def manifest(*, stage="reflow", inputs=None, facts=None, config=None):
     named = {name: {"path": path} for name, path in (inputs or {}).items()}
     given = {"stage": stage, "inputs": named, "facts": facts or {}, "config": config or {}}
-    manifests.write(folder / manifests.NAME, dict.fromkeys(manifests.FIELDS) | given)
-    return folder
+    return dict.fromkeys(manifests.FIELDS) | given
 
 
 def table(tmp_path, **models):
-    inputs = {f"model {n}": manifest(tmp_path / n, **made) for n, made in models.items()}
-    inputs["data"] = manifest(tmp_path / "data")
-    return pair_table(job_in(tmp_path, "evaluate", inputs=inputs))
+    made = {f"model {name}": manifest(**facts) for name, facts in models.items()} | {"data": manifest()}
+    inputs = {name: tmp_path / name for name in made}
+    return pair_table(job_in(tmp_path, "evaluate", inputs=inputs, manifests=made))
 
 
 def learnt(coupling="couple/x", advice=(), name="pairs"):
@@ -76,6 +74,6 @@ def test_pairs_whose_checks_are_unknown_still_have_their_loss(tmp_path):
         ("reflow", {"name": "reflow"}, False),
     ],
 )
-def test_only_a_pretrained_model_learnt_independent_lines(tmp_path, stage, method, known):
-    assert learnt_independent(manifest(tmp_path / "m", stage=stage, config={"method": method})) is known
-    assert learnt_independent(tmp_path) is False
+def test_only_a_pretrained_model_learnt_independent_lines(stage, method, known):
+    assert learnt_independent(manifest(stage=stage, config={"method": method})) is known
+    assert learnt_independent(None) is False

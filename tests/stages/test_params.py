@@ -9,7 +9,7 @@ from pydantic import Field
 
 from fewstep.errors import UserError
 from fewstep.settings import TrainSettings
-from stages.settings import discovery
+from stages.settings import checks, discovery
 from stages.settings.params import MethodPlugin, Params, Plugin, Settings, SolverName, canonical
 
 
@@ -58,7 +58,7 @@ def problems(**couple):
 
 def problems_of(raw):
     with pytest.raises(UserError) as caught:
-        Params(raw).check()
+        checks.check(Params(raw))
     return [line.strip() for line in str(caught.value).splitlines()[1:]]
 
 
@@ -135,7 +135,7 @@ def test_keys_that_dvc_cannot_address_are_refused(stages, key, message):
 def test_names_that_dvc_does_not_compare_are_refused(stages, name):
     raw = {"seed": 0, "prepare": {}, "couple": {"round1": {"pairs": 4, "inner": {name: 8}}}}
     with pytest.raises(UserError, match=rf"couple\.round1\.inner\.{name} can't be a setting's name"):
-        Params(raw).check()
+        checks.check(Params(raw))
 
 
 def test_sections_must_be_mappings(stages):
@@ -187,8 +187,7 @@ def test_an_empty_registry_says_so(tmp_path, monkeypatch):
 
 def test_the_real_settings_are_right_and_need_no_torch():
     code = (
-        "import sys; from stages.settings.params import Params; Params.read().check(); "
-        "print('torch' in sys.modules)"
+        "import sys; from stages.settings import checks; checks.read_checked(); print('torch' in sys.modules)"
     )
     command = [sys.executable, "-c", code]
     assert subprocess.check_output(command, cwd=discovery.FOLDER.parent, text=True) == "False\n"

@@ -10,6 +10,7 @@ from jobs import job_in
 from fewstep.errors import UserError
 from stages import prepare, pretrain
 from stages.artifacts.plan import Plan
+from stages.settings import checks
 from stages.settings.params import Params
 
 RAW = yaml.safe_load(Path("params.yaml").read_text())
@@ -62,7 +63,7 @@ def test_of_data_pretrain_reads_the_given_model_alone():
 @pytest.mark.parametrize("source", ["/etc", "data/../artifacts", "ftp/../../x"])
 def test_a_source_outside_of_data_is_refused_before_any_work(source):
     with pytest.raises(UserError, match="lies outside data/, where changes go unseen; copy it there"):
-        settings(source).check()
+        checks.check(settings(source))
 
 
 @pytest.mark.parametrize(("count", "held_out"), [(100, 0.001), (8, 0.25)])

@@ -2,15 +2,22 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
+import group_work
 import pytest
 import torch
-from fake_project import CHECKOUT, Project
+from fake_project import Project
+from processes import alive, wait_for
+from workspace import CHECKOUT
 
 from fewstep.errors import UserError
-from stages.workers.distributed import beside, processes
+from fewstep.progress import SILENT, Silent
+from stages.workers import distributed
+from stages.workers.distributed import Group, processes, share
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "two", ""])
@@ -27,7 +34,7 @@ def test_a_number_of_processes_that_is_none_is_refused(monkeypatch, value):
     [("cuda", 2, True), ("cuda", 1, False), ("cuda:1", 2, False), ("cpu", 0, True)],
 )
 def test_each_process_needs_a_gpu_of_its_own_or_none(monkeypatch, device, gpus, fits):
-    monkeypatch.setattr("stages.process.device.device", lambda: device)
+    monkeypatch.setattr(distributed, "device", lambda: device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setenv("FEWSTEP_PROCESSES", "1")
     assert processes() == 1
@@ -41,26 +48,196 @@ def test_each_process_needs_a_gpu_of_its_own_or_none(monkeypatch, device, gpus, 
             processes()
 
 
-def test_what_the_environment_held_is_there_again_afterwards(monkeypatch):
-    monkeypatch.setenv("FEWSTEP_DEVICE", "cpu")
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"FEWSTEP_NODES": "0"}, "FEWSTEP_NODES must be a number of machines from 1, got '0'"),
+        ({"FEWSTEP_NODE_RANK": "1"}, r"FEWSTEP_NODE_RANK must be from 0 to 0 \(FEWSTEP_NODES - 1\), got '1'"),
+        ({"FEWSTEP_NODES": "2", "FEWSTEP_NODE_RANK": "2"}, r"FEWSTEP_NODE_RANK must be from 0 to 1"),
+        (
+            {"FEWSTEP_NODES": "2"},
+            "FEWSTEP_RENDEZVOUS must be host:port, the host of the first machine, got ''",
+        ),
+        ({"FEWSTEP_NODES": "2", "FEWSTEP_RENDEZVOUS": "host"}, "FEWSTEP_RENDEZVOUS must be host:port"),
+    ],
+)
+def test_impossible_groups_are_refused_with_the_variable(monkeypatch, variables, message):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        Group.from_environment()
+
+
+def test_several_machines_are_read_from_the_environment(monkeypatch):
+    assert Group.from_environment() == Group(1)
+    assert Group.from_environment().alone
+    values = {"PROCESSES": "3", "NODES": "2", "NODE_RANK": "1", "RENDEZVOUS": "first:29500"}
+    for name, value in values.items():
+        monkeypatch.setenv(f"FEWSTEP_{name}", value)
+    assert Group.from_environment() == Group(3, machines=2, machine=1, rendezvous="first:29500")
+
+
+class Heard(Silent):
+    """What a progress was told."""
+
+    def __init__(self):
+        self.calls = []
+
+    def start(self, label, total, *, done=0, unit="step"):
+        self.calls.append(("start", label, total, done, unit))
+
+    def advance(self, units=1, **values):
+        self.calls.append(("advance", units, values))
+
+    def measure(self, step, **values):
+        self.calls.append(("measure", step, values))
+
+    def note(self, text):
+        self.calls.append(("note", text))
+
+
+def test_the_first_of_two_processes_reports_and_its_result_comes_back(monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "1234")
-    before = dict(os.environ)
-    with beside(2, print):
-        assert torch.distributed.get_world_size() == 2
-        assert os.environ["RANK"] == "0"
+    before, progress = dict(os.environ), Heard()
+    assert share(Group(2), group_work.report, name="a", progress=progress) == (0, 2, os.getpid())
+    assert progress.calls == [
+        ("start", "train", 4, 1, "step"),
+        ("advance", 1, {"loss": 0.5}),
+        ("measure", 1, {"loss": 0.5}),
+        ("note", "done"),
+    ]
     assert dict(os.environ) == before
+    assert not torch.distributed.is_initialized()
 
 
-def test_a_process_that_dies_takes_the_stage_with_it():
+def test_a_mistake_that_the_first_process_finds_is_that_of_the_stage():
+    with pytest.raises(UserError, match="the batch is odd"):
+        share(Group(2), group_work.refuse, name="a", progress=SILENT)
+
+
+def test_a_progress_that_fails_stops_no_process_but_fails_the_training():
+    class Full(Silent):
+        def start(self, label, total, *, done=0, unit="step"):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        share(Group(2), group_work.report, name="a", progress=Full())
+
+
+def test_a_process_that_dies_ends_the_others_and_the_training():
     """A group that lacks one waits for it, on some devices for ever."""
-    code = "import os, time; from stages.workers.distributed import beside\nif __name__ == '__main__':\n"
-    code += "    with beside(2, os.abort): time.sleep(60)"
-    environment = os.environ | {"FEWSTEP_DEVICE": "cpu", "PYTHONPATH": str(CHECKOUT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=50
+    heard = Heard()
+    with pytest.raises(RuntimeError, match=f"process 1 of this training ended with {-signal.SIGABRT}"):
+        share(Group(2), group_work.second_dies, name="a", progress=heard)
+    ((_, first),) = heard.calls
+    assert not alive(int(first))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells of a parent's death")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_processes_die_with_a_stage_that_is_killed(tmp_path, how):
+    stage = begin(tmp_path, "group_work.write_and_wait")
+    files = [tmp_path / str(rank) for rank in range(2)]
+    wait_for(lambda: all(map(Path.exists, files)) or stage.poll() is not None)
+    stage.send_signal(how)
+    said, _ = stage.communicate()
+    assert all(map(Path.exists, files)), said
+    wait_for(lambda: not any(alive(int(file.read_text())) for file in files), seconds=30)
+    assert ("KeyboardInterrupt" in said) == (how == signal.SIGINT)
+
+
+def test_two_machines_train_as_one_group(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    both = {"FEWSTEP_NODES": "2", "FEWSTEP_RENDEZVOUS": f"127.0.0.1:{port}"}
+    machines = [
+        begin(tmp_path, "group_work.ranks", **both, FEWSTEP_NODE_RANK=rank, FEWSTEP_PROCESSES=count)
+        for rank, count in (("0", "2"), ("1", "1"))
+    ]
+    said = [machine.communicate()[0] for machine in machines]
+    assert said[0].splitlines()[-1] == "[0, 1, 2]", said[0]
+    assert "OthersFinishError" in said[1].splitlines()[-1]
+
+
+def begin(folder, work, **variables):
+    """Begin a program that shares `work`, as a stage does, among two processes if nothing else is said."""
+    code = (
+        "import sys; import group_work; from fewstep.progress import SILENT\n"
+        "from stages.workers.distributed import Group, share\n"
+        "if __name__ == '__main__':\n"
+        f"    print(share(Group.from_environment(), {work}, name='a', progress=SILENT))"
     )
-    assert done.returncode == -signal.SIGKILL
-    assert "a process of this training ended with -6" in done.stdout
+    paths = os.pathsep.join(map(str, (CHECKOUT, Path(__file__).parent)))
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": paths, "FEWSTEP_PROCESSES": "2"} | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+TRAIN = '''
+"""Train: what a stage with a training does."""
+from pathlib import Path
+import group_work
+from stages.settings.params import Settings
+from stages.run.job import Job
+from stages.run.runner import main
+from stages.workers.distributed import Group, share
+
+VERSION = 1
+
+
+class Config(Settings):
+    """Settings of the fake stage."""
+
+    train: int
+    """Steps."""
+
+
+def inputs(config, key):
+    return {}
+
+
+def output(key):
+    return "artifacts/train"
+
+
+def run(config, job: Job) -> None:
+    (job.out / "mine").touch()
+    found = share(Group.from_environment(), group_work.ranks, name=job.result, progress=job.progress)
+    (job.out / "ranks").write_text(str(found))
+
+
+if __name__ == "__main__":
+    main(Path(__file__))
+'''
+
+
+def test_the_stage_of_another_machine_helps_and_publishes_nothing(tmp_path):
+    project = Project(tmp_path / "project")
+    project.write("stages/train.py", TRAIN)
+    project.write("params.yaml", (project.folder / "params.yaml").read_text() + "train: {train: 3}\n")
+    project.environment["PYTHONPATH"] += os.pathsep + str(Path(__file__).parent)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        project.environment |= {
+            "FEWSTEP_NODES": "2",
+            "FEWSTEP_RENDEZVOUS": f"127.0.0.1:{probe.getsockname()[1]}",
+        }
+    command = ("python", "-m", "stages.train")
+    first, second = (project.begin(*command, FEWSTEP_NODE_RANK=rank) for rank in "01")
+    said, helped = (machine.communicate()[0] for machine in (first, second))
+    assert (first.returncode, second.returncode) == (0, 0), said + helped
+    assert (project / "artifacts/train/ranks").read_text() == "[0, 1]"
+    assert "train: the share of this machine is done; the first machine publishes the result" in helped
+    late = project.sh("FEWSTEP_NODE_RANK=1 python -m stages.train")
+    assert "train: the first machine has finished it" in late
+    refused = project.sh("FEWSTEP_NODE_RANK=1 python -m stages.make", ok=False)
+    assert refused == "make: FEWSTEP_NODE_RANK is 1, but make trains nothing; unset it\n"
 
 
 def test_a_stage_under_torchrun_says_what_to_do_instead_of_waiting_for_itself(tmp_path):

@@ -6,9 +6,8 @@ import shutil
 
 import pytest
 
-from stages.artifacts import publishing
-from stages.artifacts.publishing import publish
-from stages.artifacts.scratch import Scratch
+from stages.artifacts import scratch as scratch_module
+from stages.artifacts.scratch import Scratch, publish
 
 
 @pytest.fixture
@@ -51,26 +50,26 @@ def test_files_are_copied_where_links_are_impossible(scratch, tmp_path, monkeypa
 
 
 def test_a_publication_that_breaks_off_leaves_nothing(scratch, tmp_path, monkeypatch):
-    real = publishing.link
+    real = scratch_module.link
 
     def break_at_manifest(source, target):
         if target.name == "manifest.json":
             raise OSError(28, "No space left on device")
         real(source, target)
 
-    monkeypatch.setattr(publishing, "link", break_at_manifest)
+    monkeypatch.setattr(scratch_module, "link", break_at_manifest)
     with pytest.raises(OSError, match="No space"):
         publish(scratch, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(publishing, "link", real)
+    monkeypatch.setattr(scratch_module, "link", real)
     publish(scratch, tmp_path / "out")
     assert not (tmp_path / "out.tmp").exists()
 
 
 def test_damaged_scratch_is_made_anew(scratch):
-    assert scratch.finished
+    assert scratch.read_finished()
     (scratch.out / "sub/file.txt").write_text("longer than it was")
-    assert not scratch.finished
+    assert not scratch.read_finished()
     assert not scratch.out.exists()
 
 
@@ -96,7 +95,7 @@ def test_scratch_lies_in_the_checkout_or_where_one_says(tmp_path, monkeypatch):
     )
     monkeypatch.setenv("FEWSTEP_SCRATCH", str(tmp_path / "big"))
     assert Scratch.of("make", "f" * 64).folder == tmp_path / f"big/make.{'f' * 16}"
-    assert scratch.state() == tmp_path / ".fewstep"
+    assert scratch_module.state() == tmp_path / ".fewstep"
 
 
 def test_a_full_disk_is_told_with_the_folder_and_the_room(monkeypatch, capsys, tmp_path):

@@ -6,9 +6,9 @@ import shutil
 import pytest
 from tracked_project import TrackedProject
 
-from stages.artifacts.inputs import Input
-from stages.tracking import lineage, outboxes, registry_events, sender
-from stages.tracking.mlflow_registry import why_not
+from stages.artifacts.plan import Input
+from stages.tracking import lineage, outboxes, sender, tracking
+from stages.tracking.mlflow_runs import why_not
 from stages.tracking.outboxes import Outbox
 
 pytest.importorskip("mlflow")
@@ -168,9 +168,9 @@ def test_an_evaluation_offers_its_students_and_says_what_they_were_held_against(
     rows += [base | {"model": "pretrain", "grid": "uniform", "nfe": 4}]
     (tmp_path / "metrics.json").write_text(json.dumps({"rows": rows}))
     inputs = {"data": {"fingerprint": "d"}, "model boss-4": {"fingerprint": "b4"}}
-    (offered,) = registry_events.scores(tmp_path, {"version": 1, "inputs": inputs})
+    (offered,) = tracking.scores(tmp_path, {"version": 1, "inputs": inputs})
     assert (offered["fingerprint"], offered["nfe"], offered["fd_clf"]) == ("b4", 4, 1.5)
-    (elsewhere,) = registry_events.scores(
+    (elsewhere,) = tracking.scores(
         tmp_path, {"version": 1, "inputs": inputs | {"data": {"fingerprint": "e"}}}
     )
     assert offered["yardstick"] != elsewhere["yardstick"]

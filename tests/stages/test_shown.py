@@ -1,6 +1,7 @@
 """Progress as lines, as a bar, and as numbers for the tracker; and timings kept beside the outputs."""
 
 import io
+import json
 import sys
 
 import pytest
@@ -80,3 +81,51 @@ def test_timings_merge_and_keep_the_last(tmp_path, monkeypatch):
     timings.record_timing("pretrain@32", 9.0)
     timings.record_timing("boss-4@4", 1.25)
     assert timings.read() == {"boss-4@4": 1.25, "pretrain@32": 9.0}
+
+
+def test_records_come_with_the_lines_and_every_three_seconds(time, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FEWSTEP_PROGRESS_FILE", str(file := tmp_path / "progress.jsonl"))
+    file.write_text('{"stage": "an earlier one"}\n')
+    progress = Shown("couple@round1")
+    progress.start("pairs", 100, done=50, unit="pair")
+    for _ in range(8):
+        time.now += 1
+        progress.advance(5, loss=0.5)
+    progress.finish()
+    earlier, *found = map(json.loads, file.read_text().splitlines())
+    assert earlier == {"stage": "an earlier one"}
+    assert [(record["done"], record["seconds_left"]) for record in found] == [
+        (50, None),
+        (65, 7),
+        (80, 4),
+        (90, 2),
+    ]
+    assert found[1] == {
+        "stage": "couple@round1",
+        "label": "pairs",
+        "unit": "pair",
+        "done": 65,
+        "total": 100,
+        "seconds_left": 7.0,
+        "values": {"loss": 0.5},
+    }
+
+
+def test_a_terminal_gets_records_too(time, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("FEWSTEP_PROGRESS_FILE", str(file := tmp_path / "progress.jsonl"))
+    progress = Shown("pretrain")
+    progress.start("pretrain", 4)
+    for _ in range(4):
+        time.now += 2
+        progress.advance()
+    progress.finish()
+    assert [json.loads(line)["done"] for line in file.read_text().splitlines()] == [0, 2, 4, 4]
+
+
+def test_without_a_file_there_are_no_records(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    progress = Shown("pretrain")
+    progress.start("pretrain", 4)
+    progress.finish()
+    assert not list(tmp_path.iterdir())

@@ -22,8 +22,7 @@ from fewstep.progress import Silent
 from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import Batches, Shards, write_shards
 from stages.artifacts import manifests
-from stages.training.task import Selected
-from stages.training.timesteps import at_timesteps
+from stages.training.task import Selected, at_timesteps
 from stages.training.training import train_model
 
 SETTINGS = TrainSettings(steps=20, batch=16)
@@ -108,7 +107,9 @@ def couplings(tmp_path_factory):
 
 def test_a_training_on_pairs_tells_of_them_and_of_its_loss_on_fresh_ones(tmp_path, couplings):
     said = []
-    job = replace(job_in(tmp_path, "pretrain"), progress=Listener(said))
+    source = couplings / "plain"
+    made = {"inputs": {"pairs": source}, "manifests": {"pairs": manifests.read(source)}}
+    job = replace(job_in(tmp_path, "pretrain", **made), progress=Listener(said))
     train_model(job, Reflow(), student((1, 2, 2)), SETTINGS, source=couplings / "plain")
     told = job.facts["pair_loss"]
     assert told.keys() == {"train", "held_out", "ratio", "difference_se", "advice"}

@@ -14,9 +14,10 @@ from processes import alive, kill, wait_for
 from workspace import CHECKOUT
 
 from fewstep.errors import UserError
-from stages.workers import spread as spread_module
+from stages.workers import machine
+from stages.workers.machine import places, workers
 from stages.workers.processes import Processes
-from stages.workers.spread import places, spread, workers
+from stages.workers.spread import spread
 
 PATH = os.pathsep.join(map(str, (CHECKOUT, CHECKOUT / "tests", Path(__file__).parent)))
 
@@ -50,20 +51,20 @@ backends = pytest.mark.parametrize("backend", ["two_processes", "on_ray"])
 
 def test_one_worker_is_this_process(monkeypatch):
     monkeypatch.setenv("FEWSTEP_WORKERS", "1")
-    found = list(spread(small_work.multiply, [5, 3], prepare=small_work.prepare, facts=(7,)))
+    found = list(spread(small_work.multiply, [5, 3], start_worker=small_work.start_worker, facts=(7,)))
     assert found == [(5, (os.getpid(), 35)), (3, (os.getpid(), 21))]
 
 
 def test_nothing_is_started_for_nothing(monkeypatch):
     monkeypatch.setenv("FEWSTEP_BACKEND", "ray")
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    assert list(spread(small_work.multiply, [], prepare=small_work.refuse, facts=())) == []
+    assert list(spread(small_work.multiply, [], start_worker=small_work.refuse, facts=())) == []
 
 
 @backends
 def test_every_item_comes_once_with_its_own_result(request, backend):
     request.getfixturevalue(backend)
-    found = list(spread(small_work.multiply, [5, 3, 8, 1], prepare=small_work.prepare, facts=(7,)))
+    found = list(spread(small_work.multiply, [5, 3, 8, 1], start_worker=small_work.start_worker, facts=(7,)))
     assert sorted((item, result) for item, (_, result) in found) == [(1, 7), (3, 21), (5, 35), (8, 56)]
     assert os.getpid() not in {pid for _, (pid, _) in found}
 
@@ -72,7 +73,7 @@ def test_every_item_comes_once_with_its_own_result(request, backend):
 def test_workers_have_the_threads_of_the_stage_and_leave_control_c_to_it(request, monkeypatch, backend):
     request.getfixturevalue(backend)
     monkeypatch.setenv("FEWSTEP_THREADS", "3")
-    found = list(spread(small_work.surroundings, [1, 2], prepare=small_work.prepare, facts=()))
+    found = list(spread(small_work.surroundings, [1, 2], start_worker=small_work.start_worker, facts=()))
     assert [result for _, result in found] == [{"device": "cpu", "threads": "3", "deaf": True}] * 2
 
 
@@ -80,18 +81,18 @@ def test_workers_have_the_threads_of_the_stage_and_leave_control_c_to_it(request
 def test_what_preparing_refuses_reaches_the_caller(request, backend):
     request.getfixturevalue(backend)
     with pytest.raises(UserError, match=r"^there is no such model$") as caught:
-        list(spread(small_work.multiply, [1, 2], prepare=small_work.refuse, facts=()))
+        list(spread(small_work.multiply, [1, 2], start_worker=small_work.refuse, facts=()))
     assert "in refuse" in str(caught.value.__cause__)  # the traceback of the worker
 
 
 def test_an_exception_of_a_worker_reaches_the_caller(two_processes):
     with pytest.raises(UserError, match=r"^two is too much$"):
-        list(spread(small_work.fail_at_two, [1, 2, 3], prepare=small_work.prepare, facts=()))
+        list(spread(small_work.fail_at_two, [1, 2, 3], start_worker=small_work.start_worker, facts=()))
 
 
 def test_what_a_killed_worker_was_at_is_done_again_and_nothing_else(two_processes, tmp_path, capsys):
     files = [str(tmp_path / name) for name in ("first", "victim", "third", "fourth", "fifth")]
-    found = list(spread(small_work.visit, files, prepare=small_work.prepare, facts=()))
+    found = list(spread(small_work.visit, files, start_worker=small_work.start_worker, facts=()))
     assert sorted(file for file, _ in found) == sorted(files)
     assert tries(tmp_path) == {"first": 1, "victim": 2, "third": 1, "fourth": 1, "fifth": 1}
     assert capsys.readouterr().out == f"a worker died at work on {tmp_path / 'victim'} (SIGKILL)\n"
@@ -100,7 +101,7 @@ def test_what_a_killed_worker_was_at_is_done_again_and_nothing_else(two_processe
 def test_a_ray_cluster_may_lose_a_worker_and_be_joined_by_a_machine(on_ray, tmp_path, capsys):
     """Two cores can't hold three guests that wait for each other."""
     files = [str(tmp_path / name) for name in ("herald", "victim", "guest1", "guest2", "guest3")]
-    results = spread(small_work.visit, files, prepare=small_work.prepare, facts=())
+    results = spread(small_work.visit, files, start_worker=small_work.start_worker, facts=())
     found = [next(results)]
     on_ray.add_node(num_cpus=1)
     found += results
@@ -117,12 +118,12 @@ def tries(folder):
 
 def test_an_item_that_always_kills_is_named(two_processes):
     with pytest.raises(UserError, match=r"3 workers in a row died at work on 7 .*FEWSTEP_WORKERS"):
-        list(spread(small_work.die, [7, 7], prepare=small_work.prepare, facts=()))
+        list(spread(small_work.die, [7, 7], start_worker=small_work.start_worker, facts=()))
 
 
 def test_workers_that_never_get_ready_are_given_up(two_processes):
     with pytest.raises(UserError, match="3 workers in a row died getting ready"):
-        list(spread(small_work.multiply, [1, 2], prepare=small_work.die, facts=()))
+        list(spread(small_work.multiply, [1, 2], start_worker=small_work.die, facts=()))
 
 
 def test_who_replaces_a_process_takes_its_gpu():
@@ -143,7 +144,7 @@ def test_a_ray_cluster_without_room_is_told_from_one_that_works(on_ray, monkeypa
     monkeypatch.setattr("stages.workers.ray_actors.device", lambda: "cuda")
     monkeypatch.setattr("stages.workers.ray_actors.PATIENCE", 0.2)
     with pytest.raises(UserError, match=r"each needs 1 GPU, and of 0 there 0 are free.*ray start --address"):
-        list(spread(small_work.multiply, [1], prepare=small_work.prepare, facts=(7,)))
+        list(spread(small_work.multiply, [1], start_worker=small_work.start_worker, facts=(7,)))
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "ray://127.0.0.1:1"])
@@ -151,7 +152,7 @@ def test_a_ray_cluster_that_is_not_there_is_named(monkeypatch, address):
     monkeypatch.setenv("FEWSTEP_BACKEND", "ray")
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(UserError, match=rf"RAY_ADDRESS {address} .*`ray start --head`"):
-        list(spread(small_work.multiply, [1], prepare=small_work.prepare, facts=(7,)))
+        list(spread(small_work.multiply, [1], start_worker=small_work.start_worker, facts=(7,)))
 
 
 def test_ray_is_told_settings_and_no_secrets(monkeypatch):
@@ -168,19 +169,23 @@ def test_ray_is_told_settings_and_no_secrets(monkeypatch):
     assert not {"hush", os.environ["RAY_AUTH_TOKEN"]} & set(told.values())
 
 
-def test_without_ray_the_message_says_how_to_install_it(monkeypatch):
-    monkeypatch.setenv("FEWSTEP_BACKEND", "ray")
-    monkeypatch.setitem(sys.modules, "ray", None)
-    for name in ("ray_actors", "ray_cluster"):
-        monkeypatch.delitem(sys.modules, f"stages.workers.{name}", raising=False)
-    with pytest.raises(UserError, match=r"pip install 'fewstep\[ray\]'"):
-        list(spread(small_work.multiply, [1], prepare=small_work.prepare, facts=(7,)))
+def test_without_ray_the_message_says_how_to_install_it():
+    code = (
+        "import sys; sys.modules['ray'] = None\n"
+        "import small_work as t; from stages.workers.spread import spread\n"
+        "from fewstep.errors import UserError\n"
+        "try: list(spread(t.multiply, [1], start_worker=t.start_worker, facts=(7,)))\n"
+        "except UserError as error: print(error)"
+    )
+    environment = os.environ | {"FEWSTEP_BACKEND": "ray", "PYTHONPATH": PATH}
+    said = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+    assert said == "FEWSTEP_BACKEND ray needs Ray: pip install 'fewstep[ray]'\n"
 
 
 def test_an_unknown_back_end_is_refused_with_the_nearest(monkeypatch):
     monkeypatch.setenv("FEWSTEP_BACKEND", "rays")
     with pytest.raises(UserError, match="FEWSTEP_BACKEND: unknown back end 'rays'; did you mean 'ray'"):
-        list(spread(small_work.multiply, [1], prepare=small_work.prepare, facts=(7,)))
+        list(spread(small_work.multiply, [1], start_worker=small_work.start_worker, facts=(7,)))
 
 
 def test_other_code_does_not_work_for_a_stage(tmp_path, monkeypatch):
@@ -201,7 +206,8 @@ def test_workers_die_with_a_stage_that_is_killed(tmp_path, backend, how):
     files = [str(tmp_path / name) for name in "ab"]
     code = (
         "import sys; import small_work as t; from stages.workers.spread import spread\n"
-        "if __name__ == '__main__': list(spread(t.sleep, sys.argv[1:], prepare=t.prepare, facts=()))"
+        "if __name__ == '__main__':\n"
+        "    list(spread(t.sleep, sys.argv[1:], start_worker=t.start_worker, facts=()))"
     )
     environment = os.environ | {"FEWSTEP_BACKEND": backend, "FEWSTEP_WORKERS": "2", "PYTHONPATH": PATH}
     stage = subprocess.Popen(
@@ -247,18 +253,18 @@ def test_a_number_of_processes_that_is_none_is_refused(monkeypatch, value):
 def test_one_process_a_core_or_one_a_gpu(monkeypatch, device, asked, expected):
     if asked:
         monkeypatch.setenv("FEWSTEP_WORKERS", asked)
-    monkeypatch.setattr("stages.process.device.device", lambda: device)
+    monkeypatch.setattr(machine, "device", lambda: device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(spread_module.os, "sched_getaffinity", lambda _: {0, 1, 5}, raising=False)
-    monkeypatch.setattr(spread_module, "quota", lambda _: math.inf)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {0, 1, 5}, raising=False)
+    monkeypatch.setattr(machine, "quota", lambda _: math.inf)
     assert places() == expected
 
 
 def test_where_no_affinity_is_known_all_cores_count(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    monkeypatch.setattr(spread_module, "quota", lambda _: math.inf)
-    assert spread_module.cores() == 6
+    monkeypatch.setattr(machine, "quota", lambda _: math.inf)
+    assert machine.cores() == 6
 
 
 @pytest.mark.parametrize(
@@ -280,6 +286,6 @@ def test_a_container_that_is_allowed_less_than_it_sees_gets_fewer_workers(
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    monkeypatch.setattr(spread_module, "CGROUPS", tmp_path)
-    monkeypatch.setattr(spread_module.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
-    assert spread_module.cores() == count
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    assert machine.cores() == count

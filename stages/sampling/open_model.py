@@ -1,0 +1,57 @@
+"""Open a trained model, as it is or as a flow, and lay out the steps of a solver on it."""
+
+from pathlib import Path
+
+from fewstep import grids, solvers
+from fewstep.checkpoint import load_model
+from fewstep.draws import draws
+from fewstep.errors import UserError
+from fewstep.flow import Flow, ModelFlow, as_flow
+from fewstep.grids import Grid
+from fewstep.metrics.straightness import straightness
+from fewstep.model import Model
+from stages.process.device import device
+
+
+def open_model(folder: Path) -> Model:
+    """Return the model of a model directory, on the device, ready to be called."""
+    return load_model(folder).to(device()).eval()
+
+
+def open_flow(folder: Path, *, purpose: str, guidance: float = 1.0) -> tuple[Model, ModelFlow]:
+    """Return a model and its canonical flow.
+
+    Raises:
+        UserError: if the model knows only the timesteps of its own grid, or is not deterministic, so that
+            `purpose` can't use it.
+    """
+    model = open_model(folder)
+    if model.config.trained_times != "all" or not model.config.deterministic:
+        why = (
+            "trained only at the timesteps of its grid"
+            if model.config.trained_times != "all"
+            else "not deterministic"
+        )
+        raise UserError(f"{purpose} can't use {folder.name}: it is {why}; name a model trained at all times")
+    return model, as_flow(model, guidance=guidance)
+
+
+def grid_of_nfe(flow: Flow, solver: str, nfe: int, *, spacing: str = "uniform") -> Grid:
+    """Return the steps of `solver` that take `nfe` NFE, spaced as fewstep.spacings says.
+
+    Raises:
+        UserError: if they don't make whole steps.
+    """
+    each = solvers.get(solver).velocities_per_step * flow.nfe_per_velocity
+    if nfe % each:
+        raise UserError(f"{nfe} NFE are no whole number of {solver} steps of {each} NFE each")
+    return grids.spaced(spacing, nfe // each, start=flow.t_start, end=flow.t_end, solver=solver)
+
+
+def straightness_of(flow: Flow, model: Model, *, noises: int, seed: int, steps: int = 64) -> float:
+    """Return S of a model's flow, the mean over dimensions, on noise that nothing else uses."""
+    shape, classes = model.config.shape, model.config.classes
+    ((noise, labels),) = draws(
+        "straightness", seed, range(noises), shape=shape, classes=classes, batch=noises, device=device()
+    )
+    return straightness(flow, noise, grids.uniform(steps, start=flow.t_start), **labels)

@@ -1,0 +1,70 @@
+"""What this machine has for workers, and what the environment asks for: back end, workers, devices, cores."""
+
+import math
+import os
+from pathlib import Path
+
+from etils.epy import lazy_imports
+
+from fewstep.errors import UserError
+from fewstep.registry import unknown
+from stages.process.device import device
+
+with lazy_imports():
+    import torch
+
+BACKENDS = ["processes", "ray"]
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def backend() -> str:
+    """Return who works: FEWSTEP_BACKEND, or processes.
+
+    Raises:
+        UserError: if there is no such back end.
+    """
+    name = os.environ.get("FEWSTEP_BACKEND", "processes")
+    if name not in BACKENDS:
+        raise UserError(f"FEWSTEP_BACKEND: {unknown('back end', name, BACKENDS)}")
+    return name
+
+
+def places() -> list[str]:
+    """Return the devices of the processes to start: one a core, one a GPU, or FEWSTEP_WORKERS over these."""
+    where = device()
+    every = [f"cuda:{gpu}" for gpu in range(torch.cuda.device_count())] if where == "cuda" else [where]
+    count = workers(default=cores() if where == "cpu" else len(every))
+    return [every[number % len(every)] for number in range(count)]
+
+
+def workers(*, default: int) -> int:
+    """Return how many workers to use: FEWSTEP_WORKERS, or `default`.
+
+    Raises:
+        UserError: if FEWSTEP_WORKERS is no number from 1.
+    """
+    asked = os.environ.get("FEWSTEP_WORKERS")
+    if asked is None:
+        return default
+    if not (asked.isdecimal() and int(asked)):
+        raise UserError(f"FEWSTEP_WORKERS must be a number of processes from 1, got {asked!r}")
+    return int(asked)
+
+
+def cores() -> int:
+    """Return how many cores this process may use; a container may be allowed less than it sees."""
+    # macOS knows no affinity
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(seen, quota(CGROUPS))))
+
+
+def quota(cgroups: Path) -> float:
+    """Return the number of cores that a container's control groups allow, of either version of Linux's."""
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            time, period = " ".join((cgroups / file).read_text() for file in files).split()
+        except (OSError, ValueError):
+            continue
+        if time not in ("max", "-1"):
+            return int(time) / int(period)
+    return math.inf

@@ -1,0 +1,45 @@
+"""Work for the processes of a training, which import it by its name."""
+
+import os
+import time
+from pathlib import Path
+
+import torch.distributed as dist
+
+from fewstep.errors import UserError
+
+
+def report(progress):
+    """Report what a training would; return rank, number of processes, and who started them."""
+    progress.start("train", 4, done=1)
+    progress.advance(loss=0.5)
+    progress.measure(1, loss=0.5)
+    progress.note("done")
+    return dist.get_rank(), dist.get_world_size(), os.getppid()
+
+
+def refuse(progress):
+    raise UserError("the batch is odd")
+
+
+def second_dies(progress):
+    if dist.get_rank() == 0:
+        progress.note(str(os.getpid()))
+    dist.barrier()
+    if dist.get_rank() == 1:
+        os.abort()
+    time.sleep(60)
+
+
+def write_and_wait(progress):
+    file = Path(str(dist.get_rank()))
+    file.with_suffix(".tmp").write_text(str(os.getpid()))
+    file.with_suffix(".tmp").rename(file)
+    time.sleep(60)
+
+
+def ranks(progress):
+    """Return the ranks of all processes, which only together they know."""
+    found = [None] * dist.get_world_size()
+    dist.all_gather_object(found, dist.get_rank())
+    return found

@@ -1,0 +1,77 @@
+"""How a stage ended, as a record for the program that started it."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from fake_project import Project
+from processes import wait_for
+
+
+@pytest.fixture
+def project(tmp_path):
+    project = Project(tmp_path / "project")
+    project.environment["FEWSTEP_OUTCOME_FILE"] = str(tmp_path / "outcome.json")
+    return project
+
+
+def outcome(project) -> dict[str, str]:
+    return json.loads(Path(project.environment["FEWSTEP_OUTCOME_FILE"]).read_text())
+
+
+def with_failure(project, how):
+    text = (project.folder / "params.yaml").read_text()
+    project.write("params.yaml", text.replace("{word: hello}", f"{{word: hello, fail: {how}}}"))
+
+
+def test_a_result_is_made_once_and_published_again(project):
+    project.sh("python -m stages.make")
+    assert outcome(project) == {"stage": "make", "outcome": "made", "message": ""}
+    project.sh("python -m stages.make")
+    assert outcome(project) == {"stage": "make", "outcome": "published before", "message": ""}
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "message"),
+    [
+        ("user", "mistake", "use.word is too rude"),
+        ("bug", "crash", "RuntimeError: a bug of ours"),
+        ("disk", "disk full", "go on where this stopped with: dvc repro use@one"),
+    ],
+)
+def test_each_failure_has_its_kind_and_message(project, how, kind, message):
+    project.sh("python -m stages.make")
+    with_failure(project, how)
+    project.sh("python -m stages.use one", ok=False)
+    told = outcome(project)
+    assert (told["stage"], told["outcome"]) == ("use@one", kind)
+    assert message in told["message"]
+
+
+def test_records_that_cannot_be_written_stop_no_stage(project):
+    nowhere = str(project / "nowhere/file")
+    project.sh("python -m stages.make", FEWSTEP_PROGRESS_FILE=nowhere, FEWSTEP_OUTCOME_FILE=nowhere)
+    assert (project / "artifacts/make").exists()
+
+
+def test_a_stage_that_is_interrupted_says_so_and_a_killed_one_leaves_no_earlier_outcome(project):
+    project.sh("python -m stages.make")
+    project.edit("params.yaml", "make: {parts: 3}", "make: {parts: 4, seconds: 30}")
+    project.sh("rm -r .fewstep/scratch")
+    for how, left in ((signal.SIGKILL, None), (signal.SIGINT, "interrupted")):
+        stage = project.begin("python", "-m", "stages.make")
+        wait_for(lambda: not Path(project.environment["FEWSTEP_OUTCOME_FILE"]).exists())
+        wait_for(lambda stage=stage: at_work(project) or stage.poll() is not None)
+        stage.send_signal(how)
+        stage.communicate()
+        file = Path(project.environment["FEWSTEP_OUTCOME_FILE"])
+        assert (outcome(project)["outcome"] if file.exists() else None) == left
+        project.sh("rm -r .fewstep/scratch")
+        project.sh("python -m stages.use one", ok=False)  # leaves an outcome for the next round
+
+
+def at_work(project) -> bool:
+    return any(
+        file.stat().st_size for file in project.folder.glob(".fewstep/scratch/make.*/work/attempts.log")
+    )
