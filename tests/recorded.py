@@ -97,7 +97,7 @@ class TwoNetworks(Method):
         nets = {"student": Net(student, ema=True), "critic": Net(Critic(), ema=True)}
         return nets | {"teacher": Net(load("teacher"), trains=False)}
 
-    def turns(self, step):
+    def updates(self, step):
         return ("critic", "critic", "student") if step % 3 else ("critic",)
 
     def loss(self, nets, batch, network, progress, keys):

@@ -22,6 +22,7 @@ from torch.nn import functional
 from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.extras import brought_by
+from fewstep.optimisers import Adam
 from fewstep.progress import SILENT, Progress
 
 with lazy_imports(error_callback=brought_by("metrics", what="k-means", library="scikit-learn")):
@@ -141,7 +142,7 @@ def teach(
         seed: Decides the order of the samples.
         progress: Told of every step.
     """
-    optimiser = torch.optim.Adam(parameters, lr=2e-3)
+    optimiser = Adam(parameters, lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     size = min(128, len(data))
     per_epoch = len(data) // size

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep import distributed
+from fewstep.optimisers import AdamW
 from fewstep.settings import TrainSettings
 from fewstep.training.method import Net
 
@@ -23,7 +24,7 @@ class Trainee:
         # Finding them takes longer than the average itself.
         self._followed: list[Tensor] = list(net.module.parameters())
         self._followers: list[Tensor] = [] if self.average is None else list(self.average.parameters())
-        self.optimiser = torch.optim.AdamW(
+        self.optimiser = AdamW(
             self.parameters, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
         )
         self.rate_scale = net.learning_rate

@@ -3,12 +3,24 @@
 import sys
 
 import pytest
+import yaml
+from chain import tiny
+from chain.checkout import merged
+from workspace import CHECKOUT
+
+from fewstep.errors import UserError
+from stages.settings.params import Params
+
+
+def tiny_params():
+    """Return the settings of the checkout in which the chain ran."""
+    return tiny.shrink(yaml.safe_load((CHECKOUT / "params.yaml").read_text()))
 
 
 def test_misspelt_settings_of_several_stages_are_told_together_without_torch(settings):
     settings.set(
         pretrain={"train": {"lerning_rate": 1e-3}},
-        distill={"boss-4": {"call": 4}},
+        distill={"boss-4": {"nef": 4}},
         evaluate={"samples": 60, "bloks": 3},
     )
     said = settings.sh("python -X importtime -m stages.search pretrain", ok=False)
@@ -18,7 +30,7 @@ def test_misspelt_settings_of_several_stages_are_told_together_without_torch(set
     assert not {"torch", "mlflow", "sklearn"} & imported
     assert [line for line in lines if not line.startswith("import time")] == [
         "search@pretrain: params.yaml has mistakes:",
-        "  distill.boss-4.call is not a setting; did you mean 'calls'?",
+        "  distill.boss-4.nef is not a setting; did you mean 'nfe'?",
         "  evaluate.bloks is not a setting; did you mean 'blocks'?",
         "  pretrain.train.lerning_rate is not a setting; did you mean 'learning_rate'?",
     ]
@@ -76,7 +88,6 @@ PAIRS_OF_ITS_TEACHER = {"one-step": {"teacher": "pretrain"}}
         ),
         ({"search": {"pretrain": {"budgets": [1, 4, 99]}}}, "budget 99 does not fit a fine grid of 16 steps"),
         ({"search": {"pretrain": {"budgets": [1, 4, 4]}}}, "budgets [1, 4, 4] name a number twice"),
-        ({"prepare": {"source": "digts"}}, "unknown source 'digts'; did you mean 'digits'? (there are: "),
         ({"couple": {"round1": {"model": "pretran"}}}, "couple.round1.model: 'pretran' is no model; there a"),
         ({"reflow": {"round1": {"init": "pretran"}}}, "reflow.round1.init: 'pretran' is no model; there are"),
         (
@@ -92,14 +103,24 @@ PAIRS_OF_ITS_TEACHER = {"one-step": {"teacher": "pretrain"}}
         ({"distill": {"boss-4": {"train_on": "couple/x"}}}, "'couple/x' does not exist; there are: couple/r"),
         ({"distill": {"boss-4": {"train_on": "couple/round1"}}}, "straighten learns from trajectories/..., "),
         ({"distill": {"boss-4": {"teacher": "round1"}}}, "is not of its teacher; use trajectories/round1"),
-        ({"distill": {"boss-4": {"nfe": 3}}}, "calls 3 is not among the budgets searched for pretrain, [1"),
+        (
+            {"distill": {"boss-4": {"nfe": 3}}},
+            "boss-4.nfe 3 is not among the budgets searched for pretrain, [1",
+        ),
         ({"distill": PAIRS_OF_ITS_TEACHER, "search": {"pretrain": {"guidance": 2.0}}}, "has 2.0; make them "),
     ],
 )
-def test_impossible_settings_are_named_with_what_exists(settings, sections, says):
-    settings.set(**sections)
-    stage = "prepare" if "prepare" in sections else "evaluate"
-    assert says in settings.refused(f"python -m stages.{stage}")
+def test_impossible_settings_are_named_with_what_exists(sections, says):
+    """In this process; the tests above tell that each stage begins with this check."""
+    with pytest.raises(UserError) as refused:
+        Params(merged(tiny_params(), sections)).check()
+    assert says in str(refused.value)
+
+
+def test_an_unknown_source_is_named_by_the_stage_that_reads_it(settings):
+    settings.set(prepare={"source": "digts"})
+    said = settings.refused("python -m stages.prepare")
+    assert "unknown source 'digts'; did you mean 'digits'? (there are: " in said
 
 
 def test_an_interpreter_without_the_locked_packages(settings):
@@ -109,7 +130,7 @@ def test_an_interpreter_without_the_locked_packages(settings):
     assert "`make run` creates .venv with them; or put .venv/bin first on PATH" in said
 
 
-def test_guided_pairs_of_another_model_are_no_mismatch(settings):
+def test_guided_pairs_of_another_model_are_no_mismatch():
     """Guidance is in the weights of the round that learnt from them, so its own grid has none."""
-    settings.set(pretrain={"conditional": True}, couple={"round1": {"guidance": 2.0}})
-    settings.sh("python -m stages")
+    sections = {"pretrain": {"conditional": True}, "couple": {"round1": {"guidance": 2.0}}}
+    Params(merged(tiny_params(), sections)).check()
