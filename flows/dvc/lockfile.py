@@ -5,6 +5,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from dvc.repo import Repo
+from dvc.utils.serialize import dump_yaml, parse_yaml
+
 FILE = "dvc.lock"
 
 _merging = threading.Lock()
@@ -23,9 +26,6 @@ def entry(root: Path, stage: str) -> dict[str, Any] | None:
 
 def merge(root: Path, stage: str, entry: dict[str, Any]) -> None:
     """Put the entry of a stage into dvc.lock, as DVC writes it and whole at any time."""
-    from dvc.repo import Repo
-    from dvc.utils.serialize import dump_yaml
-
     # DVC's own lock is held against other processes, and does not know threads.
     with _merging, Repo(str(root), _wait_for_lock=True) as opened, opened.lock:
         stages = _stages(root) | {stage: entry}
@@ -35,6 +35,4 @@ def merge(root: Path, stage: str, entry: dict[str, Any]) -> None:
 
 
 def _stages(root: Path) -> dict[str, Any]:
-    from dvc.utils.serialize import parse_yaml
-
     return (parse_yaml(text(root), FILE) or {}).get("stages", {})

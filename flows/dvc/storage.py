@@ -6,6 +6,9 @@ cache is the driver's, by whatever path or address, and a place of another proje
 
 from pathlib import Path
 
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+
 from fewstep.errors import UserError
 from flows.dvc import repo
 from flows.system import git
@@ -52,9 +55,6 @@ def check(root: Path, project: str) -> None:
 
 def _mark(root: Path, wanted: str | None) -> str:
     """Return the mark of the place, `wanted` having been written where there was none."""
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
     try:
         with Repo(str(root)) as opened:
             match repo.shares_by(root):

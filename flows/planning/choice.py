@@ -71,7 +71,7 @@ def choose(
 
 def above(stages: dict[str, Stage], names: Iterable[str]) -> set[str]:
     """Return the stages that any of `names` rests on."""
-    waiting, found = list(names), set()
+    waiting, found = list(names), set[str]()
     while waiting:
         new = set(stages[waiting.pop()].upstream) - found
         found |= new

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from stages.tracking.tracking import flatten
 
 PICTURES = ("samples.png", "grids.png")
@@ -61,8 +63,6 @@ def data_url(file: Path) -> str:
 
 def halved(png: bytes) -> bytes:
     """Return a picture at half its width and height."""
-    from PIL import Image
-
     small = io.BytesIO()
     Image.open(io.BytesIO(png)).convert("RGB").reduce(2).save(small, "PNG", optimize=True)
     return small.getvalue()

@@ -40,8 +40,8 @@ def held(lock: Path, name: str, run: str) -> Iterator[None]:
                 note_of(lock).unlink(missing_ok=True)
     except Timeout:
         raise UserError(
-            f"{holder(lock)} is at work in this workspace; wait for it or cancel it, or try settings beside "
-            "it with overrides, which have a workspace of their own"
+            f"{holder(lock)} uses this workspace; wait for it or cancel it, or run other settings as "
+            "overrides, which have a workspace of their own"
         ) from None
 
 
