@@ -294,7 +294,7 @@ def test_a_plan_tells_what_a_run_would_do_without_a_server(toy_that_ran):
 
 def test_the_real_chain_goes_through_prefect(checkout, prefect_api):
     """One student's setting is overridden: it and the evaluation run, all else comes from the cache."""
-    overridden = "python -m fewstep run --set distill.one-step.train.steps=7"
+    overridden = "fewstep run --set distill.one-step.train.steps=7"
     said = checkout.sh(overridden, PREFECT_API_URL=prefect_api)
     assert "All stages are up to date: 9 cached, 2 completed." in said
     with get_client(sync_client=True) as client:
