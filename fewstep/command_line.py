@@ -128,13 +128,13 @@ def search(
         UserError: A folder holds no model, or an option does not fit it.
     """
     loaded = load(model, device)
-    searcher = registry.find("fewstep.searches", method)()
-    noise, conditions = drawn(loaded, sum(searcher.needs().values()) + report, seed, device)
+    wanted = sum(registry.find("fewstep.searches", method)().needs().values()) + report
+    noise, conditions = drawn(loaded, max(wanted, 1), seed, device)  # one shows whether it is deterministic
     found = call.search(
         loaded,
         noise,
         budgets=budgets,
-        method=searcher,
+        method=method,
         solver=solver,
         guidance=guidance,
         conditions=conditions,
@@ -233,9 +233,11 @@ def load(folder: Path, device: str) -> "Model":
 
 def drawn(model: "Model", count: int, seed: int, device: str) -> "tuple[Tensor, dict[str, Tensor]]":
     """Return noise (count, *shape) and what a model is conditioned on, (count,) each."""
-    config = model.config
-    numbers, drawing = range(count), {"shape": config.shape, "classes": config.classes, "batch": count}
-    return next(draws.draws("command line", seed, numbers, **drawing, device=device))
+    shape, classes = model.config.shape, model.config.classes
+    every = draws.draws(
+        "command line", seed, range(count), shape=shape, classes=classes, batch=count, device=device
+    )
+    return next(every)
 
 
 def grid_of(
@@ -251,7 +253,7 @@ def grid_of(
         return grid_in(file, steps)
     if own is not None and steps in (None, own.steps):
         return own
-    if model.config.trained_times == "grid":
+    if own is not None and model.config.trained_times == "grid":
         raise UserError(f"this student was trained for its own {own.steps} steps alone; leave --steps out")
     if steps is None:
         raise UserError("this model has no grid of its own; give --steps, or a --grid of `fewstep search`")
