@@ -85,7 +85,7 @@ class Garbage:
 
     title: str
     cost: str
-    """What its removal means for the user."""
+    """What its removal costs the user."""
     items: dict[str, list[Path]]
     """What there is of it, and the files and folders that each item lies in."""
     remove: Callable[[], None]
@@ -101,7 +101,7 @@ def collect(root: Path) -> list[Garbage]:
     """Return the garbage of the project at `root`; there may be none of a kind.
 
     Raises:
-        UserError: a stage is running, here or in an experiment's clone, or DVC cannot be asked.
+        UserError: A stage is running, here or in an experiment's clone, or DVC fails.
     """
     if busy := [folder.name for folder in scratch_folders(root) if in_use(folder)]:
         raise UserError(f"{busy[0].rpartition('.')[0]} is running; collect garbage when nothing runs")
@@ -122,14 +122,14 @@ def unused_cache(root: Path) -> Garbage:
     paths = repo.unused(root)
     return Garbage(
         title="DVC cache that no workspace, branch, tag or experiment uses",
-        cost="settings tried but not kept run anew if you return to them",
+        cost="stages run again if you return to settings that you tried but did not keep",
         items={f"{len(paths)} files": paths} if paths else {},
         remove=lambda: repo.drop_unused(root),
     )
 
 
 def old_scratch(root: Path) -> Garbage:
-    """Return scratch that today's settings would not go on with."""
+    """Return scratch that no stage would resume from with today's settings."""
     current = dict(current_scratch())
 
     def is_old(folder: Path) -> bool:
@@ -146,7 +146,7 @@ def old_scratch(root: Path) -> Garbage:
 
 
 def scratch_folders(root: Path) -> list[Path]:
-    """Return the project's own scratch; what lies in FEWSTEP_SCRATCH may be another clone's."""
+    """Return the project's own scratch; that in FEWSTEP_SCRATCH may be another clone's."""
     parent = root / ".fewstep" / "scratch"
     return [] if os.environ.get("FEWSTEP_SCRATCH") else sorted(parent.glob("[!.]*.*/"))
 
@@ -165,7 +165,7 @@ def current_scratch() -> Iterator[tuple[str, str | None]]:
 
 
 def old_entries(root: Path) -> Garbage:
-    """Return the measured entries that the newest evaluation did not use, and what killed ones half wrote.
+    """Return the entries that the newest evaluation did not use, and those that killed ones half wrote.
 
     An evaluation touches `began` when it starts, and then each entry it reads or writes
     (stages/evaluation/entries.py), so what it did not use is older. Without `began`, nothing is.
@@ -176,14 +176,14 @@ def old_entries(root: Path) -> Garbage:
     old = [file for file in sorted(folder.glob("*")) if file.stat().st_mtime_ns < since]
     return Garbage(
         title="evaluation entries that the newest evaluation did not use",
-        cost="earlier models and settings of the evaluation are measured anew if you return to them",
+        cost="earlier models and settings are measured again if you return to them",
         items={f"{len(old)} files": old} if old else {},
         remove=partial(for_each, partial(Path.unlink, missing_ok=True), old),
     )
 
 
 def old_artifacts(root: Path, outputs: Iterable[Path]) -> Garbage:
-    """Return what lies in artifacts/ and is no stage's output."""
+    """Return what is in artifacts/ but no stage's output."""
     old = list(strangers(root / "artifacts", set(outputs)))
     return Garbage(
         title="artifacts of stages that are no longer in params.yaml",
@@ -194,7 +194,7 @@ def old_artifacts(root: Path, outputs: Iterable[Path]) -> Garbage:
 
 
 def variants(root: Path) -> Garbage:
-    """Return the workspaces of overrides and sweeps, but for those where a flow is at work."""
+    """Return the workspaces of overrides and sweeps, except those that a flow uses."""
     old = [
         folder
         for folder in sorted((root / ".fewstep" / "variants").glob("*/"))
@@ -207,14 +207,14 @@ def variants(root: Path) -> Garbage:
 
     return Garbage(
         title="workspaces of overrides and sweeps",
-        cost="their results leave the disk, and are made anew if you return to those settings",
+        cost="their results leave the disk, and stages run again if you return to those settings",
         items={str(folder.relative_to(root)): [folder] for folder in old},
         remove=partial(for_each, remove, old),
     )
 
 
 def strangers(folder: Path, outputs: set[Path]) -> Iterator[Path]:
-    """Yield the topmost folders below `folder` that neither are, nor hold, nor lie in one of `outputs`."""
+    """Yield the topmost folders below `folder` that are not, do not hold and are not in one of `outputs`."""
     for path in sorted(folder.glob("*/")):
         if path in outputs:
             continue
@@ -234,7 +234,7 @@ def failed_runs(root: Path) -> Garbage:
         runs = failed_and_empty(client.search_runs(experiments, max_results=50_000))
     return Garbage(
         title="MLflow runs that failed or were interrupted",
-        cost="they leave the page; `mlflow gc` would remove them for good",
+        cost="they disappear from MLflow's page; `mlflow gc` removes them for good",
         items={f"{run.info.run_name} ({run.info.status.lower()})": [] for run in runs},
         remove=partial(for_each, lambda run: client.delete_run(run.info.run_id), runs),
     )
@@ -249,7 +249,7 @@ def failed_and_empty(runs: list[Any]) -> list[Any]:
 
 
 def in_use(folder: Path) -> bool:
-    """Return whether a process works in a scratch folder."""
+    """Return whether a process uses a scratch folder."""
     try:
         with FileLock(Scratch(folder).lock_file).acquire(timeout=0):
             return False
@@ -258,6 +258,6 @@ def in_use(folder: Path) -> bool:
 
 
 def remove_unless_in_use(folder: Path) -> None:
-    """Remove a scratch folder, if no process has begun to work in it meanwhile."""
+    """Remove a scratch folder, unless a process has begun to use it meanwhile."""
     with suppress(Timeout), FileLock(Scratch(folder).lock_file).acquire(timeout=0):
         shutil.rmtree(folder)

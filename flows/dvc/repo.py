@@ -27,7 +27,7 @@ _at_root = threading.Lock()
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A stage of dvc.yaml beside what dvc.lock remembers of its last run."""
+    """A stage of dvc.yaml, and what dvc.lock holds of its last run."""
 
     name: str
     upstream: tuple[str, ...]
@@ -39,9 +39,9 @@ class Stage:
     settings: dict[str, dict[str, Any]]
     """File -> dotted key -> value today."""
     settings_before: dict[str, dict[str, Any]] | None
-    """The same at the last run; None when dvc.lock knows of none."""
+    """The same at the last run; None if dvc.lock has no run."""
     changed: tuple[str | dict[str, dict[str, Any]], ...]
-    """What `dvc status` says of it; empty when nothing changed."""
+    """What `dvc status` reports; empty when nothing changed."""
 
 
 def read(root: Path) -> dict[str, Stage]:
@@ -68,7 +68,7 @@ def cache(root: Path) -> Path:
 
 
 def shares_by(root: Path) -> Literal["remote", "cache"] | None:
-    """Return by what `root` shares outputs with other machines: a remote, or a cache put elsewhere."""
+    """Return how `root` shares outputs with other machines: by a remote, or a cache outside of it."""
     config = _config(root)
     if "remote" in config["core"]:
         return "remote"
@@ -79,7 +79,7 @@ def lost(root: Path, stages: Iterable[str]) -> set[str]:
     """Return those of `stages` of which an output is neither in the cache nor in the remote.
 
     Raises:
-        UserError: the remote does not answer.
+        UserError: The remote does not answer.
     """
     with _opened(root) as repo:  # one stage at a time, since DVC lists equal files only once
         return {name for name in stages if "missing" in repo.status(targets=[name], cloud=True).values()}
@@ -91,18 +91,18 @@ def share(root: Path, clone: Path) -> None:
     with _config(clone).edit("local", validate=False) as private:
         private["remote"] = config["remote"]
         private["cache"] = {**config["cache"], "dir": str(cache(root))}
-        # Else DVC would keep a database for each clone of the past.
+        # Otherwise DVC keeps a database for each clone, for ever.
         private["core"] = {**config["core"], "site_cache_dir": str(clone / ".dvc" / "tmp" / "site")}
 
 
 def clear_locks(root: Path) -> list[str]:
-    """Remove DVC's locks, when nothing is at work in `root`; return whose they were.
+    """Remove DVC's locks, if no DVC runs in `root`; return whose they were.
 
-    The files that a living process would lock stay where they are; those whose very existence locks, and the
-    list of who reads and writes what, outlive a killed process, whose number may be another's by now.
+    Files that a living process locks stay. Files that lock by their existence, and the list of readers and
+    writers, outlive a killed process, and another process may have its number by now.
 
     Raises:
-        UserError: a dvc is at work after all.
+        UserError: A DVC runs there.
     """
     folder, owners = root / ".dvc" / "tmp", []
     hardlink = _config(root)["core"].get("hardlink_lock", False)
@@ -111,7 +111,7 @@ def clear_locks(root: Path) -> list[str]:
             owners += _owners(folder / "rwlock")
             (folder / "rwlock").unlink(missing_ok=True)
     except Timeout:
-        raise UserError(f"a dvc is at work in {root}; wait for it") from None
+        raise UserError(f"DVC is running in {root}; wait for it") from None
     for file in [*folder.glob("*.lock"), folder / "lock"] if hardlink else []:
         if file.exists():
             file.unlink()
@@ -122,7 +122,7 @@ def clear_locks(root: Path) -> list[str]:
 def unused(root: Path) -> list[Path]:
     """Return the cached files that no workspace, branch, tag or experiment of `root` uses.
 
-    In a cache that was put elsewhere (cache.dir) other clones may use them, so there are none.
+    A cache outside of the project (cache.dir) may serve other clones, so it has none.
     """
     if "dir" in _config(root)["cache"]:
         return []
@@ -152,7 +152,7 @@ class _Collector(logging.Handler):
 
 @contextmanager
 def _listed() -> Iterator[list[Path]]:
-    """Give the list of files that DVC's garbage collection would remove, which it hands to its log alone."""
+    """Give the list of files that DVC's garbage collection would remove, which only its log receives."""
     log, paths = logging.getLogger("dvc_data.hashfile.gc"), list[Path]()
     handler = _Collector(paths)
     log.addHandler(handler)

@@ -1,4 +1,4 @@
-"""What the environment limits: how many stages run at once, and how long each may take."""
+"""Limits from the environment: how many stages run at once, and how long each may take."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""The page of a stage's result as markdown: its picture, its numbers, and where there is more."""
+"""The page of a stage's result in markdown: its picture, its numbers, and links."""
 
 import base64
 import io

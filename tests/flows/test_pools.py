@@ -298,7 +298,7 @@ def test_a_place_belongs_to_one_project(toy, tmp_path):
             storage.check(toy.root, "0" * 40)
         toy.sh("git checkout -q --orphan other && git commit -qm another --allow-empty")
         with pytest.raises(
-            UserError, match=rf"another project's data: it was begun at commit {project[:12]}"
+            UserError, match=rf"another project's data: it began at commit {project[:12]}"
         ):
             storage.claim(toy.root)
         toy.sh(f"git checkout -qf {branch} && git branch -qD other")
