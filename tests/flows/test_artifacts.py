@@ -144,7 +144,7 @@ def test_what_cannot_be_shown_is_a_line_in_the_log(result, monkeypatch, broken):
         raise ConnectionError("no\nserver")
 
     def body():
-        artifacts.Progress("one")("one: step 1/2 (50 %), 0:39 left")
+        artifacts.Progress("one").move(record("one", "step", 1, 2, 39.0))
         artifacts.show("one", result.parent, ("out",))
 
     monkeypatch.setattr(artifacts, broken, fail)
@@ -168,7 +168,7 @@ def test_a_damaged_manifest_fails_no_stage(result, monkeypatch):
 def test_a_tracker_that_is_down_costs_the_link_only(result, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     flow_run = in_a_flow(lambda: artifacts.show("one", result.parent, ("out",)))
-    assert "MLflow run" not in artifacts(flow_run)["one"].data
+    assert "MLflow run" not in shown_by(flow_run)["one"].data
 
 
 @pytest.mark.parametrize("uri", ["", "sqlite:///mlflow.db"])
