@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .PHONY: run test check docs coverage ui deploy worker recover why gc bench clean
 
 run: .venv/.locked
-> python -m stages && python -m flows.pipeline && python -m flows.summary
+> fewstep run
 
 test: .venv/.locked
 > python -m pytest -n $$(($$(nproc) + 1)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(TESTS)
@@ -27,23 +27,22 @@ coverage: .venv/.locked
 > python -m pytest -n $$(($$(nproc) + 1)) --maxprocesses 4 --cov --cov-report=term-missing:skip-covered $(TESTS)
 
 ui: .venv/.locked
-> python -m flows.ui
+> fewstep ui
 
 deploy: .venv/.locked
-> for pool in driver cpu gpu; do prefect work-pool create --type process --overwrite $$pool || exit 1; done
-> prefect --no-prompt deploy --all --prefect-file infra/prefect.yaml
+> fewstep deploy
 
 worker: .venv/.locked
-> python -m flows.worker $(POOL)
+> fewstep worker $(POOL)
 
 recover: .venv/.locked
-> python -m flows.recover
+> fewstep recover
 
 why: .venv/.locked
-> python -m flows.why
+> fewstep why
 
 gc: .venv/.locked
-> python -m flows.gc
+> fewstep gc
 
 bench: .venv/.locked
 > for file in benchmarks/*.py; do python -m benchmarks.$$(basename $$file .py) || exit 1; done
@@ -51,7 +50,12 @@ bench: .venv/.locked
 clean:
 > rm -rf .venv .fewstep artifacts site .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.venv/.locked: requirements.lock
+# The project itself, for its command `fewstep`.
+.venv/.locked: .venv/.packages pyproject.toml
+> .venv/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+> touch $@
+
+.venv/.packages: requirements.lock
 > $(PYTHON) -m venv .venv
 > .venv/bin/pip install --quiet --requirement requirements.lock
 > touch $@

@@ -79,7 +79,7 @@ def main() -> None:
         port, log = ui.free_port(4200), top / "server.log"
         process = ui.start(server, port, log)
         os.sched_setaffinity(process.pid, {1})
-        flow, address = ["-m", "flows.pipeline"], {"PREFECT_API_URL": f"http://{ui.HOST}:{port}/api"}
+        flow, address = ["-m", "fewstep", "run"], {"PREFECT_API_URL": f"http://{ui.HOST}:{port}/api"}
         try:
             ui.wait_until_ready(server, port, log, process)
             with ThreadPoolExecutor() as pool:

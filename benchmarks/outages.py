@@ -89,7 +89,7 @@ class Place:
         if away and not seconds:
             self.servers[away].go_away()
         began = time.monotonic()
-        run = checkout.begin("python", "-m", "flows.pipeline", said=said)
+        run = checkout.begin("fewstep", "run", said=said)
         if away and seconds:
             wait_for(lambda: run.poll() is not None or when in said.read_text(), seconds=3600)
             self.servers[away].go_away()
@@ -100,7 +100,7 @@ class Place:
         if away and not seconds:
             self.servers[away].come_back()
         shown, known = self.shown(), self.metrics(name)
-        checkout.sh("python -m flows.pipeline")  # has nothing to do but deliver what waits
+        checkout.sh("fewstep run")  # has nothing to do but deliver what waits
         checkout.wait_for_senders()
         metrics = self.metrics(name)
         return Outcome(

@@ -1,13 +1,61 @@
-"""Garbage: lists what nothing uses any more, and removes it after a yes."""
+"""Garbage: what nothing uses any more, by kind; lists it, and removes it after a yes."""
 
-import argparse
-import sys
+import os
+import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+from etils.epy import lazy_imports
+from filelock import FileLock, Timeout
 
 from fewstep.errors import UserError
-from flows.garbage import collect
+from flows.dvc import repo
+from flows.workspaces import workspace_lock
+from stages.artifacts.plan import Plan
+from stages.artifacts.scratch import Scratch
+from stages.settings import checks, discovery
+
+with lazy_imports():  # loaded at first use
+    import mlflow
+
+
+def run(root: Path, yes: bool) -> None:
+    """List the garbage, and remove it after a yes; with `yes`, without asking.
+
+    Raises:
+        UserError: Something runs, or there is nobody to ask.
+    """
+    kinds = [kind for kind in collect(root) if kind.items]
+    for kind in kinds:
+        print(f"\n{kind.title}\n  ({kind.cost})")
+        for item, paths in kind.items.items():
+            print(f"  {item}" + (f", {readable(freed(paths))}" if paths else ""))
+    if not kinds:
+        print("Nothing to remove.")
+        return
+    everything = [path for kind in kinds for paths in kind.items.values() for path in paths]
+    print(f"\nRemoving it all frees {readable(freed(everything))}; a file linked elsewhere frees nothing.")
+    if yes or agreed():
+        for kind in kinds:
+            kind.remove()
+        print("Removed.")
+
+
+def agreed() -> bool:
+    """Ask for a yes.
+
+    Raises:
+        UserError: There is nobody to ask.
+    """
+    try:
+        return input("Remove? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        raise UserError("nothing removed: nobody there to say yes; `fewstep gc --yes` does not ask") from None
 
 
 def freed(paths: Iterable[Path]) -> int:
@@ -30,31 +78,184 @@ def readable(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def main() -> None:
-    """List the garbage; remove it after a yes, or at once with --yes."""
-    parser = argparse.ArgumentParser(prog="make gc", description=__doc__)
-    parser.add_argument("--yes", action="store_true", help="remove without asking")
-    agreed = parser.parse_args().yes
-    kinds = [pile for pile in collect(Path.cwd()) if pile.items]
-    for pile in kinds:
-        print(f"\n{pile.title}\n  ({pile.cost})")
-        for item, paths in pile.items.items():
-            print(f"  {item}" + (f", {readable(freed(paths))}" if paths else ""))
-    if not kinds:
-        print("Nothing to remove.")
-        return
-    everything = [path for pile in kinds for paths in pile.items.values() for path in paths]
-    print(f"\nRemoving it all frees {readable(freed(everything))}; a file linked elsewhere frees nothing.")
-    if agreed or input("Remove? [y/N] ").strip().lower() in ("y", "yes"):
-        for pile in kinds:
-            pile.remove()
-        print("Removed.")
+@dataclass(frozen=True, kw_only=True)
+class Garbage:
+    """One kind of garbage."""
+
+    title: str
+    cost: str
+    """What its removal costs the user."""
+    items: dict[str, list[Path]]
+    """What there is of it, and the files and folders that each item lies in."""
+    remove: Callable[[], None]
 
 
-if __name__ == "__main__":
+def for_each(remove: Callable[[Any], object], items: Iterable[Any]) -> None:
+    """Remove each item."""
+    for item in items:
+        remove(item)
+
+
+def collect(root: Path) -> list[Garbage]:
+    """Return the garbage of the project at `root`; there may be none of a kind.
+
+    Raises:
+        UserError: A stage is running, here or in an experiment's clone, or DVC fails.
+    """
+    if busy := [folder.name for folder in scratch_folders(root) if in_use(folder)]:
+        raise UserError(f"{busy[0].rpartition('.')[0]} is running; collect garbage when nothing runs")
+    stages = repo.read(root)
+    outputs = [root / out for stage in stages.values() for out in stage.outputs]
+    return [
+        unused_cache(root),
+        old_scratch(root),
+        old_entries(root),
+        old_artifacts(root, outputs),
+        variants(root),
+        failed_runs(root),
+    ]
+
+
+def unused_cache(root: Path) -> Garbage:
+    """Return the part of DVC's cache that neither the workspace nor a branch, tag or experiment uses."""
+    paths = repo.unused(root)
+    return Garbage(
+        title="DVC cache that no workspace, branch, tag or experiment uses",
+        cost="stages run again if you return to settings that you tried but did not keep",
+        items={f"{len(paths)} files": paths} if paths else {},
+        remove=lambda: repo.drop_unused(root),
+    )
+
+
+def old_scratch(root: Path) -> Garbage:
+    """Return scratch that no stage would resume from with today's settings."""
+    current = dict(current_scratch())
+
+    def is_old(folder: Path) -> bool:
+        stage = folder.name.rpartition(".")[0]
+        return current.get(stage, "") not in (None, folder.name)
+
+    old = [folder for folder in scratch_folders(root) if is_old(folder)]
+    return Garbage(
+        title="scratch of settings that are no longer in params.yaml",
+        cost="stages killed under those settings start from the beginning if you return to them",
+        items={folder.name: [folder] for folder in old},
+        remove=partial(for_each, remove_unless_in_use, old),
+    )
+
+
+def scratch_folders(root: Path) -> list[Path]:
+    """Return the project's own scratch; that in FEWSTEP_SCRATCH may be another clone's."""
+    parent = root / ".fewstep" / "scratch"
+    return [] if os.environ.get("FEWSTEP_SCRATCH") else sorted(parent.glob("[!.]*.*/"))
+
+
+def current_scratch() -> Iterator[tuple[str, str | None]]:
+    """Yield each stage of params.yaml and the name of its scratch, None while its inputs are out of date."""
+    params = checks.read_checked()
+    for stage in discovery.names():
+        for key in params.keys(stage):
+            address = discovery.address(stage, key)
+            try:
+                yield address, Scratch.of(address, Plan.read(params, stage, key).fingerprint).folder.name
+            except UserError:
+                yield address, None
+
+
+def old_entries(root: Path) -> Garbage:
+    """Return the entries that the newest evaluation did not use, and those that killed ones half wrote.
+
+    An evaluation touches `began` when it starts, and then each entry it reads or writes
+    (stages/evaluation/entries.py), so what it did not use is older. Without `began`, nothing is.
+    """
+    folder = root / ".fewstep" / "entries"
+    began = folder / "began"
+    since = began.stat().st_mtime_ns if began.exists() else 0
+    old = [file for file in sorted(folder.glob("*")) if file.stat().st_mtime_ns < since]
+    return Garbage(
+        title="evaluation entries that the newest evaluation did not use",
+        cost="earlier models and settings are measured again if you return to them",
+        items={f"{len(old)} files": old} if old else {},
+        remove=partial(for_each, partial(Path.unlink, missing_ok=True), old),
+    )
+
+
+def old_artifacts(root: Path, outputs: Iterable[Path]) -> Garbage:
+    """Return what is in artifacts/ but no stage's output."""
+    old = list(strangers(root / "artifacts", set(outputs)))
+    return Garbage(
+        title="artifacts of stages that are no longer in params.yaml",
+        cost="DVC's cache still has those that a branch, tag or experiment uses",
+        items={str(path.relative_to(root)): [path] for path in old},
+        remove=partial(for_each, shutil.rmtree, old),
+    )
+
+
+def variants(root: Path) -> Garbage:
+    """Return the workspaces of overrides and sweeps, except those that a flow uses."""
+    old = [
+        folder
+        for folder in sorted((root / ".fewstep" / "variants").glob("*/"))
+        if not workspace_lock.is_held(folder.with_suffix(".lock"))
+    ]
+
+    def remove(folder: Path) -> None:
+        shutil.rmtree(folder)
+        folder.with_suffix(".lock").unlink(missing_ok=True)
+
+    return Garbage(
+        title="workspaces of overrides and sweeps",
+        cost="their results leave the disk, and stages run again if you return to those settings",
+        items={str(folder.relative_to(root)): [folder] for folder in old},
+        remove=partial(for_each, remove, old),
+    )
+
+
+def strangers(folder: Path, outputs: set[Path]) -> Iterator[Path]:
+    """Yield the topmost folders below `folder` that are not, do not hold and are not in one of `outputs`."""
+    for path in sorted(folder.glob("*/")):
+        if path in outputs:
+            continue
+        if any(out.is_relative_to(path) for out in outputs):
+            yield from strangers(path, outputs)
+        else:
+            yield path
+
+
+def failed_runs(root: Path) -> Garbage:
+    """Return this machine's MLflow runs that failed or were killed; a shared tracker is left alone."""
+    database = root / ".fewstep" / "mlflow.db"
+    runs: list[Any] = []
+    if database.exists() and not os.environ.get("MLFLOW_TRACKING_URI"):
+        client = mlflow.MlflowClient(f"sqlite:///{database.resolve()}")
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        runs = failed_and_empty(client.search_runs(experiments, max_results=50_000))
+    return Garbage(
+        title="MLflow runs that failed or were interrupted",
+        cost="they disappear from MLflow's page; `mlflow gc` removes them for good",
+        items={f"{run.info.run_name} ({run.info.status.lower()})": [] for run in runs},
+        remove=partial(for_each, lambda run: client.delete_run(run.info.run_id), runs),
+    )
+
+
+def failed_and_empty(runs: list[Any]) -> list[Any]:
+    """Return the runs of stages that failed or were killed, and of pipelines that have no other stages."""
+    failed = [run for run in runs if run.info.status in ("FAILED", "KILLED")]
+    ids = {run.info.run_id for run in failed}
+    parents = {run.data.tags.get("mlflow.parentRunId") for run in runs if run.info.run_id not in ids}
+    return [run for run in failed if run.info.run_id not in parents]
+
+
+def in_use(folder: Path) -> bool:
+    """Return whether a process uses a scratch folder."""
     try:
-        main()
-    except UserError as error:
-        sys.exit(str(error))
-    except EOFError:
-        sys.exit("\nNothing removed: nobody there to say yes; `python -m flows.gc --yes` does not ask.")
+        with FileLock(Scratch(folder).lock_file).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def remove_unless_in_use(folder: Path) -> None:
+    """Remove a scratch folder, unless a process has begun to use it meanwhile."""
+    with suppress(Timeout), FileLock(Scratch(folder).lock_file).acquire(timeout=0):
+        shutil.rmtree(folder)

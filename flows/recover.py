@@ -1,33 +1,37 @@
-"""Recover: clear what a dead machine or a killed run has left: locks of dead processes, half-made variants.
+"""Clears what a dead machine or a killed run has left: locks of dead processes, half-made variants.
 
-It refuses while anything is at work here, and never ends a process.
+It refuses while anything runs here, and never ends a process.
 """
 
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from uuid import UUID
 
+import psutil
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Crashed
 
 from fewstep.errors import UserError
-from flows.dvc import repo
+from flows.dvc import repo, reproduce
 from flows.workspaces import workspace_lock
 
-WORKERS = ("dvc", "flows.pipeline", "flows.sweep", "flows.stage")
+PROGRAMS = ("dvc", Path(reproduce.__file__).name)
+FLOWS = ("run", "sweep")
+"""Commands of `fewstep` that change a workspace."""
 
 
 def recover(root: Path) -> list[str]:
-    """Clear what is left in a checkout and its variants; return a line for each thing that was done.
+    """Clear what is left in a checkout and its variants; return a line for each thing that was cleared.
 
     Raises:
-        UserError: something is at work there.
+        UserError: Something runs there.
     """
     variants = root / ".fewstep" / "variants"
     projects = [root, *sorted(path.parent for path in variants.glob("*/.dvc"))]
@@ -45,35 +49,35 @@ def recover(root: Path) -> list[str]:
 
 
 def refuse_while_alive(projects: list[Path], locks: list[Path]) -> None:
-    """Return if nothing is at work in these projects.
+    """Refuse projects in which something runs.
 
     Raises:
-        UserError: something is; the message names it.
+        UserError: Something runs; the message names it.
     """
     for lock in locks:
         if workspace_lock.is_held(lock):
-            raise UserError(f"{workspace_lock.holder(lock)} is at work; cancel it or wait for it")
+            raise UserError(f"{workspace_lock.holder(lock)} is running; cancel it or wait for it")
     if found := list(at_work(projects)):
-        raise UserError("these are at work here; end them or wait for them:\n" + "\n".join(found))
+        raise UserError("these are running here; end them or wait for them:\n" + "\n".join(found))
 
 
 def at_work(projects: list[Path]) -> Iterator[str]:
-    """Yield a line for each process of this machine that works in one of these projects."""
-    folders = {project.resolve() for project in projects}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-            here = (entry / "cwd").resolve() in folders
-        except OSError:  # it has ended, or is another person's
-            continue
-        if here and int(entry.name) != os.getpid() and any(map(works, words)):
-            yield f"  process {entry.name}: {' '.join(words)}"
+    """Yield a line for each process here that runs DVC, a flow or a stage in one of these projects."""
+    folders = {str(project.resolve()) for project in projects}
+    for process in psutil.process_iter(["pid", "cwd", "cmdline"]):  # None for what may not be read
+        words = process.info["cmdline"] or []
+        if process.info["cwd"] in folders and process.pid != os.getpid() and works(words):
+            yield f"  process {process.pid}: {' '.join(words)}"
 
 
-def works(word: str) -> bool:
-    """Return whether a word of a command line says that it is dvc, a flow or a stage."""
-    stage = re.fullmatch(r"stages\.\w+", word) is not None  # not the modules of its rooms, such as the sender
-    return stage or word in WORKERS or os.path.basename(word) == "dvc"
+def works(words: list[str]) -> bool:
+    """Return whether a command line is that of DVC, a flow or a stage."""
+    names = [os.path.basename(word) for word in words]
+    flow = any(name == "fewstep" and after in FLOWS for name, after in pairwise(names))
+    stage = any(
+        re.fullmatch(r"stages\.\w+", word) for word in words
+    )  # no module of a room, such as the sender
+    return flow or stage or not set(PROGRAMS).isdisjoint(names)
 
 
 def forget_holder(lock: Path) -> list[str]:
@@ -82,25 +86,12 @@ def forget_holder(lock: Path) -> list[str]:
         return []
     who, note = workspace_lock.holder(lock), workspace_lock.read_note(lock)
     workspace_lock.note_of(lock).unlink()
-    told = ""
+    marked = ""
     if note and PREFECT_API_URL.value():
         with suppress(Exception), get_client(sync_client=True) as client:
-            if not client.read_flow_run(UUID(note["id"])).state.is_final():
-                state = Crashed(message="its process or machine died; found by `python -m flows.recover`")
+            seen = client.read_flow_run(UUID(note["id"])).state
+            if seen and not seen.is_final():
+                state: State = Crashed(message="its process or machine died; found by `fewstep recover`")
                 client.set_flow_run_state(UUID(note["id"]), state, force=True)
-                told = ", and marked it Crashed in Prefect"
-    return [f"forgot {who}, which died{told}"]
-
-
-def main(root: Path) -> None:
-    """Recover, and say what was done."""
-    try:
-        done = recover(root)
-    except UserError as error:
-        sys.exit(str(error))
-    print("\n".join(done) or "There was nothing to recover.")
-    print("Go on with: python -m flows.pipeline")
-
-
-if __name__ == "__main__":
-    main(Path.cwd())
+                marked = ", and marked it Crashed in Prefect"
+    return [f"forgot {who}, which died{marked}"]

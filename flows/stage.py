@@ -1,7 +1,7 @@
 """One stage as a Prefect flow of its own, which a worker on another machine runs for the driver.
 
-The worker decides nothing: it runs the stage that it is asked for, at the driver's commit, on the driver's
-settings and dvc.lock, and hands the stage's entry of dvc.lock back as the message of its final state.
+The worker runs the requested stage at the driver's commit, with the driver's settings and dvc.lock. It
+returns the stage's entry of dvc.lock in the message of the flow's final state.
 """
 
 import json
@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
+from uuid import UUID
 
 import httpx
 from prefect import flow, get_run_logger
@@ -21,7 +22,7 @@ from prefect.states import Completed, Failed
 
 from fewstep.errors import UserError
 from flows import CHECKOUT
-from flows.dvc import lockfile, repo, storage
+from flows.dvc import commands, lockfile, repo, storage
 from flows.dvc.failures import StageError
 from flows.server import artifacts
 from flows.system import git
@@ -29,7 +30,7 @@ from flows.workspaces import clone
 
 SECONDS_BETWEEN_BEATS = 10
 MISTAKE = "Mistake"
-"""Name of the state of a stage that another try would not help."""
+"""Name of the final state of a stage that failed and would fail again."""
 
 
 @flow(name="fewstep-stage", flow_run_name="{stage}", persist_result=False)
@@ -48,18 +49,18 @@ def run_stage(
     Args:
         stage: Its name in dvc.yaml, key included.
         commit: The driver's commit.
-        project: The first commit of the project, which marks the place where outputs are shared.
+        project: The first commit of the project, which marks the storage where outputs are shared.
         lock: The text of the driver's dvc.lock.
         params: The text of the driver's params.yaml.
-        tracking: Variables that say under what the tracker records the stage.
+        tracking: Variables that name the experiment and the run that the tracker records the stage under.
         force: Run it even if there is its result.
-        seconds: How long it may take; None is for ever.
+        seconds: How long it may take; None for no limit.
 
     Returns:
         Completed or Cached, with the stage's entry of dvc.lock as the last line of the message; Failed or
         Mistake with what went wrong.
     """
-    # What outlives a run lies in the checkout: scratch, in which a stage goes on, and records.
+    # Persistent state is in the checkout: scratch, from which a stage resumes, and records of runs.
     os.environ |= {"DVC_ROOT": str(CHECKOUT)} | tracking
     log = get_run_logger().info
     try:
@@ -67,23 +68,26 @@ def run_stage(
         storage.check(CHECKOUT, project)
         with beating(), clone.clone(CHECKOUT, str(flow_run.get_id()), lock, params) as root:
             clone.bring_in(stage, root, log)
-            progress = artifacts.Progress(stage)
-            outcome = repo.reproduce(stage, root, progress, force=force, seconds=seconds)
+            progress = artifacts.Progress(stage).move
+            outcome = commands.reproduce(stage, root, log, progress=progress, force=force, seconds=seconds)
             clone.send_out(stage, root, log)
             entry = lockfile.entry(root, stage)
+            assert entry is not None  # DVC has just written it
             if repo.shares_by(root) == "remote":  # else the driver has the output here, and shows it
                 artifacts.show(stage, root, tuple(out["path"] for out in entry["outs"]))
     except (UserError, StageError) as error:
         again = isinstance(error, StageError) and error.transient
         return Failed(name="Failed" if again else MISTAKE, message=str(error))
-    return Completed(name="Completed" if outcome == "ran" else "Cached", message=told(stage, outcome, entry))
+    return Completed(
+        name="Completed" if outcome == "ran" else "Cached", message=handed_back(stage, outcome, entry)
+    )
 
 
 def refuse_another_commit(checkout: Path, commit: str) -> None:
-    """See to it that a worker's checkout is what the driver's is.
+    """Refuse a worker's checkout that is not equal to the driver's.
 
     Raises:
-        UserError: it is at another commit, or was changed.
+        UserError: It is at another commit, or has changes.
     """
     if (own := git.commit(checkout)) != commit:
         raise UserError(
@@ -93,21 +97,21 @@ def refuse_another_commit(checkout: Path, commit: str) -> None:
     clone.check_clean(checkout, "the worker's")
 
 
-def told(stage: str, outcome: repo.Outcome, entry: dict[str, Any] | None) -> str:
-    """Return the message that hands an entry back: one line for people, one for `heard`."""
+def handed_back(stage: str, outcome: commands.Outcome, entry: dict[str, Any]) -> str:
+    """Return the message that hands an entry back: one line for people, one for `taken`."""
     return f"{stage}: {outcome}\n{json.dumps([outcome, entry])}"
 
 
-def heard(message: str) -> tuple[repo.Outcome, dict[str, Any]]:
-    """Return the outcome and the entry that `told` wrote."""
+def taken(message: str) -> tuple[commands.Outcome, dict[str, Any]]:
+    """Return the outcome and the entry that `handed_back` wrote."""
     outcome, entry = json.loads(message.rpartition("\n")[2])
     return outcome, entry
 
 
 @contextmanager
 def beating() -> Iterator[None]:
-    """Touch the record of this run now and then, so that the driver notices when its machine dies."""
-    over, run = Event(), flow_run.get_id()
+    """Update the record of this run regularly, so that the driver notices when this machine dies."""
+    over, run = Event(), UUID(flow_run.get_id())
 
     def beat() -> None:
         with get_client(sync_client=True) as client:

@@ -1,7 +1,6 @@
-"""The table at the end of a run: how far each model is from the data, at what NFE and what cost."""
+"""The table at the end of a run: the distance of each model to the data, its NFE and its cost."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,18 @@ def read_rows(evaluation: Path) -> list[dict[str, Any]]:
     """Return the rows of metrics.json.
 
     Raises:
-        UserError: there is none yet.
+        UserError: There is none yet.
     """
     try:
         return json.loads((evaluation / "metrics.json").read_text())["rows"]
     except FileNotFoundError:
-        raise UserError(f"{evaluation} has no metrics.json yet; `make run` makes it") from None
+        raise UserError(f"{evaluation} has no metrics.json yet; `fewstep run` makes it") from None
 
 
 def table(rows: list[dict[str, Any]], timings: dict[str, float]) -> Table:
     """Lay out a row for each model and NFE, students in bold.
 
-    The floor stands beside the distance at its own number of samples: of few samples it is larger.
+    The floor stands beside the distance at the same number of samples, since both fall with that number.
 
     Args:
         rows: Rows of metrics.json.
@@ -59,16 +58,11 @@ def table(rows: list[dict[str, Any]], timings: dict[str, float]) -> Table:
     return grid
 
 
-def main() -> None:
-    """Print the table and where the report is."""
-    try:
-        rows = read_rows(EVALUATION)
-    except UserError as error:
-        sys.exit(str(error))
-    console = Console()
-    console.print(table(rows, timings.read()))
-    print(f"\nReport: {(EVALUATION / 'report.html').resolve()}")  # unwrapped, so that it can be clicked
+def show(evaluation: Path) -> None:
+    """Print the table and where the report is.
 
-
-if __name__ == "__main__":
-    main()
+    Raises:
+        UserError: There are no results yet.
+    """
+    Console().print(table(read_rows(evaluation), timings.read()))
+    print(f"\nReport: {(evaluation / 'report.html').resolve()}")  # unwrapped, so that it can be clicked

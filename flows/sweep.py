@@ -1,13 +1,11 @@
 """A sweep: the pipeline for each of several settings, each in a workspace of its own, and one table of all.
 
 Variants run side by side, as many stages at once as in one pipeline. What they have in common is made once:
-they share DVC's cache, and of stages that are the same one waits for the other. As a command:
-`python -m flows.sweep --grid distill.boss-4.train.steps=[200,400] --grid seed=[0,1]`.
+they share DVC's cache, and equal stages wait for each other.
 """
 
-import argparse
 import json
-import sys
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,19 +15,22 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, State
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from rich.console import Console
 from rich.table import Table
 
 from fewstep.errors import UserError
-from flows.pipeline import pipeline, stages_at_once
-from flows.planning.request import overrides as decode
+from flows.pipeline import pipeline
+from flows.planning.request import SweepRequest, takes
+from flows.planning.time_limits import stages_at_once
 from flows.server import connection
 from flows.system import processes
-from flows.workspaces import variant
+from flows.workspaces.variant import Variant
+from stages.settings.params import canonical
 
-EXPERIMENT = "fewstep-sweep"
 MEASURE = "fd_clf"
+
+runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=stages_at_once())
 
 
 @task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
@@ -41,59 +42,54 @@ def run_variant(name: str, root: Path, overrides: dict[str, Any], experiment: st
     return state
 
 
-@flow(
-    name="fewstep sweep", task_runner=ThreadPoolTaskRunner(max_workers=stages_at_once()), persist_result=False
-)
-def sweep(
-    root: Path = Path(),
-    grid: dict[str, list[Any]] | None = None,
-    variants: list[dict[str, Any]] | None = None,
-    experiment: str = EXPERIMENT,
-) -> State:
+@flow(name="fewstep sweep", task_runner=runner, persist_result=False)
+@takes(SweepRequest)
+def sweep(root: Path = Path(), **asked: Any) -> State:
     """Run the pipeline with several settings and compare the results.
 
     Args:
         root: The project's folder, which holds dvc.yaml.
-        grid: Values to try by dotted setting, such as {"distill.boss-4.train.steps": [200, 400]}; every
-            combination is a variant.
-        variants: Further variants, each by its settings, such as {"seed": 1}.
-        experiment: The MLflow experiment that all are recorded under.
+        **asked: The fields of SweepRequest.
 
     Returns:
         Completed, or Failed if a variant is; the message is a table of all.
     """
-    root = root.resolve()
+    request = SweepRequest(**asked)
     try:
-        wanted = combinations(grid or {}, variants or [])
-        for overrides in wanted:  # all of them, before the first runs
-            variant.settings(root, overrides)
+        variants = wanted(root, request)  # all of them, before the first runs
     except UserError as error:
         return Failed(message=str(error))
-    states = run_all(root, wanted, experiment)
+    states = run_all(variants, request.experiment)
     if any(state.is_cancelled() for state in states):
-        return Cancelled(message="cancelled; the next sweep goes on where this one stopped")
-    rows = [
-        row(overrides, state, variant.folder(root, overrides))
-        for overrides, state in zip(wanted, states, strict=True)
-    ]
+        return Cancelled(message="cancelled; the next sweep continues where this one stopped")
+    rows = [row(variant, state) for variant, state in zip(variants, states, strict=True)]
     create_table_artifact(rows, key="sweep", description=f"{MEASURE} of each model@NFE, by variant")
     bad = [line for line in rows if line["state"] != "Completed"]
     message = f"{len(rows) - len(bad)} of {len(rows)} variants completed\n{text(rows)}"
     return Failed(message=message) if bad else Completed(message=message)
 
 
-def run_all(root: Path, wanted: list[dict[str, Any]], experiment: str) -> list[State]:
-    """Run all variants, and return how each ended."""
+def wanted(root: Path, request: SweepRequest) -> list[Variant]:
+    """Return the variants that a sweep asks for, checked.
+
+    Raises:
+        UserError: There is none, or a setting is wrong.
+    """
+    return [Variant.of(root, overrides) for overrides in combinations(request.grid, request.variants)]
+
+
+def run_all(variants: list[Variant], experiment: str) -> list[State]:
+    """Run all variants, and return their final states."""
     with processes.family():
         try:
-            names = [f"{flow_run.get_name()}-{variant.name_of(overrides)}" for overrides in wanted]
+            names = [f"{flow_run.get_name()}-{variant.name}" for variant in variants]
             futures = [
-                run_variant.submit(name, root, overrides, experiment)
-                for name, overrides in zip(names, wanted, strict=True)
+                run_variant.submit(name, variant.root, variant.overrides, experiment)
+                for name, variant in zip(names, variants, strict=True)
             ]
             for future in futures:
                 future.wait()
-        except BaseException:  # Control-C or a termination: no stage shall be left
+        except BaseException:  # Control-C or a termination: leave no stage behind
             processes.stop_all()
             raise
     return [future.state for future in futures]
@@ -103,22 +99,22 @@ def combinations(grid: dict[str, list[Any]], variants: list[dict[str, Any]]) -> 
     """Return the overrides of each variant, none twice.
 
     Raises:
-        UserError: there is none, or a setting of the grid has no list of values.
+        UserError: There is none, or a setting of the grid has no list of values.
     """
     for key, values in grid.items():
         if not (isinstance(values, list) and values):
             raise UserError(f"the grid needs a list of values for {key}, such as [1, 2], got {values!r}")
     crossed = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())] if grid else []
-    found = {variant.name_of(overrides): overrides for overrides in crossed + variants if overrides}
+    found = {canonical(overrides): overrides for overrides in crossed + variants if overrides}
     if not found:
         raise UserError("a sweep needs a grid or variants, such as --grid seed=[0,1]")
     return list(found.values())
 
 
-def row(overrides: dict[str, Any], state: State, place: Path) -> dict[str, Any]:
+def row(variant: Variant, state: State) -> dict[str, Any]:
     """Return a variant's line of the table."""
-    line = {"variant": place.name, "settings": described(overrides), "state": state.name}
-    metrics = place / "artifacts" / "evaluate" / "metrics.json"
+    line = {"variant": variant.name, "settings": described(variant.overrides), "state": state.name}
+    metrics = variant.folder / "artifacts" / "evaluate" / "metrics.json"
     if state.is_completed() and metrics.exists():
         headline = json.loads(metrics.read_text())["headline"]
         line |= {model: found[MEASURE] for model, found in headline.items() if MEASURE in found}
@@ -143,23 +139,15 @@ def text(rows: list[dict[str, Any]]) -> str:
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
-def main(root: Path, arguments: list[str]) -> None:
-    """Run the sweep and end the process with its table."""
-    parser = argparse.ArgumentParser(prog="python -m flows.sweep", description="Compare several settings.")
-    parser.add_argument("--grid", action="append", default=[], metavar="KEY=[VALUE,...]", help="all values")
-    parser.add_argument("--experiment", default=EXPERIMENT, metavar="NAME", help="the MLflow experiment")
-    asked = parser.parse_args(arguments)
-    try:
-        grid = decode(asked.grid)
-        for overrides in combinations(grid, []):
-            variant.settings(root, overrides)
-        connection.check()
-    except UserError as error:
-        sys.exit(str(error))
-    state = sweep(root, grid=grid, experiment=asked.experiment, return_state=True)
+def run(root: Path, request: SweepRequest) -> None:
+    """Run the sweep and print its table.
+
+    Raises:
+        UserError: A setting is wrong, no server answers, or a variant failed.
+    """
+    wanted(root, request)  # before waiting for a server
+    connection.check()
+    state = sweep(root, **asdict(request), return_state=True)
+    if not state.is_completed():
+        raise UserError(state.message)
     print(state.message)
-    sys.exit(0 if state.is_completed() else 1)
-
-
-if __name__ == "__main__":
-    main(Path.cwd(), sys.argv[1:])

@@ -9,7 +9,8 @@ import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.request import urlopen
+
+import httpx
 
 from fewstep.errors import UserError
 from stages.tracking.sender import scrub
@@ -22,11 +23,11 @@ ENDS = (signal.SIGTERM, signal.SIGHUP)  # beside Ctrl-C: a closed terminal must 
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """A server: how it is started, and how it says that it is ready."""
+    """A server: how it is started, and where it reports that it is ready."""
 
     name: str
     elsewhere: str
-    """The variable that names a server which is already running."""
+    """The variable that names a server that runs already."""
     port: int
     """The port it gets if that is free."""
     arguments: tuple[str, ...]
@@ -34,9 +35,9 @@ class Server:
     health: str
     """Path of a page that answers once it is ready."""
     use: str = ""
-    """What to do in another terminal so that it shows what is run there; {} is its address."""
+    """What to type in another terminal so that it shows runs started there; {} is its address."""
     environment: dict[str, str] = field(default_factory=dict)
-    """What it is told by variables; others on this machine may read its command line."""
+    """Its variables. Secrets belong here, since others on this machine can read its command line."""
 
 
 def servers(root: Path) -> list[Server]:
@@ -65,18 +66,18 @@ def servers(root: Path) -> list[Server]:
             port=4200,
             arguments=("prefect", "server", "start"),
             health="/api/health",
-            # The stages need no such word for MLflow: alone, they write to the database that it shows.
-            use="  (to watch `make run` there: export PREFECT_API_URL={}/api)",
+            # MLflow needs no such line: by default, stages write to the database that it shows.
+            use="  (to watch `fewstep run` there: export PREFECT_API_URL={}/api)",
             environment={"PREFECT_UI_API_URL": "/api"},  # else its page asks port 4200, whatever its own is
         ),
     ]
 
 
 def serve(root: Path) -> None:
-    """Start the servers, say where they are, and stop them at Ctrl-C.
+    """Start the servers, print their addresses, and stop them at Ctrl-C.
 
     Raises:
-        UserError: one ended by itself or was not ready in time; with the end of its log.
+        UserError: One ended by itself or was not ready in time; the message has the end of its log.
     """
     logs = root / ".fewstep" / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -116,11 +117,12 @@ def wait_until_ready(server: Server, port: int, log: Path, process: subprocess.P
     """Return when the server answers.
 
     Raises:
-        UserError: it ended or took too long.
+        UserError: It ended or took too long.
     """
     deadline = time.monotonic() + SECONDS_TO_START
     while process.poll() is None and time.monotonic() < deadline:
-        with suppress(OSError), urlopen(f"http://{HOST}:{port}{server.health}", timeout=5):
+        with suppress(httpx.HTTPError):
+            httpx.get(f"http://{HOST}:{port}{server.health}", timeout=5).raise_for_status()
             return
         time.sleep(0.2)
     end = scrub("\n".join(log.read_text().splitlines()[-8:]))
@@ -139,7 +141,7 @@ def free_port(wanted: int) -> int:
     """Return the first port from `wanted` on that nobody listens on.
 
     Raises:
-        UserError: a hundred ports are taken.
+        UserError: A hundred ports are taken.
     """
     for port in range(wanted, wanted + 100):
         with socket.socket() as probe, suppress(OSError):
@@ -147,10 +149,3 @@ def free_port(wanted: int) -> int:
             probe.bind((HOST, port))
             return port
     raise UserError(f"no port from {wanted} to {wanted + 99} is free on {HOST}")
-
-
-if __name__ == "__main__":
-    try:
-        serve(Path.cwd())
-    except UserError as error:
-        sys.exit(str(error))

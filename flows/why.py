@@ -1,15 +1,12 @@
-"""Why: what makes each stage stale: a setting, its VERSION, an input, or that it never ran."""
+"""Why each stage will run: a setting, its VERSION or an input changed, or it never ran."""
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from fewstep.errors import UserError
 from flows.dvc import repo
 
 MISSING = object()
@@ -83,10 +80,3 @@ def table(found: dict[str, list[str]]) -> Table:
     for name, lines in found.items():
         grid.add_row(name, "\n".join(lines) or "[green]up to date[/green]")
     return grid
-
-
-if __name__ == "__main__":
-    try:
-        Console().print(table(why(Path.cwd())))
-    except UserError as error:
-        sys.exit(str(error))

@@ -1,16 +1,17 @@
-"""A worker of a pool on this machine, until Ctrl-C: `python -m flows.worker gpu`."""
+"""A worker of a pool on this machine, until Ctrl-C."""
 
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from typing import NoReturn
 
 from fewstep.errors import UserError
 from flows import CHECKOUT, HOME
-from flows.pipeline import stages_at_once
+from flows.planning.time_limits import stages_at_once
 
-# In seconds; the server calls a worker offline that missed three heartbeats.
+# In seconds; a worker is offline for the server after three missed heartbeats.
 QUICK = {"PREFECT_WORKER_HEARTBEAT_SECONDS": "10", "PREFECT_WORKER_QUERY_SECONDS": "2"}
 
 
@@ -33,15 +34,15 @@ def gpus() -> int:
 
 
 def environment(pool: str) -> dict[str, str]:
-    """Return what the worker's flow runs find in their environment, beside all that is set here.
+    """Return the environment of the worker and its flow runs.
 
     Raises:
-        UserError: no server is named.
+        UserError: No server is named.
     """
     if not os.environ.get("PREFECT_API_URL"):
         raise UserError(
             "a worker needs the address of the Prefect server: "
-            "export PREFECT_API_URL=http://HOST:4200/api (`make ui` starts one here)"
+            "export PREFECT_API_URL=http://HOST:4200/api (`fewstep ui` starts one here)"
         )
     found = QUICK | os.environ | {"FEWSTEP_CHECKOUT": str(CHECKOUT), "PREFECT_HOME": str(HOME)}
     if pool == "gpu" and (count := gpus()) > 1:
@@ -49,8 +50,12 @@ def environment(pool: str) -> dict[str, str]:
     return found
 
 
-def main(pool: str, *options: str) -> None:
-    """Become the worker; `options` are further ones of `prefect worker start`."""
+def become(pool: str, options: tuple[str, ...] = ()) -> NoReturn:
+    """Become the worker; `options` are further ones of `prefect worker start`.
+
+    Raises:
+        UserError: No server is named.
+    """
     found = environment(pool)
     # With its type, the worker makes the pool if the server has none of that name.
     command = ["worker", "start", "--type", "process", "--pool", pool, "--limit", str(limit(pool)), *options]
@@ -58,10 +63,3 @@ def main(pool: str, *options: str) -> None:
     # Prefect ends a worker by an interrupt, which a shell has ignored by what it runs in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.execve(sys.executable, [sys.executable, "-m", "prefect", *command], found)
-
-
-if __name__ == "__main__":
-    try:
-        main(*sys.argv[1:])
-    except UserError as error:
-        sys.exit(str(error))

@@ -1,1 +1,1 @@
-"""All that is asked of DVC."""
+"""DVC: the state of a project, its commands, and the storage that machines share."""

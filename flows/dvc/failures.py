@@ -1,18 +1,19 @@
-"""How a stage that DVC ran has failed, read from what both of them printed."""
+"""How a stage that DVC ran has failed."""
 
-import re
+import json
 import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 LINES_OF_A_FAILURE = 12
-A_SHELL_SAW_SIGNAL = 128  # plus its number
-EXIT_STATUS = re.compile(r"exited with (-?\d+)$")
+SHELL_SIGNAL = 128  # a shell that waits for its command adds this to the number of the signal that ended it
 
 
 class StageError(RuntimeError):
-    """A stage ended badly; the message is its own, or the end of what it and DVC printed.
+    """A stage failed; the message is its own, or the end of what it and DVC printed.
 
-    It is transient, so that another try may pass, if the stage crashed or was killed, or DVC itself
-    failed. A stage that ends with a message of its own names what the user has to mend.
+    It is transient, so that a retry may succeed, if the stage crashed or was killed, or if DVC itself failed.
     """
 
     def __init__(self, stage: str, message: str, *, transient: bool) -> None:
@@ -21,35 +22,48 @@ class StageError(RuntimeError):
         self.transient = transient
 
 
-def failure(stage: str, lines: list[str]) -> StageError:
-    """Return what `dvc repro` of one stage ended with, from the lines that it and the stage printed."""
-    # DVC prints "> command", lets the command speak, and reports how it ended.
-    start = next((at + 1 for at, line in enumerate(lines) if line.startswith("> ")), 0)
-    for end, line in enumerate(lines):
-        if line.startswith("ERROR: failed to reproduce") and (found := EXIT_STATUS.search(line)):
-            return _command_failure(stage, int(found.group(1)), lines[start:end])
-    return StageError(
-        stage, f"{stage}: DVC failed\n" + "\n".join(lines[-LINES_OF_A_FAILURE:]), transient=True
-    )
+def failure(
+    stage: str, dvc: dict[str, Any] | None, own: dict[str, Any] | None, lines: Sequence[str]
+) -> StageError:
+    """Return the failure of a stage.
+
+    Args:
+        stage: Its name in dvc.yaml.
+        dvc: What flows/dvc/reproduce.py wrote; None if it was killed.
+        own: What the stage wrote (stages/process/records.py); None if it was killed or is not one of ours.
+        lines: What both printed.
+    """
+    end = list(lines[-LINES_OF_A_FAILURE:])
+    if dvc is None or dvc["status"] is None:
+        error = [dvc["error"]] if dvc and dvc["error"] not in end else []
+        return StageError(stage, "\n".join([f"{stage}: DVC failed", *end, *error]), transient=True)
+    crashed = own is not None and own["outcome"] == "crash"
+    if own is not None and not crashed:
+        return StageError(stage, f"{stage}: {own['message']}", transient=False)
+    status = dvc["status"]
+    number = -status if status < 0 else status - SHELL_SIGNAL
+    if number > 0:
+        killed = f"{stage} was killed by signal {number}"
+        return StageError(stage, "\n".join([killed, *end]), transient=number != signal.SIGINT)
+    ended = f"{stage} ended with exit status {status}"
+    return StageError(stage, "\n".join([ended, *end]), transient=crashed)
 
 
 def timeout(stage: str, seconds: float | None) -> StageError:
-    """Return the failure of a stage that was stopped when its time was over; another try has no more time."""
+    """Return the failure of a stage that was stopped at its time limit; a retry has no more time."""
     return StageError(
         stage,
-        f"{stage} took longer than the {seconds:g} s that FEWSTEP_STAGE_TIMEOUT allows, and was stopped; "
-        "what it did is kept, so raise the limit or just go on",
+        f"{stage} took longer than the {seconds:g} s that FEWSTEP_STAGE_TIMEOUT allows, and was stopped. "
+        "Its work so far is kept: raise the limit or run again",
         transient=False,
     )
 
 
-def _command_failure(stage: str, status: int, told: list[str]) -> StageError:
-    if status > A_SHELL_SAW_SIGNAL:  # some shells wait for the command instead of becoming it
-        status = A_SHELL_SAW_SIGNAL - status
-    crashed = status < 0 or "Traceback (most recent call last):" in told
-    if told and not crashed:  # it ended with a message, after its lines of progress
-        last = max((at for at, line in enumerate(told) if line.startswith(f"{stage}: ")), default=-1)
-        return StageError(stage, "\n".join(told[last:]), transient=False)
-    how = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
-    message = "\n".join([f"{stage} {how}", *told[-LINES_OF_A_FAILURE:]])
-    return StageError(stage, message, transient=status != -signal.SIGINT)
+def stopped(stage: str) -> StageError:
+    """Return the failure of a stage that was stopped because its flow is."""
+    return StageError(stage, f"{stage} was stopped with its flow", transient=False)
+
+
+def written(file: Path) -> dict[str, Any] | None:
+    """Return what a child wrote, None if it wrote nothing."""
+    return json.loads(file.read_text()) if file.exists() else None

@@ -1,9 +1,12 @@
-"""Entries of dvc.lock, one a stage: what a worker hands back, and how the driver keeps it."""
+"""Entries of dvc.lock, one for each stage: a worker returns one, and the driver merges it."""
 
 import os
 import threading
 from pathlib import Path
 from typing import Any
+
+from dvc.repo import Repo
+from dvc.utils.serialize import dump_yaml, parse_yaml
 
 FILE = "dvc.lock"
 
@@ -17,16 +20,13 @@ def text(root: Path) -> str:
 
 
 def entry(root: Path, stage: str) -> dict[str, Any] | None:
-    """Return what dvc.lock of `root` says of a stage; None if it knows of none."""
+    """Return the entry of a stage in dvc.lock of `root`; None if it has none."""
     return _stages(root).get(stage)
 
 
 def merge(root: Path, stage: str, entry: dict[str, Any]) -> None:
-    """Put the entry of a stage into dvc.lock, as DVC writes it and whole at any time."""
-    from dvc.repo import Repo
-    from dvc.utils.serialize import dump_yaml
-
-    # DVC's own lock is held against other processes, and does not know threads.
+    """Put the entry of a stage into dvc.lock, in DVC's format; the file is complete at any time."""
+    # DVC's own lock excludes other processes, but not threads.
     with _merging, Repo(str(root), _wait_for_lock=True) as opened, opened.lock:
         stages = _stages(root) | {stage: entry}
         fresh = root / f"{FILE}.tmp"
@@ -35,6 +35,4 @@ def merge(root: Path, stage: str, entry: dict[str, Any]) -> None:
 
 
 def _stages(root: Path) -> dict[str, Any]:
-    from dvc.utils.serialize import parse_yaml
-
     return (parse_yaml(text(root), FILE) or {}).get("stages", {})

@@ -1,35 +1,33 @@
-"""All that is asked of DVC: the graph, what changed, one stage's turn, and the unused cache."""
+"""A project as DVC sees it: its stages, what changed, where its outputs are shared, and the unused cache."""
 
 import json
-import os
-import subprocess
-import sys
+import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import chdir, contextmanager, nullcontext
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal
 
+from dvc.config import Config
+from dvc.dependency import ParamsDependency
+from dvc.exceptions import DvcException
+from dvc.logger import set_loggers_level
+from dvc.repo import Repo
 from filelock import FileLock, Timeout
 
 from fewstep.errors import UserError
-from flows.dvc.failures import StageError, failure, timeout
-from flows.system import processes
-from stages.tracking import recording
 
-Outcome = Literal["ran", "cached", "unchanged"]
-
-HINTS = ("To track the changes", "\tgit add", "To enable auto staging", "\tdvc config", "Use `dvc push`")
-KEEP = ("--workspace", "--all-branches", "--all-tags", "--all-experiments")
+KEEP = dict.fromkeys(("workspace", "all_branches", "all_tags", "all_experiments"), True)
+"""What keeps a cached file from garbage collection."""
 
 _at_root = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A stage of dvc.yaml beside what dvc.lock remembers of its last run."""
+    """A stage of dvc.yaml, and what dvc.lock holds of its last run."""
 
     name: str
     upstream: tuple[str, ...]
@@ -41,9 +39,9 @@ class Stage:
     settings: dict[str, dict[str, Any]]
     """File -> dotted key -> value today."""
     settings_before: dict[str, dict[str, Any]] | None
-    """The same at the last run; None when dvc.lock knows of none."""
+    """The same at the last run; None if dvc.lock has no run."""
     changed: tuple[str | dict[str, dict[str, Any]], ...]
-    """What `dvc status` says of it; empty when nothing changed."""
+    """What `dvc status` reports; empty when nothing changed."""
 
 
 def read(root: Path) -> dict[str, Stage]:
@@ -64,106 +62,26 @@ def read(root: Path) -> dict[str, Stage]:
         return {name: _stage(nodes[name], upstream[name], changed.get(name, ())) for name in order}
 
 
-def reproduce(
-    stage: str,
-    root: Path,
-    log: Callable[[str], None],
-    *,
-    force: bool = False,
-    seconds: float | None = None,
-) -> Outcome:
-    """Give one stage its turn, in a child process; say whether it ran, was restored, or had nothing to do.
-
-    Args:
-        stage: Its name in dvc.yaml, key included.
-        root: The folder of dvc.yaml.
-        log: Called with each line the stage prints.
-        force: Run it even if there is its result.
-        seconds: How long it may take; None is for ever.
-
-    Returns:
-        "ran", "cached" (restored from the run-cache) or "unchanged".
-
-    Raises:
-        StageError: the stage, or DVC, ended badly, or its time was over.
-    """
-    pull = ["--pull"] if shares_by(root) == "remote" else []
-    arguments, again = ["repro", "--single-item", *pull], {}
-    if force:
-        arguments, again = [*arguments, "--force"], {"FEWSTEP_AGAIN": "1"}
-    lines = run(stage, root, [*arguments, stage], log, seconds=seconds, environment=again)
-    if any(line.startswith(f"Running stage '{stage}'") for line in lines):
-        return "ran"
-    return "cached" if any("is cached - skipping run" in line for line in lines) else "unchanged"
-
-
-def run(
-    stage: str,
-    root: Path,
-    arguments: list[str],
-    log: Callable[[str], None],
-    *,
-    seconds: float | None = None,
-    environment: dict[str, str] | None = None,
-) -> list[str]:
-    """Run a DVC command that serves a stage, in a child process, and return the lines it printed.
-
-    Args:
-        stage: Its name in dvc.yaml, key included.
-        root: The folder of dvc.yaml.
-        arguments: The command's.
-        log: Called with each line.
-        seconds: How long it may take; None is for ever.
-        environment: Variables for it alone.
-
-    Raises:
-        StageError: the stage, or DVC, ended badly, or its time was over.
-    """
-    lines = []
-
-    def hear(line: str) -> None:
-        if line and not line.startswith(HINTS):
-            lines.append(line)
-            log(line)
-
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
-    surroundings = _environment() | (environment or {})
-    try:
-        status = processes.run(command, hear, cwd=root, env=surroundings, seconds=seconds)
-    except processes.TimeIsOverError:
-        raise timeout(stage, seconds) from None
-    except processes.StoppedError:
-        raise StageError(stage, f"{stage} was stopped with its flow", transient=False) from None
-    if status:
-        raise failure(stage, lines)
-    return lines
-
-
 def cache(root: Path) -> Path:
     """Return the folder of the cache that `root` uses."""
     return Path(_config(root)["cache"].get("dir") or root / ".dvc" / "cache").resolve()
 
 
 def shares_by(root: Path) -> Literal["remote", "cache"] | None:
-    """Return by what `root` shares outputs with other machines: a remote, or a cache put elsewhere."""
+    """Return how `root` shares outputs with other machines: by a remote, or a cache outside of it."""
     config = _config(root)
     if "remote" in config["core"]:
         return "remote"
     return "cache" if "dir" in config["cache"] else None
 
 
-def bringing(root: Path, *targets: str) -> list[str]:
-    """Return the arguments of the DVC command that brings outputs to `root` from where they are shared."""
-    return ["pull" if shares_by(root) == "remote" else "checkout", *targets]
-
-
 def lost(root: Path, stages: Iterable[str]) -> set[str]:
     """Return those of `stages` of which an output is neither in the cache nor in the remote.
 
     Raises:
-        UserError: the remote does not answer.
+        UserError: The remote does not answer.
     """
-    with _opened(root) as repo:  # one stage at a time, for DVC tells of equal files only once
+    with _opened(root) as repo:  # one stage at a time, since DVC lists equal files only once
         return {name for name in stages if "missing" in repo.status(targets=[name], cloud=True).values()}
 
 
@@ -173,18 +91,18 @@ def share(root: Path, clone: Path) -> None:
     with _config(clone).edit("local", validate=False) as private:
         private["remote"] = config["remote"]
         private["cache"] = {**config["cache"], "dir": str(cache(root))}
-        # Else DVC would keep a database for each clone of the past.
+        # Otherwise DVC keeps a database for each clone, for ever.
         private["core"] = {**config["core"], "site_cache_dir": str(clone / ".dvc" / "tmp" / "site")}
 
 
 def clear_locks(root: Path) -> list[str]:
-    """Remove DVC's locks, when nothing is at work in `root`; return whose they were.
+    """Remove DVC's locks, if no DVC runs in `root`; return whose they were.
 
-    The files that a living process would lock stay where they are; those whose very existence locks, and the
-    list of who reads and writes what, outlive a killed process, whose number may be another's by now.
+    Files that a living process locks stay. Files that lock by their existence, and the list of readers and
+    writers, outlive a killed process, and another process may have its number by now.
 
     Raises:
-        UserError: a dvc is at work after all.
+        UserError: A DVC runs there.
     """
     folder, owners = root / ".dvc" / "tmp", []
     hardlink = _config(root)["core"].get("hardlink_lock", False)
@@ -193,7 +111,7 @@ def clear_locks(root: Path) -> list[str]:
             owners += _owners(folder / "rwlock")
             (folder / "rwlock").unlink(missing_ok=True)
     except Timeout:
-        raise UserError(f"a dvc is at work in {root}; wait for it") from None
+        raise UserError(f"DVC is running in {root}; wait for it") from None
     for file in [*folder.glob("*.lock"), folder / "lock"] if hardlink else []:
         if file.exists():
             file.unlink()
@@ -204,17 +122,48 @@ def clear_locks(root: Path) -> list[str]:
 def unused(root: Path) -> list[Path]:
     """Return the cached files that no workspace, branch, tag or experiment of `root` uses.
 
-    In a cache that was put elsewhere (cache.dir) it may be other clones that use them, so there are none.
+    A cache outside of the project (cache.dir) may serve other clones, so it has none.
     """
     if "dir" in _config(root)["cache"]:
         return []
-    out = _gc(root, "--dry")
-    return [Path(line.removeprefix("Removing ")) for line in out.splitlines() if line.startswith("Removing ")]
+    with _opened(root) as repo, set_loggers_level(logging.CRITICAL), _listed() as paths:
+        repo.gc(**KEEP, dry=True)
+    return paths
 
 
 def drop_unused(root: Path) -> None:
     """Remove what `unused` lists."""
-    _gc(root, "--force")
+    with _opened(root) as repo, set_loggers_level(logging.CRITICAL):
+        repo.gc(**KEEP)
+
+
+class _Collector(logging.Handler):
+    """Collects the file that each record of a dry garbage collection is about."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        super().__init__(logging.INFO)
+        self.paths = paths
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a record."""
+        assert isinstance(record.args, tuple)
+        self.paths.append(Path(str(record.args[0])))
+
+
+@contextmanager
+def _listed() -> Iterator[list[Path]]:
+    """Give the list of files that DVC's garbage collection would remove, which only its log receives."""
+    log, paths = logging.getLogger("dvc_data.hashfile.gc"), list[Path]()
+    handler = _Collector(paths)
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False  # else the terminal shows them
+    try:
+        yield paths
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
+        log.propagate = True
 
 
 def _owners(rwlock: Path) -> list[str]:
@@ -231,8 +180,6 @@ def _owners(rwlock: Path) -> list[str]:
 
 
 def _stage(node: Any, upstream: tuple[str, ...], changed: list) -> Stage:
-    from dvc.dependency import ParamsDependency
-
     params = [dep for dep in node.deps if isinstance(dep, ParamsDependency)]
     before = {str(dep): dep.hash_info.value for dep in params if dep.hash_info.value is not None}
     return Stage(
@@ -246,34 +193,12 @@ def _stage(node: Any, upstream: tuple[str, ...], changed: list) -> Stage:
     )
 
 
-def _gc(root: Path, how: str) -> str:
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "gc", *KEEP, how]
-    done = subprocess.run(command, cwd=root, env=_environment(), text=True, capture_output=True)
-    if done.returncode:
-        raise UserError(f"dvc gc failed: {done.stderr.strip()}")
-    return done.stdout
-
-
-def _environment() -> dict[str, str]:
-    # `cmd: python ...` takes python from PATH, and it must be the one that runs this.
-    beside = os.path.dirname(sys.executable)
-    return recording.environment() | {
-        "PATH": os.pathsep.join((beside, os.environ.get("PATH", ""))),
-        "PYTHONUNBUFFERED": "1",
-    }
-
-
 def _config(root: Path) -> Any:
-    from dvc.config import Config
-
     return Config(str(root / ".dvc"), validate=False)
 
 
 @contextmanager
 def _opened(root: Path) -> Iterator[Any]:
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
     try:
         # DVC names stages and files as seen from the working directory, which all threads share.
         with _at_root, chdir(root), Repo(_wait_for_lock=True) as repo:

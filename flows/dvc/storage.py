@@ -1,10 +1,13 @@
-"""The place where machines find each other's outputs, and whose it is.
+"""The storage through which machines share outputs, and the project that it belongs to.
 
-A file there, beside DVC's, names the project by its first commit. So a worker knows that its remote or
-cache is the driver's, by whatever path or address, and a place of another project is refused.
+A file there, beside DVC's, names the project by its first commit. So a worker knows that its remote or cache
+is the driver's, whatever its path or address, and refuses that of another project.
 """
 
 from pathlib import Path
+
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
 
 from fewstep.errors import UserError
 from flows.dvc import repo
@@ -18,29 +21,29 @@ REMEDY = (
 
 
 def claim(root: Path) -> str:
-    """Mark the place of `root` as this project's, unless it is, and return the project's name.
+    """Mark the storage of `root` as this project's, unless it is marked, and return the project's name.
 
     Raises:
-        UserError: it is another project's, or there is none.
+        UserError: It belongs to another project, or there is none.
     """
     project = git.first_commit(root)
     if (found := _mark(root, project)) != project:
         raise UserError(
-            f"the DVC {repo.shares_by(root)} of {root} has another project's data: it was begun at commit "
+            f"the DVC {repo.shares_by(root)} of {root} has another project's data: it began at commit "
             f"{found[:12]}, this project at {project[:12]}. Give each project a folder of its own there"
         )
     return project
 
 
 def check(root: Path, project: str) -> None:
-    """See to it that a worker's place is the driver's.
+    """Refuse a worker's storage that is not the driver's.
 
     Args:
         root: The worker's checkout.
         project: What `claim` returned to the driver.
 
     Raises:
-        UserError: it is not.
+        UserError: It is not.
     """
     if (found := _mark(root, None)) != project:
         raise UserError(
@@ -51,10 +54,7 @@ def check(root: Path, project: str) -> None:
 
 
 def _mark(root: Path, wanted: str | None) -> str:
-    """Return the mark of the place, `wanted` having been written where there was none."""
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
+    """Return the mark of the storage, after writing `wanted` where there was none."""
     try:
         with Repo(str(root)) as opened:
             match repo.shares_by(root):

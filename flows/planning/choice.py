@@ -1,4 +1,4 @@
-"""Which stages get their turn in a run, what will become of each, and how long that took before."""
+"""Which stages a run brings up to date, how, and how long that took before."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,7 +19,7 @@ WORDS: dict[Fate, str] = {
 
 
 def fates(stages: dict[str, Stage]) -> dict[str, Fate]:
-    """Return what will become of each stage, in dependency order."""
+    """Return how each stage comes up to date, in dependency order."""
     found: dict[str, Fate] = {}
     for name, stage in stages.items():
         above = [stages[other] for other in stage.upstream if found[other] == "restore"]
@@ -35,16 +35,16 @@ def fates(stages: dict[str, Stage]) -> dict[str, Fate]:
 def choose(
     stages: dict[str, Stage], start_from: str | None = None, only: str | None = None, force: bool = False
 ) -> dict[str, Fate]:
-    """Return the stages that get their turn and what will become of them, in dependency order.
+    """Return the chosen stages and how each comes up to date, in dependency order.
 
     Args:
         stages: All of them, in dependency order.
-        start_from: It and all that builds on it.
-        only: This one.
-        force: Those named run even if they are up to date.
+        start_from: A stage; it is chosen, and all stages that need its output.
+        only: A stage; it alone is chosen.
+        force: The chosen stages run even if they are up to date.
 
     Raises:
-        UserError: there is no such stage, or what the chosen need is itself out of date.
+        UserError: There is no such stage, or an input of a chosen stage is out of date.
     """
     if start_from and only:
         raise UserError(f"give start_from ({start_from!r}) or only ({only!r}), not both")
@@ -70,8 +70,8 @@ def choose(
 
 
 def above(stages: dict[str, Stage], names: Iterable[str]) -> set[str]:
-    """Return the stages that any of `names` rests on."""
-    waiting, found = list(names), set()
+    """Return the stages whose output any of `names` needs, directly or not."""
+    waiting, found = list(names), set[str]()
     while waiting:
         new = set(stages[waiting.pop()].upstream) - found
         found |= new
@@ -80,15 +80,15 @@ def above(stages: dict[str, Stage], names: Iterable[str]) -> set[str]:
 
 
 def plan(root: Path, turns: dict[str, Fate]) -> str:
-    """Return lines that tell what a run would do, and how long that took the last time."""
+    """Return lines on what a run would do, and how long that took the last time."""
     seconds = durations.read(root)
     lines = []
     for name, fate in turns.items():
-        last = f" ({durations.told(seconds[name])} the last time)" if name in seconds else ""
+        last = f" ({durations.readable(seconds[name])} the last time)" if name in seconds else ""
         lines.append(f"{name} {WORDS[fate]}{last if fate == 'run' else ''}")
     runs = [name for name, fate in turns.items() if fate == "run"]
     unknown = [name for name in runs if name not in seconds]
-    total = durations.told(sum(seconds.get(name, 0) for name in runs))
+    total = durations.readable(sum(seconds.get(name, 0) for name in runs))
     new = f", and {len(unknown)} that never ran here" if unknown else ""
     lines.append(f"{len(runs)} of {len(turns)} stages run: {total} one after the other{new}")
     return "\n".join(lines)

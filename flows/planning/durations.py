@@ -1,4 +1,4 @@
-"""How long each stage took when it ran here last; the plan of a run tells it."""
+"""How long each stage took when it ran here last; the plan of a run shows it."""
 
 import json
 from pathlib import Path
@@ -24,8 +24,8 @@ def record(root: Path, stage: str, seconds: float) -> None:
         partial.replace(file)
 
 
-def told(seconds: float) -> str:
-    """Write a duration as people do."""
+def readable(seconds: float) -> str:
+    """Return a duration such as 3 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

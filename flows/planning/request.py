@@ -1,31 +1,87 @@
-"""What a run is asked for: the flow's parameters, which are the command line's options as well."""
+"""What a run is asked for, written once: the flows' parameters and forms, and the command line's options.
 
-import argparse
+Each field's documentation is the help text of the option and the description in the form of Prefect's page.
+"""
+
+import inspect
 import json
+import re
 import shlex
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Annotated, Any, TypeVar, get_type_hints
 
+import docstring_parser
 import yaml
+from cyclopts import Parameter, Token
 
 from fewstep.errors import UserError
 from stages.tracking import recording
 
+Function = TypeVar("Function", bound=Callable)
+
+
+def settings(kind: Any, tokens: Sequence[Token]) -> dict[str, Any]:
+    """Decode the words KEY=VALUE of the command line; values are written as in params.yaml.
+
+    Raises:
+        UserError: A word has no key or no `=`, or its value is no YAML.
+    """
+    found = {}
+    for token in tokens:
+        key, equals, text = token.value.partition("=")
+        if not (key and equals):
+            raise UserError(
+                f"{token.keyword} needs KEY=VALUE, such as pretrain.train.steps=800, got {token.value!r}"
+            )
+        try:
+            found[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            problem = f"{token.keyword} {key}: {text!r} is no value that params.yaml can hold"
+            raise UserError(problem) from None
+    return found
+
+
+def words(option: str) -> Parameter:
+    """Return how a mapping is written on the command line: `option` KEY=VALUE, as often as needed."""
+    return Parameter(
+        name=option,
+        converter=settings,
+        accepts_keys=False,
+        n_tokens=-1,
+        show_default=False,
+    )
+
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """Which stages shall have their turn, and how; `pipeline` of flows/pipeline.py says more of each."""
+class Choice:
+    """Which stages run, and with which settings."""
 
     start_from: str | None = None
+    """A stage such as distill@boss-4, or distill for all its keys. It and all stages that need its output
+    run. What it needs itself must be up to date."""
     only: str | None = None
+    """A stage such as evaluate. It alone runs. What it needs must be up to date."""
     force: bool = False
-    overrides: dict[str, Any] = field(default_factory=dict)
+    """Run the chosen stages even if they are up to date."""
+    overrides: Annotated[dict[str, Any], words("--set")] = field(default_factory=dict)
+    """Settings of params.yaml by dotted name, such as distill.boss-4.train.steps=800. The run uses them in a
+    workspace of its own under .fewstep/variants, and the project stays as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Choice):
+    """What a run of the pipeline is asked for."""
+
     experiment: str | None = None
+    """The MLflow experiment that records the runs. The default is fewstep."""
+    dry_run: bool = False
+    """Run nothing. Report which stages would run and how long they took the last time."""
 
     def command(self, failed: list[str]) -> str:
-        """Return the command that goes on after these stages failed."""
-        words = ["python", "-m", "flows.pipeline"]
+        """Return the command that continues after these stages failed."""
+        words = ["fewstep", "run"]
         if self.only:
             words += ["--only", self.only]
         elif len(failed) == 1:
@@ -37,52 +93,55 @@ class Request:
         return shlex.join(words)
 
     def recorded(self, pipeline: str) -> AbstractContextManager[None]:
-        """Let stages record their runs where they belong: below the tracker's run of that name."""
+        """Record the runs of stages in the right experiment, under the tracker's run of that name."""
         experiment = {recording.EXPERIMENT: self.experiment} if self.experiment else {}
         return recording.recorded(**{recording.PIPELINE: pipeline}, **experiment)
 
 
-def options(arguments: list[str]) -> dict[str, Any]:
-    """Decode a command line into parameters of the flow.
+@dataclass(frozen=True, kw_only=True)
+class SweepRequest:
+    """What a sweep is asked for."""
 
-    Raises:
-        UserError: an override is no key=value.
+    grid: Annotated[dict[str, list[Any]], words("--grid")] = field(default_factory=dict)
+    """Lists of values by dotted setting, such as distill.boss-4.train.steps=[200, 400]. Every combination
+    is a variant."""
+    variants: Annotated[list[dict[str, Any]], Parameter(parse=False)] = field(default_factory=list)
+    """Further variants, each a mapping of dotted settings to values, such as {"seed": 1}."""
+    experiment: str = "fewstep-sweep"
+    """The MLflow experiment that records all variants."""
+
+
+def takes(request: type) -> Callable[[Function], Function]:
+    """Return a decorator: the fields of `request` take the place of a flow function's `**asked`.
+
+    Prefect reads a flow's form from its signature and its docstring, in which `**asked` has its own line.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.pipeline",
-        description="Bring the stages of dvc.yaml up to date through Prefect.",
-    )
-    add = parser.add_argument
-    add("--start-from", metavar="STAGE", help="only this stage and all that builds on it")
-    add("--only", metavar="STAGE", help="only this stage")
-    add("--force", action="store_true", help="run the chosen stages even if they are up to date")
-    add(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="try a setting in a workspace beside this one, such as distill.boss-4.train.steps=800",
-    )
-    add("--experiment", metavar="NAME", help="the MLflow experiment to record under")
-    add("--dry-run", action="store_true", help="tell what would run, and run nothing")
-    found = vars(parser.parse_args(arguments))
-    return found | {"overrides": overrides(found["overrides"])}
+
+    def decorate(function: Function) -> Function:
+        shown, docs, types = inspect.signature(function), documentation(request), get_type_hints(request)
+        own = [one for one in shown.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        taken = [
+            inspect.Parameter(
+                one.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=one.default if one.default_factory is MISSING else one.default_factory(),
+                annotation=types[one.name],
+            )
+            for one in fields(request)
+        ]
+        described = "\n".join(f"    {one.name}: {docs[one.name]}" for one in taken)
+        text = inspect.cleandoc(function.__doc__ or "")
+        function.__doc__ = re.sub(r"^    \*\*asked: .*$", lambda _: described, text, flags=re.MULTILINE)
+        function.__signature__ = shown.replace(parameters=[*own, *taken])  # type: ignore[attr-defined]
+        return function
+
+    return decorate
 
 
-def overrides(words: list[str]) -> dict[str, Any]:
-    """Decode key=value words; values are written as in params.yaml.
-
-    Raises:
-        UserError: one is no key=value, or its value is no YAML.
-    """
+def documentation(request: type) -> dict[str, str]:
+    """Return the documentation of each field, on one line."""
     found = {}
-    for word in words:
-        key, equals, text = word.partition("=")
-        if not (key and equals):
-            raise UserError(f"--set needs key=value, such as pretrain.train.steps=800, got {word!r}")
-        try:
-            found[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"--set {key}: {text!r} is no value that params.yaml could hold") from None
+    for kind in reversed(request.__mro__[:-1]):
+        for one in docstring_parser.parse_from_object(kind).params:
+            found[one.arg_name] = " ".join((one.description or "").split())
     return found

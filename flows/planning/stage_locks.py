@@ -1,4 +1,4 @@
-"""Stages of several variants that are one and the same: who comes second waits, and finds the result made."""
+"""Locks for stages that variants have in common: the second variant waits, and then finds the result."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ _locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
 
 def identities(stages: Mapping[str, Stage]) -> dict[str, str]:
-    """Return of each stage, given in dependency order, a digest of its settings and of what it rests on."""
+    """Return a digest of each stage's settings and of all above it; stages come in dependency order."""
     found: dict[str, str] = {}
     for name, stage in stages.items():
         known = [name, stage.settings, [found[above] for above in stage.upstream]]
@@ -21,5 +21,5 @@ def identities(stages: Mapping[str, Stage]) -> dict[str, str]:
 
 
 def alone(identity: str) -> threading.Lock:
-    """Return the lock that the one holds which has its turn."""
+    """Return the lock that is held while a stage of that identity runs."""
     return _locks[identity]

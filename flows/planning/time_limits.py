@@ -1,4 +1,4 @@
-"""What the environment limits: how many stages run at once, and how long each may take."""
+"""Limits from the environment: how many stages run at once, and how long each may take."""
 
 import math
 import os
@@ -7,7 +7,20 @@ from collections.abc import Iterable
 from fewstep.errors import UserError
 from stages.settings.messages import suggest
 
+AT_ONCE = "FEWSTEP_STAGES_AT_ONCE"
 TIMEOUT = "FEWSTEP_STAGE_TIMEOUT"
+
+
+def stages_at_once() -> int:
+    """Return how many independent stages may run at once: FEWSTEP_STAGES_AT_ONCE, else two.
+
+    Raises:
+        UserError: It is no number of stages.
+    """
+    wanted = os.environ.get(AT_ONCE, "2")
+    if not (wanted.isdecimal() and int(wanted)):
+        raise UserError(f"{AT_ONCE} must be a number of stages from 1, got {wanted!r}")
+    return int(wanted)
 
 
 def seconds_allowed(stages: Iterable[str]) -> dict[str, float]:
@@ -17,7 +30,7 @@ def seconds_allowed(stages: Iterable[str]) -> dict[str, float]:
     without a key stands for all keys, and a later entry wins.
 
     Raises:
-        UserError: an entry names no stage, or no number of seconds.
+        UserError: An entry names no stage, or no number of seconds.
     """
     stages = list(stages)
     limits: dict[str, float] = {}
@@ -38,7 +51,7 @@ def matching(name: str, stages: Iterable[str]) -> list[str]:
     """Return the stages of that name; without a key it stands for all keys.
 
     Raises:
-        UserError: there is none; the message has the nearest name.
+        UserError: There is none; the message suggests the nearest name.
     """
     stages = list(stages)
     if found := [stage for stage in stages if name in (stage, stage.partition("@")[0])]:

@@ -1,1 +1,1 @@
-"""What is asked of the Prefect server, and what is shown there."""
+"""The Prefect server: questions to it, and what its page shows."""

@@ -1,13 +1,14 @@
-"""What a stage shows in Prefect: how far it is while it runs, and a page of its result.
+"""What Prefect's page shows of a stage: its progress while it runs, and a page of its result.
 
-Nothing here fails a stage: what cannot be shown is a line in the log. A page waits for a server that is being
-restarted; a bar does not, since the next line moves it anyway.
+Nothing here fails a stage: what cannot be shown is a line in the log. A page waits for a server that
+restarts. A progress bar does not, since the next record moves it anyway.
 """
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 from uuid import UUID
 
 from prefect import get_run_logger
@@ -16,30 +17,35 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from flows.server import connection, tracker
 from flows.server.page import page
 from stages.artifacts import manifests
-
-# Such as `pretrain: step 640/1500 (43 %), loss 0.51, 21.9 step/s, 0:39 left` (stages/process/progress.py).
-PROGRESS = re.compile(r"^(?P<what>.+?)[:,] (?P<at>\S+ \d+/\d+) \((?P<percent>\d+) %\)(?P<rest>.*)$")
-TIME = re.compile(r"[\d:]+ (?:left|in all)$")
+from stages.process.progress import clock
 
 
 class Progress:
-    """The bar of a stage, for the piece of its work that it is at; called with each line that it prints."""
+    """The progress bar of a stage."""
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
         self.bar: UUID | None = None
 
-    def __call__(self, line: str) -> None:
-        """Log a line, and move the bar if it is one of progress."""
-        get_run_logger().info(line)
-        if found := PROGRESS.match(line):
-            percent, time = float(found["percent"]), TIME.search(found["rest"])
-            said = f"{found['what']}: {found['at']}" + (f", {time[0]}" if time else "")
-            with harmless(f"the progress of {self.stage}"), connection.impatient():
-                if self.bar:
-                    update_progress_artifact(self.bar, percent, said)
-                else:
-                    self.bar = create_progress_artifact(percent, key(f"{self.stage}-progress"), said)
+    def move(self, record: dict[str, Any]) -> None:
+        """Show a record of the stage's progress (stages/process/records.py)."""
+        percent, shown = 100 * record["done"] / max(record["total"], 1), described(record)
+        with harmless(f"the progress of {self.stage}"), connection.impatient():
+            if self.bar:
+                update_progress_artifact(self.bar, percent, shown)
+            else:
+                made = create_progress_artifact(percent, key(f"{self.stage}-progress"), shown)
+                self.bar = cast("UUID", made)  # outside of an event loop
+
+
+def described(record: dict[str, Any]) -> str:
+    """Return such as `pretrain: step 640/1500, 0:39 left`."""
+    stage, label = record["stage"], record["label"]
+    piece = f": {label}" if label not in ("", stage, stage.partition("@")[0]) else ""
+    text = f"{stage}{piece}: {record['unit']} {record['done']}/{record['total']}"
+    if (left := record["seconds_left"]) is None:
+        return text
+    return f"{text}, {clock(left)} left"
 
 
 def show(stage: str, root: Path, outputs: tuple[str, ...]) -> None:
@@ -54,7 +60,7 @@ def show(stage: str, root: Path, outputs: tuple[str, ...]) -> None:
 
 
 def tracked_run(stage: str, fingerprint: str) -> str | None:
-    """Return the address of the tracked run of a result, None if the tracker cannot tell."""
+    """Return the address of the tracked run of a result, None if the tracker does not know it."""
     with harmless(f"the tracked run of {stage}"):
         return tracker.run_page(fingerprint)
     return None
@@ -67,7 +73,7 @@ def key(name: str) -> str:
 
 @contextmanager
 def harmless(what: str) -> Iterator[None]:
-    """Make of an error a line in the log."""
+    """Turn an error into a line in the log."""
     try:
         yield
     except Exception as error:

@@ -1,7 +1,7 @@
-"""What is asked of the Prefect server: whether it answers, and whether a run was cancelled there.
+"""Questions to the Prefect server: whether it answers, and whether a run was cancelled there.
 
-Prefect's own clients try again for two minutes (flows/__init__.py), which is right for what the server must
-hear of. Nothing here does: a server that is away holds no stage up.
+Prefect's own clients retry for two minutes (flows/__init__.py), which is right for what the server must
+record. Nothing here retries: a server that does not answer delays no stage.
 """
 
 import time
@@ -32,19 +32,19 @@ def check() -> None:
     """Ask the server that PREFECT_API_URL names; without one, Prefect starts its own.
 
     Raises:
-        UserError: it does not answer.
+        UserError: It does not answer.
     """
     address = PREFECT_API_URL.value()
     if address and (error := unreachable()):
         raise UserError(
             f"the Prefect server at {scrub(address)} does not answer ({type(error).__name__}); "
-            "PREFECT_API_URL names it. Start it, on this machine with `make ui`; or "
-            "`unset PREFECT_API_URL`, and the run brings a server of its own; or do without: `dvc repro`"
+            "PREFECT_API_URL names it. Start it, on this machine with `fewstep ui`; or "
+            "`unset PREFECT_API_URL`, and the run starts a server of its own; or use `dvc repro`"
         )
 
 
 def cancelled(runs: set[str]) -> bool:
-    """Return whether one of these flow runs was cancelled in the UI; a server that is away says no."""
+    """Return whether one of these flow runs was cancelled in the UI; False if the server does not answer."""
     if not PREFECT_API_URL.value():
         return False
     with suppress(Exception), asked_once() as client:
@@ -53,12 +53,12 @@ def cancelled(runs: set[str]) -> bool:
 
 
 class Restart:
-    """Waits for a server that is being restarted, and no second time for one that did not come back."""
+    """Waits for a server that restarts; once, if it does not come back."""
 
     gone = False
 
     def wait(self) -> None:
-        """Return when the server answers, or does not for too long, or all is being stopped."""
+        """Return when the server answers, after RESTART seconds without an answer, or when the flow stops."""
         end, told = time.monotonic() + (0 if self.gone else RESTART), False
         while (away := PREFECT_API_URL.value() and unreachable()) and time.monotonic() < end:
             if processes.stopping():
@@ -76,19 +76,19 @@ restart = Restart()
 
 
 def give_up() -> None:
-    """Let Prefect's clients try nothing again from now on, so that the run ends without its server."""
+    """Stop all retries of Prefect's clients, so that the run ends without its server."""
     settings = get_current_settings()  # what all threads read at each try
     settings.client.max_retries = 0
     settings.logging.to_api.enabled = False
 
 
 def lost() -> str:
-    """Return what to say when Prefect could not tell its server how a run went."""
+    """Return the message for a run whose server is gone at its end."""
     address = PREFECT_API_URL.value()
     server = f"at {scrub(address)}" if address else "of this run"
     return (
         f"the Prefect server {server} went away and did not come back, so it does not know how the run "
-        "ended. What the stages made is kept: start the server and run again, or do without: `dvc repro`"
+        "ended. What the stages made is kept: start the server and run again, or use `dvc repro`"
     )
 
 
@@ -100,7 +100,7 @@ def unreachable() -> Exception | None:
 
 @contextmanager
 def asked_once() -> Iterator[SyncPrefectClient]:
-    """Give a client that tries nothing again."""
+    """Give a client that does not retry."""
     with (
         impatient(),
         get_client(sync_client=True, httpx_settings={"timeout": SECONDS}) as client,
@@ -110,6 +110,6 @@ def asked_once() -> Iterator[SyncPrefectClient]:
 
 @contextmanager
 def impatient() -> Iterator[None]:
-    """Let Prefect's clients try nothing again."""
+    """Turn retries of Prefect's clients off for a while."""
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
         yield

@@ -1,4 +1,4 @@
-"""The page of a stage's result as markdown: its picture, its numbers, and where there is more."""
+"""The page of a stage's result in markdown: its picture, its numbers, and links."""
 
 import base64
 import io
@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from stages.tracking.tracking import flatten
 
@@ -61,8 +63,6 @@ def data_url(file: Path) -> str:
 
 def halved(png: bytes) -> bytes:
     """Return a picture at half its width and height."""
-    from PIL import Image
-
     small = io.BytesIO()
     Image.open(io.BytesIO(png)).convert("RGB").reduce(2).save(small, "PNG", optimize=True)
     return small.getvalue()

@@ -1,4 +1,4 @@
-"""Where MLflow's page shows the run of a result: asked over HTTP, for importing mlflow takes seconds."""
+"""The address of a result's run on MLflow's page, found over HTTP, since importing mlflow takes seconds."""
 
 import os
 from urllib.parse import quote
@@ -8,19 +8,19 @@ import httpx
 from stages.tracking import outboxes
 from stages.tracking.sender import scrub
 
-SECONDS = 3.0  # a tracker that does not answer holds a flow up no longer
+SECONDS = 3.0  # a tracker that does not answer delays a flow no longer
 
 
 def run_page(fingerprint: str) -> str | None:
     """Return the address of the page of the run that made a result.
 
-    What is not delivered yet has no run: then it is a page that looks for it when it is opened.
+    A run that is not delivered yet has no page: then it is a page that searches for it when opened.
 
     Returns:
-        None if the tracker has no page, or has not heard of the experiment yet.
+        None if the tracker has no page, or does not have the experiment yet.
 
     Raises:
-        httpx.HTTPError: the tracker does not answer.
+        httpx.HTTPError: The tracker does not answer.
     """
     server = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
     if not server.startswith("http"):
@@ -39,7 +39,7 @@ def run_page(fingerprint: str) -> str | None:
 
 
 def access() -> dict:
-    """Return how a client shows who it is, from the variables that MLflow's own client reads."""
+    """Return a client's credentials, from the variables that MLflow's own client reads."""
     if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
         return {"headers": {"Authorization": f"Bearer {token}"}}
     name = os.environ.get("MLFLOW_TRACKING_USERNAME")

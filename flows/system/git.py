@@ -1,4 +1,4 @@
-"""All that is asked of git."""
+"""Commands of git."""
 
 import os
 import subprocess
@@ -26,9 +26,9 @@ def git(root: Path, *arguments: str) -> str:
     """Run a git command in `root` and return what it prints.
 
     Raises:
-        UserError: it failed, or there is no git.
+        UserError: It failed, or there is no git.
     """
-    # Where a git hook runs this, variables name its repository.
+    # In a git hook, variables name the hook's repository.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(["git", *arguments], cwd=root, env=environment, text=True, capture_output=True)

@@ -1,28 +1,26 @@
-"""One message on a failed run: which stage, which error, what to do, and the command that goes on."""
+"""One message about a failed run: which stage, which error, what to do, and the command that continues."""
 
-import json
 import os
-from http import HTTPStatus
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+
+import httpx
 
 URL = "FEWSTEP_NOTIFY_URL"
 SECONDS = 5
 
 
-def tell(problems: dict[str, str], mistakes: bool, command: str, without_server: str | None) -> str:
+def message(problems: dict[str, str], mistakes: bool, command: str, without_server: str | None) -> str:
     """Return the message.
 
     Args:
-        problems: What each failed stage said last.
-        mistakes: Whether they are for the user to mend; else several tries ended so.
-        command: What goes on.
+        problems: What each failed stage reported last.
+        mistakes: Whether the user has to change something; otherwise retries failed as well.
+        command: The command that continues.
         without_server: The same without Prefect, if there is such a command.
     """
     advice = (
-        "Mend that, then go on where it stopped"
+        "Fix that, then continue from there"
         if mistakes
-        else "Several tries ended so, and the run's log has more. Go on where it stopped"
+        else "Retries failed as well; the run's log has more. Continue from there"
     )
     lines = ["\n".join(problems.values()), f"Failed: {', '.join(problems)}. {advice}:", f"    {command}"]
     if without_server:
@@ -33,16 +31,14 @@ def tell(problems: dict[str, str], mistakes: bool, command: str, without_server:
 def send(text: str) -> str | None:
     """Post a text to FEWSTEP_NOTIFY_URL, if that is set; return why it was not delivered, else None.
 
-    The address is a secret: whoever has it can post. It is in no message, so the error's own words are not.
+    The address is a secret, since whoever has it can post. So no message holds it, nor the text of an error.
     """
     if not (url := os.environ.get(URL)):
         return None
     try:
-        body = json.dumps({"text": text}).encode()
-        request = Request(url, data=body, headers={"Content-Type": "application/json"})
-        with urlopen(request, timeout=SECONDS):
-            return None
-    except HTTPError as error:
-        return f"it answers {error.code} {HTTPStatus(error.code).phrase}"
-    except (OSError, ValueError) as error:
+        httpx.post(url, json={"text": text}, timeout=SECONDS).raise_for_status()
+    except httpx.HTTPStatusError as error:
+        return f"it answers {error.response.status_code} {error.response.reason_phrase}"
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         return type(error).__name__
+    return None

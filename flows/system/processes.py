@@ -1,7 +1,7 @@
-"""Child processes that never outlive the flow: each a group of its own, interrupted first, killed later.
+"""Child processes that never outlive the flow: each is a process group, interrupted first and killed later.
 
-Interrupted, a stage and its dvc tidy up behind them: no lock is left, and a later run goes on from there.
-The children of one flow run are a family, those of the flow runs that it starts are families below it.
+A stage that is interrupted leaves no lock, and a later run resumes it. The children of one flow run are a
+family; those of the flow runs that it starts are families below it.
 """
 
 import os
@@ -14,10 +14,10 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
-GRACE = 8.0  # seconds that an interrupted child has to tidy up
+GRACE = 8.0  # seconds that an interrupted child has to end
 
-# Runs before the child's program: the kernel shall kill the child when the flow is killed, and Control-C must
-# not be ignored, as a shell has it for what it runs in the background.
+# Runs before the child's program. The kernel kills the child when the flow is killed. Control-C must work,
+# which a shell turns off for what it runs in the background.
 FOLLOW = """
 import ctypes, os, signal, sys
 if sys.platform.startswith("linux"):
@@ -34,7 +34,7 @@ class StoppedError(Exception):
 
 
 class TimeIsOverError(Exception):
-    """The child was stopped because its time was over."""
+    """The child was stopped at its time limit."""
 
 
 class _Child:
@@ -54,7 +54,7 @@ class _Child:
                 return
 
     def end(self) -> None:
-        """Stop the group from the thread that would else wait for it."""
+        """Stop the group from the thread that waits for it."""
         for how in (signal.SIGINT, signal.SIGKILL):
             with suppress(ProcessLookupError, subprocess.TimeoutExpired):
                 os.killpg(self.process.pid, how)
@@ -74,7 +74,7 @@ class _Family:
         self.stopping = threading.Event()
 
     def stop(self) -> list[threading.Thread]:
-        """Begin to stop all; return what does that."""
+        """Begin to stop all children; return the threads that do it."""
         self.stopping.set()
         stops = [threading.Thread(target=child.stop) for child in list(self.children)]
         for stop in stops:
@@ -88,7 +88,7 @@ _family: ContextVar[_Family] = ContextVar("family", default=_first)
 
 @contextmanager
 def family() -> Iterator[None]:
-    """Let what this thread runs, and the tasks that it starts, be a family below the present one."""
+    """Make a family below the present one, of what this thread and the tasks it starts run."""
     above, own = _family.get(), _Family()
     above.below.append(own)
     if above.stopping.is_set():
@@ -116,11 +116,11 @@ def run(
         log: Called with each line it prints.
         cwd: The folder it runs in.
         env: Its environment.
-        seconds: How long it may take; None is for ever.
+        seconds: How long it may take; None for no limit.
 
     Raises:
         StoppedError: `stop_all` was called.
-        TimeIsOverError: it took longer than `seconds`.
+        TimeIsOverError: It took longer than `seconds`.
     """
     family = _family.get()
     if family.stopping.is_set():
@@ -164,7 +164,7 @@ def run(
 
 
 def stop_all() -> None:
-    """End every child of this family and of those below, and let none begin; return when they are gone."""
+    """End every child of this family and of those below, and start no more; return when all have ended."""
     for stop in _family.get().stop():
         stop.join()
 

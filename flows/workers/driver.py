@@ -1,7 +1,7 @@
-"""Giving a stage its turn on another machine: a worker of the pool that infra/pools.yaml names runs it.
+"""Runs a stage on another machine: a worker of the pool that infra/pools.yaml names.
 
-What a worker needs goes with the order, as parameters of the flow run; what it made comes back as an entry
-of dvc.lock, which only the driver merges. Outputs themselves go by DVC's remote, or a cache that all share.
+The worker gets what it needs as parameters of a flow run, and returns the stage's entry of dvc.lock, which
+only the driver merges. Outputs travel through DVC's remote, or a cache that all machines share.
 """
 
 import os
@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import httpx
@@ -22,8 +22,8 @@ from prefect.states import Cancelling, Crashed
 
 from fewstep.errors import UserError
 from flows import stage as stage_flow
-from flows.dvc import lockfile, repo, storage
-from flows.dvc.failures import StageError
+from flows.dvc import commands, lockfile, repo, storage
+from flows.dvc.failures import StageError, stopped
 from flows.planning import choice
 from flows.system import git, processes
 from flows.workspaces import clone
@@ -32,7 +32,7 @@ from stages.tracking import recording
 FILE = Path("infra", "pools.yaml")
 FLOW = "fewstep-stage"
 TRACKING = (recording.PIPELINE, recording.EXPERIMENT)
-"""Variables that say under what a run is recorded; where the tracker is, a worker knows by itself."""
+"""Variables that name what a run is recorded under; a worker knows by itself where the tracker is."""
 POLL = 1.0  # seconds, as all that follow
 PATIENCE_WITH_AN_EMPTY_POOL = 25.0  # a worker that died counts as online for half a minute more
 PATIENCE_WITH_SILENCE = 90.0
@@ -43,7 +43,7 @@ def wanted() -> bool:
     """Return whether stages go to workers: FEWSTEP_POOLS=on.
 
     Raises:
-        UserError: it has another value than on and off.
+        UserError: It has another value than on and off.
     """
     if (value := os.environ.get("FEWSTEP_POOLS", "off")) not in ("on", "off"):
         raise UserError(f"FEWSTEP_POOLS must be on or off, got {value!r}")
@@ -54,7 +54,7 @@ def pool_of(stage: str, root: Path) -> str:
     """Return the pool that a stage wants.
 
     Raises:
-        UserError: infra/pools.yaml has none for it.
+        UserError: infra/pools.yaml names none for it.
     """
     pools = yaml.safe_load((root / FILE).read_text())
     name = stage.partition("@")[0]
@@ -70,23 +70,23 @@ def reproduce(
     *,
     force: bool = False,
     seconds: float | None = None,
-) -> repo.Outcome:
-    """Give one stage its turn on a worker; say whether it ran, was restored, or had nothing to do.
+) -> commands.Outcome:
+    """Give one stage its turn on a worker; return whether it ran, was restored, or had nothing to do.
 
-    What only has to be brought here is no work for a worker.
+    What DVC can restore needs no worker.
 
     Args:
         stage: Its name in dvc.yaml, key included.
         root: The folder of dvc.yaml.
-        log: Called with a line on where the stage is.
+        log: Called with a line on the state of the flow run.
         force: Run it even if there is its result.
-        seconds: How long it may take on the worker; None is for ever.
+        seconds: How long it may take on the worker; None for no limit.
 
     Returns:
-        As `repo.reproduce`.
+        As `commands.reproduce`.
 
     Raises:
-        StageError: the stage, DVC or the worker ended badly, or there is no worker.
+        StageError: The stage, DVC or the worker failed, or there is no worker.
     """
     try:
         if not force and restored(stage, root, log):
@@ -98,18 +98,18 @@ def reproduce(
     except UserError as error:
         raise StageError(stage, f"{stage}: {error}", transient=False) from error
     except processes.StoppedError:
-        raise StageError(stage, f"{stage} was stopped with its flow", transient=False) from None
+        raise stopped(stage) from None
     assert final.state is not None
     message = final.state.message or f"the flow run {final.name} ended as {final.state_name}"
     if not final.state.is_completed():
         mistake = final.state.name == stage_flow.MISTAKE or final.state.is_cancelled()
         raise StageError(stage, f"{stage} on a worker of pool {pool}: {message}", transient=not mistake)
-    outcome, entry = stage_flow.heard(message)
+    outcome, entry = stage_flow.taken(message)
     before = lockfile.entry(root, stage)
     lockfile.merge(root, stage, entry)
     if repo.shares_by(root) == "cache":
-        repo.run(stage, root, ["checkout", stage], lambda line: None)
-    elif entry != before:  # what is here is of another run, and nobody shall take it for this one's
+        commands.run(stage, root, ["checkout", stage], lambda line: None)
+    elif entry != before:  # what is here is of another run, and must not be taken for this one's
         for out in entry["outs"]:
             shutil.rmtree(root / out["path"], ignore_errors=True)
     return outcome
@@ -125,17 +125,17 @@ def restored(stage: str, root: Path, log: Callable[[str], None]) -> bool:
     if repo.shares_by(root) == "remote":
         return not repo.lost(root, [stage])
     try:
-        repo.run(stage, root, repo.bringing(root, stage), log)
-    except StageError:  # it is not to be had, or the flow is stopped, as the next step will find
+        commands.run(stage, root, commands.bringing(root, stage), log)
+    except StageError:  # it cannot be brought, or the flow is stopped, as the next step finds
         return False
     return not repo.read(root)[stage].changed
 
 
 def order(stage: str, root: Path) -> dict[str, Any]:
-    """Return all that a worker is told.
+    """Return the parameters of the flow run that a worker executes.
 
     Raises:
-        UserError: `root` has what a worker could not get.
+        UserError: `root` has something that a worker cannot get.
     """
     clone.check_clean(root, "this")
     return {
@@ -152,49 +152,49 @@ def send(client: SyncPrefectClient, stage: str, pool: str, parameters: dict[str,
     """Schedule the flow run of a stage, below this one, and return its id.
 
     Raises:
-        UserError: the server has no deployment for the pool.
+        UserError: The server has no deployment for the pool.
     """
     try:
-        run = run_deployment(f"{FLOW}/{pool}", parameters=parameters, timeout=0, flow_run_name=stage)
+        made = run_deployment(f"{FLOW}/{pool}", parameters=parameters, timeout=0, flow_run_name=stage)
     except ObjectNotFound:
         raise UserError(
-            f"the Prefect server at {client.api_url} knows of no pool {pool}; tell it with `make deploy`, "
-            f"and start a worker with `make worker POOL={pool}`"
+            f"the Prefect server at {client.api_url} has no pool {pool}; register it with `fewstep deploy`, "
+            f"and start a worker with `fewstep worker {pool}`"
         ) from None
-    return run.id
+    return cast("FlowRun", made).id  # outside of an event loop
 
 
 def wait(client: SyncPrefectClient, run: UUID, pool: str, log: Callable[[str], None]) -> FlowRun:
-    """Return a flow run when it has ended, and cancel it if waiting ends first.
+    """Return a flow run when it has ended, and cancel it if this wait is interrupted.
 
     Raises:
-        UserError: the pool has no worker; the run is cancelled.
+        UserError: The pool has no worker; the run is cancelled.
     """
-    watch = Watch(client, run, pool, log)
+    watch = RunWatch(client, run, pool, log)
     try:
         while not (found := watch.look()):
             time.sleep(POLL)
         return found
     except BaseException:
-        client.set_flow_run_state(run, Cancelling(message="Nobody waits for it any more."))
+        client.set_flow_run_state(run, Cancelling(message="The run that started it has stopped."))
         raise
 
 
-class Watch:
-    """What is seen of a flow run from here: how it goes, and whether anybody is at it at all."""
+class RunWatch:
+    """Watches a flow run on a worker: its state, and whether its worker is alive."""
 
     def __init__(self, client: SyncPrefectClient, run: UUID, pool: str, log: Callable[[str], None]) -> None:
         self.client, self.run, self.pool, self.log = client, run, pool, log
-        self.told = ""
-        self.life: object = None
-        self.since = self.answered = self.manned = time.monotonic()
+        self.shown = ""
+        self.last_update: object = None
+        self.since = self.answered = self.worker_seen = time.monotonic()
 
     def look(self) -> FlowRun | None:
         """Return the flow run if it has ended.
 
         Raises:
-            UserError: the pool has no worker.
-            StoppedError: the flow stops, as when it is cancelled.
+            UserError: The pool has no worker.
+            StoppedError: The flow stops, as when it is cancelled.
         """
         if processes.stopping():
             raise processes.StoppedError
@@ -204,23 +204,23 @@ class Watch:
             assert seen.state is not None
             waits = seen.state.type in (StateType.SCHEDULED, StateType.PENDING)
             if not waits or self._online():
-                self.manned = now
+                self.worker_seen = now
         except httpx.HTTPError:
             if now - self.answered > PATIENCE_WITH_THE_SERVER:
                 raise
-            self.since = self.manned = now  # nothing is known of this time
+            self.since = self.worker_seen = now  # nobody could ask in this time
             return None
         self.answered = now
         if seen.state.is_final():
             return seen
-        self._tell(seen)
-        if now - self.manned > PATIENCE_WITH_AN_EMPTY_POOL:
+        self._log_state(seen)
+        if now - self.worker_seen > PATIENCE_WITH_AN_EMPTY_POOL:
             raise UserError(
                 f"no worker of pool {self.pool} is online at {self.client.api_url}; start one with "
-                f"`make worker POOL={self.pool}` on a machine of that kind, then run again"
+                f"`fewstep worker {self.pool}` on a machine of that kind, then run again"
             )
-        if seen.state.type is StateType.SCHEDULED or seen.updated != self.life:
-            self.life, self.since = seen.updated, now
+        if seen.state.type is StateType.SCHEDULED or seen.updated != self.last_update:
+            self.last_update, self.since = seen.updated, now
         if now - self.since > PATIENCE_WITH_SILENCE:
             lost = f"its worker has given no sign of life for {PATIENCE_WITH_SILENCE:.0f} s"
             self.client.set_flow_run_state(self.run, Crashed(message=lost), force=True)
@@ -229,7 +229,7 @@ class Watch:
     def _online(self) -> bool:
         return any(worker.status == "ONLINE" for worker in self.client.read_workers_for_work_pool(self.pool))
 
-    def _tell(self, seen: FlowRun) -> None:
-        if seen.state_name and seen.state_name != self.told:
-            self.told = seen.state_name
-            self.log(f"{seen.name} on pool {self.pool}: {self.told.lower()}")
+    def _log_state(self, seen: FlowRun) -> None:
+        if seen.state_name and seen.state_name != self.shown:
+            self.shown = seen.state_name
+            self.log(f"{seen.name} on pool {self.pool}: {self.shown.lower()}")

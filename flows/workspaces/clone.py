@@ -1,6 +1,6 @@
-"""Where a worker runs a stage: a clone of its checkout, with the driver's settings and dvc.lock.
+"""The folder in which a worker runs a stage: a clone of its checkout with the driver's settings and dvc.lock.
 
-The checkout stays as it is, whatever happens to the stage, and variants run side by side. They share the
+The checkout never changes, whatever happens to the stage, and variants run side by side. Clones share the
 checkout's cache, so nothing is copied.
 """
 
@@ -12,28 +12,28 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fewstep.errors import UserError
-from flows.dvc import lockfile, repo
+from flows.dvc import commands, lockfile, repo
 from flows.planning import choice
 from flows.system import git
 from stages.artifacts import manifests
 
-TRAVELS = ("params.yaml", lockfile.FILE)
-"""Files that the driver hands over, so that they may differ."""
+HANDED_OVER = ("params.yaml", lockfile.FILE)
+"""Files that the driver sends to the worker, so they may differ from the commit."""
 
 
 def check_clean(root: Path, whose: str) -> None:
-    """See to it that a checkout is its commit, apart from what travels.
+    """Refuse a checkout that differs from its commit, apart from the files that the driver hands over.
 
     Args:
         root: The checkout.
-        whose: What it is, for the message.
+        whose: Whose it is, for the message.
 
     Raises:
-        UserError: a file differs, or is not in git; the message names the first few.
+        UserError: A file differs, or is not in git; the message names the first few.
     """
-    if changed := [file for file in git.changes(root) if file not in TRAVELS]:
+    if changed := [file for file in git.changes(root) if file not in HANDED_OVER]:
         raise UserError(
-            f"{whose} checkout at commit {git.commit(root)[:12]} differs from it, and other machines know "
+            f"{whose} checkout at commit {git.commit(root)[:12]} differs from it, but other machines have "
             f"the commit only: {', '.join(changed[:5])}. Commit them (or `dvc add` what is large), or undo "
             "the change"
         )
@@ -41,11 +41,11 @@ def check_clean(root: Path, whose: str) -> None:
 
 @contextmanager
 def clone(checkout: Path, name: str, lock: str, params: str) -> Iterator[Path]:
-    """Give a clone of a checkout's commit, with these texts as dvc.lock and params.yaml, for a while.
+    """Make a clone of a checkout's commit with these texts as dvc.lock and params.yaml; remove it at the end.
 
     Args:
         checkout: The checkout.
-        name: Of the clone's folder, which no other has.
+        name: Of the clone's folder; no other clone has it.
         lock: The text of dvc.lock, empty for none.
         params: The text of params.yaml.
     """
@@ -67,10 +67,10 @@ def clone(checkout: Path, name: str, lock: str, params: str) -> Iterator[Path]:
 
 
 def bring_in(stage: str, root: Path, log: Callable[[str], None]) -> None:
-    """Put what a stage reads into its workspace, and the manifests of what that rests on.
+    """Bring the inputs of a stage into its workspace, and the manifests of everything above it.
 
-    `dvc repro --pull` alone fails on an input that is a folder of several outputs, and knows nothing of the
-    manifests, of which the report and the tracker tell.
+    `dvc repro --pull` alone fails on an input that is a folder of several outputs. It does not bring the
+    manifests either, which the report and the tracker read.
 
     Args:
         stage: Its name in dvc.yaml, key included.
@@ -78,28 +78,28 @@ def bring_in(stage: str, root: Path, log: Callable[[str], None]) -> None:
         log: Called with each line that DVC prints.
 
     Raises:
-        StageError: something is not to be had.
+        StageError: An input is not in the shared storage.
     """
     stages = repo.read(root)
     found = stages[stage]
     near = [out for name in found.upstream for out in stages[name].outputs]
     far = [out for name in sorted(choice.above(stages, [stage])) for out in stages[name].outputs]
-    manifests = [f"{out}/{manifests.NAME}" for out in far if out not in near]
+    facts = [f"{out}/{manifests.NAME}" for out in far if out not in near]
     tracked = git.git(root, "ls-files", "*.dvc").splitlines()
     data = [file for file in tracked if any(Path(file).is_relative_to(path) for path in found.inputs)]
-    # No names of stages: DVC brings less than was asked for if they stand beside a file of an output.
-    if targets := [*near, *manifests, *data]:
-        repo.run(stage, root, repo.bringing(root, *targets), log)
+    # No names of stages: beside a file of an output, DVC brings less than was asked for.
+    if targets := [*near, *facts, *data]:
+        commands.run(stage, root, commands.bringing(root, *targets), log)
 
 
 def send_out(stage: str, root: Path, log: Callable[[str], None]) -> None:
-    """Put the output of a stage, and the record of its run, where other machines find them.
+    """Send the output of a stage, and the record of its run, to the shared storage.
 
     Raises:
-        StageError: the remote did not take them.
+        StageError: The remote did not take them.
     """
     if repo.shares_by(root) == "remote":
-        repo.run(stage, root, ["push", "--run-cache", stage], log)
+        commands.run(stage, root, ["push", "--run-cache", stage], log)
 
 
 def _clear(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""One flow at a time on one workspace; the second is told which run holds it."""
+"""One flow at a time in a workspace; a second one is refused and names the first."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def held(lock: Path, name: str, run: str) -> Iterator[None]:
     """Hold a workspace for the flow run of that name and id.
 
     Raises:
-        UserError: another flow run holds it.
+        UserError: Another flow run holds it.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -40,8 +40,8 @@ def held(lock: Path, name: str, run: str) -> Iterator[None]:
                 note_of(lock).unlink(missing_ok=True)
     except Timeout:
         raise UserError(
-            f"{holder(lock)} is at work in this workspace; wait for it or cancel it, or try settings beside "
-            "it with overrides, which have a workspace of their own"
+            f"{holder(lock)} uses this workspace; wait for it or cancel it, or run other settings as "
+            "overrides, which have a workspace of their own"
         ) from None
 
 
@@ -57,7 +57,7 @@ def is_held(lock: Path) -> bool:
 
 
 def holder(lock: Path) -> str:
-    """Say who holds a lock, or held it when the machine died."""
+    """Return who holds a lock, or held it when the machine died, for a message."""
     note = read_note(lock)
     if not note:
         return "another flow run"

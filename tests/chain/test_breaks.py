@@ -35,7 +35,7 @@ def test_each_stage_breaks_is_mended_and_resumed_and_nothing_above_it_runs(check
         file.write_text(file.read_text() + BREAK)
     (checkout / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
 
-    command, mended, broke = "python -m flows.pipeline", set(), []
+    command, mended, broke = "fewstep run", set(), []
     while list((checkout / "broken").iterdir()):
         done = set(checkout.locked()) if broke else set()
         before = manifests(checkout, done)
@@ -47,7 +47,7 @@ def test_each_stage_breaks_is_mended_and_resumed_and_nothing_above_it_runs(check
         broke += failed
         for name in failed:
             (checkout / "broken" / name).unlink()
-        (command,) = re.findall(r"^    (python -m flows\.pipeline.*)$", said, re.M)
+        (command,) = re.findall(r"^    (fewstep run.*)$", said, re.M)
         mended = failed
     assert sorted(broke) == sorted(everything)
 

@@ -18,7 +18,7 @@ def test_cancelled_in_mid_train_nothing_is_left_and_the_next_run_resumes(checkou
     undisturbed = checkout.copy(tmp_path / "undisturbed")
     twin = undisturbed.begin("dvc", "repro", "pretrain", **OFTEN)
 
-    only_pretrain = ("python", "-m", "flows.pipeline", "--only", "pretrain")
+    only_pretrain = ("fewstep", "run", "--only", "pretrain")
     run = checkout.begin(*only_pretrain, said=tmp_path / "said", PREFECT_API_URL=prefect_api, **OFTEN)
     wait_for(lambda: steps_on_disk(checkout) >= 4)
     processes = [run.pid, *below(run.pid)]

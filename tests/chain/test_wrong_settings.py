@@ -9,6 +9,7 @@ from chain.checkout import merged
 from workspace import CHECKOUT
 
 from fewstep.errors import UserError
+from stages.settings.checks import check
 from stages.settings.params import Params
 
 
@@ -113,7 +114,7 @@ PAIRS_OF_ITS_TEACHER = {"one-step": {"teacher": "pretrain"}}
 def test_impossible_settings_are_named_with_what_exists(sections, says):
     """In this process; the tests above tell that each stage begins with this check."""
     with pytest.raises(UserError) as refused:
-        Params(merged(tiny_params(), sections)).check()
+        check(Params(merged(tiny_params(), sections)))
     assert says in str(refused.value)
 
 
@@ -133,4 +134,4 @@ def test_an_interpreter_without_the_locked_packages(settings):
 def test_guided_pairs_of_another_model_are_no_mismatch():
     """Guidance is in the weights of the round that learnt from them, so its own grid has none."""
     sections = {"pretrain": {"conditional": True}, "couple": {"round1": {"guidance": 2.0}}}
-    Params(merged(tiny_params(), sections)).check()
+    check(Params(merged(tiny_params(), sections)))

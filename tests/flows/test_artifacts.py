@@ -20,13 +20,14 @@ from processes import wait_for
 
 from flows import pipeline
 from flows.server import artifacts, page, tracker
+from stages.settings import checks
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture(autouse=True)
 def server(prefect_api, monkeypatch):
-    monkeypatch.setattr(pipeline, "check_settings", lambda root: None)  # the toy's are no real stages'
+    monkeypatch.setattr(checks, "check", lambda params: None)  # the toy's are no real stages'
     monkeypatch.setenv("FEWSTEP_TRACKING", "off")
     with temporary_settings({PREFECT_API_URL: prefect_api}):
         yield prefect_api
@@ -67,7 +68,7 @@ def result(tmp_path):
 
 def test_a_flow_shows_progress_and_a_page_of_each_stage_that_ran(toy):
     work = (toy.root / "work.py").read_text()
-    told = 'print(f"{name}: step 640/1500 (43 %), loss 0.51, 21.9 step/s, 0:39 left")\n'
+    told = "write_progress(630, 1500, 41)\nwrite_progress(645, 1500, 39)\n"
     page = f"pathlib.Path(out, 'manifest.json').write_text({json.dumps(manifest(samples=7))!r})\n"
     (toy.root / "work.py").write_text(work + told + page)
     state = pipeline.pipeline(toy.root, return_state=True)
@@ -79,7 +80,7 @@ def test_a_flow_shows_progress_and_a_page_of_each_stage_that_ran(toy):
     assert shown["middle-left"].task_run_id
     bar = shown["middle-left-progress"]
     assert (bar.type, bar.data) == ("progress", 43)
-    assert bar.description == "middle@left: step 640/1500, 0:39 left"
+    assert bar.description == "middle@left: step 645/1500, 0:39 left"
 
     said = wait_for(
         lambda: ready if "last: at work" in (ready := logs(state.state_details.flow_run_id)) else None
@@ -91,36 +92,26 @@ def test_a_flow_shows_progress_and_a_page_of_each_stage_that_ran(toy):
     assert shown_by(state.state_details.flow_run_id) == {}  # nothing is new
 
 
+def record(label, unit, done, total, seconds_left):
+    fixed = {"stage": "couple@round1", "values": {"loss": 0.5}}
+    return fixed | {"label": label, "unit": unit, "done": done, "total": total, "seconds_left": seconds_left}
+
+
 def test_a_stage_has_one_bar_that_tells_what_it_is_at():
     def body():
         progress = artifacts.Progress("couple@round1")
-        progress("couple@round1: shard 1/4 (25 %), 0.5 shard/s, 0:06 left")
-        progress("couple@round1: shard 4/4 (100 %), 0.5 shard/s, 0:08 in all")
-        progress("couple@round1: checks, batch 1/2 (50 %), 3 batch/s, 0:01 left")
-        progress("couple@round1: a line that tells of 3/4 of something")
+        progress.move(record("couple", "shard", 1, 4, 6.0))
+        progress.move(record("couple", "shard", 4, 4, 0.0))
+        progress.move(record("checks", "batch", 1, 2, 61.4))
 
     shown = shown_by(in_a_flow(body))
     assert {key: (bar.data, bar.description) for key, bar in shown.items()} == {
-        "couple-round1-progress": (50, "couple@round1: checks: batch 1/2, 0:01 left")
+        "couple-round1-progress": (50, "couple@round1: checks: batch 1/2, 1:01 left")
     }
 
 
-def test_what_a_stage_prints_is_what_a_bar_is_read_from(capsys):
-    from stages.process.progress import Shown
-
-    progress = Shown("distill@boss-4")
-    progress.terminal = False
-    progress.start("trajectories", 10)
-    progress.advance(4, loss=0.5)
-    progress.finish()
-    (line,) = capsys.readouterr().out.splitlines()
-    found = artifacts.PROGRESS.match(line)
-    assert (found["what"], found["at"], found["percent"]) == (
-        "distill@boss-4: trajectories",
-        "step 4/10",
-        "40",
-    )
-    assert artifacts.TIME.search(found["rest"])
+def test_the_time_left_is_told_where_it_is_known():
+    assert artifacts.described(record("couple@round1", "shard", 0, 4, None)) == "couple@round1: shard 0/4"
 
 
 def test_a_page_has_the_picture_the_facts_and_the_tracked_run(result):
@@ -153,7 +144,7 @@ def test_what_cannot_be_shown_is_a_line_in_the_log(result, monkeypatch, broken):
         raise ConnectionError("no\nserver")
 
     def body():
-        artifacts.Progress("one")("one: step 1/2 (50 %), 0:39 left")
+        artifacts.Progress("one").move(record("one", "step", 1, 2, 39.0))
         artifacts.show("one", result.parent, ("out",))
 
     monkeypatch.setattr(artifacts, broken, fail)
@@ -177,7 +168,7 @@ def test_a_damaged_manifest_fails_no_stage(result, monkeypatch):
 def test_a_tracker_that_is_down_costs_the_link_only(result, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     flow_run = in_a_flow(lambda: artifacts.show("one", result.parent, ("out",)))
-    assert "MLflow run" not in artifacts(flow_run)["one"].data
+    assert "MLflow run" not in shown_by(flow_run)["one"].data
 
 
 @pytest.mark.parametrize("uri", ["", "sqlite:///mlflow.db"])

@@ -111,4 +111,4 @@ def test_the_plan_tells_what_runs_and_how_long_that_took(tmp_path):
     ("seconds", "words"), [(0.4, "0 s"), (59.6, "1 min"), (150, "2 min"), (7260, "2 h 1 min")]
 )
 def test_durations_are_told_as_people_do(seconds, words):
-    assert durations.told(seconds) == words
+    assert durations.readable(seconds) == words

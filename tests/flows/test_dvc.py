@@ -3,13 +3,13 @@ import re
 import pytest
 
 from fewstep.errors import UserError
-from flows.dvc import repo
+from flows.dvc import commands, repo
 from flows.dvc.failures import StageError
 
 
 def reproduce(toy, stage, **options):
     lines = []
-    return repo.reproduce(stage, toy.root, lines.append, **options), lines
+    return commands.reproduce(stage, toy.root, lines.append, **options), lines
 
 
 def test_stages_come_in_dependency_order_with_what_they_wait_for(toy):
@@ -40,6 +40,15 @@ def test_a_message_of_the_stage_is_told_as_it_is_and_no_second_try_is_worth_it(t
     with pytest.raises(StageError) as caught:
         reproduce(toy, "first")
     assert str(caught.value) == "first: the setting is wrong;\nmend it"
+    assert not caught.value.transient
+
+
+def test_a_stage_that_writes_no_outcome_is_told_by_its_exit_status_and_last_lines(toy):
+    toy.order("first", "fail")
+    with pytest.raises(StageError) as caught:
+        reproduce(toy, "first")
+    first, *_, last = str(caught.value).splitlines()
+    assert (first, last) == ("first ended with exit status 1", "it does not work")
     assert not caught.value.transient
 
 

@@ -11,7 +11,7 @@ from processes import wait_for
 from toy_project import Toy
 
 from fewstep.errors import UserError
-from flows import garbage, gc
+from flows import gc
 from stages.artifacts.scratch import Scratch
 
 
@@ -43,7 +43,7 @@ def template_littered(template_that_ran, tmp_path_factory):
 def littered(template_littered, tmp_path, monkeypatch):
     shutil.copytree(template_littered.root, tmp_path / "toy")
     # As the real stages would say: last goes on with last.new, the inputs of first are not known yet.
-    monkeypatch.setattr(garbage, "current_scratch", lambda: iter([("last", "last.new"), ("first", None)]))
+    monkeypatch.setattr(gc, "current_scratch", lambda: iter([("last", "last.new"), ("first", None)]))
     monkeypatch.chdir(tmp_path / "toy")
     return Toy(tmp_path / "toy")
 
@@ -53,10 +53,9 @@ def everything(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in inner if ".locks" not in path.parts}
 
 
-def run(monkeypatch, *arguments, answer=None):
-    monkeypatch.setattr("sys.argv", ["gc", *arguments])
+def run(monkeypatch, *, yes=False, answer=None):
     monkeypatch.setattr("builtins.input", lambda _: answer)
-    gc.main()
+    gc.run(Path.cwd(), yes)
 
 
 def test_it_lists_and_removes_nothing_without_a_yes(littered, monkeypatch, capsys):
@@ -76,7 +75,7 @@ def test_it_lists_and_removes_nothing_without_a_yes(littered, monkeypatch, capsy
 
 def test_it_removes_what_it_lists_and_nothing_else(littered, monkeypatch, capsys):
     before = everything(littered.root)
-    run(monkeypatch, "--yes")
+    run(monkeypatch, yes=True)
     gone = {".fewstep/scratch/last.old", ".fewstep/scratch/gone.x", "artifacts/middle/gone", "artifacts/old"}
     gone |= {f".fewstep/entries/{name}" for name in ("old.json", "old.safetensors", "killed.json.1.tmp")}
     assert everything(littered.root) == {
@@ -88,8 +87,19 @@ def test_it_removes_what_it_lists_and_nothing_else(littered, monkeypatch, capsys
     capsys.readouterr()
 
 
+def test_without_anybody_to_ask_nothing_is_removed(littered, monkeypatch):
+    def nobody(_):
+        raise EOFError
+
+    before = everything(littered.root)
+    monkeypatch.setattr("builtins.input", nobody)
+    with pytest.raises(UserError, match=r"`fewstep gc --yes` does not ask"):
+        gc.run(littered.root, yes=False)
+    assert everything(littered.root) == before
+
+
 def test_nothing_to_remove(toy_that_ran, monkeypatch, capsys):
-    monkeypatch.setattr(garbage, "current_scratch", lambda: iter([]))
+    monkeypatch.setattr(gc, "current_scratch", lambda: iter([]))
     monkeypatch.chdir(toy_that_ran.root)
     run(monkeypatch)
     assert capsys.readouterr().out == "Nothing to remove.\n"
@@ -98,34 +108,34 @@ def test_nothing_to_remove(toy_that_ran, monkeypatch, capsys):
 def test_results_of_experiments_are_kept(toy_that_ran):
     toy_that_ran.sh("git add -A && git commit -qm all && dvc exp run -q -S last.width=5")
     toy_that_ran.sh("git checkout -q . && dvc checkout -q")
-    assert garbage.unused_cache(toy_that_ran.root).items == {}
+    assert gc.unused_cache(toy_that_ran.root).items == {}
     toy_that_ran.sh("dvc exp remove -q -A")
-    assert garbage.unused_cache(toy_that_ran.root).items != {}
+    assert gc.unused_cache(toy_that_ran.root).items != {}
 
 
-def test_cells_are_kept_while_no_evaluation_says_when_it_began(littered):
-    assert garbage.old_entries(littered.root).items != {}
+def test_entries_are_kept_while_no_evaluation_says_when_it_began(littered):
+    assert gc.old_entries(littered.root).items != {}
     (littered.root / ".fewstep/entries/began").unlink()
-    assert garbage.old_entries(littered.root).items == {}
+    assert gc.old_entries(littered.root).items == {}
 
 
 def test_shared_scratch_is_left_alone(littered, monkeypatch):
     monkeypatch.setenv("FEWSTEP_SCRATCH", "/somewhere")
-    assert garbage.old_scratch(littered.root).items == {}
+    assert gc.old_scratch(littered.root).items == {}
 
 
 def test_a_shared_cache_is_left_alone(littered, tmp_path):
-    assert garbage.unused_cache(littered.root).items != {}
+    assert gc.unused_cache(littered.root).items != {}
     littered.sh(f"mv .dvc/cache {tmp_path}/shared && dvc cache dir -q --local {tmp_path}/shared")
-    assert garbage.unused_cache(littered.root).items == {}
+    assert gc.unused_cache(littered.root).items == {}
 
 
 def test_scratch_that_a_process_works_in_forbids_it_and_survives(littered):
     scratch = littered.root / ".fewstep/scratch/last.old"
     with FileLock(Scratch(scratch).lock_file):
         with pytest.raises(UserError, match="last is running"):
-            garbage.collect(littered.root)
-        garbage.remove_unless_in_use(scratch)
+            gc.collect(littered.root)
+        gc.remove_unless_in_use(scratch)
     assert scratch.exists()
 
 
@@ -157,12 +167,12 @@ def test_failed_and_interrupted_runs_leave_mlflow_and_others_stay(tmp_path, monk
 
     mixed, hopeless = make("mixed", "FAILED"), make("hopeless", "FAILED")
     make("good", "FINISHED", mixed), make("bad", "FAILED", mixed), make("killed", "KILLED", hopeless)
-    pile = garbage.failed_runs(tmp_path)
-    assert set(pile.items) == {"bad (failed)", "killed (killed)", "hopeless (failed)"}
-    pile.remove()
+    kind = gc.failed_runs(tmp_path)
+    assert set(kind.items) == {"bad (failed)", "killed (killed)", "hopeless (failed)"}
+    kind.remove()
     assert {run.info.run_name for run in client.search_runs(["0"])} == {"mixed", "good"}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://shared.example")
-    assert garbage.failed_runs(tmp_path).items == {}
+    assert gc.failed_runs(tmp_path).items == {}
 
 
 def test_a_running_stage_forbids_it(toy_that_ran):
@@ -174,7 +184,7 @@ def test_a_running_stage_forbids_it(toy_that_ran):
     try:
         wait_for((toy_that_ran.root / "began").exists)
         with pytest.raises(UserError, match="artifacts/last"):
-            garbage.collect(toy_that_ran.root)
+            gc.collect(toy_that_ran.root)
     finally:
         os.killpg(dvc.pid, signal.SIGKILL)
         dvc.wait()
@@ -186,7 +196,7 @@ def test_workspaces_of_variants_go_unless_a_flow_is_at_work(tmp_path):
         (folder / name).mkdir(parents=True)
         (folder / f"{name}.lock").touch()
     with FileLock(folder / "busy.lock"):
-        pile = garbage.variants(tmp_path)
-        assert list(pile.items) == [".fewstep/variants/done"]
-        pile.remove()
+        kind = gc.variants(tmp_path)
+        assert list(kind.items) == [".fewstep/variants/done"]
+        kind.remove()
     assert sorted(path.name for path in folder.iterdir()) == ["busy", "busy.lock"]

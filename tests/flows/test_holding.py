@@ -11,7 +11,7 @@ def test_a_second_run_is_refused_and_told_who_holds_the_workspace(tmp_path):
     with workspace_lock.held(lock, "calm-fox", "123"):
         with (
             pytest.raises(
-                UserError, match=rf"flow run calm-fox \(123, process {os.getpid()} on .+\) is at work"
+                UserError, match=rf"flow run calm-fox \(123, process {os.getpid()} on .+\) uses this"
             ),
             workspace_lock.held(lock, "other", "456"),
         ):

@@ -6,6 +6,14 @@ from flows.planning import time_limits
 STAGES = ["couple@round1", "distill@boss-4", "distill@boss-2"]
 
 
+def test_how_many_run_at_once_must_be_a_number(monkeypatch):
+    monkeypatch.setenv("FEWSTEP_STAGES_AT_ONCE", "3")
+    assert time_limits.stages_at_once() == 3
+    monkeypatch.setenv("FEWSTEP_STAGES_AT_ONCE", "many")
+    with pytest.raises(UserError, match=r"FEWSTEP_STAGES_AT_ONCE.*'many'"):
+        time_limits.stages_at_once()
+
+
 @pytest.mark.parametrize(
     ("text", "limits"),
     [

@@ -52,12 +52,10 @@ def test_without_an_address_nobody_is_told(monkeypatch):
 
 
 def test_the_message_says_what_failed_and_how_to_go_on():
-    text = notices.tell(
-        {"a": "a: no such file", "b": "b was killed"}, False, "python -m flows.pipeline", None
-    )
+    text = notices.message({"a": "a: no such file", "b": "b was killed"}, False, "fewstep run", None)
     assert text.splitlines() == [
         "a: no such file",
         "b was killed",
-        "Failed: a, b. Several tries ended so, and the run's log has more. Go on where it stopped:",
-        "    python -m flows.pipeline",
+        "Failed: a, b. Retries failed as well; the run's log has more. Continue from there:",
+        "    fewstep run",
     ]

@@ -7,7 +7,7 @@ from outages import Road
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from processes import wait_for
-from test_artifacts import artifacts, manifest
+from test_artifacts import manifest, shown_by
 from test_pipeline import begin, names, task_runs
 
 from flows.server import connection
@@ -23,7 +23,7 @@ def test_stages_begin_and_end_while_the_server_is_away_and_it_is_told_later(
     monkeypatch.setenv("FEWSTEP_TRACKING", "off")
     monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "99")  # whoever waited for it by that would never end
     work = (toy.root / "work.py").read_text()
-    bar = "print('last: step 1/2 (50 %), 0:39 left')"
+    bar = "write_progress(1, 2, 39)"
     (toy.root / "work.py").write_text(f"{work}\nif name == 'last':\n    {bar}\n    {PAGE}\n")
     toy.order("first", "meet go")
     with Road(prefect_api) as road:
@@ -40,7 +40,7 @@ def test_stages_begin_and_end_while_the_server_is_away_and_it_is_told_later(
     assert "the progress of last is not shown" in said.read_text()
     with temporary_settings({PREFECT_API_URL: prefect_api}), get_client(sync_client=True) as client:
         assert names(task_runs(note["id"], len(toy.stages))) == dict.fromkeys(toy.stages, "Completed")
-        assert artifacts(note["id"]).keys() == {"last"}
+        assert shown_by(note["id"]).keys() == {"last"}
         assert client.read_flow_run(note["id"]).state.is_completed()
 
 
@@ -52,7 +52,7 @@ def test_a_server_that_is_gone_for_good_is_told_and_the_stages_are_done(
     work.write_text(f"{work.read_text()}\n{PAGE}\n")  # so that the first stage waits for the server already
     toy.order("first", "meet go")
     with Road(prefect_api) as road:
-        run = begin(toy, road.address, said, "pipeline._server.RESTART = 2.0")
+        run = begin(toy, road.address, said, "pipeline.connection.RESTART = 2.0")
         wait_for((toy.root / "here-first").exists)
         road.go_away()
         (toy.root / "here-go").touch()

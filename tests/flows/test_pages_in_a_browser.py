@@ -14,6 +14,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import pipeline, ui
+from stages.settings import checks
 from stages.tracking import outboxes, sender
 from stages.tracking.outboxes import Outbox
 
@@ -102,9 +103,9 @@ def test_the_pages_show_what_happened(toy, tmp_path, finished, prefect_api, mlfl
     }
     page = f"pathlib.Path(out, 'manifest.json').write_text({json.dumps(manifest)!r})\n"
     picture = f"shutil.copy({str(finished / 'artifacts/prepare/samples.png')!r}, out)\n"
-    told = 'print(f"{name}: step 640/1500 (43 %), 21.9 step/s, 0:39 left")\n'
+    told = "write_progress(640, 1500, 39)\n"
     (toy.root / "work.py").write_text(work + told + page + picture)
-    monkeypatch.setattr(pipeline, "check_settings", lambda root: None)
+    monkeypatch.setattr(checks, "check", lambda params: None)
     monkeypatch.setenv("FEWSTEP_TRACKING", "off")
     with temporary_settings({PREFECT_API_URL: prefect_api}):
         state = pipeline.pipeline(toy.root, return_state=True)

@@ -14,17 +14,20 @@ from processes import group, wait_for
 from workspace import CHECKOUT
 
 from fewstep.errors import UserError
-from flows import pipeline, recover
-from flows.planning.request import options
+from flows import pipeline, recover, summary
+from flows import run as run_command
+from flows.planning.request import Choice, Request
 from flows.system import notices
 from flows.workspaces import workspace_lock
 from stages.artifacts import manifests
+from stages.settings import checks
+from stages.settings.params import Params
 from stages.tracking import tracking
 
 
 @pytest.fixture(autouse=True)
 def server(prefect_api, monkeypatch):
-    monkeypatch.setattr(pipeline, "check_settings", lambda root: None)  # the toy's are no real stages'
+    monkeypatch.setattr(checks, "check", lambda params: None)  # the toy's are no real stages'
     monkeypatch.setattr(pipeline.bring_up_to_date, "retry_delay_seconds", 0)
     monkeypatch.setenv("FEWSTEP_TRACKING", "off")
     with temporary_settings({PREFECT_API_URL: prefect_api}):
@@ -45,10 +48,12 @@ def begin(toy, prefect_api, said=None, first=""):
     script = "\n".join(
         (
             "from pathlib import Path",
-            "from flows import pipeline",
-            "pipeline.check_settings = lambda root: None",
+            "from flows import pipeline, run",
+            "from flows.planning.request import Request",
+            "from stages.settings.params import Params",
+            "Params.check = lambda self: None",
             first,
-            f"pipeline.main(Path({str(toy.root)!r}), [])",
+            f"run.run(Path({str(toy.root)!r}), Request())",
         )
     )
     with said.open("w") if said else nullcontext(subprocess.PIPE) as out:
@@ -119,8 +124,8 @@ def test_a_users_mistake_is_told_and_not_retried_and_the_others_go_on(toy):
     assert state.message.splitlines() == [
         "middle@left: the setting is wrong;",
         "mend it",
-        "Failed: middle@left. Mend that, then go on where it stopped:",
-        "    python -m flows.pipeline --start-from middle@left",
+        "Failed: middle@left. Fix that, then continue from there:",
+        "    fewstep run --start-from middle@left",
         "or, without Prefect:",
         "    dvc repro middle@left",
     ]
@@ -154,10 +159,11 @@ def test_a_killed_stage_is_tried_again(toy):
 
 
 def test_settings_are_checked_before_anything_runs(toy, monkeypatch):
-    def refuse(root):
+    def refuse(self):
         raise UserError("first.stpes is not a setting")
 
-    monkeypatch.setattr(pipeline, "check_settings", refuse)
+    monkeypatch.setattr(Params, "check", refuse)
+    toy.edit("params.yaml", "rate: 0.1", "rate: 0.19")  # settings that no test has had checked before
     state = pipeline.pipeline(toy.root, return_state=True)
     assert (state.is_failed(), state.message) == (True, "first.stpes is not a setting")
     assert toy.began() == []
@@ -212,7 +218,7 @@ def test_a_stage_whose_time_is_over_is_stopped_and_not_tried_again(toy, monkeypa
     state, runs = run(toy)
     assert runs["first"].run_count == 1
     assert runs["first"].state.message.startswith("first took longer than the 3 s that FEWSTEP_STAGE_TIMEOUT")
-    assert "python -m flows.pipeline --start-from first" in state.message
+    assert "fewstep run --start-from first" in state.message
     assert recover.recover(toy.root) == []
 
 
@@ -244,34 +250,52 @@ def test_a_cancelled_run_leaves_no_process_and_no_lock(toy, prefect_api, how):
 
 
 def test_a_server_that_is_away_is_told_at_once(toy, monkeypatch):
-    monkeypatch.setattr(pipeline, "pipeline", lambda *_, **__: pytest.fail("ran"))
+    monkeypatch.setattr(run_command, "pipeline", lambda *_, **__: pytest.fail("ran"))
     address = "http://me:secret@127.0.0.1:9/api"
-    with temporary_settings({PREFECT_API_URL: address}), pytest.raises(SystemExit) as caught:
-        pipeline.main(toy.root, [])
+    with temporary_settings({PREFECT_API_URL: address}), pytest.raises(UserError) as caught:
+        run_command.run(toy.root, Request())
     told = str(caught.value)
     assert told.startswith("the Prefect server at http://127.0.0.1:9/api does not answer (ConnectError)")
-    assert "make ui" in told
+    assert "fewstep ui" in told
 
 
 def test_without_a_server_none_is_started_for_nothing(toy_that_ran, monkeypatch, capsys):
-    monkeypatch.setattr(pipeline, "pipeline", lambda *_, **__: pytest.fail("a flow run for nothing"))
+    monkeypatch.setattr(run_command, "pipeline", lambda *_, **__: pytest.fail("a flow run for nothing"))
     with temporary_settings({PREFECT_API_URL: None}):
-        pipeline.main(toy_that_ran.root, [])
-        pipeline.main(toy_that_ran.root, ["--start-from", "middle@left"])
+        run_command.run(toy_that_ran.root, Request())
+        run_command.run(toy_that_ran.root, Request(start_from="middle@left"))
         assert capsys.readouterr().out == "All stages are up to date.\n" * 2
-        with pytest.raises(SystemExit, match="did you mean 'middle@left'"):
-            pipeline.main(toy_that_ran.root, ["--only", "middle@lift"])
+        with pytest.raises(UserError, match="did you mean 'middle@left'"):
+            run_command.run(toy_that_ran.root, Request(only="middle@lift"))
 
         toy_that_ran.edit("params.yaml", "width: 1", "width: 9")
-        assert not pipeline.nothing_to_do(toy_that_ran.root, options([]))
+        assert not run_command.nothing_to_do(toy_that_ran.root, Request())
         toy_that_ran.edit("params.yaml", "width: 9", "width: 1")
-        for asked in (["--force"], ["--dry-run"], ["--set", "width=3"]):
-            assert not pipeline.nothing_to_do(toy_that_ran.root, options(asked))
+        for asked in (Request(force=True), Request(overrides={"width": 3})):
+            assert not run_command.nothing_to_do(toy_that_ran.root, asked)
+
+
+def test_a_run_ends_with_the_table_of_results_if_it_evaluated(toy_that_ran, monkeypatch, capsys):
+    (evaluation := toy_that_ran.root / "artifacts/evaluate").mkdir()
+    monkeypatch.setattr(summary, "show", lambda folder: print(f"the table of {folder}"))
+    for request, shown in ((Request(), True), (Request(only="first"), False), (Request(dry_run=True), False)):
+        run_command.run(toy_that_ran.root, request)
+        assert (f"the table of {evaluation}" in capsys.readouterr().out) == shown
+
+
+def test_a_plan_tells_what_a_run_would_do_without_a_server(toy_that_ran):
+    toy_that_ran.edit("params.yaml", "width: 3", "width: 4")
+    with temporary_settings({PREFECT_API_URL: None}):
+        told = run_command.plan(toy_that_ran.root, Choice()).splitlines()
+        assert told[-2] == "last runs, unless DVC's cache has this very result"
+        told = run_command.plan(toy_that_ran.root, Choice(overrides={"last.width": 3})).splitlines()
+        assert told[-1] == "0 of 4 stages run: 0 s one after the other"
+    assert toy_that_ran.began() == []
 
 
 def test_the_real_chain_goes_through_prefect(checkout, prefect_api):
     """One student's setting is overridden: it and the evaluation run, all else comes from the cache."""
-    overridden = "python -m flows.pipeline --set distill.one-step.train.steps=7"
+    overridden = "fewstep run --set distill.one-step.train.steps=7"
     said = checkout.sh(overridden, PREFECT_API_URL=prefect_api)
     assert "All stages are up to date: 9 cached, 2 completed." in said
     with get_client(sync_client=True) as client:
@@ -287,17 +311,8 @@ def test_the_real_chain_goes_through_prefect(checkout, prefect_api):
 
 
 def test_nothing_here_waits_for_torch():
-    imports = (
-        "import flows.gc, flows.pipeline, flows.recover, flows.summary, flows.sweep, flows.ui, flows.why"
-    )
-    check = f"{imports}; flows.pipeline.check_settings(flows.CHECKOUT)"
-    code = f"import sys; {check}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT).returncode == 0
-
-
-def test_how_many_run_at_once_must_be_a_number(monkeypatch):
-    monkeypatch.setenv("FEWSTEP_STAGES_AT_ONCE", "3")
-    assert pipeline.stages_at_once() == 3
-    monkeypatch.setenv("FEWSTEP_STAGES_AT_ONCE", "many")
-    with pytest.raises(SystemExit, match=r"FEWSTEP_STAGES_AT_ONCE.*'many'"):
-        pipeline.stages_at_once()
+    modules = [f"flows.{name}" for name in ("deploy", "gc", "recover", "run", "sweep", "ui", "why", "worker")]
+    check = "Variant.of(flows.CHECKOUT, {})"
+    code = f"import sys, {', '.join(modules)}; from flows.workspaces.variant import Variant; {check}"
+    ended = subprocess.run([sys.executable, "-c", f"{code}; sys.exit('torch' in sys.modules)"], cwd=CHECKOUT)
+    assert ended.returncode == 0

@@ -24,7 +24,7 @@ from flows.dvc.failures import StageError
 from flows.system import git, processes
 from flows.workers import driver
 from flows.workspaces import clone
-from stages.settings import discovery
+from stages.settings import checks, discovery
 
 CODE = ("flows", "stages", "fewstep", "infra")
 TWO_STAGES = """
@@ -44,7 +44,7 @@ stages:
 
 @pytest.fixture(autouse=True)
 def server(prefect_api, monkeypatch):
-    monkeypatch.setattr(pipeline, "check_settings", lambda root: None)  # the toy's are no real stages'
+    monkeypatch.setattr(checks, "check", lambda params: None)  # the toy's are no real stages'
     monkeypatch.setattr(pipeline.bring_up_to_date, "retry_delay_seconds", 0)
     monkeypatch.setenv("FEWSTEP_TRACKING", "off")
     monkeypatch.setenv("FEWSTEP_POOLS", "on")
@@ -100,7 +100,7 @@ class Team:
             self.clone(pool)
         with (self.top / f"{pool}.log").open("w") as log:
             self.processes[pool] = subprocess.Popen(
-                [sys.executable, "-m", "flows.worker", pool],
+                [sys.executable, "-m", "fewstep", "worker", pool],
                 cwd=checkout,
                 env=os.environ | {"PREFECT_API_URL": PREFECT_API_URL.value()},
                 stdout=log,
@@ -197,11 +197,13 @@ def test_a_worker_at_another_commit_or_with_changes_refuses(toy):
 
 def test_a_pool_without_workers_is_told_and_nothing_stays_scheduled(team, deployed, monkeypatch):
     monkeypatch.setattr(driver, "PATIENCE_WITH_AN_EMPTY_POOL", 0.5)
-    monkeypatch.setattr(driver.Watch, "_online", lambda watch: False)  # those of other tests may count still
+    monkeypatch.setattr(
+        driver.RunWatch, "_online", lambda watch: False
+    )  # those of other tests may count still
     state = run(team.driver)
     assert state.is_failed()
     assert "no worker of pool cpu is online" in state.message
-    assert "make worker POOL=cpu" in state.message
+    assert "fewstep worker cpu" in state.message
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("fewstep-stage/cpu")
         mine = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]))
@@ -210,7 +212,7 @@ def test_a_pool_without_workers_is_told_and_nothing_stays_scheduled(team, deploy
 
 
 def test_a_server_that_knows_no_pool_is_named(toy, monkeypatch):
-    with get_client(sync_client=True) as client, pytest.raises(UserError, match=r"pool tpu.*make deploy"):
+    with get_client(sync_client=True) as client, pytest.raises(UserError, match=r"pool tpu.*fewstep deploy"):
         driver.send(client, "first", "tpu", {})
 
 
@@ -240,7 +242,7 @@ class Server:
 def test_a_worker_that_falls_silent_is_given_up_and_one_that_does_not_is_not(monkeypatch):
     running = StateType.RUNNING
     server = Server(monkeypatch, (0, running, 1), (80, running, 2), (80, running, 2), (20, running, 2))
-    watch = driver.Watch(server, "run", "gpu", lambda line: None)
+    watch = driver.RunWatch(server, "run", "gpu", lambda line: None)
     for _ in range(3):
         assert watch.look() is None
     assert server.set == []
@@ -252,7 +254,7 @@ def test_a_worker_that_falls_silent_is_given_up_and_one_that_does_not_is_not(mon
 
 def test_a_stage_waits_for_a_busy_worker_as_long_as_it_takes(monkeypatch):
     server = Server(monkeypatch, *[(3600, StateType.SCHEDULED, 1)] * 5)
-    watch = driver.Watch(server, "run", "gpu", lambda line: None)
+    watch = driver.RunWatch(server, "run", "gpu", lambda line: None)
     assert [watch.look() for _ in range(5)] == [None] * 5
     assert server.set == []
 
@@ -294,9 +296,7 @@ def test_a_place_belongs_to_one_project(toy, tmp_path):
         ):
             storage.check(toy.root, "0" * 40)
         toy.sh("git checkout -q --orphan other && git commit -qm another --allow-empty")
-        with pytest.raises(
-            UserError, match=rf"another project's data: it was begun at commit {project[:12]}"
-        ):
+        with pytest.raises(UserError, match=rf"another project's data: it began at commit {project[:12]}"):
             storage.claim(toy.root)
         toy.sh(f"git checkout -qf {branch} && git branch -qD other")
 
@@ -306,7 +306,7 @@ def test_an_entry_is_merged_as_dvc_writes_it(toy_that_ran):
     entries = locked(toy_that_ran)
     (toy_that_ran.root / "dvc.lock").unlink()
     for name in reversed(toy_that_ran.stages):
-        outcome, entry = stage.heard(stage.told(name, "ran", entries[name]))
+        outcome, entry = stage.taken(stage.handed_back(name, "ran", entries[name]))
         assert outcome == "ran"
         lockfile.merge(toy_that_ran.root, name, entry)
     assert locked(toy_that_ran) == entries

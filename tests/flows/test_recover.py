@@ -12,7 +12,7 @@ from processes import kill, wait_for
 
 from fewstep.errors import UserError
 from flows import recover
-from flows.dvc import repo
+from flows.dvc import commands
 from flows.workspaces import workspace_lock
 
 
@@ -43,7 +43,7 @@ def test_locks_of_the_dead_are_removed_and_work_goes_on(toy_that_ran, dead, reus
     toy_that_ran.edit("params.yaml", "rate: 0.1", "rate: 0.2")
     (told,) = recover.recover(root)
     assert told == f"removed the DVC lock of process {1 if reused else dead} (dvc repro first) in {root}"
-    assert repo.reproduce("first", root, lambda line: None) == "ran"
+    assert commands.reproduce("first", root, lambda line: None) == "ran"
     assert recover.recover(root) == []
 
 
@@ -54,7 +54,10 @@ def test_a_half_written_lock_is_removed(toy):
     ]
 
 
-@pytest.mark.parametrize("words", [["dvc", "repro"], ["-m", "stages.pretrain"]])
+@pytest.mark.parametrize(
+    "words",
+    [["dvc", "repro"], ["-m", "stages.pretrain"], ["/bin/fewstep", "run"], ["-P", "flows/dvc/reproduce.py"]],
+)
 def test_nothing_is_touched_while_anything_is_at_work(toy, dead, words):
     leave_lock(toy.root, dead)
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", *words], cwd=toy.root)
@@ -69,7 +72,7 @@ def test_nothing_is_touched_while_anything_is_at_work(toy, dead, words):
 
 
 def test_a_living_flow_is_named(toy):
-    told = r"flow run calm-fox \(123, process \d+ on .*at work"
+    told = r"flow run calm-fox \(123, process \d+ on .*running"
     with (
         workspace_lock.held(workspace_lock.lock_of(toy.root), "calm-fox", "123"),
         pytest.raises(UserError, match=told),

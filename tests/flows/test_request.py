@@ -1,42 +1,74 @@
 import os
 import shlex
 from concurrent.futures import ThreadPoolExecutor
+from inspect import signature
 from threading import Barrier
 
 import pytest
+from cyclopts import Token
+from workspace import CHECKOUT
 
+from fewstep import command_line
 from fewstep.errors import UserError
-from flows import pipeline
-from flows.planning.request import Request, options
+from flows import pipeline, run, sweep
+from flows.planning.request import Request, documentation, settings
 from stages.tracking import lineage, outboxes, recording
 
+PARAMETERS = {"start_from", "only", "force", "overrides", "experiment", "dry_run"}
 
-def test_the_command_line_says_what_the_flow_takes():
-    asked = options(
-        ["--start-from", "couple", "--force", "--set", "seed=3", "--set", "a.b=[1, x]", "--dry-run"]
-    )
-    assert asked == {
-        "start_from": "couple",
-        "only": None,
-        "force": True,
-        "overrides": {"seed": 3, "a.b": [1, "x"]},
-        "experiment": None,
-        "dry_run": True,
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Return what `fewstep run` would run, by the words of its command line."""
+
+    def decode(*words):
+        found = []
+        monkeypatch.setattr(run, "run", lambda root, request: found.append(request))
+        with pytest.raises(SystemExit) as ended:
+            command_line.main(["run", *words])
+        assert ended.value.code == 0
+        return found[0]
+
+    monkeypatch.chdir(CHECKOUT)
+    return decode
+
+
+def test_the_command_line_says_what_the_flow_takes(asked):
+    words = ("--start-from", "couple", "--force", "--set", "seed=3", "--set", "a.b=[1, x]", "--dry-run")
+    wanted = Request(start_from="couple", force=True, overrides={"seed": 3, "a.b": [1, "x"]}, dry_run=True)
+    assert asked(*words) == wanted
+    assert asked() == Request()
+
+
+def test_the_flow_has_the_parameters_of_a_request_flat_and_hands_them_on(monkeypatch):
+    form = pipeline.pipeline.parameters.properties
+    assert form.keys() == {"root"} | PARAMETERS
+    assert form["overrides"] == {
+        "title": "overrides",
+        "type": "object",
+        "additionalProperties": True,
+        "default": {},
+        "position": 4,
+        "description": documentation(Request)["overrides"],
     }
-    assert asked.keys() == pipeline.pipeline.parameters.properties.keys() - {"root"}
+    assert signature(pipeline.pipeline.fn).parameters.keys() == {"root"} | PARAMETERS
+    assert sweep.sweep.parameters.properties.keys() == {"root", "grid", "variants", "experiment"}
 
 
-def test_every_parameter_is_described_in_the_form_of_the_ui():
-    for name, shown in pipeline.pipeline.parameters.properties.items():
+@pytest.mark.parametrize("flow", [pipeline.pipeline, sweep.sweep])
+def test_every_parameter_is_described_in_the_form_of_the_ui(flow):
+    for name, shown in flow.parameters.properties.items():
         assert len(shown.get("description", "")) > 20, name
 
 
 @pytest.mark.parametrize(
-    ("words", "told"), [(["--set", "seed"], "key=value.*got 'seed'"), (["--set", "a=["], "'\\[' is no value")]
+    ("words", "told"),
+    [(["seed"], "--set needs KEY=VALUE"), (["a=["], "'[' is no value that params.yaml can")],
 )
 def test_an_override_must_be_key_and_value(words, told):
-    with pytest.raises(UserError, match=told):
-        options(words)
+    with pytest.raises(UserError) as caught:
+        settings(dict, [Token(keyword="--set", value=word) for word in words])
+    assert told in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -53,11 +85,11 @@ def test_an_override_must_be_key_and_value(words, told):
         ),
     ],
 )
-def test_the_command_that_goes_on_asks_for_the_same(request_, failed, rest):
+def test_the_command_that_continues_asks_for_the_same(asked, request_, failed, rest):
     command = request_.command(failed)
-    assert command == f"python -m flows.pipeline {rest}".strip()
-    asked = options(shlex.split(command)[3:])
-    assert (asked["overrides"], asked["experiment"]) == (request_.overrides, request_.experiment)
+    assert command == f"fewstep run {rest}".strip()
+    again = asked(*shlex.split(command)[2:])
+    assert (again.overrides, again.experiment) == (request_.overrides, request_.experiment)
 
 
 def test_what_is_recorded_where_is_as_before_when_a_run_is_over(monkeypatch):

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from fewstep.errors import UserError
 from flows import summary
 from stages.evaluation import timings
 
@@ -27,7 +28,7 @@ def evaluated(tmp_path, monkeypatch):
 
 def test_each_model_has_its_numbers_and_timings_where_they_are_known(evaluated, capsys):
     timings.record_timing("boss-4@4", 0.1234)
-    summary.main()
+    summary.show(summary.EVALUATION)
     head, *lines, report = capsys.readouterr().out.strip().splitlines()
     assert head.split() == [
         *("model", "NFE", "fd_clf"),
@@ -43,5 +44,5 @@ def test_each_model_has_its_numbers_and_timings_where_they_are_known(evaluated, 
 
 def test_before_the_first_run_it_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="make run"):
-        summary.main()
+    with pytest.raises(UserError, match="fewstep run"):
+        summary.show(summary.EVALUATION)

@@ -6,7 +6,6 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from fewstep.errors import UserError
 from flows import pipeline, sweep
-from stages.settings.params import Params
 
 # The toy's last stage makes up the numbers of an evaluation.
 MEASURE = """
@@ -21,6 +20,7 @@ if name == "last":
 
 MEET = """
 import yaml
+from stages.settings import checks
 
 if name == "last":
     name = str(yaml.safe_load(open("params.yaml"))["last"]["width"])
@@ -30,7 +30,7 @@ if name == "last":
 
 @pytest.fixture(autouse=True)
 def server(prefect_api, monkeypatch):
-    monkeypatch.setattr(Params, "check", lambda self: None)  # the toy's are no real stages'
+    monkeypatch.setattr(checks, "check", lambda params: None)  # the toy's are no real stages'
     monkeypatch.setenv("FEWSTEP_TRACKING", "off")
     with temporary_settings({PREFECT_API_URL: prefect_api}):
         yield
@@ -90,4 +90,4 @@ def test_all_variants_are_checked_before_the_first_runs(toy, monkeypatch):
     monkeypatch.setattr(pipeline, "take_turns", lambda *_: pytest.fail("ran"))
     state = sweep.sweep(toy.root, variants=[{"last.width": 7}, {"lats.width": 7}], return_state=True)
     assert state.is_failed()
-    assert state.message == "lats is nothing in params.yaml; did you mean 'last'?"
+    assert state.message == "params.yaml has no lats; did you mean 'last'?"

@@ -1,11 +1,10 @@
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-from urllib.request import urlopen
 
+import httpx
 import pytest
 from processes import alive, below, wait_for
 from workspace import CHECKOUT
@@ -16,7 +15,7 @@ from flows import ui
 
 def test_both_pages_come_up_before_any_run_and_nothing_is_left_behind(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.ui"],
+        [sys.executable, "-c", "from pathlib import Path; from flows import ui; ui.serve(Path.cwd())"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(CHECKOUT), "PREFECT_HOME": str(tmp_path / "prefect")},
         stdout=subprocess.PIPE,
@@ -27,9 +26,9 @@ def test_both_pages_come_up_before_any_run_and_nothing_is_left_behind(tmp_path):
         addresses = {line.split()[0]: line.split()[1] for line in lines[:2]}
         assert f"export PREFECT_API_URL={addresses['Prefect']}/api" in lines[1]
         assert "Ctrl-C" in lines[2]
-        for name, title in (("MLflow", b"MLflow"), ("Prefect", b"Prefect")):
-            assert title in urlopen(addresses[name], timeout=60).read()
-        settings = json.load(urlopen(f"{addresses['Prefect']}/ui-settings", timeout=60))
+        for name in ("MLflow", "Prefect"):
+            assert name in httpx.get(addresses[name], timeout=60, follow_redirects=True).text
+        settings = httpx.get(f"{addresses['Prefect']}/ui-settings", timeout=60).json()
         assert settings["api_url"] == "/api"  # of its own server, on whatever port that is
         family = below(process.pid)
         assert len(family) >= 2

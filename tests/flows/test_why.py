@@ -1,6 +1,6 @@
 import pytest
 
-from flows import why
+from flows import commands, why
 
 UP_TO_DATE: list[str] = []
 
@@ -64,9 +64,11 @@ def test_differences_are_told_leaf_by_leaf(before, now, found):
     assert list(why.differences(before, now)) == found
 
 
-def test_it_is_printed(toy_that_ran):
+def test_it_is_printed(toy_that_ran, monkeypatch, capsys):
     toy_that_ran.edit("params.yaml", "width: 3", "width: 4")
-    lines = toy_that_ran.sh("python -m flows.why").splitlines()
+    monkeypatch.chdir(toy_that_ran.root)
+    commands.why()
+    lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines if line.startswith(("first", "last"))] == [
         ["first", "up", "to", "date"],
         ["last", "last.width", "3", "->", "4", "in", "params.yaml"],

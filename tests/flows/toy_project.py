@@ -36,7 +36,7 @@ last: {width: 3}
 
 # A stage does as the file `orders/<stage>` says, and otherwise writes params.yaml into its output.
 WORK = """
-import os, pathlib, shutil, signal, sys, time
+import json, os, pathlib, shutil, signal, sys, time
 
 VERSION = 1
 
@@ -48,6 +48,18 @@ def met(others):
             return True
         time.sleep(0.02)
 
+def write_outcome(outcome, message):
+    if file := os.environ.get("FEWSTEP_OUTCOME_FILE"):
+        text = json.dumps({"stage": name, "outcome": outcome, "message": message})
+        pathlib.Path(file).write_text(text)
+
+def write_progress(done, total, seconds_left):
+    if file := os.environ.get("FEWSTEP_PROGRESS_FILE"):
+        record = {"stage": name, "label": "", "unit": "step", "done": done, "total": total}
+        record |= {"seconds_left": seconds_left, "values": {}}
+        with open(file, "a") as lines:
+            print(json.dumps(record), file=lines)
+
 name, out = sys.argv[1:]
 with open("began", "a") as file:
     print(name, os.environ.get("FEWSTEP_PIPELINE"), file=file)
@@ -55,8 +67,12 @@ print(f"{name}: at work")
 order = pathlib.Path("orders", name)
 todo = order.read_text().split() if order.exists() else [""]
 if todo[0] == "refuse":
+    write_outcome("mistake", "the setting is wrong;\\nmend it")
     sys.exit(f"{name}: the setting is wrong;\\nmend it")
+if todo[0] == "fail":  # as a stage that writes no outcome
+    sys.exit("it does not work")
 if todo[0] == "crash":
+    write_outcome("crash", "a bug")
     raise RuntimeError("a bug")
 if todo[0] == "die-once":
     order.unlink()

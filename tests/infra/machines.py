@@ -2,7 +2,6 @@
 
 import re
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ class Machine(Checkout):
     def work(self, pool: str) -> None:
         """Start the worker."""
         self.said = self.folder.with_suffix(".log")
-        self.worker = self.begin(sys.executable, "-m", "flows.worker", pool, said=self.said)
+        self.worker = self.begin("fewstep", "worker", pool, said=self.said)
 
     def die(self) -> None:
         """Lose all that runs here at once, as when the power fails."""
@@ -123,4 +122,4 @@ class Office:
             here = (entry / "cwd").readlink().is_relative_to(self.folder)
         except OSError:
             return ""
-        return command if here and re.search(r"-m (dvc|stages\.[a-z])", command) else ""
+        return command if here and re.search(r"-m (dvc|stages\.[a-z])|flows/dvc/reproduce", command) else ""

@@ -41,7 +41,7 @@ def office(team, servers, tmp_path_factory):
     try:
         for pool in ("driver", "cpu", "gpu"):
             made.add(pool, pool)
-        made.machines["driver"].sh("make deploy -o .venv/.locked")
+        made.machines["driver"].sh("fewstep deploy")
         yield made
     finally:
         made.close()

@@ -131,8 +131,8 @@ def test_no_image_holds_the_secrets():
 def test_each_pool_has_a_worker_that_keeps_what_the_image_says():
     place = re.search(r"^WORKDIR (.*)$", DOCKERFILE, re.M)[1]
     pools = {"driver", *yaml.safe_load((INFRA / "pools.yaml").read_text()).values()}
-    workers = {service["command"][3]: name for name, service in SERVICES.items() if name.endswith("-worker")}
+    workers = {service["command"][2]: name for name, service in SERVICES.items() if name.endswith("-worker")}
     assert set(workers) == pools
     for pool, name in workers.items():
-        assert SERVICES[name]["command"] == ["python", "-m", "flows.worker", pool, "--with-healthcheck"]
+        assert SERVICES[name]["command"] == ["fewstep", "worker", pool, "--with-healthcheck"]
         assert SERVICES[name]["volumes"] == [f"{name}:{place}/.fewstep"]

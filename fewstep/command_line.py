@@ -1,0 +1,306 @@
+"""The command `fewstep`: search and sample for a model directory, and in a checkout the pipeline's commands.
+
+The package holds `search` and `sample`. A checkout of the project has further commands in flows/commands.py,
+which is loaded from the working directory or a folder above it.
+"""
+
+import importlib
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+from etils.epy import lazy_imports
+
+from fewstep import __version__
+from fewstep.errors import UserError
+from fewstep.files import written_whole
+
+with lazy_imports():  # loaded at first use, so that help is there at once
+    import safetensors.torch
+    import torch
+    from PIL import Image
+
+    from fewstep import checkpoint, draws, flow, grids, registry, solvers
+    from fewstep.searching import call
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fewstep.grids import Grid
+    from fewstep.model import Model
+
+CODE = Path(__file__).resolve().parents[1]
+"""The folder that this package was imported from."""
+OF_A_CHECKOUT = ("run", "plan", "why", "check", "sweep", "ui", "deploy", "worker", "recover", "gc")
+"""The commands of flows/commands.py."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command that `arguments`, or those of the process, name, and end the process."""
+    given = sys.argv[1:] if arguments is None else arguments
+    root = checkout(Path.cwd())
+    if root not in (None, CODE):
+        restart_with(root, given)
+    try:
+        if given[:1] and given[0] in OF_A_CHECKOUT:
+            if root is None:
+                raise UserError(
+                    f"`fewstep {given[0]}` is a command of a checkout of fewstep: neither {Path.cwd()} nor a "
+                    "folder above it has flows/commands.py and dvc.yaml. Clone the project and run it there"
+                )
+            os.chdir(root)
+        app_of(root)(given)
+    except UserError as error:
+        sys.exit(str(error))
+
+
+def checkout(folder: Path) -> Path | None:
+    """Return the checkout of fewstep that `folder` is or lies in, None if there is none."""
+    for place in (folder, *folder.parents):
+        if (place / "flows" / "commands.py").is_file() and (place / "dvc.yaml").is_file():
+            return place.resolve()
+    return None
+
+
+def restart_with(root: Path, arguments: list[str]) -> None:
+    """Become the command line of the checkout `root`: clones may share an environment, but not their code."""
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-P", "-m", "fewstep", *arguments]
+    os.execve(sys.executable, command, os.environ | {"PYTHONPATH": path})
+
+
+def app_of(root: Path | None) -> App:
+    """Return the command line, with the commands of the checkout `root` if there is one."""
+    app = App(
+        name="fewstep",
+        version=__version__,
+        help="Turn a flow or diffusion model into one that samples in 1 to 8 network calls.",
+        help_format="markdown",
+        default_parameter=Parameter(negative=()),
+    )
+    app.command(search)
+    app.command(sample)
+    if root is None:
+        app.help_epilogue = f"In a checkout of fewstep there are also: {', '.join(OF_A_CHECKOUT)}."
+        return app
+    sys.path.insert(0, str(root))
+    commands = importlib.import_module("flows.commands")  # an import statement would point upwards
+    for name in OF_A_CHECKOUT:
+        app.command(getattr(commands, name))
+    return app
+
+
+def search(
+    model: Path,
+    /,
+    *,
+    budgets: Annotated[list[int], Parameter(consume_multiple=True)],
+    method: str = "best",
+    solver: str = "euler",
+    guidance: float = 1.0,
+    report: int = 0,
+    teacher: Path | None = None,
+    seed: int = 0,
+    batch: int = 128,
+    device: str = "cpu",
+    out: Path = Path("grids.json"),
+) -> None:
+    """Search the timesteps at which to call a model, for each number of steps.
+
+    Args:
+        model: A model directory: model.safetensors and config.json.
+        budgets: Numbers of steps to find a grid for, such as 4 8.
+        method: The search, a file of fewstep.searches.
+        solver: The solver that will take the steps, a file of fewstep.solvers.
+        guidance: The scale of classifier-free guidance that the model will be sampled with; 1 is none.
+        report: Noises to measure the found grids and equal steps on, 4096 for numbers that last; 0 for none.
+        teacher: The model directory of the teacher, for a student whose timesteps were jittered in training.
+        seed: Names the noises that are drawn.
+        batch: Noises in one network call.
+        device: Where the model runs, such as cuda.
+        out: The file that gets the grids, for `fewstep sample --grid`.
+
+    Raises:
+        UserError: A folder holds no model, or an option does not fit it.
+    """
+    loaded = load(model, device)
+    wanted = sum(registry.find("fewstep.searches", method)().needs().values()) + report
+    noise, conditions = drawn(loaded, max(wanted, 1), seed, device)  # one shows whether it is deterministic
+    found = call.search(
+        loaded,
+        noise,
+        budgets=budgets,
+        method=method,
+        solver=solver,
+        guidance=guidance,
+        conditions=conditions,
+        teacher=load(teacher, device) if teacher else None,
+        report=report,
+        batch=batch,
+    )
+    digest = checkpoint.model_digest(model)
+    result = {
+        "grids": {str(steps): asdict(grid) | {"model_digest": digest} for steps, grid in found.items()},
+        "scores": {
+            str(steps): {name: asdict(score) for name, score in scores.items()}
+            for steps, scores in found.scores.items()
+        },
+    }
+    with written_whole(out) as temporary:
+        temporary.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
+    print(table({steps: found[steps] for steps in budgets}, result["scores"]))
+    print(f"Grids: {out.resolve()}")
+
+
+def sample(
+    model: Path,
+    /,
+    *,
+    steps: int | None = None,
+    grid: Path | None = None,
+    solver: str = "euler",
+    guidance: float = 1.0,
+    samples: int = 64,
+    seed: int = 0,
+    batch: int = 128,
+    device: str = "cpu",
+    out: Path = Path("samples.png"),
+) -> None:
+    """Sample a model and write the samples as a picture or as tensors.
+
+    A student samples with the grid it was trained for. Any other model needs --grid or --steps.
+
+    Args:
+        model: A model directory: model.safetensors and config.json.
+        steps: The number of steps. With --grid, which of its grids; without, so many equal steps.
+        grid: A file that `fewstep search` wrote.
+        solver: The solver that takes equal steps, a file of fewstep.solvers; a grid names its own.
+        guidance: The scale of classifier-free guidance; 1 is none.
+        samples: How many to make. Sample number i of a model with classes has label i modulo their number.
+        seed: Names the noises that are drawn.
+        batch: Samples in one network call.
+        device: Where the model runs, such as cuda.
+        out: A .png file, for images, or a .safetensors file with the tensors `samples` and `label`.
+
+    Raises:
+        UserError: A folder holds no model, or an option does not fit it.
+    """
+    if out.suffix not in (".png", ".safetensors"):
+        raise UserError(f"--out needs a name that ends in .png or .safetensors, got {out}")
+    for name, number in (("samples", samples), ("batch", batch)):
+        if number < 1:
+            raise UserError(f"--{name} must be 1 or more, got {number}")
+    loaded = load(model, device)
+    shape = loaded.config.shape
+    if out.suffix == ".png" and (len(shape) != 3 or shape[0] not in (1, 3)):
+        raise UserError(f"samples of shape {shape} are no pictures; write them to --out samples.safetensors")
+    velocity = flow.as_flow(loaded, guidance=guidance)
+    chosen = grid_of(loaded, velocity.t_start, steps, grid, solver, guidance)
+    chosen.must_suit(model=checkpoint.model_digest(model), guidance=guidance)
+    noise, conditions = drawn(loaded, samples, seed, device)
+    made, nfe = [], 0
+    with torch.inference_mode():
+        for start in range(0, samples, batch):
+            part = {name: value[start : start + batch] for name, value in conditions.items()}
+            solution = solvers.integrate(velocity, noise[start : start + batch], chosen, **part)
+            made.append(solution.x)
+            nfe = solution.nfe
+    tensors = {"samples": torch.cat(made).cpu(), **{name: value.cpu() for name, value in conditions.items()}}
+    with written_whole(out) as temporary:
+        if out.suffix == ".png":
+            write_picture(tensors["samples"], temporary)
+        else:
+            safetensors.torch.save_file(tensors, temporary)
+    print(f"{samples} samples in {nfe} network calls each: {out.resolve()}")
+
+
+def load(folder: Path, device: str) -> "Model":
+    """Return the model of a folder, on a device.
+
+    Raises:
+        UserError: The folder holds no model, or there is no such device.
+    """
+    model = checkpoint.load_model(folder)
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
+def drawn(model: "Model", count: int, seed: int, device: str) -> "tuple[Tensor, dict[str, Tensor]]":
+    """Return noise (count, *shape) and what a model is conditioned on, (count,) each."""
+    shape, classes = model.config.shape, model.config.classes
+    every = draws.draws(
+        "command line", seed, range(count), shape=shape, classes=classes, batch=count, device=device
+    )
+    return next(every)
+
+
+def grid_of(
+    model: "Model", start: float, steps: int | None, file: Path | None, solver: str, guidance: float
+) -> "Grid":
+    """Return the grid that `sample` takes.
+
+    Raises:
+        UserError: The file has no such grid, or nothing says how many steps to take.
+    """
+    own = model.config.grid
+    if file is not None:
+        return grid_in(file, steps)
+    if own is not None and steps in (None, own.steps):
+        return own
+    if own is not None and model.config.trained_times == "grid":
+        raise UserError(f"this student was trained for its own {own.steps} steps alone; leave --steps out")
+    if steps is None:
+        raise UserError("this model has no grid of its own; give --steps, or a --grid of `fewstep search`")
+    solvers.get(solver)
+    return grids.uniform(steps, start=start, solver=solver, guidance=guidance)
+
+
+def grid_in(file: Path, steps: int | None) -> "Grid":
+    """Return a grid of a file that `fewstep search`, or the stage search, wrote.
+
+    Raises:
+        UserError: It is no such file, or `steps` does not name one of its grids.
+    """
+    try:
+        listed = json.loads(file.read_text())["grids"].items()
+        found = {int(name): grids.Grid(**grid) for name, grid in listed}
+    except FileNotFoundError:
+        raise UserError(f"there is no {file}; `fewstep search` writes one") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} holds no grids ({error}); `fewstep search` writes such a file") from error
+    if steps is None and len(found) == 1:
+        return next(iter(found.values()))
+    if steps not in found:
+        asked = "say which by --steps" if steps is None else f"--steps {steps} is not among them"
+        raise UserError(f"{file} has grids of {', '.join(map(str, sorted(found)))} steps; {asked}")
+    return found[steps]
+
+
+def table(found: "dict[int, Grid]", scores: dict[str, Any]) -> str:
+    """Return lines for a terminal: the times of each grid, and what was measured of it and of equal steps."""
+    lines = []
+    for steps, grid in found.items():
+        lines.append(f"{steps:3} steps  t = {' '.join(f'{t:.4g}' for t in grid.times)}")
+        for name, score in scores.get(str(steps), {}).items():
+            interval = f"{score['rmse_low']:.4g} to {score['rmse_high']:.4g}"
+            lines.append(f"           {name}: endpoint rmse {score['rmse']:.4g} (95 %: {interval})")
+    return "\n".join(lines)
+
+
+def write_picture(samples: "Tensor", file: Path) -> None:
+    """Write images (n, channels, height, width) in [-1, 1] as one PNG, in about as many rows as columns."""
+    count, channels, height, width = samples.shape
+    columns = round(count**0.5) or 1
+    rows = -(-count // columns)
+    pixels = ((samples.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    sheet = torch.full((rows * columns, channels, height, width), 255, dtype=torch.uint8)
+    sheet[:count] = pixels
+    tiled = sheet.view(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)
+    picture = tiled.reshape(rows * height, columns * width, channels).expand(-1, -1, 3).contiguous()
+    Image.fromarray(picture.numpy()).save(file, "PNG")

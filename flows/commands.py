@@ -1,0 +1,136 @@
+"""The commands of `fewstep` in a checkout; fewstep/command_line.py adds them to its own.
+
+What a command needs is imported when it runs, so that help is there at once.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from etils.epy import lazy_imports
+
+from fewstep.errors import UserError
+from flows.planning.request import Choice, Request, SweepRequest
+
+with lazy_imports():  # loaded at first use
+    import rich.console
+
+    from flows import deploy as deployments
+    from flows import gc as garbage
+    from flows import recover as recovery
+    from flows import run as runs
+    from flows import sweep as sweeps
+    from flows import ui as pages
+    from flows import why as reasons
+    from flows import worker as workers
+    from stages.settings import discovery, messages
+
+FLAT = Parameter(name="*")
+"""Each field of a request is an option."""
+
+
+def run(*, request: Annotated[Request, FLAT] = Request()) -> None:  # noqa: B008 - it is immutable
+    """Run the pipeline: bring the stages of dvc.yaml up to date and print the result table.
+
+    Stages run through a Prefect flow, independent ones at once, with retries. PREFECT_API_URL names a server
+    that shows the run; without it, a server runs for the time of the run. `dvc repro` runs the same stages
+    without Prefect.
+    """
+    runs.run(Path.cwd(), request)
+
+
+def plan(
+    stage: str | None = None,
+    /,
+    *,
+    price: float | None = None,
+    choice: Annotated[Choice, FLAT] = Choice(),  # noqa: B008 - it is immutable
+) -> None:
+    """Report what a run would do, without a server; or, for a STAGE, what making its samples would take.
+
+    Args:
+        stage: A stage that makes samples, such as couple@round1. It measures the time of a sample.
+        price: Of an hour of one worker, to report the cost of making the samples of STAGE.
+        choice: The stages that a run would bring up to date.
+
+    Raises:
+        UserError: STAGE makes no samples, or an option does not fit it.
+    """
+    if stage is not None:
+        if choice != Choice():
+            raise UserError("give a stage or options of a run, not both")
+        measure(stage, price)
+    if price is not None:
+        raise UserError("--price needs a stage that makes samples, such as couple@round1")
+    print(runs.plan(Path.cwd(), choice))
+
+
+def measure(stage: str, price: float | None) -> None:
+    """Become the process of a stage that measures what making its samples takes.
+
+    Raises:
+        UserError: There is no such stage, or it makes no samples.
+    """
+    name, _, key = stage.partition("@")
+    able = [other for other in discovery.names() if hasattr(discovery.load(other), "plan")]
+    if name not in able:
+        raise UserError(f"{name} is no stage that makes samples; {messages.suggest(name, able)}")
+    command = [sys.executable, "-m", f"stages.{name}", *filter(None, [key]), "--plan"]
+    command += [] if price is None else ["--price", str(price)]
+    os.execv(sys.executable, command)
+
+
+def why() -> None:
+    """Show what makes each stage out of date: a setting, its VERSION, an input, or that it never ran."""
+    rich.console.Console().print(reasons.table(reasons.why(Path.cwd())))
+
+
+def check() -> None:
+    """Check all settings of params.yaml, and do nothing else."""
+    checks.read_checked()
+    print("The settings of all stages are valid.")
+
+
+def sweep(*, request: Annotated[SweepRequest, FLAT] = SweepRequest()) -> None:  # noqa: B008 - it is immutable
+    """Run the pipeline for each combination of settings, side by side, and print a table of the results."""
+    sweeps.run(Path.cwd(), request)
+
+
+def ui() -> None:
+    """Serve the pages of MLflow and Prefect on this machine, until Ctrl-C."""
+    pages.serve(Path.cwd())
+
+
+def deploy() -> None:
+    """Register the pools and deployments of infra/prefect.yaml with the server that PREFECT_API_URL names."""
+    deployments.deploy(Path.cwd())
+
+
+def worker(pool: str, /, *options: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None:
+    """Serve a pool of infra/pools.yaml, or the pool `driver`, on this machine, until Ctrl-C.
+
+    Args:
+        pool: The pool, such as gpu.
+        options: Further options of `prefect worker start`.
+    """
+    workers.become(pool, options)
+
+
+def recover() -> None:
+    """Clear what a killed run has left: locks of dead processes and half-made variants.
+
+    It refuses while anything runs here, and never ends a process.
+    """
+    print("\n".join(recovery.recover(Path.cwd())) or "There was nothing to recover.")
+    print("Continue with: fewstep run")
+
+
+def gc(*, yes: bool = False) -> None:
+    """List what nothing uses any more, such as old caches and scratch, and remove it after a yes.
+
+    Args:
+        yes: Remove it without asking.
+    """
+    garbage.run(Path.cwd(), yes)

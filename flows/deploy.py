@@ -1,0 +1,36 @@
+"""Registers the pools and deployments of infra/prefect.yaml with the Prefect server."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from fewstep.errors import UserError
+from flows.server import connection
+from flows.workers import driver
+
+CHAINS = "driver"
+"""The pool whose worker runs whole chains; the others run stages."""
+
+
+def deploy(root: Path) -> None:
+    """Register everything, anew where it is registered already.
+
+    Raises:
+        UserError: The server does not answer or refuses.
+    """
+    connection.check()
+    for pool in sorted({CHAINS, *yaml.safe_load((root / driver.FILE).read_text()).values()}):
+        prefect(root, "work-pool", "create", "--type", "process", "--overwrite", pool)
+    prefect(root, "--no-prompt", "deploy", "--all", "--prefect-file", "infra/prefect.yaml")
+
+
+def prefect(root: Path, *arguments: str) -> None:
+    """Run a command of Prefect.
+
+    Raises:
+        UserError: It failed; it has said why.
+    """
+    if subprocess.run([sys.executable, "-m", "prefect", *arguments], cwd=root).returncode:
+        raise UserError(f"prefect {' '.join(arguments)} failed")

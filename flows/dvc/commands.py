@@ -1,0 +1,120 @@
+"""DVC commands for a stage, each in a child process: its turn, and what brings inputs or sends the output."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from flows.dvc import repo
+from flows.dvc import reproduce as child
+from flows.dvc.failures import failure, stopped, timeout, written
+from flows.system import processes, records
+from stages.tracking import recording
+
+Outcome = Literal["ran", "cached", "unchanged"]
+
+
+def reproduce(
+    stage: str,
+    root: Path,
+    log: Callable[[str], None],
+    *,
+    progress: Callable[[dict[str, Any]], None] = lambda record: None,
+    force: bool = False,
+    seconds: float | None = None,
+) -> Outcome:
+    """Give one stage its turn; return whether it ran, was restored, or had nothing to do.
+
+    Args:
+        stage: Its name in dvc.yaml, key included.
+        root: The folder of dvc.yaml.
+        log: Called with each line that it and DVC print.
+        progress: Called with each record of its progress (stages/process/records.py).
+        force: Run it even if there is its result.
+        seconds: How long it may take; None for no limit.
+
+    Returns:
+        "ran", "cached" (restored from the run-cache) or "unchanged".
+
+    Raises:
+        StageError: The stage or DVC failed, or the time limit was reached.
+    """
+    lines: list[str] = []
+
+    def hear(line: str) -> None:
+        lines.append(line)
+        log(line)
+
+    with TemporaryDirectory(prefix="fewstep-") as place:
+        told, own, steps = (Path(place) / name for name in ("dvc.json", "stage.json", "progress.jsonl"))
+        command = ["-P", str(child.__file__), stage, str(told)]  # -P: its neighbours are no top-level modules
+        command += ["--pull"] if repo.shares_by(root) == "remote" else []
+        command += ["--force"] if force else []
+        environment = {"FEWSTEP_OUTCOME_FILE": str(own), "FEWSTEP_PROGRESS_FILE": str(steps)}
+        environment |= {"FEWSTEP_AGAIN": "1"} if force else {}
+        with records.followed(steps, progress):
+            status = _run(stage, root, command, hear, seconds=seconds, environment=environment)
+        found = written(told)
+        if status or found is None:
+            raise failure(stage, found, written(own), lines)
+        return found["outcome"]
+
+
+def run(stage: str, root: Path, arguments: list[str], log: Callable[[str], None]) -> None:
+    """Run a command of DVC that serves a stage.
+
+    Args:
+        stage: Its name in dvc.yaml, key included.
+        root: The folder of dvc.yaml.
+        arguments: The command's.
+        log: Called with each line that it prints.
+
+    Raises:
+        StageError: The command failed.
+    """
+    lines: list[str] = []
+
+    def hear(line: str) -> None:
+        lines.append(line)
+        log(line)
+
+    if _run(stage, root, ["-m", "dvc", "--wait-for-lock", *arguments], hear):
+        raise failure(stage, None, None, lines)
+
+
+def bringing(root: Path, *targets: str) -> list[str]:
+    """Return the arguments of the DVC command that brings outputs to `root` from where they are shared."""
+    return ["pull" if repo.shares_by(root) == "remote" else "checkout", *targets]
+
+
+def _run(
+    stage: str,
+    root: Path,
+    arguments: list[str],
+    hear: Callable[[str], None],
+    *,
+    seconds: float | None = None,
+    environment: dict[str, str] | None = None,
+) -> int:
+    """Run Python with these arguments in `root` and return its exit status.
+
+    Raises:
+        StageError: The flow stops, or the time limit was reached.
+    """
+    # `cmd: python ...` takes python from PATH, and it must be the one that runs this.
+    beside = os.pathsep.join((os.path.dirname(sys.executable), os.environ.get("PATH", "")))
+    surroundings = recording.environment() | {"PATH": beside, "PYTHONUNBUFFERED": "1"} | (environment or {})
+    try:
+        return processes.run(
+            [sys.executable, *arguments],
+            lambda line: hear(line) if line else None,
+            cwd=root,
+            env=surroundings,
+            seconds=seconds,
+        )
+    except processes.TimeIsOverError:
+        raise timeout(stage, seconds) from None
+    except processes.StoppedError:
+        raise stopped(stage) from None

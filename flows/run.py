@@ -1,0 +1,74 @@
+"""`fewstep run`: check before a server starts, run the flow, and print the result table."""
+
+import os
+import sys
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+
+import httpx
+from prefect.settings import PREFECT_API_URL
+
+from fewstep.errors import UserError
+from flows import summary
+from flows.dvc import repo
+from flows.pipeline import pipeline
+from flows.planning import choice
+from flows.planning.request import Choice, Request
+from flows.server import connection
+from flows.workspaces import workspace_lock
+from flows.workspaces.variant import Variant
+from stages.tracking import tracking
+
+
+def run(root: Path, request: Request) -> None:
+    """Run the flow and print its outcome and the result table.
+
+    Raises:
+        UserError: The settings or the request are wrong, no server answers, or the run failed.
+    """
+    variant = Variant.of(root, request.overrides)  # before waiting for a server
+    connection.check()
+    if not request.dry_run and nothing_to_do(root, request):
+        print("All stages are up to date.")
+    else:
+        try:
+            state = pipeline(root, **asdict(request), return_state=True)
+        except httpx.TransportError:
+            print(f"\n{connection.lost()}", file=sys.stderr, flush=True)
+            os._exit(1)  # else Prefect retries for some seconds with each event that it has left
+        if not state.is_completed():
+            raise UserError(f"\n{state.message}")
+        print(state.message if request.dry_run else f"All stages are up to date: {state.message}.")
+    evaluation = variant.folder / summary.EVALUATION
+    if not request.dry_run and request.only in (None, "evaluate") and evaluation.exists():
+        summary.show(evaluation)
+
+
+def nothing_to_do(root: Path, request: Request) -> bool:
+    """Return whether a server would start only to find that all that is asked for is up to date.
+
+    Raises:
+        UserError: The request does not fit the stages.
+    """
+    if PREFECT_API_URL.value() or request.overrides:
+        return False
+    fates = choice.choose(repo.read(root), request.start_from, request.only, request.force)
+    if set(fates.values()) != {"unchanged"}:
+        return False
+    if tracking.wanted() and (warning := tracking.send(root, seconds=0)):
+        print(warning, file=sys.stderr)
+    return True
+
+
+def plan(root: Path, asked: Choice) -> str:
+    """Return lines that report what a run would do, without a server.
+
+    Raises:
+        UserError: The settings or the request are wrong.
+    """
+    variant = Variant.of(root, asked.overrides)
+    # A variant's files are renewed, which must not happen under a run; the project itself is only read.
+    with workspace_lock.held(variant.lock, "fewstep plan", "no run") if asked.overrides else nullcontext():
+        place = variant.prepare()
+        return choice.plan(place, choice.choose(repo.read(place), asked.start_from, asked.only, asked.force))

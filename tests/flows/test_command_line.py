@@ -1,0 +1,121 @@
+"""`fewstep` in a checkout and elsewhere."""
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from types import FunctionType
+
+import pytest
+from workspace import CHECKOUT
+
+from fewstep import command_line
+from flows import commands
+
+HEAVY = {"torch", "prefect", "mlflow", "dvc", "matplotlib", "sklearn", "pandas", "numpy"}
+COMMANDS = ("search", "sample", *command_line.OF_A_CHECKOUT)
+HELP = """
+import sys
+from fewstep import command_line
+try:
+    command_line.main(sys.argv[1:])
+finally:
+    print("modules:", *{name.partition(".")[0] for name in sys.modules})
+"""
+
+
+def fewstep(*words, folder=CHECKOUT):
+    """Run a command in a folder; return its exit status and what it said."""
+    path = {"PYTHONPATH": str(CHECKOUT)}
+    command = [sys.executable, "-P", "-m", "fewstep", *words]
+    ended = subprocess.run(command, cwd=folder, env=path, capture_output=True, text=True)
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS)], ids=["", *COMMANDS])
+def test_help_is_there_before_anything_heavy_is_imported(words):
+    command = [sys.executable, "-c", HELP, *words, "--help"]
+    ended = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    said, _, modules = ended.stdout.partition("modules:")
+    assert f"Usage: {' '.join(['fewstep', *words])}" in said
+    assert not HEAVY & set(modules.split())
+
+
+def test_every_command_of_the_checkout_is_one_of_the_command_line():
+    own = {name: value for name, value in vars(commands).items() if isinstance(value, FunctionType)}
+    defined = {name for name, value in own.items() if value.__module__ == "flows.commands"}
+    assert defined - {"measure"} == set(command_line.OF_A_CHECKOUT)
+
+
+def test_the_package_names_its_command():
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"fewstep": "fewstep.command_line:main"}
+
+
+@pytest.mark.parametrize("name", command_line.OF_A_CHECKOUT)
+def test_elsewhere_the_pipelines_commands_say_that_they_need_a_checkout(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        command_line.main([name])
+    assert f"`fewstep {name}` is a command of a checkout of fewstep" in ended.value.code
+    assert str(tmp_path) in ended.value.code
+
+
+def test_elsewhere_help_has_the_librarys_commands_and_names_the_others(tmp_path):
+    status, said = fewstep("--help", folder=tmp_path)
+    assert status == 0
+    assert "search" in said
+    assert "run, plan, why" in " ".join(said.split())
+
+
+def test_a_mistake_is_one_message_without_a_traceback(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("fewstep", "flows", "stages"):
+        shutil.copytree(CHECKOUT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / "params.yaml").write_text("sede: 0\n")
+    status, said = fewstep("check", folder=tmp_path / "sub")  # below the checkout, too
+    assert status == 1
+    assert said.startswith("params.yaml needs mending:\n")
+    assert "sede is no stage; there are: couple" in said
+    assert "Traceback" not in said
+
+
+def test_a_clone_runs_its_own_code(tmp_path):
+    for name in ("fewstep", "flows", "stages"):
+        shutil.copytree(CHECKOUT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / "fewstep" / "__init__.py").write_text('__version__ = "the clone\'s"\n')
+    assert fewstep("--version", folder=tmp_path) == (0, "the clone's\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["plan", "pretrain"], "pretrain is no stage that makes samples; there are: couple, trajectories"),
+        (["plan", "couple@round1", "--force"], "give a stage or options of a run, not both"),
+        (["plan", "--price", "2"], "--price needs a stage that makes samples, such as couple@round1"),
+    ],
+)
+def test_a_plan_is_of_a_run_or_of_a_stages_samples(monkeypatch, words, told):
+    monkeypatch.chdir(CHECKOUT)
+    with pytest.raises(SystemExit) as ended:
+        command_line.main(words)
+    assert ended.value.code == told
+
+
+def test_the_plan_of_a_stage_is_that_of_its_own_command(monkeypatch):
+    started = []
+    monkeypatch.setattr(commands.os, "execv", lambda program, words: started.append(words[1:]))
+    commands.measure("couple@round1", 2.5)
+    commands.measure("couple@round1", None)
+    wanted = ["-m", "stages.couple", "round1", "--plan"]
+    assert started == [[*wanted, "--price", "2.5"], wanted]
+
+
+def test_an_option_that_does_not_exist_is_answered_with_the_nearest():
+    status, said = fewstep("run", "--start-form", "couple")
+    assert status != 0
+    assert "Did you mean --start-from?" in " ".join(said.split())
+    assert "Traceback" not in said

@@ -1,0 +1,153 @@
+"""`fewstep search` and `fewstep sample` on a model directory, without a pipeline."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from fewstep import command_line, draws
+from fewstep.checkpoint import load_model, model_digest, save_model
+from fewstep.flow import as_flow
+from fewstep.grids import Grid, uniform
+from fewstep.model import ModelConfig, build
+from fewstep.solvers import integrate
+
+POINTS = {"name": "mlp", "width": 8}
+IMAGES = {"name": "unet", "width": 8, "multipliers": [1]}
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """Make a model directory in the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(architecture=POINTS, shape=(2,), name="model", **config):
+        model = build(ModelConfig(architecture=architecture, shape=shape, **config), seed=0)
+        save_model(tmp_path / name, model)
+        return tmp_path / name
+
+    return make
+
+
+def fewstep(*words):
+    """Run a command in this process and return what it ended with: None, or its message."""
+    with pytest.raises(SystemExit) as ended:
+        command_line.main([str(word) for word in words])
+    return ended.value.code or None
+
+
+def test_a_search_writes_the_grids_that_sampling_takes(made, capsys, tmp_path):
+    model = made(classes=3)
+    words = ("--budgets", 2, 3, "--method", "tan", "--report", 4, "--guidance", 1.5)
+    assert fewstep("search", model, *words) is None
+    said = capsys.readouterr().out
+    written = json.loads((tmp_path / "grids.json").read_text())
+    grids = {steps: Grid(**grid) for steps, grid in written["grids"].items()}
+    assert [grids[steps].steps for steps in ("2", "3")] == [2, 3]
+    assert {grid.guidance for grid in grids.values()} == {1.5}
+    assert {grid.model_digest for grid in grids.values()} == {model_digest(model)}
+    assert written["scores"]["2"].keys() == {"uniform", "tan"}
+    assert f"  2 steps  t = 0 {grids['2'].times[1]:.4g} 1\n" in said
+    assert f"tan: endpoint rmse {written['scores']['2']['tan']['rmse']:.4g}" in said
+
+    words = (
+        "--grid",
+        "grids.json",
+        "--steps",
+        2,
+        "--guidance",
+        1.5,
+        "--samples",
+        5,
+        "--out",
+        "x.safetensors",
+    )
+    assert fewstep("sample", model, *words, "--batch", 2) is None
+    found = load_file(tmp_path / "x.safetensors")
+    assert found["label"].tolist() == [0, 1, 2, 0, 1]
+    noise, conditions = next(draws.draws("command line", 0, range(5), shape=(2,), classes=3, batch=5))
+    flow = as_flow(load_model(model), guidance=1.5)
+    with torch.no_grad():
+        wanted = integrate(flow, noise, grids["2"], **conditions)
+    assert torch.allclose(found["samples"], wanted.x, atol=1e-5)
+    assert f"5 samples in {wanted.nfe} network calls each" in capsys.readouterr().out
+
+
+def test_images_are_one_picture(made, tmp_path):
+    model = made(IMAGES, (1, 4, 4))
+    assert fewstep("sample", model, "--steps", 1, "--samples", 5, "--out", "some/new/samples.png") is None
+    with Image.open(tmp_path / "some/new/samples.png") as picture:
+        assert (picture.mode, picture.size) == ("RGB", (2 * 4, 3 * 4))  # 5 in 3 rows of 2
+        assert picture.getpixel((7, 11)) == (255, 255, 255)  # no sixth
+
+
+def test_pictures_hold_each_sample_in_its_place(tmp_path):
+    samples = torch.linspace(-1, 1, 6).view(6, 1, 1, 1).expand(6, 3, 2, 2)
+    command_line.write_picture(samples, tmp_path / "x.png")
+    with Image.open(tmp_path / "x.png") as picture:
+        places = [(x, y) for y in (0, 2, 4) for x in (0, 2)]
+        assert [picture.getpixel(place)[0] for place in places] == [0, 51, 102, 153, 204, 255]
+
+
+def test_a_student_samples_with_its_own_grid(made, capsys):
+    model = made(trained_times="grid", grid=uniform(3))
+    assert fewstep("sample", model, "--out", "x.safetensors") is None
+    assert "64 samples in 3 network calls each" in capsys.readouterr().out
+    told = "this student was trained for its own 3 steps alone; leave --steps out"
+    assert fewstep("sample", model, "--steps", 2, "--out", "x.safetensors") == told
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["sample", "nowhere"], "nowhere is no model directory: it has no config.json"),
+        (["sample", "model", "--out", "x.gif"], "--out needs a name that ends in .png or .safetensors"),
+        (
+            ["sample", "model"],
+            "samples of shape (2,) are no pictures; write them to --out samples.safetensors",
+        ),
+        (["sample", "model", "--samples", "0"], "--samples must be 1 or more, got 0"),
+        (["sample", "model", "--out", "x.safetensors"], "this model has no grid of its own; give --steps"),
+        (
+            ["sample", "model", "--out", "x.safetensors", "--grid", "a"],
+            "there is no a; `fewstep search` writes",
+        ),
+        (["sample", "model", "--out", "x.safetensors", "--grid", "model/config.json"], "holds no grids"),
+        (
+            ["sample", "model", "--out", "x.safetensors", "--grid", "two.json"],
+            "grids of 1, 2 steps; say which",
+        ),
+        (
+            ["sample", "model", "--out", "x.safetensors", "--grid", "two.json", "--steps", "3"],
+            "grids of 1, 2 steps; --steps 3 is not among them",
+        ),
+        (
+            ["sample", "model", "--out", "x.safetensors", "--steps", "2", "--solver", "eler"],
+            "did you mean 'euler'",
+        ),
+        (["sample", "model", "--steps", "2", "--guidance", "2", "--out", "x.safetensors"], "has no classes"),
+        (
+            ["sample", "model", "--device", "abacus", "--out", "x.safetensors"],
+            "--device abacus cannot be used",
+        ),
+        (
+            ["search", "model", "--budgets", "2", "--method", "belman"],
+            "unknown search 'belman'; did you mean",
+        ),
+        (["search", "model", "--budgets", "2", "--batch", "0"], "batch must be 1 or more"),
+    ],
+)
+def test_a_mistake_is_one_message(made, tmp_path, words, told):
+    made()
+    grids = {str(steps): {"times": uniform(steps).times} for steps in (1, 2)}
+    (tmp_path / "two.json").write_text(json.dumps({"grids": grids}))
+    assert told in fewstep(*words)
+
+
+def test_a_grid_of_another_model_is_refused(made, tmp_path):
+    grid = {"times": [0, 0.5, 1], "model_digest": "another"}
+    (tmp_path / "grids.json").write_text(json.dumps({"grids": {"2": grid}}))
+    told = fewstep("sample", made(), "--grid", "grids.json", "--out", "x.safetensors")
+    assert "was searched for the model another" in told
