@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from fewstep.metrics._extra import metrics_extra
-
 ROWS = 2048  # of the kernel matrix held at once
 
 
@@ -25,10 +23,14 @@ def within(a: np.ndarray) -> float:
 
 def between(a: np.ndarray, b: np.ndarray) -> float:
     """Return the mean kernel over all pairs of a sample of (n, d) and one of (m, d)."""
-    with metrics_extra():
-        from sklearn.metrics.pairwise import polynomial_kernel
-
+    # scikit-learn's polynomial_kernel gives the same bits after an import of 2 s, for which `evaluate` waits
     rows = (a[start : start + ROWS] for start in range(0, len(a), ROWS))
-    return float(
-        sum(polynomial_kernel(part, b, degree=3, coef0=1).sum() for part in rows) / (len(a) * len(b))
-    )
+    return float(sum(_kernel(part, b).sum() for part in rows) / (len(a) * len(b)))
+
+
+def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    values = a @ b.T
+    values *= 1 / a.shape[1]
+    values += 1
+    values **= 3
+    return values

@@ -23,6 +23,7 @@ def manifold_scores(reference: np.ndarray, samples: np.ndarray, *, seed: int = 0
         UserError: if a side has 6 samples or fewer, or prdc is not installed.
     """
     with metrics_extra():
+        from joblib import parallel_config
         from prdc import compute_prdc
 
     n = min(len(reference), len(samples))
@@ -31,7 +32,8 @@ def manifold_scores(reference: np.ndarray, samples: np.ndarray, *, seed: int = 0
     pick_reference, pick_samples = (
         randomness.permutation("neighbours", seed, 0, len(side))[:n] for side in (reference, samples)
     )
-    with contextlib.redirect_stdout(io.StringIO()):  # prdc prints the counts
+    quiet = contextlib.redirect_stdout(io.StringIO())  # prdc prints the counts
+    with quiet, parallel_config(backend="sequential"):  # and asks for 8 jobs, which workers may not start
         scores = compute_prdc(reference[pick_reference], samples[pick_samples], NEIGHBOURS)
     return {name: float(score) for name, score in scores.items()} | {"samples": n}
 
