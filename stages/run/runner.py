@@ -124,6 +124,8 @@ def run(stage: str, key: str | None) -> None:
             plan.judge(manifests.read(scratch.folder)["facts"])
             plan.check_unchanged()
             publish(scratch, plan.out)
+            for picture in sorted(plan.out.glob("*.png")):
+                progress.note(f"picture {picture}")
             tracking.published(plan.out)
             status = "FINISHED"
         finally:
