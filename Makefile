@@ -50,12 +50,23 @@ bench: .venv/.locked
 clean:
 > rm -rf .venv .fewstep artifacts site .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
+# A .venv whose installation broke off, or whose interpreter or pip does not run any more, is made anew.
+$(shell test ! -e .venv/.packages || .venv/bin/pip --version >/dev/null 2>&1 || rm -f .venv/.packages .venv/.locked)
+define MUST_BE_NEW_ENOUGH
+import sys
+sys.version_info >= (3, 11) or sys.exit("fewstep needs Python 3.11 or newer, and $(PYTHON) is Python %s. \
+Name another one: PYTHON=python3.12 make run" % sys.version.split()[0])
+endef
+export MUST_BE_NEW_ENOUGH
+
 # The project itself, for its command `fewstep`.
 .venv/.locked: .venv/.packages pyproject.toml
 > .venv/bin/pip install --quiet --no-deps --no-build-isolation --editable .
 > touch $@
 
 .venv/.packages: requirements.lock
-> $(PYTHON) -m venv .venv
+> @test -e $@ || $(PYTHON) -c "$$MUST_BE_NEW_ENOUGH"
+> test -e $@ || $(PYTHON) -m venv --clear .venv
+> rm -f $@
 > .venv/bin/pip install --quiet --requirement requirements.lock
 > touch $@

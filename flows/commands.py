@@ -25,7 +25,7 @@ with lazy_imports():  # loaded at first use
     from flows import ui as pages
     from flows import why as reasons
     from flows import worker as workers
-    from stages.settings import discovery, messages
+    from stages.settings import checks, discovery, messages
 
 FLAT = Parameter(name="*")
 """Each field of a request is an option."""

@@ -1,12 +1,6 @@
 """Kernel distance between two sets of features: unbiased, so that sets of any size compare."""
 
 import numpy as np
-from etils.epy import lazy_imports
-
-from fewstep.extras import brought_by
-
-with lazy_imports(error_callback=brought_by("metrics", what="the kernel distance", library="scikit-learn")):
-    from sklearn.metrics import pairwise
 
 ROWS = 2048  # of the kernel matrix held at once
 
@@ -29,7 +23,14 @@ def within(a: np.ndarray) -> float:
 
 def between(a: np.ndarray, b: np.ndarray) -> float:
     """Return the mean kernel over all pairs of a sample of (n, d) and one of (m, d)."""
+    # scikit-learn's polynomial_kernel gives the same bits after an import of 2 s, for which `evaluate` waits
     rows = (a[start : start + ROWS] for start in range(0, len(a), ROWS))
-    return float(
-        sum(pairwise.polynomial_kernel(part, b, degree=3, coef0=1).sum() for part in rows) / (len(a) * len(b))
-    )
+    return float(sum(_kernel(part, b).sum() for part in rows) / (len(a) * len(b)))
+
+
+def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    values = a @ b.T
+    values *= 1 / a.shape[1]
+    values += 1
+    values **= 3
+    return values

@@ -11,6 +11,7 @@ from fewstep.errors import UserError
 from fewstep.extras import brought_by
 
 with lazy_imports(error_callback=brought_by("metrics", what="this metric", library="prdc")):
+    import joblib
     import prdc
 
 with lazy_imports(error_callback=brought_by("metrics", what="this metric", library="scikit-learn")):
@@ -35,7 +36,11 @@ def manifold_scores(reference: np.ndarray, samples: np.ndarray, *, seed: int = 0
     pick_reference, pick_samples = (
         randomness.permutation("neighbours", seed, 0, len(side))[:n] for side in (reference, samples)
     )
-    with contextlib.redirect_stdout(io.StringIO()):  # prdc prints the counts
+    quiet = contextlib.redirect_stdout(io.StringIO())  # prdc prints the counts
+    with (
+        quiet,
+        joblib.parallel_config(backend="sequential"),
+    ):  # and asks for 8 jobs, which workers may not start
         scores = prdc.compute_prdc(reference[pick_reference], samples[pick_samples], NEIGHBOURS)
     return {name: float(score) for name, score in scores.items()} | {"samples": n}
 

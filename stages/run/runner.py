@@ -138,6 +138,8 @@ def run(stage: str, key: str | None) -> records.Outcome:
             plan.check_gate(manifest["facts"])
             plan.check_unchanged()
             publish(scratch, plan.out)
+            for picture in sorted(plan.out.glob("*.png")):
+                progress.note(f"picture {picture}")
             tracking.published(plan.out, manifest)
             status = "FINISHED"
         finally:

@@ -6,6 +6,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from fewstep.errors import UserError
 from flows import pipeline, sweep
+from stages.settings import checks
 
 # The toy's last stage makes up the numbers of an evaluation.
 MEASURE = """

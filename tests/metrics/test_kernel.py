@@ -38,3 +38,11 @@ def test_agrees_with_torchmetrics():
     a, b = rng.normal(size=(50, 8)), rng.normal(size=(50, 8)) * 1.5
     theirs = float(poly_mmd(torch.from_numpy(a), torch.from_numpy(b)))
     assert kernel.kernel_distance(a, b) == pytest.approx(theirs)
+
+
+def test_has_the_bits_of_scikit_learn():
+    from sklearn.metrics.pairwise import polynomial_kernel
+
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(1000, 64)), rng.normal(size=(450, 64)) + 0.5
+    assert kernel.between(a, b) == float(polynomial_kernel(a, b, degree=3, coef0=1).sum() / (1000 * 450))

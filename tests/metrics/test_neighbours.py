@@ -1,3 +1,6 @@
+import multiprocessing
+import warnings
+
 import numpy as np
 import pytest
 from missing import make_missing
@@ -40,6 +43,13 @@ def test_both_sides_are_cut_to_the_same_number(capsys):
     assert scores == manifold_scores(two_heaps(400, 0), two_heaps(100, 1))
     assert scores != manifold_scores(two_heaps(400, 0), two_heaps(100, 1), seed=1)
     assert capsys.readouterr().out == ""
+
+
+def test_a_worker_of_a_stage_is_not_warned_that_it_may_start_no_processes(monkeypatch):
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        manifold_scores(two_heaps(40, 0), two_heaps(40, 1))
 
 
 def test_too_few_samples_are_refused():
