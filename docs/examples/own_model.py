@@ -166,3 +166,23 @@ print(f"{'model':28} NFE   fd_clf   distance from the teacher's map")
 for row in rows:
     print(f"{row['name']:28} {row['nfe']:3} {row['fd_clf']:8.3f}   {row['endpoint_rmse']:.3f}")
 print(f"Student: {clone / 'artifacts/models/mine-4'}")
+
+# ![Samples of the adopted model at 32 and at 4 NFE, and of its student at 4 NFE](../pictures/own_model.png)
+
+import matplotlib.pyplot as plt
+
+from fewstep import grids, randomness
+from fewstep.checkpoint import load_model
+from fewstep.flow import as_flow
+from fewstep.solvers import integrate
+
+noise = randomness.noises("own model", randomness.keys_of(0, 0, 2000), (2,))
+figure, panels = plt.subplots(1, 3, figsize=(9, 3.2), layout="constrained")
+for panel, (name, nfe) in zip(panels, [("pretrain", 32), ("pretrain", 4), ("mine-4", 4)], strict=True):
+    sampled = load_model(clone / "artifacts/models" / name).eval()
+    flow = as_flow(sampled)
+    with torch.no_grad():
+        samples = integrate(flow, noise, sampled.config.grid or grids.uniform(nfe, start=flow.t_start))
+    panel.scatter(*samples.x.T, s=3)
+    panel.set(title=f"{name}, {samples.nfe} NFE", xticks=[], yticks=[], xlim=(-2.4, 2.4), ylim=(-2.4, 2.4))
+figure.savefig("own_model.png", dpi=110)

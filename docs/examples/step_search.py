@@ -87,13 +87,13 @@ import matplotlib.pyplot as plt
 flow = FieldFlow(velocity)
 paths = torch.stack(list(trajectory(flow, noise[:60], uniform(64, solver="heun"))), dim=1)
 figure, panels = plt.subplots(1, 2, figsize=(9, 4.4), sharex=True, sharey=True, layout="constrained")
-for panel, (title, times) in zip(
-    panels, {"4 equal steps": uniform(4), "4 searched steps": grid}.items(), strict=True
-):
-    ends = integrate(flow, noise[:600], times).x
-    panel.plot(*paths.permute(2, 1, 0), color="0.82", linewidth=0.7, zorder=1)
-    panel.scatter(*ends.T, s=6, color="tab:orange", zorder=2)
+truth = integrate(flow, noise, uniform(64, solver="heun")).x
+shown = {"4 equal steps": uniform(4), "4 searched steps": grid}
+for panel, (title, times) in zip(panels, shown.items(), strict=True):
+    ends = integrate(flow, noise, times).x
+    panel.plot(*paths.permute(2, 1, 0), color="0.8", linewidth=0.7, zorder=1)
+    panel.scatter(*ends[:800].T, s=5, color="tab:orange", zorder=2)
     panel.scatter(*MEANS.T, marker="+", s=90, color="black", zorder=3)
-    error = (ends - integrate(flow, noise[:600], uniform(64, solver="heun")).x).square().sum(1).mean().sqrt()
-    panel.set(title=f"{title}: RMSE {error:.2f}", aspect="equal", xticks=[], yticks=[])
+    error = (ends - truth).square().mean().sqrt()
+    panel.set(title=f"{title}: RMSE {error:.3f}", xticks=[], yticks=[], xlim=(-2.4, 2.4), ylim=(-2.2, 2.2))
 figure.savefig("step_search.png", dpi=110)

@@ -42,7 +42,7 @@ def train(steps, learning_rate):
 teacher = {"init": "pretrain", "teacher": "pretrain"}
 settings = {
     "seed": 0,
-    "prepare": {"source": "eight_gaussians", "source_options": {"count": 4000}},
+    "prepare": {"source": "two_moons", "source_options": {"count": 4000}},
     "pretrain": {
         "method": "flow_matching",
         "model": {"name": "mlp", "width": 64, "depth": 3},
@@ -97,7 +97,7 @@ print(f"Report: {clone / 'artifacts/evaluate/report.html'}")
 #
 # A model directory is all that sampling needs. Both models start from the same noise here.
 #
-# ![The teacher at 32 and at 4 NFE, and both students, on eight Gaussians](../pictures/toy_chain.png)
+# ![The teacher at 32 and at 4 NFE, and both students, on two moons](../pictures/toy_chain.png)
 
 import matplotlib.pyplot as plt
 import torch
@@ -108,7 +108,7 @@ from fewstep.flow import as_flow
 from fewstep.solvers import integrate
 
 noise = randomness.noises("toy", randomness.keys_of(0, 0, 2000), (2,))
-figure, panels = plt.subplots(1, 4, figsize=(12, 3.3), sharex=True, sharey=True, layout="constrained")
+figure, panels = plt.subplots(1, 4, figsize=(12, 2.9), sharex=True, sharey=True, layout="constrained")
 shown = [("pretrain", 32), ("pretrain", 4), ("straight", 4), ("direct", 1)]
 for panel, (name, nfe) in zip(panels, shown, strict=True):
     model = load_model(clone / "artifacts/models" / name).eval()
@@ -116,6 +116,6 @@ for panel, (name, nfe) in zip(panels, shown, strict=True):
         samples = integrate(as_flow(model), noise, model.config.grid or grids.uniform(nfe))
     panel.scatter(*samples.x.T, s=3)
     panel.set(
-        title=f"{name}, {samples.nfe} NFE", aspect="equal", xticks=[], yticks=[], xlim=(-3, 3), ylim=(-3, 3)
+        title=f"{name}, {samples.nfe} NFE", aspect="equal", xticks=[], yticks=[], xlim=(-4, 4), ylim=(-3, 3)
     )
 figure.savefig("toy_chain.png", dpi=110)
