@@ -2,20 +2,21 @@
 
 import importlib
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from fewstep import grids
+from fewstep import command_line, grids
 from fewstep.checkpoint import save_model
 from fewstep.model import ModelConfig, build
 from stages.settings import discovery, messages
 from stages.settings.params import Params
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("infra/*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$|^((?: {4}[^\n]*\n)+)", re.S | re.M)
 OWN_FILE = re.compile(r"# (fewstep/(\w+)/\w+\.py)\n")  # a block that starts so is the text of that file
 KEYED = "|".join(discovery.names())
@@ -67,6 +68,15 @@ def test_make_targets_exist(page):
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
     named = [name for span in spans(page) for name in re.findall(r"\bmake (\w+)", span)]
     assert set(named) <= set(targets)
+
+
+@page
+def test_commands_of_fewstep_exist(page):
+    """Each parses, with its options, as the command line itself would parse it."""
+    shown = re.findall(r"(?:^|[\n&|]) *(?:[A-Z_]+=\S+ +)*fewstep +([a-z][^\n&|]*)", "\n".join(spans(page)))
+    app = command_line.app_of(ROOT)
+    for command in shown:
+        app.parse_args(shlex.split(command, comments=True), exit_on_error=False, print_error=False)
 
 
 @page

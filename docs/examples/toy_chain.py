@@ -2,7 +2,7 @@
 
 The whole chain on points in the plane instead of images: a teacher, pairs, a straighter flow, searched
 timesteps, students of 4 and 1 network calls, and their evaluation. It works in a clone of this checkout,
-which stays as it is, and takes about two minutes on two cores:
+which stays as it is, and takes two to three minutes:
 
     python docs/examples/toy_chain.py
 
