@@ -70,13 +70,25 @@ def test_make_targets_exist(page):
     assert set(named) <= set(targets)
 
 
+def commands(page):
+    """The commands of `fewstep` that a page shows, as lists of words."""
+    shown = re.findall(r"(?:^|[\n&|]) *(?:[A-Z_]+=\S+ +)*fewstep +([a-z][^\n&|]*)", "\n".join(spans(page)))
+    return [shlex.split(command, comments=True) for command in shown]
+
+
 @page
 def test_commands_of_fewstep_exist(page):
-    """Each parses, with its options, as the command line itself would parse it."""
-    shown = re.findall(r"(?:^|[\n&|]) *(?:[A-Z_]+=\S+ +)*fewstep +([a-z][^\n&|]*)", "\n".join(spans(page)))
+    """The command line itself parses them; a bare name is a mention."""
     app = command_line.app_of(ROOT)
-    for command in shown:
-        app.parse_args(shlex.split(command, comments=True), exit_on_error=False, print_error=False)
+    for words in commands(page):
+        assert app[words[0]]
+        if words[1:]:
+            app.parse_args(words, exit_on_error=False, print_error=False)
+
+
+def test_every_command_of_fewstep_is_shown():
+    shown = {words[0] for page in PAGES for words in commands(page)}
+    assert {"search", "sample", *command_line.OF_A_CHECKOUT} <= shown
 
 
 @page
