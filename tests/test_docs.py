@@ -19,6 +19,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$|^((?: {4}[^\n]*\n)+)", re.S | re.M)
 OWN_FILE = re.compile(r"# (fewstep/(\w+)/\w+\.py)\n")  # a block that starts so is the text of that file
+BETWEEN_PROCESSES = {
+    f"FEWSTEP_{name}" for name in ("AGAIN", "CHECKOUT", "OUTCOME_FILE", "PIPELINE", "PROGRESS_FILE")
+}
 KEYED = "|".join(discovery.names())
 
 page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -118,6 +121,15 @@ def test_settings_exist(page):
         if known and name not in known:
             wrong.append(stage + rest)
     assert not wrong
+
+
+def test_variables_are_described():
+    code = "".join(
+        file.read_text() for layer in ("fewstep", "stages", "flows") for file in ROOT.glob(f"{layer}/**/*.py")
+    )
+    read = set(re.findall(r"\bFEWSTEP_[A-Z_]*[A-Z]\b", code))
+    described = set(re.findall(r"^\| (`FEWSTEP_.*?) \|", (ROOT / "docs" / "operations.md").read_text(), re.M))
+    assert read - set(re.findall(r"FEWSTEP_\w+", "".join(described))) <= BETWEEN_PROCESSES
 
 
 def test_the_graph_is_that_of_the_stages():

@@ -167,6 +167,17 @@ for row in rows:
     print(f"{row['name']:28} {row['nfe']:3} {row['fd_clf']:8.3f}   {row['endpoint_rmse']:.3f}")
 print(f"Student: {clone / 'artifacts/models/mine-4'}")
 
+# ```text
+# model                        NFE   fd_clf   distance from the teacher's map
+# pretrain@4                     4    2.541   0.427
+# pretrain@32                   32    0.178   0.034
+# pretrain@4/bellman             4    1.349   0.220
+# mine-4@4                       4    0.024   0.070
+# ```
+#
+# The student of 4 NFE learned from trajectories of 48 Heun steps, so it is nearer to the data than 32 Euler
+# steps of its teacher.
+#
 # ![Samples of the adopted model at 32 and at 4 NFE, and of its student at 4 NFE](../pictures/own_model.png)
 
 import matplotlib.pyplot as plt

@@ -106,11 +106,12 @@ print(f"Report: {clone / 'artifacts/evaluate/report.html'}")
 # direct@1                       1    0.021 ± 0.028
 # ```
 #
-# At 4 NFE the teacher is far from the data, and both students are as near as the teacher at 32 NFE.
+# At 4 NFE the teacher is far from the data, and both students are as near as the teacher at 32 NFE,
+# within the standard errors.
 #
 # ## A picture
 #
-# A model directory is all that sampling needs. Both models start from the same noise here.
+# A model directory is all that sampling needs. All models start from the same noise here.
 #
 # ![The teacher at 32 and at 4 NFE, and both students, on two moons](../pictures/toy_chain.png)
 
