@@ -1,7 +1,7 @@
 """A model of your own through the chain.
 
 You have a network that another code base trained, and want a student of it that needs few calls. Here the
-network predicts noise on a diffusion (VP) path, as many do, and was trained on points that you have in an
+network predicts noise on a diffusion (cosine) path, as many do, and was trained on points that you have in an
 `.npz` file. The chain adopts it, searches its timesteps, trains a student of 4 network calls, and measures
 both. It works in a clone of this checkout, which stays as it is:
 
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-steps = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
+steps = int(sys.argv[1]) if len(sys.argv) > 1 else 3000
 project = Path(__file__).resolve().parents[2]
 clone = Path(tempfile.mkdtemp(prefix="own-model-")) / "fewstep"
 subprocess.run(["git", "clone", "--quiet", project, clone], check=True)
@@ -93,7 +93,7 @@ from fewstep import paths
 from fewstep.checkpoint import save_model
 from fewstep.model import ModelConfig, build
 
-config = ModelConfig(architecture={"name": "plain"}, shape=(2,), prediction="noise", path="vp")
+config = ModelConfig(architecture={"name": "plain"}, shape=(2,), prediction="noise", path="cosine")
 model = build(config, seed=0)
 optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
@@ -101,7 +101,7 @@ torch.manual_seed(0)
 for _ in range(steps):
     data = torch.from_numpy(points)[torch.randint(len(points), (256,))]
     noise, t = torch.randn_like(data), torch.rand(len(data)).clamp(min=1e-3, max=1 - 1e-3)
-    x = paths.get("vp").sample(noise, data, t).x
+    x = paths.get("cosine").sample(noise, data, t).x
     loss = (model(x, t) - noise).square().mean()
     optimiser.zero_grad()
     loss.backward()
