@@ -2,22 +2,26 @@
 
 import importlib
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from fewstep import grids
+from fewstep import command_line, grids
 from fewstep.checkpoint import save_model
 from fewstep.model import ModelConfig, build
 from stages.settings import discovery, messages
 from stages.settings.params import Params
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("infra/*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$|^((?: {4}[^\n]*\n)+)", re.S | re.M)
 OWN_FILE = re.compile(r"# (fewstep/(\w+)/\w+\.py)\n")  # a block that starts so is the text of that file
+BETWEEN_PROCESSES = {
+    f"FEWSTEP_{name}" for name in ("AGAIN", "CHECKOUT", "OUTCOME_FILE", "PIPELINE", "PROGRESS_FILE")
+}
 KEYED = "|".join(discovery.names())
 
 page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -69,6 +73,27 @@ def test_make_targets_exist(page):
     assert set(named) <= set(targets)
 
 
+def commands(page):
+    """The commands of `fewstep` that a page shows, as lists of words."""
+    shown = re.findall(r"(?:^|[\n&|]) *(?:[A-Z_]+=\S+ +)*fewstep +([a-z][^\n&|]*)", "\n".join(spans(page)))
+    return [shlex.split(command, comments=True) for command in shown]
+
+
+@page
+def test_commands_of_fewstep_exist(page):
+    """The command line itself parses them; a bare name is a mention."""
+    app = command_line.app_of(ROOT)
+    for words in commands(page):
+        assert app[words[0]]
+        if words[1:]:
+            app.parse_args(words, exit_on_error=False, print_error=False)
+
+
+def test_every_command_of_fewstep_is_shown():
+    shown = {words[0] for page in PAGES for words in commands(page)}
+    assert {"search", "sample", *command_line.OF_A_CHECKOUT} <= shown
+
+
 @page
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
@@ -96,6 +121,15 @@ def test_settings_exist(page):
         if known and name not in known:
             wrong.append(stage + rest)
     assert not wrong
+
+
+def test_variables_are_described():
+    code = "".join(
+        file.read_text() for layer in ("fewstep", "stages", "flows") for file in ROOT.glob(f"{layer}/**/*.py")
+    )
+    read = set(re.findall(r"\bFEWSTEP_[A-Z_]*[A-Z]\b", code))
+    described = set(re.findall(r"^\| (`FEWSTEP_.*?) \|", (ROOT / "docs" / "operations.md").read_text(), re.M))
+    assert read - set(re.findall(r"FEWSTEP_\w+", "".join(described))) <= BETWEEN_PROCESSES
 
 
 def test_the_graph_is_that_of_the_stages():
