@@ -7,7 +7,7 @@ import pytest
 
 
 def make_missing(monkeypatch: pytest.MonkeyPatch, library: str, module: str) -> None:
-    """Let `module` find no `library`, as if it had never been loaded there."""
-    lazy = vars(importlib.import_module(module))[library]
+    """Let `module` find no `library`, such as "sklearn.datasets", as if it had never been loaded there."""
+    lazy = vars(importlib.import_module(module))[library.rpartition(".")[2]]
     monkeypatch.delitem(vars(lazy), "_module", raising=False)
     monkeypatch.setitem(sys.modules, library, None)

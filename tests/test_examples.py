@@ -53,6 +53,10 @@ def test_own_model(project):
     run(project, "own_model.py 20")
     (student,) = project.folder.parent.glob("made/own-model-*/fewstep/artifacts/models/mine-4")
     config = json.loads((student / "config.json").read_text())
-    assert (config["architecture"]["name"], config["prediction"], config["path"]) == ("plain", "noise", "cosine")
+    assert (config["architecture"]["name"], config["prediction"], config["path"]) == (
+        "plain",
+        "noise",
+        "cosine",
+    )
     names = rows(project.folder.parent.glob("made/own-model-*/fewstep/artifacts/evaluate/metrics.json"))
     assert {"pretrain@32", "mine-4@4"} <= names

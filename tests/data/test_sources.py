@@ -6,6 +6,7 @@ import fsspec
 import numpy as np
 import pytest
 import torch
+from missing import make_missing
 from PIL import Image
 
 from fewstep import data, registry
@@ -117,11 +118,12 @@ def test_every_source_imports_without_torch():
 
 
 def test_a_missing_library_is_named_with_its_extra(root, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    make_missing(monkeypatch, "sklearn.datasets", "fewstep.data.digits")
+    make_missing(monkeypatch, "sklearn.datasets", "fewstep.data.patches")
     refused(r"fewstep\[images\]", "digits", root)
     refused(r"fewstep\[images\]", "patches", root)
     save_images(root / "data" / "cats", photos())
-    monkeypatch.setitem(sys.modules, "PIL", None)
+    make_missing(monkeypatch, "PIL.Image", "fewstep.data.folder")
     refused(r"fewstep\[images\]", "cats", root)
 
 

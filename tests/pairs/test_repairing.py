@@ -1,7 +1,6 @@
-import sys
-
 import pytest
 import torch
+from missing import make_missing
 from scipy.optimize import linear_sum_assignment
 
 from fewstep import registry
@@ -62,6 +61,6 @@ def test_optimal_transport_pairs_points_that_repeat():
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ot", None)
+    make_missing(monkeypatch, "ot", "fewstep.couplings.optimal_transport")
     with pytest.raises(UserError, match=r"fewstep\[ot\]"):
         coupling("optimal_transport").pair(*draw(3, (2,)))

@@ -37,7 +37,7 @@ def changed(**settings):
         ({"evaluate__nfe": [4, 4]}, "names a number twice"),
         ({"evaluate__reference_nfe": 63}, "reference_nfe 63: a step of heun takes 2 NFE"),
         ({"search__pretrain__budgets": [0]}, r"search\.pretrain\.budgets\[0\] should be greater"),
-        ({"search__pretrain__budgets": [1, 2, 4, 8, 100]}, "budget 100 does not fit a fine grid of 48"),
+        ({"search__pretrain__budgets": [1, 2, 4, 8, 100]}, "budget 100 does not fit a fine grid of 32"),
         ({"search": {}}, "search is empty"),
         ({"couple__round1__nfe": 63}, r"couple\.round1\.nfe 63: a step of heun takes 2 NFE"),
         ({"couple__round1__guidance": 2.0}, r"couple\.round1\.guidance 2\.0 needs class-conditional"),
