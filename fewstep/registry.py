@@ -9,6 +9,9 @@ from typing import Any
 
 from fewstep.errors import UserError
 
+RENAMED = {"distribution": "dmd", "endpoint": "coordinate_descent", "score": "sim"}
+"""Methods and searches by the names that they had before version 0.2."""
+
 
 def available(package: str) -> list[str]:
     """Return the names one can ask for in `package`, such as "fewstep.solvers", without importing them."""
@@ -38,6 +41,7 @@ def singular(package: str) -> str:
 
 def unknown(kind: str, name: str, names: list[str]) -> str:
     """Say that `name` is no `kind`, which one was perhaps meant, and which exist."""
-    near = get_close_matches(str(name), names, n=1)
+    renamed = RENAMED.get(name)
+    near = [renamed] if renamed in names else get_close_matches(str(name), names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"unknown {kind} {name!r}{hint} (there are: {', '.join(names)})"

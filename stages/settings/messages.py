@@ -10,6 +10,15 @@ from pydantic import BaseModel, ValidationError
 
 UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
 MISSING = {"missing", "missing_argument", "missing_keyword_only_argument"}
+RENAMED = {
+    "anchor": "regression_weight",
+    "calls": "nfe",
+    "coupling": "train_on",
+    "given": "checkpoint",
+    "head_start": "fake_warmup",
+    "reference_calls": "reference_nfe",
+}
+"""Settings by the names that they had before version 0.2."""
 
 
 def explain(error: ValidationError, model: type[BaseModel], path: str) -> list[str]:
@@ -41,7 +50,8 @@ def found(error: ValidationError, model: type) -> Iterator[tuple[tuple, str]]:
 
 def suggest(name: str, names: list[str]) -> str:
     """Say which of `names` was perhaps meant, or else list them."""
-    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    renamed = RENAMED.get(name)
+    near = [renamed] if renamed in names else get_close_matches(name, names, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names) or 'none'}"
 
 

@@ -39,6 +39,24 @@ def changed(**settings):
         ({"search__pretrain__budgets": [0]}, r"search\.pretrain\.budgets\[0\] should be greater"),
         ({"search__pretrain__budgets": [1, 2, 4, 8, 100]}, "budget 100 does not fit a fine grid of 32"),
         ({"search": {}}, "search is empty"),
+        ({"couple__round1__calls": 64}, "couple.round1.calls is not a setting; did you mean 'nfe'?"),
+        (
+            {"distill__boss_at_4__coupling": "prepare"},
+            "boss-4.coupling is not a setting; did you mean 'train_on'?",
+        ),
+        ({"pretrain__given": "data/x"}, "pretrain.given is not a setting; did you mean 'checkpoint'?"),
+        (
+            {"distill__one_at_step__method": {"name": "sim", "head_start": 3}},
+            "method.head_start is not a setting; did you mean 'fake_warmup'?",
+        ),
+        (
+            {"distill__boss_at_4__method": "distribution"},
+            "unknown method 'distribution'; did you mean 'dmd'?",
+        ),
+        (
+            {"search__pretrain__method": "endpoint"},
+            "unknown search 'endpoint'; did you mean 'coordinate_descent'?",
+        ),
         ({"couple__round1__nfe": 63}, r"couple\.round1\.nfe 63: a step of heun takes 2 NFE"),
         ({"couple__round1__guidance": 2.0}, r"couple\.round1\.guidance 2\.0 needs class-conditional"),
         ({"couple__round1__guidance": float("nan")}, r"couple\.round1\.guidance should be a finite number"),
