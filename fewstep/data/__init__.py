@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from etils.epy import lazy_imports
 
 from fewstep import randomness, registry
-from fewstep.data._links import refuse_linked_folders
 from fewstep.data._samples import Samples, check_samples
 from fewstep.errors import UserError
+from fewstep.links import refuse_linked_folders
 
 if TYPE_CHECKING:
     from torch import Tensor

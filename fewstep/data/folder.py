@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from etils.epy import lazy_imports
 
-from fewstep.data._links import refuse_linked_folder
 from fewstep.data._options import check_whole
 from fewstep.data._samples import SMALLEST_IMAGE, Samples, check_samples
 from fewstep.errors import UserError
 from fewstep.extras import brought_by
+from fewstep.links import refuse_linked_folder
 
 with lazy_imports():
     import torch

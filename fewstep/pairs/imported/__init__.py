@@ -14,8 +14,8 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 from fewstep.data import path_of
-from fewstep.data._links import refuse_linked_folders
 from fewstep.errors import UserError
+from fewstep.links import refuse_linked_folders
 from fewstep.pairs.imported._npz import NpzRecords
 from fewstep.pairs.imported._pairs import ForeignPairs
 from fewstep.pairs.imported._tars import TarRecords

@@ -1,0 +1,116 @@
+"""Imports form no circle, stand at the top of their file, and reach no private module of another package.
+
+Imports inside functions, under `lazy_imports` and for types alone count as well: a reader follows them all.
+"""
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("fewstep", "stages", "flows")
+MOST_INSIDE_FUNCTIONS = 40
+
+
+def modules(root: Path, *packages: str) -> dict[str, ast.Module]:
+    """Return the parsed modules of some packages below `root`, by dotted name."""
+    files = {file for package in packages for file in (root / package).rglob("*.py")}
+    names = {".".join(file.relative_to(root).with_suffix("").parts): file for file in sorted(files)}
+    return {name.removesuffix(".__init__"): ast.parse(file.read_text()) for name, file in names.items()}
+
+
+def imported(tree: ast.AST, known: set[str]) -> set[str]:
+    """Return which of the known modules a tree imports, wherever."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            below = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= below & known or {node.module}
+    return found & known
+
+
+def circle(root: Path, *packages: str) -> list[str]:
+    """Return modules that import one another in a circle, the first one twice; [] if there is none."""
+    trees = modules(root, *packages)
+    needs = {name: imported(tree, set(trees)) - {name} for name, tree in trees.items()}
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_modules_import_one_another_in_a_circle():
+    assert circle(ROOT, *PACKAGES) == []
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "from pack.a import x",
+        "def f():\n    from pack import a",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from pack.a import x",
+        "from etils.epy import lazy_imports\nwith lazy_imports():\n    import pack.a",
+    ],
+    ids=["plain", "deferred", "for types", "lazy"],
+)
+def test_a_circle_is_found_in_whatever_form(tmp_path, back):
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack/a.py").write_text("from pack import b\nx = 1")
+    (tmp_path / "pack/b.py").write_text("")
+    assert circle(tmp_path, "pack") == []
+    (tmp_path / "pack/b.py").write_text(back)
+    assert set(circle(tmp_path, "pack")) == {"pack.a", "pack.b"}
+
+
+def test_few_imports_stand_inside_functions():
+    inside = [
+        f"{name}:{statement.lineno}"
+        for name, tree in modules(ROOT, *PACKAGES).items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for statement in ast.walk(node)
+        if isinstance(statement, ast.Import | ast.ImportFrom)
+    ]
+    assert len(inside) <= MOST_INSIDE_FUNCTIONS, inside
+
+
+def test_a_private_module_is_imported_in_its_own_package_alone():
+    trees = modules(ROOT, *PACKAGES)
+    private = {name for name in trees if name.rpartition(".")[2].startswith("_") and "__" not in name}
+    assert private, "none is left; then this test can go"
+    wrong = {
+        f"{name} imports {needed}"
+        for name, tree in trees.items()
+        for needed in imported(tree, private)
+        if not name.startswith(needed.rpartition(".")[0])
+    }
+    assert not wrong
+
+
+def test_at_the_top_of_stages_stand_the_stages_alone():
+    top = {file.stem for file in (ROOT / "stages").glob("*.py")} - {"__init__", "__main__"}
+    assert len(top) + 2 <= 11
+    for name in top:
+        tree = ast.parse((ROOT / "stages" / f"{name}.py").read_text())
+        assert {"Config", "run"} <= {getattr(node, "name", None) for node in tree.body}, name
+
+
+def test_stages_ask_plugins_what_they_need_and_name_none():
+    """A new method or search must need no change of a stage: no string of theirs is the name of one."""
+    plugins = {
+        file.stem for part in ("methods", "searches") for file in (ROOT / "fewstep" / part).glob("[!_]*.py")
+    }
+    shared = {"reflow", "uniform"}  # a stage, and a spacing
+    wrong = [
+        f"{name}:{node.lineno}: {ast.unparse(node)}"
+        for name, tree in modules(ROOT, "stages").items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Compare)
+        and any(isinstance(c, ast.Constant) and c.value in plugins - shared for c in ast.walk(node))
+    ]
+    assert not wrong
