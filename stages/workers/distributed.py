@@ -35,6 +35,7 @@ with lazy_imports():
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+START_METHOD = "spawn"  # a forked torch may hang
 STOP_SECONDS = 5  # until a process that does not end on SIGTERM is killed
 
 
@@ -189,7 +190,7 @@ def configuration(group: Group, name: str, logs: str) -> launcher.LaunchConfig:
         nproc_per_node=group.processes,
         run_id=name,
         max_restarts=0,
-        start_method="spawn",  # a forked torch may hang
+        start_method=START_METHOD,
         signals_to_handle="",  # the stage's own: Control-C interrupts it, and processes die with it
         logs_specs=elastic_processes.DefaultLogsSpecs(log_dir=logs),
         shutdown_timeout=STOP_SECONDS,
