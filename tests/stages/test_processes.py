@@ -112,9 +112,10 @@ def test_the_first_of_two_processes_reports_and_its_result_comes_back(monkeypatc
 
 
 @pytest.mark.usefixtures("forked_processes")
-def test_a_mistake_that_the_first_process_finds_is_that_of_the_stage():
+def test_a_mistake_that_the_first_process_finds_is_that_of_the_stage(capfd):
     with pytest.raises(UserError, match="the batch is odd"):
         share(Group(2), group_work.refuse, name="a", progress=SILENT)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("forked_processes")
@@ -224,6 +225,7 @@ def test_the_stage_of_another_machine_helps_and_publishes_nothing(tmp_path):
     said, helped = (machine.communicate()[0] for machine in (first, second))
     assert (first.returncode, second.returncode) == (0, 0), said + helped
     assert (project / "artifacts/train/ranks").read_text() == "[0, 1, 2]"
+    assert "Traceback" not in said + helped  # of torch, which logs at length
     assert "train: the share of this machine is done; the first machine publishes the result" in helped
     late = project.sh("FEWSTEP_NODE_RANK=1 python -m stages.train")
     assert "train: the first machine has finished it" in late
