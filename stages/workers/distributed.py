@@ -6,8 +6,10 @@ when one of them dies. On several machines the stage of the first publishes, tho
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +37,8 @@ with lazy_imports():
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+START_METHOD = "spawn"  # a forked torch may hang
+QUIET = ("torch.distributed.elastic.multiprocessing", "torch.multiprocessing.spawn")  # loggers
 STOP_SECONDS = 5  # until a process that does not end on SIGTERM is killed
 
 
@@ -152,12 +156,14 @@ def share(group: Group, work: Callable[[Progress], Any], *, name: str, progress:
         RuntimeError: if a process died.
         OthersFinishError: on another machine than the first, when the work is done.
     """
+    for logger in QUIET:  # this function raises what they would print
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
     ours, theirs = Pipe(duplex=False)
     relay = Relay(ours, progress)
     relay.start()
     failure: Exception | None = None
     results: dict[int, Any] = {}
-    with TemporaryDirectory(prefix="fewstep-") as logs, own_signals():
+    with TemporaryDirectory(prefix="fewstep-") as logs, unchanged_environment():
         try:
             results = launcher.elastic_launch(configuration(group, name, logs), begin)(theirs, work)
         except elastic_errors.ChildFailedError as error:
@@ -189,7 +195,7 @@ def configuration(group: Group, name: str, logs: str) -> launcher.LaunchConfig:
         nproc_per_node=group.processes,
         run_id=name,
         max_restarts=0,
-        start_method="spawn",  # a forked torch may hang
+        start_method=START_METHOD,
         signals_to_handle="",  # the stage's own: Control-C interrupts it, and processes die with it
         logs_specs=elastic_processes.DefaultLogsSpecs(log_dir=logs),
         shutdown_timeout=STOP_SECONDS,
@@ -198,8 +204,8 @@ def configuration(group: Group, name: str, logs: str) -> launcher.LaunchConfig:
 
 
 @contextmanager
-def own_signals() -> Iterator[None]:
-    """Take back what torch notes in the environment about signals."""
+def unchanged_environment() -> Iterator[None]:
+    """Take back what torch writes into the environment of the stage."""
     before = dict(os.environ)
     try:
         yield
@@ -221,6 +227,9 @@ def begin(events: Connection, work: Callable[[Progress], Any]) -> Any:
             events.send(("mistake", (str(error),), {}))
             sys.exit(1)  # which ends the others
         return None  # the first process says the same
+    except Exception:
+        traceback.print_exc()
+        raise
     finally:
         distributed.leave()
 

@@ -8,3 +8,13 @@ def mlflow_database(tmp_path_factory):
 
     create_database(file := tmp_path_factory.mktemp("mlflow") / "mlflow.db")
     return file
+
+
+@pytest.fixture
+def forked_processes(monkeypatch):
+    """Let the processes of a training begin with torch loaded."""
+    import forked  # tells the fork server what to load
+
+    from stages.workers import distributed
+
+    monkeypatch.setattr(distributed, "START_METHOD", forked.CONTEXT.get_start_method())

@@ -30,7 +30,7 @@ FINE = grids.uniform(4)
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch):
+def alone(monkeypatch, forked_processes):
     monkeypatch.setenv("FEWSTEP_DEVICE", "cpu")
     monkeypatch.delenv("FEWSTEP_PROCESSES", raising=False)
 
