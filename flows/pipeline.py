@@ -27,6 +27,7 @@ from fewstep.errors import UserError
 from flows.dvc import commands, repo
 from flows.dvc.failures import StageError
 from flows.planning import choice, durations, stage_locks, time_limits
+from flows.planning.order import stages_behind
 from flows.planning.request import Request, takes
 from flows.server import artifacts, connection
 from flows.system import notices, processes
@@ -211,7 +212,7 @@ def take_turns(turns: dict[str, Turn], upstream: Mapping[str, tuple[str, ...]]) 
         CancelledInUIError: Somebody cancelled the run.
     """
     waits_for = {name: [above for above in upstream[name] if above in turns] for name in turns}
-    order = TopologicalSorter(waits_for)
+    order, behind = TopologicalSorter(waits_for), stages_behind(waits_for)
     order.prepare()
     futures: dict[str, PrefectFuture] = {}
     finished: SimpleQueue[str] = SimpleQueue()
@@ -219,7 +220,7 @@ def take_turns(turns: dict[str, Turn], upstream: Mapping[str, tuple[str, ...]]) 
     try:
         # Each is submitted when it is ready, since a task that waits for another holds one of few threads.
         while order.is_active():
-            for name in order.get_ready():
+            for name in sorted(order.get_ready(), key=behind.__getitem__, reverse=True):
                 above = [futures[other] for other in waits_for[name]]
                 submit = bring_up_to_date.with_options(name=name).submit
                 futures[name] = submit(turns[name], wait_for=above, return_state=False)
