@@ -15,7 +15,7 @@ run: .venv/.locked
 > fewstep run
 
 test: .venv/.locked
-> python -m pytest -n $$(($$(nproc) + 1)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(TESTS)
+> python -m pytest -n $$(($$(nproc) + 1)) --maxprocesses 4 --dist loadgroup --no-loadscope-reorder --durations 10 $(TESTS)
 
 check: .venv/.locked
 > ruff format --check . && ruff check . && mypy
