@@ -9,13 +9,16 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
+# One process more than cores, as tests wait a lot.
+PYTEST = python -m pytest -n $$(($$(nproc) + 1)) --maxprocesses 4 --dist loadgroup --no-loadscope-reorder --durations 10
+
 .PHONY: run test check docs coverage ui deploy worker recover why gc bench clean
 
 run: .venv/.locked
 > fewstep run
 
 test: .venv/.locked
-> python -m pytest -n $$(($$(nproc) + 1)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(TESTS)
+> $(PYTEST) $(TESTS)
 
 check: .venv/.locked
 > ruff format --check . && ruff check . && mypy
@@ -24,7 +27,7 @@ docs: .venv/.locked
 > NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet && echo "Open $(CURDIR)/site/index.html"
 
 coverage: .venv/.locked
-> python -m pytest -n $$(($$(nproc) + 1)) --maxprocesses 4 --cov --cov-report=term-missing:skip-covered $(TESTS)
+> $(PYTEST) --cov --cov-report=term-missing:skip-covered $(TESTS)
 
 ui: .venv/.locked
 > fewstep ui

@@ -41,10 +41,25 @@ os.environ |= {
 atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
 
+TESTS = Path(__file__).parent
+# Files that share what takes seconds to make or to import: each group runs in one process.
+GROUPS = {
+    "flows": tuple(f"flows/{file.name}" for file in (TESTS / "flows").glob("test_*.py")),
+    "chains under Prefect": ("chain/test_breaks.py", "chain/test_cancel.py"),
+    "killed chains": ("chain/test_kills.py", "chain/test_shared_shards.py"),
+    "mlflow": ("stages/test_tracking.py", "stages/test_registry.py"),
+    "forked": ("test_distributed.py", "test_optimisers.py", "test_resume.py"),
+}
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take minutes, so that no process is left with one at the end."""
-    turns = {"infra": 0, "chain": 1}
-    items.sort(key=lambda item: turns.get(item.path.parent.name, 2))
+    """Group tests, and begin with those that take minutes, so that no process is left with one at the end."""
+    turns = {"flows": 0, "infra": 1, "chain": 2}
+    items.sort(key=lambda item: turns.get(item.path.parent.name, 3))
+    group_of = {TESTS / name: group for group, names in GROUPS.items() for name in names}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group_of.get(item.path, str(item.path.relative_to(TESTS)))))
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 import pytest
 import torch
 from missing import make_missing
-from scipy.optimize import linear_sum_assignment
 
 from fewstep import registry
 from fewstep.errors import UserError
@@ -42,6 +41,8 @@ def test_independent_leaves_the_noise_alone():
 @pytest.mark.parametrize("shape", [(2,), (3, 8, 8)])
 @pytest.mark.parametrize("n", [3, 5, 128])
 def test_optimal_transport_costs_what_the_best_assignment_costs(shape, n):
+    from scipy.optimize import linear_sum_assignment
+
     noise, data = draw(n, shape)
     costs = torch.cdist(data.flatten(1).double(), noise.flatten(1).double()).square().numpy()
     best = costs[linear_sum_assignment(costs)].sum()

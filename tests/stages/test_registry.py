@@ -2,16 +2,17 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 
 import pytest
 from tracked_project import TrackedProject
 
 from stages.artifacts.plan import Input
 from stages.tracking import lineage, outboxes, sender, tracking
-from stages.tracking.mlflow_runs import why_not
 from stages.tracking.outboxes import Outbox
 
-pytest.importorskip("mlflow")
+# Not importorskip, which imports it, for seconds.
+pytestmark = pytest.mark.skipif(find_spec("mlflow") is None, reason="no mlflow here")
 
 
 @pytest.fixture
@@ -132,6 +133,8 @@ def test_a_student_that_is_not_in_the_registry_is_passed_over(tracker, tmp_path)
 
 @pytest.mark.parametrize("se", [0.0, 0.1])
 def test_equal_students_do_not_take_each_others_place(se):
+    from stages.tracking.mlflow_runs import why_not
+
     champion = {f"fewstep.{name}": str(value) for name, value in row("a", 2.0, se=se).items()}
     assert "is better by 0, but" in why_not(row("b", 2.0, se=se), champion)
 
