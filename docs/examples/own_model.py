@@ -2,8 +2,8 @@
 
 You have a network that another code base trained, and want a student of it that needs few calls. Here the
 network predicts v on the cosine path of diffusion models (Salimans and Ho 2022, arXiv 2202.00512), and was
-trained on points that you have in an `.npz` file. The chain adopts it, searches its timesteps, trains a student of 4 network calls, and measures
-both. It works in a clone of this checkout, which stays as it is:
+trained on points that you have in an `.npz` file. The chain adopts it, searches its timesteps, trains a
+student of 4 network calls, and measures both. It works in a clone of this checkout, which stays as it is:
 
     python docs/examples/own_model.py
 
