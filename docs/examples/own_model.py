@@ -1,9 +1,9 @@
 """A model of your own through the chain.
 
 You have a network that another code base trained, and want a student of it that needs few calls. Here the
-network predicts noise on a diffusion (cosine) path, as many do, and was trained on points that you have in an
-`.npz` file. The chain adopts it, searches its timesteps, trains a student of 4 network calls, and measures
-both. It works in a clone of this checkout, which stays as it is:
+network predicts v on the cosine path of diffusion models (Salimans and Ho 2022, arXiv 2202.00512), and was
+trained on points that you have in an `.npz` file. The chain adopts it, searches its timesteps, trains a
+student of 4 network calls, and measures both. It works in a clone of this checkout, which stays as it is:
 
     python docs/examples/own_model.py
 
@@ -84,25 +84,24 @@ sys.path.insert(0, str(clone))  # from here on, fewstep is the clone's, with you
 
 # ## Your training
 #
-# It stands for whatever made your weights; fewstep is used for the path alone. The network is trained to
-# predict the noise in `x_t = a(t) · data + b(t) · noise`.
+# It stands for whatever made your weights. The network is trained to
+# predict `v = a(t) · noise − b(t) · data` at `x_t = a(t) · data + b(t) · noise`.
 
 import torch
 
-from fewstep import paths
 from fewstep.checkpoint import save_model
 from fewstep.model import ModelConfig, build
 
-config = ModelConfig(architecture={"name": "plain"}, shape=(2,), prediction="noise", path="cosine")
+config = ModelConfig(architecture={"name": "plain"}, shape=(2,), prediction="v", path="cosine")
 model = build(config, seed=0)
 optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
 torch.manual_seed(0)
 for _ in range(steps):
     data = torch.from_numpy(points)[torch.randint(len(points), (256,))]
-    noise, t = torch.randn_like(data), torch.rand(len(data)).clamp(min=1e-3, max=1 - 1e-3)
-    x = paths.get("cosine").sample(noise, data, t).x
-    loss = (model(x, t) - noise).square().mean()
+    noise, t = torch.randn_like(data), torch.rand(len(data))
+    a, b = torch.sin(torch.pi / 2 * t)[:, None], torch.cos(torch.pi / 2 * t)[:, None]
+    loss = (model(a * data + b * noise, t) - (a * noise - b * data)).square().mean()
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
