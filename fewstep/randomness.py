@@ -59,12 +59,12 @@ def keys_of(seed: int, start: int, stop: int) -> Tensor:
     return torch.stack([torch.full_like(index, seed), index], dim=1)
 
 
-def keys_of_turn(keys: Tensor, turn: int) -> Tensor:
-    """Return the keys, int64 (n, 2), of the same samples' other numbers; turn 0 has the keys themselves."""
-    if turn == 0:
+def keys_of_update(keys: Tensor, number: int) -> Tensor:
+    """Return the keys, int64 (n, 2), for update `number` of a step; update 0 has the keys themselves."""
+    if number == 0:
         return keys
     seeds, which = keys[:, 0].unique(return_inverse=True)
-    own = torch.tensor([digest64(f"turn {turn}", seed) >> 1 for seed in seeds.tolist()])  # 63 bits
+    own = torch.tensor([digest64(f"turn {number}", seed) >> 1 for seed in seeds.tolist()])  # 63 bits
     return torch.stack([own[which], keys[:, 1]], dim=1)
 
 

@@ -1,24 +1,69 @@
-"""Solvers, methods, models, searches and data sources are files, found by their file name."""
+"""Methods, searches, solvers, models, couplings and data sources: plug-ins, found by their file name.
+
+Each is one file of a package, such as fewstep.methods; files that start with an underscore are helpers.
+Plug-ins of your own lie outside fewstep, in the folder that the environment variable FEWSTEP_PLUGINS
+names: its subfolder `methods/` adds to fewstep.methods, `searches/` to fewstep.searches, and so on.
+Processes that a stage starts find them too, as they inherit the variable. DVC sees neither fewstep's code
+nor these files: after an edit that changes numbers, run the stages that use the plug-in with `--force`.
+"""
 
 import importlib
 import importlib.util
+import os
 import pkgutil
 import re
-from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from fewstep.errors import UserError
+from fewstep.renamed import nearest
 
-RENAMED = {"distribution": "dmd", "endpoint": "coordinate_descent", "score": "sim"}
-"""Methods and searches by the names that they had before version 0.2."""
+PLUGINS = "FEWSTEP_PLUGINS"
 
 
 def available(package: str) -> list[str]:
-    """Return the names one can ask for in `package`, such as "fewstep.solvers", without importing them."""
+    """Return the names one can ask for in `package`, such as "fewstep.solvers", without importing them.
+
+    Raises:
+        UserError: if FEWSTEP_PLUGINS is no folder, or one of its files has the name of one of fewstep's.
+    """
     spec = importlib.util.find_spec(package)  # finds a package without running it, and so without torch
     assert spec is not None, f"there is no package {package}"
-    path = spec.submodule_search_locations
-    return sorted(m.name for m in pkgutil.iter_modules(path) if not m.name.startswith("_") and not m.ispkg)
+    added = added_folder(package)
+    own = names_in([path for path in spec.submodule_search_locations or [] if path != added])
+    more = names_in([added]) if added else []
+    if doubled := sorted(set(own) & set(more)):
+        raise UserError(f"{added}/{doubled[0]}.py has the name of a file of {package}; rename it")
+    return sorted(own + more)
+
+
+def names_in(folders: list[str]) -> list[str]:
+    """Return the names of the plug-ins in some folders."""
+    return [m.name for m in pkgutil.iter_modules(folders) if not m.name.startswith("_") and not m.ispkg]
+
+
+def added_folder(package: str) -> str | None:
+    """Return the folder that FEWSTEP_PLUGINS adds to `package`, if there is one.
+
+    Raises:
+        UserError: if FEWSTEP_PLUGINS is no folder.
+    """
+    root = os.environ.get(PLUGINS)
+    if not root:
+        return None
+    if not Path(root).is_dir():
+        raise UserError(f"{PLUGINS} {root!r} is no folder; set it to the folder of your plug-ins")
+    folder = Path(root).resolve() / package.rpartition(".")[2]
+    return str(folder) if folder.is_dir() else None
+
+
+def add_plugins(package: str, path: list[str]) -> None:
+    """Let imports from `package` look into the folder of plug-ins too; `path` is its __path__.
+
+    The packages of plug-ins call this when they are imported, so that pickles of plug-ins load anywhere.
+    """
+    if (folder := added_folder(package)) and folder not in path:
+        path.append(folder)
 
 
 def find(package: str, name: str) -> Any:
@@ -31,7 +76,12 @@ def find(package: str, name: str) -> Any:
     if name not in names:
         raise UserError(unknown(singular(package), name, names))
     module = importlib.import_module(f"{package}.{name}")
-    return getattr(module, "".join(part.capitalize() for part in name.split("_")))
+    return getattr(module, class_name(name))
+
+
+def class_name(name: str) -> str:
+    """Return the name of the class that the file `name` defines."""
+    return "".join(part.capitalize() for part in name.split("_"))
 
 
 def singular(package: str) -> str:
@@ -41,7 +91,6 @@ def singular(package: str) -> str:
 
 def unknown(kind: str, name: str, names: list[str]) -> str:
     """Say that `name` is no `kind`, which one was perhaps meant, and which exist."""
-    renamed = RENAMED.get(name)
-    near = [renamed] if renamed in names else get_close_matches(str(name), names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(str(name), names)
+    hint = f"; did you mean {near!r}?" if near else ""
     return f"unknown {kind} {name!r}{hint} (there are: {', '.join(names)})"

@@ -44,10 +44,10 @@ def test_a_sample_leaves_nothing_behind_for_the_next():
 
 def test_each_turn_of_a_step_has_its_own_numbers_which_are_the_samples():
     keys = torch.tensor([[7, 0], [7, 1], [9, 0], [2**62, 5]])
-    assert torch.equal(randomness.keys_of_turn(keys, 0), keys)
-    turns = [randomness.uniforms("train", randomness.keys_of_turn(keys, turn)) for turn in range(4)]
+    assert torch.equal(randomness.keys_of_update(keys, 0), keys)
+    turns = [randomness.uniforms("train", randomness.keys_of_update(keys, turn)) for turn in range(4)]
     assert len(set(torch.cat(turns).tolist())) == 16
-    assert torch.equal(randomness.keys_of_turn(keys, 2)[1:], randomness.keys_of_turn(keys[1:], 2))
+    assert torch.equal(randomness.keys_of_update(keys, 2)[1:], randomness.keys_of_update(keys[1:], 2))
 
 
 def test_streams_seeds_and_samples_never_share_numbers():

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from fewstep import registry
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+registry.add_plugins(__name__, __path__)
 
 
 class Coupling(Protocol):

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 with lazy_imports():
     import torch
 
-
 __all__ = ["Samples", "Source", "check_samples", "named_sources", "path_of", "source_for", "split"]
 
 FILE_SOURCES = ("folder", "npz")  # these take a path
+registry.add_plugins(__name__, __path__)
 
 
 class Source(Protocol):

@@ -1,4 +1,4 @@
-"""Finish: what methods share that train a student on with the samples it makes itself."""
+"""OnPolicyDistillation: what methods share that train a student on the samples it makes itself."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ with lazy_imports():
 
 @dataclass(frozen=True, kw_only=True)
 class OnPolicyDistillation(Method):
-    """Train on a student that another method made, with samples made the way it will be sampled.
+    """Go on with a student that another method trained, on samples made the way it will be sampled.
 
     These are Euler steps on its own grid, one or more, with gradients through all of them. Nothing but
     a regression_weight holds the student to what its teacher makes of a noise.
@@ -59,11 +59,11 @@ class OnPolicyDistillation(Method):
         return super().networks(student, load)
 
     def critic_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
-        """Return the loss (n,) of the network that judges, on the student's samples (n, *shape)."""
+        """Return the loss (n,) of the other network on the student's samples (n, *shape)."""
         raise NotImplementedError
 
     def generator_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
-        """Return what judges say of each of the student's samples, (n,), less being better."""
+        """Return the loss (n,) that the other networks give each of the student's samples (n, *shape)."""
         raise NotImplementedError
 
     def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
@@ -81,7 +81,6 @@ class OnPolicyDistillation(Method):
         )
 
     def _samples(self, student: Model, batch: Batch, keys: Tensor) -> Tensor:
-
         config = student.config
         assert config.grid is not None
         conditions = conditions_of(config, batch)

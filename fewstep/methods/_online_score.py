@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from fewstep.model import Model
 
-
 WARMUP_UPDATES = 3
 LEAST_SIZE = 1e-5  # of a teacher's correction that is divided by
 
@@ -31,8 +30,8 @@ class OnlineScore(OnPolicyDistillation):
 
     Scores are compared at samples that are noised anew, on the canonical path x_t = t x + (1 - t) noise.
     There a flow's estimate of the data is D = x_t + (1 - t) velocity and its score (t D - x_t) / (1 - t)^2
-    (Tweedie's formula): right for a teacher that learned from noise drawn apart from the data, not for one
-    that learned from pairs.
+    (Tweedie's formula): right for a teacher that learned from noise drawn independently of the data, not
+    for one that learned from pairs.
     """
 
     guidance: float = 1.0
@@ -41,7 +40,7 @@ class OnlineScore(OnPolicyDistillation):
     """Between which canonical times scores are compared. Close to 0 there is little to tell apart, close
     to 1 a score's error is large."""
     fake_warmup: int = 30
-    """Steps at the beginning in which the fake network takes three turns instead of one."""
+    """Steps at the beginning in which the fake network is updated three times a step instead of once."""
     fake_rate: float = 5.0
     """Learning rate of the fake network as a multiple of the student's, which it must keep up with."""
 
@@ -72,11 +71,11 @@ class OnlineScore(OnPolicyDistillation):
         }
 
     def updates(self, step: int) -> tuple[str, ...]:
-        """See Method.turns."""
+        """See Method.updates."""
         return ("fake",) * (WARMUP_UPDATES if step < self.fake_warmup else 1) + ("student",)
 
     def critic_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
-        """See Finish.judge: flow matching, in the fake network's own prediction and times."""
+        """See OnPolicyDistillation.critic_loss: flow matching, as the fake network predicts."""
         noise = randomness.noises("train.fake.noise", keys, tuple(samples.shape[1:])).to(samples.device)
         task = batch | {"noise": noise, "data": samples}
         return FlowMatching().loss({"student": nets["fake"]}, task, "student", 0.0, keys)
@@ -95,7 +94,6 @@ class OnlineScore(OnPolicyDistillation):
         return t, x + left * fake(x, t, **conditions), x + left * teacher(x, t, **conditions)
 
     def _check_teacher(self, student: Model, teacher: Model) -> None:
-
         kinds = [(model.config.shape, model.config.classes) for model in (student, teacher)]
         if kinds[0] != kinds[1]:
             raise UserError(

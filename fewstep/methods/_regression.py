@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from etils.epy import lazy_imports
@@ -10,7 +10,7 @@ from etils.epy import lazy_imports
 from fewstep import paths, predictions, randomness
 from fewstep.errors import UserError
 from fewstep.methods._times import check_law, draw_times
-from fewstep.training.method import Batch, Method, conditions_of
+from fewstep.training.method import Batch, Method, Needs, conditions_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +39,11 @@ class PathRegression(Method):
         check_law(self.times)
         if not 0 <= self.label_dropout <= 1:
             raise UserError(f"label_dropout is a share from 0 to 1, got {self.label_dropout}")
+
+    @property
+    def needs(self) -> Needs:
+        """See Method.needs."""
+        return replace(super().needs, conditions=self.label_dropout > 0)
 
     def check_labels(self, labels: bool) -> None:
         """See Method.check_labels."""

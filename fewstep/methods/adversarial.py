@@ -1,4 +1,4 @@
-"""Adversarial: finish a student on pairs, with a critic that tells its samples from their data."""
+"""Adversarial: on-policy distillation on pairs, with a critic that tells samples from data."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ with lazy_imports():
 
 @dataclass(frozen=True, kw_only=True)
 class Adversarial(OnPolicyDistillation):
-    """Regress the data of pairs through all of the student's steps, and please a critic.
+    """Regress the data of pairs through all of the student's steps, with a critic's loss beside.
 
     Source: the fixed-step generator of Lee et al. 2024 (arXiv 2408.08019), adapted: what the teacher
     makes of a noise takes the place of the recording, and one small critic that of theirs, with the
-    hinge loss and the spectral norm of Miyato et al. 2018 (arXiv 1802.05957). It sees samples through a
-    little noise, so that it can't tell them by what no eye sees (Sonderby et al. 2016, arXiv 1610.04490).
+    hinge loss and the spectral norm of Miyato et al. 2018 (arXiv 1802.05957). It sees samples with a
+    little noise added, which hides differences too small to matter (Sonderby et al. 2016, arXiv 1610.04490).
     """
 
     regression_weight: float = 1.0
     weight: float = 0.02
-    """Weight of the critic's judgement beside regression_weight."""
+    """Weight of the critic's loss beside regression_weight."""
     blur: float = 0.1
-    """Standard deviation of the noise through which the critic sees."""
+    """Standard deviation of the noise added to what the critic sees."""
     critic_rate: float = 1.0
     """Learning rate of the critic as a multiple of the student's."""
 
@@ -59,16 +59,16 @@ class Adversarial(OnPolicyDistillation):
         return nets | {"critic": Net(_critic.critic(student.config.shape), learning_rate=self.critic_rate)}
 
     def updates(self, step: int) -> tuple[str, ...]:
-        """See Method.turns."""
+        """See Method.updates."""
         return ("critic", "student")
 
     def critic_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
-        """See Finish.judge."""
+        """See OnPolicyDistillation.critic_loss."""
         real, made = self._seen(nets, batch["data"], "real", keys), self._seen(nets, samples, "made", keys)
         return (1 - real).relu() + (1 + made).relu()
 
     def generator_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
-        """See Finish.pull."""
+        """See OnPolicyDistillation.generator_loss."""
         return -self.weight * self._seen(nets, samples, "made", keys)
 
     def _seen(self, nets: Nets, x: Tensor, which: str, keys: Tensor) -> Tensor:

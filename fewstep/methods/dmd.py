@@ -30,7 +30,7 @@ class Dmd(OnlineScore):
     """
 
     def generator_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
-        """See Finish.pull: half the mean square of the gradient, which is its own gradient by the sample."""
+        """See OnPolicyDistillation.generator_loss: half the square of the gradient, whose gradient it is."""
         with torch.no_grad():
             _, fake, teacher = self.estimates(nets, samples, batch, keys)
             wanted = samples - self.gradient(samples, fake, teacher)

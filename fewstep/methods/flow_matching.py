@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fewstep import randomness, registry
@@ -35,7 +35,7 @@ class FlowMatching(PathRegression):
     @property
     def needs(self) -> Needs:
         """See Method.needs."""
-        return Needs(stream="data")
+        return replace(super().needs, stream="data")
 
     def check_labels(self, labels: bool) -> None:
         """See Method.check_labels."""
@@ -45,6 +45,12 @@ class FlowMatching(PathRegression):
                 f"coupling {self.coupling} is for models without classes: what it pairs with one label is "
                 "no standard normal noise any more, but samples start from that; use coupling independent"
             )
+
+    def no_score(self) -> str | None:
+        """See Method.no_score."""
+        if self.coupling == "independent":
+            return None
+        return f".coupling {self.coupling} pairs noise with data, which leaves none; take independent"
 
     def prepare_batch(self, batch: Batch, keys: Tensor) -> Batch:
         """Return the batch with the noise that each sample comes from."""

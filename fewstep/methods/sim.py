@@ -41,7 +41,7 @@ class Sim(OnlineScore):
             raise UserError(f"softness must be above 0, got {self.softness}")
 
     def generator_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
-        """See Finish.pull."""
+        """See OnPolicyDistillation.generator_loss."""
         t, fake, teacher = self.estimates(nets, samples, batch, keys)
         return self.compare(t, samples.flatten(1), fake.flatten(1), teacher.flatten(1))
 

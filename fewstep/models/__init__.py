@@ -2,6 +2,10 @@
 
 A file defines a frozen dataclass of the architecture's options whose `build(shape, classes)`
 returns the network: `network(x, t, label=None)` maps x (batch, *shape) and t (batch,) to
-(batch, *shape). Files import torch only where they build, so that settings can be checked in a
-blink; the network itself lives in a file of its own that starts with an underscore.
+(batch, *shape). Files import torch lazily, so that settings are checked without it; the network itself
+is a module of fewstep.networks.
 """
+
+from fewstep import registry
+
+registry.add_plugins(__name__, __path__)

@@ -1,8 +1,8 @@
 """Searches choose the times a few-step sampler visits; one file a search, found by its name.
 
-A search is a frozen dataclass whose fields are its options. Its file imports torch only inside
-`search`, so that settings check in a blink; what searches share lies in files that start with an
-underscore.
+A search is a frozen dataclass whose fields are its options. Its file imports torch lazily, so that
+settings are checked without it; fewstep.searching holds what searches share. Stages and checks ask what a
+search needs, by its class data, `needs` and `solvers`, and never compare its name.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fewstep import registry
+from fewstep.errors import UserError
 from fewstep.grids import Grid
-from fewstep.searching.problem import Problem
+from fewstep.searching.problem import Problem, check_budgets
 
 if TYPE_CHECKING:
     from fewstep.searching.jumps import Jumps
 
 __all__ = ["Problem", "Search", "SearchResult", "keeping_to_timesteps"]
+
+registry.add_plugins(__name__, __path__)
 
 
 @dataclass(frozen=True)
@@ -53,15 +56,21 @@ class Search:
         Raises:
             UserError: naming the first such budget, or the solver.
         """
-        raise NotImplementedError
+        check_budgets(budgets)
+        if solver not in (served := self.solvers()):
+            raise UserError(registry.unknown("solver of this search", solver, served))
+
+    def solvers(self) -> list[str]:
+        """Return the names of the solvers that it finds grids for: all, unless a subclass says otherwise."""
+        return registry.available("fewstep.solvers")
 
     def needs(self) -> dict[str, int]:
         """Return how many noises it uses in each role; see fewstep.searching.noise."""
-        raise NotImplementedError
+        return {}
 
     def velocities(self, problem: Problem) -> int:
         """Return how many velocities it asks for at most, those of each noise counted."""
-        raise NotImplementedError
+        return 0
 
     def search(self, problem: Problem) -> SearchResult:
         """Return a grid of the problem's solver for every budget.

@@ -1,4 +1,4 @@
-"""Best: all searches, polished, and chosen honestly by where samples end."""
+"""Best: the best grid of all searches, its timesteps moved, chosen by where samples end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.searches import Problem, Search, SearchResult
 from fewstep.searches.coordinate_descent import candidate, check_candidates, most_noises
-from fewstep.searching.problem import check_budgets
 
 with lazy_imports():
     import torch
@@ -41,7 +40,7 @@ CANDIDATES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Best(Search):
-    """The grid that ends nearest to the truth, and no luck: three disjoint sets of noise decide.
+    """The grid that ends nearest to the truth; three disjoint sets of noise keep luck out of the choice.
 
     Candidates are made with the first set. On the second their endpoint errors are compared, and the
     best one's timesteps are moved by coordinate descent. The moved timesteps are kept only if, on the third,
@@ -69,7 +68,7 @@ class Best(Search):
 
     def check(self, budgets: Sequence[int], solver: str) -> None:
         """See Search.check."""
-        check_budgets(budgets)
+        super().check(budgets, solver)
         for name in self.candidates:
             candidate(name).check(budgets, solver)
 

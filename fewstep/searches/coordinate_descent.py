@@ -11,7 +11,6 @@ from fewstep import registry, solvers
 from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.searches import Problem, Search, SearchResult
-from fewstep.searching.problem import check_budgets
 
 with lazy_imports():
     from fewstep.searching import descent, ends
@@ -44,7 +43,7 @@ class CoordinateDescent(Search):
 
     def check(self, budgets: Sequence[int], solver: str) -> None:
         """See Search.check."""
-        check_budgets(budgets)
+        super().check(budgets, solver)
         for name in self.start:
             candidate(name).check(budgets, solver)
 

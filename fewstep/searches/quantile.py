@@ -40,6 +40,7 @@ class Quantile(Search):
 
     def check(self, budgets: Sequence[int], solver: str) -> None:
         """See Search.check."""
+        super().check(budgets, solver)
         check_budgets(budgets, self.fine_steps)
 
     def needs(self) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from etils.epy import lazy_imports
@@ -11,7 +10,6 @@ from fewstep import spacings
 from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.searches import Problem, Search, SearchResult
-from fewstep.searching.problem import check_budgets
 
 with lazy_imports():
     from fewstep.searching import ends
@@ -38,10 +36,6 @@ class Tan(Search):
             raise UserError(f"scale must be a positive number, got {self.scale}")
         if self.noises < 1:
             raise UserError(f"noises must be 1 or more, got {self.noises}")
-
-    def check(self, budgets: Sequence[int], solver: str) -> None:
-        """See Search.check."""
-        check_budgets(budgets)
 
     def needs(self) -> dict[str, int]:
         """See Search.needs."""

@@ -20,8 +20,8 @@ from fewstep.searching.score import Score, score
 
 
 @dataclass(frozen=True)
-class Found(Mapping[int, Grid]):
-    """The grids by budget, as a mapping, and what is known of them."""
+class SearchReport(Mapping[int, Grid]):
+    """The grids by budget, as a mapping, with the search's result and the scores."""
 
     result: SearchResult
     scores: dict[int, dict[str, Score]]
@@ -52,7 +52,7 @@ def search(
     truth_steps: int = 64,
     batch: int = 128,
     progress: Progress = SILENT,
-) -> Found:
+) -> SearchReport:
     """Find, for each number of steps, the times at which to call a model.
 
     Args:
@@ -68,8 +68,8 @@ def search(
         conditions: What the velocity is conditioned on, each (N, ...); passed on by name.
         distance: How far apart states (n, *shape) are, (n,), for searches over single jumps; such as a
             perceptual distance. None is the L2 norm, which is much faster.
-        teacher: Of a student whose timesteps were jittered in training: it can be searched by
-            `coordinate_descent`, for where its teacher ends.
+        teacher: Of a student whose timesteps were jittered in training: it is searched for where its teacher
+            ends, by a search that keeps to the student's timesteps.
         report: Further noises to score the grids on, 4096 or more for numbers that last; 0 for none.
         truth_steps: Equal Heun steps of the fine run that an end is held against.
         batch: Noises in one call.
@@ -104,7 +104,7 @@ def search(
         asked = {steps: {**_named(result, steps), name: grid} for steps, grid in result.grids.items()}
         scores = score(problem, asked, noises=report)
     guided = {by: _guided(grids, guidance) for by, grids in result.candidates.items()}
-    return Found(replace(result, grids=_guided(result.grids, guidance), candidates=guided), scores)
+    return SearchReport(replace(result, grids=_guided(result.grids, guidance), candidates=guided), scores)
 
 
 def _guided(grids: Mapping[int, Grid], guidance: float) -> dict[int, Grid]:

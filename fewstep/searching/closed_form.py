@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.searches import Problem, Search, SearchResult
-from fewstep.searching.problem import check_budgets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,18 +16,6 @@ class ClosedForm(Search):
     def times(self, steps: int, start: float, end: float) -> tuple[float, ...]:
         """Return the timesteps of a flow that starts at `start` and gives no velocity after `end`."""
         raise NotImplementedError
-
-    def check(self, budgets: Sequence[int], solver: str) -> None:
-        """See Search.check."""
-        check_budgets(budgets)
-
-    def needs(self) -> dict[str, int]:
-        """See Search.needs."""
-        return {}
-
-    def velocities(self, problem: Problem) -> int:
-        """See Search.velocities."""
-        return 0
 
     def search(self, problem: Problem) -> SearchResult:
         """See Search.search."""

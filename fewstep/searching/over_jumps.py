@@ -51,13 +51,18 @@ class OverJumps(Search):
                 raise UserError(f"{name} must be 1 or more, got {getattr(self, name)}")
         if not 0 < self.discount < float("inf"):
             raise UserError(f"discount must be a positive number, got {self.discount}")
-        steppers = [name for name in registry.available("fewstep.solvers") if name != "ab2"]
+        steppers = one_step_solvers()
         if self.fine_solver is not None and self.fine_solver not in steppers:
             raise UserError(registry.unknown("fine_solver", self.fine_solver, steppers))
 
     def check(self, budgets: Sequence[int], solver: str) -> None:
         """See Search.check; whether jumps are measured with a distance is not known here."""
+        super().check(budgets, solver)
         check_budgets(budgets, self.fine_steps if solver in BY_GRAM else self.tried_steps)
+
+    def solvers(self) -> list[str]:
+        """See Search.solvers: those whose steps follow from velocities, or can be tried one by one."""
+        return sorted({*BY_GRAM, *one_step_solvers()})
 
     def needs(self) -> dict[str, int]:
         """See Search.needs."""
@@ -100,3 +105,8 @@ class OverJumps(Search):
             objective={steps: route.cost for steps, route in routes.items()},
             jumps=known,
         )
+
+
+def one_step_solvers() -> list[str]:
+    """Return the names of the solvers whose steps remember nothing, so that single ones can be tried."""
+    return [name for name in registry.available("fewstep.solvers") if not solvers.get(name).slopes_kept]

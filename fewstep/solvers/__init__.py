@@ -21,6 +21,8 @@ from fewstep.grids import Grid
 if TYPE_CHECKING:
     from torch import Tensor
 
+registry.add_plugins(__name__, __path__)
+
 
 class Solver(Protocol):
     """What a file of this package defines."""

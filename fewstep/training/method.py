@@ -1,14 +1,14 @@
-"""Method: what a file of this package defines; every verb has a default."""
+"""Method: what a file of fewstep.methods defines, and Needs: what it asks of the stage that runs it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from fewstep.errors import UserError
 
-if TYPE_CHECKING:  # files of methods stay importable without torch, so that settings check in a blink
+if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fewstep.model import Model, ModelConfig
@@ -23,7 +23,7 @@ class Net:
 
     module: nn.Module
     trains: bool = True
-    """Whether some update is its own; one that never does is frozen, and in evaluation mode."""
+    """Whether it is ever updated; one that never is stays frozen, and in evaluation mode."""
     ema: bool = False
     """Whether a moving average of its weights is kept."""
     learning_rate: float = 1.0
@@ -32,10 +32,10 @@ class Net:
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a method needs beside the student; a stage supplies all of it, or refuses the method.
+    """What a method needs beside the student. Stages read this and never compare a method's name.
 
-    The last four are for methods to come: no stage supplies them yet, so settings that name such a
-    method are refused (stages/settings/models.py).
+    A stage refuses, before any work, a method that learns from another stream or needs something that the
+    stage can't supply. No stage supplies `data`, `features`, `averages` or `second_time` yet.
     """
 
     stream: Literal["data", "pairs", "trajectories", "noise"]
@@ -43,9 +43,11 @@ class Needs:
     all_states: bool = False
     """Of trajectories: all stored states and their times, not only those at the student's timesteps."""
     teacher: bool = False
-    """Whether `networks` loads the teacher."""
+    """The model "teacher", which `networks` loads."""
     score: bool = False
-    """Whether the teacher must give scores: it must have learned from noise drawn apart from the data."""
+    """Scores of the teacher: it must have learned from noise drawn independently of the data."""
+    conditions: bool = False
+    """A model with classes, and so labels in every batch."""
     data: bool = False
     """Real data beside the stream."""
     features: bool = False
@@ -55,10 +57,10 @@ class Needs:
     second_time: bool = False
     """A network that takes a second time, such as where a step ends."""
 
-    @property
-    def unsupplied(self) -> list[str]:
-        """The needs that no stage supplies yet."""
-        return [name for name in ("data", "features", "averages", "second_time") if getattr(self, name)]
+    def unmet(self, supplied: Collection[str]) -> list[str]:
+        """Return what is needed beside the stream but not among what is supplied, by name."""
+        asked = [field.name for field in fields(self) if field.name != "stream" and getattr(self, field.name)]
+        return [name for name in asked if name not in supplied]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,16 @@ class Method:
         Raises:
             UserError: if this method can't train such a student.
         """
+        if self.needs.conditions and not labels:
+            raise UserError("it needs a model with classes")
+
+    def no_score(self) -> str | None:
+        """Say why a model that this method trained gives no scores, None if it does.
+
+        It does if noise was drawn independently of the data: Tweedie's formula then holds. What is said
+        follows the setting that names the method.
+        """
+        return f" learns from {self.needs.stream}, which tells none"
 
     def trained(self) -> dict[str, Any]:
         """Return what a student's ModelConfig says of how it was trained, whatever it started from."""

@@ -57,7 +57,7 @@ class Training:
         for number, network in enumerate(self.method.updates(self.step)):
             for name, trainee in self.trainees.items():
                 trainee.unlock(name == network)
-            own = randomness.keys_of_turn(keys, number)
+            own = randomness.keys_of_update(keys, number)
             losses = self._losses(self.modules, batch, network, self.step / self.settings.steps, own)
             skips = self.trainees[network].update(losses, self.settings.rate(self.step))
             self.lost_at = torch.where((skips < SKIPS) | (self.lost_at >= 0), self.lost_at, self.step)
@@ -129,7 +129,6 @@ class Training:
         weight = batch.pop("weight", None)
         half = self.settings.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            losses = self.method.loss(
-                modules, self.method.prepare_batch(batch, keys), network, progress, keys
-            )
+            batch = self.method.prepare_batch(batch, keys)
+            losses = self.method.loss(modules, batch, network, progress, keys)
         return losses if weight is None else weight * losses

@@ -1,24 +1,17 @@
 """What pydantic finds wrong in settings, said with the setting's path, its value and the remedy."""
 
 import dataclasses
+import re
 import typing
-from collections.abc import Iterator
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from fewstep.renamed import nearest
+
 UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
 MISSING = {"missing", "missing_argument", "missing_keyword_only_argument"}
-RENAMED = {
-    "anchor": "regression_weight",
-    "calls": "nfe",
-    "coupling": "train_on",
-    "given": "checkpoint",
-    "head_start": "fake_warmup",
-    "reference_calls": "reference_nfe",
-}
-"""Settings by the names that they had before version 0.2."""
 
 
 def explain(error: ValidationError, model: type[BaseModel], path: str) -> list[str]:
@@ -45,14 +38,20 @@ def found(error: ValidationError, model: type) -> Iterator[tuple[tuple, str]]:
             yield where, f": {problem['ctx']['error']}"
         else:
             message = problem["msg"].removeprefix("Input should ")
-            yield where, f" should {message}, got {problem['input']!r}"
+            yield where, f" should {message}, got {problem['input']!r}{hint(problem)}"
+
+
+def hint(problem: Mapping[str, Any]) -> str:
+    """Return what to add to a problem with a value that should be one of some words."""
+    words = re.findall("'([^']*)'", problem["ctx"]["expected"]) if problem["type"] == "literal_error" else []
+    near = nearest(str(problem["input"]), words)
+    return f"; did you mean {near!r}?" if near else ""
 
 
 def suggest(name: str, names: list[str]) -> str:
     """Say which of `names` was perhaps meant, or else list them."""
-    renamed = RENAMED.get(name)
-    near = [renamed] if renamed in names else get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names) or 'none'}"
+    near = nearest(name, names, cutoff=0.5)
+    return f"did you mean {near!r}?" if near else f"there are: {', '.join(names) or 'none'}"
 
 
 def names_at(model: Any, where: tuple) -> list[str]:

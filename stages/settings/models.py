@@ -1,6 +1,6 @@
 """Which models there are: what settings that name one are checked against."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from fewstep.errors import UserError
 from stages.settings.params import Named, Params
@@ -48,19 +48,22 @@ def doubled_models(params: Params) -> list[str]:
     ]
 
 
-def unsupplied(named: Iterable[tuple[str, Named]]) -> list[str]:
-    """Return what is wrong with methods, given as (where, method), that need what no stage supplies."""
-    return [
-        f"{where} {method.name} needs {', '.join(missing)}, which no stage supplies; take another method"
-        for where, method in named
-        if (missing := method.build().needs.unsupplied)
-    ]
+def wrong_methods(
+    params: Params, named: Iterable[tuple[str, Named]], *, supplied: Collection[str] = ()
+) -> list[str]:
+    """Return what is wrong with methods, given as (where, method), of a stage.
 
-
-def wrong_methods(params: Params, named: Iterable[tuple[str, Named]]) -> list[str]:
-    """Return what is wrong with methods, given as (where, method): what they need, and labels or none."""
+    Args:
+        params: All settings.
+        named: The methods, and the settings that name them.
+        supplied: What the stage supplies of fewstep.training.method.Needs, beside the stream and labels.
+    """
     config, named = params.config("pretrain"), list(named)
-    problems = unsupplied(named)
+    problems = [
+        f"{where} {method.name} needs {', '.join(missing)}, which this stage can't supply; take another"
+        for where, method in named
+        if (missing := method.build().needs.unmet({"conditions", *supplied}))
+    ]
     for where, method in [] if config.checkpoint else named:  # an adopted model says itself what it knows
         try:
             method.build().check_labels(config.conditional)

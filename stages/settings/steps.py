@@ -1,17 +1,14 @@
 """Which steps settings ask for and whether they can be taken, found out without importing torch."""
 
-import ast
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-import fewstep
+from fewstep import solvers
 from fewstep.errors import UserError
 from fewstep.grids import Grid
 from stages.settings.params import Guidance, Settings, SolverName
 
-SOLVERS = Path(fewstep.__file__).parent / "solvers"
 EXCLUDE = {  # settings that choose the steps, and those that they replace
     "tolerance": ("solver", "nfe", "spacing", "times"),
     "times": ("nfe", "spacing"),
@@ -61,22 +58,13 @@ class StepSettings(Settings):
             return {"solver": "dopri5", "tolerance": self.tolerance}
         if self.times is None:
             return {"solver": self.solver, "nfe": self.nfe, "spacing": self.spacing}
-        each = velocities_per_step(self.solver) * (1 if self.guidance == 1 else 2)
+        each = solvers.get(self.solver).velocities_per_step * (1 if self.guidance == 1 else 2)
         return {"solver": self.solver, "nfe": each * (len(self.times) - 1), "times": list(self.times)}
 
 
 def broken_steps(where: str, nfe: int, solver: str, guidance: float = 1.0) -> list[str]:
     """Return what is wrong with a setting that asks for `nfe` NFE with `solver`."""
-    each = velocities_per_step(solver) * (1 if guidance == 1 else 2)
+    each = solvers.get(solver).velocities_per_step * (1 if guidance == 1 else 2)
     if nfe % each:
         return [f"{where} {nfe}: a step of {solver} takes {each} NFE here; ask for a multiple of {each}"]
     return []
-
-
-def velocities_per_step(solver: str) -> int:
-    """Return the velocities that one step of a solver asks for, as its file says."""
-    for node in ast.walk(ast.parse((SOLVERS / f"{solver}.py").read_text())):
-        names = [getattr(target, "id", None) for target in getattr(node, "targets", [])]
-        if isinstance(node, ast.Assign) and names == ["velocities_per_step"]:
-            return ast.literal_eval(node.value)
-    raise AssertionError(f"{solver}.py lacks velocities_per_step")

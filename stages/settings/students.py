@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from fewstep.model import ModelConfig
 
 
+SUPPLIED = ("teacher", "score", "all_states")  # what distill gives a method beside its stream and labels
+
+
 class StudentSettings(Settings):
     """What a student is made of: a method, and the results of other stages."""
 
@@ -39,7 +42,7 @@ def wrong_students(params: Params) -> list[str]:
     problems = []
     for key in params.keys("distill"):
         student, where = params.config("distill", key), f"distill.{key}"
-        problems += wrong_methods(params, [(f"{where}.method", student.method)])
+        problems += wrong_methods(params, [(f"{where}.method", student.method)], supplied=SUPPLIED)
         problems += [f"{where}{told}" for told in problems_of(student, params)]
     return problems
 
@@ -83,10 +86,8 @@ def no_score(teacher: str, params: Params) -> str | None:
     if teacher in params.keys("reflow"):
         return f"its teacher {teacher!r} learned from pairs, which tells none; set teacher to pretrain"
     pretrain = params.config("pretrain")
-    coupling = getattr(pretrain.method.build(), "coupling", "independent")
-    if pretrain.checkpoint or coupling == "independent":
-        return None
-    return f"pretrain.method.coupling {coupling} pairs noise with data, which leaves none; take independent"
+    why = None if pretrain.checkpoint else pretrain.method.build().no_score()
+    return why and f"pretrain.method{why}"
 
 
 def wrong_init(student: StudentSettings, params: Params) -> Iterator[str]:

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.solvers import get
 from stages.settings import checks
 from stages.settings.params import Params, deciding
-from stages.settings.steps import velocities_per_step
+from stages.settings.steps import broken_steps
 
 RAW = yaml.safe_load(Path("params.yaml").read_text())
 
@@ -166,9 +167,15 @@ def test_a_name_for_two_models_is_refused():
         checks.check(Params(raw))
 
 
-@pytest.mark.parametrize("solver", ["ab2", "euler", "heun", "midpoint", "rk4"])
-def test_the_calls_of_a_step_are_read_from_the_solvers_file(solver):
-    assert velocities_per_step(solver) == get(solver).velocities_per_step
+@pytest.mark.parametrize("solver", registry.available("fewstep.solvers"))
+def test_the_nfe_of_a_step_are_those_of_the_solver(solver):
+    each = get(solver).velocities_per_step
+    assert not broken_steps("nfe", 2 * each, solver, guidance=1.0)
+    assert not broken_steps("nfe", 2 * each, solver, guidance=2.0)
+    told = broken_steps("nfe", 2 * each + 1, solver, guidance=2.0)
+    assert told == [
+        f"nfe {2 * each + 1}: a step of {solver} takes {2 * each} NFE here; ask for a multiple of {2 * each}"
+    ]
 
 
 def test_gates_judge_a_result_and_decide_nothing_of_it():
