@@ -166,7 +166,7 @@ def test_a_need_that_no_stage_supplies_is_refused_by_name(extended):
     extended.set(distill={"own-2": {"method": {"name": "chord", "beside_data": True}}})
     said = extended.refused("python -m stages")
     extended.write_params(params)
-    assert "distill.own-2.method chord needs data, which no stage supplies; take another method" in said
+    assert "distill.own-2.method chord needs data, which this stage can't supply; take another" in said
 
 
 def test_an_odd_nfe_is_refused_by_what_the_new_solver_says(extended):

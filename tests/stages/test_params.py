@@ -5,11 +5,14 @@ import sys
 from typing import Annotated
 
 import pytest
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from fewstep import registry
 from fewstep.errors import UserError
+from fewstep.renamed import RENAMED, nearest
 from fewstep.settings import TrainSettings
-from stages.settings import checks, discovery
+from stages import couple, distill, evaluate, pretrain, trajectories
+from stages.settings import checks, discovery, messages
 from stages.settings.params import MethodPlugin, Params, Plugin, Settings, SolverName, canonical
 
 
@@ -90,6 +93,54 @@ def problems_of(raw):
 )
 def test_each_mistake_is_named_with_its_remedy(stages, setting, message):
     assert message in problems(**setting)
+
+
+@pytest.mark.parametrize(
+    ("model", "old", "new"),
+    [
+        (couple.Config, "calls", "nfe"),
+        (evaluate.Config, "calls", "nfe"),
+        (evaluate.Config, "reference_calls", "reference_nfe"),
+        (pretrain.Config, "given", "checkpoint"),
+        (distill.Config, "coupling", "train_on"),
+    ],
+)
+def test_a_setting_by_its_old_name_gets_todays_as_suggestion(model, old, new):
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate({old: 1})
+    told = messages.explain(caught.value, model, "stage")
+    assert f"stage.{old} is not a setting; did you mean {new!r}?" in told
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"name": "distribution"}, "unknown method 'distribution'; did you mean 'dmd'?"),
+        ({"name": "score"}, "unknown method 'score'; did you mean 'sim'?"),
+        ({"name": "dmd", "head_start": 3}, "head_start is not a setting; did you mean 'fake_warmup'?"),
+        ({"name": "sim", "anchor": 1.0}, "anchor is not a setting; did you mean 'regression_weight'?"),
+    ],
+)
+def test_a_method_or_option_by_its_old_name_gets_todays_as_suggestion(stages, setting, told):
+    (line,) = problems(method=setting)
+    assert told in line
+
+
+def test_a_search_and_a_value_by_their_old_names_get_todays_as_suggestion():
+    with pytest.raises(UserError, match="unknown search 'endpoint'; did you mean 'coordinate_descent'"):
+        registry.find("fewstep.searches", "endpoint")
+    with pytest.raises(ValidationError) as caught:
+        trajectories.Config.model_validate({"samples": 1, "keep": "knots"})
+    (line,) = messages.explain(caught.value, trajectories.Config, "trajectories.pretrain")
+    assert line == (
+        "trajectories.pretrain.keep should be 'timesteps' or 'all', got 'knots'; did you mean 'timesteps'?"
+    )
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_an_old_name_is_suggested_only_where_todays_exists(old):
+    assert nearest(old, [RENAMED[old], "unrelated"]) == RENAMED[old]
+    assert nearest(old, ["unrelated"]) is None
 
 
 def test_an_unknown_method_is_answered_with_those_that_exist(stages):

@@ -1,0 +1,323 @@
+"""One file each adds a method, a search, a solver, a model and a data source, with which the chain runs."""
+
+import ast
+import copy
+import json
+import re
+
+import pytest
+import yaml
+from test_layers import ROOT, files
+from workspace import CHECKOUT, Workspace
+
+from fewstep import registry
+from fewstep.errors import UserError
+
+FILES = {
+    "data/three_dots.py": '''
+"""Three dots in the plane."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fewstep.data._toy import Toy
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreeDots(Toy):
+    """Normal noise of 0.1 around the corners of a triangle."""
+
+    pieces = 3
+
+    def draw(self, piece, random):
+        """See Toy.draw."""
+        corners = np.array([[1.0, 0.0], [-1.0, 1.0], [-1.0, -1.0]])
+        return corners[piece] + 0.1 * random.standard_normal((len(piece), 2))
+''',
+    "models/layer_pair.py": '''
+"""Two layers that see the point and the time."""
+
+from dataclasses import dataclass
+
+from etils.epy import lazy_imports
+
+from fewstep.errors import UserError
+
+with lazy_imports():
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerPair:
+    """Settings of the network."""
+
+    width: int = 16
+
+    def build(self, shape, classes):
+        """Return the network."""
+        if len(shape) != 1:
+            raise UserError(f"layer_pair takes points, not {shape}")
+
+        class Network(torch.nn.Module):
+            def __init__(self, width):
+                super().__init__()
+                self.first, self.last = torch.nn.Linear(shape[0] + 1, width), torch.nn.Linear(width, shape[0])
+
+            def forward(self, x, t, label=None):
+                return self.last(self.first(torch.cat([x, t[:, None]], dim=1)).relu())
+
+        return Network(self.width)
+''',
+    "methods/plain_regression.py": '''
+"""Flow matching with the times between 0 and 1 at random, and nothing else."""
+
+from dataclasses import dataclass, replace
+
+from fewstep import paths, randomness
+from fewstep.methods._distances import l2
+from fewstep.training.method import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainRegression(Method):
+    """Learns from data, or from pairs if these are asked for."""
+
+    learn_from: str = "data"
+
+    @property
+    def needs(self):
+        """See Method.needs."""
+        return replace(super().needs, stream=self.learn_from)
+
+    def loss(self, nets, batch, network, progress, keys):
+        """See Method.loss."""
+        data = batch["data"]
+        noise = batch.get("noise", randomness.noises("train.noise", keys, tuple(data.shape[1:])))
+        point = paths.get("linear").sample(noise, data, randomness.uniforms("train.time", keys))
+        return l2(nets["student"](point.x, point.t) - point.velocity)
+''',
+    "methods/wants_more.py": '''
+"""A method that no stage can run yet."""
+
+from dataclasses import dataclass
+
+from fewstep.training.method import Method, Needs
+
+
+@dataclass(frozen=True, kw_only=True)
+class WantsMore(Method):
+    """Needs a feature net."""
+
+    need: str = "features"
+
+    @property
+    def needs(self):
+        """See Method.needs."""
+        return Needs(stream="pairs", **{self.need: True})
+''',
+    "searches/growing.py": '''
+"""Steps that grow by a factor."""
+
+from dataclasses import dataclass
+
+from fewstep.searching.closed_form import ClosedForm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growing(ClosedForm):
+    """A closed form."""
+
+    factor: float = 1.5
+
+    def times(self, steps, start, end):
+        """See ClosedForm.times."""
+        sizes = [self.factor**i for i in range(steps)]
+        share = [sum(sizes[:i]) / sum(sizes) for i in range(1, steps)]
+        return (start, *(start + (end - start) * s for s in share), 1.0)
+''',
+    "solvers/ralston.py": '''
+"""Ralston's method: the second order rule of least error bound."""
+
+
+class Ralston:
+    """Second order, two velocities a step."""
+
+    order = 2
+    velocities_per_step = 2
+    slopes_kept = 0
+
+    def step(self, flow, x, t, t_next, carry):
+        """See Solver.step; Ralston 1962."""
+        h = t_next - t
+        first = flow(x, t)
+        return x + h * (first + 3 * flow(x + 2 / 3 * h * first, t + 2 / 3 * h)) / 4, None
+''',
+}
+TRAIN = {"steps": 20, "batch": 32, "learning_rate": 2.0e-3}
+PARAMS = {
+    "seed": 0,
+    "prepare": {
+        "source": "three_dots",
+        "source_options": {"count": 200},
+        "feature_net": {"steps": 2},
+        "monitor_net": {"steps": 2},
+    },
+    "pretrain": {
+        "method": "plain_regression",
+        "model": {"name": "layer_pair", "width": 8},
+        "train": TRAIN,
+        "gates": {"loss_ratio": None},
+    },
+    "couple": {
+        "round1": {
+            "model": "pretrain",
+            "pairs": 64,
+            "held_out": 32,
+            "solver": "ralston",
+            "nfe": 8,
+            "gates": "warn",
+        }
+    },
+    "reflow": {
+        "round1": {
+            "init": "pretrain",
+            "method": {"name": "plain_regression", "learn_from": "pairs"},
+            "train": TRAIN,
+        }
+    },
+    "search": {
+        "pretrain": {
+            "teacher": "pretrain",
+            "method": {"name": "growing", "factor": 2.0},
+            "budgets": [2],
+            "solver": "ralston",
+            "report_noises": 16,
+        }
+    },
+    "trajectories": {},
+    "distill": {},
+    "evaluate": {"nfe": [2], "reference_solver": "ralston", "reference_nfe": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A folder with settings that name plug-ins, and the plug-ins in another one."""
+    folder = tmp_path_factory.mktemp("plugins")
+    for name, text in FILES.items():
+        file = folder / "own" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text.lstrip())
+    (folder / "project").mkdir()
+    work = Workspace(folder / "project")
+    work.environment |= {"PYTHONPATH": str(CHECKOUT), "FEWSTEP_PLUGINS": str(folder / "own")}
+    (work / "params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False))
+    return work
+
+
+def test_a_chain_of_plug_ins_runs(project):
+    project.sh("python -m stages")
+    for stage in ("prepare", "pretrain", "couple round1", "search pretrain"):
+        project.sh(f"python -m stages.{stage}")
+    model = json.loads((project / "artifacts/models/pretrain/config.json").read_text())
+    assert model["architecture"] == {"name": "layer_pair", "width": 8}
+    (grid,) = json.loads((project / "artifacts/search/pretrain/grids.json").read_text())["grids"].values()
+    assert grid["times"] == pytest.approx([0, 1 / 3, 1])
+    assert grid["solver"] == "ralston"
+    pairs = json.loads((project / "artifacts/couple/round1/train/shards.json").read_text())
+    assert (pairs["samples"], pairs["facts"]["solver"]) == (64, "ralston")
+
+
+def test_a_process_that_never_asked_the_registry_imports_a_plug_in_too(project):
+    code = (
+        "from fewstep.methods.plain_regression import PlainRegression; print(PlainRegression().needs.stream)"
+    )
+    assert project.sh(f"python -c '{code}'") == "data\n"
+
+
+@pytest.mark.parametrize(
+    ("section", "need", "told"),
+    [
+        (
+            "reflow",
+            "features",
+            "reflow.round1.method wants_more needs features, which this stage can't supply",
+        ),
+        ("reflow", "teacher", "reflow.round1.method wants_more needs teacher, which this stage can't supply"),
+        ("reflow", "conditions", "reflow.round1.method wants_more: it needs a model with classes"),
+        ("pretrain", "second_time", "pretrain.method wants_more learns from pairs, not from data"),
+    ],
+)
+def test_a_need_that_a_stage_cannot_supply_is_refused_before_any_work(project, section, need, told):
+    params = copy.deepcopy(PARAMS)
+    stage = params[section] if section == "pretrain" else params[section]["round1"]
+    stage["method"] = {"name": "wants_more", "need": need}
+    wrong = project.folder.parent / f"{section}-{need}"
+    wrong.mkdir()
+    (wrong / "params.yaml").write_text(yaml.safe_dump(params))
+    said = project.sh(f"cd {wrong} && python -m stages", ok=False)
+    assert told in said
+    assert "Traceback" not in said
+
+
+def test_a_plug_in_may_not_have_the_name_of_one_of_fewstep(tmp_path, monkeypatch):
+    (tmp_path / "solvers").mkdir()
+    (tmp_path / "solvers" / "heun.py").write_text("")
+    monkeypatch.setenv("FEWSTEP_PLUGINS", str(tmp_path))
+    with pytest.raises(
+        UserError, match=r"solvers/heun\.py has the name of a file of fewstep\.solvers; rename"
+    ):
+        registry.available("fewstep.solvers")
+
+
+def test_a_folder_of_plug_ins_that_is_not_there_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_PLUGINS", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"FEWSTEP_PLUGINS '.*nowhere' is no folder"):
+        registry.available("fewstep.methods")
+
+
+NAMES = {name for kind in ("methods", "searches") for name in registry.available(f"fewstep.{kind}")}
+EQUAL_STEPS = "uniform"  # what every table compares with, whoever searched
+STAGES = {file.stem for file in (ROOT / "stages").glob("[!_]*.py")}  # one stage has the name of a method
+
+
+def named(tree: ast.Module) -> list[str]:
+    """Return the names of methods and searches that a file compares something with, or imports."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare | ast.MatchValue | ast.Dict):
+            sides = node.keys if isinstance(node, ast.Dict) else [node]
+            words = [w for side in sides if side for w in ast.walk(side) if isinstance(w, ast.Constant)]
+            found += [word.value for word in words if word.value in NAMES - STAGES - {EQUAL_STEPS}]
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            modules = [*(alias.name for alias in node.names), getattr(node, "module", "") or ""]
+            found += [m for m in modules if re.match(r"fewstep\.(methods|searches)\.\w", m)]
+            if getattr(node, "module", None) in ("fewstep.methods", "fewstep.searches"):
+                found += [alias.name for alias in node.names if alias.name in NAMES]
+    return found
+
+
+def test_stages_and_flows_compare_no_name_of_a_method_or_a_search():
+    wrong = {
+        str(file.relative_to(ROOT)): names
+        for folder in ("stages", "flows", "fewstep/searching", "fewstep/training")
+        for file in files(folder)
+        if (names := named(ast.parse(file.read_text())))
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'if method.name == "best": pass',
+        'if name not in ("dmd", "sim"): pass',
+        "from fewstep.searches.best import Best",
+        "from fewstep.methods import dmd",
+        'WANTED = {"straighten": "trajectories"}',
+        'match name:\n    case "gits": pass',
+    ],
+)
+def test_a_name_that_is_put_in_is_found(text):
+    assert named(ast.parse(text))
