@@ -1,6 +1,8 @@
 """The evaluation as a whole: which entries there are, and the rows they become."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +76,10 @@ def evaluate(
     results = {entry: result for entry in entries if (result := kept.read(entry))}
     missing = sorted((entry for entry in entries if entry not in results), key=lambda entry: -entry.nfe)
     job.progress.start("entries", len(entries), done=len(results), unit="entry")
+    with ThreadPoolExecutor() as threads:  # a second core is free until the workers start
+        straight = threads.map(partial(straightness, seed=job.seed), models.values())
+        truth = ends_of(fine, models["pretrain"], protocol) if missing else None
     if missing:
-        truth = ends_of(fine, models["pretrain"], protocol)
         shared = (job.inputs["data"], protocol, folders, truth)
         for entry, result in spread(measure, missing, start_worker=start_worker, facts=shared):
             kept.write(entry, result)
@@ -84,11 +88,11 @@ def evaluate(
     best = max((c for c in entries if (c.model, c.kind) == ("pretrain", "uniform")), key=lambda c: c.nfe)
     common = {
         name: {
-            "straightness": straightness(model, job.seed),
+            "straightness": found,
             "parameters": sum(p.numel() for p in model.parameters()),
             "map_preserving": model.config.map_preserving,
         }
-        for name, model in models.items()
+        for (name, model), found in zip(models.items(), straight, strict=True)
     }
     rows = [row(entry, results[entry], results[best], yardstick) | common[entry.model] for entry in entries]
     sample_grids = [results[entry].samples for entry in entries]
