@@ -38,6 +38,12 @@ def test_an_override_may_set_what_had_its_default():
     assert params.raw["distill"]["boss-4"]["train"] == raw["distill"]["boss-4"]["train"] | {"steps": 800}
 
 
+def test_the_nightly_chain_overrides_settings_that_exist():
+    deployments = yaml.safe_load((CHECKOUT / "infra" / "prefect.yaml").read_text())["deployments"]
+    (overrides,) = [one["parameters"]["overrides"] for one in deployments if "parameters" in one]
+    assert Variant.of(CHECKOUT, overrides).params.raw["pretrain"]["train"]["steps"] == 150
+
+
 def test_names_depend_on_settings_alone():
     one, same, other = ({"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 2, "b": 2})
     params = Params.read(CHECKOUT / "params.yaml")

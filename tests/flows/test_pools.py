@@ -319,7 +319,7 @@ def test_every_stage_wants_a_pool():
     assert sorted(pools) == discovery.names()
     assert set(pools.values()) == {"cpu", "gpu"}
     deployed = yaml.safe_load((CHECKOUT / "infra" / "prefect.yaml").read_text())["deployments"]
-    served = {item["name"] for item in deployed if item["entrypoint"] == "flows/stage.py:run_stage"}
+    served = {item["name"] for item in deployed if item["entrypoint"] == "flows.stage.run_stage"}
     assert set(pools.values()) == served
 
 
