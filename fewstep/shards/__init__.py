@@ -5,6 +5,10 @@ which reads some forty times faster than a record a sample and is smaller. Shard
 at all and the index comes last, so a folder with an index is complete. Equal samples make equal bytes.
 Noise need not be stored: a field may be `drawn` again from its stream, seed and number.
 
+Of the files here, `recipe` says what a set is made of, `encode` turns what was made into stored tensors,
+`records` into the bytes of a shard, and `write` puts these into a `store`. The way back is `read`, `records`,
+`fields.decode` and `batches`.
+
 `write_shards` writes a set and resumes one that was interrupted; where several processes make it, each
 does `write_shard` of a `Recipe` into a `Store`, which may be a folder or any fsspec URL. `Shards` reads a
 set and refuses damage, `Batches` draws shuffled batches from one.

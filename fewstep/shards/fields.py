@@ -1,13 +1,11 @@
 """The fields of a set: how each is stored, or drawn anew when it is read, and what is read from it."""
 
-from collections.abc import Mapping
 from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
 
 from fewstep import randomness
-from fewstep.errors import UserError
 
 DTYPES = {
     "float32": torch.float32,
@@ -18,7 +16,7 @@ DTYPES = {
 }
 
 
-class Drawn(TypedDict):
+class NoiseSource(TypedDict):
     """Where a field comes from that isn't stored: it is noise, made anew by `fewstep.randomness`."""
 
     stream: str
@@ -39,7 +37,7 @@ class Field(TypedDict):
     scale: NotRequired[float]
     """A uint8 field is read as scale * code + offset."""
     offset: NotRequired[float]
-    drawn: NotRequired[Drawn]
+    drawn: NotRequired[NoiseSource]
     """Present in a field that isn't stored."""
 
 
@@ -53,7 +51,7 @@ def drawn(stream: str, seed: int, first: int, shape: tuple[int, ...]) -> Field:
         shape: of one sample.
     """
     begins = randomness.noise(stream, seed, first, shape).flatten()[:4].tolist()
-    source = Drawn(stream=stream, seed=seed, first=first, begins=begins)
+    source = NoiseSource(stream=stream, seed=seed, first=first, begins=begins)
     return Field(dtype="float32", shape=list(shape), drawn=source)
 
 
@@ -62,26 +60,6 @@ def draw(field: Field, numbers: Tensor) -> Tensor:
     source = field["drawn"]
     keys = torch.stack([torch.full_like(numbers, source["seed"]), numbers + source["first"]], dim=1)
     return randomness.noises(source["stream"], keys, tuple(field["shape"]))
-
-
-def check_drawn(name: str, field: Field, made: Tensor, start: int) -> None:
-    """Refuse noise that would not be drawn again; the ends of a shard tell.
-
-    Args:
-        name: of the field.
-        field: how it will be drawn.
-        made: what a shard's samples have, (n, *shape).
-        start: number of the first of them.
-
-    Raises:
-        UserError: if it is other noise.
-    """
-    ends = torch.tensor([0, len(made) - 1])
-    if not torch.equal(made[ends].cpu(), draw(field, start + ends)):
-        raise UserError(
-            f"field {name!r} of samples {start} to {start + len(made) - 1} isn't the noise that "
-            f"{field['drawn']} draws: give the stream, seed and first index it comes from, or store it"
-        )
 
 
 def is_drawn_as_ever(field: Field) -> bool:
@@ -103,17 +81,6 @@ def count(tensors: dict[str, Tensor]) -> int:
     """Return the number of samples."""
     (samples,) = {len(tensor) for tensor in tensors.values()}
     return samples
-
-
-def describe(stored: dict[str, Tensor], affine: Mapping[str, tuple[float, float]]) -> dict[str, Field]:
-    """Return the fields of `stored`; `affine` gives (scale, offset) of the uint8 ones."""
-    fields = {}
-    for name, tensor in sorted(stored.items()):
-        field = Field(dtype=str(tensor.dtype).removeprefix("torch."), shape=list(tensor.shape[1:]))
-        if tensor.dtype == torch.uint8:
-            field["scale"], field["offset"] = map(float, affine.get(name, (1, 0)))
-        fields[name] = field
-    return fields
 
 
 def decode(stored: dict[str, Tensor], fields: dict[str, Field], numbers: Tensor) -> dict[str, Tensor]:

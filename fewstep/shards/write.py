@@ -11,19 +11,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-import torch
 from torch import Tensor
 
 from fewstep.errors import UserError
 from fewstep.progress import SILENT, Progress
-from fewstep.registry import unknown
 from fewstep.shards import records
-from fewstep.shards.fields import Field, check_drawn, count, describe
+from fewstep.shards.encode import encode
+from fewstep.shards.fields import Field
 from fewstep.shards.index import INDEX, VERSION, ShardFile, shard_name
 from fewstep.shards.read import Shards
-from fewstep.shards.recipe import FLOATS, Recipe
+from fewstep.shards.recipe import Recipe
 from fewstep.shards.store import NoRoomError, Store
-from fewstep.shards.weights import check_weights
 
 NOTES_AT_ONCE, COUNTS_AT_ONCE = 256, 16  # the latter may be large
 
@@ -140,15 +138,7 @@ def write_shard(
     """
     part = recipe.part(number)
     made = make(part.start, part.stop)
-    for name, field in recipe.drawn.items():
-        check_drawn(name, field, made[name], part.start)
-    kept = {name: tensor for name, tensor in made.items() if name not in recipe.drawn}
-    stored = _storable(kept, recipe.dtypes, part.start)
-    check_weights(stored, part.start)
-    fields = describe(stored, recipe.affine)
-    if strange := (recipe.dtypes.keys() | recipe.affine.keys()) - fields.keys():
-        raise UserError(unknown("field", min(strange), list(fields)))
-    assert count(stored) == len(part), "make returned another number of samples"
+    stored, fields = encode(recipe, part, made)
     content = records.pack(stored, first=part.start, origin=recipe.origin(number))
     file = ShardFile(shard_name(number), len(part), len(content), hashlib.sha256(content).hexdigest())
     counts = tally(made)
@@ -233,21 +223,3 @@ def _read_note(content: bytes | None, origin: str) -> Note | None:
         return note if note["origin"] == origin else None
     except (ValueError, KeyError, TypeError):  # damaged: the shard is made again
         return None
-
-
-def _storable(fields: dict[str, Tensor], dtypes: Mapping[str, str], first: int) -> dict[str, Tensor]:
-    """Return the fields in their storage types; sample number `first` is their first."""
-    stored = {}
-    for name, tensor in fields.items():
-        if tensor.is_floating_point():
-            stored[name] = tensor.detach().cpu().to(FLOATS[dtypes.get(name, "float32")])
-            bad = ~stored[name].isfinite().reshape(len(tensor), -1).all(1)
-            if bad.any():
-                raise UserError(
-                    f"field {name!r} of sample {first + int(bad.nonzero()[0])} isn't finite when stored as "
-                    f"{dtypes.get(name, 'float32')} ({int(bad.sum())} such samples in this shard); what "
-                    "made it has diverged, or needs a wider storage type"
-                )
-        else:
-            stored[name] = tensor.cpu() if tensor.dtype == torch.uint8 else tensor.cpu().long()
-    return stored
