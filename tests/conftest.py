@@ -42,9 +42,15 @@ os.environ |= {
 atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
 
-# Folders and files that share what takes seconds to make or to import: one process runs all of a group.
+# Files that share what takes seconds to make or to import: one process runs all of a group.
 GROUPS = {
-    "tests/flows/": "flows",
+    "tests/flows/test_pools.py": "teams",
+    "tests/flows/test_recover.py": "teams",
+    "tests/flows/test_sweep.py": "teams",
+    "tests/flows/test_artifacts.py": "flows",
+    "tests/flows/test_outages.py": "flows",
+    "tests/flows/test_pages_in_a_browser.py": "flows",
+    "tests/flows/test_pipeline.py": "flows",
     "tests/chain/test_breaks.py": "chains under Prefect",
     "tests/chain/test_cancel.py": "chains under Prefect",
     "tests/chain/test_kills.py": "killed chains",
@@ -74,7 +80,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Groups(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return next((group for start, group in GROUPS.items() if file.startswith(start)), file)
+            return GROUPS.get(file, file)
 
     return Groups(config, log)
 
