@@ -8,6 +8,7 @@ import tempfile
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import s3
@@ -41,25 +42,47 @@ os.environ |= {
 atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
 
-TESTS = Path(__file__).parent
-# Files that share what takes seconds to make or to import: each group runs in one process.
+# Files that share what takes seconds to make or to import: one process runs all of a group.
 GROUPS = {
-    "flows": tuple(f"flows/{file.name}" for file in (TESTS / "flows").glob("test_*.py")),
-    "chains under Prefect": ("chain/test_breaks.py", "chain/test_cancel.py"),
-    "killed chains": ("chain/test_kills.py", "chain/test_shared_shards.py"),
-    "mlflow": ("stages/test_tracking.py", "stages/test_registry.py"),
-    "forked": ("test_distributed.py", "test_optimisers.py", "test_resume.py"),
+    "tests/flows/test_pools.py": "teams",
+    "tests/flows/test_recover.py": "teams",
+    "tests/flows/test_sweep.py": "teams",
+    "tests/flows/test_artifacts.py": "flows",
+    "tests/flows/test_outages.py": "flows",
+    "tests/flows/test_pages_in_a_browser.py": "flows",
+    "tests/flows/test_pipeline.py": "flows",
+    "tests/chain/test_breaks.py": "chains under Prefect",
+    "tests/chain/test_cancel.py": "chains under Prefect",
+    "tests/chain/test_kills.py": "killed chains",
+    "tests/chain/test_shared_shards.py": "killed chains",
+    "tests/stages/test_tracking.py": "mlflow",
+    "tests/stages/test_registry.py": "mlflow",
+    "tests/test_distributed.py": "forked",
+    "tests/test_optimisers.py": "forked",
+    "tests/test_resume.py": "forked",
 }
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group tests, and begin with those that take minutes, so that no process is left with one at the end."""
+    """Begin with what takes minutes, so that no process is left with it at the end."""
     turns = {"flows": 0, "infra": 1, "chain": 2}
     items.sort(key=lambda item: turns.get(item.path.parent.name, 3))
-    group_of = {TESTS / name: group for group, names in GROUPS.items() for name in names}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of.get(item.path, str(item.path.relative_to(TESTS)))))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give the groups, and other files one by one, to the processes of a run.
+
+    `--dist loadgroup` would do that, but xdist 3.8 can't name groups to pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return GROUPS.get(file, file)
+
+    return Groups(config, log)
 
 
 @pytest.fixture(scope="session")
