@@ -77,7 +77,7 @@ def test_a_mistake_is_one_message_without_a_traceback(tmp_path):
     (tmp_path / "params.yaml").write_text("sede: 0\n")
     status, said = fewstep("check", folder=tmp_path / "sub")  # below the checkout, too
     assert status == 1
-    assert said.startswith("params.yaml needs mending:\n")
+    assert said.startswith("params.yaml has mistakes:\n")
     assert "sede is no stage; there are: couple" in said
     assert "Traceback" not in said
 
