@@ -55,7 +55,7 @@ def test_own_model(project):
     config = json.loads((student / "config.json").read_text())
     assert (config["architecture"]["name"], config["prediction"], config["path"]) == (
         "plain",
-        "noise",
+        "v",
         "cosine",
     )
     names = rows(project.folder.parent.glob("made/own-model-*/fewstep/artifacts/evaluate/metrics.json"))
