@@ -1,4 +1,4 @@
-"""The order in which stages that are ready begin: the one with the longest chain of stages behind it first."""
+"""The order in which stages that are ready begin: the longest chain of stages behind it goes first."""
 
 from collections.abc import Mapping, Sequence
 from graphlib import TopologicalSorter
