@@ -20,6 +20,8 @@ from processes import wait_for
 
 from flows import pipeline
 from flows.server import artifacts, page, tracker
+from flows.system import records
+from stages.process.progress import Shown
 from stages.settings import checks
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -108,6 +110,19 @@ def test_a_stage_has_one_bar_that_tells_what_it_is_at():
     assert {key: (bar.data, bar.description) for key, bar in shown.items()} == {
         "couple-round1-progress": (50, "couple@round1: checks: batch 1/2, 1:01 left")
     }
+
+
+def test_the_records_that_a_stage_writes_are_what_a_bar_shows(tmp_path, monkeypatch):
+    heard = []
+    monkeypatch.setenv("FEWSTEP_PROGRESS_FILE", str(tmp_path / "records"))
+    with records.followed(tmp_path / "records", heard.append):
+        progress = Shown("distill@boss-4")
+        progress.start("trajectories", 10)
+        progress.advance(10, loss=0.5)
+        progress.finish()
+    shown = [artifacts.described(record) for record in heard]
+    assert shown[0] == "distill@boss-4: trajectories: step 0/10"
+    assert shown[-1] == "distill@boss-4: trajectories: step 10/10, 0:00 left"
 
 
 def test_the_time_left_is_told_where_it_is_known():

@@ -21,7 +21,6 @@ from flows.system import notices
 from flows.workspaces import workspace_lock
 from stages.artifacts import manifests
 from stages.settings import checks
-from stages.settings.params import Params
 from stages.tracking import tracking
 
 
@@ -50,8 +49,8 @@ def begin(toy, prefect_api, said=None, first=""):
             "from pathlib import Path",
             "from flows import pipeline, run",
             "from flows.planning.request import Request",
-            "from stages.settings.params import Params",
-            "Params.check = lambda self: None",
+            "from stages.settings import checks",
+            "checks.check = lambda params: None",
             first,
             f"run.run(Path({str(toy.root)!r}), Request())",
         )
@@ -159,10 +158,10 @@ def test_a_killed_stage_is_tried_again(toy):
 
 
 def test_settings_are_checked_before_anything_runs(toy, monkeypatch):
-    def refuse(self):
+    def refuse(params):
         raise UserError("first.stpes is not a setting")
 
-    monkeypatch.setattr(Params, "check", refuse)
+    monkeypatch.setattr(checks, "check", refuse)
     toy.edit("params.yaml", "rate: 0.1", "rate: 0.19")  # settings that no test has had checked before
     state = pipeline.pipeline(toy.root, return_state=True)
     assert (state.is_failed(), state.message) == (True, "first.stpes is not a setting")
