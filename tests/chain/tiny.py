@@ -41,7 +41,7 @@ def shrink(params: dict[str, Any]) -> dict[str, Any]:
         "trajectories": {"pretrain": {"samples": 256, "held_out": 64}},
         "distill": {
             "boss-4": params["distill"]["straight-4"] | {"train": train(10, 1e-3)},
-            "one-step": params["distill"]["endpoint"] | {"train": train(10, 1e-3)},
+            "one-step": params["distill"]["endpoint"] | {"teacher": "round1", "train": train(10, 1e-3)},
             "finished-4": finish | {"nfe": 4, "train": train(4, 2e-4) | {"betas": [0.0, 0.99]}},
         },
         "evaluate": {"samples": 60, "blocks": 2, "nfe": [1, 4], "reference_nfe": 8},
