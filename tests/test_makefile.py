@@ -32,7 +32,8 @@ else:
 def folder(tmp_path):
     """A folder with this project's Makefile, and a Python that is new enough."""
     shutil.copy(PROJECT / "Makefile", tmp_path)
-    (tmp_path / "requirements.lock").touch()
+    for name in ("requirements.lock", "pyproject.toml"):
+        (tmp_path / name).touch()
     write_python(tmp_path, (3, 11, 0))
     return tmp_path
 
@@ -52,7 +53,7 @@ def made(folder):
     return run, (folder / "asked").read_text().splitlines()
 
 
-ANEW = ["-m venv --clear .venv", "pip install"]
+ANEW = ["-m venv --clear .venv", "pip install", "pip install"]  # the lock, then the project itself
 
 
 def test_an_old_python_is_answered_with_its_version_and_how_to_name_another(folder):
@@ -73,9 +74,9 @@ def test_an_old_python_is_answered_with_its_version_and_how_to_name_another(fold
 def test_a_whole_environment_is_kept_and_follows_the_lock(folder):
     assert made(folder)[1] == ANEW
     assert made(folder)[1] == []
-    os.utime(folder / ".venv/.locked", (1, 1))
+    os.utime(folder / ".venv/.packages", (1, 1))
     write_python(folder, (3, 10, 13))  # no matter: the environment has its own
-    assert made(folder)[1] == ["pip install"]
+    assert made(folder)[1] == ["pip install", "pip install"]
 
 
 @pytest.mark.parametrize("wrong", ["gone", "of an interpreter that is gone"])
@@ -93,12 +94,12 @@ def test_an_environment_that_does_not_run_is_made_anew(folder, wrong):
 def test_a_half_installed_environment_is_made_anew(folder):
     (folder / "offline").touch()
     assert made(folder)[0].returncode
-    assert made(folder)[1] == ANEW
+    assert made(folder)[1] == ANEW[:2]
     (folder / "offline").unlink()
     run, asked = made(folder)
     assert (run.returncode, asked) == (0, ANEW)
     (folder / "offline").touch()  # an upgrade, too
-    os.utime(folder / ".venv/.locked", (1, 1))
+    os.utime(folder / ".venv/.packages", (1, 1))
     assert made(folder)[1] == ["pip install"]
     (folder / "offline").unlink()
     assert made(folder)[1] == ANEW

@@ -1,6 +1,7 @@
 """Batches: an endless, shuffled sequence of batches in which any step can be asked for directly."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,6 +58,14 @@ class Batches:
         self._order: tuple[Window, Tensor] | None = None
         self._room: dict[str, Tensor] | None = None
         self._held: tuple[tuple[int, ...], Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs to read the same batches: no tensors.
+
+        torch shares the memory of tensors that it sends, so workers would overwrite one another's window.
+        """
+        used_last = dict.fromkeys(("_plan", "_order", "_room", "_held"))
+        return self.__dict__ | used_last
 
     def __getitem__(self, step: int) -> tuple[dict[str, Tensor], Tensor]:
         """Return this rank's part of batch number `step`, and its samples' keys.

@@ -136,4 +136,4 @@ def test_a_jittered_student_is_searched_where_its_knots_were_moved(variants):
         low, high = reach(own, timestep, jitter)
         assert low - 1e-9 <= time <= high + 1e-9
     rows = json.loads((checkout / "artifacts/evaluate/metrics.json").read_text())["rows"]
-    assert ("boss-4@4/endpoint" in {row["name"] for row in rows}) == (times != own)
+    assert ("boss-4@4/coordinate_descent" in {row["name"] for row in rows}) == (times != own)

@@ -14,6 +14,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import pipeline, ui
+from flows.server.tracker import run_page
 from stages.settings import checks
 from stages.tracking import outboxes, sender
 from stages.tracking.outboxes import Outbox
@@ -91,7 +92,7 @@ def test_the_pages_show_what_happened(toy, tmp_path, finished, prefect_api, mlfl
 
     tracker = Tracker(tmp_path, mlflow_server, outboxes.experiment())
     runs = [evaluated(tracker, tmp_path, "alpha", 2.0), evaluated(tracker, tmp_path, "beta", 1.0)]
-    assert tracker.run_page("alpha" * 8).endswith(f"/runs/{runs[0]}")
+    assert run_page("alpha" * 8).endswith(f"/runs/{runs[0]}")
 
     work = (toy.root / "work.py").read_text()
     fields = dict.fromkeys(("stage", "key", "config", "inputs", "files"))

@@ -21,8 +21,6 @@ if name == "last":
 
 MEET = """
 import yaml
-from stages.settings import checks
-
 if name == "last":
     name = str(yaml.safe_load(open("params.yaml"))["last"]["width"])
     sys.exit(0 if met(["7", "8"]) else "last: nobody came")

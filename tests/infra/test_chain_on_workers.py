@@ -6,7 +6,7 @@ from machines import Office
 from processes import wait_for
 
 from flows.system import git
-from flows.workspaces import variant
+from flows.workspaces.variant import Variant
 
 STAGES = {
     "prepare": "cpu",
@@ -95,7 +95,7 @@ def test_variants_of_a_sweep_have_the_results_of_repros(office, ran, alone, tmp_
     for steps in VARIANTS:
         single.set(distill={"boss-4": {"train": {"steps": steps}}})
         assert single.repro().ran == ["distill@boss-4", "evaluate"]
-        place = Checkout(driver / ".fewstep" / "variants" / variant.name_of({STEPS: steps}))
+        place = Checkout(Variant.of(driver.folder, {STEPS: steps}).folder)
         assert {name: place.locked()[name] for name in STAGES} == {n: single.locked()[n] for n in STAGES}
     assert "Unable to acquire lock" not in driver.said.read_text()
 

@@ -1,6 +1,9 @@
+import copy
+
 import pytest
 import torch
 from making import write
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fewstep.errors import UserError
@@ -110,3 +113,13 @@ def test_any_number_of_workers_reads_the_same_from_any_step(numbered, rank):
         for (batch, keys), (expected, expected_keys) in zip(loader, plain[start:], strict=True):
             assert torch.equal(batch["number"], expected["number"])
             assert torch.equal(keys, expected_keys)
+
+
+def test_what_travels_to_another_process_holds_no_tensors(numbered):
+    """torch would share them, and workers that read into one window overwrite one another's samples."""
+    batches = Batches(numbered, seed=0, size=64, window=90)
+    used = batches[3]
+    travelled = copy.copy(batches)  # as a pickle of it, by its state
+    assert not [name for name, value in vars(travelled).items() if isinstance(value, Tensor | tuple | dict)]
+    assert torch.equal(travelled[3][0]["number"], used[0]["number"])
+    assert travelled._room is not batches._room

@@ -10,7 +10,7 @@ import torch
 
 from fewstep.grids import uniform
 from fewstep.metrics.protocol import BlockScores
-from flows import garbage
+from flows import gc
 from stages.evaluation.entries import Entry, KeptEntries, Result
 
 ENTRY, OTHER = (Entry(name, "uniform", uniform(4), 4, name) for name in ("boss-4", "pretrain"))
@@ -93,15 +93,15 @@ def test_a_damaged_cell_is_measured_and_kept_again(kept, suffix, damage):
 def test_garbage_is_what_the_newest_evaluation_neither_read_nor_wrote(kept, tmp_path):
     kept.write(ENTRY, RESULT)
     kept.write(OTHER, RESULT)
-    assert not garbage.old_entries(tmp_path).items
+    assert not gc.old_entries(tmp_path).items
     for file in kept.folder.iterdir():
         os.utime(file, (1, 1))  # long ago
     newest = KeptEntries(kept.folder, "protocol", 1)
     assert newest.read(ENTRY)
     newest.write(replace(ENTRY, nfe=8, grid=uniform(8)), RESULT)
-    pile = garbage.old_entries(tmp_path)
-    assert list(pile.items) == ["2 files"]
-    pile.remove()
+    garbage = gc.old_entries(tmp_path)
+    assert list(garbage.items) == ["2 files"]
+    garbage.remove()
     assert newest.read(ENTRY)
     assert not newest.read(OTHER)
-    assert not garbage.old_entries(tmp_path).items
+    assert not gc.old_entries(tmp_path).items
