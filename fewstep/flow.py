@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Protocol
 from etils.epy import lazy_imports
 
 from fewstep import paths, predictions
-from fewstep.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.model import Model
+    from fewstep.model import Model, ModelConfig
 
 with lazy_imports():
     import torch
@@ -68,14 +67,16 @@ class ModelFlow:
         self.guidance = guidance
         self.path = paths.get(model.config.path)
         self.t_start, self.t_end = usable_times(model.config.path, model.config.prediction)
-        if guidance != 1.0 and model.config.classes == 0:
-            raise UserError(f"guidance {guidance} needs a class-conditional model; this one has no classes")
+        model.config.guidance_shown(guidance)  # refuses what it can't show
         self.nfe_per_velocity = 1 if guidance == 1.0 else 2
+        self.clamped_from = clamped_from(model.config)
 
     def __call__(self, x: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
         """See Flow; guided velocity = null + guidance (conditional - null)."""
         times = batch_times(t, x)
         velocity = self._velocity(x, times, **conditions)
+        if self.clamped_from is not None:
+            return ends_in_range(velocity, x, times, self.clamped_from)
         if self.guidance == 1.0:
             return velocity
         null = torch.full_like(conditions["label"], self.model.config.classes)
@@ -97,7 +98,7 @@ def as_flow(model: Model, *, guidance: float = 1.0) -> ModelFlow:
     """Return the canonical flow of `model`, with classifier-free `guidance` (1: none).
 
     Raises:
-        UserError: if guidance is asked of a model without classes.
+        UserError: see ModelConfig.guidance_shown.
     """
     return ModelFlow(model, guidance=guidance)
 
@@ -115,6 +116,31 @@ def usable_times(path: str, prediction: str) -> tuple[float, float]:
     start = ends[0] if solvable[0] else max(ends[0], END_MARGIN)
     end = ends[1] if solvable[1] else min(ends[1], 1 - END_MARGIN)
     return start, end
+
+
+def clamped_from(config: ModelConfig) -> float | None:
+    """Return the canonical time from which a step of this model is its last, and clamped; None if none is.
+
+    Jitter moves a timestep by less than half of the way to its neighbours.
+    """
+    if not config.in_range or config.grid is None:
+        return None
+    times = config.grid.times
+    return -1.0 if len(times) == 2 else (times[-3] + times[-2]) / 2
+
+
+def ends_in_range(velocity: Tensor, x: Tensor, t: Tensor, first: float) -> Tensor:
+    """Return velocities (batch, *shape) whose Euler step from x at t (batch,) to 1 ends in [-1, 1].
+
+    Those at times before `first` are left alone. Where a value is clamped, only a gradient that would bring
+    it back passes: one that pushes further out would change no sample.
+    """
+    left = paths.like((1 - t).clamp(min=END_MARGIN), x)
+    end = x + left * velocity
+    if end.requires_grad:
+        end.register_hook(lambda gradient: torch.where((end.abs() > 1) & (end * gradient < 0), 0, gradient))
+    clamped = end + (end.clamp(-1, 1) - end).detach()
+    return torch.where(paths.like(t, x) > first, (clamped - x) / left, velocity)
 
 
 def batch_times(t: Tensor | float, x: Tensor) -> Tensor:

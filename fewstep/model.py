@@ -40,8 +40,15 @@ class ModelConfig:
     jitter: float = 0.0
     """How far the inner timesteps of its grid were moved at random in training, as a part of the way to the
     next timestep on either side; 0 for a student that knows its timesteps alone."""
+    in_range: bool = False
+    """Whether its last step is clamped to [-1, 1], the range of images, in training as in sampling; only a
+    student of a grid can be."""
     map_preserving: bool = True
     """Whether it was trained to make of each noise what its teacher makes of it."""
+    guidable: bool = True
+    """Whether its null class was trained, by hiding labels, as classifier-free guidance needs."""
+    baked_guidance: float = 1.0
+    """The scale of classifier-free guidance that its samples show though they are made without; 1 is none."""
     deterministic: bool = True
     """Whether the same noise always gives the same sample."""
     grid: Grid | None = None
@@ -61,6 +68,27 @@ class ModelConfig:
                 f"jitter must be from 0 up to but not 0.5, and is of students of a grid; got {self.jitter} "
                 f"for a model trained at times: {self.trained_times}"
             )
+
+    def guidance_shown(self, asked: float) -> float:
+        """Return the guidance that its samples show if they are made with the scale `asked`.
+
+        Raises:
+            UserError: if it can't be guided: it has no classes, saw no hidden labels, or shows guidance anyway.
+        """
+        if asked == 1.0:
+            return self.baked_guidance
+        if self.classes == 0:
+            raise UserError(f"guidance {asked} needs a class-conditional model; this one has no classes")
+        if self.baked_guidance != 1.0:
+            raise UserError(
+                f"this model was taught guidance {self.baked_guidance}; sample it with guidance 1"
+            )
+        if not self.guidable:
+            raise UserError(
+                f"guidance {asked} needs a model that was trained with label_dropout; this one never saw a "
+                "hidden label"
+            )
+        return asked
 
 
 class Model(nn.Module):

@@ -11,6 +11,7 @@ RENAMED = {
     "coupling": "train_on",
     "head_start": "fake_warmup",
     "anchor": "regression_weight",
+    "feature_net": "metric_nets",
     # values
     "distribution": "dmd",
     "score": "sim",

@@ -11,7 +11,7 @@ from fewstep.errors import UserError
 from stages.evaluation import timings
 
 EVALUATION = Path("artifacts/evaluate")
-SHOWN = ("own", "uniform")  # a student's own grid, or equal steps; what was searched is in the report
+SHOWN = ("own", "uniform", "fine")  # a student's own grid, or equal steps; what was searched is in the report
 
 
 def read_rows(evaluation: Path) -> list[dict[str, Any]]:
@@ -29,6 +29,8 @@ def read_rows(evaluation: Path) -> list[dict[str, Any]]:
 def table(rows: list[dict[str, Any]], timings: dict[str, float]) -> Table:
     """Lay out a row for each model and NFE, students in bold.
 
+    The first number is the distance to the data over the converged teacher's, with the larger of its standard
+    error and its spread over the nets that measure.
     The floor stands beside the distance at the same number of samples, since both fall with that number.
 
     Args:
@@ -42,13 +44,15 @@ def table(rows: list[dict[str, Any]], timings: dict[str, float]) -> Table:
     few = f"n={rows[0]['floor_samples']}"
     grid = Table(box=None, pad_edge=False)
     grid.add_column("model")
-    for name in ("NFE", "fd_clf", f"at {few}", f"floor at {few}", "s per 1000"):
+    for name in ("NFE", "÷ teacher", "fd_clf", f"at {few}", f"floor at {few}", "s per 1000"):
         grid.add_column(name, justify="right")
     for row in shown:
         seconds = timings.get(row["name"])
+        error = max(row["fd_over_teacher_se"], row["fd_over_teacher_spread"])
         grid.add_row(
             row["model"],
             str(row["nfe"]),
+            f"{row['fd_over_teacher']:.3g} ± {error:.1g}",
             f"{row['fd_clf']:.3g} ± {row['fd_clf_se']:.1g}",
             f"{row['fd_at_floor_samples']:.3g}",
             f"{row['floor']:.3g}",

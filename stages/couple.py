@@ -71,7 +71,9 @@ def check(params: Params) -> list[str]:
     """Return what is wrong across sections: with the models that make pairs, their guidance and NFE."""
     configs = {f"couple.{key}": params.config("couple", key) for key in params.keys("couple")}
     problems = missing_flows(params, [(f"{where}.model", c.model) for where, c in configs.items()])
-    problems += unguidable(params, [(f"{where}.guidance", c.guidance) for where, c in configs.items()])
+    problems += unguidable(
+        params, [(f"{where}.guidance", c.guidance, c.model) for where, c in configs.items()]
+    )
     for where, c in configs.items():
         problems += wrong_source(where, c) or c.wrong_steps(where)
     return problems
@@ -101,7 +103,8 @@ def coupling(config: Config, job: Job) -> tuple[Splits, PairMaker]:
         total=config.pairs + config.held_out,
         **config.steps_asked_for(),
     )
-    facts = {"model": checkpoint.model_digest(folder), "seed": job.seed, "guidance": config.guidance}
+    guidance = checkpoint.load_config(folder).guidance_shown(config.guidance)
+    facts = {"model": checkpoint.model_digest(folder), "seed": job.seed, "guidance": guidance}
     options = {"mirror": config.mirror, "source": config.source}
     draws = config.noise == "drawn" and not config.source
     shape = checkpoint.load_config(folder).shape

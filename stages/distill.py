@@ -19,7 +19,7 @@ with lazy_imports():
     from stages.searching import grids_file
     from stages.training import task, training
 
-VERSION = 2  # bump when the numbers this stage writes change
+VERSION = 3  # bump when the numbers this stage writes change
 
 
 class Config(StudentSettings):
@@ -59,11 +59,18 @@ def run(config: Config, job: Job) -> None:
     grid.must_suit(model=checkpoint.model_digest(job.inputs["teacher"]), solver="euler")
     source = job.inputs["train_on"]
     facts = shards.Shards(source / "train").facts
+    teacher = checkpoint.load_config(job.inputs["teacher"])
     if "guidance" in facts and facts["model"] == grid.model_digest:
-        grid.must_suit(model=facts["model"], guidance=facts["guidance"])
+        shown = replace(grid, guidance=teacher.guidance_shown(grid.guidance))
+        shown.must_suit(model=facts["model"], guidance=facts["guidance"])
     own = replace(grid, guidance=1.0)  # what guidance does is in the coupling; the student samples without
     must_continue(config.init, init.config, own)
-    student = model.Model(replace(init.config, grid=own, **method.trained()), init.network)
+    taught = {
+        "grid": own,
+        "baked_guidance": facts.get("guidance", init.config.baked_guidance),
+        "in_range": shards.Shards(job.inputs["data"] / "train").facts["pixels"],
+    }
+    student = model.Model(replace(init.config, **taught | method.trained()), init.network)
     select = None
     if method.needs.stream == "trajectories":
         stored = facts["timesteps"]

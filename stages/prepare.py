@@ -17,20 +17,21 @@ from stages.settings.params import Params, Settings
 
 with lazy_imports():
     from fewstep import shards
-    from fewstep.metrics import denoiser, features, protocol
+    from fewstep.metrics import denoiser, features, nets, protocol
+    from fewstep.metrics.saved import as_saved
     from stages.figures import sample_grid
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION = 4  # bump when the numbers this stage writes change
+VERSION = 5  # bump when the numbers this stage writes change
 
 
-class FeatureNet(Settings):
-    """Settings of the small classifier whose features fd_clf is measured in."""
+class MetricNets(Settings):
+    """Settings of the small nets in whose features samples are measured; see fewstep.metrics.nets."""
 
-    steps: int = Field(default=250, ge=1)
-    """Training steps of the classifier."""
+    steps: int = Field(default=1000, ge=1)
+    """Training steps of each."""
     clusters: int = Field(default=10, ge=2)
     """Number of k-means clusters that stand in for labels where the data has none."""
 
@@ -53,10 +54,10 @@ class Config(Settings):
     """Share of the samples that is kept from training, for held-out losses and the metric's floor."""
     samples_per_shard: int = Field(4096, ge=1)
     """Samples in one shard."""
-    feature_net: FeatureNet = FeatureNet()
-    """The metric's classifier."""
+    metric_nets: MetricNets = MetricNets()
+    """The nets that measure."""
     monitor_net: MonitorNet = MonitorNet()
-    """The monitor's net, which shares neither weights nor labels with it."""
+    """The monitor's net, which shares no weights with them."""
 
 
 def inputs(config: Config, key: str | None) -> dict[str, str]:
@@ -85,7 +86,7 @@ def check(params: Params) -> list[str]:
 
 
 def run(config: Config, job: Job) -> None:
-    """Write the shards of both splits, the classifier, the monitor's net, and a grid of real samples."""
+    """Write the shards of both splits, the nets that measure, the monitor's, and a grid of real samples."""
     here = Path()  # holds data/
     samples = source_for(config.source, here, **config.source_options).load(here)
     classes = 0 if samples.label is None else int(samples.label.max()) + 1
@@ -101,32 +102,33 @@ def run(config: Config, job: Job) -> None:
             len(chosen),
             config.samples_per_shard,
             partial(rows, fields),
-            facts={"split": name, "source": config.source, "seed": job.seed, "classes": classes},
+            facts={"split": name, "source": config.source, "seed": job.seed, "classes": classes, "pixels": samples.pixels},
             affine={"data": samples.affine} if samples.affine else None,
             progress=job.progress,
         )
 
     train, held_out = (floats[chosen] for chosen in chosen_by)
-    if samples.label is None or classes < 2:
-        clusters = config.feature_net.clusters
-        labels = features.pseudo_labels(train, held_out, clusters=clusters, seed=job.seed)
-        taught_by = f"clusters{clusters}"
-    else:
-        labels, taught_by = [samples.label[chosen] for chosen in chosen_by], "labels"
-    net = features.train_feature_net(
-        train,
-        labels[0],
-        taught_by=taught_by,
-        steps=config.feature_net.steps,
+    seen, labels = train, None if samples.label is None else samples.label[chosen_by[0]]
+    if samples.pixels:
+        seen = as_saved(train)
+    measure = nets.train_nets(
+        seen,
+        labels,
+        pixels=samples.pixels,
+        steps=config.metric_nets.steps,
+        clusters=config.metric_nets.clusters,
         seed=job.seed,
         progress=job.progress,
     )
-    accuracy = net.accuracy(held_out, labels[1])
-    features.save(job.out, net, {"held_out_accuracy": accuracy})
-    other = denoiser.train_denoiser(
-        train, steps=config.monitor_net.steps, seed=job.seed, progress=job.progress
+    for name, net in measure.items():
+        features.save(job.out, net, {}, name=name)
+    monitor = denoiser.train_denoiser(
+        seen, pixels=samples.pixels, steps=config.monitor_net.steps, seed=job.seed, progress=job.progress
     )
-    features.save(job.out, other, {}, name=denoiser.NAME)
+    features.save(job.out, monitor, {}, name=denoiser.MONITOR)
+    accuracy = None
+    if samples.label is not None and classes > 1:
+        accuracy = measure[nets.FIRST].accuracy(held_out, samples.label[chosen_by[1]])
     sample_grid.draw_sample_grid(job.out / "samples.png", [("data", sample_grid.spread_over(train))])
     job.picture("samples", job.out / "samples.png")
     job.facts.update(
@@ -135,7 +137,7 @@ def run(config: Config, job: Job) -> None:
         held_out=len(held_out),
         classes=classes,
         class_names=list(samples.class_names),
-        feature_net_accuracy=accuracy,
+        classifier_accuracy=accuracy,
     )
 
 

@@ -80,6 +80,7 @@ def run(config: Config, job: Job) -> None:
     if config.checkpoint:
         training.take_model(job, job.inputs["checkpoint"], tuple(data.fields["data"]["shape"]))
         return
+    method = config.method.build()
     classes = data.facts["classes"] if config.conditional else 0
     if config.conditional and not classes:
         raise UserError("pretrain.conditional is true, but the data has no labels; set it to false")
@@ -89,9 +90,10 @@ def run(config: Config, job: Job) -> None:
         classes=classes,
         prediction=config.prediction,
         path=config.path,
+        **method.trained(),
     )
     student = model.build(description, seed=job.seed)
-    training.train_model(job, config.method.build(), student, config.train, source=job.inputs["data"])
+    training.train_model(job, method, student, config.train, source=job.inputs["data"])
 
 
 def gate(config: Config, key: str | None, facts: dict[str, Any]) -> str | None:

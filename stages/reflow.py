@@ -1,5 +1,6 @@
 """Reflow: retrain a flow on the pairs it made of noise, which straightens it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from etils.epy import lazy_imports
@@ -12,11 +13,11 @@ from stages.settings.models import missing_flows, wrong_methods
 from stages.settings.params import MethodPlugin, Params, Settings
 
 with lazy_imports():
-    from fewstep import flow
+    from fewstep import flow, model, shards
     from stages.sampling import open_model
     from stages.training import training
 
-VERSION = 1  # bump when the numbers this stage writes change
+VERSION = 2  # bump when the numbers this stage writes change
 
 
 class Config(Settings):
@@ -66,11 +67,12 @@ def check(params: Params) -> list[str]:
 
 def run(config: Config, job: Job) -> None:
     """Train from the initial model's weights, and measure how straight the flow was and is."""
-    student, before = open_model.open_flow(job.inputs["init"], purpose=f"reflow@{job.key}")
-    was = open_model.straightness_of(before, student, noises=config.straightness_noises, seed=job.seed)
-    trained = training.train_model(
-        job, config.method.build(), student, config.train, source=job.inputs["pairs"]
-    )
+    method = config.method.build()
+    init, before = open_model.open_flow(job.inputs["init"], purpose=f"reflow@{job.key}")
+    was = open_model.straightness_of(before, init, noises=config.straightness_noises, seed=job.seed)
+    taught = {"baked_guidance": shards.Shards(job.inputs["pairs"] / "train").facts["guidance"]}
+    student = model.Model(replace(init.config, **taught | method.trained()), init.network)
+    trained = training.train_model(job, method, student, config.train, source=job.inputs["pairs"])
     now = open_model.straightness_of(
         flow.as_flow(trained.model), trained.model, noises=config.straightness_noises, seed=job.seed
     )

@@ -61,7 +61,10 @@ def check(params: Params) -> list[str]:
     configs = {key: params.config("search", key) for key in params.keys("search")}
     students = jittered(params)
     problems = missing_flows(params, [(f"search.{key}", key) for key in configs if key not in students])
-    problems += unguidable(params, [(f"search.{key}.guidance", c.guidance) for key, c in configs.items()])
+    problems += unguidable(
+        params,
+        [(f"search.{key}.guidance", c.guidance, students.get(key, key)) for key, c in configs.items()],
+    )
     for key, config in configs.items():
         where, method = f"search.{key}", config.method
         teacher, whose = (students[key], "its teacher") if key in students else (key, "the model itself")

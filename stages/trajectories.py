@@ -80,7 +80,8 @@ def work(config: Config, job: Job) -> tuple[Splits, TrajectoryMaker]:
         timesteps=tuple(timesteps),
         batch=config.batch,
     )
-    facts = {"timesteps": timesteps, "fine_steps": fine.steps, "guidance": fine.guidance}
+    guidance = checkpoint.load_config(job.inputs["model"]).guidance_shown(fine.guidance)
+    facts = {"timesteps": timesteps, "fine_steps": fine.steps, "guidance": guidance}
     wanted = splits.splits(
         job,
         train=config.samples,

@@ -157,7 +157,7 @@ PARAMS = {
     "prepare": {
         "source": "three_dots",
         "source_options": {"count": 200},
-        "feature_net": {"steps": 2},
+        "metric_nets": {"steps": 2},
         "monitor_net": {"steps": 2},
     },
     "pretrain": {

@@ -25,6 +25,11 @@ class Samples:
     affine: tuple[float, float] | None = None
     """(scale, offset) of uint8 data."""
 
+    @property
+    def pixels(self) -> bool:
+        """Whether samples are images in [-1, 1], which are measured as they would be saved."""
+        return self.data.dim() == 4
+
     def floats(self) -> Tensor:
         """Return the data as float32."""
         if self.affine is None:

@@ -12,7 +12,7 @@ from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.methods._distances import l2
-from fewstep.methods._timesteps import timesteps_of
+from fewstep.methods._timesteps import in_range_of, timesteps_of
 from fewstep.solvers import integrate, must_fit
 from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
 
@@ -75,7 +75,7 @@ class OnPolicyDistillation(Method):
         samples = self._samples(nets["student"], batch, keys)
         losses = self.generator_loss(nets, samples, batch, keys)
         return (
-            losses + self.regression_weight * l2(samples - batch["data"])
+            losses + self.regression_weight * l2(samples - in_range_of(nets["student"].config, batch["data"]))
             if self.regression_weight
             else losses
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fewstep import paths, randomness
 from fewstep.errors import UserError
@@ -69,6 +69,10 @@ class OnlineScore(OnPolicyDistillation):
             "fake": Net(fake, learning_rate=self.fake_rate),
             "teacher": Net(teacher, trains=False),
         }
+
+    def trained(self) -> dict[str, Any]:
+        """See Method.trained."""
+        return super().trained() | {"baked_guidance": self.guidance}
 
     def updates(self, step: int) -> tuple[str, ...]:
         """See Method.updates."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from etils.epy import lazy_imports
 
@@ -49,6 +49,10 @@ class PathRegression(Method):
         """See Method.check_labels."""
         if self.label_dropout and not labels:
             raise UserError(f"label_dropout {self.label_dropout} needs a model with classes; set it to 0")
+
+    def trained(self) -> dict[str, Any]:
+        """See Method.trained."""
+        return super().trained() | {"guidable": self.label_dropout > 0}
 
     def error(self, student: Model, batch: Batch, keys: Tensor) -> Tensor:
         """Return how far the student is from its target at one point of each sample's path, (n, *shape)."""

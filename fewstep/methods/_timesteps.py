@@ -84,6 +84,11 @@ def near_timesteps(times: tuple[float, ...], jitter: float, batch: Batch, keys: 
     return {"states": batch["states"][rows, columns], "times": batch["times"][rows, columns]}
 
 
+def in_range_of(config: ModelConfig, samples: Tensor) -> Tensor:
+    """Return a teacher's samples as such a student should make them: in range, if it is trained to be."""
+    return samples.clamp(-1, 1) if config.in_range else samples
+
+
 def draw_timesteps(steps: int, keys: Tensor) -> Tensor:
     """Return one of the timesteps 0 ... steps - 1 for each sample, int64 (n,)."""
     return (randomness.uniforms("train.knot", keys) * steps).long()

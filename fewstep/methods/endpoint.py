@@ -10,7 +10,7 @@ from etils.epy import lazy_imports
 
 from fewstep.flow import as_flow
 from fewstep.methods._distances import DISTANCES, check_distance
-from fewstep.methods._timesteps import draw_timesteps, timesteps_of
+from fewstep.methods._timesteps import draw_timesteps, in_range_of, timesteps_of
 from fewstep.paths import like
 from fewstep.training.method import Batch, Method, Net, Nets, conditions_of
 
@@ -53,7 +53,7 @@ class Endpoint(Method):
         student: Model = nets["student"]
         timesteps = timesteps_of(student)[:-1]
         t = torch.tensor(timesteps)[draw_timesteps(len(timesteps), keys)].to(batch["data"].device)
-        t_start, data = timesteps[0], batch["data"]
+        t_start, data = timesteps[0], in_range_of(student.config, batch["data"])
         start = (1 - t_start) * batch["noise"]
         done = like((t - t_start) / (1 - t_start), data)  # share of the chord that lies behind
         x = done * data + (1 - done) * start

@@ -12,7 +12,13 @@ from etils.epy import lazy_imports
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.methods._distances import l2
-from fewstep.methods._timesteps import at_timesteps, draw_timesteps, near_timesteps, timesteps_of
+from fewstep.methods._timesteps import (
+    at_timesteps,
+    draw_timesteps,
+    in_range_of,
+    near_timesteps,
+    timesteps_of,
+)
 from fewstep.paths import like
 from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
 
@@ -69,6 +75,8 @@ class Straighten(Method):
             batch = batch | near_timesteps(timesteps_of(student), self.jitter, batch, keys)
         else:
             batch = batch | {"times": at_timesteps(timesteps_of(student), batch["states"])}
+        *before, last = batch["states"].unbind(1)
+        batch["states"] = torch.stack([*before, in_range_of(student.config, last)], dim=1)
         follow = self._own_steps if self.on_policy else self._teacher_step
         return follow(student, batch, keys)
 

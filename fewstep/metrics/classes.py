@@ -8,7 +8,6 @@ def class_shares(labels: np.ndarray, classes: int) -> np.ndarray:
     return np.bincount(labels, minlength=classes) / len(labels)
 
 
-def largest_share_difference(labels: np.ndarray, reference: np.ndarray, classes: int) -> float:
-    """Return by how much the worst class's share differs between two sets of labels, 0 to 1."""
-    apart = class_shares(labels, classes) - class_shares(reference, classes)
-    return float(np.abs(apart).max())
+def largest_share_difference(labels: np.ndarray, shares: np.ndarray) -> float:
+    """Return by how much the worst class's share among labels, (n,), differs from that in `shares`, 0 to 1."""
+    return float(np.abs(class_shares(labels, len(shares)) - shares).max())

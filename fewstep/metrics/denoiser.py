@@ -1,7 +1,7 @@
-"""The monitor's feature net: what a small autoencoder must know of noisy data to tell the data and the noise.
+"""A feature net that no label taught: what an autoencoder must know of noisy data to tell the data and the noise.
 
-It sees no label, and shares no weight with the metric's classifier, so that a student chosen by it was not
-chosen by the numbers that will judge it. Denoising needs no idea of which changes leave a sample what it
+The monitor has one of its own, which shares no weight with the nets of the evaluation: a student is not chosen
+by the numbers that will rate it. Denoising needs no idea of which changes leave a sample what it
 is, as shifts or turns may, so it suits vectors as well as images.
 """
 
@@ -11,15 +11,23 @@ from torch.nn import functional
 
 from fewstep import randomness
 from fewstep.errors import UserError
-from fewstep.metrics.features import FEATURES, FeatureNet, teach
+from fewstep.metrics.features import FEATURES, WIDTH, FeatureNet, teach
 from fewstep.progress import SILENT, Progress
 
-NAME = "monitor_net"  # of its files
+MONITOR = "monitor_net"  # the name of the monitor's
 LEVEL = 0.3  # the weight of telling the noise level; with 1, blur counts for more than missing digits
-WIDTH = 128  # of the layer between features and data, which is thrown away
+HIDDEN = 128  # width of the layer between features and data, which is thrown away
 
 
-def train_denoiser(data: Tensor, *, steps: int = 250, seed: int, progress: Progress = SILENT) -> FeatureNet:
+def train_denoiser(
+    data: Tensor,
+    *,
+    width: int = WIDTH,
+    pixels: bool = False,
+    steps: int = 250,
+    seed: int,
+    progress: Progress = SILENT,
+) -> FeatureNet:
     """Return a feature net taught to see through noise; same arguments, same net.
 
     The denoising autoencoder of Vincent et al. 2008, with Gaussian noise of a level drawn anew for each
@@ -28,6 +36,8 @@ def train_denoiser(data: Tensor, *, steps: int = 250, seed: int, progress: Progr
 
     Args:
         data: The train split, (n, *shape).
+        width: See FeatureNet.
+        pixels: See FeatureNet.
         steps: Steps of Adam on batches of 128, the rate falling to 0 along a cosine.
         seed: Decides the first weights, the noise and the order of samples.
         progress: Told of every step.
@@ -40,8 +50,10 @@ def train_denoiser(data: Tensor, *, steps: int = 250, seed: int, progress: Progr
     shape, numbers = tuple(data.shape[1:]), data[0].numel()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = FeatureNet(shape, 0, taught_by="denoising")
-        back = nn.Sequential(nn.SiLU(), nn.Linear(FEATURES, WIDTH), nn.SiLU(), nn.Linear(WIDTH, numbers + 1))
+        net = FeatureNet(shape, 0, taught_by="denoising", width=width, pixels=pixels)
+        back = nn.Sequential(
+            nn.SiLU(), nn.Linear(FEATURES, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, numbers + 1)
+        )
     most = data.std()
     draw = torch.Generator().manual_seed(randomness.digest64("denoiser", seed) >> 1)
 
@@ -55,5 +67,5 @@ def train_denoiser(data: Tensor, *, steps: int = 250, seed: int, progress: Progr
         return functional.mse_loss(restored, clean.flatten(1)) + LEVEL * functional.mse_loss(told, level)
 
     parameters = [*net.parameters(), *back.parameters()]
-    teach(net, loss, parameters, data, name="monitor net", steps=steps, seed=seed, progress=progress)
+    teach(net, loss, parameters, data, name="denoising net", steps=steps, seed=seed, progress=progress)
     return net

@@ -1,8 +1,7 @@
-"""Feature nets: small networks trained on the train split, frozen and hashed; the metric's is a classifier.
+"""Feature nets: small networks trained on the train split, frozen and hashed.
 
-Distances depend on the net as much as on the samples: the same samples score several times apart
-under nets trained for 150 and for 250 steps. So its backend name, which carries the weights'
-sha256, stands beside every number; compare only numbers with the same backend.
+Distances depend on the net as much as on the samples, so several measure (`nets`). The backend name of each,
+which carries the weights' sha256, stands beside every number; compare only numbers with the same backends.
 """
 
 import hashlib
@@ -22,19 +21,27 @@ from torch.nn import functional
 from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.extras import brought_by
+from fewstep.metrics.saved import as_saved
 from fewstep.optimisers import Adam
 from fewstep.progress import SILENT, Progress
 
 with lazy_imports(error_callback=brought_by("metrics", what="k-means", library="scikit-learn")):
     from sklearn import cluster
 
-NAME = "feature_net"  # of the metric's files
 FEATURES = 64
+WIDTH = 32  # channels of the first convolution
 BATCH = 256  # of network calls; fixed, because rounding differs a little between batch sizes
 
 
 class FeatureNet(nn.Module):
     """A classifier whose last layer but one gives the features; with 0 classes, those features alone.
+
+    Args:
+        shape: Of one sample.
+        classes: How many it tells apart.
+        taught_by: What it learned from, for the backend's name.
+        width: Channels of its first convolution; the others have twice as many.
+        pixels: Whether samples are images, which are measured as they would be saved (`as_saved`).
 
     Raises:
         UserError: for a sample shape that is neither (features,) nor (channels, height, width) with
@@ -43,10 +50,19 @@ class FeatureNet(nn.Module):
 
     spread: Tensor
 
-    def __init__(self, shape: tuple[int, ...], classes: int, *, taught_by: str = "labels") -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        classes: int,
+        *,
+        taught_by: str = "labels",
+        width: int = WIDTH,
+        pixels: bool = False,
+    ) -> None:
         super().__init__()
         self.shape, self.classes, self.taught_by = tuple(shape), classes, taught_by
-        self.body = _body(self.shape)
+        self.width, self.pixels = width, pixels
+        self.body = _body(self.shape, width)
         self.head = nn.Linear(FEATURES, classes) if classes else nn.Identity()
         self.register_buffer("spread", torch.ones(FEATURES))  # standard deviations on the train split
 
@@ -58,7 +74,7 @@ class FeatureNet(nn.Module):
     @property
     def backend(self) -> str:
         """The name to print beside every number: what taught the net, and which weights it has."""
-        return f"{'classifier:' if self.classes else ''}{self.taught_by} sha256:{self.digest[:8]}"
+        return f"{self.taught_by}-{self.width} sha256:{self.digest[:8]}"
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the class scores, (n, classes)."""
@@ -70,15 +86,16 @@ class FeatureNet(nn.Module):
 
     def classify(self, x: Tensor) -> np.ndarray:
         """Return the likeliest class of each sample, int64 (n,)."""
-        return self._batched(self, x).argmax(dim=1).numpy()
+        return self._batched(lambda batch: self(batch).argmax(dim=1), x).numpy()
 
     def accuracy(self, x: Tensor, labels: Tensor) -> float:
         """Return the share of samples whose class is right."""
         return float(np.mean(self.classify(x) == labels.numpy()))
 
     @torch.no_grad()
-    def _batched(self, part: nn.Module, x: Tensor) -> Tensor:
-        return torch.cat([part(batch.to(self.spread)).cpu() for batch in x.split(BATCH)])
+    def _batched(self, part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        batches = (batch.to(self.spread) for batch in x.split(BATCH))
+        return torch.cat([part(as_saved(batch) if self.pixels else batch).cpu() for batch in batches])
 
 
 def train_feature_net(
@@ -86,6 +103,8 @@ def train_feature_net(
     labels: Tensor,
     *,
     taught_by: str = "labels",
+    width: int = WIDTH,
+    pixels: bool = False,
     steps: int = 250,
     seed: int,
     progress: Progress = SILENT,
@@ -96,6 +115,8 @@ def train_feature_net(
         data: The train split, (n, *shape).
         labels: Its classes, int64 (n,), numbered from 0.
         taught_by: Where the labels come from, for the backend's name: "labels" or "clusters10".
+        width: See FeatureNet.
+        pixels: See FeatureNet.
         steps: Steps of Adam on batches of 128, the rate falling to 0 along a cosine.
         seed: Decides the first weights and the order of samples.
         progress: Told of every step.
@@ -110,7 +131,9 @@ def train_feature_net(
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = FeatureNet(tuple(data.shape[1:]), int(labels.max()) + 1, taught_by=taught_by)
+        net = FeatureNet(
+            tuple(data.shape[1:]), int(labels.max()) + 1, taught_by=taught_by, width=width, pixels=pixels
+        )
 
     def loss(pick: Tensor) -> Tensor:
         return functional.cross_entropy(net(data[pick]), labels[pick])
@@ -176,7 +199,7 @@ def pseudo_labels(train: Tensor, *others: Tensor, clusters: int, seed: int) -> l
     return [torch.from_numpy(found.predict(x.flatten(1).numpy()).astype(np.int64)) for x in (train, *others)]
 
 
-def save(folder: Path, net: FeatureNet, facts: dict[str, Any], *, name: str = NAME) -> None:
+def save(folder: Path, net: FeatureNet, facts: dict[str, Any], *, name: str) -> None:
     """Write <name>.safetensors and <name>.json: what the net is, and `facts` about it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.safetensors").write_bytes(_weights(net))
@@ -185,13 +208,15 @@ def save(folder: Path, net: FeatureNet, facts: dict[str, Any], *, name: str = NA
         "backend": net.backend,
         "classes": net.classes,
         "digest": net.digest,
+        "pixels": net.pixels,
         "shape": net.shape,
         "taught_by": net.taught_by,
+        "width": net.width,
     }
     (folder / f"{name}.json").write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
 
 
-def load(folder: Path, *, name: str = NAME) -> tuple[FeatureNet, dict[str, Any]]:
+def load(folder: Path, *, name: str) -> tuple[FeatureNet, dict[str, Any]]:
     """Return the net that `save` wrote under this name, and its <name>.json.
 
     Raises:
@@ -204,7 +229,13 @@ def load(folder: Path, *, name: str = NAME) -> tuple[FeatureNet, dict[str, Any]]
         raise UserError(f"no feature net in {folder}: {error.filename} is missing") from error
     if hashlib.sha256(weights).hexdigest() != card["digest"]:
         raise UserError(f"{folder}/{name}.safetensors is not what {name}.json names; train it again")
-    net = FeatureNet(tuple(card["shape"]), card["classes"], taught_by=card["taught_by"])
+    net = FeatureNet(
+        tuple(card["shape"]),
+        card["classes"],
+        taught_by=card["taught_by"],
+        width=card["width"],
+        pixels=card["pixels"],
+    )
     net.load_state_dict(safetensors.torch.load(weights))
     return net.eval().requires_grad_(False), card
 
@@ -213,19 +244,24 @@ def _weights(net: FeatureNet) -> bytes:
     return safetensors.torch.save({name: x.cpu().contiguous() for name, x in net.state_dict().items()})
 
 
-def _body(shape: tuple[int, ...]) -> nn.Sequential:
+def _body(shape: tuple[int, ...], width: int) -> nn.Sequential:
     if len(shape) == 1:
+        hidden = 4 * width
         return nn.Sequential(
-            nn.Linear(shape[0], 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, FEATURES)
+            nn.Linear(shape[0], hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, FEATURES),
         )
     if len(shape) != 3 or min(shape[1:]) < 8:
         raise UserError(
             f"the feature net takes vectors, or images of 8 pixels a side or more; got shape {shape}"
         )
-    layers: list[nn.Module] = [nn.Conv2d(shape[0], 32, 3, padding=1), nn.SiLU()]
-    width = 32
+    layers: list[nn.Module] = [nn.Conv2d(shape[0], width, 3, padding=1), nn.SiLU()]
+    inner, channels = 2 * width, width
     for _ in range(int(math.log2(min(shape[1:]) / 4))):  # halve the image until 4 to 7 pixels are left
-        layers += [nn.Conv2d(width, 64, 3, stride=2, padding=1), nn.SiLU()]
-        width = 64
-    layers += [nn.Conv2d(64, 64, 3, padding=1), nn.SiLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
-    return nn.Sequential(*layers, nn.Linear(256, FEATURES))
+        layers += [nn.Conv2d(channels, inner, 3, stride=2, padding=1), nn.SiLU()]
+        channels = inner
+    layers += [nn.Conv2d(channels, inner, 3, padding=1), nn.SiLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(4 * inner, FEATURES))

@@ -19,7 +19,7 @@ from fewstep.draws import draws
 from fewstep.errors import UserError
 from fewstep.extras import brought_by
 from fewstep.flow import as_flow
-from fewstep.metrics.classes import largest_share_difference
+from fewstep.metrics.classes import class_shares, largest_share_difference
 from fewstep.metrics.features import BATCH, FeatureNet
 from fewstep.metrics.frechet import Moments, frechet_distance
 from fewstep.metrics.neighbours import manifold_scores
@@ -75,7 +75,9 @@ class Monitor:
             step,
             frechet_distance(self._moments, Moments.of(features)),
             recall=manifold_scores(self._reference, features, seed=self.seed)["recall"],
-            shares=largest_share_difference(clusters.predict(features), clusters.labels_, CLUSTERS),
+            shares=largest_share_difference(
+                clusters.predict(features), class_shares(clusters.labels_, CLUSTERS)
+            ),
         )
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from collections.abc import Iterable
 
 import numpy as np
 from etils.epy import lazy_imports
@@ -45,15 +46,16 @@ def manifold_scores(reference: np.ndarray, samples: np.ndarray, *, seed: int = 0
     return {name: float(score) for name, score in scores.items()} | {"samples": n}
 
 
-def nearest_neighbour_ratio(samples: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> float | None:
-    """Return how far samples are from the training set, as a multiple of how far held-out data is.
+def median_nearest(samples: np.ndarray, parts: Iterable[np.ndarray]) -> float:
+    """Return the median Euclidean distance of samples, (n, dims), to the nearest of a set of data.
 
-    The median Euclidean distance to the nearest training sample, of the samples and of held-out
-    data, divided. Well below 1 the model copies what it was trained on. All are (n, dims); use the
-    data itself, not features. None if at least half of the held-out data repeats training data: there
-    is then no distance to compare with.
+    Well below that of held-out data, a model copies what it was trained on. Use the data itself, not features.
+
+    Args:
+        samples: Of a model, or held-out data.
+        parts: The data, (m, dims) at a time, so that it need not fit in memory.
     """
-    near, usual = (
-        np.median(metrics.pairwise_distances_argmin_min(side, train)[1]) for side in (samples, held_out)
-    )
-    return float(near / usual) if usual > 0 else None
+    nearest = np.full(len(samples), np.inf)
+    for part in parts:
+        nearest = np.minimum(nearest, metrics.pairwise_distances_argmin_min(samples, part)[1])
+    return float(np.median(nearest))

@@ -8,12 +8,15 @@ noise as every other model, and:
   standard error is that of the jackknife that leaves one block out.
 - block mean: the mean of the distances of each block against the whole reference, with the standard
   error of that mean. Larger than the pooled value, for its n is smaller; its job is to show the bias.
-- ratio of two models: of their pooled values, its standard error by the jackknife that leaves the
-  same block out of both, so that what the shared noise does to both cancels.
+- ratio of two models: of their pooled values by each net (`nets`), and the mean of these, its standard
+  error by the jackknife that leaves the same block out of both, so that what the shared noise does to
+  both cancels. Beside it, the standard deviation of the ratios over the nets.
 - kid_clf is unbiased, so its pooled value would say no more than its block mean: that is kid_clf.
 - floor: held-out data against training data with n samples a side, n no larger than a block, mean
   over redraws. Held-out sets are small, so it must not be compared with fd_clf but with
   fd_at_floor_n, the model's samples against training data, drawn n a side in the same way.
+- converged: a fine run whose distance moves less than its standard error when its steps are doubled, by
+  every net. Ratios are to such a run of the teacher, not to one that few steps have left unfinished.
 
 Standard errors are about the noise. They leave out the reference's own finite size, which all models
 share, and the training seed: a claim needs several of those. A raw Fréchet distance is never
@@ -34,20 +37,24 @@ from fewstep.metrics.frechet import Moments, frechet_distance
 from fewstep.metrics.neighbours import NEIGHBOURS
 
 REDRAWS = 8
+KEPT = 10_000  # samples of the reference that more than their moments is kept of
 LEAST_TRAIN = NEIGHBOURS + 2  # samples with which every number can be worked out
 LEAST_HELD_OUT = 2
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Features of the training set, (n, d), and what of them need be worked out but once."""
+    """What of the training set's features, by one net, its samples are compared with."""
 
+    moments: Moments
+    """Of the whole set."""
     features: np.ndarray
+    """Those of at most KEPT samples, (n, d): the others are left out of kid_clf, precision and the floor."""
 
-    @cached_property
-    def moments(self) -> Moments:
-        """Their moments."""
-        return Moments.of(self.features)
+    @classmethod
+    def of(cls, features: np.ndarray) -> "Reference":
+        """Return the reference of a set of at most KEPT samples, features (n, d)."""
+        return cls(Moments.of(features), features)
 
     @cached_property
     def within(self) -> float:
@@ -126,11 +133,35 @@ def score_blocks(reference: Reference, blocks: list[np.ndarray], *, floor: Floor
     )
 
 
-def ratio(a: BlockScores, b: BlockScores) -> tuple[float, float]:
-    """Return fd_clf of `a` over that of `b`, and its standard error by the paired jackknife."""
-    assert (a.blocks, a.samples_per_block) == (b.blocks, b.samples_per_block), "blocks can't be paired"
-    without = [x / y for x, y in zip(a.fd_without, b.fd_without, strict=True)]
-    return a.fd_clf / b.fd_clf, jackknife_error(without)
+@dataclass(frozen=True)
+class Ratio:
+    """The distance of one model over that of another."""
+
+    mean: float
+    """Over the nets."""
+    error: float
+    """Standard error of the mean, about the noise."""
+    spread: float
+    """Standard deviation over the nets; 0 for one net."""
+    by_net: tuple[float, ...]
+
+
+def ratio(a: Sequence[BlockScores], b: Sequence[BlockScores]) -> Ratio:
+    """Return fd_clf of `a` over that of `b`, both by the same nets in the same order."""
+    kinds = {(one.blocks, one.samples_per_block) for one in (*a, *b)}
+    assert len(kinds) == 1 and len(a) == len(b), "blocks can't be paired"
+    by_net = tuple(x.fd_clf / y.fd_clf for x, y in zip(a, b, strict=True))
+    without = np.mean([np.divide(x.fd_without, y.fd_without) for x, y in zip(a, b, strict=True)], axis=0)
+    spread = float(np.std(by_net, ddof=1)) if len(by_net) > 1 else 0.0
+    return Ratio(float(np.mean(by_net)), jackknife_error(without), spread, by_net)
+
+
+def moved(coarse: Sequence[BlockScores], fine: Sequence[BlockScores]) -> float:
+    """Return how far fd_clf moves from one run to another, in standard errors of the latter, by the worst net.
+
+    Below 1 the finer run counts as converged.
+    """
+    return max(abs(y.fd_clf - x.fd_clf) / y.fd_clf_se for x, y in zip(coarse, fine, strict=True))
 
 
 def measure_floor(reference: Reference, held_out: np.ndarray, *, block: int, seed: int) -> Floor:

@@ -10,6 +10,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.shards import records
 from fewstep.shards.damage import problem_of
@@ -96,6 +97,22 @@ class Shards:
         stored = empty(self.fields, len(numbers))
         self.read_into(stored, shards)
         return decode({name: tensor[:limit] for name, tensor in stored.items()}, self.fields, numbers[:limit])
+
+    def some(self, most: int, *, seed: int) -> dict[str, Tensor]:
+        """Return at most `most` samples drawn at random, (n, *shape), in their order: sets may be sorted.
+
+        All of a set that has no more. One shard is in memory at a time.
+
+        Raises:
+            UserError: if a shard is missing, damaged, or not the one that was written.
+        """
+        chosen = torch.from_numpy(randomness.permutation("some samples", seed, 0, self.samples)[:most])
+        chosen, parts = chosen.sort().values, []
+        for shard, numbers in enumerate(self.ranges):
+            here = chosen[(chosen >= numbers.start) & (chosen < numbers.stop)] - numbers.start
+            if len(here):
+                parts.append({name: values[here] for name, values in self.read(shard).items()})
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def verify(self) -> None:
         """Read every shard and compare its digest.

@@ -14,7 +14,7 @@ from stages.tracking.tracking import flatten
 PICTURES = ("samples.png", "grids.png")
 LETTERS_OF_A_PICTURE = 190_000  # more than that makes Prefect's page slow
 ROWS = 40
-HEADLINE = ("fd_clf", "fd_clf_se", "fd_over_teacher", "precision", "recall")
+HEADLINE = ("fd_over_teacher", "fd_over_teacher_se", "fd_over_teacher_spread", "recall", "outside")
 
 
 def page(name: str, out: Path, manifest: dict[str, Any], run: str | None) -> str:

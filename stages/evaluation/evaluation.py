@@ -1,7 +1,8 @@
 """The evaluation as a whole: which entries there are, and the rows they become."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ from torch import Tensor
 
 from fewstep import solvers
 from fewstep.checkpoint import model_digest
-from fewstep.flow import Flow, as_flow
+from fewstep.flow import as_flow
 from fewstep.grids import Grid, uniform
-from fewstep.metrics.protocol import Floor, ratio
+from fewstep.metrics.features import FeatureNet
+from fewstep.metrics.nets import load_nets
+from fewstep.metrics.protocol import Floor, moved, ratio
 from fewstep.model import Model
 from fewstep.shards import Shards
 from stages.artifacts.scratch import state
-from stages.evaluation.entries import Entry, KeptEntries, Protocol, Result, Yardstick
+from stages.evaluation.entries import Entry, KeptEntries, Result
+from stages.evaluation.yardstick import Constants, Protocol, Yardstick, measure_constants
 from stages.figures.sample_grid import spread_over
 from stages.run.job import Job
 from stages.sampling.open_model import grid_of_nfe, open_model, straightness_of
@@ -24,6 +28,8 @@ from stages.searching.grids_file import read_grids
 from stages.workers.spread import spread
 
 STRAIGHTNESS_NOISES = 256
+REAL = 10_000  # samples of the training data, some of which are shown
+DOUBLINGS = 4  # of the fine run's NFE, before it counts as one that does not converge
 
 
 @dataclass(frozen=True)
@@ -32,23 +38,65 @@ class Evaluation:
 
     rows: list[dict[str, Any]]
     """One for each entry: its name, what was sampled and the scores."""
-    entries: list[Entry]
     sample_grids: list[Tensor]
     """Samples of the same noises, one grid an entry."""
     teacher: str
-    """The name of the entry that others are compared with: the pretrained model at the highest NFE."""
+    """The name of the entry that others are compared with: the finest run of the pretrained model."""
+    fine_runs: list[str]
+    """What is known of how well the fine runs converged, a sentence each."""
     floor: Floor
-    backend: str
+    """By the first net."""
+    backends: dict[str, str]
+    """Of each net, by name."""
     real: Tensor
     """Some of the training data, for the sample grids."""
 
 
 @dataclass(frozen=True)
 class FineRun:
-    """The run of the pretrained model whose ends are the truth."""
+    """How the pretrained model is run until it converges."""
 
     solver: str
     nfe: int
+    """Of the first run; each further one doubles it."""
+
+
+@dataclass
+class Measured:
+    """Entries and what was measured of them: the kept ones for free, and what workers measure now."""
+
+    job: Job
+    protocol: Protocol
+    folders: dict[str, Path]
+    """The model directories."""
+    kept: KeptEntries
+    results: dict[Entry, Result]
+    _constants: Constants | None = None
+
+    @property
+    def constants(self) -> Constants:
+        """The constants of the data, worked out when they are first asked for."""
+        if self._constants is None:
+            self._constants = measure_constants(self.job.inputs["data"], self.protocol)
+        return self._constants
+
+    def measure(self, entries: Sequence[Entry], truths: dict[float, tuple[Grid, Tensor]]) -> None:
+        """Measure what is not kept; `truths` holds, by guidance, a fine grid and where it takes the first noises."""
+        grids = {guidance: grid for guidance, (grid, _) in truths.items()}
+        self.results |= {
+            entry: result for entry in entries if (result := self.kept.read(entry, grids.get(entry.guidance)))
+        }
+        missing = [entry for entry in entries if entry not in self.results]
+        self.job.progress.start("entries", len(entries), done=len(entries) - len(missing), unit="entry")
+        if not missing:
+            return
+        ends = {guidance: ends for guidance, (_, ends) in truths.items()}
+        shared = (self.job.inputs["data"], self.protocol, self.constants, self.folders, ends)
+        missing.sort(key=lambda entry: -entry.nfe)
+        for entry, result in spread(measure, missing, start_worker=start_worker, facts=shared):
+            self.kept.write(entry, grids.get(entry.guidance), result)
+            self.results[entry] = result
+            self.job.progress.advance(fd_clf=result.scores[0].fd_clf)
 
 
 def evaluate(
@@ -59,7 +107,7 @@ def evaluate(
     Args:
         job: Of the evaluate stage.
         protocol: How many samples, of which noise.
-        fine: The run that gives the truth.
+        fine: The run that gives the truth, and to which distances are compared.
         nfe: NFE at which models trained at all times are sampled with equal steps.
         version: Of the code that measures; entries that another version measured are not used.
     """
@@ -68,24 +116,20 @@ def evaluate(
     }
     models = {name: open_model(folder) for name, folder in folders.items()}
     entries = [entry for name, model in models.items() for entry in entries_of(name, model, nfe, job)]
-    yardstick = Yardstick(job.inputs["data"], protocol)
+    nets = load_nets(job.inputs["data"])
     data = [Shards(job.inputs["data"] / split).digest for split in ("train", "held_out")]
-    nets = [yardstick.net.digest, yardstick.other.digest]
-    facts = (vars(protocol), nets, data, model_digest(folders["pretrain"]), version)
-    kept = KeptEntries(state() / "entries", *facts, fine.solver, fine.nfe)
-    results = {entry: result for entry in entries if (result := kept.read(entry))}
-    missing = sorted((entry for entry in entries if entry not in results), key=lambda entry: -entry.nfe)
-    job.progress.start("entries", len(entries), done=len(results), unit="entry")
+    facts = (vars(protocol), [net.digest for net in nets.values()], data, version)
+    measured = Measured(job, protocol, folders, KeptEntries(state() / "entries", *facts), {})
     with ThreadPoolExecutor() as threads:  # a second core is free until the workers start
         straight = threads.map(partial(straightness, seed=job.seed), models.values())
-        truth = ends_of(fine, models["pretrain"], protocol) if missing else None
-    if missing:
-        shared = (job.inputs["data"], protocol, folders, truth)
-        for entry, result in spread(measure, missing, start_worker=start_worker, facts=shared):
-            kept.write(entry, result)
-            results[entry] = result
-            job.progress.advance(fd_clf=result.scores.fd_clf)
-    best = max((c for c in entries if (c.model, c.kind) == ("pretrain", "uniform")), key=lambda c: c.nfe)
+        fine_runs = converge(
+            measured, models["pretrain"], fine, {1.0} | {entry.guidance for entry in entries}
+        )
+    truths = {
+        guidance: (entry.grid, ends_of(entry.grid, models["pretrain"], protocol))
+        for guidance, (entry, _) in fine_runs.items()
+    }
+    measured.measure(entries, truths)
     common = {
         name: {
             "straightness": found,
@@ -94,42 +138,109 @@ def evaluate(
         }
         for (name, model), found in zip(models.items(), straight, strict=True)
     }
-    rows = [row(entry, results[entry], results[best], yardstick) | common[entry.model] for entry in entries]
-    sample_grids = [results[entry].samples for entry in entries]
-    real = spread_over(yardstick.train)
-    return Evaluation(rows, entries, sample_grids, best.name, yardstick.floor, yardstick.net.backend, real)
+    finest = [entry for entry in measured.results if entry.kind == "fine"]
+    shown = sorted(finest, key=lambda entry: (entry.guidance, entry.nfe)) + entries
+    rows = [
+        row(
+            entry,
+            measured.results,
+            fine_runs[entry.guidance][0],
+            nets,
+            measured.constants.floors[0],
+            job.seed,
+        )
+        | common[entry.model]
+        for entry in shown
+    ]
+    return Evaluation(
+        rows,
+        [measured.results[entry].samples for entry in shown],
+        teacher=fine_runs[1.0][0].name,
+        fine_runs=[told for _, told in fine_runs.values()],
+        floor=measured.constants.floors[0],
+        backends={name: net.backend for name, net in nets.items()},
+        real=spread_over(Shards(job.inputs["data"] / "train").some(REAL, seed=job.seed)["data"]),
+    )
+
+
+def converge(
+    measured: Measured, teacher: Model, fine: FineRun, guidances: set[float]
+) -> dict[float, tuple[Entry, str]]:
+    """Double the NFE of the pretrained model until it converges, for each scale of guidance.
+
+    Returns:
+        The finest run, and a sentence about how it converged.
+    """
+    digest, found = model_digest(measured.folders["pretrain"]), {}
+    runs = {guidance: [fine_entry(teacher, fine, 0, guidance, digest)] for guidance in sorted(guidances)}
+    while runs:
+        for guidance, own in runs.items():
+            own.append(fine_entry(teacher, fine, len(own), guidance, digest))
+        measured.measure([entry for own in runs.values() for entry in own], {})
+        for guidance, own in list(runs.items()):
+            last = own[-1]
+            by = moved(measured.results[own[-2]].scores, measured.results[last].scores)
+            if by >= 1 and len(own) <= DOUBLINGS:
+                continue
+            far = "has converged" if by < 1 else "HAS NOT CONVERGED, ratios to it flatter"
+            told = (
+                f"{last.name} {far}: its distance moved by {by:.2g} of its error when the steps were doubled"
+            )
+            measured.job.progress.note(told)
+            found[guidance] = last, told
+            del runs[guidance]
+    return found
+
+
+def fine_entry(teacher: Model, fine: FineRun, doublings: int, guidance: float, digest: str) -> Entry:
+    """Return a fine run of the pretrained model."""
+    flow = as_flow(teacher, guidance=guidance)
+    grid = replace(
+        grid_of_nfe(flow, fine.solver, fine.nfe * flow.nfe_per_velocity * 2**doublings), guidance=guidance
+    )
+    return Entry("pretrain", "fine", grid, nfe_of(grid), digest, guidance)
 
 
 WORKER: dict[str, Any] = {}  # what a worker process keeps from one entry to the next
 
 
-def start_worker(prepared: Path, protocol: Protocol, folders: dict[str, Path], truth: Tensor) -> None:
-    """Load the data and nets that every entry is compared with."""
-    WORKER.update(yardstick=Yardstick(prepared, protocol), folders=folders, truth=truth)
+def start_worker(
+    prepared: Path,
+    protocol: Protocol,
+    constants: Constants,
+    folders: dict[str, Path],
+    ends: dict[float, Tensor],
+) -> None:
+    """Load the nets, and what every entry is compared with."""
+    WORKER.update(yardstick=Yardstick(prepared, protocol, constants), folders=folders, ends=ends)
 
 
 def measure(entry: Entry) -> Result:
     """Measure one entry, in a worker process."""
     model = open_model(WORKER["folders"][entry.model])
     flow = as_flow(model, guidance=entry.grid.guidance)
-    return WORKER["yardstick"].measure(entry, model, flow, WORKER["truth"])
+    return WORKER["yardstick"].measure(entry, model, flow, WORKER["ends"].get(entry.guidance))
 
 
 def entries_of(name: str, model: Model, equal_nfe: tuple[int, ...], job: Job) -> list[Entry]:
     """Return the entries of one model: its own grid, or equal steps and what was searched."""
     digest = model_digest(job.inputs[f"model {name}"])
-    start = as_flow(model).t_start
+    start, baked = as_flow(model).t_start, model.config.baked_guidance
+
+    def entry(kind: str, grid: Grid) -> Entry:
+        return Entry(name, kind, grid, nfe_of(grid), digest, grid.guidance if baked == 1 else baked)
+
     if (own := model.config.grid) is not None:
-        entries = [Entry(name, "own", own, nfe_of(own), digest)]
+        entries = [entry("own", own)]
     else:
-        entries = [Entry(name, "uniform", uniform(nfe, start=start), nfe, digest) for nfe in equal_nfe]
+        entries = [entry("uniform", uniform(nfe, start=start)) for nfe in equal_nfe]
     if f"search {name}" in job.inputs:
         found = read_grids(job.inputs[f"search {name}"])
         for grid in found.grids.values():
             grid.must_suit(model=digest)
         kind = found.method["name"].replace("uniform", "searched-uniform")  # not the entries above
         entries += [
-            Entry(name, kind, grid, nfe_of(grid), digest)
+            entry(kind, grid)
             for steps, grid in sorted(found.grids.items())
             if (grid.guidance, grid.solver) != (1, "euler")
             or steps not in equal_nfe
@@ -150,11 +261,9 @@ def same_times(a: Grid, b: Grid) -> bool:
     )
 
 
-def ends_of(fine: FineRun, teacher: Model, protocol: Protocol) -> Tensor:
-    """Return where the pretrained model takes the noise of block 0 at high NFE, (samples, *shape)."""
-    flow: Flow = as_flow(teacher)
-    grid = grid_of_nfe(flow, fine.solver, fine.nfe)
-    return protocol.sample(0, teacher, flow, grid)
+def ends_of(grid: Grid, teacher: Model, protocol: Protocol) -> Tensor:
+    """Return where the pretrained model takes the first noises, (n, *shape)."""
+    return protocol.first(teacher, as_flow(teacher, guidance=grid.guidance), grid)
 
 
 def straightness(model: Model, seed: int) -> float | None:
@@ -164,27 +273,37 @@ def straightness(model: Model, seed: int) -> float | None:
     return straightness_of(as_flow(model), model, noises=STRAIGHTNESS_NOISES, seed=seed)
 
 
-def row(entry: Entry, result: Result, teacher: Result, yardstick: Yardstick) -> dict[str, Any]:
+def row(
+    entry: Entry,
+    results: dict[Entry, Result],
+    reference: Entry,
+    nets: dict[str, FeatureNet],
+    floor: Floor,
+    seed: int,
+) -> dict[str, Any]:
     """Return one row of metrics.json."""
-    scores, floor = result.scores, yardstick.floor
-    times, error = ratio(scores, teacher.scores)
-    other, its_teacher = result.more["fd_monitor"], teacher.more["fd_monitor"]
+    result = results[entry]
+    scores, times = result.scores[0], ratio(result.scores, results[reference].scores)
     return {
         "name": entry.name,
         "model": entry.model,
         "grid": entry.kind,
         "times": list(entry.grid.times),
         "solver": entry.grid.solver,
-        "guidance": entry.grid.guidance,
+        "guidance": entry.guidance,
         "nfe": entry.nfe,
         "samples": scores.blocks * scores.samples_per_block,
         "blocks": scores.blocks,
-        "seed": yardstick.protocol.seed,
-        "backend": yardstick.net.backend,
+        "seed": seed,
+        "backends": {name: net.backend for name, net in nets.items()},
+        "teacher": reference.name,
+        "fd_over_teacher": times.mean,
+        "fd_over_teacher_se": times.error,
+        "fd_over_teacher_spread": times.spread,
+        "fd_over_teacher_by_net": dict(zip(nets, times.by_net, strict=True)),
+        "fd_by_net": dict(zip(nets, (by_net.fd_clf for by_net in result.scores), strict=True)),
         "fd_clf": scores.fd_clf,
         "fd_clf_se": scores.fd_clf_se,
-        "fd_over_teacher": times,
-        "fd_over_teacher_se": error,
         "fd_block_mean": scores.fd_block_mean,
         "fd_block_mean_se": scores.fd_block_mean_se,
         "floor": floor.fd_clf,
@@ -193,5 +312,4 @@ def row(entry: Entry, result: Result, teacher: Result, yardstick: Yardstick) -> 
         "kid_clf": scores.kid_clf,
         "kid_clf_se": scores.kid_clf_se,
         "kid_floor": floor.kid_clf,
-        "fd_monitor_over_teacher": other / its_teacher if other is not None and its_teacher else None,
     } | result.more

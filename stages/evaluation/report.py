@@ -16,8 +16,9 @@ from stages.run.job import Job
 from stages.settings import discovery
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-HEADLINE = ("fd_clf", "fd_clf_se", "fd_over_teacher", "kid_clf", "precision", "recall", "endpoint_rmse")
-CURVE = ("model", "grid", "nfe", "fd_clf", "fd_clf_se", "kid_clf", "endpoint_rmse")
+RATIO = ("fd_over_teacher", "fd_over_teacher_se", "fd_over_teacher_spread")
+HEADLINE = (*RATIO, "fd_clf", "fd_clf_se", "kid_clf", "precision", "recall", "outside", "endpoint_rmse")
+CURVE = ("model", "grid", "nfe", *RATIO, "fd_clf", "fd_clf_se", "kid_clf", "endpoint_rmse")
 PAIR_ROWS = (  # what is shown, what it should be, and where it is among the facts of a model
     ("pairs checked", "", "{checks[count]}"),
     ("noise: standard errors off", "below 6", "{checks[noise_z]:.2g}"),
@@ -43,7 +44,8 @@ PAIR_ROWS = (  # what is shown, what it should be, and where it is among the fac
 def write_tables(folder: Path, evaluation: Evaluation) -> None:
     """Write both; `series` in the CSV names the line of a plot."""
     headline = {row["name"]: {name: row[name] for name in HEADLINE} for row in evaluation.rows}
-    text = {"headline": headline, "rows": evaluation.rows, "teacher": evaluation.teacher}
+    facts = {"teacher": evaluation.teacher, "fine_runs": evaluation.fine_runs}
+    text = {"headline": headline, "rows": evaluation.rows, **facts}
     (folder / "metrics.json").write_text(json.dumps(text, indent=1) + "\n")
     with (folder / "curve.csv").open("w", newline="") as file:
         table = csv.writer(file)
@@ -75,7 +77,8 @@ def write_report(job: Job, evaluation: Evaluation, settings: dict[str, Any]) -> 
         rows=evaluation.rows,
         teacher=evaluation.teacher,
         floor=evaluation.floor,
-        backend=evaluation.backend,
+        fine_runs=evaluation.fine_runs,
+        backends=evaluation.backends,
         first=evaluation.rows[0],
         best=best_by_nfe(evaluation.rows),
         curve=picture(job.out / "curve.png"),
@@ -111,7 +114,7 @@ def draw_sample_grids(folder: Path, evaluation: Evaluation) -> list[tuple[str, P
 def best_by_nfe(rows: list[dict[str, Any]]) -> list[str]:
     """Return the names of the best rows at each NFE."""
     nfe = sorted({row["nfe"] for row in rows})
-    return [min((r for r in rows if r["nfe"] == n), key=lambda r: r["fd_clf"])["name"] for n in nfe]
+    return [min((r for r in rows if r["nfe"] == n), key=lambda r: r["fd_over_teacher"])["name"] for n in nfe]
 
 
 def picture(path: Path) -> str:

@@ -26,15 +26,18 @@ def draw_grids(path: Path, grids: list[tuple[str, tuple[float, ...]]]) -> None:
 
 
 def draw_quality(path: Path, lines: dict[str, list[dict[str, Any]]]) -> None:
-    """Draw fd_clf against NFE, both on log scales, a line for each series, bars of one standard error."""
+    """Draw fd_over_teacher against NFE, both on log scales, a line for each series.
+
+    Bars are what the noise and the choice of nets leave open: the larger of standard error and spread.
+    """
     figure, axis = pyplot.subplots(figsize=(6.4, 4.2))
     students = [name for name, rows in lines.items() if rows[0]["grid"] == "own"]
     for number, (name, rows) in enumerate(lines.items()):
         alone, searched = name in students, rows[0]["grid"] not in ("own", "uniform")
         axis.errorbar(
             [row["nfe"] for row in rows],
-            [row["fd_clf"] for row in rows],
-            [row["fd_clf_se"] for row in rows],
+            [row["fd_over_teacher"] for row in rows],
+            [max(row["fd_over_teacher_se"], row["fd_over_teacher_spread"]) for row in rows],
             label=name,
             color=f"C{number}",
             marker="D" if alone else "o",
@@ -47,7 +50,8 @@ def draw_quality(path: Path, lines: dict[str, list[dict[str, Any]]]) -> None:
     axis.set_yscale("log")
     nfe = sorted({row["nfe"] for rows in lines.values() for row in rows})
     axis.set_xticks(nfe, [str(n) for n in nfe])
-    axis.set(xlabel="NFE", ylabel="fd_clf (lower is better)")
+    axis.axhline(1, color=FAINT, linewidth=1, zorder=0)
+    axis.set(xlabel="NFE", ylabel="distance to the data over the converged teacher's")
     axis.grid(True, which="major", color="#eeeeee")
     axis.set_axisbelow(True)
     axis.legend(fontsize=8, frameon=False)

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable
 
 from fewstep.errors import UserError
+from fewstep.training.method import Method
 from stages.settings.params import Named, Params
 
 
@@ -73,13 +74,54 @@ def wrong_methods(
     return problems
 
 
-def unguidable(params: Params, named: Iterable[tuple[str, float]]) -> list[str]:
-    """Return what is wrong with guidance scales, given as (where, scale), if models know no classes."""
-    config = params.config("pretrain")
-    if config.conditional or config.checkpoint:
-        return []
-    return [
-        f"{where} {scale} needs class-conditional models: set pretrain.conditional to true, or this to 1"
-        for where, scale in named
-        if scale != 1
-    ]
+def unguidable(params: Params, named: Iterable[tuple[str, float, str]]) -> list[str]:
+    """Return what is wrong with guidance scales, given as (where, scale, model), if a model can't be guided."""
+    pretrain, problems = params.config("pretrain"), []
+    for where, scale, model in named:
+        if scale == 1 or pretrain.checkpoint:  # an adopted model says itself what it knows
+            continue
+        method = training_method(params, model)
+        if not pretrain.conditional:
+            problems.append(
+                f"{where} {scale} needs class-conditional models: set pretrain.conditional to true, or this to 1"
+            )
+        elif (shown := shown_guidance(params, model)) != 1:
+            problems.append(f"{where} {scale}: {model} was taught guidance {shown:g}; set this to 1")
+        elif method and not method.trained().get("guidable", True):
+            section = model if model == "pretrain" else f"reflow.{model}"
+            problems.append(
+                f"{where} {scale} needs a model that was trained with hidden labels: set "
+                f"{section}.method.label_dropout, such as to 0.1"
+            )
+    return problems
+
+
+def training_method(params: Params, model: str) -> Method | None:
+    """Return the method that trains a model, None if there is no such model."""
+    if model == "pretrain":
+        return params.config("pretrain").method.build()
+    stage = next((stage for stage in ("reflow", "distill") if model in params.keys(stage)), None)
+    return params.config(stage, model).method.build() if stage else None
+
+
+def shown_guidance(params: Params, model: str) -> float:
+    """Return the guidance that a model's samples show without being asked for, as its sections say."""
+    if model in params.keys("reflow"):
+        return guidance_of(params, f"couple/{model}")
+    if model not in params.keys("distill"):
+        return 1.0
+    student = params.config("distill", model)
+    taught = student.method.build().trained().get("baked_guidance")
+    return guidance_of(params, student.train_on) if taught is None else taught
+
+
+def guidance_of(params: Params, artifact: str) -> float:
+    """Return the guidance that the samples of couple/<key> or trajectories/<model> show; 1 for any other."""
+    stage, _, key = artifact.partition("/")
+    if stage == "couple" and key in params.keys("couple"):
+        model, asked = params.config("couple", key).model, params.config("couple", key).guidance
+    elif stage == "trajectories" and key in params.keys("search"):
+        model, asked = key, params.config("search", key).guidance
+    else:
+        return 1.0
+    return asked if asked != 1 or model == key else shown_guidance(params, model)

@@ -8,7 +8,7 @@ from pydantic import Field
 from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.training.method import Method
-from stages.settings.models import models, wrong_methods
+from stages.settings.models import models, shown_guidance, unguidable, wrong_methods
 from stages.settings.params import MethodPlugin, Params, Settings
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def problems_of(student: StudentSettings, params: Params) -> Iterator[str]:
         yield f".method {student.method.name} learns from data; here fit: {', '.join(fitting_methods())}"
     yield from wrong_teacher(student, params)
     yield from wrong_init(student, params)
+    yield from wrong_guidance(student, params)
     couplings = [f"{stage}/{made}" for stage in ("couple", "trajectories") for made in params.keys(stage)]
     couplings.append("prepare")
     if student.train_on not in couplings:
@@ -99,6 +100,19 @@ def wrong_init(student: StudentSettings, params: Params) -> Iterator[str]:
         yield (
             f".init {init!r} takes {nfe} NFE, the student is to take {student.nfe}; start from a "
             "student of as many, or from its teacher"
+        )
+
+
+def wrong_guidance(student: StudentSettings, params: Params) -> Iterator[str]:
+    """Yield what is wrong with the guidance of a teacher's scores, for methods that compare them."""
+    guidance = student.method.build().trained().get("baked_guidance")
+    if guidance is None:
+        return
+    yield from unguidable(params, [(".method.guidance", guidance, student.teacher)])
+    if (shown := shown_guidance(params, student.init)) not in (1, guidance):
+        yield (
+            f".method.guidance {guidance} would undo the guidance {shown:g} that its init {student.init} was "
+            "taught; make them equal"
         )
 
 

@@ -23,7 +23,7 @@ ATTACHED = {".json", ".csv", ".html", ".safetensors"}
 ATTACHED_BYTES = 64 * 2**20
 WEIGHTS = "model.safetensors"
 OWN = "own"  # the grid of a student: it alone fixes the NFE of the model
-HELD_AGAINST = ("backend", "samples", "blocks", "seed")  # in a row of metrics.json
+HELD_AGAINST = ("backends", "samples", "blocks", "seed")  # in a row of metrics.json
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
 

@@ -84,8 +84,8 @@ class TrainTask:
 
     def watched_by(self, settings: MonitorSettings) -> Monitor:
         """Return the monitor that looks at the student, with the net and the data of `prepare`."""
-        net, _ = features.load(self.inputs["data"], name=denoiser.NAME)
-        data = Shards(self.inputs["data"] / "train").load(MOST_DATA)["data"]
+        net, _ = features.load(self.inputs["data"], name=denoiser.MONITOR)
+        data = Shards(self.inputs["data"] / "train").some(MOST_DATA, seed=self.seed)["data"]
         return Monitor(net.to(device()), data, settings, self.seed)
 
 

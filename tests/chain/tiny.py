@@ -19,7 +19,7 @@ def shrink(params: dict[str, Any]) -> dict[str, Any]:
         "prepare": {
             "source": "digits",
             "held_out": 0.25,
-            "feature_net": {"steps": 40},
+            "metric_nets": {"steps": 40},
             "monitor_net": {"steps": 10},
         },
         "pretrain": params["pretrain"]

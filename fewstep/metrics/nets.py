@@ -1,0 +1,89 @@
+"""The nets that measure: several feature nets, since one alone tells as much about itself as about the samples.
+
+They differ in width, in first weights and in what taught them; one saw no label. None shares weights or a seed
+with the monitor's net, and no loss uses them. Each gives a ratio to the teacher; their mean is the headline,
+and their spread stands beside it (`protocol`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from fewstep import randomness
+from fewstep.metrics import features
+from fewstep.metrics.denoiser import train_denoiser
+from fewstep.metrics.features import FeatureNet, pseudo_labels, train_feature_net
+from fewstep.progress import SILENT, Progress
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What one of the nets is."""
+
+    labels: bool
+    """Whether classes taught it: those of the data or, where there are none, clusters; else denoising did."""
+    width: int
+
+    @property
+    def name(self) -> str:
+        """Of its files and of its column."""
+        return f"{'classes' if self.labels else 'denoising'}-{self.width}"
+
+
+KINDS = (Kind(labels=True, width=32), Kind(labels=True, width=48), Kind(labels=False, width=40))
+FIRST = KINDS[0].name  # whose fd_clf, kid_clf, precision and recall are shown
+
+
+def train_nets(
+    data: Tensor,
+    labels: Tensor | None,
+    *,
+    pixels: bool,
+    steps: int,
+    clusters: int,
+    seed: int,
+    progress: Progress = SILENT,
+) -> dict[str, FeatureNet]:
+    """Return the nets by name; same arguments, same nets.
+
+    Args:
+        data: The train split, (n, *shape), images as they are saved.
+        labels: Its classes, int64 (n,); None, or a single one, lets k-means clusters stand in.
+        pixels: See FeatureNet.
+        steps: Training steps of each.
+        clusters: How many clusters of the data stand in for its classes.
+        seed: Decides weights and order; each net has its own seed, drawn from this one.
+        progress: Told of every step.
+
+    Raises:
+        UserError: see train_feature_net and pseudo_labels.
+    """
+    nets = {}
+    for kind in KINDS:
+        own = randomness.digest64(f"metric net {kind.name}", seed) >> 33
+        options = {"width": kind.width, "pixels": pixels, "steps": steps, "seed": own, "progress": progress}
+        if not kind.labels:
+            nets[kind.name] = train_denoiser(data, **options)
+        elif labels is not None and int(labels.max()) > 0:
+            nets[kind.name] = train_feature_net(data, labels, **options)
+        else:
+            (found,) = pseudo_labels(data, clusters=clusters, seed=own)
+            nets[kind.name] = train_feature_net(data, found, taught_by=f"clusters{clusters}", **options)
+    return nets
+
+
+def load_nets(folder: Path) -> dict[str, FeatureNet]:
+    """Return the nets by name that `prepare` saved in a folder.
+
+    Raises:
+        UserError: see features.load.
+    """
+    return {kind.name: features.load(folder, name=kind.name)[0] for kind in KINDS}
+
+
+def features_of(nets: Sequence[FeatureNet], samples: Tensor) -> list[np.ndarray]:
+    """Return the features (n, 64) of samples (n, *shape) by each net."""
+    return [net.features(samples) for net in nets]
