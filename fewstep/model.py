@@ -73,16 +73,14 @@ class ModelConfig:
         """Return the guidance that its samples show if they are made with the scale `asked`.
 
         Raises:
-            UserError: if it can't be guided: it has no classes, saw no hidden labels, or shows guidance anyway.
+            UserError: if it can't be guided: no classes, no hidden labels in training, or guidance shown anyway.
         """
         if asked == 1.0:
             return self.baked_guidance
         if self.classes == 0:
             raise UserError(f"guidance {asked} needs a class-conditional model; this one has no classes")
         if self.baked_guidance != 1.0:
-            raise UserError(
-                f"this model was taught guidance {self.baked_guidance}; sample it with guidance 1"
-            )
+            raise UserError(f"this model was taught guidance {self.baked_guidance}; ask for 1, not {asked}")
         if not self.guidable:
             raise UserError(
                 f"guidance {asked} needs a model that was trained with label_dropout; this one never saw a "

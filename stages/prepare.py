@@ -102,7 +102,13 @@ def run(config: Config, job: Job) -> None:
             len(chosen),
             config.samples_per_shard,
             partial(rows, fields),
-            facts={"split": name, "source": config.source, "seed": job.seed, "classes": classes, "pixels": samples.pixels},
+            facts={
+                "split": name,
+                "source": config.source,
+                "seed": job.seed,
+                "classes": classes,
+                "pixels": samples.pixels,
+            },
             affine={"data": samples.affine} if samples.affine else None,
             progress=job.progress,
         )

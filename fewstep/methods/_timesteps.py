@@ -13,7 +13,7 @@ from fewstep.grids import reach
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.model import Model
+    from fewstep.model import Model, ModelConfig
     from fewstep.training.method import Batch
 
 with lazy_imports():

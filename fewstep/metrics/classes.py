@@ -9,5 +9,5 @@ def class_shares(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def largest_share_difference(labels: np.ndarray, shares: np.ndarray) -> float:
-    """Return by how much the worst class's share among labels, (n,), differs from that in `shares`, 0 to 1."""
+    """Return how far the worst class's share among labels, (n,), is from that in `shares`, 0 to 1."""
     return float(np.abs(class_shares(labels, len(shares)) - shares).max())

@@ -1,7 +1,7 @@
-"""A feature net that no label taught: what an autoencoder must know of noisy data to tell the data and the noise.
+"""A feature net that no label taught: what an autoencoder must know of noisy data to tell data and noise.
 
-The monitor has one of its own, which shares no weight with the nets of the evaluation: a student is not chosen
-by the numbers that will rate it. Denoising needs no idea of which changes leave a sample what it
+The monitor has one of its own, which shares no weight with the nets of the evaluation: a student is not
+chosen by the numbers that will rate it. Denoising needs no idea of which changes leave a sample what it
 is, as shifts or turns may, so it suits vectors as well as images.
 """
 

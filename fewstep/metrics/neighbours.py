@@ -49,7 +49,7 @@ def manifold_scores(reference: np.ndarray, samples: np.ndarray, *, seed: int = 0
 def median_nearest(samples: np.ndarray, parts: Iterable[np.ndarray]) -> float:
     """Return the median Euclidean distance of samples, (n, dims), to the nearest of a set of data.
 
-    Well below that of held-out data, a model copies what it was trained on. Use the data itself, not features.
+    Well below that of held-out data, a model copies what it was trained on. Use the data, not features.
 
     Args:
         samples: Of a model, or held-out data.

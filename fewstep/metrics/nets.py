@@ -1,15 +1,14 @@
-"""The nets that measure: several feature nets, since one alone tells as much about itself as about the samples.
+"""The nets that measure: several feature nets, since one alone tells about itself as well as about the samples.
 
-They differ in width, in first weights and in what taught them; one saw no label. None shares weights or a seed
-with the monitor's net, and no loss uses them. Each gives a ratio to the teacher; their mean is the headline,
-and their spread stands beside it (`protocol`).
+They differ in width, in first weights and in what taught them; one saw no label. None shares weights or a
+seed with the monitor's net, and no loss uses them. Each gives a ratio to the teacher; their mean is the
+headline, and their spread stands beside it (`protocol`).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from fewstep import randomness
@@ -64,7 +63,8 @@ def train_nets(
     nets = {}
     for kind in KINDS:
         own = randomness.digest64(f"metric net {kind.name}", seed) >> 33
-        options = {"width": kind.width, "pixels": pixels, "steps": steps, "seed": own, "progress": progress}
+        options: dict[str, Any] = {"width": kind.width, "pixels": pixels, "steps": steps}
+        options |= {"seed": own, "progress": progress}
         if not kind.labels:
             nets[kind.name] = train_denoiser(data, **options)
         elif labels is not None and int(labels.max()) > 0:
@@ -82,8 +82,3 @@ def load_nets(folder: Path) -> dict[str, FeatureNet]:
         UserError: see features.load.
     """
     return {kind.name: features.load(folder, name=kind.name)[0] for kind in KINDS}
-
-
-def features_of(nets: Sequence[FeatureNet], samples: Tensor) -> list[np.ndarray]:
-    """Return the features (n, 64) of samples (n, *shape) by each net."""
-    return [net.features(samples) for net in nets]

@@ -149,7 +149,7 @@ class Ratio:
 def ratio(a: Sequence[BlockScores], b: Sequence[BlockScores]) -> Ratio:
     """Return fd_clf of `a` over that of `b`, both by the same nets in the same order."""
     kinds = {(one.blocks, one.samples_per_block) for one in (*a, *b)}
-    assert len(kinds) == 1 and len(a) == len(b), "blocks can't be paired"
+    assert (len(kinds), len(a)) == (1, len(b)), "blocks can't be paired"
     by_net = tuple(x.fd_clf / y.fd_clf for x, y in zip(a, b, strict=True))
     without = np.mean([np.divide(x.fd_without, y.fd_without) for x, y in zip(a, b, strict=True)], axis=0)
     spread = float(np.std(by_net, ddof=1)) if len(by_net) > 1 else 0.0
@@ -157,7 +157,7 @@ def ratio(a: Sequence[BlockScores], b: Sequence[BlockScores]) -> Ratio:
 
 
 def moved(coarse: Sequence[BlockScores], fine: Sequence[BlockScores]) -> float:
-    """Return how far fd_clf moves from one run to another, in standard errors of the latter, by the worst net.
+    """Return how far fd_clf moves between two runs, in standard errors of the latter, by the worst net.
 
     Below 1 the finer run counts as converged.
     """

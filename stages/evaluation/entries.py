@@ -32,7 +32,7 @@ class Entry:
     digest: str
     """Of the model."""
     guidance: float
-    """The scale of classifier-free guidance that its samples show: the grid's, or what the model was taught."""
+    """The scale of classifier-free guidance that its samples show: the grid's, or what it was taught."""
 
     @property
     def name(self) -> str:

@@ -81,7 +81,7 @@ class Measured:
         return self._constants
 
     def measure(self, entries: Sequence[Entry], truths: dict[float, tuple[Grid, Tensor]]) -> None:
-        """Measure what is not kept; `truths` holds, by guidance, a fine grid and where it takes the first noises."""
+        """Measure what is not kept; `truths` holds, by guidance, a fine grid and where the first noises end."""
         grids = {guidance: grid for guidance, (grid, _) in truths.items()}
         self.results |= {
             entry: result for entry in entries if (result := self.kept.read(entry, grids.get(entry.guidance)))
@@ -140,6 +140,7 @@ def evaluate(
     }
     finest = [entry for entry in measured.results if entry.kind == "fine"]
     shown = sorted(finest, key=lambda entry: (entry.guidance, entry.nfe)) + entries
+    floor = measured.constants.floors[0]
     rows = [
         row(
             entry,
@@ -157,7 +158,7 @@ def evaluate(
         [measured.results[entry].samples for entry in shown],
         teacher=fine_runs[1.0][0].name,
         fine_runs=[told for _, told in fine_runs.values()],
-        floor=measured.constants.floors[0],
+        floor=floor,
         backends={name: net.backend for name, net in nets.items()},
         real=spread_over(Shards(job.inputs["data"] / "train").some(REAL, seed=job.seed)["data"]),
     )
@@ -183,9 +184,7 @@ def converge(
             if by >= 1 and len(own) <= DOUBLINGS:
                 continue
             far = "has converged" if by < 1 else "HAS NOT CONVERGED, ratios to it flatter"
-            told = (
-                f"{last.name} {far}: its distance moved by {by:.2g} of its error when the steps were doubled"
-            )
+            told = f"{last.name} {far}: it moved by {by:.2g} of its error when the steps were doubled"
             measured.job.progress.note(told)
             found[guidance] = last, told
             del runs[guidance]

@@ -18,7 +18,7 @@ from fewstep.metrics.classes import largest_share_difference
 from fewstep.metrics.features import FeatureNet
 from fewstep.metrics.frechet import Moments
 from fewstep.metrics.neighbours import manifold_scores, median_nearest
-from fewstep.metrics.nets import load_nets
+from fewstep.metrics.nets import FIRST, load_nets
 from fewstep.metrics.protocol import KEPT, Floor, Reference, measure_floor, score_blocks
 from fewstep.metrics.saved import as_saved, outside
 from fewstep.metrics.straightness import endpoint_rmse
@@ -44,7 +44,7 @@ class Protocol:
 
     @torch.no_grad()
     def sample(self, block: int, model: Model, flow: Flow, grid: Grid) -> Iterator[Tensor]:
-        """Yield one block of samples, (batch, *shape) at a time, on the CPU; of the same noise for every model."""
+        """Yield a block of samples, (batch, *shape) at a time, on the CPU; all models get the same noise."""
         indices = range(block * self.samples, (block + 1) * self.samples)
         shape, classes = model.config.shape, model.config.classes
         for noise, labels in draws(
@@ -132,11 +132,11 @@ class Yardstick:
     def _copying(self, samples: Tensor) -> float | None:
         """Return how far samples are from the training data, over how far held-out data is.
 
-        None if at least half of the held-out data repeats training data: there is then no distance to compare.
+        None if at least half of the held-out data repeats training data: there is nothing to compare with.
         """
         if not (usual := self.constants.held_out_distance):
             return None
-        net = self.nets[next(iter(self.nets))]
+        net = self.nets[FIRST]
         return (
             median_nearest(vectors(samples, net), (vectors(part, net) for part in parts_of(self.train)))
             / usual

@@ -75,7 +75,7 @@ def wrong_methods(
 
 
 def unguidable(params: Params, named: Iterable[tuple[str, float, str]]) -> list[str]:
-    """Return what is wrong with guidance scales, given as (where, scale, model), if a model can't be guided."""
+    """Return what is wrong with guidance scales, (where, scale, model), of models that can't be guided."""
     pretrain, problems = params.config("pretrain"), []
     for where, scale, model in named:
         if scale == 1 or pretrain.checkpoint:  # an adopted model says itself what it knows
@@ -83,7 +83,8 @@ def unguidable(params: Params, named: Iterable[tuple[str, float, str]]) -> list[
         method = training_method(params, model)
         if not pretrain.conditional:
             problems.append(
-                f"{where} {scale} needs class-conditional models: set pretrain.conditional to true, or this to 1"
+                f"{where} {scale} needs class-conditional models: set pretrain.conditional to true, "
+                "or this to 1"
             )
         elif (shown := shown_guidance(params, model)) != 1:
             problems.append(f"{where} {scale}: {model} was taught guidance {shown:g}; set this to 1")

@@ -68,13 +68,13 @@ def test_same_seed_same_bytes_another_seed_another_net(net):
 
 
 def test_it_is_stored_beside_the_classifier_under_a_name_of_its_own(net, tmp_path):
-    features.save(tmp_path, net, {}, name=denoiser.NAME)
+    features.save(tmp_path, net, {}, name=denoiser.MONITOR)
     with pytest.raises(UserError, match="no feature net"):
-        features.load(tmp_path)
-    loaded, card = features.load(tmp_path, name=denoiser.NAME)
+        features.load(tmp_path, name="another")
+    loaded, card = features.load(tmp_path, name=denoiser.MONITOR)
     data = gaussians(20, 4)
     np.testing.assert_array_equal(loaded.features(data), net.features(data))
-    assert card["backend"] == f"denoising sha256:{net.digest[:8]}"
+    assert card["backend"] == f"denoising-32 sha256:{net.digest[:8]}"
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 

@@ -7,6 +7,7 @@ import torch
 from fewstep.errors import UserError
 from fewstep.metrics import features
 from fewstep.metrics.features import FeatureNet, pseudo_labels, train_feature_net
+from fewstep.metrics.saved import as_saved
 
 
 def stripes(n, seed=0, shape=(1, 8, 8)):
@@ -112,14 +113,33 @@ def test_pseudo_labels_need_enough_samples():
 
 
 def test_backend_says_what_taught_the_net_and_which_weights_it_has(net):
-    assert net.backend == f"classifier:labels sha256:{net.digest[:8]}"
-    assert FeatureNet((2,), 10, taught_by="clusters10").backend.startswith("classifier:clusters10 sha256:")
+    assert net.backend == f"labels-32 sha256:{net.digest[:8]}"
+    other = FeatureNet((2,), 10, taught_by="clusters10", width=8)
+    assert other.backend.startswith("clusters10-8 sha256:")
+
+
+def test_images_are_seen_as_they_are_saved_and_points_as_they_are():
+    torch.manual_seed(0)
+    images, points = torch.randn(20, 1, 8, 8) * 2, torch.randn(20, 2) * 2
+    net = FeatureNet((1, 8, 8), 3, pixels=True)
+    np.testing.assert_array_equal(net.features(images), net.features(as_saved(images)))
+    np.testing.assert_array_equal(net.classify(images), net.classify(as_saved(images)))
+    raw = FeatureNet((2,), 3)
+    assert np.abs(raw.features(points) - raw.features(as_saved(points))).max() > 0.01
+
+
+def test_a_width_of_its_own_changes_the_net_but_not_its_features_size():
+    narrow, wide = (FeatureNet((3, 16, 16), 2, width=width) for width in (8, 24))
+    sizes = [sum(p.numel() for p in net.parameters()) for net in (narrow, wide)]
+    assert sizes[0] < sizes[1]
+    images = torch.zeros(2, 3, 16, 16)
+    assert narrow.features(images).shape == wide.features(images).shape == (2, 64)
 
 
 def test_saved_net_comes_back_whole(net, tmp_path):
     data = stripes(20, seed=2)[0]
-    features.save(tmp_path / "net", net, {"held_out_accuracy": 0.98})
-    loaded, card = features.load(tmp_path / "net")
+    features.save(tmp_path / "net", net, {"held_out_accuracy": 0.98}, name="feature_net")
+    loaded, card = features.load(tmp_path / "net", name="feature_net")
     np.testing.assert_array_equal(loaded.features(data), net.features(data))
     assert loaded.backend == net.backend == card["backend"]
     assert card["held_out_accuracy"] == 0.98
@@ -129,16 +149,16 @@ def test_saved_net_comes_back_whole(net, tmp_path):
 
 def test_saved_bytes_are_the_same_every_time(net, tmp_path):
     for name in ("one", "two"):
-        features.save(tmp_path / name, net, {"b": 1, "a": 2})
+        features.save(tmp_path / name, net, {"b": 1, "a": 2}, name="feature_net")
     for file in ("feature_net.safetensors", "feature_net.json"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
 def test_missing_and_altered_nets_are_refused(net, tmp_path):
     with pytest.raises(UserError, match=r"no feature net in .*feature_net\.json is missing"):
-        features.load(tmp_path)
-    features.save(tmp_path, net, {})
+        features.load(tmp_path, name="feature_net")
+    features.save(tmp_path, net, {}, name="feature_net")
     weights = tmp_path / "feature_net.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     with pytest.raises(UserError, match=r"is not what feature_net\.json names"):
-        features.load(tmp_path)
+        features.load(tmp_path, name="feature_net")

@@ -20,7 +20,7 @@ def distance(a, b):
 
 @pytest.fixture(scope="module")
 def reference():
-    return Reference(normal(500, 99))
+    return Reference.of(normal(500, 99))
 
 
 def scores_of(reference, blocks):
@@ -66,16 +66,16 @@ def test_standard_errors_are_the_spread_over_repeated_runs(reference):
 
 def test_ratio_of_a_model_with_itself_is_one_for_certain(reference):
     scores = scores_of(reference, [normal(60, seed) * 1.4 for seed in range(5)])
-    assert protocol.ratio(scores, scores) == (1.0, 0.0)
+    assert protocol.ratio([scores], [scores]) == protocol.Ratio(1.0, 0.0, 0.0, (1.0,))
 
 
 def test_pairing_cancels_what_the_shared_noise_does_to_both(reference):
     noise = [normal(60, seed) for seed in range(8)]
     a, b = (scores_of(reference, [scale * block for block in noise]) for scale in (1.5, 1.6))
     other = scores_of(reference, [1.6 * normal(60, seed) for seed in range(100, 108)])
-    value, error = protocol.ratio(a, b)
-    assert value == pytest.approx(a.fd_clf / b.fd_clf)
-    assert error < protocol.ratio(a, other)[1] / 3
+    found = protocol.ratio([a], [b])
+    assert found.mean == pytest.approx(a.fd_clf / b.fd_clf)
+    assert found.error < protocol.ratio([a], [other]).error / 3
 
 
 def test_ratio_errs_as_much_as_it_says(reference):
@@ -83,15 +83,42 @@ def test_ratio_errs_as_much_as_it_says(reference):
     for run in range(60):
         noise = [normal(40, (run, block)) for block in range(8)]
         a, b = (scores_of(reference, [scale * block for block in noise]) for scale in (1.4, 1.8))
-        ratios.append(protocol.ratio(a, b))
-    values, errors = zip(*ratios, strict=True)
-    assert np.mean(errors) == pytest.approx(np.std(values), rel=0.35)
+        ratios.append(protocol.ratio([a], [b]))
+    spread = np.std([ratio.mean for ratio in ratios])
+    assert np.mean([ratio.error for ratio in ratios]) == pytest.approx(spread, rel=0.35)
+
+
+def test_ratio_by_several_nets_is_their_mean_with_the_jackknife_of_the_mean(reference):
+    other = Reference.of(normal(500, 98) * [1, 1, 1, 3])
+    blocks = [[scale * normal(60, seed) for seed in range(5)] for scale in (1.5, 1.6)]
+    a, b = ([score_blocks(ref, made, floor=FLOOR, seed=0) for ref in (reference, other)] for made in blocks)
+    found = protocol.ratio(a, b)
+    alone = [protocol.ratio([x], [y]).mean for x, y in zip(a, b, strict=True)]
+    assert found.by_net == pytest.approx(alone)
+    assert found.mean == pytest.approx(np.mean(alone))
+    assert found.spread == pytest.approx(np.std(alone, ddof=1))
+    without = [
+        [x / y for x, y in zip(p.fd_without, q.fd_without, strict=True)] for p, q in zip(a, b, strict=True)
+    ]
+    assert found.error == pytest.approx(protocol.jackknife_error(np.mean(without, axis=0)))
+
+
+def test_a_run_has_converged_when_no_net_sees_it_move_by_its_error(reference):
+    blocks = [normal(60, seed) * 1.4 for seed in range(5)]
+    fine = scores_of(reference, blocks)
+    near = scores_of(reference, [block * (1 + 1e-5) for block in blocks])
+    far = scores_of(reference, [block * 1.5 for block in blocks])
+    assert protocol.moved([fine, near], [fine, fine]) < 1 < protocol.moved([fine, far], [fine, fine])
+    moved = abs(far.fd_clf - fine.fd_clf) / fine.fd_clf_se
+    assert protocol.moved([far], [fine]) == pytest.approx(moved)
 
 
 def test_blocks_that_can_not_be_paired_are_a_bug(reference):
     a, b = (scores_of(reference, [normal(n, seed) for seed in range(3)]) for n in (40, 50))
     with pytest.raises(AssertionError, match="can't be paired"):
-        protocol.ratio(a, b)
+        protocol.ratio([a], [b])
+    with pytest.raises(AssertionError, match="can't be paired"):
+        protocol.ratio([a, a], [a])
 
 
 @pytest.mark.parametrize(("block", "held_out", "samples"), [(1000, 80, 80), (30, 80, 30), (1000, 900, 500)])
@@ -129,8 +156,8 @@ def test_one_block_has_no_standard_error(reference):
 
 def test_the_least_that_prepare_may_keep_is_enough_for_every_number(reference):
     real, held_out = normal(protocol.LEAST_TRAIN, 1), normal(protocol.LEAST_HELD_OUT, 2)
-    floor = protocol.measure_floor(Reference(real), held_out, block=50, seed=0)
-    scores = score_blocks(Reference(real), [normal(50, 3), normal(50, 4)], floor=floor, seed=0)
+    floor = protocol.measure_floor(Reference.of(real), held_out, block=50, seed=0)
+    scores = score_blocks(Reference.of(real), [normal(50, 3), normal(50, 4)], floor=floor, seed=0)
     numbers = [*vars(floor).values(), scores.fd_clf, scores.fd_clf_se, scores.fd_at_floor_n, scores.kid_clf]
     assert np.isfinite(numbers + list(manifold_scores(real, normal(50, 3)).values())).all()
     with pytest.raises(UserError, match="2 samples or more, got 1"):

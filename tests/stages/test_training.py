@@ -154,7 +154,7 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
     points = torch.randn(64, 2, generator=torch.Generator().manual_seed(1))
     write_shards(folder / "train", 64, 32, lambda a, b: {"data": points[a:b]}, facts={})
-    features.save(folder, train_denoiser(points, steps=5, seed=0), {}, name=denoiser.NAME)
+    features.save(folder, train_denoiser(points, steps=5, seed=0), {}, name=denoiser.MONITOR)
     return folder
 
 
@@ -174,7 +174,7 @@ def test_a_watched_training_publishes_the_weights_that_the_monitor_picked(
     assert told["looks"] == 3
     assert any(f"the monitor picked the weights of step {told['picked']['step']}" in line for line in said)
     data = Shards(prepared / "train").load()["data"]
-    monitor = Monitor(features.load(prepared, name=denoiser.NAME)[0], data, settings, seed=0)
+    monitor = Monitor(features.load(prepared, name=denoiser.MONITOR)[0], data, settings, seed=0)
     look = monitor.look(load_model(job.out), told["picked"]["step"])
     assert asdict(look) == pytest.approx(told["picked"])
 

@@ -1,0 +1,64 @@
+import json
+
+import pytest
+import torch
+
+from fewstep.metrics import denoiser, features
+from fewstep.metrics.nets import FIRST, KINDS, load_nets, train_nets
+
+
+def images(n=200, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 3
+    pictures = torch.rand(n, 1, 8, 8, generator=generator) - 1
+    pictures[torch.arange(n), 0, labels] += 1
+    return pictures, labels
+
+
+def trained(labels=True, **options):
+    data, classes = images()
+    asked = {"pixels": True, "steps": 5, "clusters": 4, "seed": 0} | options
+    return train_nets(data, classes if labels else None, **asked)
+
+
+def test_they_differ_in_width_and_weights_and_one_saw_no_label():
+    found = trained()
+    assert list(found) == [kind.name for kind in KINDS]
+    assert len({net.width for net in found.values()}) == len({net.digest for net in found.values()}) == 3
+    assert sorted(net.taught_by for net in found.values()) == ["denoising", "labels", "labels"]
+    assert all(net.pixels for net in found.values())
+    assert found[FIRST].classes == 3
+
+
+def test_none_is_the_monitors():
+    data, _ = images()
+    own = denoiser.train_denoiser(data, pixels=True, steps=5, seed=0)
+    digests = {net.digest for net in trained().values()}
+    same_width = denoiser.train_denoiser(data, pixels=True, width=KINDS[2].width, steps=5, seed=0)
+    assert not digests & {own.digest, same_width.digest}
+
+
+def test_clusters_stand_in_for_labels_that_the_data_has_not():
+    found = trained(labels=False)
+    assert [net.classes for net in found.values()] == [4, 4, 0]
+    assert [net.taught_by for net in found.values()] == ["clusters4", "clusters4", "denoising"]
+
+
+def test_same_seed_same_nets_another_seed_others():
+    first, again, other = (trained(seed=seed) for seed in (0, 0, 1))
+    digests = [[net.digest for net in found.values()] for found in (first, again, other)]
+    assert digests[0] == digests[1]
+    assert not set(digests[0]) & set(digests[2])
+
+
+@pytest.mark.parametrize("pixels", [True, False])
+def test_they_come_back_from_a_folder_with_what_they_measure(tmp_path, pixels):
+    found = trained(pixels=pixels)
+    for name, net in found.items():
+        features.save(tmp_path, net, {}, name=name)
+    loaded = load_nets(tmp_path)
+    assert {name: net.backend for name, net in loaded.items()} == {
+        name: net.backend for name, net in found.items()
+    }
+    assert all(net.pixels == pixels for net in loaded.values())
+    assert json.loads((tmp_path / f"{FIRST}.json").read_text())["pixels"] == pixels
