@@ -73,7 +73,7 @@ class ModelConfig:
         """Return the guidance that its samples show if they are made with the scale `asked`.
 
         Raises:
-            UserError: if it can't be guided: no classes, no hidden labels in training, or guidance shown anyway.
+            UserError: if it has no classes, saw no hidden labels in training, or shows guidance anyway.
         """
         if asked == 1.0:
             return self.baked_guidance

@@ -17,8 +17,7 @@ from stages.settings.params import Params, Settings
 
 with lazy_imports():
     from fewstep import shards
-    from fewstep.metrics import denoiser, features, nets, protocol
-    from fewstep.metrics.saved import as_saved
+    from fewstep.metrics import denoiser, features, nets, protocol, saved
     from stages.figures import sample_grid
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ def run(config: Config, job: Job) -> None:
     train, held_out = (floats[chosen] for chosen in chosen_by)
     seen, labels = train, None if samples.label is None else samples.label[chosen_by[0]]
     if samples.pixels:
-        seen = as_saved(train)
+        seen = saved.as_saved(train)
     measure = nets.train_nets(
         seen,
         labels,

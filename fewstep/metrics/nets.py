@@ -1,4 +1,4 @@
-"""The nets that measure: several feature nets, since one alone tells about itself as well as about the samples.
+"""The nets that measure: several feature nets, for one alone tells about itself as well as the samples.
 
 They differ in width, in first weights and in what taught them; one saw no label. None shares weights or a
 seed with the monitor's net, and no loss uses them. Each gives a ratio to the teacher; their mean is the

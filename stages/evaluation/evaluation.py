@@ -81,7 +81,7 @@ class Measured:
         return self._constants
 
     def measure(self, entries: Sequence[Entry], truths: dict[float, tuple[Grid, Tensor]]) -> None:
-        """Measure what is not kept; `truths` holds, by guidance, a fine grid and where the first noises end."""
+        """Measure what is not kept; `truths` holds, by guidance, a fine grid and where it takes noises."""
         grids = {guidance: grid for guidance, (grid, _) in truths.items()}
         self.results |= {
             entry: result for entry in entries if (result := self.kept.read(entry, grids.get(entry.guidance)))
