@@ -3,8 +3,18 @@
 from pathlib import Path
 from typing import Any
 
-from fewstep.progress import SILENT
+from fewstep.progress import SILENT, Silent
 from stages.run.job import Job
+
+
+class Listener(Silent):
+    """Keeps what is noted."""
+
+    def __init__(self, said: list[str]) -> None:
+        self.said = said
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
 
 
 def job_in(folder: Path, stage: str, key: str | None = None, **changes: Any) -> Job:

@@ -51,7 +51,7 @@ def draw_quality(path: Path, lines: dict[str, list[dict[str, Any]]]) -> None:
     nfe = sorted({row["nfe"] for rows in lines.values() for row in rows})
     axis.set_xticks(nfe, [str(n) for n in nfe])
     axis.axhline(1, color=FAINT, linewidth=1, zorder=0)
-    axis.set(xlabel="NFE", ylabel="distance to the data over the converged teacher's")
+    axis.set(xlabel="NFE", ylabel="distance over the teacher's")
     axis.grid(True, which="major", color="#eeeeee")
     axis.set_axisbelow(True)
     axis.legend(fontsize=8, frameon=False)

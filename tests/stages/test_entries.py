@@ -13,9 +13,10 @@ from fewstep.metrics.protocol import BlockScores
 from flows import gc
 from stages.evaluation.entries import Entry, KeptEntries, Result
 
-ENTRY, OTHER = (Entry(name, "uniform", uniform(4), 4, name) for name in ("boss-4", "pretrain"))
+ENTRY, OTHER = (Entry(name, "uniform", uniform(4), 4, name, 1.0) for name in ("boss-4", "pretrain"))
+TRUTH = uniform(32)
 SCORES = BlockScores(1.5, 0.1, 1.6, 0.2, 1.7, 0.01, 0.001, 2, 50, (1.4, 1.6))
-RESULT = Result(SCORES, {"recall": 0.5}, torch.arange(12.0).reshape(3, 4))
+RESULT = Result((SCORES, SCORES), {"recall": 0.5}, torch.arange(12.0).reshape(3, 4))
 
 
 @pytest.fixture
@@ -28,11 +29,12 @@ def same(one, other):
 
 
 def test_a_cell_is_found_under_all_that_decides_it(kept):
-    kept.write(ENTRY, RESULT)
-    assert same(kept.read(ENTRY), RESULT)
-    assert kept.read(OTHER) is None
-    assert kept.read(replace(ENTRY, grid=uniform(5))) is None
-    assert KeptEntries(kept.folder, "protocol", 2).read(ENTRY) is None
+    kept.write(ENTRY, TRUTH, RESULT)
+    assert same(kept.read(ENTRY, TRUTH), RESULT)
+    assert kept.read(OTHER, TRUTH) is None
+    assert kept.read(replace(ENTRY, grid=uniform(5)), TRUTH) is None
+    assert kept.read(ENTRY, uniform(64)) is kept.read(ENTRY, None) is None
+    assert KeptEntries(kept.folder, "protocol", 2).read(ENTRY, TRUTH) is None
 
 
 @pytest.mark.parametrize("last", [".safetensors", ".json"])
@@ -44,13 +46,13 @@ def test_two_processes_may_write_one_cell_at_once(kept, monkeypatch, last):
             overtaken.append(target)
             with monkeypatch.context() as other:
                 other.setattr(os, "getpid", lambda: 1)
-                kept.write(ENTRY, RESULT)
+                kept.write(ENTRY, TRUTH, RESULT)
         return rename(partial, target)
 
     monkeypatch.setattr(Path, "replace", overtake)
-    kept.write(ENTRY, RESULT)
+    kept.write(ENTRY, TRUTH, RESULT)
     assert overtaken
-    assert same(kept.read(ENTRY), RESULT)
+    assert same(kept.read(ENTRY, TRUTH), RESULT)
     assert {file.suffix for file in kept.folder.iterdir()} == {"", ".json", ".safetensors"}
 
 
@@ -60,7 +62,7 @@ def half(content):
 
 def without_kid(content):
     found = json.loads(content)
-    del found["scores"]["kid_clf"]
+    del found["scores"][1]["kid_clf"]
     return json.dumps(found).encode()
 
 
@@ -79,29 +81,29 @@ def without_kid(content):
     ],
 )
 def test_a_damaged_cell_is_measured_and_kept_again(kept, suffix, damage):
-    kept.write(ENTRY, RESULT)
+    kept.write(ENTRY, TRUTH, RESULT)
     (file,) = kept.folder.glob(f"*.{suffix}")
     if damage:
         file.write_bytes(damage(file.read_bytes()))
     else:
         file.unlink()
-    assert kept.read(ENTRY) is None
-    kept.write(ENTRY, RESULT)
-    assert same(kept.read(ENTRY), RESULT)
+    assert kept.read(ENTRY, TRUTH) is None
+    kept.write(ENTRY, TRUTH, RESULT)
+    assert same(kept.read(ENTRY, TRUTH), RESULT)
 
 
 def test_garbage_is_what_the_newest_evaluation_neither_read_nor_wrote(kept, tmp_path):
-    kept.write(ENTRY, RESULT)
-    kept.write(OTHER, RESULT)
+    kept.write(ENTRY, TRUTH, RESULT)
+    kept.write(OTHER, TRUTH, RESULT)
     assert not gc.old_entries(tmp_path).items
     for file in kept.folder.iterdir():
         os.utime(file, (1, 1))  # long ago
     newest = KeptEntries(kept.folder, "protocol", 1)
-    assert newest.read(ENTRY)
-    newest.write(replace(ENTRY, nfe=8, grid=uniform(8)), RESULT)
+    assert newest.read(ENTRY, TRUTH)
+    newest.write(replace(ENTRY, nfe=8, grid=uniform(8)), TRUTH, RESULT)
     garbage = gc.old_entries(tmp_path)
     assert list(garbage.items) == ["2 files"]
     garbage.remove()
-    assert newest.read(ENTRY)
-    assert not newest.read(OTHER)
+    assert newest.read(ENTRY, TRUTH)
+    assert not newest.read(OTHER, TRUTH)
     assert not gc.old_entries(tmp_path).items

@@ -166,7 +166,14 @@ def test_a_pipelines_run_tells_the_commit_and_the_lock_it_left(tracker, tmp_path
 
 
 def test_an_evaluation_offers_its_students_and_says_what_they_were_held_against(tmp_path):
-    base = {"backends": {"classes-32": "clf"}, "samples": 100, "blocks": 2, "seed": 0, "fd_clf": 1.5, "fd_clf_se": 0.1}
+    base = {
+        "backends": {"classes-32": "clf"},
+        "samples": 100,
+        "blocks": 2,
+        "seed": 0,
+        "fd_clf": 1.5,
+        "fd_clf_se": 0.1,
+    }
     rows = [base | {"model": "boss-4", "grid": "own", "nfe": 4}]
     rows += [base | {"model": "pretrain", "grid": "uniform", "nfe": 4}]
     (tmp_path / "metrics.json").write_text(json.dumps({"rows": rows}))

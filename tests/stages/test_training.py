@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from jobs import job_in
+from jobs import Listener, job_in
 
 from fewstep import grids, randomness
 from fewstep.checkpoint import load_model
@@ -18,7 +18,6 @@ from fewstep.metrics.denoiser import train_denoiser
 from fewstep.metrics.monitor import Monitor
 from fewstep.model import ModelConfig, build
 from fewstep.pairs import mirror_half
-from fewstep.progress import Silent
 from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import Batches, Shards, write_shards
 from stages.artifacts import manifests
@@ -44,16 +43,6 @@ def shards(tmp_path_factory):
         for split in ("train", "held_out"):
             write_shards(folder / kind / split, 64, 32, lambda a, b: {kind: tensors[a:b]}, facts={})  # noqa: B023
     return folder
-
-
-class Listener(Silent):
-    """Keeps what is noted."""
-
-    def __init__(self, said):
-        self.said = said
-
-    def note(self, text):
-        self.said.append(text)
 
 
 def student(shape=(2,)):

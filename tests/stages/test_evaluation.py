@@ -1,0 +1,199 @@
+"""What entries are measured against: data as it is saved, fine runs that converge, and the guidance shown."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from jobs import Listener, job_in
+
+from fewstep import model
+from fewstep.checkpoint import model_digest, save_model
+from fewstep.flow import as_flow
+from fewstep.grids import uniform
+from fewstep.metrics import features
+from fewstep.metrics.nets import load_nets, train_nets
+from fewstep.metrics.protocol import BlockScores
+from fewstep.metrics.saved import as_saved
+from fewstep.model import Model, ModelConfig
+from fewstep.shards import Shards, write_shards
+from stages.evaluation import evaluation, yardstick
+from stages.evaluation.entries import Entry
+from stages.evaluation.evaluation import FineRun, converge, entries_of
+from stages.evaluation.yardstick import Protocol, Yardstick, first_of, measure_constants
+
+SHAPE = (1, 8, 8)
+PROTOCOL = Protocol(blocks=2, samples=50, batch=20, seed=0)
+
+
+class Louder(torch.nn.Module):
+    """A velocity that makes of each noise a multiple of it, far out of range."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor(float(factor)))
+
+    def forward(self, x, t, **conditions):
+        return (self.factor - 1) * x / (1 + (self.factor - 1) * t.view(-1, 1, 1, 1))
+
+
+def loud(factor=3.0, **config):
+    settings = {"architecture": {"name": "unet"}, "shape": SHAPE, "grid": uniform(1), "trained_times": "grid"}
+    return Model(ModelConfig(**settings | config), Louder(factor)).eval()
+
+
+@pytest.fixture(scope="module")
+def images():
+    generator = torch.Generator().manual_seed(0)
+    data = torch.rand(90, *SHAPE, generator=generator) * 2 - 1
+    data[torch.arange(90), 0, torch.arange(90) % 3] = 1
+    return data
+
+
+def prepared_in(folder, images, per_shard):
+    labels = torch.arange(len(images)) % 3
+    for split, rows in (("train", slice(0, 70)), ("held_out", slice(70, 90))):
+        part = images[rows]
+        facts = {"pixels": True}
+        write_shards(folder / split, len(part), per_shard, lambda a, b, p=part: {"data": p[a:b]}, facts=facts)
+    for name, net in train_nets(images[:70], labels[:70], pixels=True, steps=5, clusters=3, seed=0).items():
+        features.save(folder, net, {}, name=name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(images, tmp_path_factory):
+    return prepared_in(tmp_path_factory.mktemp("prepared"), images, 70)
+
+
+@pytest.fixture(scope="module")
+def constants(prepared):
+    return measure_constants(prepared, PROTOCOL)
+
+
+def measured(prepared, constants, student, truth=None):
+    entry = Entry("a", "own", student.config.grid, 1, "digest", 1.0)
+    found = Yardstick(prepared, PROTOCOL, constants)
+    return found.measure(entry, student, as_flow(student), truth)
+
+
+def test_images_are_measured_as_they_would_be_saved_and_what_that_takes_off_is_told(prepared, constants):
+    result = measured(prepared, constants, loud())
+    samples = torch.cat(list(PROTOCOL.sample(0, loud(), as_flow(loud()), uniform(1))))
+    assert samples.abs().max() > 3
+    nets = load_nets(prepared)
+
+    class Saved(torch.nn.Module):
+        def forward(self, x, t, **conditions):
+            return as_saved(3 * x) - x
+
+    clean = Model(replace(loud().config), Saved()).eval()
+    saved = measured(prepared, constants, clean)
+    assert [scores.fd_clf for scores in result.scores] == pytest.approx([s.fd_clf for s in saved.scores])
+    assert len(result.scores) == len(nets)
+    for name in ("recall", "nearest_neighbour_ratio", "class_share_difference"):
+        assert result.more[name] == pytest.approx(saved.more[name])
+    assert result.more["outside"] == pytest.approx(0.74, abs=0.02)  # of a normal of deviation 3
+    assert saved.more["outside"] == 0
+
+
+def test_how_far_a_sample_ends_from_the_truth_is_measured_raw(prepared, constants):
+    truth = PROTOCOL.first(loud(2.0), as_flow(loud(2.0)), uniform(1))
+    result = measured(prepared, constants, loud(), truth)
+    assert result.more["endpoint_rmse"] == pytest.approx(float((truth / 2).square().mean().sqrt()))
+    assert measured(prepared, constants, loud()).more["endpoint_rmse"] is None
+
+
+def test_constants_do_not_depend_on_how_the_data_is_cut(images, constants, tmp_path):
+    other = measure_constants(prepared_in(tmp_path, images, 11), PROTOCOL)
+    assert other.held_out_distance == pytest.approx(constants.held_out_distance)
+    np.testing.assert_allclose(other.shares, constants.shares)
+    for one, two in zip(other.references, constants.references, strict=True):
+        np.testing.assert_allclose(one.moments.covariance, two.moments.covariance, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(one.features, two.features, rtol=1e-3, atol=1e-3)
+    assert [f.fd_clf for f in other.floors] == pytest.approx([f.fd_clf for f in constants.floors], rel=1e-3)
+
+
+def test_a_set_too_large_is_seen_through_a_draw_in_order(images, prepared):
+    train = Shards(prepared / "train")
+    some = train.some(20, seed=0)["data"]
+    places = [int((images == one).flatten(1).all(1).nonzero()) for one in some]
+    assert places == sorted(set(places))
+    assert max(places) - min(places) > 30  # from all over the set
+    assert torch.equal(train.some(1000, seed=0)["data"], train.load()["data"])
+    assert not torch.equal(train.some(20, seed=1)["data"], some)
+
+
+def test_samples_are_kept_whole_only_as_far_as_memory_goes(monkeypatch):
+    parts = [torch.zeros(20, *SHAPE) for _ in range(3)]
+    assert len(first_of(iter(parts))) == 60
+    monkeypatch.setattr(yardstick, "FIRST_BYTES", 25 * 64 * 4)
+    assert len(first_of(iter(parts))) == 25
+    monkeypatch.setattr(yardstick, "FIRST_BYTES", 1)
+    assert len(first_of(iter(parts))) == 1
+
+
+def scores(distance, error=0.1):
+    return BlockScores(distance, error, 1.6, 0.2, 1.7, 0.01, 0.001, 2, 50, (1.4, 1.6))
+
+
+class Found:
+    """What `converge` asks of the measured entries; the distance is the limit's plus `decay` over NFE."""
+
+    def __init__(self, folder, decay):
+        self.folders, self.results, self.decay, self.said = {"pretrain": folder}, {}, decay, []
+        self.job = SimpleNamespace(progress=Listener(self.said))
+
+    def measure(self, entries, truths):
+        assert not truths
+        for entry in entries:
+            distance = 1 + self.decay / entry.nfe
+            self.results[entry] = SimpleNamespace(scores=(scores(1.0), scores(distance)))
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    settings = {"architecture": {"name": "mlp", "width": 8}, "shape": (2,), "classes": 3}
+    made = model.build(ModelConfig(**settings), seed=0)
+    save_model(tmp_path / "pretrain", made)
+    return made, tmp_path / "pretrain"
+
+
+def test_the_fine_run_is_doubled_until_no_net_sees_it_move(teacher):
+    made, folder = teacher
+    found = Found(folder, decay=6.0)  # 32 to 64 moves by .094, 16 to 32 by .19
+    entry, told = converge(found, made, FineRun("heun", 8), {1.0})[1.0]
+    assert (entry.nfe, entry.grid.solver, entry.digest) == (64, "heun", model_digest(folder))
+    assert entry.name == "pretrain@64/fine"
+    assert told == "pretrain@64/fine has converged: it moved by 0.94 of its error when the steps were doubled"
+    assert sorted(run.nfe for run in found.results) == [8, 16, 32, 64]
+    assert told in found.said
+
+
+def test_a_run_that_does_not_converge_ends_and_says_so(teacher):
+    made, folder = teacher
+    entry, told = converge(Found(folder, decay=1e4), made, FineRun("euler", 4), {1.0})[1.0]
+    assert entry.nfe == 4 * 2**evaluation.DOUBLINGS
+    assert "HAS NOT CONVERGED" in told
+
+
+def test_each_guidance_has_a_fine_run_of_its_own(teacher):
+    made, folder = teacher
+    runs = converge(Found(folder, decay=0.0), made, FineRun("heun", 8), {1.0, 2.5})
+    assert {guidance: (run.grid.guidance, run.nfe) for guidance, (run, _) in runs.items()} == {
+        1.0: (1.0, 16),
+        2.5: (2.5, 32),  # guidance takes two calls a velocity
+    }
+    assert runs[2.5][0].name == "pretrain@32/fine, guidance 2.5"
+
+
+def test_a_student_is_compared_with_the_guidance_that_it_was_taught(teacher, tmp_path):
+    made, folder = teacher
+    taught = {"grid": uniform(2), "trained_times": "grid", "baked_guidance": 2.5}
+    student = Model(replace(made.config, **taught), made.network)
+    save_model(tmp_path / "boss-2", student)
+    job = job_in(tmp_path, "evaluate", inputs={"model boss-2": tmp_path / "boss-2", "model pretrain": folder})
+    (own,) = entries_of("boss-2", student, (1,), job)
+    assert (own.guidance, own.grid.guidance, own.nfe) == (2.5, 1.0, 2)
+    assert [entry.guidance for entry in entries_of("pretrain", made, (1, 2), job)] == [1.0, 1.0]
