@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import oracles
 import pytest
 import torch
@@ -112,6 +114,57 @@ def test_guidance_moves_away_from_the_null_condition():
     x, label = torch.zeros(3, 2).double(), torch.tensor([0, 1, 2])
     velocity = as_flow(labelled(), guidance=1.5)(x, 0.5, label=label)
     torch.testing.assert_close(velocity[:, 0], 10 + 1.5 * (label.double() - 10))
+
+
+def test_guidance_is_refused_of_a_model_that_shows_some_or_never_saw_a_hidden_label():
+    guided, sure = labelled(), labelled()
+    guided.config = replace(guided.config, baked_guidance=2.0)
+    sure.config = replace(sure.config, guidable=False)
+    assert guided.config.guidance_shown(1.0) == 2.0
+    assert sure.config.guidance_shown(1.0) == 1.0
+    with pytest.raises(UserError, match=r"was taught guidance 2\.0; ask for 1, not 3\.0"):
+        as_flow(guided, guidance=3.0)
+    with pytest.raises(UserError, match=r"guidance 3\.0 needs a model that was trained with label_dropout"):
+        as_flow(sure, guidance=3.0)
+
+
+class Constant(nn.Module):
+    """The same velocity everywhere."""
+
+    def __init__(self, by):
+        super().__init__()
+        self.by = nn.Parameter(torch.tensor([by, -by, 0.2]))
+
+    def forward(self, x, t):
+        return self.by.expand_as(x)
+
+
+def in_range(by=2.0, times=(0.0, 0.5, 1.0)):
+    facts = {"grid": grids.Grid(times), "trained_times": "grid", "in_range": True}
+    return Model(ModelConfig(architecture={"name": "none"}, shape=(3,), **facts), Constant(by))
+
+
+def test_a_student_in_range_is_clamped_by_its_last_step_alone():
+    flow, start = as_flow(in_range()), torch.zeros(2, 3)
+    middle, end = list(solvers.trajectory(flow, start, flow.model.config.grid))[1:]
+    torch.testing.assert_close(middle[0], torch.tensor([1.0, -1.0, 0.1]))  # half of the way, not clamped
+    torch.testing.assert_close(end[0], torch.tensor([1.0, -1.0, 0.2]))
+    one = in_range(times=(0.0, 1.0))
+    once = solvers.integrate(as_flow(one), start, one.config.grid).x
+    torch.testing.assert_close(once[0], torch.tensor([1.0, -1.0, 0.2]))
+    free = in_range()
+    free.config = replace(free.config, in_range=False)
+    ends = solvers.integrate(as_flow(free), start, free.config.grid).x
+    torch.testing.assert_close(ends[0], torch.tensor([2.0, -2.0, 0.2]))
+
+
+def test_beyond_the_range_only_a_gradient_that_leads_back_passes():
+    student = in_range(times=(0.0, 1.0))
+    for towards, expected in ((1.0, [1.0, 0.0, 1.0]), (-1.0, [0.0, -1.0, -1.0])):
+        student.zero_grad()
+        sample = solvers.integrate(as_flow(student), torch.zeros(1, 3), student.config.grid).x
+        (towards * sample).sum().backward()  # descent moves every value by -towards
+        torch.testing.assert_close(student.network.by.grad, torch.tensor(expected))
 
 
 def test_guidance_doubles_the_calls():

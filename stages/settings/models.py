@@ -107,22 +107,23 @@ def training_method(params: Params, model: str) -> Method | None:
 
 def shown_guidance(params: Params, model: str) -> float:
     """Return the guidance that a model's samples show without being asked for, as its sections say."""
-    if model in params.keys("reflow"):
-        return guidance_of(params, f"couple/{model}")
-    if model not in params.keys("distill"):
-        return 1.0
-    student = params.config("distill", model)
-    taught = student.method.build().trained().get("baked_guidance")
-    return guidance_of(params, student.train_on) if taught is None else taught
-
-
-def guidance_of(params: Params, artifact: str) -> float:
-    """Return the guidance that the samples of couple/<key> or trajectories/<model> show; 1 for any other."""
-    stage, _, key = artifact.partition("/")
-    if stage == "couple" and key in params.keys("couple"):
-        model, asked = params.config("couple", key).model, params.config("couple", key).guidance
-    elif stage == "trajectories" and key in params.keys("search"):
-        model, asked = key, params.config("search", key).guidance
-    else:
-        return 1.0
-    return asked if asked != 1 or model == key else shown_guidance(params, model)
+    for _ in models(params):  # no chain of models is longer; one that goes in a circle is refused elsewhere
+        if model in params.keys("reflow"):
+            source = f"couple/{model}"
+        elif model in params.keys("distill"):
+            student = params.config("distill", model)
+            if (taught := student.method.build().trained().get("baked_guidance")) is not None:
+                return taught
+            source = student.train_on
+        else:
+            break
+        stage, _, key = source.partition("/")
+        if stage == "couple" and key in params.keys("couple"):
+            asked, model = params.config("couple", key).guidance, params.config("couple", key).model
+        elif stage == "trajectories" and key in params.keys("search"):
+            asked, model = params.config("search", key).guidance, key
+        else:
+            break
+        if asked != 1:
+            return asked
+    return 1.0

@@ -13,10 +13,18 @@ from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.solvers import get
 from stages.settings import checks
+from stages.settings.models import shown_guidance, unguidable
 from stages.settings.params import Params, deciding
 from stages.settings.steps import broken_steps
 
 RAW = yaml.safe_load(Path("params.yaml").read_text())
+
+
+GUIDED = {
+    "pretrain__conditional": True,
+    "pretrain__method": {"name": "flow_matching", "label_dropout": 0.1},
+    "couple__round1__guidance": 2.0,
+}
 
 
 def changed(**settings):
@@ -60,6 +68,23 @@ def changed(**settings):
         ),
         ({"couple__round1__nfe": 63}, r"couple\.round1\.nfe 63: a step of heun takes 2 NFE"),
         ({"couple__round1__guidance": 2.0}, r"couple\.round1\.guidance 2\.0 needs class-conditional"),
+        (
+            {"couple__round1__guidance": 2.0, "pretrain__conditional": True},
+            r"couple\.round1\.guidance 2\.0 needs a model that was trained with hidden labels: set "
+            r"pretrain\.method\.label_dropout, such as to 0\.1",
+        ),
+        (
+            GUIDED | {"search__pretrain__guidance": 2.0, "couple__round1__guidance": 1.0},
+            r"distill\.boss-4\.method\.guidance 1\.0 would undo the guidance 2 that its init straight",
+        ),
+        (
+            GUIDED | {"distill__boss_at_4__method": {"name": "dmd", "guidance": 3.0}},
+            r"distill\.one-step\.method\.guidance 1\.0 would undo the guidance 2 that its init endpoint",
+        ),
+        (
+            {"distill__boss_at_4__method": {"name": "dmd", "guidance": 3.0}},
+            r"distill\.boss-4\.method\.guidance 3\.0 needs class-conditional models",
+        ),
         ({"couple__round1__guidance": float("nan")}, r"couple\.round1\.guidance should be a finite number"),
         ({"couple__round1__model": "boss-4"}, "'boss-4' is trained only at the timesteps of its grid"),
         ({"couple__round1__model": "nobody"}, "'nobody' is no model; there are: pretrain, round1"),
@@ -125,6 +150,25 @@ def changed(**settings):
 def test_what_would_fail_hours_later_is_told_at_once(settings, message):
     with pytest.raises(UserError, match=message):
         checks.check(Params(changed(**settings)))
+
+
+def test_guidance_that_every_section_takes_up_is_right():
+    methods = {f"distill__{key}__method": {"name": "dmd", "guidance": 2.0} for key in ("boss_at_4",)}
+    methods["distill__one-step__method"] = {"name": "sim", "guidance": 2.0}
+    checks.check(Params(changed(**GUIDED, search__pretrain__guidance=2.0, **methods)))
+
+
+def test_a_model_of_guided_pairs_shows_their_guidance_and_cannot_be_guided_again():
+    raw = changed(**GUIDED)
+    raw["couple"]["round2"] = raw["couple"]["round1"] | {"model": "round1", "guidance": 1.0}
+    raw["reflow"]["round2"] = raw["reflow"]["round1"] | {"init": "round1"}
+    shown = {name: shown_guidance(Params(raw), name) for name in ("pretrain", "round1", "round2", "endpoint")}
+    assert shown == {"pretrain": 1.0, "round1": 2.0, "round2": 2.0, "endpoint": 2.0}
+    told = unguidable(Params(raw), [("here", 3.0, "round2"), ("there", 1.0, "round2")])
+    assert told == ["here 3.0: round2 was taught guidance 2; set this to 1"]
+    raw["couple"]["round1"]["model"] = "round2"  # in a circle, which is refused, but not here
+    raw["couple"]["round1"]["guidance"] = 1.0
+    assert shown_guidance(Params(raw), "round1") == 1.0
 
 
 def two_rounds():
