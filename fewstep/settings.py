@@ -74,10 +74,14 @@ class MonitorSettings:
     """Looks after the first, which is at the start, spread evenly over the steps."""
     patience: int | None = None
     """End after so many looks in a row without a better one; null trains to the end in any case."""
+    retreat: float | None = 1.5
+    """A look with so many times the best distance, or a collapse, sends the training back to its best look,
+    and halves its learning rates: one that is too high for the data is found out. null never does."""
 
     def __post_init__(self) -> None:
         _require(self, "samples", self.samples >= 100, "100 or more")
         _require(self, "looks", self.looks >= 1, "1 or more")
+        _require(self, "retreat", self.retreat is None or self.retreat > 1, "more than 1, or null")
         _require(self, "patience", self.patience is None or self.patience >= 1, "1 or more, or null")
 
 

@@ -64,14 +64,14 @@ class Stopping(FixedBatches):
 
 
 @pytest.mark.parametrize("stops", [(0, 1), (11, 12, 13), (23,)])
-@pytest.mark.parametrize("patience", [3, None])
-def test_stopped_anywhere_it_ends_with_the_same_bytes(tmp_path, monkeypatch, stops, patience):
-    whole = watched(tmp_path / "whole", patience=patience)
+@pytest.mark.parametrize("settings", [{"patience": 3}, {}, {"retreat": 1.5}])
+def test_stopped_anywhere_it_ends_with_the_same_bytes(tmp_path, monkeypatch, stops, settings):
+    whole = watched(tmp_path / "whole", **settings)
     monkeypatch.setenv("FEWSTEP_CHECKPOINT_SECONDS", "0")
     for stop in stops:
         with pytest.raises(InterruptedError):
-            watched(tmp_path / "cut", batches=Stopping(8, stop=stop), patience=patience)
-    cut = watched(tmp_path / "cut", patience=patience)
+            watched(tmp_path / "cut", batches=Stopping(8, stop=stop), **settings)
+    cut = watched(tmp_path / "cut", **settings)
     assert cut.watched == whole.watched
     states = [(tmp_path / name / "train_state.safetensors").read_bytes() for name in ("cut", "whole")]
     assert states[0] == states[1]
@@ -84,7 +84,7 @@ def test_the_state_of_another_monitor_is_refused(tmp_path):
     watched(tmp_path)
     with pytest.raises(UserError, match="another monitor; delete it"):
         watched(tmp_path, patience=2)
-    assert "watch/best/network.by" in load_file(tmp_path / "train_state.safetensors")
+    assert "watch/best/student/network/network.by" in load_file(tmp_path / "train_state.safetensors")
 
 
 def test_a_collapse_is_named_once_with_what_to_try(tmp_path):
@@ -95,6 +95,30 @@ def test_a_collapse_is_named_once_with_what_to_try(tmp_path):
         in trained.watched.collapse
     )
     assert "try a lower learning_rate" in trained.watched.collapse
+
+
+def test_a_training_that_gets_worse_goes_back_and_on_with_half_its_rates(tmp_path):
+    away = watched(tmp_path / "away", mean=4.0)
+    listener = Listener()
+    back = watched(tmp_path / "back", mean=4.0, progress=listener, retreat=1.5)
+    rates = {step: values["learning_rate"] for step, values in listener.measured if "learning_rate" in values}
+    assert back.watched.retreats == len(listener.notes) > 1
+    assert listener.notes[0].startswith("at step 16 the distance to the data is ")
+    assert listener.notes[0].endswith("at step 12: back to that, with the learning rates times 0.5")
+    assert rates[STEPS] == rates[0] / 2**back.watched.retreats
+    assert back.watched.picked.fd < away.watched.picked.fd  # it found what lies between two looks
+    assert back.watched.collapse is None
+    assert away.watched.retreats == 0
+
+
+def test_what_it_goes_back_to_is_not_changed_by_what_comes_after(tmp_path):
+    """One step before a look at the best weights, all is as it was when they were first looked at."""
+    trained = watched(tmp_path, retreat=1.01)
+    assert trained.watched.retreats > 2
+    assert (
+        gaussian_monitor(mean=3.0).look(trained.model, step=trained.watched.picked.step)
+        == trained.watched.picked
+    )
 
 
 @pytest.mark.parametrize("lost", [15, 22])

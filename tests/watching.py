@@ -46,7 +46,8 @@ def gaussian_monitor(mean=3.0, **settings):
     """Return a monitor whose data is a round Gaussian around (mean, 0)."""
     data = randomness.noises("test data", randomness.keys_of(0, 0, 400), (2,))
     data[:, 0] += mean
-    return Monitor(Coordinates(), data, MonitorSettings(**{"samples": 400} | settings), seed=0)
+    asked = MonitorSettings(**{"samples": 400, "retreat": None} | settings)
+    return Monitor(Coordinates(), data, asked, seed=0)
 
 
 @dataclass(frozen=True, kw_only=True)

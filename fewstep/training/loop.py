@@ -212,7 +212,7 @@ class _Reporter:
         """Report and return the losses; `evaluate`: the held-out one too."""
         step, then = self.training.step, time.monotonic()
         losses = {"loss" if n == "student" else f"loss_{n}": x for n, x in self.training.losses().items()}
-        values = losses | {"learning_rate": self.training.settings.rate(step)}
+        values = losses | {"learning_rate": self.training.rate}
         if step > self.last[0]:
             values["steps_per_second"] = (step - self.last[0]) / (then - self.last[1])
         if evaluate:

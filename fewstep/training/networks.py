@@ -36,7 +36,7 @@ class Training:
     ) -> None:
         self.method, self.settings, self.seed, self.device = method, settings, seed, device
         self.facts: dict[str, Any] = {  # what the state on disk must agree with
-            "layout": 2,
+            "layout": 3,
             "method": [type(method).__name__, asdict(method)],
             "settings": asdict(settings),
             "model": asdict(student.config),
@@ -49,7 +49,13 @@ class Training:
         for name in nets.keys() - self.trainees.keys():
             self.modules[name].eval().requires_grad_(False)
         self.step = 0
+        self.slowed = 1.0  # what a monitor has multiplied the learning rates by
         self.lost_at = torch.tensor(-1, device=device)  # the first step at which a network was lost
+
+    @property
+    def rate(self) -> float:
+        """The student's learning rate in this step."""
+        return self.slowed * self.settings.rate(self.step)
 
     def take_step(self, batch: Batch, keys: Tensor) -> None:
         """Make the updates of this step, each of one network on its own loss."""
@@ -59,7 +65,7 @@ class Training:
                 trainee.unlock(name == network)
             own = randomness.keys_of_update(keys, number)
             losses = self._losses(self.modules, batch, network, self.step / self.settings.steps, own)
-            skips = self.trainees[network].update(losses, self.settings.rate(self.step))
+            skips = self.trainees[network].update(losses, self.rate)
             self.lost_at = torch.where((skips < SKIPS) | (self.lost_at >= 0), self.lost_at, self.step)
         self.step += 1
 
@@ -111,14 +117,14 @@ class Training:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything that changes from step to step."""
-        found = {"step": torch.tensor(self.step)}
+        found = {"step": torch.tensor(self.step), "slowed": torch.tensor(self.slowed)}
         for name, trainee in self.trainees.items():
             found |= {f"{name}/{key}": tensor for key, tensor in trainee.tensors().items()}
         return found
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `tensors` returned."""
-        self.step = int(tensors["step"])
+        self.step, self.slowed = int(tensors["step"]), float(tensors["slowed"])
         for name, trainee in self.trainees.items():
             trainee.restore(under(f"{name}/", tensors))
 

@@ -30,8 +30,10 @@ class Watched:
     """The look whose weights the training ended with: that of the least distance."""
     looks: int
     """How many there were."""
+    retreats: int
+    """How many times the training went back to its best look, with half of its learning rates."""
     collapse: str | None
-    """What went wrong on the way, if anything did, and what to try."""
+    """What went wrong on the way for good, if anything did, and what to try."""
 
 
 class Watch:
@@ -41,6 +43,8 @@ class Watch:
         self.monitor, self.training, self.progress = monitor, training, progress
         self.looks: list[Look] = []
         self.best: dict[str, Tensor] = {}
+        """Everything that changes from step to step, as it was at the best look."""
+        self.retreats = 0
         self.lost: str | None = None
         if monitor is not None:
             self.every = math.ceil(training.settings.steps / monitor.settings.looks)
@@ -77,9 +81,23 @@ class Watch:
         told = {f"monitor.{name}": value for name, value in asdict(look).items() if name != "step"}
         self.progress.measure(step, **told)
         if look is self.picked:
-            self.best = {name: x.detach().clone() for name, x in self._student.state_dict().items()}
-        if (what := collapse(self.looks)) and not collapse(self.looks[:-1]):
-            self.progress.note(what)
+            self.best = {name: x.detach().clone() for name, x in self.training.tensors().items()}
+        elif monitor.settings.retreat is None:
+            if (what := collapse(self.looks)) and not collapse(self.looks[:-1]):
+                self.progress.note(what)
+        elif look.fd > monitor.settings.retreat * self.picked.fd or broke_down(look, self.looks[:-1]):
+            self._retreat(look)
+
+    def _retreat(self, look: Look) -> None:
+        """Go back to the best look, with half of the learning rates that led away from it."""
+        step, slowed = self.training.step, self.training.slowed / 2
+        self.training.restore({name: x.clone() for name, x in self.best.items()})
+        self.training.step, self.training.slowed = step, slowed
+        self.retreats += 1
+        self.progress.note(
+            f"at step {look.step} the distance to the data is {look.fd:.3g}, and was {self.picked.fd:.3g} at "
+            f"step {self.picked.step}: back to that, with the learning rates times {slowed:g}"
+        )
 
     def give_up(self, error: DivergedError) -> None:
         """End a training that diverged with the best weights, if there are any.
@@ -96,8 +114,11 @@ class Watch:
         """Give the student its best weights, and return what was seen, if anything looked."""
         if self.monitor is None:
             return None
-        self._student.load_state_dict(self.best)
-        return Watched(self.picked, len(self.looks), self.lost or collapse(self.looks))
+        trainee = self.training.trainees["student"]
+        part = "network" if trainee.average is None else "average"
+        trainee.result.load_state_dict(under(f"student/{part}/", self.best))
+        lost = self.lost or (collapse(self.looks) if self.monitor.settings.retreat is None else None)
+        return Watched(self.picked, len(self.looks), self.retreats, lost)
 
     @property
     def _student(self) -> Model:
@@ -110,28 +131,33 @@ class Watch:
         if not self.looks:
             return {}
         seen = torch.tensor([astuple(look) for look in self.looks], dtype=torch.float64)
-        return {"watch/looks": seen} | {f"watch/best/{name}": tensor for name, tensor in self.best.items()}
+        found = {"watch/looks": seen, "watch/retreats": torch.tensor(self.retreats)}
+        return found | {f"watch/best/{name}": tensor for name, tensor in self.best.items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `tensors` returned."""
         if "watch/looks" in tensors:
             self.looks = [Look(int(step), *numbers) for step, *numbers in tensors["watch/looks"].tolist()]
+            self.retreats = int(tensors["watch/retreats"])
             self.best = under("watch/best/", tensors)
 
 
 def collapse(looks: Sequence[Look]) -> str | None:
     """Say what broke down at the first look that is far worse than the best before it, if one is."""
     for number, look in enumerate(looks[1:], 1):
-        before = looks[:number]
-        fd, shares = min(x.fd for x in before), min(x.shares for x in before)
-        recall = max(x.recall for x in before)
-        if look.recall < RECALL_LEFT * recall:
-            what = f"recall fell from {recall:.2f} to {look.recall:.2f}: it leaves out much of the data"
-        elif look.shares > shares + SHARES_MOVED:
-            what = f"its share of one kind of sample is off by {look.shares:.2f}, and was by {shares:.2f}"
-        elif look.fd > FD_TIMES * fd:
-            what = f"its distance to the data rose from {fd:.3g} to {look.fd:.3g}"
-        else:
-            continue
-        return f"the student collapsed by step {look.step}: {what}; {REMEDY}"
+        if what := broke_down(look, looks[:number]):
+            return f"the student collapsed by step {look.step}: {what}; {REMEDY}"
+    return None
+
+
+def broke_down(look: Look, before: Sequence[Look]) -> str | None:
+    """Say what is far worse at a look than at the best of those before it, if anything is."""
+    fd, shares = min(x.fd for x in before), min(x.shares for x in before)
+    recall = max(x.recall for x in before)
+    if look.recall < RECALL_LEFT * recall:
+        return f"recall fell from {recall:.2f} to {look.recall:.2f}: it leaves out much of the data"
+    if look.shares > shares + SHARES_MOVED:
+        return f"its share of one kind of sample is off by {look.shares:.2f}, and was by {shares:.2f}"
+    if look.fd > FD_TIMES * fd:
+        return f"its distance to the data rose from {fd:.3g} to {look.fd:.3g}"
     return None
