@@ -32,18 +32,19 @@ def main(file: Path) -> None:
     """Do what the command line asks of the stage that `file` defines, and end the process."""
     stage = Path(file).stem
     options = command_line(stage).parse_args()
-    address = discovery.address(stage, options.key)
+    key = options.key or key_from_dvc(stage)
+    address = discovery.address(stage, key)
     records.remove_outcome()
     outcome: records.Outcome
     try:
         die_with_dvc()
         refuse_torchrun()
         if options.plan:
-            show_plan(stage, options.key, options.price)
+            show_plan(stage, key, options.price)
         elif machine_number() > 0:
-            help_train(stage, options.key)
+            help_train(stage, key)
         else:
-            records.write_outcome(address, run(stage, options.key))
+            records.write_outcome(address, run(stage, key))
         return
     except KeyboardInterrupt:
         outcome, message = "interrupted", f"stopped; go on with: dvc repro {address}"
@@ -66,11 +67,22 @@ def main(file: Path) -> None:
     sys.exit(f"{address}: {message}")
 
 
+def key_from_dvc(stage: str) -> str | None:
+    """Return the key that DVC runs this stage for, None if it is not run by DVC or has no keys.
+
+    DVC tells it in a variable, as `stage@key` or `../dvc.yaml:stage@key`. A command line could not hold a key
+    safely: the shell reads it before the stage can refuse it.
+    """
+    return os.environ.get("DVC_STAGE", "").partition(f"{stage}@")[2] or None
+
+
 def command_line(stage: str) -> ArgumentParser:
     """Return what reads the command line of a stage: its key, and for some what they would take."""
     module = discovery.load(stage)
     parser = ArgumentParser(prog=f"python -m stages.{stage}", description=module.__doc__)
-    parser.add_argument("key", nargs="?", help=f"a key of {stage} in params.yaml, where it has keys")
+    parser.add_argument(
+        "key", nargs="?", help=f"a key of {stage} in params.yaml; under DVC, the one it asks for"
+    )
     parser.set_defaults(plan=False, price=None)
     if hasattr(module, "plan"):
         planning = parser.add_argument_group("before spending")
