@@ -1,9 +1,14 @@
 """The one exception that means: the user can mend this, and here is how."""
 
+from fewstep.secrets import scrub
+
 
 class UserError(ValueError):
     """A mistake in settings, data or files; the message names the thing and the remedy.
 
     Command-line entry points print the message alone; any other exception is a bug of ours and
-    keeps its traceback.
+    keeps its traceback. It is shown, logged and recorded, so it holds no secret of an address or a variable.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(scrub(message))

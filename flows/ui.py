@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from fewstep.errors import UserError
-from stages.tracking.sender import scrub
+from fewstep.secrets import scrub
 
 HOST = "127.0.0.1"
 SECONDS_TO_START = 90

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from fewstep.secrets import scrub
 from flows.dvc import repo
 from flows.dvc import reproduce as child
 from flows.dvc.failures import failure, stopped, timeout, written
@@ -109,7 +110,7 @@ def _run(
     try:
         return processes.run(
             [sys.executable, *arguments],
-            lambda line: hear(line) if line else None,
+            lambda line: hear(scrub(line)) if line else None,
             cwd=root,
             env=surroundings,
             seconds=seconds,

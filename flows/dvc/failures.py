@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fewstep.secrets import scrub
+
 LINES_OF_A_FAILURE = 12
 SHELL_SIGNAL = 128  # a shell that waits for its command adds this to the number of the signal that ended it
 
@@ -17,7 +19,7 @@ class StageError(RuntimeError):
     """
 
     def __init__(self, stage: str, message: str, *, transient: bool) -> None:
-        super().__init__(message)
+        super().__init__(scrub(message))
         self.stage = stage
         self.transient = transient
 

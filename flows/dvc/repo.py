@@ -88,6 +88,7 @@ def lost(root: Path, stages: Iterable[str]) -> set[str]:
 def share(root: Path, clone: Path) -> None:
     """Let a clone of `root` use its cache and remotes, with their secrets and by paths seen from `root`."""
     config = _config(root)
+    (clone / ".dvc" / "config.local").touch(mode=0o600)  # the file that it was read from may be so, too
     with _config(clone).edit("local", validate=False) as private:
         private["remote"] = config["remote"]
         private["cache"] = {**config["cache"], "dir": str(cache(root))}

@@ -20,8 +20,8 @@ from prefect.settings import (
 )
 
 from fewstep.errors import UserError
+from fewstep.secrets import scrub
 from flows.system import processes
-from stages.tracking.sender import scrub
 
 SECONDS = 5
 RESTART = 90.0  # seconds in which a server that is restarted is back

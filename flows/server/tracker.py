@@ -5,8 +5,8 @@ from urllib.parse import quote
 
 import httpx
 
+from fewstep.secrets import scrub
 from stages.tracking import outboxes
-from stages.tracking.sender import scrub
 
 SECONDS = 3.0  # a tracker that does not answer delays a flow no longer
 

@@ -1,5 +1,6 @@
 """One message about a failed run: which stage, which error, what to do, and the command that continues."""
 
+import logging
 import os
 
 import httpx
@@ -35,6 +36,7 @@ def send(text: str) -> str | None:
     """
     if not (url := os.environ.get(URL)):
         return None
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # below, it logs the address of each request
     try:
         httpx.post(url, json={"text": text}, timeout=SECONDS).raise_for_status()
     except httpx.HTTPStatusError as error:

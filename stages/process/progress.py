@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
+from fewstep.secrets import scrub
 from stages.process import records
 
 FIRST_LINE, EVERY = 3.0, 15.0  # seconds to the first line of a piece of work, and between lines
@@ -59,7 +60,7 @@ class Shown:
     def note(self, text: str) -> None:
         """Say one line."""
         with tqdm.external_write_mode(sys.stdout):
-            print(f"{self.address}: {text}", flush=True)
+            print(f"{self.address}: {scrub(text)}", flush=True)
 
     def finish(self) -> None:
         """End the piece of work that was begun, if any, with a last line."""

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fewstep.errors import UserError
+from fewstep.secrets import scrub
 from stages.artifacts import manifests
 from stages.artifacts.plan import Plan
 from stages.artifacts.scratch import Scratch, publish, root
@@ -52,8 +53,8 @@ def main(file: Path) -> None:
         outcome, message = "mistake", str(error)
     except Exception as error:
         if (folder := full_folder(error)) is None:
-            traceback.print_exc()
-            records.write_outcome(address, "crash", f"{type(error).__name__}: {error}")
+            print(scrub(traceback.format_exc()), end="", file=sys.stderr)
+            records.write_outcome(address, "crash", scrub(f"{type(error).__name__}: {error}"))
             sys.exit(1)
         free = shutil.disk_usage(folder).free
         outcome, message = (

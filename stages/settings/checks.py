@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.errors import UserError
+from fewstep.secrets import holds_secret
 from stages.settings import discovery, messages
 from stages.settings.params import PARAMS, Params
 
@@ -50,6 +51,8 @@ def wrong_sections(params: Params) -> Iterator[str]:
     for name in params.raw:
         if name not in ("seed", *names):
             yield f"{name} is no stage; {messages.suggest(str(name), names)}"
+    for path in with_secrets(params.raw):
+        yield f"{path} holds a secret, which git, DVC and the tracker would show; put it into the environment"
     for path in unseen_by_dvc(params.raw):
         yield f"{path} can't be a setting's name: DVC would miss when it changes"
     for stage in names:
@@ -80,6 +83,16 @@ def wrong_settings(params: Params, stage: str, key: str | None) -> list[str]:
     except UserError as error:
         return str(error).splitlines()
     return []
+
+
+def with_secrets(settings: Any, path: str = "") -> Iterator[str]:
+    """Yield the paths of settings that are addresses with a password or a signature, at any depth."""
+    if isinstance(settings, str) and holds_secret(settings):
+        yield path
+    items = settings.items() if isinstance(settings, dict) else ()
+    items = enumerate(settings) if isinstance(settings, list) else items
+    for name, value in items:
+        yield from with_secrets(value, f"{path}.{name}" if path else str(name))
 
 
 def unseen_by_dvc(settings: Any, path: str = "") -> Iterator[str]:

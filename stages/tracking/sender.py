@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from etils.epy import lazy_imports
 from filelock import FileLock, Timeout
 
+from fewstep.secrets import scrub
 from stages.tracking import outboxes
 
 with lazy_imports():  # mlflow takes seconds
@@ -169,11 +170,6 @@ def write(file: Path, text: str) -> None:
     partial = file.with_suffix(f".{os.getpid()}.tmp")
     partial.write_text(text)
     partial.replace(file)
-
-
-def scrub(text: str) -> str:
-    """Take names and passwords out of the URLs of a text."""
-    return re.sub(r"(\w+://)[^/\s]+@", r"\1", text)
 
 
 if __name__ == "__main__":

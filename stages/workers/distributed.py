@@ -23,6 +23,7 @@ from etils.epy import lazy_imports
 
 from fewstep.errors import UserError
 from fewstep.progress import SILENT, Progress
+from fewstep.secrets import scrub
 from stages.process.device import device
 from stages.process.parent import follow_parent
 
@@ -228,7 +229,7 @@ def begin(events: Connection, work: Callable[[Progress], Any]) -> Any:
             sys.exit(1)  # which ends the others
         return None  # the first process says the same
     except Exception:
-        traceback.print_exc()
+        print(scrub(traceback.format_exc()), end="", file=sys.stderr)
         raise
     finally:
         distributed.leave()

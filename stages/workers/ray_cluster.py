@@ -8,6 +8,7 @@ from typing import Any
 from etils.epy import lazy_imports
 
 from fewstep.errors import UserError
+from fewstep.secrets import without_secrets
 from stages.process.device import device
 from stages.process.environment import THREADS
 from stages.workers.machine import cores
@@ -57,6 +58,7 @@ def connect() -> None:
 def environment() -> dict[str, str]:
     """Return what of the stage's environment the workers get; Ray shows it to all, so it holds no secrets."""
     passed = {name: value for name, value in os.environ.items() if name.startswith("FEWSTEP_")}
+    passed = without_secrets(passed)
     passed |= {name: os.environ[name] for name in (*THREADS, "DVC_ROOT") if name in os.environ}
     path = os.pathsep.join([".", *filter(None, [os.environ.get("PYTHONPATH")])])  # from where Ray was started
     return passed | {"PYTHONPATH": path, "FEWSTEP_DEVICE": device().partition(":")[0]}

@@ -271,9 +271,3 @@ def test_a_run_that_the_tracker_refuses_blocks_no_other(project, tracker, capsys
     stage(project, tracker, "make", ends="FINISHED")  # is removed from the outbox all the same
     assert "refused" in capsys.readouterr().err
     assert runs(project) == []
-
-
-@pytest.mark.parametrize("secret", ["user:hunter2@", "user:hunt@er2@", "token@", ""])
-def test_texts_lose_the_passwords_of_their_addresses(secret):
-    text = f"cannot reach http://{secret}host:5000/api?stage=use@one, or psql+x://{secret}db"
-    assert sender.scrub(text) == "cannot reach http://host:5000/api?stage=use@one, or psql+x://db"
