@@ -17,8 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
-from flows import CHECKOUT, ui
+from flows import CHECKOUT
 from flows.dvc import repo
+from flows.server import login, programs
 
 ROUNDS = 5
 ALONE = {"FEWSTEP_WORKERS": "1", "FEWSTEP_STAGES_AT_ONCE": "1"}
@@ -75,13 +76,17 @@ def starts(root: Path, scratch: Path) -> tuple[float, float]:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         top = Path(folder)
-        server = next(server for server in ui.servers(top / "server") if server.name == "Prefect")
-        port, log = ui.free_port(4200), top / "server.log"
-        process = ui.start(server, port, log)
+        server = programs.prefect(top / "server")
+        port, log = programs.free_port(4200), top / "server.log"
+        process = programs.start(server, port, log)
         os.sched_setaffinity(process.pid, {1})
-        flow, address = ["-m", "fewstep", "run"], {"PREFECT_API_URL": f"http://{ui.HOST}:{port}/api"}
+        flow = ["-m", "fewstep", "run"]
+        address = {
+            "PREFECT_API_URL": f"http://{programs.HOST}:{port}/api",
+            login.CLIENT: login.login(top / "server"),
+        }
         try:
-            ui.wait_until_ready(server, port, log, process)
+            programs.wait_until_ready(server, port, log, process)
             with ThreadPoolExecutor() as pool:
                 own = pool.submit(bare, clone(top / "bare"))
                 whole = pool.submit(seconds, flow, clone(top / "flow"), "1", **address)
@@ -91,7 +96,7 @@ def main() -> None:
             )
             idle = median(seconds(flow, top / "flow", "0,1", **address) for _ in range(ROUNDS))
         finally:
-            ui.stop(process)
+            programs.stop(process)
         repro = median(seconds(["-m", "dvc", "repro"], top / "flow", "0") for _ in range(ROUNDS))
         print(f"with nothing to do: flow {idle:.2f} s, dvc repro {repro:.2f} s")
         stage, torch = starts(top / "bare", top / "scratch")

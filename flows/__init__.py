@@ -10,8 +10,8 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 HOME = Path(os.environ.setdefault("PREFECT_HOME", str(CHECKOUT / ".fewstep" / "prefect")))
 HOME.mkdir(parents=True, exist_ok=True)  # Prefect makes it, but not the folders above
 
-# A server for the time of a run creates its tables first, which takes long on a busy machine.
-os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+# Without an address, Prefect would start a server of its own, which answers anybody (flows/server/own.py).
+os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "false")
 
 # A run survives the restart of a server: Prefect's clients, and those of S3 in DVC and the stages, retry for
 # one to two minutes.

@@ -8,10 +8,7 @@ import yaml
 
 from fewstep.errors import UserError
 from flows.server import connection
-from flows.workers import driver
-
-CHAINS = "driver"
-"""The pool whose worker runs whole chains; the others run stages."""
+from flows.workers import driver, pools
 
 
 def deploy(root: Path) -> None:
@@ -20,9 +17,11 @@ def deploy(root: Path) -> None:
     Raises:
         UserError: The server does not answer or refuses.
     """
+    pools.address()
     connection.check()
-    for pool in sorted({CHAINS, *yaml.safe_load((root / driver.FILE).read_text()).values()}):
-        prefect(root, "work-pool", "create", "--type", "process", "--overwrite", pool)
+    for pool in sorted({pools.CHAINS, *yaml.safe_load((root / driver.FILE).read_text()).values()}):
+        made = ("work-pool", "create", "--overwrite", "--type", "process", "--base-job-template", pools.JOB)
+        prefect(root, *made, pool)
     prefect(root, "--no-prompt", "deploy", "--all", "--prefect-file", "infra/prefect.yaml")
 
 

@@ -29,7 +29,7 @@ from flows.dvc.failures import StageError
 from flows.planning import choice, durations, stage_locks, time_limits
 from flows.planning.order import stages_behind
 from flows.planning.request import Request, takes
-from flows.server import artifacts, connection
+from flows.server import artifacts, connection, deployed
 from flows.system import notices, processes
 from flows.workers import driver
 from flows.workspaces import workspace_lock
@@ -131,6 +131,7 @@ def pipeline(root: Path = Path(), **asked: Any) -> State:
     """
     request, name, run = Request(**asked), str(flow_run.get_name()), str(flow_run.get_id())
     try:
+        deployed.check_folder(root)
         variant = Variant.of(root, request.overrides)
         # The tracker's name of this run, for the stages' processes and for link_cached.
         recorded = request.recorded(f"{name}-{run}")

@@ -15,7 +15,7 @@ from flows.dvc import repo
 from flows.pipeline import pipeline
 from flows.planning import choice
 from flows.planning.request import Choice, Request
-from flows.server import connection
+from flows.server import connection, own
 from flows.workspaces import workspace_lock
 from flows.workspaces.variant import Variant
 from stages.tracking import tracking
@@ -33,7 +33,8 @@ def run(root: Path, request: Request) -> None:
         print("All stages are up to date.")
     else:
         try:
-            state = pipeline(root, **asdict(request), return_state=True)
+            with own.server(root):
+                state = pipeline(root, **asdict(request), return_state=True)
         except httpx.TransportError:
             print(f"\n{connection.lost()}", file=sys.stderr, flush=True)
             os._exit(1)  # else Prefect retries for some seconds with each event that it has left

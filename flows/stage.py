@@ -27,6 +27,7 @@ from flows.dvc.failures import StageError
 from flows.server import artifacts
 from flows.system import git
 from flows.workspaces import clone
+from stages.tracking import recording
 
 SECONDS_BETWEEN_BEATS = 10
 MISTAKE = "Mistake"
@@ -61,9 +62,10 @@ def run_stage(
         Mistake with what went wrong.
     """
     # Persistent state is in the checkout: scratch, from which a stage resumes, and records of runs.
-    os.environ |= {"DVC_ROOT": str(CHECKOUT)} | tracking
     log = get_run_logger().info
     try:
+        refuse_other_variables(tracking)
+        os.environ |= {"DVC_ROOT": str(CHECKOUT)} | tracking
         refuse_another_commit(CHECKOUT, commit)
         storage.check(CHECKOUT, project)
         with beating(), clone.clone(CHECKOUT, str(flow_run.get_id()), lock, params) as root:
@@ -81,6 +83,16 @@ def run_stage(
     return Completed(
         name="Completed" if outcome == "ran" else "Cached", message=handed_back(stage, outcome, entry)
     )
+
+
+def refuse_other_variables(tracking: dict[str, str]) -> None:
+    """Refuse variables that do more than name what a run is recorded under, such as PATH.
+
+    Raises:
+        UserError: There is one.
+    """
+    if others := sorted(tracking.keys() - set(recording.NAMES)):
+        raise UserError(f"a worker takes {' and '.join(recording.NAMES)} from a caller, not {others}")
 
 
 def refuse_another_commit(checkout: Path, commit: str) -> None:

@@ -23,7 +23,7 @@ from fewstep.errors import UserError
 from flows.pipeline import pipeline
 from flows.planning.request import SweepRequest, takes
 from flows.planning.time_limits import stages_at_once
-from flows.server import connection
+from flows.server import connection, deployed, own
 from flows.system import processes
 from flows.workspaces.variant import Variant
 from stages.settings.params import canonical
@@ -56,6 +56,7 @@ def sweep(root: Path = Path(), **asked: Any) -> State:
     """
     request = SweepRequest(**asked)
     try:
+        deployed.check_folder(root)
         variants = wanted(root, request)  # all of them, before the first runs
     except UserError as error:
         return Failed(message=str(error))
@@ -147,7 +148,8 @@ def run(root: Path, request: SweepRequest) -> None:
     """
     wanted(root, request)  # before waiting for a server
     connection.check()
-    state = sweep(root, **asdict(request), return_state=True)
+    with own.server(root):
+        state = sweep(root, **asdict(request), return_state=True)
     if not state.is_completed():
-        raise UserError(state.message)
+        raise UserError(state.message or "")
     print(state.message)

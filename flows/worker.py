@@ -7,9 +7,9 @@ import subprocess
 import sys
 from typing import NoReturn
 
-from fewstep.errors import UserError
 from flows import CHECKOUT, HOME
 from flows.planning.time_limits import stages_at_once
+from flows.workers import pools
 
 # In seconds; a worker is offline for the server after three missed heartbeats.
 QUICK = {"PREFECT_WORKER_HEARTBEAT_SECONDS": "10", "PREFECT_WORKER_QUERY_SECONDS": "2"}
@@ -39,12 +39,10 @@ def environment(pool: str) -> dict[str, str]:
     Raises:
         UserError: No server is named.
     """
-    if not os.environ.get("PREFECT_API_URL"):
-        raise UserError(
-            "a worker needs the address of the Prefect server: "
-            "export PREFECT_API_URL=http://HOST:4200/api (`fewstep ui` starts one here)"
-        )
+    pools.address()
     found = QUICK | os.environ | {"FEWSTEP_CHECKOUT": str(CHECKOUT), "PREFECT_HOME": str(HOME)}
+    if pool == pools.CHAINS:
+        found["FEWSTEP_POOLS"] = "on"  # its chains give their stages to the other pools
     if pool == "gpu" and (count := gpus()) > 1:
         found.setdefault("FEWSTEP_PROCESSES", str(count))
     return found
@@ -54,11 +52,13 @@ def become(pool: str, options: tuple[str, ...] = ()) -> NoReturn:
     """Become the worker; `options` are further ones of `prefect worker start`.
 
     Raises:
-        UserError: No server is named.
+        UserError: No server is named, it does not answer, or the pool lets others choose a run's command.
     """
     found = environment(pool)
-    # With its type, the worker makes the pool if the server has none of that name.
-    command = ["worker", "start", "--type", "process", "--pool", pool, "--limit", str(limit(pool)), *options]
+    pools.check_closed(pool, CHECKOUT)
+    # With its type and job, the worker makes the pool if the server has none of that name.
+    command = ["worker", "start", "--type", "process", "--base-job-template", str(CHECKOUT / pools.JOB)]
+    command += ["--pool", pool, "--limit", str(limit(pool)), *options]
     os.chdir(CHECKOUT)
     # Prefect ends a worker by an interrupt, which a shell has ignored by what it runs in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -32,6 +32,7 @@ os.environ |= {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_HOME": tempfile.mkdtemp(prefix="fewstep-prefect-"),  # which is read when prefect is imported
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    **dict.fromkeys(("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"), "fewstep:only-for-tests"),
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": "only-for-tests-and-not-left-in-the-home-folder",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -48,6 +49,7 @@ GROUPS = {
     "tests/flows/test_recover.py": "teams",
     "tests/flows/test_sweep.py": "teams",
     "tests/flows/test_artifacts.py": "flows",
+    "tests/flows/test_door.py": "flows",
     "tests/flows/test_outages.py": "flows",
     "tests/flows/test_pages_in_a_browser.py": "flows",
     "tests/flows/test_pipeline.py": "flows",

@@ -10,12 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from flows import ui
+from flows.server import programs
 
 
 def free_port() -> int:
     """Return a port that stays ours while nobody listens there: the kernel gives none of these away."""
-    return ui.free_port(random.SystemRandom().randrange(20_000, 30_000))
+    return programs.free_port(random.SystemRandom().randrange(20_000, 30_000))
 
 
 class Program:
@@ -23,16 +23,16 @@ class Program:
 
     def __init__(self, name: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.server = next(server for server in ui.servers(folder) if server.name == name)
+        self.server = programs.mlflow(folder) if name == "MLflow" else programs.prefect(folder)
         self.log = folder / f"{name}.log"
         self.port = free_port()
-        self.address = f"http://{ui.HOST}:{self.port}"
+        self.address = f"http://{programs.HOST}:{self.port}"
         self.process: subprocess.Popen | None = None
 
     def come_back(self) -> None:
         """Start; return when it answers."""
-        self.process = ui.start(self.server, self.port, self.log)
-        ui.wait_until_ready(self.server, self.port, self.log, self.process)
+        self.process = programs.start(self.server, self.port, self.log)
+        programs.wait_until_ready(self.server, self.port, self.log, self.process)
 
     def go_away(self) -> None:
         """Be killed without warning, with all it started."""
@@ -60,11 +60,11 @@ class Road:
         self.listener: socket.socket
         self.connections: set[socket.socket] = set()
         self.port = free_port()
-        self.address = f"{scheme}://{ui.HOST}:{self.port}{slash}{path}"
+        self.address = f"{scheme}://{programs.HOST}:{self.port}{slash}{path}"
 
     def come_back(self) -> None:
         """Be open."""
-        self.listener = socket.create_server((ui.HOST, self.port))
+        self.listener = socket.create_server((programs.HOST, self.port))
         threading.Thread(target=self._accept, args=[self.listener], daemon=True).start()
 
     def go_away(self) -> None:

@@ -181,6 +181,8 @@ def _owners(rwlock: Path) -> list[str]:
 
 
 def _stage(node: Any, upstream: tuple[str, ...], changed: list) -> Stage:
+    if outside := [str(out) for out in node.outs if not out.is_in_repo]:
+        raise UserError(f"dvc.yaml: {node.addressing} would write {outside[0]}, outside of the project")
     params = [dep for dep in node.deps if isinstance(dep, ParamsDependency)]
     before = {str(dep): dep.hash_info.value for dep in params if dep.hash_info.value is not None}
     return Stage(

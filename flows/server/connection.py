@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from uuid import UUID
 
+import httpx
 from prefect import get_run_logger
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
@@ -21,6 +22,7 @@ from prefect.settings import (
 
 from fewstep.errors import UserError
 from fewstep.secrets import scrub
+from flows.server import login
 from flows.system import processes
 
 SECONDS = 5
@@ -29,10 +31,10 @@ ENDING = (StateType.CANCELLING, StateType.CANCELLED)
 
 
 def check() -> None:
-    """Ask the server that PREFECT_API_URL names; without one, Prefect starts its own.
+    """Ask the server that PREFECT_API_URL names; without one, the run starts its own.
 
     Raises:
-        UserError: It does not answer.
+        UserError: It does not answer, or lets nobody in with this login.
     """
     address = PREFECT_API_URL.value()
     if address and (error := unreachable()):
@@ -41,6 +43,23 @@ def check() -> None:
             "PREFECT_API_URL names it. Start it, on this machine with `fewstep ui`; or "
             "`unset PREFECT_API_URL`, and the run starts a server of its own; or use `dvc repro`"
         )
+    if address and refused():
+        raise UserError(
+            f"the Prefect server at {scrub(address)} lets nobody in with this login: export {login.CLIENT}, "
+            "as `fewstep ui` prints it, or to what the team's PREFECT_LOGIN is"
+        )
+
+
+def refused() -> bool:
+    """Return whether the server asks for another login than PREFECT_API_AUTH_STRING."""
+    try:
+        with asked_once() as client:
+            client.api_version()
+    except httpx.HTTPStatusError as error:
+        return error.response.status_code == httpx.codes.UNAUTHORIZED
+    except httpx.TransportError:
+        return False
+    return False
 
 
 def cancelled(runs: set[str]) -> bool:
@@ -84,11 +103,10 @@ def give_up() -> None:
 
 def lost() -> str:
     """Return the message for a run whose server is gone at its end."""
-    address = PREFECT_API_URL.value()
-    server = f"at {scrub(address)}" if address else "of this run"
+    server = scrub(PREFECT_API_URL.value() or "")
     return (
-        f"the Prefect server {server} went away and did not come back, so it does not know how the run "
-        "ended. What the stages made is kept: start the server and run again, or use `dvc repro`"
+        f"the Prefect server at {server} went away and did not come back, so it does not know how the run "
+        "ended. What the stages made is kept: run again once it answers, or use `dvc repro`"
     )
 
 

@@ -31,8 +31,6 @@ from stages.tracking import recording
 
 FILE = Path("infra", "pools.yaml")
 FLOW = "fewstep-stage"
-TRACKING = (recording.PIPELINE, recording.EXPERIMENT)
-"""Variables that name what a run is recorded under; a worker knows by itself where the tracker is."""
 POLL = 1.0  # seconds, as all that follow
 PATIENCE_WITH_AN_EMPTY_POOL = 25.0  # a worker that died counts as online for half a minute more
 PATIENCE_WITH_SILENCE = 90.0
@@ -144,7 +142,7 @@ def order(stage: str, root: Path) -> dict[str, Any]:
         "project": storage.claim(root),
         "lock": lockfile.text(root),
         "params": (root / "params.yaml").read_text(),
-        "tracking": {name: value for name in TRACKING if (value := recording.variable(name))},
+        "tracking": {name: value for name in recording.NAMES if (value := recording.variable(name))},
     }
 
 

@@ -89,9 +89,8 @@ def with_secrets(settings: Any, path: str = "") -> Iterator[str]:
     """Yield the paths of settings that are addresses with a password or a signature, at any depth."""
     if isinstance(settings, str) and holds_secret(settings):
         yield path
-    items = settings.items() if isinstance(settings, dict) else ()
-    items = enumerate(settings) if isinstance(settings, list) else items
-    for name, value in items:
+    named = dict(enumerate(settings)) if isinstance(settings, list) else settings
+    for name, value in named.items() if isinstance(named, dict) else ():
         yield from with_secrets(value, f"{path}.{name}" if path else str(name))
 
 

@@ -7,6 +7,8 @@ from contextvars import ContextVar
 from types import MappingProxyType
 
 PIPELINE, EXPERIMENT = "FEWSTEP_PIPELINE", "MLFLOW_EXPERIMENT_NAME"
+NAMES = (PIPELINE, EXPERIMENT)
+"""What travels to a worker, which knows by itself where the tracker is."""
 
 _said: ContextVar[Mapping[str, str]] = ContextVar("recording", default=MappingProxyType({}))
 

@@ -13,7 +13,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows import pipeline, ui
+from flows import pipeline
+from flows.server import login, programs
 from flows.server.tracker import run_page
 from stages.settings import checks
 from stages.tracking import outboxes, sender
@@ -30,16 +31,16 @@ pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium here: apt-get 
 @pytest.fixture
 def mlflow_server(tmp_path, monkeypatch):
     """The address of a real MLflow server."""
-    server = next(server for server in ui.servers(tmp_path) if server.name == "MLflow")
+    server = programs.mlflow(tmp_path)
     (tmp_path / ".fewstep").mkdir()
     port = free_port()
-    process = ui.start(server, port, tmp_path / "log")
+    process = programs.start(server, port, tmp_path / "log")
     try:
-        ui.wait_until_ready(server, port, tmp_path / "log", process)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{ui.HOST}:{port}")
-        yield f"http://{ui.HOST}:{port}"
+        programs.wait_until_ready(server, port, tmp_path / "log", process)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{programs.HOST}:{port}")
+        yield f"http://{programs.HOST}:{port}"
     finally:
-        ui.stop(process)
+        programs.stop(process)
 
 
 def browse(folder: Path, name: str, address: str, awaited: list[str]) -> str:
@@ -118,8 +119,8 @@ def test_the_pages_show_what_happened(toy, tmp_path, finished, prefect_api, mlfl
     prefect = prefect_api.removesuffix("/api")
     compared = f"runs={quote(json.dumps(runs))}&experiments={quote(json.dumps([tracker.experiment]))}"
     pages = {
-        "run": f"{prefect}/runs/flow-run/{state.state_details.flow_run_id}",
-        "artifact": f"{prefect}/artifacts/artifact/{shown['last']}",
+        "run": f"{prefect}/enter/runs/flow-run/{state.state_details.flow_run_id}#{login.login(tmp_path)}",
+        "artifact": f"{prefect}/enter/artifacts/artifact/{shown['last']}#{login.login(tmp_path)}",
         "comparison": f"{mlflow_server}/#/compare-runs?{compared}",
         "report": (finished / "artifacts/evaluate/report.html").resolve().as_uri(),
     }

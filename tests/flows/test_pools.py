@@ -1,5 +1,6 @@
 """Stages on workers: two clones on this machine, a server, and a folder as the remote."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -22,10 +23,11 @@ from flows import pipeline, stage, worker
 from flows.dvc import lockfile, repo, storage
 from flows.dvc.failures import StageError
 from flows.system import git, processes
-from flows.workers import driver
+from flows.workers import driver, pools
 from flows.workspaces import clone
 from stages.settings import checks, discovery
 
+JOB = json.loads((CHECKOUT / pools.JOB).read_text())
 CODE = ("flows", "stages", "fewstep", "infra")
 TWO_STAGES = """
 stages:
@@ -57,7 +59,7 @@ def deployed(prefect_api):
     """A server that knows the pools and how stages are started there."""
     with temporary_settings({PREFECT_API_URL: prefect_api}), get_client(sync_client=True) as client:
         for pool in ("cpu", "gpu"):
-            client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+            client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=JOB))
     command = "prefect --no-prompt deploy -n cpu -n gpu --prefect-file infra/prefect.yaml"
     done = subprocess.run(
         [sys.executable, "-m", *command.split()],

@@ -12,7 +12,7 @@ import yaml
 from processes import wait_for
 from workspace import CHECKOUT
 
-from flows import ui
+from flows.server import programs
 
 INFRA = CHECKOUT / "infra"
 FILE = INFRA / "compose.yaml"
@@ -87,7 +87,7 @@ class Team:
             for process in processes.values():
                 process.terminate()
             for process in processes.values():
-                ui.stop(process)
+                programs.stop(process)
 
     def wait(self, service: str, process: subprocess.Popen, **more: str) -> None:
         wait_for(lambda: self.healthy(service, **more) or process.poll() is not None, every=0.5)

@@ -6,7 +6,7 @@ from composed import INFRA, Team
 from outages import free_port
 from postgres import server
 
-from flows import ui
+from flows.server import programs
 
 PASSWORD = "onlyfortests"
 
@@ -33,10 +33,10 @@ def team(database, tmp_path_factory):
                 "MLFLOW_PORT": str(free_port()),
             },
             hosts={
-                "postgres:5432": f"{ui.HOST}:{database.port}",
+                "postgres:5432": f"{programs.HOST}:{database.port}",
                 "minio:9000": store.removeprefix("http://"),
-                "prefect": ui.HOST,
-                "mlflow": ui.HOST,
+                "prefect": programs.HOST,
+                "mlflow": programs.HOST,
             },
         )
 

@@ -10,7 +10,7 @@ from chain.checkout import Checkout
 from composed import Team
 from processes import below, everyone, kill, wait_for
 
-from flows import ui
+from flows.server import programs
 
 HURRY = {"PREFECT_WORKER_QUERY_SECONDS": "1"}
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -39,7 +39,7 @@ class Office:
     def __init__(self, team: Team, project: Checkout, folder: Path) -> None:
         self.team, self.project, self.folder = team, project, folder
         self.machines: dict[str, Machine] = {}
-        address = f"http://{ui.HOST}:{team.values['PREFECT_PORT']}/api"
+        address = f"http://{programs.HOST}:{team.values['PREFECT_PORT']}/api"
         login = tuple(team.values["PREFECT_LOGIN"].split(":"))
         self.prefect = httpx.Client(base_url=address, auth=login, timeout=60)
 
@@ -93,7 +93,7 @@ class Office:
 
     def tracked(self, chain: str) -> list[dict[str, Any]]:
         """Return the tracker's runs of a chain, each as its tags and status."""
-        server = f"http://{ui.HOST}:{self.team.values['MLFLOW_PORT']}/api/2.0/mlflow"
+        server = f"http://{programs.HOST}:{self.team.values['MLFLOW_PORT']}/api/2.0/mlflow"
         with httpx.Client(base_url=server, timeout=60) as mlflow:
             named = mlflow.get("/experiments/get-by-name", params={"experiment_name": "fewstep"})
             experiment = named.raise_for_status().json()["experiment"]["experiment_id"]

@@ -13,7 +13,7 @@ import pytest
 from outages import free_port
 from processes import below
 
-from flows import ui
+from flows.server import programs
 
 FLOW = """
 import sys
@@ -81,13 +81,15 @@ def test_a_worker_runs_a_flow_that_the_server_keeps_in_postgresql(team, servers,
 
 
 def test_prefect_answers_nobody_who_has_not_logged_in(team, servers):
-    server = f"http://{ui.HOST}:{team.values['PREFECT_PORT']}"
+    server = f"http://{programs.HOST}:{team.values['PREFECT_PORT']}"
     assert answer(f"{server}/api/work_pools/filter") == 401
     assert answer(f"{server}/api/health") == 200
 
 
 def test_the_page_of_prefect_asks_the_address_that_it_was_opened_at(team, servers):
-    settings = json.load(urlopen(f"http://{ui.HOST}:{team.values['PREFECT_PORT']}/ui-settings", timeout=30))
+    settings = json.load(
+        urlopen(f"http://{programs.HOST}:{team.values['PREFECT_PORT']}/ui-settings", timeout=30)
+    )
     assert settings["api_url"] == "/api"
     assert settings["auth"] == "BASIC"
 
@@ -112,7 +114,7 @@ def test_an_artifact_goes_to_the_bucket_without_the_client_having_a_key(team, se
 )
 def test_mlflow_answers_under_the_names_it_was_given(team, servers, host, status):
     port = team.values["MLFLOW_PORT"]
-    page = f"http://{ui.HOST}:{port}/api/2.0/mlflow/experiments/get?experiment_id=0"
+    page = f"http://{programs.HOST}:{port}/api/2.0/mlflow/experiments/get?experiment_id=0"
     assert answer(page, Host=f"{host}:{port}") == status
 
 

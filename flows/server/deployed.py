@@ -1,0 +1,17 @@
+"""What a run may not be asked for when it is started on a Prefect server, and not by `fewstep`."""
+
+from pathlib import Path
+
+from prefect.runtime import deployment
+
+from fewstep.errors import UserError
+
+
+def check_folder(root: Path) -> None:
+    """Refuse another folder than the worker's checkout: the dvc.yaml in it would hold the commands that run.
+
+    Raises:
+        UserError: A deployment is to run there.
+    """
+    if deployment.id and root.resolve() != Path.cwd().resolve():
+        raise UserError(f"a worker's chains run in its checkout, not in {root}: leave `root` as it is")
