@@ -8,6 +8,8 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from workspace import CHECKOUT, Workspace
 
+from fewstep.errors import UserError
+from flows.dvc.repo import read
 from stages.run.runner import key_from_dvc
 
 KEYED = {"couple": "round1", "search": "round1", "trajectories": "round1", "distill": "boss-8"}
@@ -64,3 +66,11 @@ def test_a_stage_takes_its_key_from_dvc(monkeypatch, told):
     assert key_from_dvc("search") is None
     monkeypatch.delenv("DVC_STAGE")
     assert key_from_dvc("couple") is None
+
+
+@pytest.mark.parametrize("stage", ["couple", "distill"])
+def test_the_flow_refuses_an_output_outside_of_the_project(project, stage):
+    """DVC allows it, and `dvc repro` would remove what is there."""
+    rename(project, stage, "../../../x")
+    with pytest.raises(UserError, match=r"would write .*/x, outside of the project"):
+        read(project.folder)

@@ -14,6 +14,7 @@ from uuid import UUID
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 
+from fewstep.secrets import scrub
 from flows.server import connection, tracker
 from flows.server.page import page
 from stages.artifacts import manifests
@@ -77,5 +78,5 @@ def harmless(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        told = scrub(f"{type(error).__name__}: {error}".splitlines()[0])
         get_run_logger().warning(f"{what} is not shown ({told})")

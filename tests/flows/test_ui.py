@@ -41,6 +41,11 @@ def test_both_pages_come_up_before_any_run_and_nothing_is_left_behind(tmp_path):
         assert httpx.post(asked, json={}, timeout=60).status_code == httpx.codes.UNAUTHORIZED
         told = tuple(secret.split(":"))
         assert httpx.post(asked, json={}, auth=told, timeout=60).status_code == httpx.codes.OK
+        create = f"{addresses['MLflow']}/api/2.0/mlflow/experiments/create"
+        for kind in ("text/plain", "application/json"):
+            page = {"Origin": "https://evil.example", "Content-Type": kind}
+            refused = httpx.post(create, content='{"name": "evil"}', headers=page, timeout=60)
+            assert refused.status_code == httpx.codes.FORBIDDEN
         for name in ("MLflow", "Prefect"):
             forged = {"Host": "evil.example"}
             assert httpx.get(addresses[name], headers=forged, timeout=60).is_client_error
