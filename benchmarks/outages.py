@@ -23,8 +23,10 @@ from chain.checkout import Checkout
 from outages import Program, Road
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from processes import wait_for
+
+from flows.server import login
 
 SETTINGS = {"pretrain": {"train": {"steps": 600}}, "couple": {"round1": {"nfe": 32}}}
 """So much that an outage begins and ends in the middle of the chain."""
@@ -121,7 +123,12 @@ class Place:
         """Return what Prefect shows of the last run; it hears of the stages a little later."""
         time.sleep(5)
         with (
-            temporary_settings({PREFECT_API_URL: f"{self.servers['Prefect'].address}/api"}),
+            temporary_settings(
+                {
+                    PREFECT_API_URL: f"{self.servers['Prefect'].address}/api",
+                    PREFECT_API_AUTH_STRING: os.environ[login.CLIENT],
+                }
+            ),
             get_client(sync_client=True) as client,
         ):
             (last,) = client.read_flow_runs(sort="START_TIME_DESC", limit=1)
@@ -151,6 +158,7 @@ def main(seconds: float) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         programs = {name: Program(name, folder / name) for name in ("Prefect", "MLflow")}
         os.environ["PREFECT_HOME"] = str(folder / "Prefect")
+        os.environ[login.CLIENT] = login.login(folder / "Prefect")
         servers = {name: stack.enter_context(program) for name, program in programs.items()}
         servers["S3"] = stack.enter_context(Road(stack.enter_context(s3.server())))
         template = Checkout.create(folder / "template")
