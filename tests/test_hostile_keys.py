@@ -74,3 +74,11 @@ def test_the_flow_refuses_an_output_outside_of_the_project(project, stage):
     rename(project, stage, "../../../x")
     with pytest.raises(UserError, match=r"would write .*/x, outside of the project"):
         read(project.folder)
+
+
+@pytest.mark.parametrize("name", ["artifacts", "data", "data.dvc", "dvc.lock", "dvc.yaml", "params.yaml"])
+def test_dvc_sees_what_it_works_with(name):
+    """One that it did not see, it would take for new: a second run would not be one that does nothing."""
+    with Repo(str(CHECKOUT)) as repo:
+        assert not repo.dvcignore.is_ignored(repo.fs, str(CHECKOUT / name))
+        assert repo.dvcignore.is_ignored(repo.fs, str(CHECKOUT / "docs"))
