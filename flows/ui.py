@@ -34,7 +34,8 @@ def serve(root: Path) -> None:
         for server, port, log, process in started:
             programs.wait_until_ready(server, port, log, process)
             address = f"http://{programs.HOST}:{port}"
-            print(f"{server.name:8} {server.page.format(address)}{server.use.format(address)}", flush=True)
+            page, use = (text.replace("{}", address) for text in (server.page, server.use))
+            print(f"{server.name:8} {page}{use}", flush=True)
         if started:
             print("Ctrl-C stops them.", flush=True)
         for _, _, _, process in started:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from outages import free_port
 
-from flows.server import programs
+from flows.server.programs import HOST
 
 HOW_TO_GET_IT = "PostgreSQL is not installed: apt-get install postgresql"
 NOBODY = "nobody"  # PostgreSQL refuses to run as root
@@ -37,7 +37,7 @@ class Database:
     def environment(self) -> dict[str, str]:
         return {
             "PATH": f"{self.programs}{os.pathsep}{os.environ['PATH']}",
-            "PGHOST": programs.HOST,
+            "PGHOST": HOST,
             "PGPORT": str(self.port),
             "PGUSER": "fewstep",
             "PGPASSWORD": self.password,
@@ -69,7 +69,7 @@ def server(password: str) -> Iterator[Database]:
         subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL, **other)
 
     # no fsync: what is lost with the machine is lost with the tests
-    settings = f"-p {(port := free_port())} -c listen_addresses={programs.HOST} -c fsync=off -k {folder}"
+    settings = f"-p {(port := free_port())} -c listen_addresses={HOST} -c fsync=off -k {folder}"
     try:
         run(
             *(str(programs / "initdb"), "--pgdata", str(data), "--username=fewstep", "--no-sync"),

@@ -86,6 +86,18 @@ def test_prefect_answers_nobody_who_has_not_logged_in(team, servers):
     assert answer(f"{server}/api/health") == 200
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "prefect:4200"}, 200),  # the name between the containers
+        ({"Host": "elsewhere.example"}, 400),
+        ({"Origin": "https://elsewhere.example"}, 403),
+    ],
+)
+def test_prefect_answers_under_the_names_it_was_given_and_to_its_own_pages(team, servers, headers, status):
+    assert answer(f"http://{programs.HOST}:{team.values['PREFECT_PORT']}/api/health", **headers) == status
+
+
 def test_the_page_of_prefect_asks_the_address_that_it_was_opened_at(team, servers):
     settings = json.load(
         urlopen(f"http://{programs.HOST}:{team.values['PREFECT_PORT']}/ui-settings", timeout=30)
