@@ -144,7 +144,7 @@ def test_a_large_picture_is_shrunk(result):
 
 
 def test_an_evaluation_shows_its_headline_and_where_the_report_is(result):
-    rows = {"boss-4@4": {"fd_clf": 1.23456, "fd_clf_se": 0.1, "fd_over_teacher": None}}
+    rows = {"boss-4@4": {"fd_over_teacher": 1.23456, "fd_over_teacher_se": 0.1, "outside": None}}
     (result / "metrics.json").write_text(json.dumps({"headline": rows}))
     (result / "report.html").write_text("")
     shown = page.page("evaluate", result, manifest(), "http://t/#/experiments/1/runs/2")

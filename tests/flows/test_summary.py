@@ -9,7 +9,8 @@ from stages.evaluation import timings
 
 def row(name, grid, **facts):
     model, _, nfe = name.partition("@")
-    numbers = {"nfe": int(nfe), "fd_clf": 1.23456, "fd_clf_se": 0.0421}
+    numbers = {"nfe": int(nfe.partition("/")[0]), "fd_clf": 1.23456, "fd_clf_se": 0.0421}
+    numbers |= {"fd_over_teacher": 1.5, "fd_over_teacher_se": 0.04, "fd_over_teacher_spread": 0.2}
     numbers |= {"floor": 0.5, "floor_samples": 450, "fd_at_floor_samples": 2.5}
     return {"name": name, "model": model, "grid": grid} | numbers | facts
 
@@ -19,6 +20,7 @@ def evaluated(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = [
         row("pretrain@32", "uniform"),
+        row("pretrain@64/fine", "fine", nfe=64, fd_over_teacher=1.0, fd_over_teacher_spread=0.0),
         row("pretrain@4", "bellman"),
         row("boss-4@4", "own", fd_clf=1234.5),
     ]
@@ -31,13 +33,14 @@ def test_each_model_has_its_numbers_and_timings_where_they_are_known(evaluated, 
     summary.show(summary.EVALUATION)
     head, *lines, report = capsys.readouterr().out.strip().splitlines()
     assert head.split() == [
-        *("model", "NFE", "fd_clf"),
+        *("model", "NFE", "÷", "teacher", "fd_clf"),
         *("at", "n=450", "floor", "at", "n=450"),  # side by side is what may be compared
         *("s", "per", "1000"),
     ]
     assert [line.split() for line in lines if line] == [
-        ["pretrain", "32", "1.23", "±", "0.04", "2.5", "0.5", "-"],
-        ["boss-4", "4", "1.23e+03", "±", "0.04", "2.5", "0.5", "0.123"],
+        ["pretrain", "32", "1.5", "±", "0.2", "1.23", "±", "0.04", "2.5", "0.5", "-"],
+        ["pretrain", "64", "1", "±", "0.04", "1.23", "±", "0.04", "2.5", "0.5", "-"],
+        ["boss-4", "4", "1.5", "±", "0.2", "1.23e+03", "±", "0.04", "2.5", "0.5", "0.123"],
     ]
     assert report.endswith("artifacts/evaluate/report.html")
 
