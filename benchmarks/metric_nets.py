@@ -1,8 +1,8 @@
 """How much a ratio to the teacher owes to the nets that measure, and to values that no file can hold.
 
 Run `python -m benchmarks.metric_nets` after `make run`, with the settings it ran with; some minutes. It
-samples the converged teacher and every student again, trains a second set of nets from another seed, and prints
-for each model
+samples the converged teacher and every student again, trains a second set of nets from another seed, and
+prints for each model
 
 - its ratio to the teacher by the nets of `prepare`, by the second set, and how far these are apart;
 - the ratio as it would be if samples were measured raw, values beyond the range included.
