@@ -76,9 +76,7 @@ def written(value: Any) -> str:
 def _told(error: Exception) -> str:
     """Say what the parser found, and in which line."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    if problem is None:
-        return str(error)
-    return f"line {mark.line + 1}: {problem}" if mark else problem
+    return f"line {mark.line + 1}: {problem}" if mark and problem else str(error)
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -96,7 +94,7 @@ def _same(one: Any, other: Any) -> bool:
 def _ambiguous(text: str) -> Iterator[str]:
     """Yield for each word that is read in two ways where it stands, the readings, and what to write."""
     try:
-        words = [event for event in yaml.parse(text, OLD_READER) if isinstance(event, yaml.ScalarEvent)]
+        words: list[Any] = [e for e in yaml.parse(text, OLD_READER) if isinstance(e, yaml.ScalarEvent)]
     except yaml.YAMLError:
         return
     for word in words:
