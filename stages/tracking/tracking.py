@@ -143,9 +143,9 @@ def _wait(root: Path, seconds: float) -> str | None:
         )
     if kept := outboxes.refused(outbox):
         warnings.append(
-            f"tracking: not all that {outboxes.whose(kept)} recorded was taken "
-            f"({kept[-1].read_text().splitlines()[0]}). It is kept with the reasons in {kept[0].parent}; to send "
-            f"it again, move it to {outbox}, else remove it"
+            f"tracking: not all that {outboxes.whose(kept)} recorded was taken ("
+            f"{kept[-1].read_text().splitlines()[0]}). It is kept with the reasons in {kept[0].parent}; to "
+            f"send it again, move it to {outbox}, else remove it"
         )
     return "\n".join(warnings) or None
 
