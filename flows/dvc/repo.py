@@ -14,10 +14,11 @@ from dvc.config import Config
 from dvc.dependency import ParamsDependency
 from dvc.exceptions import DvcException
 from dvc.logger import set_loggers_level
-from dvc.repo import Repo
+from dvc.repo import Repo, lock_repo
 from filelock import FileLock, Timeout
 
 from fewstep.errors import UserError
+from flows.dvc import params_read
 
 KEEP = dict.fromkeys(("workspace", "all_branches", "all_tags", "all_experiments"), True)
 """What keeps a cached file from garbage collection."""
@@ -50,7 +51,7 @@ def read(root: Path) -> dict[str, Stage]:
     Raises:
         UserError: dvc.yaml, params.yaml or dvc.lock cannot be read, or a stage holds its lock.
     """
-    with _opened(root) as repo:
+    with _opened(root) as repo, lock_repo(repo):  # under the lock, DVC keeps its graph for `status`
         graph = repo.index.graph
         nodes = {node.addressing: node for node in graph.nodes if node.cmd}
         upstream = {
@@ -204,7 +205,7 @@ def _config(root: Path) -> Any:
 def _opened(root: Path) -> Iterator[Any]:
     try:
         # DVC names stages and files as seen from the working directory, which all threads share.
-        with _at_root, chdir(root), Repo(_wait_for_lock=True) as repo:
+        with _at_root, chdir(root), params_read.once(), Repo(_wait_for_lock=True) as repo:
             yield repo
     except DvcException as error:
         raise UserError(f"DVC cannot read {root / 'dvc.yaml'}: {error}") from error
