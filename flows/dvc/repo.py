@@ -1,5 +1,6 @@
 """A project as DVC sees it: its stages, what changed, where its outputs are shared, and the unused cache."""
 
+import gc
 import json
 import logging
 import threading
@@ -18,6 +19,7 @@ from dvc.repo import Repo, lock_repo
 from filelock import FileLock, Timeout
 
 from fewstep.errors import UserError
+from fewstep.files import shown
 from flows.dvc import params_read
 
 KEEP = dict.fromkeys(("workspace", "all_branches", "all_tags", "all_experiments"), True)
@@ -202,10 +204,25 @@ def _config(root: Path) -> Any:
 
 
 @contextmanager
+def _uncollected() -> Iterator[None]:
+    """Do without Python's collector of garbage: DVC makes many small objects, and none to collect."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@contextmanager
 def _opened(root: Path) -> Iterator[Any]:
     try:
         # DVC names stages and files as seen from the working directory, which all threads share.
-        with _at_root, chdir(root), params_read.once(), Repo(_wait_for_lock=True) as repo:
+        with _at_root, chdir(root), params_read.once(), _uncollected(), Repo(_wait_for_lock=True) as repo:
             yield repo
     except DvcException as error:
         raise UserError(f"DVC cannot read {root / 'dvc.yaml'}: {error}") from error
+    except UnicodeEncodeError as error:  # of the path that DVC was about to write down
+        name = shown(error.object)
+        raise UserError(f"DVC cannot keep {name}, whose name is not in UTF-8; rename it") from None
+    except FileNotFoundError as error:
+        raise UserError(f"{shown(error.filename)} is a link to nothing, or is gone; remove it") from error
