@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fewstep.errors import UserError
-from fewstep.files import written_whole
+from fewstep.files import decoded, written_whole
 from fewstep.model import Model, ModelConfig, build
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -37,7 +37,7 @@ def load_config(folder: Path) -> ModelConfig:
     Raises:
         UserError: if it is missing or damaged, or there can be no such model; the message names the folder.
     """
-    content = _content(folder, CONFIG)
+    content = decoded(_content(folder, CONFIG), folder / CONFIG)
     try:
         return ModelConfig(**json.loads(content))
     except (UserError, TypeError, json.JSONDecodeError) as error:

@@ -17,7 +17,7 @@ from etils.epy import lazy_imports
 
 from fewstep import __version__
 from fewstep.errors import UserError
-from fewstep.files import written_whole
+from fewstep.files import read_text, written_whole
 
 with lazy_imports():  # loaded at first use, so that help is there at once
     import safetensors.torch
@@ -268,7 +268,7 @@ def grid_in(file: Path, steps: int | None) -> "Grid":
         UserError: It is no such file, or `steps` does not name one of its grids.
     """
     try:
-        listed = json.loads(file.read_text())["grids"].items()
+        listed = json.loads(read_text(file))["grids"].items()
         found = {int(name): grids.Grid(**grid) for name, grid in listed}
     except FileNotFoundError:
         raise UserError(f"there is no {file}; `fewstep search` writes one") from None

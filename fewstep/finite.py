@@ -1,10 +1,19 @@
 """Whether a flow stays among the finite numbers; where it leaves them, and with which samples."""
 
-import torch
-from torch import Tensor
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from etils.epy import lazy_imports
 
 from fewstep.errors import UserError
 from fewstep.flow import Flow, batch_times
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+with lazy_imports():
+    import torch
 
 
 class NotFiniteError(UserError):
@@ -15,8 +24,8 @@ class NotFiniteError(UserError):
         t: the canonical time at which they do.
     """
 
-    def __init__(self, what: str, rows: list[int], t: float) -> None:
-        super().__init__(f"at t = {t:.4g} the {what} is not finite")
+    def __init__(self, what: str, rows: list[int], t: float, step: str = "") -> None:
+        super().__init__(f"at t = {t:.4g} the {what} is not finite{step}")
         self.rows, self.t = rows, t
 
 
@@ -40,20 +49,21 @@ class Finite:
         return velocity
 
 
-def refuse_not_finite(what: str, values: Tensor, t: Tensor | float) -> None:
+def refuse_not_finite(what: str, values: Tensor, t: Tensor | float, step: str = "") -> None:
     """Refuse `values`, (batch, *shape), that are not all finite.
 
     Args:
         what: they are, for the message.
         values: states or velocities.
         t: when they are, a number or (batch,).
+        step: in which step they are, to end the message with.
 
     Raises:
         NotFiniteError: with the time of the first bad sample.
     """
     rows = rows_not_finite(values)
     if rows:
-        raise NotFiniteError(what, rows, float(batch_times(t, values)[rows[0]]))
+        raise NotFiniteError(what, rows, float(batch_times(t, values)[rows[0]]), step)
 
 
 def rows_not_finite(values: Tensor) -> list[int]:

@@ -7,6 +7,9 @@ estimate of data minus its estimate of noise. Euler on it is DDIM.
 The ends of the path are handled here and nowhere else. `usable_times` gives the times between
 which the model's output can be turned into a velocity; `fewstep.solvers.integrate` starts at the
 first and never asks for a velocity after the last: it refuses a grid that would.
+
+States and times are in float32, or in float64 where the noise is, whatever a network computes in: the sum of
+many steps would lose in bfloat16 what each of them adds.
 """
 
 from __future__ import annotations
@@ -45,7 +48,10 @@ class Flow(Protocol):
 
 
 class FieldFlow:
-    """A closed-form velocity(x, t) as a Flow; t reaches it as a tensor of shape (batch,)."""
+    """A closed-form velocity(x, t) as a Flow; t reaches it as a tensor of shape (batch,).
+
+    It is given x and t in float32 or float64, and may answer in any precision.
+    """
 
     nfe_per_velocity = 1
 
@@ -56,7 +62,8 @@ class FieldFlow:
 
     def __call__(self, x: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
         """See Flow."""
-        return self.velocity(x, batch_times(t, x), **conditions)
+        velocity = self.velocity(x, batch_times(t, x), **conditions)
+        return velocity.to(x.dtype) if isinstance(velocity, torch.Tensor) else velocity
 
 
 class ModelFlow:
@@ -85,13 +92,19 @@ class ModelFlow:
 
     def _velocity(self, y: Tensor, canonical: Tensor, **conditions: Tensor) -> Tensor:
         if self.model.config.path == "linear" and self.model.config.prediction == "velocity":
-            return self.model(y, canonical, **conditions)
+            return self._output(y, canonical, **conditions)
         t = self.path.time_of(canonical)
         c = self.path.coefficients(t)
         x = paths.like(c.a + c.b, y) * y
-        output = self.model(x, t, **conditions)
+        output = self._output(x, t, **conditions)
         data, noise = predictions.solve(self.model.config.prediction, x, output, c)
         return data - noise
+
+    def _output(self, x: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
+        """Ask the network in the type of its weights; it gets the time in float32 at least."""
+        own = next((weight.dtype for weight in self.model.parameters()), x.dtype)
+        times = t.to(torch.promote_types(own, torch.float32))
+        return self.model(x.to(own), times, **conditions).to(x.dtype)
 
 
 def as_flow(model: Model, *, guidance: float = 1.0) -> ModelFlow:
@@ -141,6 +154,11 @@ def ends_in_range(velocity: Tensor, x: Tensor, t: Tensor, first: float) -> Tenso
         end.register_hook(lambda gradient: torch.where((end.abs() > 1) & (end * gradient < 0), 0, gradient))
     clamped = end + (end.clamp(-1, 1) - end).detach()
     return torch.where(paths.like(t, x) > first, (clamped - x) / left, velocity)
+
+
+def as_state(x: Tensor) -> Tensor:
+    """Return x in float32, or as it is in float64: the types that steps are added up in."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def batch_times(t: Tensor | float, x: Tensor) -> Tensor:

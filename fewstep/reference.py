@@ -13,7 +13,7 @@ from torch import Tensor
 from fewstep.errors import UserError
 from fewstep.extras import brought_by
 from fewstep.finite import Finite
-from fewstep.flow import Flow
+from fewstep.flow import Flow, as_state
 from fewstep.grids import Grid
 from fewstep.solvers import CountedFlow, Solution, integrate
 
@@ -65,6 +65,7 @@ def reference(flow: Flow, noise: Tensor, *, tolerance: float = 1e-6, **condition
             step is small enough to.
         NotFiniteError: if a velocity is not finite.
     """
+    noise = as_state(noise)
     finest = torch.finfo(noise.dtype).eps
     if not tolerance > finest:
         raise UserError(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.errors import UserError
+from fewstep.files import shown
 from fewstep.renamed import nearest
 
 PLUGINS = "FEWSTEP_PLUGINS"
@@ -38,8 +39,16 @@ def available(package: str) -> list[str]:
 
 
 def names_in(folders: list[str]) -> list[str]:
-    """Return the names of the plug-ins in some folders."""
-    return [m.name for m in pkgutil.iter_modules(folders) if not m.name.startswith("_") and not m.ispkg]
+    """Return the names of the plug-ins in some folders.
+
+    Raises:
+        UserError: if the name of one is not in UTF-8, so that no setting can name it.
+    """
+    found = [m.name for m in pkgutil.iter_modules(folders) if not m.name.startswith("_") and not m.ispkg]
+    for name in found:
+        if shown(name) != name:
+            raise UserError(f"{', '.join(folders)}: the name of {shown(name)}.py is not in UTF-8; rename it")
+    return found
 
 
 def added_folder(package: str) -> str | None:
@@ -70,12 +79,16 @@ def find(package: str, name: str) -> Any:
     """Return the class that the file `name` of `package` defines: boss_search.py holds BossSearch.
 
     Raises:
-        UserError: if there is no such file; the message lists those that exist.
+        UserError: if there is no such file; the message lists those that exist. Or if it is no Python.
     """
     names = available(package)
     if name not in names:
         raise UserError(unknown(singular(package), name, names))
-    module = importlib.import_module(f"{package}.{name}")
+    try:
+        module = importlib.import_module(f"{package}.{name}")
+    except SyntaxError as error:  # one in a byte that is not UTF-8 too
+        file = error.filename or f"{added_folder(package)}/{name}.py"
+        raise UserError(f"{file} is no Python: {error}") from None
     return getattr(module, class_name(name))
 
 

@@ -4,8 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
-
 from fewstep.errors import UserError
 from flows.server import connection
 from flows.workers import driver, pools
@@ -19,7 +17,7 @@ def deploy(root: Path) -> None:
     """
     pools.address()
     connection.check()
-    for pool in sorted({pools.CHAINS, *yaml.safe_load((root / driver.FILE).read_text()).values()}):
+    for pool in sorted({pools.CHAINS, *driver.pools_of(root).values()}):
         made = ("work-pool", "create", "--overwrite", "--type", "process", "--base-job-template", pools.JOB)
         prefect(root, *made, pool)
     prefect(root, "--no-prompt", "deploy", "--all", "--prefect-file", "infra/prefect.yaml")

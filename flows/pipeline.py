@@ -38,6 +38,7 @@ from stages.artifacts import manifests
 from stages.tracking import tracking
 
 SECONDS_BETWEEN_LOOKS = 3.0  # for a cancellation
+SECONDS_TO_DELIVER = 20.0  # what the stages recorded: a sender that has just begun imports mlflow
 
 
 class CancelledInUIError(Exception):
@@ -176,7 +177,7 @@ def work(root: Path, request: Request) -> State:
             for name, fate in fates.items()
         }
         states = take_turns(turns, {name: stages[name].upstream for name in turns})
-    track_cached(root, [stages[name] for name, state in states.items() if state.name == "Cached"])
+    untold = track_cached(root, [stages[name] for name, state in states.items() if state.name == "Cached"])
     connection.restart.wait()
     if wrong := {name: state for name, state in states.items() if state.is_failed() or state.is_crashed()}:
         messages = {name: state.message or state.name or "" for name, state in wrong.items()}
@@ -185,7 +186,8 @@ def work(root: Path, request: Request) -> State:
         alone = f"dvc repro {' '.join(wrong)}" if not request.overrides else None
         return failed(notices.message(messages, mistakes, request.command(list(wrong)), alone))
     counts = Counter(state.name or "" for state in states.values())
-    return Completed(message=", ".join(f"{count} {name.lower()}" for name, count in counts.items()))
+    told = ", ".join(f"{count} {name.lower()}" for name, count in counts.items())
+    return Completed(message=f"{told}.\n{untold}" if untold else told)
 
 
 def without_what_workers_find(root: Path, fates: dict[str, choice.Fate]) -> dict[str, choice.Fate]:
@@ -256,10 +258,16 @@ def next_finished(finished: SimpleQueue[str], runs: set[str]) -> str:
                 raise CancelledInUIError from None
 
 
-def track_cached(root: Path, stages: list[repo.Stage]) -> None:
-    """Link the stages that did not run to the tracked runs that made their outputs."""
+def track_cached(root: Path, stages: list[repo.Stage]) -> str | None:
+    """Link the stages that did not run to the tracked runs that made their outputs.
+
+    Returns:
+        A warning if not all that the stages recorded is with the tracker.
+    """
+    warning = None
     if tracking.wanted():
         known = [manifests.read(root / out) for stage in stages for out in stage.outputs]
         tracking.link_cached(root, [manifest for manifest in known if manifest is not None])
-        if warning := tracking.send(root, seconds=0):
+        if warning := tracking.send(root, seconds=SECONDS_TO_DELIVER):
             get_run_logger().warning(warning)
+    return warning

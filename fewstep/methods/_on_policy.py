@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.methods._distances import l2
 from fewstep.methods._timesteps import in_range_of, timesteps_of
-from fewstep.solvers import integrate, must_fit
+from fewstep.solvers import CountedFlow, must_fit, trajectory
 from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
 
 if TYPE_CHECKING:
@@ -94,4 +95,6 @@ class OnPolicyDistillation(Method):
         else:
             noise = randomness.noises("train.noise", keys, config.shape)
             noise = noise.to(next(student.parameters(), noise).device)
-        return integrate(as_flow(student), noise, config.grid, **conditions).x
+        # Not `integrate`, which waits for the device: an update that is not finite is left out anyway.
+        states = trajectory(CountedFlow(as_flow(student), conditions), noise, config.grid)
+        return deque(states, maxlen=1).pop()

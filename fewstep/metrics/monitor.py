@@ -18,6 +18,7 @@ from torch import Tensor
 from fewstep.draws import draws
 from fewstep.errors import UserError
 from fewstep.extras import brought_by
+from fewstep.finite import NotFiniteError
 from fewstep.flow import as_flow
 from fewstep.metrics.classes import class_shares, largest_share_difference
 from fewstep.metrics.features import BATCH, FeatureNet
@@ -67,8 +68,9 @@ class Monitor:
         Raises:
             UserError: if it has no grid, or a library of the metrics is missing.
         """
-        samples = self.sample(student)
-        if not torch.isfinite(samples).all():
+        try:
+            samples = self.sample(student)
+        except NotFiniteError:
             return Look(step, math.inf, recall=0.0, shares=1.0)
         features, clusters = self.net.features(samples), self._clusters
         return Look(
@@ -86,6 +88,7 @@ class Monitor:
 
         Raises:
             UserError: if it has no grid.
+            NotFiniteError: if it leaves the finite numbers.
         """
         config = student.config
         if (grid := config.grid) is None:
@@ -101,9 +104,10 @@ class Monitor:
             batch=BATCH,
             device=next(student.parameters()).device,
         )
-        samples = torch.cat([integrate(flow, start, grid, **labels).x.cpu() for start, labels in noise])
-        student.train(was_training)
-        return samples
+        try:
+            return torch.cat([integrate(flow, start, grid, **labels).x.cpu() for start, labels in noise])
+        finally:
+            student.train(was_training)
 
     @cached_property
     def _reference(self) -> np.ndarray:

@@ -34,7 +34,8 @@ class Condition(nn.Module):
             UserError: if there is a label but the network has no classes.
         """
         angle = t[:, None] * self.frequencies
-        embedding = self.time(torch.cat([angle.sin(), angle.cos()], dim=1))
+        waves = torch.cat([angle.sin(), angle.cos()], dim=1)  # of times in float32, whatever the weights are
+        embedding = self.time(waves.to(self.frequencies.dtype))
         if self.label is None:
             if label is not None:
                 raise UserError("a label was given to a network without classes")

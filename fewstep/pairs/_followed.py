@@ -43,12 +43,14 @@ def _finite(
     follow: Follow, flow: Flow, noise: Tensor, conditions: dict[str, Tensor], kind: str, first: int
 ) -> Tensor:
     """Return what is made of one batch; only if it is bad is it made again, under watch."""
-    bad: list[int] = []
     try:
         made = follow(flow, noise, conditions)
         bad = rows_not_finite(made)
         if not bad:
             return made
+    except NotFiniteError as error:
+        bad = error.rows
+    try:
         follow(Finite(flow), noise, conditions)
         raise NotFiniteError("state", bad, 1.0)  # no velocity was asked for there
     except NotFiniteError as error:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fewstep.draws import draws
 from fewstep.errors import UserError
+from fewstep.flow import as_state
 
 ROLES = ("search", "polish", "select", "report")
 APART = 1 << 32  # from the first index of a role's noises to that of the next
@@ -89,7 +90,7 @@ class Given:
             )
         firsts = torch.tensor([0, *needs.values()]).cumsum(0).tolist()
         self.first = dict(zip(ROLES, firsts, strict=False))
-        self.noise, self.conditions, self.batch = noise, conditions, batch
+        self.noise, self.conditions, self.batch = as_state(noise), conditions, batch
 
     def batches(self, role: str, count: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """See Noise."""

@@ -7,7 +7,6 @@ are class data.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from fewstep import registry
 from fewstep.errors import UserError
-from fewstep.flow import Flow
+from fewstep.finite import refuse_not_finite
+from fewstep.flow import Flow, as_state
 from fewstep.grids import Grid
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class CountedFlow:
     def __call__(self, x: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
         """See Flow."""
         self.nfe += self.nfe_per_velocity
-        return self.flow(x, t, **self.conditions, **conditions)
+        return self.flow(x, t, **self.conditions, **conditions).to(x.dtype)
 
 
 def trajectory(flow: Flow, noise: Tensor, grid: Grid) -> Iterator[Tensor]:
@@ -91,7 +91,7 @@ def trajectory(flow: Flow, noise: Tensor, grid: Grid) -> Iterator[Tensor]:
         UserError: see `must_fit`.
     """
     must_fit(flow, grid)
-    start = noise * (1 - grid.times[0])  # the canonical state whose data part is still unknown
+    start = as_state(noise) * (1 - grid.times[0])  # the canonical state whose data part is still unknown
     yield start
     for x, _ in walk(flow, start, grid.times, grid.solver):
         yield x
@@ -129,7 +129,10 @@ def integrate(flow: Flow, noise: Tensor, grid: Grid, **conditions: Tensor) -> So
 
     Raises:
         UserError: if the grid starts before the flow can, or its last step starts after the flow's t_end.
+        NotFiniteError: if a state is not finite; the message has the step, and the time.
     """
     counted = CountedFlow(flow, conditions)
-    last = deque(trajectory(counted, noise, grid), maxlen=1).pop()
-    return Solution(last, counted.nfe)
+    for step, (x, t) in enumerate(zip(trajectory(counted, noise, grid), grid.times, strict=True)):
+        where = f" after step {step} of {grid.steps}" if step else " in the noise"
+        refuse_not_finite("state", x, t, where)
+    return Solution(x, counted.nfe)

@@ -1,5 +1,6 @@
 """A project as DVC sees it: its stages, what changed, where its outputs are shared, and the unused cache."""
 
+import gc
 import json
 import logging
 import threading
@@ -14,10 +15,12 @@ from dvc.config import Config
 from dvc.dependency import ParamsDependency
 from dvc.exceptions import DvcException
 from dvc.logger import set_loggers_level
-from dvc.repo import Repo
+from dvc.repo import Repo, lock_repo
 from filelock import FileLock, Timeout
 
 from fewstep.errors import UserError
+from fewstep.files import shown
+from flows.dvc import params_read
 
 KEEP = dict.fromkeys(("workspace", "all_branches", "all_tags", "all_experiments"), True)
 """What keeps a cached file from garbage collection."""
@@ -50,7 +53,7 @@ def read(root: Path) -> dict[str, Stage]:
     Raises:
         UserError: dvc.yaml, params.yaml or dvc.lock cannot be read, or a stage holds its lock.
     """
-    with _opened(root) as repo:
+    with _opened(root) as repo, lock_repo(repo):  # under the lock, DVC keeps its graph for `status`
         graph = repo.index.graph
         nodes = {node.addressing: node for node in graph.nodes if node.cmd}
         upstream = {
@@ -201,10 +204,25 @@ def _config(root: Path) -> Any:
 
 
 @contextmanager
+def _uncollected() -> Iterator[None]:
+    """Do without Python's collector of garbage: DVC makes many small objects, and none to collect."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@contextmanager
 def _opened(root: Path) -> Iterator[Any]:
     try:
         # DVC names stages and files as seen from the working directory, which all threads share.
-        with _at_root, chdir(root), Repo(_wait_for_lock=True) as repo:
+        with _at_root, chdir(root), params_read.once(), _uncollected(), Repo(_wait_for_lock=True) as repo:
             yield repo
     except DvcException as error:
         raise UserError(f"DVC cannot read {root / 'dvc.yaml'}: {error}") from error
+    except UnicodeEncodeError as error:  # of the path that DVC was about to write down
+        name = shown(error.object)
+        raise UserError(f"DVC cannot keep {name}, whose name is not in UTF-8; rename it") from None
+    except FileNotFoundError as error:
+        raise UserError(f"{shown(error.filename)} is a link to nothing, or is gone; remove it") from error

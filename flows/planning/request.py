@@ -4,7 +4,6 @@ Each field's documentation is the help text of the option and the description in
 """
 
 import inspect
-import json
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -13,10 +12,10 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import docstring_parser
-import yaml
 from cyclopts import Parameter, Token
 
 from fewstep.errors import UserError
+from stages.settings import yaml_text
 from stages.tracking import recording
 
 Function = TypeVar("Function", bound=Callable)
@@ -35,11 +34,7 @@ def settings(kind: Any, tokens: Sequence[Token]) -> dict[str, Any]:
             raise UserError(
                 f"{token.keyword} needs KEY=VALUE, such as pretrain.train.steps=800, got {token.value!r}"
             )
-        try:
-            found[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            problem = f"{token.keyword} {key}: {text!r} is no value that params.yaml can hold"
-            raise UserError(problem) from None
+        found[key] = yaml_text.read(text, f"{token.keyword} {token.value}")
     return found
 
 
@@ -87,7 +82,7 @@ class Request(Choice):
         elif len(failed) == 1:
             words += ["--start-from", failed[0]]
         for key, value in self.overrides.items():
-            words += ["--set", f"{key}={json.dumps(value)}"]
+            words += ["--set", f"{key}={yaml_text.written(value)}"]
         if self.experiment:
             words += ["--experiment", self.experiment]
         return shlex.join(words)

@@ -18,6 +18,7 @@ from fewstep.secrets import scrub
 from flows import CHECKOUT
 from flows.server import login
 from flows.system import processes
+from stages.tracking import outboxes
 
 HOST = "127.0.0.1"
 SECONDS_TO_START = 120  # Prefect makes its tables first, which takes long on a busy machine
@@ -48,7 +49,7 @@ class Server:
 def mlflow(root: Path) -> Server:
     """Return the server that shows the tracker's records below `root`/.fewstep."""
     kept = root.resolve() / ".fewstep"
-    store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{kept / 'mlflow.db'}"
+    store = os.environ.get("MLFLOW_TRACKING_URI") or outboxes.database(root)
     return Server(
         name="MLflow",
         elsewhere="MLFLOW_TRACKING_URI",

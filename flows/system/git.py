@@ -31,12 +31,12 @@ def git(root: Path, *arguments: str) -> str:
     # In a git hook, variables name the hook's repository.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, env=environment, text=True, capture_output=True)
+        done = subprocess.run(["git", *arguments], cwd=root, env=environment, capture_output=True)
     except FileNotFoundError:
         raise UserError("overrides and workers need git; install it") from None
     if done.returncode:
         raise UserError(
             f"overrides and workers need a git clone of {root}, but git {arguments[0]} failed: "
-            f"{done.stderr.strip()}"
+            f"{os.fsdecode(done.stderr).strip()}"
         )
-    return done.stdout
+    return os.fsdecode(done.stdout)  # names of files may be any bytes

@@ -13,7 +13,6 @@ from typing import Any, cast
 from uuid import UUID
 
 import httpx
-import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.deployments import run_deployment
@@ -21,12 +20,14 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling, Crashed
 
 from fewstep.errors import UserError
+from fewstep.files import read_text
 from flows import stage as stage_flow
 from flows.dvc import commands, lockfile, repo, storage
 from flows.dvc.failures import StageError, stopped
 from flows.planning import choice
 from flows.system import git, processes
 from flows.workspaces import clone
+from stages.settings import yaml_text
 from stages.tracking import recording
 
 FILE = Path("infra", "pools.yaml")
@@ -54,11 +55,26 @@ def pool_of(stage: str, root: Path) -> str:
     Raises:
         UserError: infra/pools.yaml names none for it.
     """
-    pools = yaml.safe_load((root / FILE).read_text())
+    pools = pools_of(root)
     name = stage.partition("@")[0]
     if name not in pools:
         raise UserError(f"{FILE} names no pool for {name}; add a line such as `{name}: cpu`")
     return pools[name]
+
+
+def pools_of(root: Path) -> dict[str, str]:
+    """Return the pool that each stage wants.
+
+    Raises:
+        UserError: infra/pools.yaml is missing, or no mapping.
+    """
+    try:
+        pools = yaml_text.read(read_text(root / FILE), str(FILE))
+    except FileNotFoundError:
+        raise UserError(f"there is no {root / FILE}, which names the pool of each stage") from None
+    if not isinstance(pools, dict):
+        raise UserError(f"{FILE} must name a pool for each stage, in lines such as `prepare: cpu`")
+    return pools
 
 
 def reproduce(
@@ -141,7 +157,7 @@ def order(stage: str, root: Path) -> dict[str, Any]:
         "commit": git.commit(root),
         "project": storage.claim(root),
         "lock": lockfile.text(root),
-        "params": (root / "params.yaml").read_text(),
+        "params": read_text(root / "params.yaml"),
         "tracking": {name: value for name in recording.NAMES if (value := recording.variable(name))},
     }
 

@@ -13,13 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fewstep.errors import UserError
 from flows.dvc import repo
 from flows.system import git
 from flows.workspaces import workspace_lock
-from stages.settings import checks, discovery
+from stages.settings import checks, discovery, yaml_text
 from stages.settings.messages import suggest
 from stages.settings.params import Params, canonical
 
@@ -45,9 +43,7 @@ class Variant:
         raw = copy.deepcopy(Params.read(root / "params.yaml").raw)
         for path, value in overrides.items():
             put(raw, path, value)
-        return cls(
-            root=root.resolve(), overrides=overrides, params=_checked(yaml.safe_dump(raw, sort_keys=False))
-        )
+        return cls(root=root.resolve(), overrides=overrides, params=_checked(yaml_text.write(raw)))
 
     @property
     def name(self) -> str:
@@ -89,7 +85,7 @@ class Variant:
         mirror(root, place, tracked(root) | tracked(place) | sources(root))
         if before is not None:  # it remembers its own last run, not the checkout's
             known.write_bytes(before)
-        (place / "params.yaml").write_text(yaml.safe_dump(self.params.raw, sort_keys=False))
+        (place / "params.yaml").write_text(yaml_text.write(self.params.raw))
         repo.share(root, place)
         return place
 
@@ -101,7 +97,7 @@ def _checked(text: str) -> Params:
     Raises:
         UserError: A setting is wrong.
     """
-    params = Params(yaml.safe_load(text))
+    params = Params(yaml_text.read(text, "params.yaml"))
     checks.check(params)
     return params
 

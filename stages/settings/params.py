@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from fewstep.errors import UserError
-from stages.settings import discovery, messages
+from fewstep.files import read_text
+from stages.settings import discovery, messages, yaml_text
 from stages.settings.fields import (
     Count,
     Guidance,
@@ -72,16 +72,14 @@ class Params:
         """Read the file without decoding its sections.
 
         Raises:
-            UserError: if it is missing, or no YAML mapping.
+            UserError: if it is missing, not in UTF-8, or no YAML mapping that all tools read alike.
         """
         try:
-            raw = yaml.safe_load(file.read_text())
+            raw = yaml_text.read(read_text(file), str(file))
         except FileNotFoundError:
             raise UserError(
                 f"there is no {file} in {Path.cwd()}; run stages from the project's root"
             ) from None
-        except yaml.YAMLError as error:
-            raise UserError(f"{file} is no valid YAML: {error}") from None
         if not isinstance(raw, dict):
             raise UserError(f"{file} must hold a mapping of stages to settings, got {raw!r}")
         return cls(raw)

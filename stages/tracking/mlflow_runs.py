@@ -17,11 +17,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mlflow.entities import Dataset, DatasetInput, LoggedModelOutput, Metric, Param, Run
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    Experiment,
+    LifecycleStage,
+    LoggedModelOutput,
+    Metric,
+    Param,
+    Run,
+)
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from fewstep.errors import UserError
+from stages.tracking import outboxes
 from stages.tracking.outboxes import now
 
 PIPELINE, FINGERPRINT, OUTCOME = "fewstep.pipeline", "fewstep.fingerprint", "fewstep.outcome"
@@ -37,10 +48,10 @@ class Tracker:
     """One MLflow experiment."""
 
     def __init__(self, root: Path, uri: str | None, experiment: str) -> None:
-        state = (root / ".fewstep").resolve()  # a variant, which may be removed, has a link there
+        state = outboxes.state(root)
         if uri is None:
-            create_database(database := state / "mlflow.db")
-            uri = f"sqlite:///{database}"
+            create_database(state / "mlflow.db")
+            uri = outboxes.database(root)
         self.client = MlflowClient(uri)
         # A server knows where its artifacts go; a database of this machine does not.
         place = (state / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
@@ -48,8 +59,13 @@ class Tracker:
         self.registry = Registry(self, experiment)
 
     def have_experiment(self, name: str, place: str | None) -> str:
-        """Return the id of an experiment, made if there is none."""
+        """Return the id of an experiment, made if there is none.
+
+        Raises:
+            UserError: if it was deleted: MLflow keeps its name, and takes nothing for it.
+        """
         if found := self.client.get_experiment_by_name(name):
+            refuse_deleted(found)
             return found.experiment_id
         try:
             return self.client.create_experiment(name, artifact_location=place)
@@ -57,6 +73,14 @@ class Tracker:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             return self.have_experiment(name, place)
+
+    def check(self) -> None:
+        """Ask whether the experiment is there still.
+
+        Raises:
+            UserError: if it was deleted since.
+        """
+        refuse_deleted(self.client.get_experiment(self.experiment))
 
     def find(self, experiments: Sequence[str] = (), **tags: str) -> list[Run]:
         """Return the runs of this experiment, or of others, that carry these tags, oldest first."""
@@ -245,6 +269,20 @@ def why_not(row: dict[str, Any], champion: dict[str, str]) -> str:
     gain = float(champion["fewstep.fd_clf"]) - row["fd_clf"]
     needed = NORMAL_95 * math.hypot(row["fd_clf_se"], float(champion["fewstep.fd_clf_se"]))
     return "" if gain > needed else f"is better by {gain:.2g}, but it takes more than {needed:.2g}"
+
+
+def refuse_deleted(experiment: Experiment) -> None:
+    """Refuse an experiment that was deleted.
+
+    Raises:
+        UserError: with the command that restores it.
+    """
+    if experiment.lifecycle_stage == LifecycleStage.DELETED:
+        raise UserError(
+            f"the experiment {experiment.name!r} is deleted in MLflow; restore it with `mlflow experiments "
+            f"restore --experiment-id {experiment.experiment_id}`, or name another one in "
+            "MLFLOW_EXPERIMENT_NAME"
+        )
 
 
 def batched(items: list, size: int) -> list[list]:

@@ -1,7 +1,8 @@
 """The outbox: events for the tracker are written to disk first, so that no tracker delays a stage.
 
 One run is a file of JSON lines, a folder of the same name for what is attached, and a lock that its
-process holds while it lives; a sender (stages/tracking/sender.py) delivers and removes them.
+process holds while it lives; a sender (stages/tracking/sender.py) delivers and removes them. What the
+tracker does not take whole is set aside, with the reasons.
 """
 
 import hashlib
@@ -10,11 +11,14 @@ import os
 import time
 from pathlib import Path
 from typing import Any, TextIO
+from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
 from stages.artifacts import scratch
 from stages.tracking import recording
+
+REFUSED, WHY = "refused", ".why"
 
 
 def experiment() -> str:
@@ -43,9 +47,19 @@ def down(outbox: Path) -> Path:
     return outbox / f"{destination()}.down"
 
 
+def state(root: Path) -> Path:
+    """Return the folder that holds the records of a checkout."""
+    return (root / ".fewstep").resolve()  # a variant, which may be removed, has a link there
+
+
 def folder(root: Path) -> Path:
     """Return the outbox of a checkout."""
-    return (root / ".fewstep").resolve() / "outbox"  # a variant, which may be removed, has a link there
+    return state(root) / "outbox"
+
+
+def database(root: Path) -> str:
+    """Return the address of a checkout's own tracker, which serves if MLFLOW_TRACKING_URI names none."""
+    return f"sqlite:///{quote(str(state(root) / 'mlflow.db'))}"  # SQLAlchemy decodes it
 
 
 class Outbox:
@@ -99,6 +113,21 @@ class Outbox:
             self.broken = error
         finally:
             self.lock.release()
+
+
+def set_aside(file: Path, reasons: list[str]) -> None:
+    """Keep an outbox file, with what is attached, out of the way of the others; `reasons` say why."""
+    place = file.parent / REFUSED
+    place.mkdir(exist_ok=True)
+    (place / file.name).with_suffix(WHY).write_text("\n".join(reasons) + "\n")
+    for part in (file.with_suffix(""), file):
+        if part.exists():
+            part.replace(place / part.name)
+
+
+def refused(outbox: Path) -> list[Path]:
+    """Return the notes beside the files for this process's destination that were set aside, oldest first."""
+    return sorted((outbox / REFUSED).glob(f"{destination()}-*{WHY}"))
 
 
 def lock_of(file: Path) -> Path:

@@ -3,7 +3,8 @@
 A process, not a thread: importing mlflow would hold a stage up, and one import serves all stages of a
 pipeline run. Each stage starts one; it ends at once if another is at work, and otherwise when the
 outbox is empty or the tracker is down. What it could not deliver stays for the sender of a later
-stage. Run as `python -m stages.tracking.sender ROOT`.
+stage. What the tracker refuses, and what is damaged, is set aside by name, and the rest is delivered. Run as
+`python -m stages.tracking.sender ROOT`.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etils.epy import lazy_imports
 from filelock import FileLock, Timeout
 
+from fewstep.errors import UserError
 from fewstep.secrets import scrub
 from stages.tracking import outboxes
 
@@ -36,8 +37,10 @@ if TYPE_CHECKING:
 
 LOOK, EVERY = 0.2, 2.0  # seconds between looks at the outbox, and between deliveries of a live run
 RETRY = 15.0  # seconds to the next try after a failure
-HANGING = 120  # seconds after which a delivery that does not end is given up, and the sender with it
+HANGING = 120  # seconds after which the delivery of a file that does not end is given up
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "ENDPOINT_NOT_FOUND")
+DAMAGED = (FileNotFoundError, KeyError, TypeError, AttributeError)  # what an event needs is not there
+NOTHING_SENT: dict[str, Any] = {"offset": 0, "run": None, "ended": False, "refused": []}
 CHUNK = 1000  # events between two notes of how far delivery got
 
 
@@ -61,27 +64,38 @@ def lock(outbox: Path) -> FileLock:
 
 def serve(root: Path, outbox: Path) -> None:
     """Look for outbox files and deliver what is new in them."""
+    signal.signal(signal.SIGALRM, give_up)
     tracker: Tracker | None = None
     delivered: dict[Path, float] = {}
     while files := list(outboxes.waiting(outbox)):
         live = {file: outboxes.live(file) for file in files}  # before reading, so that last words are read
         due = [file for file in files if not live[file] or time.monotonic() > delivered.get(file, 0) + EVERY]
-        signal.alarm(HANGING)
         try:
             for file in due:
+                signal.alarm(HANGING)
                 tracker = tracker or connect(root)
                 deliver(tracker, file, live[file])
                 delivered[file] = time.monotonic()
+            signal.alarm(0)
             outboxes.down(outbox).unlink(missing_ok=True)
         except Exception as error:
+            signal.alarm(0)
             print(scrub(traceback.format_exc()), file=sys.stderr)
-            reason = scrub(f"{type(error).__name__}: {error}".splitlines()[0])[:200]
-            write(outboxes.down(outbox), reason)
+            write(outboxes.down(outbox), told(error))
+            tracker = None  # its experiment may have to be made anew
             if not any(live.values()):
                 return
             time.sleep(RETRY)
-        signal.alarm(0)
         time.sleep(LOOK)
+
+
+def give_up(signum: int, frame: object) -> None:
+    """Interrupt a delivery that hangs.
+
+    Raises:
+        TimeoutError: always.
+    """
+    raise TimeoutError(f"it has not answered for {HANGING} s")
 
 
 def connect(root: Path) -> Tracker:
@@ -90,36 +104,73 @@ def connect(root: Path) -> Tracker:
 
 
 def deliver(tracker: Tracker, file: Path, live: bool) -> None:
-    """Deliver the events of one run from where the last delivery ended; remove them when it is over."""
+    """Deliver the events of one run from where the last delivery ended.
+
+    When the run is over, what was taken whole is removed, and anything else is set aside.
+    """
     notes = file.with_suffix(".sent")
-    sent: dict[str, Any] = (
-        json.loads(notes.read_text()) if notes.exists() else {"offset": 0, "run": None, "ended": False}
-    )
-    for events, end in chunks(file, sent["offset"]):
-        sent["run"] = send(tracker, file.stem, sent["run"], events)
-        sent |= {"offset": end, "ended": sent["ended"] or any(event["event"] == "end" for event in events)}
+    try:
+        sent = noted(notes, file.stat().st_size)
+        parts, cut_off = chunks(file, sent["offset"])
+    except OSError as error:  # such as a folder of that name
+        sent, parts, cut_off = dict(NOTHING_SENT) | {"refused": [told(error)]}, [], b""
+    for lines, end in parts:
+        events = list(map(event_of, lines))
+        sent["run"], refused = send(tracker, file.stem, sent["run"], events)
+        ended = sent["ended"] or any(event["event"] == "end" for event in events)
+        sent |= {"offset": end, "ended": ended, "refused": sent["refused"] + refused}
         write(notes, json.dumps(sent))
-    if not live:
-        if sent["run"] and not sent["ended"]:
-            tracker.end(sent["run"], "KILLED", outboxes.now())
-        shutil.rmtree(file.with_suffix(""), ignore_errors=True)
-        for leftover in (file, notes, outboxes.lock_of(file)):
-            leftover.unlink(missing_ok=True)
+    if live:
+        return
+    if sent["run"] and not sent["ended"]:
+        tracker.end(sent["run"], "KILLED", outboxes.now())
+    if refused := sent["refused"] + (["the last line is cut off"] if cut_off else []):
+        outboxes.set_aside(file, refused)
+    shutil.rmtree(file.with_suffix(""), ignore_errors=True)
+    for leftover in (file, notes, outboxes.lock_of(file), file.with_suffix(outboxes.WHY)):
+        leftover.unlink(missing_ok=True)
 
 
-def chunks(file: Path, offset: int) -> Iterator[tuple[list[dict[str, Any]], int]]:
-    """Yield the events of whole lines after `offset`, some at a time, and the offset behind them."""
+def noted(notes: Path, size: int) -> dict[str, Any]:
+    """Return how far the delivery of a file of `size` bytes got; from the start if the note is damaged.
+
+    What is sent twice is taken once.
+    """
+    try:
+        sent = json.loads(notes.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return dict(NOTHING_SENT)
+    whole = isinstance(sent, dict) and sent.keys() == NOTHING_SENT.keys() and sent["offset"] <= size
+    return sent if whole else dict(NOTHING_SENT)
+
+
+def chunks(file: Path, offset: int) -> tuple[list[tuple[list[bytes], int]], bytes]:
+    """Return the whole lines after `offset`, some at a time, and the offset behind them; and what follows."""
     with file.open("rb") as stream:
         stream.seek(offset)
-        lines = [line for line in stream if line.endswith(b"\n")]
+        *lines, rest = stream.read().split(b"\n")
+    found = []
     for start in range(0, len(lines), CHUNK):
-        offset += sum(map(len, lines[start : start + CHUNK]))
-        yield [json.loads(line) for line in lines[start : start + CHUNK]], offset
+        part = lines[start : start + CHUNK]
+        offset += sum(len(line) + 1 for line in part)
+        found.append((part, offset))
+    return found, rest
 
 
-def send(tracker: Tracker, name: str, run: str | None, events: list[dict[str, Any]]) -> str | None:
-    """Send events in order, numbers in one batch; return the id of the run they belong to."""
-    numbers = [event for event in events if event["event"] == "measure"]
+def event_of(line: bytes) -> dict[str, Any]:
+    """Return the event that a line holds, one of no kind if it is damaged."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        event = None
+    return event if isinstance(event, dict) and "event" in event else {"event": None}
+
+
+def send(
+    tracker: Tracker, name: str, run: str | None, events: list[dict[str, Any]]
+) -> tuple[str | None, list[str]]:
+    """Send events in order, numbers in one batch; return the run's id, and why some were not taken."""
+    refused, metrics = [], []
     for event in events:
         try:
             match event["event"]:
@@ -132,37 +183,60 @@ def send(tracker: Tracker, name: str, run: str | None, events: list[dict[str, An
                     tracker.log(run, params=event["params"])
                 case "samples" if run:
                     tracker.uses(run, event["samples"])
+                case "measure" if run:
+                    metrics += measured(event)
                 case "locked":
                     tracker.locked(event["pipeline"], event["digest"])
                 case "model":
                     tracker.registry.add(event, run or tracker.origin(event["tags"]))
                 case "scores":
                     tracker.update_champions(event["rows"], run)
-                case "file" if run:  # there is none if the tracker refused to begin it
+                case "file" if run:
                     tracker.client.log_artifact(run, event["path"], event["folder"])
                 case "end" if run:
                     tracker.end(run, event["status"], event["time"])
+                case "params" | "samples" | "measure" | "file" | "end":
+                    pass  # there is no run: its result was there before, or the tracker refused to begin it
+                case _:
+                    refused.append("a line is damaged")
         except Exception as error:
-            drop_if_refused(error, event)
-    metrics = [
-        entities.Metric(re.sub(r"[^\w./ -]", "_", name), value, event["time"], event["step"])
-        for event in numbers
-        for name, value in event["values"].items()
-    ]
+            refused.append(refusal(tracker, error, event))
     try:
         if run and metrics:
             tracker.log(run, metrics)
     except Exception as error:
-        drop_if_refused(error, "measurements")
-    return run
+        refused.append(refusal(tracker, error, {"event": "measure"}))
+    return run, refused
 
 
-def drop_if_refused(error: Exception, what: Any) -> None:
-    """Go on without what the tracker will never take or what is gone; else it is down."""
+def measured(event: dict[str, Any]) -> list[entities.Metric]:
+    """Return the numbers of an event."""
+    return [
+        entities.Metric(re.sub(r"[^\w./ -]", "_", name), value, event["time"], event["step"])
+        for name, value in event["values"].items()
+    ]
+
+
+def refusal(tracker: Tracker, error: Exception, event: dict[str, Any]) -> str:
+    """Say why the tracker will never take an event.
+
+    Raises:
+        Exception: `error`, if the tracker is down instead.
+        UserError: if its experiment was deleted, so that it takes nothing.
+    """
     refused = getattr(error, "error_code", "") in REFUSALS
-    if not (refused or isinstance(error, FileNotFoundError)):
+    if not (refused or isinstance(error, DAMAGED)):
         raise error
-    print(scrub(f"refused: {what}: {error}"), file=sys.stderr)
+    if refused:
+        tracker.check()
+    print(scrub(f"refused: {event}: {error}"), file=sys.stderr)
+    return f"{event['event']}: {told(error)}"
+
+
+def told(error: Exception) -> str:
+    """Say in one short line what went wrong."""
+    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return scrub(text.splitlines()[0])[:300]
 
 
 def write(file: Path, text: str) -> None:

@@ -117,8 +117,8 @@ def link_cached(root: Path, manifests: list[dict[str, Any]]) -> None:
     outbox.close()
 
 
-def send(root: Path, seconds: float = 30.0) -> str | None:
-    """Wait until the outbox is delivered, but not for long; return a warning if the tracker is down."""
+def send(root: Path, seconds: float) -> str | None:
+    """Wait until the outbox is delivered, but not for long; return a warning if anything is not."""
     try:
         return _wait(root, seconds)
     except OSError as error:  # a sender took its note away, or the disk is full: no reason to fail a stage
@@ -133,13 +133,21 @@ def _wait(root: Path, seconds: float) -> str | None:
         if time.monotonic() > end:
             break
         time.sleep(0.05)
-    if not (ours and outboxes.down(outbox).exists()):
-        return None  # if anything is left, a sender is still at it
-    reason = outboxes.down(outbox).read_text()
-    return (
-        f"tracking: the tracker is down ({reason}); what {outboxes.whose(ours)} recorded waits in {outbox}, "
-        "and a later stage or `make run` sends it"
-    )
+    warnings = []
+    if ours and (seconds or outboxes.down(outbox).exists()):  # else a sender is at it, and nobody waited
+        down = outboxes.down(outbox)
+        reason = f"the tracker is down ({down.read_text()})" if down.exists() else "delivery takes long"
+        warnings.append(
+            f"tracking: {reason}; what {outboxes.whose(ours)} recorded waits in {outbox}, and a later stage "
+            "or `make run` sends it"
+        )
+    if kept := outboxes.refused(outbox):
+        warnings.append(
+            f"tracking: not all that {outboxes.whose(kept)} recorded was taken ("
+            f"{kept[-1].read_text().splitlines()[0]}). It is kept with the reasons in {kept[0].parent}; to "
+            f"send it again, move it to {outbox}, else remove it"
+        )
+    return "\n".join(warnings) or None
 
 
 def start_sender(root: Path) -> None:

@@ -1,3 +1,5 @@
+import pydoc
+
 import pytest
 import yaml
 from workspace import CHECKOUT
@@ -7,6 +9,12 @@ from flows.workspaces import workspace_lock
 from flows.workspaces.variant import Variant
 from stages.settings import checks
 from stages.settings.params import Params
+
+DEPLOYMENTS = [
+    {"parameters": {}} | one
+    for one in yaml.safe_load((CHECKOUT / "infra" / "prefect.yaml").read_text())["deployments"]
+    if one["name"] in ("chain", "nightly", "sweep")  # nobody starts the others
+]
 
 
 @pytest.mark.parametrize(
@@ -38,10 +46,22 @@ def test_an_override_may_set_what_had_its_default():
     assert params.raw["distill"]["boss-4"]["train"] == raw["distill"]["boss-4"]["train"] | {"steps": 800}
 
 
-def test_the_nightly_chain_overrides_settings_that_exist():
-    deployments = yaml.safe_load((CHECKOUT / "infra" / "prefect.yaml").read_text())["deployments"]
-    (overrides,) = [one["parameters"]["overrides"] for one in deployments if "parameters" in one]
-    assert Variant.of(CHECKOUT, overrides).params.raw["pretrain"]["train"]["steps"] == 150
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda one: one["name"])
+def test_what_a_deployment_asks_for_passes_the_check_of_a_run(deployment):
+    """A flow takes these parameters at night, when nobody reads what is wrong with them."""
+    flow = pydoc.locate(deployment["entrypoint"])
+    asked = flow.validate_parameters({"root": CHECKOUT} | deployment["parameters"])
+    assert deployment["parameters"].keys() <= asked.keys()
+    for overrides in (deployment["parameters"].get("overrides", {}), *asked.get("variants", [])):
+        assert Variant.of(CHECKOUT, overrides).params.seed == 0
+
+
+def test_the_nightly_chain_is_small():
+    (nightly,) = [one for one in DEPLOYMENTS if one["name"] == "nightly"]
+    params = Variant.of(CHECKOUT, nightly["parameters"]["overrides"]).params
+    assert params.raw["pretrain"]["train"]["steps"] == 150
+    trained = {f"distill.{key}.train.steps" for key in params.keys("distill")}
+    assert trained <= nightly["parameters"]["overrides"].keys()
 
 
 def test_names_depend_on_settings_alone():

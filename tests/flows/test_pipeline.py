@@ -146,6 +146,7 @@ def test_what_did_not_run_is_linked_to_the_runs_that_made_it(toy_that_ran, monke
     toy_that_ran.edit("params.yaml", "width: 3", "width: 4")
     state, _ = run(toy_that_ran)
     assert state.is_completed()  # whether or not the tracker is up
+    assert state.message.endswith(" completed.\nthe tracker is down")
     assert sorted(manifest["fingerprint"] for manifest in linked) == ["first", "left", "right"]
 
 

@@ -1,6 +1,10 @@
+from collections import Counter
+
 import pytest
+from dvc.dependency import ParamsDependency, param
 
 from flows import commands, why
+from flows.dvc import params_read
 
 UP_TO_DATE: list[str] = []
 
@@ -73,3 +77,39 @@ def test_it_is_printed(toy_that_ran, monkeypatch, capsys):
         ["first", "up", "to", "date"],
         ["last", "last.width", "3", "->", "4", "in", "params.yaml"],
     ]
+
+
+def test_settings_are_read_once_however_many_stages_there_are(toy_that_ran, monkeypatch):
+    read, load = Counter(), param.load_path
+
+    def counted(path, *arguments, **options):
+        read[path.rpartition("/")[2]] += 1
+        return load(path, *arguments, **options)
+
+    monkeypatch.setattr(param, "load_path", counted)
+    assert why.why(toy_that_ran.root) == dict.fromkeys(toy_that_ran.stages, UP_TO_DATE)
+    assert read == {"params.yaml": 1, "work.py": 1}
+    assert param.load_path is counted
+
+
+@pytest.mark.parametrize(
+    ("keys", "fallback"),
+    [
+        (["seed", "first.train.steps"], False),
+        (["first.train", "none"], True),
+        (["middle.*.width"], True),
+        (["lists.1"], True),
+        (["seed.deeper"], True),
+    ],
+)
+def test_settings_are_found_as_dvc_finds_them(keys, fallback):
+    tree = {"seed": 0, "first": {"train": {"steps": 5}}, "middle": {"left": {"width": 1}}, "lists": [3, 4]}
+    found = params_read.values(tree, keys)
+    assert (found == {}) == fallback  # where it is DVC that looks
+    if not fallback:
+        assert found == {"seed": 0, "first.train.steps": 5}
+
+
+def test_dvc_reads_parameters_by_the_functions_that_are_replaced():
+    assert {"read_param_file"} <= set(ParamsDependency.read_params.__code__.co_names)
+    assert {"load_path"} <= set(param.read_param_file.__code__.co_names)

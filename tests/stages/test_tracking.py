@@ -256,18 +256,3 @@ def test_a_link_that_came_before_word_of_the_run_gives_way_to_it(project, tracke
     stage(project, tracker, "make", link=True)
     (made,) = [run for run in active(project) if run["name"] == "make"]
     assert made["outcome"] == "ran"
-
-
-def test_settings_that_the_tracker_refuses_cost_the_settings_only(project, tracker, capsys):
-    stage(project, tracker, "make", ends="FINISHED", params={"no*such*name": 1})
-    (made,) = [run for run in runs(project) if run["outcome"] == "ran"]
-    assert made["status"] == "FINISHED"
-    assert list(project.folder.glob(f".fewstep/mlartifacts/{made['id']}/artifacts/output/manifest.json"))
-    assert "refused" in capsys.readouterr().err
-
-
-def test_a_run_that_the_tracker_refuses_blocks_no_other(project, tracker, capsys):
-    tracker.client.delete_experiment(tracker.experiment)
-    stage(project, tracker, "make", ends="FINISHED")  # is removed from the outbox all the same
-    assert "refused" in capsys.readouterr().err
-    assert runs(project) == []
