@@ -29,7 +29,7 @@ VERSION = 5  # bump when the numbers this stage writes change
 class MetricNets(Settings):
     """Settings of the small nets in whose features samples are measured; see fewstep.metrics.nets."""
 
-    steps: int = Field(default=1000, ge=1)
+    steps: int = Field(default=500, ge=1)
     """Training steps of each."""
     clusters: int = Field(default=10, ge=2)
     """Number of k-means clusters that stand in for labels where the data has none."""
