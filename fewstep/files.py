@@ -1,8 +1,9 @@
-"""Files that appear whole or not at all, and files of text."""
+"""Files that appear whole and survive a loss of power, what becomes of damaged ones, and files of text."""
 
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fewstep.errors import UserError
@@ -25,6 +26,51 @@ def written_whole(file: Path, suffix: str = ".tmp") -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     _flush(file.parent)
+
+
+def flush_below(folder: Path, *, names_only: bool = False) -> None:
+    """Put a folder and all that is below it on the disk, so that a loss of power takes nothing of it.
+
+    Args:
+        folder: which.
+        names_only: the files are on the disk already, but not under these names.
+    """
+    for path in folder.rglob("*"):
+        if path.is_dir() or not names_only:
+            _flush(path)
+    _flush(folder)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder; there may be none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what can't be used to `<name>.damaged`, in the place of an earlier one, and return that name.
+
+    Another process may have done so already.
+    """
+    aside = path.with_name(f"{path.name}.damaged")
+    if path.exists():
+        remove(aside)
+    with suppress(FileNotFoundError):
+        path.rename(aside)
+    return aside
+
+
+def distrust(file: Path) -> None:
+    """Mark a damaged file as changed: writable, and from now.
+
+    DVC takes a file for whole if it is read-only, or as old as when it was read last. Mode and time are
+    those of all hard links, so DVC finds the damage in its cache, too, and does not restore it.
+    """
+    with suppress(OSError):  # another user's: then DVC's cache is for `fewstep recover`
+        file.chmod(0o644)
+        os.utime(file)
 
 
 def read_text(file: Path) -> str:

@@ -42,6 +42,7 @@ class Recorder:
     started: list = field(default_factory=list)
     measured: list = field(default_factory=list)
     advanced: int = 0
+    notes: list = field(default_factory=list)
 
     def start(self, label, total, *, done=0, unit="step"):
         self.started.append((label, total, done))
@@ -53,7 +54,7 @@ class Recorder:
         self.measured.append((step, values))
 
     def note(self, text):
-        pass
+        self.notes.append(text)
 
 
 def run(state, *, method=None, model=None, load=None, settings=None, seed=0, batches=None, **options):

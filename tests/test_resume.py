@@ -4,6 +4,7 @@ import json
 import signal
 import time
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import forked
@@ -134,15 +135,55 @@ def test_the_state_of_another_training_is_refused(tmp_path, change, named):
         run(tmp_path, **change)
 
 
-def test_damaged_states_are_refused(tmp_path):
-    run(tmp_path)
+def with_a_flipped_bit(content, place):
+    """Return a state with one bit of its header or of its tensors changed, as `place` says."""
+    header = int.from_bytes(content[:8], "little")
+    position = {
+        "tensor": 8 + header + 5,
+        "last": len(content) - 1,
+        "facts": content.index(b"steps") + 9,  # a digit of a setting
+        "seal": content.index(b"sha256") + 14,
+    }[place]
+    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+
+
+DAMAGES = {
+    "cut": lambda whole: whole[:-9],
+    "no tensors": lambda whole: b"{}",
+    "empty": lambda whole: b"",
+    "zeros": lambda whole: bytes(len(whole)),
+    "tensor": partial(with_a_flipped_bit, place="tensor"),
+    "last tensor": partial(with_a_flipped_bit, place="last"),
+    "facts": partial(with_a_flipped_bit, place="facts"),
+    "seal": partial(with_a_flipped_bit, place="seal"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_state_is_set_aside_with_a_message_and_the_training_starts_again(tmp_path, damage):
+    whole = run(tmp_path)
     file = tmp_path / "train_state.safetensors"
-    whole = file.read_bytes()
-    for damaged in (whole[:-9], b"{}", b""):
-        file.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"is damaged .* delete it to train from the start"):
-            run(tmp_path)
-    save_file({"x": torch.zeros(1)}, file)
+    written = file.read_bytes()
+    file.write_bytes(damaged := DAMAGES[damage](written))
+    again = run(tmp_path, progress=(recorder := Recorder()))
+    assert recorder.started[0][2] == 0
+    (note,) = recorder.notes
+    assert f"{file} is damaged (" in note
+    assert "it is train_state.safetensors.damaged now, and the training starts from the beginning" in note
+    assert (tmp_path / "train_state.safetensors.damaged").read_bytes() == damaged
+    assert file.read_bytes() == written
+    assert (again.loss, again.held_out_loss) == (whole.loss, whole.held_out_loss)
+
+
+def test_a_state_that_became_a_folder_is_set_aside(tmp_path):
+    (tmp_path / "train_state.safetensors" / "lost").mkdir(parents=True)
+    run(tmp_path, progress=(recorder := Recorder()))
+    assert "is damaged" in recorder.notes[0]
+    assert (tmp_path / "train_state.safetensors.damaged/lost").is_dir()
+
+
+def test_a_file_that_no_training_wrote_is_refused(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "train_state.safetensors")
     with pytest.raises(UserError, match="belongs to a training with another"):
         run(tmp_path)
 

@@ -107,7 +107,7 @@ def train(
         progress = SILENT
     watch = Watch(monitor, training, progress)
     saver = _Saver(state / "train_state.safetensors", training, watch)
-    saved = saver.read()
+    saved = read_state(saver.file, training.facts, progress.note)
     first = training.evaluate(held_out)
     saver.resume(saved)
     reporter = _Reporter(training, held_out, progress)
@@ -159,12 +159,8 @@ class _Saver:
         self.seconds = _checkpoint_seconds()
         self.saved_at = time.monotonic()
 
-    def read(self) -> dict[str, Tensor] | None:
-        """Return what the file holds, if there is one."""
-        return read_state(self.file, self.training.facts)
-
     def resume(self, tensors: dict[str, Tensor] | None) -> None:
-        """Go on from what `read` returned."""
+        """Go on from what the file holds."""
         if tensors is not None:
             self.training.restore(tensors)
             self.watch.restore(tensors)

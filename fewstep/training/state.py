@@ -1,6 +1,8 @@
-"""The file an interrupted training goes on from: safetensors, replaced whole."""
+"""The file an interrupted training goes on from: safetensors with a checksum, replaced whole."""
 
+import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fewstep.errors import UserError
-from fewstep.files import written_whole
+from fewstep.files import set_aside, written_whole
+from fewstep.sealed import seal, unseal
 
 FACTS = "facts"  # one metadata key alone: with more, safetensors writes them in random order
+TENSORS = "tensors"
 
 
 def write_state(file: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -26,25 +30,61 @@ def write_state(file: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -
         raise UserError(f"training diverged: {wrong[0]} is no longer finite; lower learning_rate or clip")
     with written_whole(file) as temporary:
         owned = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-        save_file(owned, temporary, {FACTS: json.dumps(facts, sort_keys=True)})
+        sealed = seal({**facts, TENSORS: _checksum(owned)})
+        save_file(owned, temporary, {FACTS: json.dumps(sealed, sort_keys=True)})
 
 
-def read_state(file: Path, facts: dict[str, Any]) -> dict[str, Tensor] | None:
-    """Return the tensors in `file`, or None if there is no such file.
+def read_state(
+    file: Path, facts: dict[str, Any], say: Callable[[str], None] = lambda text: None
+) -> dict[str, Tensor] | None:
+    """Return the tensors in `file`, or None if there is no such file, or a damaged one, which is set aside.
+
+    Args:
+        file: What `write_state` wrote.
+        facts: What the tensors must belong to.
+        say: Told of a damaged file.
 
     Raises:
-        UserError: if the file is damaged, or belongs to a training with other facts.
+        UserError: if the file belongs to a training with other facts.
     """
     if not file.exists():
         return None
     try:
-        with safe_open(file, framework="pt") as saved:
-            found = json.loads((saved.metadata() or {}).get(FACTS, "{}"))
-            tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118, not a dict
-    except SafetensorError as error:
-        raise UserError(f"{file} is damaged ({error}); delete it to train from the start") from error
+        found, tensors = _read(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        aside = set_aside(file)
+        say(
+            f"{file} is damaged ({error}); it is {aside.name} now, and the training starts from the beginning"
+        )
+        return None
     wanted = json.loads(json.dumps(facts))
     other = [name for name in wanted if found.get(name) != wanted[name]]
     if other:
         raise UserError(f"{file} belongs to a training with another {', '.join(other)}; delete it")
     return tensors
+
+
+def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the facts and tensors of a file; no facts of one that no training wrote.
+
+    Raises:
+        SafetensorError, OSError, ValueError: if it is damaged.
+    """
+    with safe_open(file, framework="pt") as saved:
+        metadata = saved.metadata() or {}
+        tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118, not a dict
+    if FACTS not in metadata:
+        return {}, tensors
+    found = unseal(json.loads(metadata[FACTS]))
+    if found.pop(TENSORS) != _checksum(tensors):
+        raise ValueError("the checksum of its tensors is another")
+    return found, tensors
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    """Return the sha256 over names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,66 @@
+"""Files appear whole, are on the disk before they have their name, and carry checksums."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from fewstep import files
+from fewstep.sealed import seal, unseal
+
+
+@pytest.fixture
+def flushed(monkeypatch):
+    """The inodes that were put on the disk, and the renames, in order."""
+    happened = []
+    replace = Path.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: happened.append(os.fstat(handle).st_ino))
+    monkeypatch.setattr(Path, "replace", lambda *names: happened.append("renamed") or replace(*names))
+    return happened
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_then_the_name_is(tmp_path, flushed):
+    with files.written_whole(tmp_path / "file") as temporary:
+        temporary.write_text("content")
+    assert flushed == [(tmp_path / "file").stat().st_ino, "renamed", tmp_path.stat().st_ino]
+
+
+def test_a_folder_is_put_on_the_disk_with_all_that_is_below_it(tmp_path, flushed):
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/file").touch()
+    folders = [path.stat().st_ino for path in (tmp_path, tmp_path / "a", tmp_path / "a/b")]
+    files.flush_below(tmp_path, names_only=True)
+    assert sorted(flushed) == sorted(folders)
+    flushed.clear()
+    files.flush_below(tmp_path)
+    assert sorted(flushed) == sorted([*folders, (tmp_path / "a/b/file").stat().st_ino])
+
+
+def test_what_is_set_aside_replaces_what_was_before_and_may_be_gone(tmp_path):
+    (tmp_path / "state.damaged").mkdir()
+    (tmp_path / "state").write_text("bad")
+    assert files.set_aside(tmp_path / "state").read_text() == "bad"
+    assert files.set_aside(tmp_path / "state").read_text() == "bad"  # another process was faster
+
+
+CONTENT = {"text": "a", "numbers": [1.5, float("inf")], "steps": {10: (1, 2), 9: None}}
+
+
+def test_what_is_sealed_is_read_as_it_was_written():
+    sealed = json.loads(json.dumps(seal(CONTENT)))
+    assert unseal(sealed) == json.loads(json.dumps(CONTENT))
+
+
+def test_no_flipped_bit_gets_through_a_seal():
+    text = json.dumps(seal(CONTENT)).encode()
+    for position, byte in enumerate(text):
+        flipped = text[:position] + bytes([byte ^ 1]) + text[position + 1 :]
+        with pytest.raises(ValueError, match=r"\w"):
+            unseal(json.loads(flipped))
+
+
+@pytest.mark.parametrize("other", [[], None, 3, {}, {"text": "a"}])
+def test_what_was_never_sealed_is_refused(other):
+    with pytest.raises(ValueError, match="no checksum"):
+        unseal(other)
