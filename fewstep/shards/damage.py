@@ -4,8 +4,13 @@ import hashlib
 import os
 from typing import BinaryIO
 
+from fewstep.errors import UserError
 from fewstep.shards import records
 from fewstep.shards.index import INDEX, ShardFile
+
+
+class DamagedError(UserError):
+    """A shard is missing, or not the one that was written."""
 
 
 def problem_of(shard: BinaryIO, file: ShardFile, origin: str, *, digest: bool) -> str | None:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from fewstep import randomness
 from fewstep.errors import UserError
+from fewstep.files import distrust
 from fewstep.shards import records
-from fewstep.shards.damage import problem_of
+from fewstep.shards.damage import DamagedError, problem_of
 from fewstep.shards.fields import decode, empty
 from fewstep.shards.index import INDEX, REMEDY, parse
 from fewstep.shards.store import Store
@@ -144,7 +145,7 @@ class Shards:
                 records.fill(stored, stream, first=self.ranges[shard].start, origin=self._origin(shard))
             except Exception as error:  # whatever damaged bytes lead to
                 path = self._store.path(self.files[shard].name)
-                raise UserError(f"{path} doesn't hold what {INDEX} says: {error}; {REMEDY}") from error
+                raise DamagedError(f"{path} doesn't hold what {INDEX} says: {error}; {REMEDY}") from error
 
     @contextmanager
     def _opened(self, shard: int) -> Iterator[BinaryIO]:
@@ -157,13 +158,15 @@ class Shards:
             else:
                 stream = io.BytesIO(self._store.read(name))  # whole: one request is faster than many
         except FileNotFoundError as error:
-            raise UserError(f"{path} is missing; {REMEDY}") from error
+            raise DamagedError(f"{path} is missing; {REMEDY}") from error
         except OSError as error:
             raise UserError(f"can't read {path}: {error}") from error
         with stream:
             check = shard in self._unchecked
             if problem := problem_of(stream, self.files[shard], self._origin(shard), digest=check):
-                raise UserError(f"{path} {problem}; {REMEDY}")
+                if folder is not None:
+                    distrust(folder / name)
+                raise DamagedError(f"{path} {problem}; {REMEDY}")
             self._unchecked.discard(shard)
             yield stream
 

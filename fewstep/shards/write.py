@@ -1,20 +1,23 @@
 """Write shards: each whole or not at all, by any number of processes, and those that are finished are kept.
 
 Beside each shard lie files whose names start with a dot: what the maker counted in it, if anything, and then
-a small note of what was made, which so means that all is whole. Who resumes reads notes alone, and who
-finishes a set needs no more memory for a larger one.
+a small note of what was made, with checksums, which so means that all was whole. Who resumes compares what
+lies in a folder with them, and who finishes a set needs no more memory for a larger one.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypedDict
 
 from torch import Tensor
 
 from fewstep.errors import UserError
+from fewstep.files import distrust, remove
 from fewstep.progress import SILENT, Progress
+from fewstep.sealed import seal, unseal
 from fewstep.shards import records
 from fewstep.shards.encode import encode
 from fewstep.shards.fields import Field
@@ -39,8 +42,8 @@ class Note(TypedDict):
     file: dict[str, Any]
     """Of a ShardFile."""
     fields: dict[str, Field]
-    counted: bool
-    """Whether there is a file of what was counted, too."""
+    counted: str | None
+    """The sha256 of the file of what was counted, if there is one."""
 
 
 def write_shards(
@@ -87,7 +90,7 @@ def write_shards(
         drawn=drawn or {},
     )
     store = Store(folder)
-    clear_leftovers(store, recipe)
+    clear_leftovers(store, recipe, progress)
     missing = missing_shards(store, recipe)
     progress.start(
         "samples", total, done=total - sum(len(recipe.part(number)) for number in missing), unit="sample"
@@ -110,15 +113,32 @@ def missing_shards(store: Store, recipe: Recipe) -> list[int]:
     ]
 
 
-def clear_leftovers(store: Store, recipe: Recipe) -> None:
-    """Remove what earlier calls left and a set can't use: unfinished files, shards of a larger set.
+def clear_leftovers(store: Store, recipe: Recipe, progress: Progress = SILENT) -> None:
+    """Remove what earlier calls left and a set can't use: unfinished files, shards of a larger set, damage.
 
-    The index goes too, since it means "complete".
+    The index goes too, since it means "complete". Of a folder, all that is kept is read and compared with its
+    checksums; behind a URL damage is found when the set is fetched.
+
+    Args:
+        store: where.
+        recipe: of the set.
+        progress: told of damage.
     """
     names = (shard_name, note_name, counted_name)
     wanted = {name(number) for number in range(recipe.shards) for name in names}
     ours = [name for name in store.sizes() if name.lstrip(".").startswith(("shard-", INDEX))]
     store.remove(name for name in ours if name not in wanted)
+    if store.folder is None:
+        return
+    kept = [(number, note) for number, note in notes(store, recipe) if note is not None]
+    with ThreadPoolExecutor() as threads:
+        whole = threads.map(lambda item: _is_whole(store, *item), kept)
+        for (number, _), good in zip(kept, whole, strict=True):
+            if not good:
+                progress.note(f"{store.path(shard_name(number))} is damaged or gone; it is made again")
+                for name in names:
+                    distrust(store.folder / name(number))
+                    remove(store.folder / name(number))
 
 
 def write_shard(
@@ -142,12 +162,13 @@ def write_shard(
     content = records.pack(stored, first=part.start, origin=recipe.origin(number))
     file = ShardFile(shard_name(number), len(part), len(content), hashlib.sha256(content).hexdigest())
     counts = tally(made)
-    note = Note(origin=recipe.origin(number), file=vars(file), fields=fields, counted=counts is not None)
+    counted = None if counts is None else hashlib.sha256(counts.encode()).hexdigest()
+    note = Note(origin=recipe.origin(number), file=vars(file), fields=fields, counted=counted)
     try:
         store.put(file.name, content)
         if counts is not None:
             store.put(counted_name(number), counts.encode())
-        store.put(note_name(number), json.dumps(note, sort_keys=True).encode())
+        store.put(note_name(number), json.dumps(seal(note), sort_keys=True).encode())
     except NoRoomError as error:
         missing = recipe.shards - sum(note is not None for _, note in notes(store, recipe))
         raise UserError(
@@ -217,9 +238,26 @@ def _chunks(shards: int, name: Callable[[int], str], at_once: int) -> Iterator[l
         yield [name(number) for number in range(start, min(start + at_once, shards))]
 
 
-def _read_note(content: bytes | None, origin: str) -> Note | None:
+def _is_whole(store: Store, number: int, note: Note) -> bool:
+    """Return whether a shard in a folder, and what was counted in it, are as they were written."""
+    assert store.folder is not None
+    digests = {shard_name(number): note["file"]["sha256"], counted_name(number): note["counted"]}
     try:
-        note: Note = json.loads(content or b"")
-        return note if note["origin"] == origin else None
-    except (ValueError, KeyError, TypeError):  # damaged: the shard is made again
+        for name, digest in digests.items():
+            if digest:
+                with (store.folder / name).open("rb") as stream:
+                    if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
+                        return False
+    except OSError:
+        return False
+    return True
+
+
+def _read_note(content: bytes | None, origin: str) -> Note | None:
+    if content is None:
         return None
+    try:
+        note = unseal(json.loads(content))
+    except ValueError:  # damaged: the shard is made again
+        return None
+    return Note(**note) if note["origin"] == origin else None  # type: ignore[typeddict-item]

@@ -119,9 +119,12 @@ class Splits:
         return self._fill(maker, here)
 
     def _fill(self, maker: Maker, over: Spread) -> dict[str, Shards]:
+        progress = self.job.progress
         for split, recipe in self.recipes.items():
-            clear_leftovers(self.store.below(split), recipe)
-        missing, progress = self.missing(), self.job.progress
+            if self.job.again:
+                self.store.below(split).remove(self.store.below(split).sizes())
+            clear_leftovers(self.store.below(split), recipe, progress)
+        missing = self.missing()
         sizes = {(s, n): len(self.recipes[s].part(n)) for s, n in missing}
         total = sum(recipe.samples for recipe in self.recipes.values())
         progress.start("", total, done=total - sum(sizes.values()), unit="sample")

@@ -56,6 +56,17 @@ def test_damage_is_refused_by_name(tmp_path, damage, message):
     shards.read(1)
 
 
+def test_damage_is_made_visible_to_who_trusts_modes_and_times(tmp_path):
+    shards, shard = write(tmp_path), tmp_path / "shard-00002.tar"
+    flip(shard)
+    shard.chmod(0o444)
+    os.utime(shard, (1e9, 1e9))
+    with pytest.raises(UserError, match="was altered"):
+        shards.verify()
+    assert shard.stat().st_mode & 0o200
+    assert shard.stat().st_mtime > 1e9
+
+
 def test_what_is_read_often_is_compared_once(tmp_path):
     shards = write(tmp_path)
     kept = shards.read(2)["label"]

@@ -8,10 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from making import contents, make, write
+from making import FACTS, contents, make, write
+from recorded import Recorder
 
 from fewstep.errors import UserError
-from fewstep.shards import Shards
+from fewstep.shards import (
+    Recipe,
+    Shards,
+    Store,
+    clear_leftovers,
+    counted,
+    fetch_shards,
+    finish_shards,
+    missing_shards,
+    write_shard,
+)
 
 
 def test_equal_samples_make_equal_bytes(tmp_path):
@@ -97,6 +108,59 @@ def test_damaged_shards_and_those_of_other_facts_are_made_again(tmp_path):
     other = write(tmp_path / "a", 500, make=lambda start, stop: make(start + 7, stop + 7), facts={"seed": 1})
     assert torch.equal(other.load()["data"], make(7, 507)["data"])
     assert sorted(contents(tmp_path / "a")) == ["shard-00000.tar", "shard-00001.tar", "shards.json"]
+
+
+def flip(path, byte):
+    damaged = bytearray(path.read_bytes())
+    damaged[byte] ^= 1
+    path.write_bytes(damaged)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "told"),
+    [
+        ("shard-00001.tar", lambda path: flip(path, 2000), True),
+        ("shard-00001.tar", lambda path: path.write_bytes(bytes(path.stat().st_size)), True),
+        ("shard-00001.tar", lambda path: [path.unlink(), path.mkdir()], True),
+        (".shard-00001.tar.counted", lambda path: flip(path, 0), True),
+        (".shard-00001.tar.counted", Path.unlink, True),
+        (".shard-00001.tar.json", lambda path: flip(path, path.read_bytes().index(b"1, 2, 2")), False),
+        (".shard-00001.tar.json", lambda path: path.write_bytes(b""), False),
+    ],
+)
+def test_a_resumed_set_makes_again_what_is_damaged_though_its_size_is_right(tmp_path, name, damage, told):
+    recipe = Recipe(samples=1000, per_shard=300, facts=FACTS)
+    store = Store(tmp_path)
+
+    def fill(missing):
+        for number in missing:
+            write_shard(store, recipe, number, make, lambda fields: str(int(fields["label"].sum())))
+
+    fill(range(recipe.shards))
+    whole = finish_shards(store, recipe)
+    digest, sums = whole.digest, list(counted(store, recipe))
+    damage(tmp_path / name)
+    clear_leftovers(store, recipe, recorder := Recorder())
+    notes = ["shard-00001.tar is damaged or gone; it is made again"] if told else []
+    assert [note.removeprefix(f"{tmp_path}/") for note in recorder.notes] == notes
+    assert missing_shards(store, recipe) == [1]
+    fill([1])
+    again = finish_shards(store, recipe)
+    again.verify()
+    assert (again.digest, list(counted(store, recipe))) == (digest, sums)
+
+
+def test_a_shard_that_was_damaged_behind_a_url_is_made_again_by_the_next_run(tmp_path):
+    recipe, store = Recipe(samples=600, per_shard=300, facts=FACTS), Store("memory://set")
+    for number in missing_shards(store, recipe):
+        write_shard(store, recipe, number, make)
+    finish_shards(store, recipe)
+    content = bytearray(store.read("shard-00001.tar"))
+    content[2000] ^= 1
+    store.put("shard-00001.tar", bytes(content))
+    with pytest.raises(UserError, match=r"shard-00001\.tar was altered"):
+        fetch_shards(store, tmp_path)
+    assert missing_shards(store, recipe) == [1]
 
 
 @pytest.fixture
