@@ -1,4 +1,4 @@
-"""Clears what a dead machine or a killed run has left: locks of dead processes, half-made variants.
+"""Clears what a dead machine or killed run left: dead locks, half-made variants, damaged files of DVC.
 
 It refuses while anything runs here, and never ends a process.
 """
@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Crashed
 
 from fewstep.errors import UserError
-from flows.dvc import repo, reproduce
+from flows.dvc import damage, repo, reproduce
 from flows.workspaces import workspace_lock
 
 PROGRAMS = ("dvc", Path(reproduce.__file__).name)
@@ -28,7 +28,7 @@ FLOWS = ("run", "sweep")
 
 
 def recover(root: Path) -> list[str]:
-    """Clear what is left in a checkout and its variants; return a line for each thing that was cleared.
+    """Clear what is left in a checkout and its variants, and mend DVC's files; return a line for each thing.
 
     Raises:
         UserError: Something runs there.
@@ -40,6 +40,7 @@ def recover(root: Path) -> list[str]:
     done = []
     for project in projects:
         done += [f"removed the DVC lock of {what} in {project}" for what in repo.clear_locks(project)]
+        done += damage.mend(project)
     for lock in locks:
         done += forget_holder(lock)
     for partial in sorted(variants.glob("*.tmp")):

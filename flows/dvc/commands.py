@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from fewstep.secrets import scrub
-from flows.dvc import repo
+from flows.dvc import damage, repo
 from flows.dvc import reproduce as child
-from flows.dvc.failures import failure, stopped, timeout, written
+from flows.dvc.failures import StageError, failure, stopped, timeout, written
 from flows.system import processes, records
 from stages.tracking import recording
 
@@ -59,7 +59,10 @@ def reproduce(
             status = _run(stage, root, command, hear, seconds=seconds, environment=environment)
         found = written(told)
         if status or found is None:
-            raise failure(stage, found, written(own), lines)
+            error = failure(stage, found, written(own), lines)
+            if error.transient and (damaged := damage.explain(root)):
+                raise StageError(stage, f"{stage}: {damaged}", transient=False)
+            raise error
         return found["outcome"]
 
 

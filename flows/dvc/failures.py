@@ -36,7 +36,7 @@ def failure(
         lines: What both printed.
     """
     end = list(lines[-LINES_OF_A_FAILURE:])
-    if dvc is None or dvc["status"] is None:
+    if dvc is None or not dvc["status"]:  # it ran no command, or could not take over what one made
         error = [dvc["error"]] if dvc and dvc["error"] not in end else []
         return StageError(stage, "\n".join([f"{stage}: DVC failed", *end, *error]), transient=True)
     crashed = own is not None and own["outcome"] == "crash"

@@ -1,12 +1,15 @@
 """Entries of dvc.lock, one for each stage: a worker returns one, and the driver merges it."""
 
-import os
 import threading
 from pathlib import Path
 from typing import Any
 
 from dvc.repo import Repo
-from dvc.utils.serialize import dump_yaml, parse_yaml
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+from dvc.utils.serialize import YAMLFileCorruptedError, dump_yaml, parse_yaml
+from dvc.utils.strictyaml import YAMLValidationError, validate
+
+from fewstep.files import written_whole
 
 FILE = "dvc.lock"
 
@@ -19,6 +22,27 @@ def text(root: Path) -> str:
     return file.read_text() if file.exists() else ""
 
 
+def problem(text: str) -> str | None:
+    """Say why DVC can't use a dvc.lock; None if it can."""
+    try:
+        validate(parse_yaml(text, FILE), COMPILED_LOCKFILE_SCHEMA)
+    except (YAMLFileCorruptedError, YAMLValidationError) as error:
+        return str(error.__cause__ or error)
+    return None
+
+
+def problems(root: Path) -> list[str]:
+    """Return what is wrong with the dvc.lock of a project, if anything is."""
+    file = root / FILE
+    try:
+        found = problem(file.read_text())
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        found = str(error)
+    return [f"{file} is damaged ({' '.join(found.split())})"] if found else []
+
+
 def entry(root: Path, stage: str) -> dict[str, Any] | None:
     """Return the entry of a stage in dvc.lock of `root`; None if it has none."""
     return _stages(root).get(stage)
@@ -29,9 +53,8 @@ def merge(root: Path, stage: str, entry: dict[str, Any]) -> None:
     # DVC's own lock excludes other processes, but not threads.
     with _merging, Repo(str(root), _wait_for_lock=True) as opened, opened.lock:
         stages = _stages(root) | {stage: entry}
-        fresh = root / f"{FILE}.tmp"
-        dump_yaml(str(fresh), {"schema": "2.0", "stages": dict(sorted(stages.items()))})
-        os.replace(fresh, root / FILE)
+        with written_whole(root / FILE) as temporary:
+            dump_yaml(str(temporary), {"schema": "2.0", "stages": dict(sorted(stages.items()))})
 
 
 def _stages(root: Path) -> dict[str, Any]:

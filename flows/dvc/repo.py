@@ -11,7 +11,6 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal
 
-from dvc.config import Config
 from dvc.dependency import ParamsDependency
 from dvc.exceptions import DvcException
 from dvc.logger import set_loggers_level
@@ -19,8 +18,8 @@ from dvc.repo import Repo, lock_repo
 from filelock import FileLock, Timeout
 
 from fewstep.errors import UserError
-from fewstep.files import shown
-from flows.dvc import params_read
+from fewstep.files import remove, shown
+from flows.dvc import config, damage, params_read
 
 KEEP = dict.fromkeys(("workspace", "all_branches", "all_tags", "all_experiments"), True)
 """What keeps a cached file from garbage collection."""
@@ -65,17 +64,12 @@ def read(root: Path) -> dict[str, Stage]:
         return {name: _stage(nodes[name], upstream[name], changed.get(name, ())) for name in order}
 
 
-def cache(root: Path) -> Path:
-    """Return the folder of the cache that `root` uses."""
-    return Path(_config(root)["cache"].get("dir") or root / ".dvc" / "cache").resolve()
-
-
 def shares_by(root: Path) -> Literal["remote", "cache"] | None:
     """Return how `root` shares outputs with other machines: by a remote, or a cache outside of it."""
-    config = _config(root)
-    if "remote" in config["core"]:
+    settings = config.read(root)
+    if "remote" in settings["core"]:
         return "remote"
-    return "cache" if "dir" in config["cache"] else None
+    return "cache" if "dir" in settings["cache"] else None
 
 
 def lost(root: Path, stages: Iterable[str]) -> set[str]:
@@ -90,13 +84,13 @@ def lost(root: Path, stages: Iterable[str]) -> set[str]:
 
 def share(root: Path, clone: Path) -> None:
     """Let a clone of `root` use its cache and remotes, with their secrets and by paths seen from `root`."""
-    config = _config(root)
+    settings = config.read(root)
     (clone / ".dvc" / "config.local").touch(mode=0o600)  # the file that it was read from may be so, too
-    with _config(clone).edit("local", validate=False) as private:
-        private["remote"] = config["remote"]
-        private["cache"] = {**config["cache"], "dir": str(cache(root))}
+    with config.read(clone).edit("local", validate=False) as private:
+        private["remote"] = settings["remote"]
+        private["cache"] = {**settings["cache"], "dir": str(config.cache(root))}
         # Otherwise DVC keeps a database for each clone, for ever.
-        private["core"] = {**config["core"], "site_cache_dir": str(clone / ".dvc" / "tmp" / "site")}
+        private["core"] = {**settings["core"], "site_cache_dir": str(clone / ".dvc" / "tmp" / "site")}
 
 
 def clear_locks(root: Path) -> list[str]:
@@ -109,11 +103,11 @@ def clear_locks(root: Path) -> list[str]:
         UserError: A DVC runs there.
     """
     folder, owners = root / ".dvc" / "tmp", []
-    hardlink = _config(root)["core"].get("hardlink_lock", False)
+    hardlink = config.read(root)["core"].get("hardlink_lock", False)
     try:
         with FileLock(folder / "lock").acquire(timeout=0) if not hardlink else nullcontext():
             owners += _owners(folder / "rwlock")
-            (folder / "rwlock").unlink(missing_ok=True)
+            remove(folder / "rwlock")
     except Timeout:
         raise UserError(f"DVC is running in {root}; wait for it") from None
     for file in [*folder.glob("*.lock"), folder / "lock"] if hardlink else []:
@@ -128,7 +122,7 @@ def unused(root: Path) -> list[Path]:
 
     A cache outside of the project (cache.dir) may serve other clones, so it has none.
     """
-    if "dir" in _config(root)["cache"]:
+    if "dir" in config.read(root)["cache"]:
         return []
     with _opened(root) as repo, set_loggers_level(logging.CRITICAL), _listed() as paths:
         repo.gc(**KEEP, dry=True)
@@ -171,13 +165,12 @@ def _listed() -> Iterator[list[Path]]:
 
 
 def _owners(rwlock: Path) -> list[str]:
-    """Return the processes that DVC's list of readers and writers names; a half-written list names none."""
+    """Return the processes that DVC's list of readers and writers names; a damaged list names none."""
     try:
-        text = rwlock.read_text()
-        listed = json.loads(text)
+        listed = json.loads(rwlock.read_text())
     except FileNotFoundError:
         return []
-    except ValueError:
+    except (OSError, ValueError):
         return ["a process that died while it wrote"]
     infos = [*listed.get("write", {}).values(), *(i for who in listed.get("read", {}).values() for i in who)]
     return sorted({f"process {info['pid']} ({info['cmd']})" for info in infos if info})
@@ -199,10 +192,6 @@ def _stage(node: Any, upstream: tuple[str, ...], changed: list) -> Stage:
     )
 
 
-def _config(root: Path) -> Any:
-    return Config(str(root / ".dvc"), validate=False)
-
-
 @contextmanager
 def _uncollected() -> Iterator[None]:
     """Do without Python's collector of garbage: DVC makes many small objects, and none to collect."""
@@ -219,10 +208,11 @@ def _opened(root: Path) -> Iterator[Any]:
         # DVC names stages and files as seen from the working directory, which all threads share.
         with _at_root, chdir(root), params_read.once(), _uncollected(), Repo(_wait_for_lock=True) as repo:
             yield repo
-    except DvcException as error:
-        raise UserError(f"DVC cannot read {root / 'dvc.yaml'}: {error}") from error
     except UnicodeEncodeError as error:  # of the path that DVC was about to write down
         name = shown(error.object)
         raise UserError(f"DVC cannot keep {name}, whose name is not in UTF-8; rename it") from None
     except FileNotFoundError as error:
         raise UserError(f"{shown(error.filename)} is a link to nothing, or is gone; remove it") from error
+    except (DvcException, OSError) as error:
+        told = damage.explain(root) or f"DVC cannot read {root / 'dvc.yaml'}: {error}"
+        raise UserError(told) from error

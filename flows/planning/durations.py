@@ -5,6 +5,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from fewstep.files import written_whole
+
 
 def read(root: Path) -> dict[str, float]:
     """Return seconds by the name of a stage."""
@@ -19,9 +21,9 @@ def record(root: Path, stage: str, seconds: float) -> None:
     file = _file(root)
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_suffix(".lock")):  # stages run at the same time
-        partial = file.with_suffix(".tmp")
-        partial.write_text(json.dumps(read(root) | {stage: round(seconds, 1)}, sort_keys=True, indent=1))
-        partial.replace(file)
+        text = json.dumps(read(root) | {stage: round(seconds, 1)}, sort_keys=True, indent=1)
+        with written_whole(file) as temporary:
+            temporary.write_text(text)
 
 
 def readable(seconds: float) -> str:

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -12,7 +13,8 @@ from processes import kill, wait_for
 
 from fewstep.errors import UserError
 from flows import recover
-from flows.dvc import commands
+from flows.dvc import commands, lockfile, repo
+from flows.dvc.failures import StageError
 from flows.workspaces import workspace_lock
 
 
@@ -104,3 +106,102 @@ def test_variants_are_recovered_too(toy, dead):
     assert f"process {dead} (dvc repro first) in {variants / 'abc'}" in told
     assert f"removed the half-made variant {variants / 'half.tmp'}" in told
     assert not (variants / "half.tmp").exists()
+
+
+def cached_list(root):
+    """Return the file in DVC's cache that lists the output of the first stage."""
+    digest = lockfile.entry(root, "first")["outs"][0]["md5"]
+    return root / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
+
+
+def cut(file, count):
+    content = file.read_bytes()
+    file.chmod(0o644)
+    file.write_bytes(content[:count])
+
+
+def become_folder(file):
+    file.unlink()
+    (file / "lost").mkdir(parents=True)
+
+
+LOCK_DAMAGES = {
+    "empty": lambda file: cut(file, 0),
+    "cut": lambda file: cut(file, file.read_bytes().index(b"outs:") + 2),
+    "zeros": lambda file: file.write_bytes(bytes(300)),
+    "not text": lambda file: file.write_bytes(b"\xff" * 300),
+    "a list": lambda file: file.write_text("- a"),
+    "a folder": become_folder,
+}
+
+
+@pytest.mark.parametrize(
+    ("damage", "committed"), [(damage, damage not in ("cut", "a folder")) for damage in LOCK_DAMAGES]
+)
+def test_a_damaged_lockfile_ends_in_one_message_whose_command_mends_it(toy_that_ran, damage, committed):
+    root = toy_that_ran.root
+    if committed:
+        toy_that_ran.sh("git add dvc.lock && git commit -qm ran")
+    before = lockfile.text(root)
+    LOCK_DAMAGES[damage](root / "dvc.lock")
+    with pytest.raises(UserError, match=r"dvc\.lock is damaged \(.*`fewstep recover`"):
+        repo.read(root)
+    (told,) = recover.recover(root)
+    assert "put back that of the last commit" in told if committed else "looks for the results" in told
+    assert (root / ".fewstep/dvc.lock.damaged").exists()
+    assert recover.recover(root) == []
+    toy_that_ran.sh("dvc repro -q")
+    assert toy_that_ran.began() == []  # all was found
+    assert yaml.safe_load(lockfile.text(root)) == yaml.safe_load(before)
+
+
+def test_a_lockfile_that_was_cut_and_still_can_be_read_is_mended_by_dvc_alone(toy_that_ran):
+    file = toy_that_ran.root / "dvc.lock"
+    before = yaml.safe_load(file.read_text())
+    cut(file, file.read_bytes().index(b"outs:"))  # no output, and no further stages
+    assert recover.recover(toy_that_ran.root) == []
+    toy_that_ran.sh("dvc repro -q")
+    assert toy_that_ran.began() == []
+    assert yaml.safe_load(file.read_text()) == before
+
+
+def cached_content(root):
+    """Return a file in DVC's cache that is part of an output."""
+    return next((root / ".dvc/cache/files/md5").glob("*/*[!r]"))
+
+
+@pytest.mark.parametrize(
+    ("of", "damage"),
+    [
+        (cached_list, become_folder),
+        (cached_list, lambda file: cut(file, 40)),
+        (cached_content, lambda file: cut(file, 0)),
+    ],
+)
+def test_damage_in_the_cache_is_removed_and_the_stages_fill_it_again(toy_that_ran, damage, of):
+    root = toy_that_ran.root
+    damage(file := of(root))
+    if file.is_dir():
+        with pytest.raises(
+            StageError, match=rf"first: DVC can't .*{file} is a folder.*`fewstep recover`"
+        ) as caught:
+            commands.reproduce("first", root, lambda line: None, force=True)
+        assert not caught.value.transient
+    told = recover.recover(root)
+    assert any(line.startswith(f"removed {file} from DVC's cache: it was ") for line in told)
+    assert recover.recover(root) == []
+    toy_that_ran.sh("dvc repro -q")
+    assert file.is_file()
+    assert not any(stage.changed for stage in repo.read(root).values())
+
+
+@pytest.mark.parametrize("damage", [lambda file: cut(file, 0), become_folder])
+def test_a_damaged_list_of_readers_is_explained_and_removed(toy_that_ran, dead, damage):
+    root = toy_that_ran.root
+    leave_lock(root, dead)
+    damage(root / ".dvc/tmp/rwlock")
+    toy_that_ran.edit("params.yaml", "rate: 0.1", "rate: 0.2")
+    with pytest.raises(StageError, match=r"rwlock is damaged .*`fewstep recover`"):
+        commands.reproduce("first", root, lambda line: None)
+    assert len(recover.recover(root)) == 1
+    assert commands.reproduce("first", root, lambda line: None) == "ran"
