@@ -1,4 +1,4 @@
-"""manifest.json: what an artifact holds and what it was made from; without clock, host or duration."""
+"""manifest.json: what an artifact holds and was made from, and its checksum; no clock, host or duration."""
 
 import hashlib
 import json
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.errors import UserError
+from fewstep.files import distrust, written_whole
+from fewstep.sealed import SEAL, seal, unseal
 
 NAME = "manifest.json"
 FIELDS = {"stage", "key", "version", "seed", "config", "fingerprint", "inputs", "files", "facts"}
@@ -34,25 +36,29 @@ def describe(folder: Path) -> dict[str, dict[str, Any]]:
 
 def write(file: Path, manifest: dict[str, Any]) -> None:
     """Write a manifest whole or not at all."""
-    partial = file.with_suffix(".tmp")
-    partial.write_text(json.dumps(manifest, sort_keys=True, indent=1) + "\n")
-    partial.replace(file)
+    with written_whole(file) as temporary:
+        temporary.write_text(json.dumps(seal(manifest), sort_keys=True, indent=1) + "\n")
 
 
 def read(artifact: Path) -> dict[str, Any] | None:
     """Return an artifact's manifest, None if it has none.
 
     Raises:
-        UserError: if the file is there but is no manifest.
+        UserError: if the file is there but is no manifest, or not as it was written. One that an earlier
+            fewstep wrote has no checksum and is not compared.
     """
+    file = artifact / NAME
     try:
-        manifest = json.loads((artifact / NAME).read_text())
+        manifest = json.loads(file.read_text())
+        if SEAL in manifest:
+            manifest = unseal(manifest)
+        if not manifest.keys() >= FIELDS:
+            raise ValueError("fields are missing")
     except FileNotFoundError:
         return None
-    except ValueError:
-        manifest = {}
-    if not isinstance(manifest, dict) or not manifest.keys() >= FIELDS:
-        raise UserError(f"{artifact / NAME} is damaged; remove {artifact} and run `dvc repro` again")
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        distrust(file)
+        raise UserError(f"{file} is damaged ({error}); run: fewstep recover && dvc repro") from error
     return manifest
 
 
@@ -67,18 +73,7 @@ def read_if_whole(artifact: Path) -> dict[str, Any] | None:
 def digest(artifact: Path) -> str | None:
     """Return the sha256 of an artifact's manifest, None if it has none."""
     file = artifact / NAME
-    return sha256(file) if file.exists() else None
-
-
-def damaged(folder: Path, manifest: dict[str, Any]) -> str | None:
-    """Say which file is missing or has another size than the manifest says; None if all is well."""
-    for name, facts in manifest["files"].items():
-        file = folder / name
-        if not file.is_file():
-            return f"{file} is missing"
-        if file.stat().st_size != facts["bytes"]:
-            return f"{file} has {file.stat().st_size} bytes instead of {facts['bytes']}"
-    return None
+    return sha256(file) if file.is_file() else None
 
 
 def content_digest(path: Path) -> str:

@@ -9,7 +9,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from fewstep.errors import UserError
-from stages.artifacts import manifests
+from stages.artifacts import damage, manifests
 from stages.settings import discovery
 from stages.settings.params import Params, canonical, deciding, differences
 
@@ -111,6 +111,21 @@ class Plan:
         if gate and (problem := gate(self.config, self.key, facts)):
             raise UserError(problem)
 
+    def check_inputs(self) -> None:
+        """Read what the stage will read of other stages' results, and compare it with their manifests.
+
+        Shards are left to who reads them (fewstep.shards), for there may be many and not all are needed.
+
+        Raises:
+            UserError: if a file is not as it was written; names it and the remedy.
+        """
+        for item in self.inputs.values():
+            if item.manifest is not None:
+                found = damage.by_digest(item.path, item.manifest, but=lambda file: file.suffix == ".tar")
+                for file, problem in found.items():
+                    maker = discovery.address(item.manifest["stage"], item.manifest["key"])
+                    raise UserError(f"can't use {item.path}: {file} {problem}; run: {repair(maker)}")
+
     def check_unchanged(self) -> None:
         """See that nothing that decides the result changed while the stage ran.
 
@@ -150,18 +165,27 @@ def examine(
         if not path.exists():
             raise UserError(f"needs {path}, which is not there")
         return Input(path, manifests.content_digest(path))
-    remedy = f"run: dvc repro {discovery.address(*maker)}"
+    address = discovery.address(*maker)
+    remedy = f"run: dvc repro {address}"
     digest = manifests.digest(path)
     manifest = known.manifest if known and known.digest == digest else manifests.read(path)
     if digest is None or manifest is None:
         raise UserError(f"needs {path}, which is not there or not whole; {remedy}")
-    if damage := manifests.damaged(path, manifest):
-        raise UserError(f"can't use {path}: {damage}; remove that folder and {remedy}")
+    if problem := damage.first_by_size(path, manifest):
+        raise UserError(f"can't use {path}: {problem}; run: {repair(address)}")
     if staleness := stale(manifest, params, maker):
         raise UserError(
             f"needs {path}, which is out of date: {staleness}; {remedy} (with -f if DVC calls it up to date)"
         )
     return Input(path, digest, manifest)
+
+
+def repair(address: str) -> str:
+    """Return the commands that make a damaged result of a stage anew, or restore it.
+
+    The first removes damage from DVC's cache, from which the second may restore.
+    """
+    return f"fewstep recover && dvc repro {address}"
 
 
 def stale(manifest: dict[str, Any], params: Params, maker: tuple[str, str | None]) -> str | None:

@@ -10,7 +10,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from stages.artifacts import manifests
+from fewstep.errors import UserError
+from fewstep.files import flush_below, remove, written_whole
+from stages.artifacts import damage, manifests
 
 
 def root() -> Path:
@@ -59,19 +61,41 @@ class Scratch:
         """The lock on it, beside it so that it outlives it."""
         return self.folder.parent / ".locks" / self.folder.name
 
-    def read_finished(self) -> dict[str, Any] | None:
-        """Return the manifest of a whole result, None if it holds none; a damaged result is removed."""
-        manifest = manifests.read(self.folder)
-        if manifest and manifests.damaged(self.out, manifest):
-            self.manifest.unlink()
-            shutil.rmtree(self.out, ignore_errors=True)
-            return None
-        return manifest
+    def read_finished(self, say: Callable[[str], None]) -> dict[str, Any] | None:
+        """Return the manifest of a whole result, None if it holds none.
 
-    def forget(self) -> None:
-        """Remove a finished result, so that it is made again from the beginning."""
-        self.manifest.unlink()  # first: half a folder must not look finished
-        shutil.rmtree(self.folder)
+        All of it is read. What is damaged is removed, and the result is unfinished again.
+
+        Args:
+            say: Told of damage.
+        """
+        try:
+            manifest = manifests.read(self.folder)
+        except UserError as error:
+            manifest, found = None, {self.manifest: f"is damaged ({error.__cause__})"}
+        else:
+            found = damage.by_digest(self.out, manifest) if manifest else {}
+        if not found:
+            return manifest
+        for file, problem in found.items():
+            say(f"{file} {problem}; it is made again")
+        for file in (self.manifest, *found):  # the manifest first: a damaged result must not look finished
+            remove(file)
+        return None
+
+    def begin_again(self) -> bool:
+        """Remove all that is here, so that it is made again from the beginning; return whether that was done.
+
+        It is not if that was done before, and the work since is not finished: the stage goes on with it.
+        """
+        marker = self.folder / "made-again"
+        if marker.exists() and not self.manifest.exists():
+            return False
+        self.manifest.unlink(missing_ok=True)  # first: half a folder must not look finished
+        remove(self.folder)
+        self.folder.mkdir(parents=True)
+        marker.touch()
+        return True
 
     @contextmanager
     def lock(self, say: Callable[[str], None]) -> Iterator[None]:
@@ -123,14 +147,15 @@ def publish(scratch: Scratch, out: Path) -> None:
     """
     new, old = (out.with_name(out.name + suffix) for suffix in (".tmp", ".old"))
     for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+        remove(leftover)
     for file in manifests.files_below(scratch.out):
         link(file, new / file.relative_to(scratch.out))
     link(scratch.manifest, new / manifests.NAME)
+    flush_below(new, names_only=True)
     if out.exists():
         out.rename(old)
     new.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    remove(old)
 
 
 def link(source: Path, target: Path) -> None:
@@ -139,4 +164,5 @@ def link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        shutil.copyfile(source, target)
+        with written_whole(target) as temporary:
+            shutil.copyfile(source, temporary)

@@ -6,18 +6,16 @@ a changed student costs its own entries alone, and a killed evaluation goes on a
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fewstep.grids import Grid
 from fewstep.metrics.protocol import BlockScores
+from stages.evaluation import kept_files
 
 
 @dataclass(frozen=True)
@@ -65,42 +63,36 @@ class KeptEntries:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "began").touch()
 
-    def read(self, entry: Entry, truth: Grid | None) -> Result | None:
+    def read(
+        self, entry: Entry, truth: Grid | None, say: Callable[[str], None] = lambda text: None
+    ) -> Result | None:
         """Return what was measured of an entry, None if it was not or its files are damaged.
 
-        `truth` is the fine run whose ends it was compared with, if any.
+        `truth` is the fine run whose ends it was compared with, if any; `say` is told of damage.
         """
-        file = self._file(entry, truth)
-        grid = file.with_suffix(".safetensors")
         try:
-            found = json.loads(file.read_text())
+            found, tensors = kept_files.read(self._file(entry, truth))
             scores = tuple(
                 BlockScores(**by_net | {"fd_without": tuple(by_net["fd_without"])})
                 for by_net in found["scores"]
             )
-            result = Result(scores, found["more"], load_file(grid)["samples"])
-            for used in (file, grid):
-                os.utime(used)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            return Result(scores, found["more"], tensors["samples"])
+        except FileNotFoundError:
             return None
-        return result
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            say(f"{entry.name} is measured again: {error}")
+            return None
 
     def write(self, entry: Entry, truth: Grid | None, result: Result) -> None:
-        """Keep an entry, whole or not at all: the JSON comes last, under its name at once."""
-        file = self._file(entry, truth)
-        scores = [asdict(by_net) for by_net in result.scores]
-        text = json.dumps({"scores": scores, "more": result.more})
-        put(file.with_suffix(".safetensors"), lambda partial: save_file({"samples": result.samples}, partial))
-        put(file, lambda partial: partial.write_text(text))
+        """Keep an entry, whole or not at all."""
+        facts = {"scores": [asdict(by_net) for by_net in result.scores], "more": result.more}
+        kept_files.write(self._file(entry, truth), facts, {"samples": result.samples})
+
+    def forget(self, entry: Entry, truth: Grid | None) -> None:
+        """Remove what is kept of an entry."""
+        self._file(entry, truth).unlink(missing_ok=True)
 
     def _file(self, entry: Entry, truth: Grid | None) -> Path:
         grids = [grid and grid.to_json() for grid in (entry.grid, truth)]
         decides = json.dumps([entry.digest, *grids, *self.facts], sort_keys=True)
         return self.folder / f"{hashlib.sha256(decides.encode()).hexdigest()[:32]}.json"
-
-
-def put(file: Path, write: Callable[[Path], Any]) -> None:
-    """Make a file appear at once; `write` fills a path that no other process writes to."""
-    partial = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    write(partial)
-    partial.replace(file)

@@ -83,9 +83,11 @@ class Measured:
     def measure(self, entries: Sequence[Entry], truths: dict[float, tuple[Grid, Tensor]]) -> None:
         """Measure what is not kept; `truths` holds, by guidance, a fine grid and where it takes noises."""
         grids = {guidance: grid for guidance, (grid, _) in truths.items()}
-        self.results |= {
-            entry: result for entry in entries if (result := self.kept.read(entry, grids.get(entry.guidance)))
-        }
+        for entry in entries:
+            if self.job.again and entry not in self.results:
+                self.kept.forget(entry, grids.get(entry.guidance))
+            if result := self.kept.read(entry, grids.get(entry.guidance), self.job.progress.note):
+                self.results[entry] = result
         missing = [entry for entry in entries if entry not in self.results]
         self.job.progress.start("entries", len(entries), done=len(entries) - len(missing), unit="entry")
         if not missing:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from fewstep.files import written_whole
 from stages.artifacts.scratch import state
 
 
@@ -25,6 +26,6 @@ def record_timing(name: str, seconds_per_1000: float) -> None:
     """Note a measurement in place of the last one of that name."""
     file().parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file().with_suffix(".lock")):  # stages may run at the same time
-        partial = file().with_suffix(".tmp")
-        partial.write_text(json.dumps(read() | {name: seconds_per_1000}, sort_keys=True, indent=1))
-        partial.replace(file())
+        text = json.dumps(read() | {name: seconds_per_1000}, sort_keys=True, indent=1)
+        with written_whole(file()) as temporary:
+            temporary.write_text(text)

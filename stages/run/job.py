@@ -27,6 +27,8 @@ class Job:
     """A folder for what helps to resume and is not published."""
     result: str
     """A name for the result, by stage, key and fingerprint, that no other result has."""
+    again: bool = False
+    """Whether it shall be made again, so nothing that an earlier run left in another place may be used."""
     progress: Progress
     picture: Callable[[str, Path], None]
     """Sends a picture to the tracker, under a name."""

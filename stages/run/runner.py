@@ -14,12 +14,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fewstep.errors import UserError
+from fewstep.files import flush_below
 from fewstep.secrets import scrub
 from stages.artifacts import manifests
 from stages.artifacts.plan import Plan
 from stages.artifacts.scratch import Scratch, publish, root
 from stages.process import records
-from stages.process.parent import die_with_dvc
+from stages.process.parent import asked_again, die_with_dvc
 from stages.process.progress import Shown
 from stages.run.job import Job
 from stages.settings import checks, discovery
@@ -48,7 +49,7 @@ def main(file: Path) -> None:
             records.write_outcome(address, run(stage, key))
         return
     except KeyboardInterrupt:
-        outcome, message = "interrupted", f"stopped; go on with: dvc repro {address}"
+        outcome, message = "interrupted", f"stopped; go on with: {resuming(address)}"
     except UserError as error:
         outcome, message = "mistake", str(error)
     except Exception as error:
@@ -61,7 +62,7 @@ def main(file: Path) -> None:
             "disk full",
             (
                 f"the disk of {folder} is full ({free:,} bytes free). Make room, then go on where "
-                f"this stopped with: dvc repro {address}"
+                f"this stopped with: {resuming(address)}"
             ),
         )
     records.write_outcome(address, outcome, message)
@@ -75,6 +76,11 @@ def key_from_dvc(stage: str) -> str | None:
     safely: the shell reads it before the stage can refuse it.
     """
     return os.environ.get("DVC_STAGE", "").partition(f"{stage}@")[2] or None
+
+
+def resuming(address: str) -> str:
+    """Return the command that goes on with a stage; without -f, DVC would restore the result of before."""
+    return f"dvc repro {'-f -s ' if asked_again() else ''}{address}"
 
 
 def command_line(stage: str) -> ArgumentParser:
@@ -113,7 +119,7 @@ def show_plan(stage: str, key: str | None, price: float | None) -> None:
     """
     plan = read_plan(stage, key)
     scratch, progress = Scratch.of(plan.address, plan.fingerprint), Shown(plan.address)
-    if scratch.read_finished():
+    if scratch.read_finished(progress.note):
         progress.note("is made already; there is nothing to spend")
         return
     estimate = plan.module.plan(plan.config, job_of(plan, scratch, progress, lambda name, file: None))
@@ -137,17 +143,15 @@ def run(stage: str, key: str | None) -> records.Outcome:
         progress = Shown(plan.address, tracking.measured)
         status = "FAILED"
         try:
-            made_before = scratch.read_finished()
-            if made_before and os.environ.get("FEWSTEP_AGAIN"):
-                scratch.forget()
-                made_before = None
+            again = asked_again() and scratch.begin_again()
+            made_before = scratch.read_finished(progress.note)
             if made_before:
                 progress.note("made before, publishing it")
                 tracking.link(made_before)
                 manifest = made_before
             else:
                 tracking.begin()
-                manifest = work(plan, scratch, progress, tracking)
+                manifest = work(plan, scratch, progress, tracking, again=again)
             plan.check_gate(manifest["facts"])
             plan.check_unchanged()
             publish(scratch, plan.out)
@@ -172,9 +176,10 @@ def help_train(stage: str, key: str | None) -> None:
     if "train" not in plan.module.Config.model_fields:
         raise UserError(f"FEWSTEP_NODE_RANK is {machine_number()}, but {stage} trains nothing; unset it")
     scratch, progress = Scratch.of(plan.address, plan.fingerprint), Shown(plan.address)
-    if scratch.read_finished():
+    if scratch.read_finished(progress.note):
         progress.note("the first machine has finished it")
         return
+    plan.check_inputs()
     scratch.work.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="fewstep-") as nowhere, suppress(OthersFinishError):
         job = replace(job_of(plan, scratch, progress, lambda name, file: None), out=Path(nowhere))
@@ -182,13 +187,19 @@ def help_train(stage: str, key: str | None) -> None:
     progress.note("the share of this machine is done; the first machine publishes the result")
 
 
-def work(plan: Plan, scratch: Scratch, progress: Shown, tracking: Tracking) -> dict[str, Any]:
-    """Run the stage, and write and return the manifest of what it made."""
+def work(plan: Plan, scratch: Scratch, progress: Shown, tracking: Tracking, *, again: bool) -> dict[str, Any]:
+    """Run the stage, and write and return the manifest of what it made.
+
+    Raises:
+        UserError: for everything that the user can change.
+    """
+    plan.check_inputs()
     for folder in (scratch.out, scratch.work):
         folder.mkdir(parents=True, exist_ok=True)
-    job = job_of(plan, scratch, progress, tracking.picture)
+    job = replace(job_of(plan, scratch, progress, tracking.picture), again=again)
     plan.module.run(plan.config, job)
     progress.finish()
+    flush_below(scratch.out)  # the manifest says that all of it is whole
     made = {"fingerprint": plan.fingerprint, "files": manifests.describe(scratch.out), "facts": job.facts}
     manifest = plan.facts() | made
     manifests.write(scratch.manifest, manifest)

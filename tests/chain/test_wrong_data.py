@@ -78,6 +78,25 @@ def test_a_damaged_shard_is_named_and_can_be_had_again(project, finished, damage
     assert project.files("artifacts/couple") == finished.files("artifacts/couple")
 
 
+def test_a_shard_that_is_damaged_under_all_its_names_is_made_again_alone(project, finished):
+    """The result, scratch and DVC's cache are one file."""
+    shard = project / SHARD
+    shard.chmod(0o644)
+    with shard.open("r+b") as stream:
+        stream.seek(5000)
+        stream.write(b"\x00\x01\x02")
+    shard.chmod(0o444)
+    said = project.refused("python -m stages.reflow round1")
+    assert f"{SHARD} was altered: its sha256 is not that in shards.json; run the stage that made it" in said
+    project.environment.pop("FEWSTEP_SCRATCH")
+    again = project.repro("couple@round1")
+    assert again.ran == ["couple@round1"]
+    assert again.said.count("shard-00003.tar is not as it was written") == 1
+    assert "couple@round1: going on from sample 512/576" in again.said
+    assert project.files("artifacts/couple") == finished.files("artifacts/couple")
+    assert project.locked() == finished.locked()
+
+
 def test_a_model_of_another_shape_than_the_data(project):
     from fewstep.checkpoint import save_model
     from fewstep.model import ModelConfig, build

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from jobs import job_in
 
 from fewstep.grids import uniform
 from fewstep.metrics.protocol import BlockScores
 from flows import gc
+from stages.evaluation import evaluation
 from stages.evaluation.entries import Entry, KeptEntries, Result
 
 ENTRY, OTHER = (Entry(name, "uniform", uniform(4), 4, name, 1.0) for name in ("boss-4", "pretrain"))
@@ -75,6 +77,9 @@ def without_kid(content):
         ("json", lambda _: b"\xff"),
         ("json", lambda _: b"{}"),
         ("json", without_kid),
+        ("json", lambda content: content.replace(b"1.5", b"1.4", 1)),
+        ("json", lambda content: content.replace(b'"recall": 0', b'"recall": 1', 1)),
+        ("safetensors", lambda content: content[:-1] + bytes([content[-1] ^ 1])),
         ("safetensors", half),
         ("safetensors", lambda _: b""),
         ("safetensors", None),
@@ -87,9 +92,39 @@ def test_a_damaged_cell_is_measured_and_kept_again(kept, suffix, damage):
         file.write_bytes(damage(file.read_bytes()))
     else:
         file.unlink()
-    assert kept.read(ENTRY, TRUTH) is None
+    said = []
+    assert kept.read(ENTRY, TRUTH, said.append) is None
+    assert len(said) == 1
+    assert said[0].startswith("boss-4@4 is measured again: ")
     kept.write(ENTRY, TRUTH, RESULT)
     assert same(kept.read(ENTRY, TRUTH), RESULT)
+
+
+def test_an_entry_that_was_never_kept_is_nothing_to_tell(kept):
+    said = []
+    assert kept.read(ENTRY, TRUTH, said.append) is None
+    assert said == []
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_an_evaluation_that_is_made_again_measures_each_entry_once_more(kept, tmp_path, monkeypatch, again):
+    kept.write(ENTRY, None, RESULT)
+    kept.write(OTHER, None, RESULT)
+    measured = []
+
+    def spread(work, items, **options):
+        for item in items:
+            measured.append(item)
+            yield item, RESULT
+
+    monkeypatch.setattr(evaluation, "spread", spread)
+    monkeypatch.setattr(evaluation.Measured, "constants", None)
+    job = job_in(tmp_path, "evaluate", again=again, inputs={"data": tmp_path})
+    all_of_it = evaluation.Measured(job, None, {}, kept, {})
+    all_of_it.measure([ENTRY], {})
+    all_of_it.measure([ENTRY, OTHER], {})
+    assert measured == ([ENTRY, OTHER] if again else [])
+    assert kept.read(OTHER, None)
 
 
 def test_garbage_is_what_the_newest_evaluation_neither_read_nor_wrote(kept, tmp_path):

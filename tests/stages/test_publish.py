@@ -1,11 +1,12 @@
 """An output appears whole or not at all, and costs no second copy on disk."""
 
-import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
+from stages.artifacts import manifests
 from stages.artifacts import scratch as scratch_module
 from stages.artifacts.scratch import Scratch, publish
 
@@ -20,9 +21,9 @@ def finished(folder, name, text, age=0.0):
     scratch = Scratch(folder / name)
     (scratch.out / "sub").mkdir(parents=True)
     (scratch.out / "sub/file.txt").write_text(text)
-    files = {"sub/file.txt": {"bytes": len(text), "sha256": ""}}
+    (scratch.out / "other.txt").write_text("as ever")
     names = ("stage", "key", "version", "seed", "config", "fingerprint", "inputs", "facts")
-    scratch.manifest.write_text(json.dumps(dict.fromkeys(names) | {"files": files}))
+    manifests.write(scratch.manifest, dict.fromkeys(names) | {"files": manifests.describe(scratch.out)})
     os.utime(scratch.manifest, (1e9 - age, 1e9 - age))
     scratch.lock_file.parent.mkdir(exist_ok=True)
     return scratch
@@ -36,8 +37,19 @@ def test_published_files_are_links_and_replace_what_was_there(scratch, tmp_path)
     for _ in range(2):
         publish(scratch, out)
         assert (out / "sub/file.txt").samefile(scratch.out / "sub/file.txt")
-        assert sorted(os.listdir(out)) == ["manifest.json", "sub"]
+        assert sorted(os.listdir(out)) == ["manifest.json", "other.txt", "sub"]
         assert os.listdir(out.parent) == ["make"]
+
+
+def test_the_names_of_a_result_are_on_the_disk_before_it_is_published(scratch, tmp_path, monkeypatch):
+    happened = []
+    rename = Path.rename
+    monkeypatch.setattr(os, "fsync", lambda handle: happened.append(os.fstat(handle).st_ino))
+    monkeypatch.setattr(Path, "rename", lambda *names: happened.append("renamed") or rename(*names))
+    publish(scratch, tmp_path / "out")
+    assert happened.count("renamed") == 1
+    folders = {path.stat().st_ino for path in (tmp_path / "out", tmp_path / "out/sub")}
+    assert folders <= set(happened[: happened.index("renamed")])
 
 
 def test_files_are_copied_where_links_are_impossible(scratch, tmp_path, monkeypatch):
@@ -66,11 +78,73 @@ def test_a_publication_that_breaks_off_leaves_nothing(scratch, tmp_path, monkeyp
     assert not (tmp_path / "out.tmp").exists()
 
 
-def test_damaged_scratch_is_made_anew(scratch):
-    assert scratch.read_finished()
-    (scratch.out / "sub/file.txt").write_text("longer than it was")
-    assert not scratch.read_finished()
+DAMAGES = {
+    "longer": ("out/sub/file.txt", lambda file: file.write_text("longer than it was")),
+    "flipped": ("out/sub/file.txt", lambda file: file.write_text("nev")),
+    "gone": ("out/sub/file.txt", Path.unlink),
+    "a folder": ("out/sub/file.txt", lambda file: [file.unlink(), file.mkdir()]),
+    "cut manifest": (manifests.NAME, lambda file: file.write_text(file.read_text()[:40])),
+    "empty manifest": (manifests.NAME, lambda file: file.write_text("")),
+    "flipped manifest": (
+        manifests.NAME,
+        lambda f: f.write_text(f.read_text().replace('"seed": n', '"sead": n')),
+    ),
+    "manifest with another fact": (
+        manifests.NAME,
+        lambda file: file.write_text(file.read_text().replace('"facts": null', '"facts": 1234')),
+    ),
+    "manifest of another type": (manifests.NAME, lambda file: file.write_text("[]")),
+    "manifest that is a folder": (manifests.NAME, lambda file: [file.unlink(), file.mkdir()]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_damaged_in_finished_scratch_is_told_and_removed_and_the_rest_kept(scratch, damage):
+    said = []
+    assert scratch.read_finished(said.append)
+    assert said == []
+    name, do = DAMAGES[damage]
+    do(file := scratch.folder / name)
+    assert not scratch.read_finished(said.append)
+    assert len(said) == 1
+    assert said[0].startswith(f"{file} ")
+    assert said[0].endswith("; it is made again")
+    assert not file.exists()
+    assert not scratch.manifest.exists()
+    assert (scratch.out / "other.txt").read_text() == "as ever"
+
+
+def test_damage_that_size_and_time_do_not_tell_is_made_visible_to_dvc(scratch, tmp_path):
+    """DVC trusts what is read-only or not younger than when it looked; its cache holds a link."""
+    file, cached = scratch.out / "sub/file.txt", tmp_path / "cached"
+    file.write_text("nev")
+    os.link(file, cached)
+    cached.chmod(0o444)
+    os.utime(cached, (1e9, 1e9))
+    assert not scratch.read_finished(print)
+    assert cached.stat().st_mode & 0o200
+    assert cached.stat().st_mtime > 1e9
+
+
+def test_a_second_beginning_removes_what_an_earlier_one_finished_and_no_unfinished_one(scratch):
+    scratch.work.mkdir()
+    assert scratch.begin_again()
     assert not scratch.out.exists()
+    assert not scratch.work.exists()
+    scratch.work.mkdir()
+    assert not scratch.begin_again()  # it was stopped; the next forced run goes on with it
+    assert scratch.work.exists()
+    manifests.write(scratch.manifest, {})
+    assert scratch.begin_again()
+
+
+@pytest.mark.parametrize("what", ["tmp", "old"])
+@pytest.mark.parametrize("kind", [Path.touch, Path.mkdir])
+def test_what_a_killed_publication_left_is_in_nobodys_way(scratch, tmp_path, what, kind):
+    kind(tmp_path / f"make.{what}")
+    publish(scratch, tmp_path / "make")
+    assert (tmp_path / "make/sub/file.txt").read_text() == "new"
+    assert not (tmp_path / f"make.{what}").exists()
 
 
 def test_pruning_keeps_the_newest_the_unfinished_and_the_locked(tmp_path):
