@@ -27,7 +27,7 @@ def main() -> None:
     beaten = 0
     for name, (dimensions, components, std) in MIXTURES.items():
         flow = Checked(FieldFlow(Mixture.drawn(dimensions, components, std)))
-        noise = Drawn(seed=0, shape=(dimensions,), classes=0, batch=512)
+        noise = Drawn(seed=0, shape=(dimensions,), shares=(), batch=512)
         problem = Problem(flow, noise, BUDGETS, truth_steps=TRUTH_STEPS)
         title = f"{name}, {components} components of standard deviation {std}"
         beaten += print_table(title, problem, dimensions=dimensions, comparisons=comparisons)

@@ -180,7 +180,7 @@ def sample(
         grid: A file that `fewstep search` wrote.
         solver: The solver that takes equal steps, a file of fewstep.solvers; a grid names its own.
         guidance: The scale of classifier-free guidance; 1 is none.
-        samples: How many to make. Sample number i of a model with classes has label i modulo their number.
+        samples: How many to make. Those of a model with classes hold each class as often as its data does.
         seed: Names the noises that are drawn.
         batch: Samples in one network call.
         device: Where the model runs, such as cuda.
@@ -233,9 +233,9 @@ def load(folder: Path, device: str) -> "Model":
 
 def drawn(model: "Model", count: int, seed: int, device: str) -> "tuple[Tensor, dict[str, Tensor]]":
     """Return noise (count, *shape) and what a model is conditioned on, (count,) each."""
-    shape, classes = model.config.shape, model.config.classes
+    shape, shares = model.config.shape, model.config.class_shares
     every = draws.draws(
-        "command line", seed, range(count), shape=shape, classes=classes, batch=count, device=device
+        "command line", seed, range(count), shape=shape, shares=shares, batch=count, device=device
     )
     return next(every)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from etils.epy import lazy_imports
@@ -22,7 +22,7 @@ def draws(
     indices: range,
     *,
     shape: tuple[int, ...],
-    classes: int,
+    shares: Sequence[float],
     batch: int,
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
@@ -33,7 +33,7 @@ def draws(
         seed: names them too.
         indices: the samples, in steps of 1.
         shape: of one sample.
-        classes: index % classes is the label (n,) of a sample; with 0 there are no conditions.
+        shares: how often each class comes among the labels (n,); without classes there are no conditions.
         batch: the greatest n; the last batch holds what is left.
         device: where the tensors are put.
 
@@ -42,5 +42,5 @@ def draws(
     """
     for start in range(indices.start, indices.stop, batch):
         keys = randomness.keys_of(seed, start, min(start + batch, indices.stop))
-        conditions = {"label": (keys[:, 1] % classes).to(device)} if classes else {}
+        conditions = {"label": randomness.labels(stream, keys, shares).to(device)} if shares else {}
         yield randomness.noises(stream, keys, shape).to(device), conditions

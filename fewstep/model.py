@@ -1,5 +1,6 @@
 """Model: a network, and the facts one needs to use it: what it predicts, on which path, how."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +19,8 @@ class ModelConfig:
     """Everything about a model but its weights; it is the model directory's config.json.
 
     Raises:
-        UserError: for a path or prediction that does not exist, or a student of timesteps without its grid.
+        UserError: for a path or prediction that does not exist, shares that are none, or a student of
+            timesteps without its grid.
     """
 
     architecture: dict[str, Any]
@@ -27,6 +29,14 @@ class ModelConfig:
     """Shape of one sample: (channels, height, width) or (features,)."""
     classes: int = 0
     """Number of class labels the network is conditioned on; 0 for an unconditional model."""
+    class_shares: tuple[float, ...] = ()
+    """How often each class came in the data it learnt from, (classes,): by these shares the labels of its
+    samples are drawn. If nobody says, all are as frequent."""
+    class_names: tuple[str, ...] = ()
+    """What the data calls each class, (classes,), or ()."""
+    units: dict[str, tuple[float, ...]] | None = None
+    """{"scale": (features,), "offset": (features,)} if it learnt from standardised points: a sample in the
+    data's own units is scale * x + offset."""
     prediction: str = "velocity"
     """What the network's output means; a row of fewstep.predictions.PARTS."""
     path: str = "linear"
@@ -56,8 +66,14 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
+        shares = tuple(self.class_shares) or (1 / self.classes,) * self.classes if self.classes else ()
+        object.__setattr__(self, "class_shares", shares)
+        object.__setattr__(self, "class_names", tuple(self.class_names) if self.classes else ())
+        if self.units is not None:
+            object.__setattr__(self, "units", {name: tuple(numbers) for name, numbers in self.units.items()})
         if isinstance(self.grid, dict):
             object.__setattr__(self, "grid", Grid(**self.grid))
+        _refuse_other_shares(shares, self.classes)
         paths.get(self.path)
         if self.prediction not in PARTS:
             raise UserError(unknown("prediction", self.prediction, list(PARTS)))
@@ -87,6 +103,15 @@ class ModelConfig:
                 "hidden label"
             )
         return asked
+
+
+def _refuse_other_shares(shares: tuple[float, ...], classes: int) -> None:
+    possible = all(0 <= share <= 1 for share in shares) and math.isclose(sum(shares), 1, abs_tol=1e-6)
+    if classes and (len(shares) != classes or not possible):
+        raise UserError(
+            f"class_shares must be {classes} numbers from 0 that add up to 1, one for each class, got "
+            f"{len(shares)} that add up to {sum(shares):g}"
+        )
 
 
 class Model(nn.Module):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from etils.epy import lazy_imports
 from pydantic import Field
 
-from fewstep.data import path_of, source_for, split
+from fewstep.data import path_of, shares_of, source_for, split, without_empty_classes
 from fewstep.errors import UserError
 from stages.run.job import Job
 from stages.run.runner import main
@@ -23,7 +23,9 @@ with lazy_imports():
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION = 5  # bump when the numbers this stage writes change
+    from fewstep.data import Samples
+
+VERSION = 6  # bump when the numbers this stage writes change
 
 
 class MetricNets(Settings):
@@ -87,11 +89,14 @@ def check(params: Params) -> list[str]:
 def run(config: Config, job: Job) -> None:
     """Write the shards of both splits, the nets that measure, the monitor's, and a grid of real samples."""
     here = Path()  # holds data/
-    samples = source_for(config.source, here, **config.source_options).load(here)
-    classes = 0 if samples.label is None else int(samples.label.max()) + 1
+    samples = without_empty_classes(source_for(config.source, here, **config.source_options).load(here))
+    classes = len(samples.class_names)
     floats = samples.floats()
     least = (protocol.LEAST_TRAIN, protocol.LEAST_HELD_OUT)
     chosen_by = split(len(floats), config.held_out, job.seed, at_least=least)
+    job.facts.update(known_of(samples, chosen_by[0]))
+    for note in job.facts["notes"]:
+        job.progress.note(note)
     for name, chosen in zip(("train", "held_out"), chosen_by, strict=True):
         fields = {"data": samples.data[chosen]}
         if samples.label is not None:
@@ -136,14 +141,32 @@ def run(config: Config, job: Job) -> None:
         accuracy = measure[nets.FIRST].accuracy(held_out, samples.label[chosen_by[1]])
     sample_grid.draw_sample_grid(job.out / "samples.png", [("data", sample_grid.spread_over(train))])
     job.picture("samples", job.out / "samples.png")
-    job.facts.update(
-        shape=list(floats.shape[1:]),
-        train=len(train),
-        held_out=len(held_out),
-        classes=classes,
-        class_names=list(samples.class_names),
-        classifier_accuracy=accuracy,
-    )
+    job.facts.update(train=len(train), held_out=len(held_out), classifier_accuracy=accuracy)
+
+
+def known_of(samples: Samples, train: Tensor) -> dict[str, Any]:
+    """Return what later stages and readers of the manifest know of the data.
+
+    Args:
+        samples: all of them, without empty classes.
+        train: the numbers, int64 (n,), of those to train on, whose class shares count.
+    """
+    names, notes, shares = samples.class_names, [*samples.notes], []
+    if samples.label is not None:
+        shares = shares_of(samples.label[train], len(names))
+        if unseen := [name for name, share in zip(names, shares, strict=True) if not share]:
+            notes.append(
+                f"{len(unseen)} of {len(names)} classes have held-out samples alone, and are never drawn: "
+                f"{', '.join(unseen[:5])}{', ...' if unseen[5:] else ''}"
+            )
+    return {
+        "shape": list(samples.data.shape[1:]),
+        "classes": len(names),
+        "class_names": list(names),
+        "class_shares": shares,
+        "units": samples.units,
+        "notes": notes,
+    }
 
 
 def rows(fields: dict[str, Tensor], start: int, stop: int) -> dict[str, Tensor]:

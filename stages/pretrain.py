@@ -14,7 +14,7 @@ from stages.settings.models import wrong_methods
 from stages.settings.params import MethodPlugin, ModelPlugin, Params, Settings
 
 with lazy_imports():
-    from fewstep import model, shards
+    from fewstep import model
     from stages.training import training
 
 VERSION = 1  # bump when the numbers this stage writes change
@@ -76,21 +76,22 @@ def is_below_data(path: PurePosixPath) -> bool:
 
 def run(config: Config, job: Job) -> None:
     """Train from freshly drawn weights and write the model directory of their moving average."""
-    data = shards.Shards(job.inputs["data"] / "train")
+    data = job.manifests["data"]["facts"]
     if config.checkpoint:
-        training.take_model(job, job.inputs["checkpoint"], tuple(data.fields["data"]["shape"]))
+        training.take_model(job, job.inputs["checkpoint"], data)
         return
     method = config.method.build()
-    classes = data.facts["classes"] if config.conditional else 0
-    if config.conditional and not classes:
+    if config.conditional and not data["classes"]:
         raise UserError("pretrain.conditional is true, but the data has no labels; set it to false")
+    of_classes = ("classes", "class_shares", "class_names") if config.conditional else ()
     description = model.ModelConfig(
         architecture=config.model.named(),
-        shape=tuple(data.fields["data"]["shape"]),
-        classes=classes,
+        shape=tuple(data["shape"]),
+        units=data["units"],
         prediction=config.prediction,
         path=config.path,
         **method.trained(),
+        **{name: data[name] for name in of_classes},
     )
     student = model.build(description, seed=job.seed)
     training.train_model(job, method, student, config.train, source=job.inputs["data"])

@@ -113,7 +113,7 @@ def run(config: Config, job: Job) -> None:
     known = searched.config
     problem = searches.Problem(
         checked.Checked(flow),
-        noise.Drawn(job.seed, known.shape, known.classes, config.batch, device()),
+        noise.Drawn(job.seed, known.shape, known.class_shares, config.batch, device()),
         config.budgets,
         config.solver,
         truth_steps=config.truth_steps,

@@ -89,3 +89,38 @@ def test_permutation_visits_all_in_another_order_each_epoch():
 
 def test_keys_name_seed_and_index():
     assert keys_of(7, 2, 5).tolist() == [[7, 2], [7, 3], [7, 4]]
+
+
+@pytest.mark.parametrize("shares", [(0.9, 0.1), (0.0, 0.5, 0.0, 0.5, 0.0), (0.1,) * 10, (1.0,)])
+def test_labels_are_as_frequent_as_their_shares_say_in_any_run_of_samples(shares):
+    for seed, start in [(0, 0), (7, 12345), (2**63 - 1, 2**34), (-1, 3)]:
+        counts = np.bincount(randomness.labels("couple", keys_of(seed, start, start + 1000), shares))
+        wanted = 1000 * np.array(shares)
+        assert abs(counts - wanted[: len(counts)]).max() < 6  # independent draws: up to 30
+        assert (counts[wanted[: len(counts)] == 0] == 0).all()
+
+
+def test_a_label_is_of_the_sample_alone():
+    keys, shares = keys_of(3, 0, 60), (0.3, 0.7)
+    whole = randomness.labels("couple", keys, shares)
+    shuffled = torch.randperm(60, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(randomness.labels("couple", keys[shuffled], shares), whole[shuffled])
+    for other in (
+        randomness.labels("search", keys, shares),
+        randomness.labels("couple", keys_of(4, 0, 60), shares),
+    ):
+        assert not torch.equal(other, whole)
+    assert randomness.labels("couple", keys_of(0, 0, 12), (0.25, 0.75)).tolist() == [
+        1,
+        1,
+        0,
+        1,
+        0,
+        1,
+        1,
+        0,
+        1,
+        1,
+        1,
+        1,
+    ]

@@ -39,7 +39,7 @@ def fewstep(*words):
 
 
 def test_a_search_writes_the_grids_that_sampling_takes(made, capsys, tmp_path):
-    model = made(classes=3)
+    model = made(classes=3, class_shares=(0.2, 0.0, 0.8))
     words = ("--budgets", 2, 3, "--method", "tan", "--report", 4, "--guidance", 1.5)
     assert fewstep("search", model, *words) is None
     said = capsys.readouterr().out
@@ -66,8 +66,11 @@ def test_a_search_writes_the_grids_that_sampling_takes(made, capsys, tmp_path):
     )
     assert fewstep("sample", model, *words, "--batch", 2) is None
     found = load_file(tmp_path / "x.safetensors")
-    assert found["label"].tolist() == [0, 1, 2, 0, 1]
-    noise, conditions = next(draws.draws("command line", 0, range(5), shape=(2,), classes=3, batch=5))
+    noise, conditions = next(
+        draws.draws("command line", 0, range(5), shape=(2,), shares=(0.2, 0.0, 0.8), batch=5)
+    )
+    assert found["label"].tolist() == conditions["label"].tolist()
+    assert set(found["label"].tolist()) == {0, 2}
     flow = as_flow(load_model(model), guidance=1.5)
     with torch.no_grad():
         wanted = integrate(flow, noise, grids["2"], **conditions)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from etils.epy import lazy_imports
 
 from fewstep import randomness, registry
+from fewstep.data._classes import shares_of, without_empty_classes
 from fewstep.data._samples import Samples, check_samples
 from fewstep.errors import UserError
 from fewstep.links import refuse_linked_folders
@@ -24,7 +25,17 @@ if TYPE_CHECKING:
 with lazy_imports():
     import torch
 
-__all__ = ["Samples", "Source", "check_samples", "named_sources", "path_of", "source_for", "split"]
+__all__ = [
+    "Samples",
+    "Source",
+    "check_samples",
+    "named_sources",
+    "path_of",
+    "shares_of",
+    "source_for",
+    "split",
+    "without_empty_classes",
+]
 
 FILE_SOURCES = ("folder", "npz")  # these take a path
 registry.add_plugins(__name__, __path__)

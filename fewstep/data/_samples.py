@@ -24,6 +24,10 @@ class Samples:
     class_names: tuple[str, ...] = ()
     affine: tuple[float, float] | None = None
     """(scale, offset) of uint8 data."""
+    units: dict[str, list[float]] | None = None
+    """{"scale": (D,), "offset": (D,)} of standardised points; the file holds scale * data + offset."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of how the source was read, such as what was passed over."""
 
     @property
     def pixels(self) -> bool:

@@ -100,7 +100,7 @@ class Monitor:
             self.seed,
             range(self.settings.samples),
             shape=config.shape,
-            classes=config.classes,
+            shares=config.class_shares,
             batch=BATCH,
             device=next(student.parameters()).device,
         )

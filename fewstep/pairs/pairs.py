@@ -1,5 +1,7 @@
 """Pairs: noise, and the data that a flow carries it to; Liu et al. 2022 (arXiv 2209.03003), section 2."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ def make_pairs(
     start: int,
     stop: int,
     shape: tuple[int, ...],
-    classes: int,
+    shares: Sequence[float],
     grid: Grid | Adaptive,
     batch: int,
     device: torch.device | str = "cpu",
@@ -31,7 +33,7 @@ def make_pairs(
         start: first index.
         stop: one past the last.
         shape: of one sample.
-        classes: index % classes is the label; with 0 there is none.
+        shares: how often each class comes among the labels, as ModelConfig.class_shares; () for none.
         grid: the times and the solver to integrate with, or a tolerance to meet.
         batch: samples in one network call; it changes the last bits of the data, so fix it.
         device: where to compute; the results are on the CPU.
@@ -48,7 +50,7 @@ def make_pairs(
         return follow(flow, noise, grid, **conditions).x
 
     indices = range(start, stop)
-    samples = draws("couple", seed, indices, shape=shape, classes=classes, batch=batch, device=device)
+    samples = draws("couple", seed, indices, shape=shape, shares=shares, batch=batch, device=device)
     made = followed(end, flow, samples, kind="pair", first=start)
     return join([{"noise": noise, "data": data, **conditions} for noise, conditions, data in made])
 

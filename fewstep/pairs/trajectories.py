@@ -21,7 +21,7 @@ def make_trajectories(
     start: int,
     stop: int,
     shape: tuple[int, ...],
-    classes: int,
+    shares: Sequence[float],
     timesteps: Sequence[float],
     fine: Grid,
     batch: int,
@@ -35,7 +35,7 @@ def make_trajectories(
         start: first index.
         stop: one past the last.
         shape: of one sample.
-        classes: index % classes is the label; with 0 there is none.
+        shares: how often each class comes among the labels, as ModelConfig.class_shares; () for none.
         timesteps: the times to keep, all of them times of `fine`; keep them in the shards' facts.
         fine: the times and the solver to integrate with.
         batch: samples in one network call; it changes the last bits of the states, so fix it.
@@ -58,7 +58,7 @@ def make_trajectories(
         return torch.stack([found[position] for position in kept], dim=1)
 
     indices = range(start, stop)
-    samples = draws("trajectories", seed, indices, shape=shape, classes=classes, batch=batch, device=device)
+    samples = draws("trajectories", seed, indices, shape=shape, shares=shares, batch=batch, device=device)
     made = followed(states, flow, samples, kind="trajectory", first=start)
     return join([{"states": kept_states, **conditions} for _, conditions, kept_states in made])
 

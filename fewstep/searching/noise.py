@@ -34,8 +34,8 @@ class Drawn:
 
     seed: int
     shape: tuple[int, ...]
-    classes: int
-    """Noise number i has label i % classes; 0 for none."""
+    shares: tuple[float, ...]
+    """How often each class comes among the labels; () for none."""
     batch: int
     """Noises in one network call; moves results by rounding alone."""
     device: str = "cpu"
@@ -58,7 +58,7 @@ class Drawn:
                 self.seed,
                 part,
                 shape=self.shape,
-                classes=self.classes,
+                shares=self.shares,
                 batch=len(part),
                 device=self.device,
             )

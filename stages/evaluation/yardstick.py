@@ -46,9 +46,9 @@ class Protocol:
     def sample(self, block: int, model: Model, flow: Flow, grid: Grid) -> Iterator[Tensor]:
         """Yield a block of samples, (batch, *shape) at a time, on the CPU; all models get the same noise."""
         indices = range(block * self.samples, (block + 1) * self.samples)
-        shape, classes = model.config.shape, model.config.classes
+        shape, shares = model.config.shape, model.config.class_shares
         for noise, labels in draws(
-            "evaluate", self.seed, indices, shape=shape, classes=classes, batch=self.batch, device=device()
+            "evaluate", self.seed, indices, shape=shape, shares=shares, batch=self.batch, device=device()
         ):
             yield integrate(flow, noise, grid, **labels).x.cpu()
 

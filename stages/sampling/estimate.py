@@ -132,7 +132,13 @@ def measure(_worker: int) -> Measured:
     began = time.perf_counter()
     config = opened.model.config
     ((noise, conditions),) = draws(
-        "estimate", 0, range(batch), shape=config.shape, classes=config.classes, batch=batch, device=device()
+        "estimate",
+        0,
+        range(batch),
+        shape=config.shape,
+        shares=config.class_shares,
+        batch=batch,
+        device=device(),
     )
     seconds = seconds_of_call(opened.flow, noise, conditions)
     stored = [

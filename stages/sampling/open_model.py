@@ -50,8 +50,8 @@ def grid_of_nfe(flow: Flow, solver: str, nfe: int, *, spacing: str = "uniform") 
 
 def straightness_of(flow: Flow, model: Model, *, noises: int, seed: int, steps: int = 64) -> float:
     """Return S of a model's flow, the mean over dimensions, on noise that nothing else uses."""
-    shape, classes = model.config.shape, model.config.classes
+    shape, shares = model.config.shape, model.config.class_shares
     ((noise, labels),) = draws(
-        "straightness", seed, range(noises), shape=shape, classes=classes, batch=noises, device=device()
+        "straightness", seed, range(noises), shape=shape, shares=shares, batch=noises, device=device()
     )
     return straightness(flow, noise, grids.uniform(steps, start=flow.t_start), **labels)

@@ -67,7 +67,7 @@ def check_mirrored(job: Job, opened: Opened) -> None:
         job.seed,
         range(MIRRORED_NOISES),
         shape=model.shape,
-        classes=model.classes,
+        shares=model.class_shares,
         batch=MIRRORED_NOISES,
         device=device(),
     )

@@ -55,7 +55,7 @@ class PairMaker:
                 start=start,
                 stop=stop,
                 shape=model.config.shape,
-                classes=model.config.classes,
+                shares=model.config.class_shares,
                 grid=steps,
                 batch=self.batch,
                 device=device(),

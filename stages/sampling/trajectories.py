@@ -44,7 +44,7 @@ class TrajectoryMaker:
                 start=start,
                 stop=stop,
                 shape=model.config.shape,
-                classes=model.config.classes,
+                shares=model.config.class_shares,
                 timesteps=self.timesteps,
                 fine=self.fine,
                 batch=self.batch,

@@ -1,8 +1,9 @@
 """What the training stages share: a training on an artifact, the model directory, facts, a sample grid."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -125,17 +126,33 @@ def note_pairs(job: Job, source: Path, pairs: int, trained: Trained) -> None:
         job.facts["pairs"] = {fact: manifest["facts"][fact] for fact in KEPT if fact in manifest["facts"]}
 
 
-def take_model(job: Job, folder: Path, shape: tuple[int, ...]) -> None:
-    """Publish an adopted model as if it had been trained here.
+def take_model(job: Job, folder: Path, data: dict[str, Any]) -> None:
+    """Publish an adopted model as if it had been trained here, on the prepared data.
+
+    Args:
+        job: The stage's job.
+        folder: The model directory.
+        data: The facts of `prepare`, whose class shares and units the published model has.
 
     Raises:
-        UserError: if it is no model directory, or its samples have another shape than the data.
+        UserError: if it is no model directory, or its samples have another shape or other classes than the
+            data.
     """
-    model = load_model(folder)
+    model, shape = load_model(folder), tuple(data["shape"])
     if model.config.shape != shape:
         raise UserError(f"{folder} makes samples of shape {model.config.shape}, the data has {shape}")
-    save_model(job.out, model)
-    picture_samples(job, model.to(device()).eval())
+    known: dict[str, Any] = {"units": data["units"]}
+    if model.config.classes and data["classes"]:
+        if model.config.classes != data["classes"]:
+            raise UserError(
+                f"{folder} has {model.config.classes} classes, the data {data['classes']} (those without "
+                "samples don't count). Prepare data of the same classes, or without labels: then labels are "
+                "drawn by the class_shares in the model's config.json"
+            )
+        known |= {name: data[name] for name in ("class_shares", "class_names")}
+    published = Model(replace(model.config, **known), model.network)
+    save_model(job.out, published)
+    picture_samples(job, published.to(device()).eval())
     job.facts["parameters"] = sum(p.numel() for p in model.parameters())
 
 
@@ -145,7 +162,7 @@ def picture_samples(job: Job, model: Model) -> None:
     flow, config = as_flow(model), model.config
     count, shape = samples_shown(config.shape), config.shape
     ((noise, conditions),) = draws(
-        "sheet", job.seed, range(count), shape=shape, classes=config.classes, batch=count, device=device()
+        "sheet", job.seed, range(count), shape=shape, shares=config.class_shares, batch=count, device=device()
     )
     grids: list[Grid] = (
         [config.grid] if config.grid else [uniform(nfe, start=flow.t_start) for nfe in SHOWN_NFE]

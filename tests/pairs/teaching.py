@@ -11,20 +11,20 @@ MEAN, STD = torch.tensor([0.5, -1.0, 2.0]), torch.tensor([0.3, 1.0, 2.0])
 FINE = uniform(32, solver="rk4")
 
 
-def pairs_of(flow, start=0, stop=200, *, grid=FINE, batch=64, classes=0, shape=(3,), seed=0):
+def pairs_of(flow, start=0, stop=200, *, grid=FINE, batch=64, shares=(), shape=(3,), seed=0):
     return make_pairs(
-        flow, seed=seed, start=start, stop=stop, shape=shape, classes=classes, grid=grid, batch=batch
+        flow, seed=seed, start=start, stop=stop, shape=shape, shares=shares, grid=grid, batch=batch
     )
 
 
-def trajectories_of(flow, start=0, stop=20, *, timesteps=(0.0, 0.25, 1.0), fine=FINE, batch=8, classes=0):
+def trajectories_of(flow, start=0, stop=20, *, timesteps=(0.0, 0.25, 1.0), fine=FINE, batch=8, shares=()):
     return make_trajectories(
         flow,
         seed=0,
         start=start,
         stop=stop,
         shape=(3,),
-        classes=classes,
+        shares=shares,
         timesteps=timesteps,
         fine=fine,
         batch=batch,

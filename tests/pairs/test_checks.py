@@ -46,7 +46,7 @@ def test_good_pairs_of_a_finite_set_pass():
 
 
 def test_good_labelled_pairs_pass():
-    pairs = pairs_of(labelled_flow(), classes=4)
+    pairs = pairs_of(labelled_flow(), shares=(0.25,) * 4)
     checks = check(pairs, labelled_flow())
     assert checks.problems() == []
     assert checks.back_rmse == pytest.approx(0, abs=1e-5)
@@ -248,7 +248,7 @@ def test_without_independent_lines_or_under_guidance_there_is_no_v(exact):
     model = build(ModelConfig(architecture=architecture, shape=(3,), classes=2), seed=0).eval()
     for guidance, known in ((1.0, True), (2.0, False)):
         flow, grid = as_flow(model, guidance=guidance), uniform(4)
-        pairs = pairs_of(flow, stop=8, classes=2, grid=grid)
+        pairs = pairs_of(flow, stop=8, shares=(0.5, 0.5), grid=grid)
         assert (check(pairs, flow, grid, independent=True).crossing is not None) == known
 
 

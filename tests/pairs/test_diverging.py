@@ -11,7 +11,7 @@ from fewstep.grids import uniform
 from fewstep.pairs import make_pairs, make_trajectories
 from fewstep.reference import Adaptive
 
-ASKED = {"seed": 0, "start": 5, "stop": 25, "shape": (3,), "classes": 0, "batch": 8}
+ASKED = {"seed": 0, "start": 5, "stop": 25, "shape": (3,), "shares": (), "batch": 8}
 
 
 def breaking(numbers, spoil, stream="couple"):

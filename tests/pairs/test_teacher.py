@@ -9,6 +9,8 @@ from fewstep.grids import Grid
 from fewstep.pairs import select_timesteps
 from fewstep.shards import write_shards
 
+SHARES = (0.5, 0.0, 0.2, 0.3)
+
 
 @pytest.fixture
 def exact():
@@ -40,11 +42,11 @@ def test_pairs_are_the_same_at_any_batch_size():
     assert not three["data"].requires_grad
 
 
-def test_labels_go_round_and_reach_the_flow():
-    pairs = pairs_of(labelled_flow(), 5, 15, classes=4, batch=3)
-    assert pairs["label"].tolist() == [index % 4 for index in range(5, 15)]
+def test_labels_come_by_their_shares_and_reach_the_flow():
+    pairs = pairs_of(labelled_flow(), 5, 15, shares=SHARES, batch=3)
+    assert torch.equal(pairs["label"], randomness.labels("couple", randomness.keys_of(0, 5, 15), SHARES))
     torch.testing.assert_close(pairs["data"], pairs["noise"] + pairs["label"][:, None])
-    states = trajectories_of(labelled_flow(), 5, 15, classes=4)
+    states = trajectories_of(labelled_flow(), 5, 15, shares=SHARES)
     torch.testing.assert_close(states["states"][:, -1], states["states"][:, 0] + states["label"][:, None])
 
 
