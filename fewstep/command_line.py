@@ -209,7 +209,10 @@ def sample(
             solution = solvers.integrate(velocity, noise[start : start + batch], chosen, **part)
             made.append(solution.x)
             nfe = solution.nfe
-    tensors = {"samples": torch.cat(made).cpu(), **{name: value.cpu() for name, value in conditions.items()}}
+    tensors = {
+        "samples": in_units(loaded, torch.cat(made).cpu()),
+        **{name: value.cpu() for name, value in conditions.items()},
+    }
     with written_whole(out) as temporary:
         if out.suffix == ".png":
             write_picture(tensors["samples"], temporary)
@@ -238,6 +241,14 @@ def drawn(model: "Model", count: int, seed: int, device: str) -> "tuple[Tensor, 
         "command line", seed, range(count), shape=shape, shares=shares, batch=count, device=device
     )
     return next(every)
+
+
+def in_units(model: "Model", samples: "Tensor") -> "Tensor":
+    """Return samples (n, *shape) in the units of the data, float64 if these are not the model's own."""
+    if (units := model.config.units) is None:
+        return samples
+    scale, offset = (torch.tensor(units[name], dtype=torch.float64) for name in ("scale", "offset"))
+    return scale * samples.double() + offset
 
 
 def grid_of(

@@ -3,6 +3,16 @@
 from fewstep.errors import UserError
 
 
+def check_yes_or_no(name: str, value: object) -> None:
+    """Refuse an option that is neither true nor false.
+
+    Raises:
+        UserError: naming the option and the value.
+    """
+    if not isinstance(value, bool):
+        raise UserError(f"{name} must be true or false, got {value!r}")
+
+
 def check_whole(name: str, value: object, least: int) -> None:
     """Refuse an option that is no whole number.
 

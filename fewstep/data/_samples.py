@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fewstep.data._ranges import check_scale
 from fewstep.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def check_samples(samples: Samples, where: str, names: Sequence[str] | None = No
 
     Raises:
         UserError: if there are none, the shape is neither images of at least 8x8 nor points, a value
-            is not finite, an image has one flat colour, or the labels don't fit.
+            is not finite, an image has one flat colour, points are of another scale than noise, or the
+            labels don't fit.
     """
     data = samples.data
     if len(data) == 0:
@@ -75,6 +77,8 @@ def check_samples(samples: Samples, where: str, names: Sequence[str] | None = No
         pixels = data.flatten(2)
         flat = (pixels.amax(2) == pixels.amin(2)).all(1)
         _refuse(flat, where, names, "are of one flat colour", "remove them")
+    else:
+        check_scale(data, where)
     if samples.label is not None:
         _check_labels(samples.label, len(data), where)
     return samples

@@ -12,7 +12,7 @@ from fewstep.draws import draws
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.grids import Grid, uniform
-from fewstep.model import Model
+from fewstep.model import Model, ModelConfig
 from fewstep.pairs import PairLoss
 from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import Shards
@@ -135,13 +135,18 @@ def take_model(job: Job, folder: Path, data: dict[str, Any]) -> None:
         data: The facts of `prepare`, whose class shares and units the published model has.
 
     Raises:
-        UserError: if it is no model directory, or its samples have another shape or other classes than the
-            data.
+        UserError: if it is no model directory, or its samples have another shape, other units or other
+            classes than the data.
     """
     model, shape = load_model(folder), tuple(data["shape"])
     if model.config.shape != shape:
         raise UserError(f"{folder} makes samples of shape {model.config.shape}, the data has {shape}")
     known: dict[str, Any] = {"units": data["units"]}
+    if model.config.units not in (None, ModelConfig(architecture={}, shape=shape, units=data["units"]).units):
+        raise UserError(
+            f"{folder} learnt from points that were standardised by other numbers than the data is; adopt it "
+            "with the data that it learnt from, and the same prepare.source_options"
+        )
     if model.config.classes and data["classes"]:
         if model.config.classes != data["classes"]:
             raise UserError(

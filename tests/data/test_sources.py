@@ -297,9 +297,12 @@ def test_a_cut_npz_and_a_bare_array_are_named(root):
     refused(r"data/cats\.npz is no readable \.npz", "cats.npz", root)
 
 
-def test_a_range_for_what_needs_none_is_refused(root):
+def test_what_suits_images_or_points_alone_is_refused_for_the_other(root):
+    np.savez(root / "data" / "cats.npz", x=np.random.default_rng(0).normal(size=(9, 2)))
+    refused("value_range is for images, and x is points", "cats.npz", root, value_range=[0, 255])
     np.savez(root / "data" / "cats.npz", x=photos())
-    refused("value_range is for images of floats", "cats.npz", root, value_range=[0, 255])
+    refused("standardise is for points, and x is images", "cats.npz", root, standardise=True)
+    refused("standardise must be true or false, got 1", "cats.npz", root, standardise=1)
 
 
 # Folders of images
