@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
 from etils.epy import lazy_imports
 
 from fewstep.errors import UserError
 from fewstep.extras import brought_by
+from fewstep.left_out import counted
 from fewstep.links import refuse_linked_folder
 
 with lazy_imports(error_callback=brought_by("images", what="reading images", library="Pillow")):
@@ -50,7 +50,8 @@ def listed(folder: Path, name: str) -> tuple[list[Path], list[str]]:
     readable = endings()
     images = [path for path in files if path.suffix.lower() in readable and (folder / path).is_file()]
     others = set(files) - set(images)
-    passed_over = f"passed over {len(others)} files that are no images: {_counted(others)}" if others else ""
+    endings_of_others = counted(Counter(path.suffix.lower() or path.name for path in others))
+    passed_over = f"passed over {len(others)} files that are no images: {endings_of_others}" if others else ""
     if not images:
         what = f"{name} holds no images" if others else f"{name} is empty: it holds no images"
         raise UserError(f"{what} (png, jpg, and what else Pillow reads){passed_over and '; ' + passed_over}")
@@ -105,10 +106,3 @@ def _refuse_dangling(links: list[Path], folder: Path, name: str) -> None:
             f"{len(dangling)} files in {name} are links to nothing, the first is {name}/{dangling[0]}; put "
             "the files there, or remove the links"
         )
-
-
-def _counted(files: Iterable[Path]) -> str:
-    """Return how many files have each ending, the most frequent first."""
-    counts = Counter(path.suffix.lower() or path.name for path in files)
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join([f"{count} {ending}" for ending, count in ordered[:8]] + ["..."] * (len(ordered) > 8))

@@ -8,6 +8,7 @@ from torch import Tensor
 from fewstep.errors import UserError
 from fewstep.flow import Flow
 from fewstep.grids import Grid
+from fewstep.model import ModelConfig
 from fewstep.pairs import PairStatistics, make_pairs
 from fewstep.pairs.imported import ForeignPairs, open_pairs
 from fewstep.reference import Adaptive
@@ -17,6 +18,8 @@ from stages.process.device import device
 from stages.run.job import Job
 from stages.sampling.open_model import grid_of_nfe, open_flow
 from stages.sampling.splits import HELD_OUT, Opened, Splits, model_folder
+
+OTHER_SHARES = 0.05  # apart by this, classes are said to be of other shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,5 +122,26 @@ def take_pairs(source: str, job: Job, wanted: Splits, opened: Opened) -> Shards:
     """
     total = sum(recipe.samples for recipe in wanted.recipes.values())
     maker = ForeignMaker(source=source, root=Path.cwd(), purpose=f"couple.{job.key}", total=total)
-    maker.open().must_suit(shape=opened.model.config.shape, classes=opened.model.config.classes)
+    pairs, config = maker.open(), opened.model.config
+    pairs.must_suit(shape=config.shape, classes=config.classes)
+    job.facts["notes"] = pairs.notes + notes_of(pairs, total, config)
+    for note in job.facts["notes"]:
+        job.progress.note(note)
     return wanted.take(maker)[HELD_OUT]
+
+
+def notes_of(pairs: ForeignPairs, total: int, config: ModelConfig) -> list[str]:
+    """Return what a user should know of taking the first `total` pairs for a model."""
+    notes = []
+    if pairs.count > total:
+        notes.append(f"the first {total} of {pairs.count} pairs are taken")
+    if config.classes:
+        found = pairs.shares(total, config.classes)
+        apart = [abs(share - own) for share, own in zip(found, config.class_shares, strict=True)]
+        worst = max(range(config.classes), key=apart.__getitem__)
+        if apart[worst] > OTHER_SHARES:
+            notes.append(
+                f"class {worst} is {found[worst]:.2g} of the pairs, but {config.class_shares[worst]:.2g} by "
+                "class_shares in the model's config.json: pairs that stand for its data hold each as often"
+            )
+    return notes

@@ -1,6 +1,7 @@
 """The couple stage: which steps, what is stored, pairs from elsewhere, and mirrored ones."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ from jobs import job_in
 from fewstep.checkpoint import save_model
 from fewstep.errors import UserError
 from fewstep.model import ModelConfig, build
+from fewstep.pairs.imported import open_pairs
 from fewstep.progress import Silent
 from fewstep.shards import Shards
 from stages import couple
 from stages.couple import Config
+from stages.sampling.pairs import notes_of
 
 UNET = {"name": "unet", "width": 8, "multipliers": [1]}
 
@@ -147,6 +150,26 @@ def test_pairs_from_elsewhere_become_a_coupling_after_the_same_checks(points, tm
         "model": "artifacts/models/pretrain",
         "source": "data/pairs.npz",
     }
+
+
+def test_pairs_that_are_not_taken_are_told(points, tmp_path, foreign):
+    fields, _ = foreign
+    np.savez(tmp_path / "data/more.npz", **fields, t=np.ones(64))
+    taken = run(points, tmp_path / "taken", source="more.npz", nfe=32, pairs=30)
+    assert taken.facts["notes"] == [
+        "data/more.npz: passed over 1 t",
+        "the first 54 of 64 pairs are taken",
+    ]
+
+
+def test_labels_of_other_shares_than_the_models_are_told(tmp_path):
+    label = np.resize([0, 1], 20)
+    np.savez(tmp_path / "data/p.npz", noise=np.ones((20, 2)), data=np.ones((20, 2)), label=label)
+    pairs = open_pairs("p.npz", tmp_path)
+    config = ModelConfig(architecture={}, shape=(2,), classes=2, class_shares=(0.9, 0.1))
+    (note,) = notes_of(pairs, 20, config)
+    assert note.startswith("class 0 is 0.5 of the pairs, but 0.9 by class_shares")
+    assert notes_of(pairs, 20, replace(config, class_shares=(0.5, 0.5))) == []
 
 
 def test_reversed_pairs_from_elsewhere_stop_the_chain_with_that_word(points, tmp_path, foreign):

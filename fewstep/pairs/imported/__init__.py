@@ -8,7 +8,7 @@ uint8 pixels too. Nothing is unpickled or extracted.
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import fsspec
 from fsspec import AbstractFileSystem
@@ -45,7 +45,10 @@ def open_pairs(source: str, root: Path) -> ForeignPairs:
         files, place = fsspec.core.url_to_fs(source if path is None else str(root / path))
         if name.endswith(".npz"):
             return ForeignPairs(name, NpzRecords(files.open(place, "rb"), name))
-        return ForeignPairs(name, TarRecords(files, _tars(files, place, name)))
+        tars, others = _tars(files, place, name)
+        records = TarRecords(files, tars)
+        records.passed_over.update(others)
+        return ForeignPairs(name, records)
     except UserError:
         raise
     except FileNotFoundError as error:
@@ -56,15 +59,17 @@ def open_pairs(source: str, root: Path) -> ForeignPairs:
         raise UserError(f"can't read {name}: {error}") from error
 
 
-def _tars(files: AbstractFileSystem, place: str, name: str) -> dict[str, str]:
-    """Return the tar files, their places by their names."""
+def _tars(files: AbstractFileSystem, place: str, name: str) -> tuple[dict[str, str], list[str]]:
+    """Return the tar files, their places by their names, and the endings of what else lies beside them."""
     if name.endswith(".tar"):
-        return {name: place}
+        return {name: place}, []
     listed = {str(found).rpartition("/")[2]: str(found) for found in files.ls(place, detail=False)}
-    tars = {file: listed[file] for file in sorted(listed) if file.endswith(".tar") and file[0] != "."}
+    seen = [file for file in sorted(listed) if not file.startswith(".")]
+    tars = {file: listed[file] for file in seen if file.endswith(".tar")}
     if not tars:
         raise UserError(
             f"{name} holds no .tar files; pairs are an .npz file, a .tar file that is not compressed, or a "
             "folder of such"
         )
-    return {f"{name.rstrip('/')}/{file}": found for file, found in tars.items()}
+    others = [PurePosixPath(file).suffix or file for file in seen if file not in tars]
+    return {f"{name.rstrip('/')}/{file}": found for file, found in tars.items()}, others

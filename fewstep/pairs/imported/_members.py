@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from itertools import groupby
 from pathlib import PurePosixPath
 from typing import IO, NamedTuple
 
-from etils.epy import lazy_imports
-
 from fewstep.errors import UserError
-
-with lazy_imports():
-    from webdataset import tariterators
 
 FIELDS = {
     "noise.npy": "noise",
@@ -33,12 +29,13 @@ class Place(NamedTuple):
     size: int
 
 
-def records(file: IO[bytes], name: str) -> Iterator[tuple[str, dict[str, Place]]]:
-    """Yield the key of each record of a tar file, and where its fields are; other members are passed over.
+def records(file: IO[bytes], name: str, passed_over: Counter[str]) -> Iterator[tuple[str, dict[str, Place]]]:
+    """Yield the key of each record of a tar file, and where its fields are.
 
     Args:
         file: the tar file; whoever asks may read elsewhere in it meanwhile.
         name: what the user calls it.
+        passed_over: gains the endings of all other files in it, but for those whose name starts with a dot.
 
     Yields:
         A key, and the places of its fields by their name: noise, data, label, weight.
@@ -48,7 +45,7 @@ def records(file: IO[bytes], name: str) -> Iterator[tuple[str, dict[str, Place]]
             is no plain file, or a pickle.
     """
     seen = set()
-    for key, members in groupby(_fields(file, name), key=lambda member: member[0]):
+    for key, members in groupby(_fields(file, name, passed_over), key=lambda member: member[0]):
         if key in seen:
             raise UserError(f"{name} holds record {key!r} twice; give each pair a key of its own")
         seen.add(key)
@@ -60,12 +57,28 @@ def records(file: IO[bytes], name: str) -> Iterator[tuple[str, dict[str, Place]]
         yield key, places
 
 
-def _fields(file: IO[bytes], name: str) -> Iterator[tuple[str, str, Place]]:
-    """Yield key, field and place of the members that are fields, with their keys as WebDataset has them."""
+def _fields(file: IO[bytes], name: str, passed_over: Counter[str]) -> Iterator[tuple[str, str, Place]]:
+    """Yield key, field and place of the members that are fields.
+
+    A key is what stands before the field's ending: as WebDataset has it where it holds no dot, and whole
+    where it does.
+    """
     for member in _members(file, name):
-        key, extension = tariterators.base_plus_ext(member.name)
-        if key is not None and extension.lower() in FIELDS and member.isreg():
-            yield key, FIELDS[extension.lower()], Place(member.offset_data, member.size)
+        file_name = PurePosixPath(member.name).name
+        if not member.isreg() or file_name.startswith("."):
+            continue
+        ending = next((e for e in FIELDS if file_name.lower().endswith(f".{e}")), None)
+        if ending is None:
+            passed_over[_ending(file_name)] += 1
+        else:
+            key = member.name[: -len(ending) - 1]
+            yield key, FIELDS[ending], Place(member.offset_data, member.size)
+
+
+def _ending(file_name: str) -> str:
+    """Return what a file is counted under: ".json", or "depth.npy" for an array with a name of its own."""
+    *key, name, last = ["", "", *file_name.split(".")]
+    return f"{name}.{last}" if last == "npy" and any(key) and not name.isdigit() else f".{last}"
 
 
 def _members(file: IO[bytes], name: str) -> Iterator[tarfile.TarInfo]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import IO
 from zipfile import ZipFile
 
@@ -36,6 +37,7 @@ class NpzRecords:
             if field not in opened:
                 raise UserError(f"{name} holds {', '.join(found) or 'nothing'}, but no array {field!r}")
         self._arrays = {field: Npy(content, f"{name}: {field}") for field, content in opened.items()}
+        self.passed_over = Counter(array for array in found if array not in FIELDS)
         self._agree(name)
         self.count, *shape = self._arrays["noise"].shape
         self.shape = tuple(shape)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from etils.epy import lazy_imports
 
 from fewstep.errors import UserError
+from fewstep.left_out import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +27,8 @@ class Records(Protocol):
     """Of one noise, and of its data."""
     labels: np.ndarray | None
     """(count,) int64, as they are."""
+    passed_over: Counter[str]
+    """How much of what else is there goes unused, by its name or ending."""
 
     def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """Return noise and data, (n, *shape), and perhaps weight, (n,), of start <= pair < stop, float32."""
@@ -37,6 +41,7 @@ class ForeignPairs:
         count: how many there are.
         shape: of one noise, and of its data.
         classes: 1 + the greatest label; 0 if there are no labels.
+        notes: what a user should know of how they were read, such as what was passed over.
 
     Raises:
         UserError: if there are none, or a label is negative.
@@ -50,6 +55,8 @@ class ForeignPairs:
         if self._labels is not None and self._labels.min() < 0:
             pair = int(self._labels.argmin())
             raise UserError(f"{name}: label {self._labels[pair]} of pair {pair} is negative; count from 0")
+        unused = records.passed_over
+        self.notes = [f"{name}: passed over {counted(unused)}"] if unused else []
         self.classes = 0 if self._labels is None else int(self._labels.max()) + 1
 
     def must_suit(self, *, shape: tuple[int, ...], classes: int) -> None:
@@ -80,6 +87,11 @@ class ForeignPairs:
                 f"{self._name}: label {self._labels[pair]} of pair {pair} is none of the model's {classes} "
                 "classes, which count from 0; mend it, or name a model that has it"
             )
+
+    def shares(self, total: int, classes: int) -> list[float]:
+        """Return the share of each class, (classes,), among the labels of the first `total` pairs."""
+        assert self._labels is not None, "the pairs have labels"
+        return (np.bincount(self._labels[:total], minlength=classes) / total).tolist()
 
     def read(self, start: int, stop: int) -> dict[str, Tensor]:
         """Return the pairs start <= pair < stop, the fields for fewstep.shards.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from array import array
+from collections import Counter
 from itertools import groupby
 from typing import IO
 
@@ -31,9 +32,10 @@ class TarRecords:
         self._files, self._tars = files, list(tars.items())
         self._fields: list[str] = []
         labels, index = array("q"), array("q")  # 8 bytes a number
+        passed_over: Counter[str] = Counter()
         for number, (name, place) in enumerate(self._tars):
             with files.open(place, "rb") as file:
-                for key, places in records(file, name):
+                for key, places in records(file, name, passed_over):
                     self._refuse_other_fields(places, f"{name}: record {key!r}")
                     if "label" in places:
                         where = f"{name}: the label of record {key!r}"
@@ -44,6 +46,7 @@ class TarRecords:
         self.count = len(index) // (1 + 2 * len(self._fields))
         self._index = np.array(index, dtype=np.int64).reshape(self.count, 1 + 2 * len(self._fields))
         self.labels = np.array(labels, dtype=np.int64) if labels else None
+        self.passed_over = passed_over
         self.shape: tuple[int, ...] = ()
         if self.count:
             first, place = self._tars[self._index[0, 0]]
