@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from fewstep import randomness
 from fewstep.errors import UserError
-from fewstep.metrics.features import FEATURES, WIDTH, FeatureNet, teach
+from fewstep.metrics.features import FEATURES, WIDTH, FeatureNet, as_seen, teach
 from fewstep.progress import SILENT, Progress
 
 MONITOR = "monitor_net"  # the name of the monitor's
@@ -47,7 +47,8 @@ def train_denoiser(
     """
     if len(data) < 2:
         raise UserError(f"a feature net needs 2 or more samples, got {len(data)}")
-    shape, numbers = tuple(data.shape[1:]), data[0].numel()
+    shape, data = tuple(data.shape[1:]), as_seen(data)
+    numbers = data[0].numel()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = FeatureNet(shape, 0, taught_by="denoising", width=width, pixels=pixels)

@@ -30,6 +30,7 @@ with lazy_imports(error_callback=brought_by("metrics", what="k-means", library="
 
 FEATURES = 64
 WIDTH = 32  # channels of the first convolution
+MOST_SIDE = 64  # of an image, in pixels; a net that saw more would take hours to train
 BATCH = 256  # of network calls; fixed, because rounding differs a little between batch sizes
 
 
@@ -195,8 +196,23 @@ def pseudo_labels(train: Tensor, *others: Tensor, clusters: int, seed: int) -> l
     """
     if len(train) < clusters:
         raise UserError(f"{len(train)} samples do not make {clusters} clusters; ask for fewer")
-    found = cluster.KMeans(clusters, n_init=3, random_state=seed).fit(train.flatten(1).numpy())
-    return [torch.from_numpy(found.predict(x.flatten(1).numpy()).astype(np.int64)) for x in (train, *others)]
+    found = cluster.KMeans(clusters, n_init=3, random_state=seed).fit(as_seen(train).flatten(1).numpy())
+    sets = [as_seen(data).flatten(1).numpy() for data in (train, *others)]
+    return [torch.from_numpy(found.predict(data).astype(np.int64)) for data in sets]
+
+
+def seen_size(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the height and width at which images (channels, height, width) are seen: at most MOST_SIDE."""
+    longest = max(MOST_SIDE, *shape[1:])
+    height, width = (max(8, round(side * MOST_SIDE / longest)) for side in shape[1:])
+    return height, width
+
+
+def as_seen(data: Tensor) -> Tensor:
+    """Return samples, (n, *shape), as nets see them: large images averaged down to `seen_size`."""
+    if data.dim() != 4 or (seen := seen_size(tuple(data.shape[1:]))) == tuple(data.shape[2:]):
+        return data
+    return torch.cat([functional.adaptive_avg_pool2d(part, seen) for part in data.split(BATCH)])
 
 
 def save(folder: Path, net: FeatureNet, facts: dict[str, Any], *, name: str) -> None:
@@ -258,9 +274,11 @@ def _body(shape: tuple[int, ...], width: int) -> nn.Sequential:
         raise UserError(
             f"the feature net takes vectors, or images of 8 pixels a side or more; got shape {shape}"
         )
-    layers: list[nn.Module] = [nn.Conv2d(shape[0], width, 3, padding=1), nn.SiLU()]
+    seen = seen_size(shape)
+    layers: list[nn.Module] = [] if seen == shape[1:] else [nn.AdaptiveAvgPool2d(seen)]
+    layers += [nn.Conv2d(shape[0], width, 3, padding=1), nn.SiLU()]
     inner, channels = 2 * width, width
-    for _ in range(int(math.log2(min(shape[1:]) / 4))):  # halve the image until 4 to 7 pixels are left
+    for _ in range(int(math.log2(min(seen) / 4))):  # halve the image until 4 to 7 pixels are left
         layers += [nn.Conv2d(channels, inner, 3, stride=2, padding=1), nn.SiLU()]
         channels = inner
     layers += [nn.Conv2d(channels, inner, 3, padding=1), nn.SiLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]

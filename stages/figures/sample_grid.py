@@ -10,6 +10,7 @@ from etils.epy import lazy_imports
 
 with lazy_imports():  # images need no matplotlib, and points no pillow
     from PIL import Image, ImageDraw, ImageFont
+    from torch.nn import functional
 
     from stages.figures import figure
 
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
     Rows: TypeAlias = list[tuple[str, Tensor]]
 
 TILE = 48  # pixels to which the side of a small image is enlarged, by a whole factor
+LARGEST = 128  # pixels to which the longer side of a large image is averaged down
 GAP, MARGIN, TEXT = 3, 10, 14  # pixels between images, around the grid, and of a label's height
 
 
 def samples_shown(shape: tuple[int, ...]) -> int:
-    """Return how many samples of that shape a row or panel shows well."""
-    return 12 if len(shape) == 3 else 500
+    """Return how many samples of that shape a row or panel shows well, and are soon made."""
+    return max(4, min(12, 12 * LARGEST // max(shape[1:]))) if len(shape) == 3 else 500
 
 
 def spread_over(data: Tensor) -> Tensor:
@@ -45,7 +47,7 @@ def draw_sample_grid(path: Path, rows: Rows) -> None:
 
 
 def draw_image_grid(path: Path, rows: Rows) -> None:
-    """Draw images (n, C, H, W), enlarged by a whole factor, pixel for pixel."""
+    """Draw images (n, C, H, W): small ones enlarged, pixel for pixel, and large ones reduced."""
     font = ImageFont.load_default(TEXT)
     left = MARGIN + int(max(font.getlength(label) for label, _ in rows)) + MARGIN
     tiles = [as_tiles(samples) for _, samples in rows]
@@ -63,11 +65,14 @@ def draw_image_grid(path: Path, rows: Rows) -> None:
 
 
 def as_tiles(samples: Tensor) -> np.ndarray:
-    """Return images (n, C, H, W) in [-1, 1] as enlarged RGB bytes (n, H, W, 3).
+    """Return images (n, C, H, W) in [-1, 1] as RGB bytes (n, H, W, 3), of a size to look at.
 
     Grey, and the first channel where there are neither one nor three, becomes grey.
     """
-    pixels = ((samples.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    longest = max(LARGEST, *samples.shape[2:])
+    height, width = (max(1, round(side * LARGEST / longest)) for side in samples.shape[2:])
+    shown = functional.adaptive_avg_pool2d(samples.float(), (height, width))
+    pixels = ((shown.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     colour = pixels if pixels.shape[-1] == 3 else np.repeat(pixels[..., :1], 3, axis=-1)
     factor = max(1, TILE // colour.shape[1])
     return colour.repeat(factor, axis=1).repeat(factor, axis=2)

@@ -6,6 +6,7 @@ import torch
 
 from fewstep.errors import UserError
 from fewstep.metrics import features
+from fewstep.metrics.denoiser import train_denoiser
 from fewstep.metrics.features import FeatureNet, pseudo_labels, train_feature_net
 from fewstep.metrics.saved import as_saved
 
@@ -52,6 +53,21 @@ def test_any_sample_shape_has_features(shape):
     assert net.features(data).shape == (6, features.FEATURES)
     assert np.isfinite(net.features(data)).all()
     assert set(net.classify(data)) <= {0, 1, 2}
+
+
+def test_large_images_are_seen_reduced_so_that_a_net_of_them_is_no_larger():
+    draw = torch.Generator().manual_seed(0)
+    images = [torch.randn(4, 1, *sides, generator=draw) for sides in ((64, 32), (512, 256))]
+    small, large = (train_feature_net(data, torch.arange(4), steps=1, seed=0) for data in images)
+    assert [weight.shape for weight in small.parameters()] == [weight.shape for weight in large.parameters()]
+    means = images[0]
+    fine = means.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    np.testing.assert_allclose(large.features(fine), large.features(means), atol=1e-3)
+    torch.testing.assert_close(features.as_seen(fine), means)
+    assert features.as_seen(means) is means
+    teacher = train_denoiser(fine, steps=1, seed=0)
+    assert teacher.features(fine).shape == (4, features.FEATURES)
+    assert len(pseudo_labels(fine, clusters=2, seed=0)[0]) == 4
 
 
 @pytest.mark.parametrize("shape", [(1, 7, 8), (4, 4)])

@@ -1,7 +1,9 @@
+import pytest
 import torch
 from fake_project import Project
+from PIL import Image
 
-from stages.figures.sample_grid import spread_over
+from stages.figures.sample_grid import GAP, MARGIN, as_tiles, draw_sample_grid, samples_shown, spread_over
 
 
 def test_a_sheet_shows_samples_from_all_over_the_data():
@@ -14,6 +16,31 @@ def test_a_sheet_shows_samples_from_all_over_the_data():
         assert shown[-1] >= images * 11 // 12
     assert len(spread_over(torch.zeros(5, 3, 8, 8))) == 5
     assert len(spread_over(torch.zeros(1200, 2))) == 500
+
+
+@pytest.mark.parametrize(
+    ("shape", "tile"),
+    [
+        ((1, 8, 8), (48, 48)),
+        ((3, 96, 96), (96, 96)),
+        ((3, 512, 512), (128, 128)),
+        ((3, 1024, 256), (32, 128)),
+    ],
+)
+def test_a_grid_is_of_a_size_to_look_at(tmp_path, shape, tile):
+    images = torch.linspace(-1, 1, 2).view(2, 1, 1, 1).expand(2, *shape)
+    draw_sample_grid(tmp_path / "x.png", [("a", images), ("b", images)])
+    with Image.open(tmp_path / "x.png") as picture:
+        assert picture.size[0] - 2 * (tile[0] + GAP) < 60  # the label and margins
+        assert picture.size[1] == 2 * MARGIN + 2 * (tile[1] + GAP) - GAP
+        assert picture.convert("L").getextrema() == (0, 255)
+
+
+def test_large_images_are_averaged_and_fewer_are_shown():
+    board = (torch.arange(512)[:, None] + torch.arange(512)).remainder(2).float() * 2 - 1
+    assert set(as_tiles(board.expand(1, 1, -1, -1)).flatten().tolist()) == {128}
+    assert [samples_shown((3, side, side)) for side in (8, 128, 256, 512, 2048)] == [12, 12, 6, 4, 4]
+    assert len(spread_over(torch.zeros(20, 1, 1, 512))) == 4
 
 
 def test_the_paths_of_published_pictures_are_printed(tmp_path):
