@@ -8,7 +8,7 @@ import importlib
 import json
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -259,9 +259,9 @@ def grid_of(
     Raises:
         UserError: The file has no such grid, or nothing says how many steps to take.
     """
-    own = model.config.grid
     if file is not None:
         return grid_in(file, steps)
+    own = model.config.grid and replace(model.config.grid, model_digest=None)  # which names its teacher
     if own is not None and steps in (None, own.steps):
         return own
     if own is not None and model.config.trained_times == "grid":

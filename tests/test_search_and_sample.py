@@ -1,6 +1,7 @@
 """`fewstep search` and `fewstep sample` on a model directory, without a pipeline."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -95,7 +96,8 @@ def test_pictures_hold_each_sample_in_its_place(tmp_path):
 
 
 def test_a_student_samples_with_its_own_grid(made, capsys):
-    model = made(trained_times="grid", grid=uniform(3))
+    grid = replace(uniform(3), model_digest="of its teacher")
+    model = made(trained_times="grid", grid=grid)
     assert fewstep("sample", model, "--out", "x.safetensors") is None
     assert "64 samples in 3 network calls each" in capsys.readouterr().out
     told = "this student was trained for its own 3 steps alone; leave --steps out"
