@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from etils.epy import lazy_imports
 from pydantic import Field
 
-from fewstep.data import path_of, shares_of, source_for, split, without_empty_classes
+from fewstep.data import facts_of, path_of, source_for, split, without_empty_classes
 from fewstep.errors import UserError
 from stages.run.job import Job
 from stages.run.runner import main
@@ -22,8 +22,6 @@ with lazy_imports():
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from fewstep.data import Samples
 
 VERSION = 6  # bump when the numbers this stage writes change
 
@@ -94,7 +92,7 @@ def run(config: Config, job: Job) -> None:
     floats = samples.floats()
     least = (protocol.LEAST_TRAIN, protocol.LEAST_HELD_OUT)
     chosen_by = split(len(floats), config.held_out, job.seed, at_least=least)
-    job.facts.update(known_of(samples, chosen_by[0]))
+    job.facts.update(facts_of(samples, chosen_by[0]))
     for note in job.facts["notes"]:
         job.progress.note(note)
     for name, chosen in zip(("train", "held_out"), chosen_by, strict=True):
@@ -118,9 +116,8 @@ def run(config: Config, job: Job) -> None:
         )
 
     train, held_out = (floats[chosen] for chosen in chosen_by)
-    seen, labels = train, None if samples.label is None else samples.label[chosen_by[0]]
-    if samples.pixels:
-        seen = saved.as_saved(train)
+    seen = saved.as_saved(train) if samples.pixels else train
+    labels = None if samples.label is None else samples.label[chosen_by[0]]
     measure = nets.train_nets(
         seen,
         labels,
@@ -142,31 +139,6 @@ def run(config: Config, job: Job) -> None:
     sample_grid.draw_sample_grid(job.out / "samples.png", [("data", sample_grid.spread_over(train))])
     job.picture("samples", job.out / "samples.png")
     job.facts.update(train=len(train), held_out=len(held_out), classifier_accuracy=accuracy)
-
-
-def known_of(samples: Samples, train: Tensor) -> dict[str, Any]:
-    """Return what later stages and readers of the manifest know of the data.
-
-    Args:
-        samples: all of them, without empty classes.
-        train: the numbers, int64 (n,), of those to train on, whose class shares count.
-    """
-    names, notes, shares = samples.class_names, [*samples.notes], []
-    if samples.label is not None:
-        shares = shares_of(samples.label[train], len(names))
-        if unseen := [name for name, share in zip(names, shares, strict=True) if not share]:
-            notes.append(
-                f"{len(unseen)} of {len(names)} classes have held-out samples alone, and are never drawn: "
-                f"{', '.join(unseen[:5])}{', ...' if unseen[5:] else ''}"
-            )
-    return {
-        "shape": list(samples.data.shape[1:]),
-        "classes": len(names),
-        "class_names": list(names),
-        "class_shares": shares,
-        "units": samples.units,
-        "notes": notes,
-    }
 
 
 def rows(fields: dict[str, Tensor], start: int, stop: int) -> dict[str, Tensor]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from etils.epy import lazy_imports
 
 from fewstep import randomness, registry
-from fewstep.data._classes import shares_of, without_empty_classes
+from fewstep.data._classes import without_empty_classes
+from fewstep.data._facts import facts_of
 from fewstep.data._samples import Samples, check_samples
 from fewstep.errors import UserError
 from fewstep.links import refuse_linked_folders
@@ -29,9 +30,9 @@ __all__ = [
     "Samples",
     "Source",
     "check_samples",
+    "facts_of",
     "named_sources",
     "path_of",
-    "shares_of",
     "source_for",
     "split",
     "without_empty_classes",

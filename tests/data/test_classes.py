@@ -13,7 +13,6 @@ from fewstep.checkpoint import load_config, save_model
 from fewstep.draws import draws
 from fewstep.errors import UserError
 from fewstep.model import ModelConfig, build
-from stages import prepare
 from stages.training.training import take_model
 
 
@@ -54,10 +53,10 @@ def test_a_toy_of_too_few_points_for_its_pieces_has_the_classes_it_shows(tmp_pat
 
 def test_the_manifest_holds_the_shares_of_the_training_data(tmp_path):
     samples = saved(tmp_path, np.array([0] * 36 + [1] * 3 + [2]))
-    known = prepare.known_of(samples, torch.arange(39))
+    known = data.facts_of(samples, torch.arange(39))
     assert known["class_shares"] == pytest.approx([36 / 39, 3 / 39, 0])
     assert known["notes"] == ["1 of 3 classes have held-out samples alone, and are never drawn: 2"]
-    assert prepare.known_of(samples, torch.arange(40))["notes"] == []
+    assert data.facts_of(samples, torch.arange(40))["notes"] == []
 
 
 # Models
