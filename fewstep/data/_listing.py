@@ -9,6 +9,7 @@ from etils.epy import lazy_imports
 
 from fewstep.errors import UserError
 from fewstep.extras import brought_by
+from fewstep.files import shown
 from fewstep.left_out import counted
 from fewstep.links import refuse_linked_folder
 
@@ -92,11 +93,8 @@ def classes_of(images: list[Path], name: str) -> tuple[tuple[str, ...], list[str
 
 
 def _refuse_odd_name(name: str) -> None:
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        raise UserError(f"{shown} has a name that is not UTF-8; rename it") from error
+    if shown(name) != name:
+        raise UserError(f"{shown(name)} has a name that is not UTF-8; rename it")
 
 
 def _refuse_dangling(links: list[Path], folder: Path, name: str) -> None:
