@@ -13,7 +13,8 @@ from fewstep.checkpoint import load_config, save_model
 from fewstep.draws import draws
 from fewstep.errors import UserError
 from fewstep.model import ModelConfig, build
-from stages.training.training import take_model
+from stages import pretrain
+from stages.training import training
 
 
 def saved(root, y):
@@ -72,7 +73,7 @@ FACTS = {"shape": [3], "classes": 2, "class_names": ["cat", "dog"], "class_share
 def adopted(folder, facts=FACTS, **config):
     save_model(folder / "mine", model_of(**config))
     job = job_in(folder, "pretrain")
-    take_model(job, folder / "mine", facts)
+    training.take_model(job, folder / "mine", facts)
     return load_config(job.out)
 
 
@@ -107,3 +108,23 @@ def test_a_model_directory_of_old_has_classes_of_equal_shares(tmp_path):
 def test_shares_that_are_none_are_refused(shares):
     with pytest.raises(UserError, match="class_shares must be 2 numbers from 0 that add up to 1"):
         ModelConfig(architecture={}, shape=(2,), classes=2, class_shares=shares)
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_a_trained_model_has_the_classes_and_units_of_its_data(tmp_path, monkeypatch, conditional):
+    monkeypatch.setattr(
+        training, "train_model", lambda job, method, model, *more, **others: made.append(model)
+    )
+    made, units = [], {"scale": [2.0] * 3, "offset": [0.0] * 3}
+    job = job_in(
+        tmp_path,
+        "pretrain",
+        inputs={"data": tmp_path},
+        manifests={"data": {"facts": FACTS | {"units": units}}},
+    )
+    settings = {"method": "flow_matching", "model": {"name": "mlp", "width": 8}, "train": {"steps": 1}}
+    pretrain.run(pretrain.Config(**settings, conditional=conditional), job)
+    config = made[0].config
+    assert (config.classes, config.class_shares) == ((2, (0.9, 0.1)) if conditional else (0, ()))
+    assert config.class_names == (("cat", "dog") if conditional else ())
+    assert config.units == {"scale": (2.0,) * 3, "offset": (0.0,) * 3}
