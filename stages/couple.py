@@ -70,13 +70,10 @@ def output(key: str | None) -> str:
 def check(params: Params) -> list[str]:
     """Return what is wrong across sections: with the models that make pairs, their guidance and NFE."""
     configs = {f"couple.{key}": params.config("couple", key) for key in params.keys("couple")}
+    guided = [(f"{where}.guidance", c.guidance, c.model) for where, c in configs.items()]
     problems = missing_flows(params, [(f"{where}.model", c.model) for where, c in configs.items()])
-    problems += unguidable(
-        params, [(f"{where}.guidance", c.guidance, c.model) for where, c in configs.items()]
-    )
-    for where, c in configs.items():
-        problems += wrong_source(where, c) or c.wrong_steps(where)
-    return problems
+    problems += unguidable(params, guided)
+    return problems + [told for at, c in configs.items() for told in wrong_source(at, c) or c.wrong_steps(at)]
 
 
 def wrong_source(where: str, config: Config) -> list[str]:
@@ -103,19 +100,19 @@ def coupling(config: Config, job: Job) -> tuple[Splits, PairMaker]:
         total=config.pairs + config.held_out,
         **config.steps_asked_for(),
     )
-    guidance = checkpoint.load_config(folder).guidance_shown(config.guidance)
-    facts = {"model": checkpoint.model_digest(folder), "seed": job.seed, "guidance": guidance}
-    options = {"mirror": config.mirror, "source": config.source}
+    known = checkpoint.load_config(folder)
+    facts = {"model": checkpoint.model_digest(folder), "seed": job.seed}
+    facts |= {"guidance": known.guidance_shown(config.guidance)} | config.steps_taken()
+    facts |= {name: value for name in ("mirror", "source") if (value := getattr(config, name))}
     draws = config.noise == "drawn" and not config.source
-    shape = checkpoint.load_config(folder).shape
     wanted = splits.splits(
         job,
         train=config.pairs,
         held_out=config.held_out,
         per_shard=config.pairs_per_shard,
-        facts=facts | config.steps_taken() | {name: value for name, value in options.items() if value},
+        facts=facts,
         dtypes=dict.fromkeys(["data"] if draws else ["noise", "data"], config.dtype),
-        drawn=lambda first: {"noise": shards.drawn("couple", job.seed, first, shape)} if draws else {},
+        drawn=lambda first: {"noise": shards.drawn("couple", job.seed, first, known.shape)} if draws else {},
     )
     return wanted, maker
 
