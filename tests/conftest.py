@@ -6,7 +6,6 @@ import shutil
 import sys
 import tempfile
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -88,28 +87,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 @pytest.fixture(scope="session")
-def clones(tmp_path_factory) -> tuple[Checkout, Checkout]:
-    """Two clones of one commit, in each of which the whole chain ran; to look at, not to touch."""
+def finished(tmp_path_factory) -> Checkout:
+    """A clone in which the whole chain ran; to look at, not to touch."""
     folder = shared(tmp_path_factory)
-    both = tuple(Checkout(folder / name) for name in ("first", "second"))
+    clone = Checkout(folder / "finished")
     with FileLock(folder / "lock"):
         if not (folder / "done").exists():
             origin = Checkout.create(folder / "origin")
-            for workers, clone in enumerate(both, start=1):
-                origin.sh(f"git clone -q . {clone.folder}")
-                clone.environment["FEWSTEP_WORKERS"] = str(workers)  # which may not show in the bytes
-            with ThreadPoolExecutor() as pool:
-                list(pool.map(Checkout.repro, both))
-            for clone in both:
-                clone.sh("git add dvc.lock && git commit -qm ran")
+            origin.sh(f"git clone -q . {clone.folder}")
+            clone.repro_at_once()
+            clone.sh("git add dvc.lock && git commit -qm ran")
             (folder / "done").touch()
-    return both
-
-
-@pytest.fixture(scope="session")
-def finished(clones) -> Checkout:
-    """A checkout in which the chain ran; to look at, not to touch."""
-    return clones[0]
+    return clone
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """One stage is one file, one section of params.yaml, one entry of dvc.yaml and one Config, of one name."""
 
+import ast
 import dataclasses
 import inspect
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -86,19 +88,32 @@ def configs(model: type) -> list[type]:
     return found
 
 
+def explained(settings: type) -> set[str]:
+    """Return the names in a class of this project, and in its bases, that a docstring follows.
+
+    Pydantic could read them too, but would do so whenever a stage starts.
+    """
+    found = set()
+    for owner in settings.__mro__:
+        if owner.__module__.partition(".")[0] in ("fewstep", "stages"):
+            (code,) = ast.parse(inspect.getsource(owner)).body
+            for field, text in pairwise(code.body):
+                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                    assert isinstance(text.value.value, str)
+                    found.add(field.target.id)
+    return found
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_setting_is_explained(stage):
     for model in configs(discovery.load(stage).Config):
         assert model.__doc__
-        assert [name for name, field in model.model_fields.items() if not field.description] == []
+        assert model.model_fields.keys() <= explained(model)
 
 
 @pytest.mark.parametrize("settings", [TrainSettings, MonitorSettings])
 def test_every_setting_of_a_training_is_explained(settings):
-    lines = [line.strip() for line in inspect.getsource(settings).splitlines()]
-    for field in dataclasses.fields(settings):
-        (at,) = [n for n, line in enumerate(lines) if line.startswith(f"{field.name}: ")]
-        assert lines[at + 1].startswith('"""')
+    assert {field.name for field in dataclasses.fields(settings)} <= explained(settings)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -25,6 +25,9 @@ else:
     install = 'if [ "$1" = install ]; then echo pip install >>asked; test ! -e offline; fi'
     pip.write_text("#!/bin/sh\\n" + install)
     pip.chmod(0o755)
+    python = pip.with_name("python")
+    python.write_text("#!/bin/sh\\necho compile >>asked")
+    python.chmod(0o755)
 """
 
 
@@ -53,7 +56,7 @@ def made(folder):
     return run, (folder / "asked").read_text().splitlines()
 
 
-ANEW = ["-m venv --clear .venv", "pip install", "pip install"]  # the lock, then the project itself
+ANEW = ["-m venv --clear .venv", "pip install", "compile", "pip install"]  # the lock, then the project itself
 
 
 def test_an_old_python_is_answered_with_its_version_and_how_to_name_another(folder):
@@ -76,7 +79,7 @@ def test_a_whole_environment_is_kept_and_follows_the_lock(folder):
     assert made(folder)[1] == []
     os.utime(folder / ".venv/.packages", (1, 1))
     write_python(folder, (3, 10, 13))  # no matter: the environment has its own
-    assert made(folder)[1] == ["pip install", "pip install"]
+    assert made(folder)[1] == ANEW[1:]
 
 
 @pytest.mark.parametrize("wrong", ["gone", "of an interpreter that is gone"])

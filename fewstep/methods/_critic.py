@@ -1,4 +1,4 @@
-"""critic: a small network that tells samples of two kinds apart."""
+"""critic: a small network that discriminates between two kinds of samples."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ WIDTH, SLOPE = 64, 0.2
 def critic(shape: tuple[int, ...]) -> nn.Module:
     """Return a network from samples (n, *shape) to one number each, (n,).
 
-    Images go through convolutions, whose last features are averaged over the image; all else through
-    fully connected layers. Every layer has spectral norm 1 (Miyato et al. 2018, arXiv 1802.05957).
+    For images it is convolutional, with the last features averaged over the image; otherwise it is fully
+    connected. Every layer has spectral norm 1 (Miyato et al. 2018, arXiv 1802.05957).
     """
     if len(shape) == 3:
         layers: list[nn.Module] = [

@@ -20,7 +20,7 @@ def l2(error: Tensor) -> Tensor:
 def huber(error: Tensor) -> Tensor:
     """Return (sqrt(|e|^2 + c^2) - c) / d with c = .00054 d for d dimensions; Lee et al. 2024, eq. 9.
 
-    Robust, but its optimum is no mean: right only where the target is a function of the input.
+    It is robust, but its optimum is not the mean. Use it only where the target is a function of the input.
     """
     d = error[0].numel()
     c = 0.00054 * d
@@ -31,10 +31,10 @@ DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {"l2": l2, "huber": huber}
 
 
 def check_distance(name: str) -> None:
-    """Refuse a distance that does not exist.
+    """Check that a distance exists.
 
     Raises:
-        UserError: listing those that do.
+        UserError: if it does not; the message lists those that exist.
     """
     if name not in DISTANCES:
         raise UserError(unknown("distance", name, list(DISTANCES)))

@@ -1,4 +1,4 @@
-"""OnPolicyDistillation: what methods share that train a student on the samples it makes itself."""
+"""OnPolicyDistillation: base of the methods that train a student on its own samples."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ with lazy_imports():
 
 @dataclass(frozen=True, kw_only=True)
 class OnPolicyDistillation(Method):
-    """Go on with a student that another method trained, on samples made the way it will be sampled.
+    """Fine-tune a student that another method trained, on samples made as in inference.
 
-    These are Euler steps on its own grid, one or more, with gradients through all of them. Nothing but
-    a regression_weight holds the student to what its teacher makes of a noise.
+    These are Euler steps on its own grid, one or more, with gradients through all of them. Only a
+    regression_weight keeps the student close to its teacher's sample of the same noise.
     """
 
     trained_times = "grid"
@@ -41,7 +41,7 @@ class OnPolicyDistillation(Method):
 
     regression_weight: float = 0.0
     """Weight of the mean squared distance to the data of pairs. Above 0 the stream is "pairs", and the
-    samples are made of the pairs' noise; at 0 noise is drawn anew and no data is needed."""
+    student starts from the pairs' noise. At 0 the noise is fresh and no data is needed."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.regression_weight < math.inf:
@@ -64,7 +64,7 @@ class OnPolicyDistillation(Method):
         raise NotImplementedError
 
     def generator_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
-        """Return the loss (n,) that the other networks give each of the student's samples (n, *shape)."""
+        """Return the student's loss (n,) on its samples (n, *shape), from the other networks."""
         raise NotImplementedError
 
     def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:

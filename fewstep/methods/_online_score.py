@@ -1,4 +1,4 @@
-"""OnlineScore: what methods share that compare the student's own score with its teacher's."""
+"""OnlineScore: base of the methods that compare the student's own score with its teacher's."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
     from fewstep.model import Model
 
 WARMUP_UPDATES = 3
-LEAST_SIZE = 1e-5  # of a teacher's correction that is divided by
+LEAST_SIZE = 1e-5  # lower bound of a teacher's correction where it is a divisor
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineScore(OnPolicyDistillation):
-    """A third network, "fake", starts as the teacher and learns the score of the student's samples.
+    """A third network, "fake", starts as the teacher and is trained to the score of the student's samples.
 
-    Scores are compared at samples that are noised anew, on the canonical path x_t = t x + (1 - t) noise.
+    Scores are compared at samples with fresh noise, on the canonical path x_t = t x + (1 - t) noise.
     There a flow's estimate of the data is D = x_t + (1 - t) velocity and its score (t D - x_t) / (1 - t)^2
-    (Tweedie's formula): right for a teacher that learned from noise drawn independently of the data, not
-    for one that learned from pairs.
+    (Tweedie's formula). This holds for a teacher trained on noise drawn independently of the data, not
+    for one trained on pairs.
     """
 
     guidance: float = 1.0
-    """Classifier-free guidance of the teacher's score; the student learns to do without."""
+    """Classifier-free guidance of the teacher's score; the student then needs none."""
     times: tuple[float, float] = (0.02, 0.95)
-    """Between which canonical times scores are compared. Close to 0 there is little to tell apart, close
+    """The range of canonical times at which scores are compared. Close to 0 the scores hardly differ; close
     to 1 a score's error is large."""
     fake_warmup: int = 30
-    """Steps at the beginning in which the fake network is updated three times a step instead of once."""
+    """Number of first steps in which the fake network is updated three times instead of once."""
     fake_rate: float = 5.0
-    """Learning rate of the fake network as a multiple of the student's, which it must keep up with."""
+    """Learning rate of the fake network as a multiple of the student's."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,7 +79,7 @@ class OnlineScore(OnPolicyDistillation):
         return ("fake",) * (WARMUP_UPDATES if step < self.fake_warmup else 1) + ("student",)
 
     def critic_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
-        """See OnPolicyDistillation.critic_loss: flow matching, as the fake network predicts."""
+        """See OnPolicyDistillation.critic_loss: flow matching in the fake network's prediction."""
         noise = randomness.noises("train.fake.noise", keys, tuple(samples.shape[1:])).to(samples.device)
         task = batch | {"noise": noise, "data": samples}
         return FlowMatching().loss({"student": nets["fake"]}, task, "student", 0.0, keys)
@@ -87,7 +87,7 @@ class OnlineScore(OnPolicyDistillation):
     def estimates(
         self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return times (n,), and the data (n, *shape) that fake and teacher see in samples noised to them."""
+        """Return times (n,), and the fake's and the teacher's estimates of the data, (n, *shape), there."""
         first, last = self.times
         t = first + (last - first) * randomness.uniforms("train.compare.time", keys).to(samples)
         noise = randomness.noises("train.compare.noise", keys, tuple(samples.shape[1:])).to(samples)
@@ -107,7 +107,7 @@ class OnlineScore(OnPolicyDistillation):
         if teacher.config.trained_times != "all":
             raise UserError(
                 "the teacher is trained only at the timesteps of its grid, and gives no score elsewhere; "
-                "take the model that it was made from"
+                "use the model that it was distilled from"
             )
         flow, (first, last) = as_flow(teacher, guidance=self.guidance), self.times
         if first < flow.t_start or last > flow.t_end:

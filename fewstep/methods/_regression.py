@@ -1,4 +1,4 @@
-"""PathRegression: what flow matching and reflow share, the regression at points of a path."""
+"""PathRegression: regression at points of a path, the base of flow matching and reflow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ with lazy_imports():
 
 @dataclass(frozen=True, kw_only=True)
 class PathRegression(Method):
-    """Regress what the model predicts, at a random point of its own path from noise to data.
+    """Regress the model's prediction at a random point of its own path from noise to data.
 
     The loss is the error of the prediction itself: of the velocity for a model that predicts
     velocity, of the noise for one that predicts noise. Only a score, which grows as 1 / b, is
@@ -33,7 +33,7 @@ class PathRegression(Method):
     times: str
     """Law of the training times, over the model's own time: uniform, logit_normal or u_shaped."""
     label_dropout: float = 0.0
-    """Share of samples whose label is hidden, so that guidance can be used later."""
+    """Share of samples whose label is dropped, so that guidance can be used later."""
 
     def __post_init__(self) -> None:
         check_law(self.times)
@@ -55,7 +55,7 @@ class PathRegression(Method):
         return super().trained() | {"guidable": self.label_dropout > 0}
 
     def error(self, student: Model, batch: Batch, keys: Tensor) -> Tensor:
-        """Return how far the student is from its target at one point of each sample's path, (n, *shape)."""
+        """Return the student's error at one point of each sample's path, (n, *shape)."""
         noise, data = batch["noise"], batch["data"]
         path = paths.get(student.config.path)
         t = draw_times(self.times, student.config, keys).to(data.device)

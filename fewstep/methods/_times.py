@@ -1,4 +1,4 @@
-"""Time laws: where between noise and data a sample is trained, from one uniform number of its own."""
+"""Time laws: the training time of a sample, from one uniform random number."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ SHARPNESS = 4.0  # "a" of Lee et al. 2024
 
 
 def _logit_normal(u: Tensor) -> Tensor:
-    """More of the middle, where independent noise and data are hardest to tell; Esser et al. 2024."""
+    """More weight in the middle, where the velocity is hardest to predict; Esser et al. 2024."""
     return torch.sigmoid(torch.special.ndtri(u))
 
 
 def _u_shaped(u: Tensor) -> Tensor:
-    """More of both ends, where pairs are hardest; Lee et al. 2024 (arXiv 2405.20320), section 4.1.
+    """More weight at both ends, where pairs are hardest; Lee et al. 2024 (arXiv 2405.20320), section 4.1.
 
     Density a (e^(a t) + e^(a (1 - t))) / (2 (e^a - 1)), sampled by its inverse: an exponential on
     one side or, for the lower half of u, on the other. (The paper prints a density that is not
-    symmetric; this is what its code draws.)
+    symmetric; this is the density of its code.)
     """
     side = (2 * u) % 1
     t = torch.log1p(side * math.expm1(SHARPNESS)) / SHARPNESS
@@ -49,10 +49,10 @@ LAWS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def check_law(name: str) -> None:
-    """Refuse a time law that does not exist.
+    """Check that a time law exists.
 
     Raises:
-        UserError: listing those that do.
+        UserError: if it does not; the message lists those that exist.
     """
     if name not in LAWS:
         raise UserError(unknown("time law", name, list(LAWS)))
@@ -61,7 +61,7 @@ def check_law(name: str) -> None:
 def draw_times(law: str, config: ModelConfig, keys: Tensor) -> Tensor:
     """Return the time of each sample, (n,), in the model's own time.
 
-    The law is stretched over those times at which the model's prediction gives a velocity.
+    The law is rescaled to the times at which the model's prediction gives a velocity.
     """
     ends = torch.tensor(flow.usable_times(config.path, config.prediction), dtype=torch.float64)
     start, end = paths.get(config.path).time_of(ends).tolist()

@@ -1,4 +1,4 @@
-"""What methods share that train a student only at the timesteps of its own grid."""
+"""Helpers of the methods that train a student only at the timesteps of its own grid."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ with lazy_imports():
     import torch
 
 
-TOLERANCE = 1e-6  # of times in float32
+TOLERANCE = 1e-6  # tolerance of times in float32
 
 
 def timesteps_of(student: Model) -> tuple[float, ...]:
     """Return the times, steps + 1 of them, of the student's grid.
 
     Raises:
-        UserError: if it has no grid, or one that it would not sample with the way it is trained:
-            by Euler steps and without guidance (what guidance does is in the teacher's samples).
+        UserError: if it has no grid, or one whose sampling differs from the training: other steps than
+            Euler's, or guidance (the teacher's samples include its effect already).
     """
     grid = student.config.grid
     if grid is None:
@@ -57,20 +57,20 @@ def at_timesteps(times: tuple[float, ...], states: Tensor) -> Tensor:
 
 
 def near_timesteps(times: tuple[float, ...], jitter: float, batch: Batch, keys: Tensor) -> Batch:
-    """Return states and times, each (n, steps + 1, ...), at stored times near the timesteps, by chance.
+    """Return states and times, each (n, steps + 1, ...), at random stored times near the timesteps.
 
     Args:
         times: The student's timesteps, which are among the stored times.
         jitter: How far an inner timestep moves, as a part of the way to the next one on either side.
         batch: states (n, stored, *shape) at times (n, stored), the same for all.
-        keys: What chooses, int64 (n, 2).
+        keys: The keys of the random choice, int64 (n, 2).
     """
     stored, picks, choices = batch["times"][0].double().cpu(), [], 1
     for number, t in enumerate(times):
         low, high = reach(times, number, jitter)
         (near,) = torch.where((stored > low - TOLERANCE) & (stored < high + TOLERANCE))
         if not len(near):
-            raise UserError(f"the trajectories have no state near the timestep at {t}; make them anew")
+            raise UserError(f"the trajectories have no state near the timestep at {t}; make them again")
         choices = max(choices, len(near))
         chance = randomness.uniforms(f"train.jitter.{number}", keys)
         picks.append(near[(chance * len(near)).long()])
@@ -90,5 +90,5 @@ def in_range_of(config: ModelConfig, samples: Tensor) -> Tensor:
 
 
 def draw_timesteps(steps: int, keys: Tensor) -> Tensor:
-    """Return one of the timesteps 0 ... steps - 1 for each sample, int64 (n,)."""
+    """Return a random timestep 0 ... steps - 1 for each sample, int64 (n,)."""
     return (randomness.uniforms("train.knot", keys) * steps).long()

@@ -1,4 +1,4 @@
-"""Adversarial: on-policy distillation on pairs, with a critic that tells samples from data."""
+"""Adversarial: on-policy distillation on pairs, with a critic of samples against data."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ with lazy_imports():
 
 @dataclass(frozen=True, kw_only=True)
 class Adversarial(OnPolicyDistillation):
-    """Regress the data of pairs through all of the student's steps, with a critic's loss beside.
+    """Regress the data of pairs through all of the student's steps, and add a critic's loss.
 
-    Source: the fixed-step generator of Lee et al. 2024 (arXiv 2408.08019), adapted: what the teacher
-    makes of a noise takes the place of the recording, and one small critic that of theirs, with the
-    hinge loss and the spectral norm of Miyato et al. 2018 (arXiv 1802.05957). It sees samples with a
-    little noise added, which hides differences too small to matter (Sonderby et al. 2016, arXiv 1610.04490).
+    Source: the fixed-step generator of Lee et al. 2024 (arXiv 2408.08019), adapted: the target is
+    the teacher's sample instead of a recording, and there is one small critic, with the hinge loss and
+    the spectral norm of Miyato et al. 2018 (arXiv 1802.05957). A little noise is added to its input, which
+    hides differences too small to matter (Sonderby et al. 2016, arXiv 1610.04490).
     """
 
     regression_weight: float = 1.0
     weight: float = 0.02
-    """Weight of the critic's loss beside regression_weight."""
+    """Weight of the critic's loss; regression_weight is that of the regression."""
     blur: float = 0.1
-    """Standard deviation of the noise added to what the critic sees."""
+    """Standard deviation of the noise added to the critic's input."""
     critic_rate: float = 1.0
     """Learning rate of the critic as a multiple of the student's."""
 

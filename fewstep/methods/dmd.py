@@ -1,4 +1,4 @@
-"""DMD: fine-tune a student by moving its samples to where its teacher finds them more likely."""
+"""DMD: fine-tune a student by distribution matching distillation on its own samples."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ with lazy_imports():
 
 @dataclass(frozen=True, kw_only=True)
 class Dmd(OnlineScore):
-    """Follow the gradient of the divergence from the student's noised samples to the teacher's.
+    """Follow the gradient of the divergence between the student's noised samples and the teacher's.
 
     Source: distribution matching distillation, Yin et al. 2023 (arXiv 2311.18828), eq. 7 and 8: the
-    gradient of the Kullback-Leibler divergence by a sample is the difference of the scores, in units of
-    data and over the size of the teacher's correction; without a regression, but with several steps of
-    the fake network, as in Yin et al. 2024 (arXiv 2405.14867).
+    gradient of the Kullback-Leibler divergence with respect to a sample is the difference of the scores,
+    here in units of data and divided by the size of the teacher's correction. As in Yin et al. 2024 (arXiv
+    2405.14867) there is no regression by default, and the fake network may be updated several times a step.
     """
 
     def generator_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
-        """See OnPolicyDistillation.generator_loss: half the square of the gradient, whose gradient it is."""
+        """See OnPolicyDistillation.generator_loss: half the square of `gradient`, whose gradient it is."""
         with torch.no_grad():
             _, fake, teacher = self.estimates(nets, samples, batch, keys)
             wanted = samples - self.gradient(samples, fake, teacher)
         return l2(samples - wanted) / 2
 
     def gradient(self, samples: Tensor, fake: Tensor, teacher: Tensor) -> Tensor:
-        """Return the direction that each sample leaves; samples, estimates and result are (n, *shape)."""
+        """Return the gradient by each sample; samples, estimates and result are (n, *shape)."""
         size = (samples - teacher).flatten(1).abs().mean(dim=1).clamp(min=LEAST_SIZE)
         return (fake - teacher) / like(size, samples)

@@ -1,4 +1,4 @@
-"""Endpoint: distil a flow into one step, or a few, straight from noise to its data."""
+"""Endpoint: distil a flow into one or a few steps along the chord from noise to data."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Endpoint(Method):
 
     Source: the distillation of Liu et al. 2022 (arXiv 2209.03003), section 2.2; the Huber distance
     from Lee et al. 2024 (arXiv 2405.20320). With one step the student maps noise to data. With
-    more, later timesteps see points of the chord, which the student leaves unless the pairs are straight.
+    more, it is trained at points of the chord, but its own steps leave the chord unless pairs are straight.
 
-    The chord begins where solvers do: at t_start, in (1 - t_start) noise. Where t_start is 0 that is
+    The chord begins where solvers do: at t_start, at (1 - t_start) noise. Where t_start is 0 that is
     the linear path from noise to data.
     """
 
@@ -55,7 +55,7 @@ class Endpoint(Method):
         t = torch.tensor(timesteps)[draw_timesteps(len(timesteps), keys)].to(batch["data"].device)
         t_start, data = timesteps[0], in_range_of(student.config, batch["data"])
         start = (1 - t_start) * batch["noise"]
-        done = like((t - t_start) / (1 - t_start), data)  # share of the chord that lies behind
+        done = like((t - t_start) / (1 - t_start), data)  # the part of the chord before x
         x = done * data + (1 - done) * start
         velocity = as_flow(student)(x, t, **conditions_of(student.config, batch))
         return DISTANCES[self.distance](velocity - (data - start) / (1 - t_start))

@@ -1,4 +1,4 @@
-"""Flow matching: learn the velocity from noise to data (Lipman et al. 2023, Liu et al. 2022)."""
+"""Flow matching: train the velocity from noise to data (Lipman et al. 2023, Liu et al. 2022)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class FlowMatching(PathRegression):
 
     times: str = "uniform"
     coupling: str = "independent"
-    """How noise meets data within a batch: a file of fewstep.couplings."""
+    """How noise and data are paired within a batch: a file of fewstep.couplings."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,18 +42,18 @@ class FlowMatching(PathRegression):
         super().check_labels(labels)
         if labels and not registry.find("fewstep.couplings", self.coupling).suits_labels:
             raise UserError(
-                f"coupling {self.coupling} is for models without classes: what it pairs with one label is "
-                "no standard normal noise any more, but samples start from that; use coupling independent"
+                f"coupling {self.coupling} is for models without classes: the noise that it pairs with one "
+                "label is not standard normal, but samples start from such noise; use coupling independent"
             )
 
     def no_score(self) -> str | None:
         """See Method.no_score."""
         if self.coupling == "independent":
             return None
-        return f".coupling {self.coupling} pairs noise with data, which leaves none; take independent"
+        return f".coupling {self.coupling} makes noise depend on data, so there is none; use independent"
 
     def prepare_batch(self, batch: Batch, keys: Tensor) -> Batch:
-        """Return the batch with the noise that each sample comes from."""
+        """Return the batch with a noise for each sample."""
         data = batch["data"]
         noise = randomness.noises("train.noise", keys, tuple(data.shape[1:])).to(data.device)
         coupling = registry.find("fewstep.couplings", self.coupling)()

@@ -1,4 +1,4 @@
-"""Reflow: learn the flow again from its own pairs, whose paths hardly cross, so that it straightens."""
+"""Reflow: train again on the flow's own pairs. Their lines rarely cross, so the new flow is straighter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Reflow(PathRegression):
-    """Regression between the noise and the data that a teacher made of it.
+    """Regression on pairs of noise and the data that a teacher made from it.
 
     Source: Liu et al. 2022 (arXiv 2209.03003), section 2.2; times and Huber distance from Lee et
     al. 2024 (arXiv 2405.20320). The student keeps its own path and prediction: on any path, the

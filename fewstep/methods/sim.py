@@ -1,4 +1,4 @@
-"""SIM: fine-tune a student by score implicit matching with its teacher, on the student's own samples."""
+"""SIM: fine-tune a student by score implicit matching, on its own samples."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class Sim(OnlineScore):
 
     Source: score implicit matching, Luo et al. 2024 (arXiv 2410.16794), and its squared
     case, score identity distillation, Zhou et al. 2024 (arXiv 2404.04057). Its gradient does not need
-    that of the fake score by the student's weights: with y the difference of the scores it is that of
-    -d'(y) . (fake score - score of the noise added), networks fixed.
+    the derivative of the fake score by the student's weights: with y the difference of the scores, it is
+    the gradient of -d'(y) . (fake score - score of the noise added) with the networks fixed.
     """
 
     divergence: str = "huber"
     """huber: d(y) = sqrt(|y|^2 + softness^2) - softness; or squared."""
     softness: float = 0.1
-    """Of huber: how large a difference of scores, over all dimensions, still counts as small."""
+    """For huber: the norm, over all dimensions, up to which a difference of scores counts as small."""
     alpha: float = 1.2
-    """Of squared: 1 is its exact gradient; more, which was found better, takes off the projected loss."""
+    """For squared: 1 gives the exact gradient; more, which was found better, subtracts the projected loss."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,8 +48,8 @@ class Sim(OnlineScore):
     def compare(self, t: Tensor, samples: Tensor, fake: Tensor, teacher: Tensor) -> Tensor:
         """Return the loss (n,), a mean over dimensions, of samples and estimates (n, dimensions) at t, (n,).
 
-        It is in units of data: huber weighs times with (1 - t)^2 / t, and squared divides by the size
-        of the teacher's correction, as in arXiv 2404.04057.
+        It is in units of data: huber weights times by (1 - t)^2 / t; squared divides by the size of the
+        teacher's correction, as in arXiv 2404.04057.
         """
         if self.divergence == "huber":
             y = (t / (1 - t) ** 2)[:, None] * (fake - teacher)

@@ -1,4 +1,4 @@
-"""Straighten: tune a student so that Euler steps on its own grid land where the teacher does."""
+"""Straighten: train a student so that Euler steps on its own grid reach the teacher's states."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ with lazy_imports():
 class Straighten(Method):
     """At each timestep, regress the velocity that leads to the teacher's state at the next timestep.
 
-    Source: the second phase of BOSS, Nguyen et al. 2024 (arXiv 2312.16414). On its policy the
-    student is corrected where its own steps lead it, as in Ross et al. 2011 (arXiv 1011.0686),
-    instead of at states that it never sees when it samples. Velocities and states are those of the
+    Source: the second phase of BOSS, Nguyen et al. 2024 (arXiv 2312.16414). On policy the
+    student is trained at the states that its own steps reach, as in Ross et al. 2011 (arXiv 1011.0686),
+    instead of at states that do not occur when it samples. Velocities and states are those of the
     canonical flow, so the student may have any path and prediction.
     """
 
     trained_times = "grid"
 
     on_policy: bool = True
-    """Start each step from the student's own state, one call a timestep, instead of from the teacher's
-    state at one random timestep, one call in all."""
+    """Start each step from the student's own state (one network call per timestep) instead of from the
+    teacher's state at one random timestep (one network call in all)."""
     jitter: float = 0.0
-    """How far inner timesteps are moved at random, as a part of the way to the next timestep on either side,
-    so that the student's steps can still be searched. The trajectories must keep all their states."""
+    """How far inner timesteps are moved at random, as a fraction of the distance to the next timestep on
+    either side. A search can then move the student's timesteps. The trajectories must keep all states."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.jitter < 0.5:

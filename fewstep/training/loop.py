@@ -1,4 +1,4 @@
-"""The training loop, the only one: every method runs in it and none touches it."""
+"""The training loop, shared by all methods; a method supplies the batch preparation and the losses."""
 
 import math
 import os
@@ -22,11 +22,11 @@ from fewstep.training.networks import DivergedError, Training
 from fewstep.training.state import read_state, write_state
 from fewstep.training.watch import Watch, Watched
 
-REPORT_STEPS = 50  # steps from one report to the next, or fewer in a short training
+REPORT_STEPS = 50  # steps between two reports; fewer in a short training
 
 
 class BatchSource(Protocol):
-    """Where batches come from: fewstep.shards.Batches, or anything else that can go to any step."""
+    """Batches by step number: fewstep.shards.Batches, or anything else with random access."""
 
     def __getitem__(self, step: int) -> tuple[Batch, Tensor]:
         """Return this process's share of batch number `step`, and its samples' keys, int64 (n, 2)."""
@@ -34,25 +34,25 @@ class BatchSource(Protocol):
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training ends with."""
+    """The trained model and its losses."""
 
     model: Model
-    """The student, in evaluation mode, with averaged weights if the method keeps an average, and of the best
-    look if a monitor looked."""
+    """The student in evaluation mode, with averaged weights if the method keeps an average. With a monitor,
+    these are the weights of its best look."""
     first_held_out_loss: float
     """The student's loss on the held-out batch before training."""
     held_out_loss: float
-    """The trained model's."""
+    """The trained model's loss on the held-out batch."""
     loss: float
-    """The training loss of the last steps, before averaging weights."""
+    """The mean training loss of the last steps, of the weights that are not averaged."""
     skipped: int
-    """Updates that were left out, for their loss or its gradient was not finite."""
+    """Updates that were skipped because the loss or its gradient was not finite."""
     watched: Watched | None
-    """What the monitor saw, if there was one."""
+    """The results of the monitor, if there was one."""
     known_losses: Tensor | None = None
-    """The trained model's loss on each sample of `known`, (n,), if that was given."""
+    """The trained model's loss on each sample of `known`, (n,); None without `known`."""
     fresh_losses: Tensor | None = None
-    """And on as many held-out samples, with the same times and noise."""
+    """The loss on as many held-out samples, (n,), with the same times and noise."""
 
 
 def train(
@@ -70,37 +70,37 @@ def train(
     progress: Progress = SILENT,
     device: torch.device | str = "cpu",
 ) -> Trained:
-    """Train `student`, in place, and return it; go on where an interrupted call left off.
+    """Train `student` in place and return it; resume a training that was interrupted.
 
     Equal arguments give equal weights, whether the run was interrupted or not. The environment
-    variable FEWSTEP_CHECKPOINT_SECONDS (20) says how much time an interruption may lose.
+    variable FEWSTEP_CHECKPOINT_SECONDS (default 20) is the time between two saves.
 
-    An update whose loss or gradient is not finite is left out. Ten in a row are refused, unless a monitor
-    has looked: then the training ends there, with the weights of the best look.
+    An update whose loss or gradient is not finite is skipped. After ten such updates in a row the training
+    fails, unless a monitor has looked: then it ends early, with the weights of the best look.
 
     Args:
-        method: What is learned.
-        student: The model, as it is before training.
-        load: Returns the models that the method asks for by name, such as "teacher".
+        method: The training method.
+        student: The model before training.
+        load: Returns a model by the name that the method uses, such as "teacher".
         batches: The training batches, of the method's stream. Under torchrun, after
-            `fewstep.distributed.join`, each process's own share of them. A sample's loss is multiplied by
-            its "weight", (n,), if there is one, which the method doesn't see.
-        held_out: A batch of the same stream that is not trained on.
-        settings: How to train.
-        seed: Decides whatever is random beside the batches, such as dropout.
-        state: Folder of the resume state; every process must see it.
-        known: Samples that are trained on, to tell at the end how well they are remembered.
-        monitor: Looks at the student from time to time; the training ends with the weights of the best
-            look, and early if the monitor's patience ends. Of several processes, the first looks.
-        progress: Told of the steps and losses.
-        device: Where to compute.
+            `fewstep.distributed.join`, each process's own share of them. If a batch has a "weight", (n,),
+            the loop multiplies each sample's loss by it; the method does not receive it.
+        held_out: A batch of the same stream that is not used in training.
+        settings: The settings of the loop.
+        seed: Seeds all randomness but that of the batches, such as dropout.
+        state: Folder of the resume state; all processes need access to it.
+        known: Training samples whose losses are compared with held-out ones, to measure memorisation.
+        monitor: Evaluates the student at intervals. The training ends with the weights of the best look,
+            and stops early when the monitor's patience runs out. Only the first process runs it.
+        progress: Receives the steps and losses.
+        device: The device to train on.
 
     Returns:
         The trained model and its losses.
 
     Raises:
-        UserError: if the method can't train such a student, the losses stop being finite, `state`
-            holds another training, or FEWSTEP_CHECKPOINT_SECONDS is no number from 0.
+        UserError: if the method can't train such a student, the losses stop being finite, `state` belongs
+            to another training, or FEWSTEP_CHECKPOINT_SECONDS is not a number of 0 or more.
     """
     training = Training(method, student, load, settings, seed, torch.device(device))
     if distributed.rank():
@@ -139,7 +139,7 @@ def _checkpoint_seconds() -> float:
     """Return the time between two saves.
 
     Raises:
-        UserError: if the environment variable says something else than seconds.
+        UserError: if the environment variable is not a number of 0 or more.
     """
     text = os.environ.get("FEWSTEP_CHECKPOINT_SECONDS", "20")
     try:
@@ -152,7 +152,7 @@ def _checkpoint_seconds() -> float:
 
 
 class _Saver:
-    """Keeps the training on disk: from time to time, and at its end."""
+    """Saves the training to disk at intervals and at its end."""
 
     def __init__(self, file: Path, training: Training, watch: Watch) -> None:
         self.file, self.training, self.watch = file, training, watch
@@ -160,15 +160,17 @@ class _Saver:
         self.saved_at = time.monotonic()
 
     def resume(self, tensors: dict[str, Tensor] | None) -> None:
-        """Go on from what the file holds."""
+        """Restore the tensors of the file, if there was one."""
         if tensors is not None:
             self.training.restore(tensors)
             self.watch.restore(tensors)
         if distributed.mean(self.training.step, self.training.device) != self.training.step:
-            raise UserError(f"the processes do not resume at the same step; all must see {self.file.parent}")
+            raise UserError(
+                f"the processes do not resume at the same step; all need access to {self.file.parent}"
+            )
 
     def before_step(self) -> None:
-        """Save if it is time."""
+        """Save if the interval has passed."""
         if time.monotonic() - self.saved_at >= self.seconds:
             self.save()
 
@@ -182,7 +184,7 @@ class _Saver:
 
 
 class _Reporter:
-    """Tells of losses every few steps, and of the held-out loss ten times and at the end."""
+    """Reports losses every few steps, and the held-out loss ten times and at the end."""
 
     def __init__(self, training: Training, held_out: Batch, progress: Progress) -> None:
         self.training, self.held_out, self.progress = training, held_out, progress
@@ -194,7 +196,7 @@ class _Reporter:
         progress.start("train", steps, done=training.step)
 
     def before_step(self) -> None:
-        """Report if it is time."""
+        """Report if this step is due."""
         step = self.training.step
         if step in self.reports or step in self.evaluations:
             self.training.refuse_divergence()
@@ -205,7 +207,7 @@ class _Reporter:
         self.progress.advance(1, **self.shown)
 
     def measure(self, *, evaluate: bool) -> dict[str, float]:
-        """Report and return the losses; `evaluate`: the held-out one too."""
+        """Report and return the losses, with the held-out loss if `evaluate`."""
         step, then = self.training.step, time.monotonic()
         losses = {"loss" if n == "student" else f"loss_{n}": x for n, x in self.training.losses().items()}
         values = losses | {"learning_rate": self.training.rate}

@@ -1,4 +1,4 @@
-"""Training: the networks of a method, and everything else that changes from step to step."""
+"""Training: the networks of a method and the rest of the training state."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,16 +14,18 @@ from fewstep.settings import TrainSettings
 from fewstep.training.method import Batch, Method
 from fewstep.training.trainee import Trainee, under
 
-HELD_OUT_SEED = randomness.digest64("held out", 0) >> 1  # one for all, so that runs compare; 63 bits
-SKIPS = 10  # updates in a row whose loss is not finite; after so many the training is lost
+HELD_OUT_SEED = (
+    randomness.digest64("held out", 0) >> 1
+)  # the same for all trainings, so that their losses can be compared; 63 bits
+SKIPS = 10  # after this many updates in a row without a finite loss, the training has diverged
 
 
 class DivergedError(UserError):
-    """The training left the finite numbers for good."""
+    """The training has diverged: its losses are not finite any more."""
 
 
 class Training:
-    """The networks, and everything else that changes from step to step."""
+    """The networks and the rest of the training state."""
 
     def __init__(
         self,
@@ -35,7 +37,7 @@ class Training:
         device: torch.device,
     ) -> None:
         self.method, self.settings, self.seed, self.device = method, settings, seed, device
-        self.facts: dict[str, Any] = {  # what the state on disk must agree with
+        self.facts: dict[str, Any] = {  # must equal those of the state on disk
             "layout": 3,
             "method": [type(method).__name__, asdict(method)],
             "settings": asdict(settings),
@@ -50,7 +52,7 @@ class Training:
             self.modules[name].eval().requires_grad_(False)
         self.step = 0
         self.slowed = 1.0  # what a monitor has multiplied the learning rates by
-        self.lost_at = torch.tensor(-1, device=device)  # the first step at which a network was lost
+        self.lost_at = torch.tensor(-1, device=device)  # the first step at which a network had diverged
 
     @property
     def rate(self) -> float:
@@ -58,7 +60,7 @@ class Training:
         return self.slowed * self.settings.rate(self.step)
 
     def take_step(self, batch: Batch, keys: Tensor) -> None:
-        """Make the updates of this step, each of one network on its own loss."""
+        """Make the updates of this step. Each updates one network on its own loss."""
         torch.manual_seed(randomness.digest64(f"train step {self.step} rank {distributed.rank()}", self.seed))
         for number, network in enumerate(self.method.updates(self.step)):
             for name, trainee in self.trainees.items():
@@ -70,15 +72,15 @@ class Training:
         self.step += 1
 
     def evaluate(self, held_out: Batch) -> float:
-        """Return the student's mean loss on the held-out batch, of the networks as they will be kept."""
+        """Return the student's mean loss on the held-out batch, with the weights that will be kept."""
         parts = self.evaluated(held_out)
         return sum(float(part.sum()) for part in parts) / sum(map(len, parts))
 
     @torch.no_grad()
     def evaluated(self, samples: Batch) -> list[Tensor]:
-        """Return the student's loss on each sample, a tensor (n,) for each batch, as `evaluate` has it.
+        """Return the student's loss on each sample, a tensor (n,) for each batch, as in `evaluate`.
 
-        What is random about the losses belongs to a sample's place, so those of two sets compare.
+        The random numbers depend on a sample's position, so the losses of two sets can be compared.
         """
         modules = self.modules | {name: trainee.result for name, trainee in self.trainees.items()}
         training = [module for module in modules.values() if module.training]
@@ -100,11 +102,11 @@ class Training:
         return {name: float(trainee.loss) for name, trainee in self.trainees.items() if trainee.updates}
 
     def skipped(self) -> int:
-        """Return how many updates were left out, for their loss or its gradient was not finite."""
+        """Return how many updates were skipped because the loss or its gradient was not finite."""
         return sum(int(trainee.skipped) for trainee in self.trainees.values())
 
     def refuse_divergence(self) -> None:
-        """Stop a training in which a network was lost.
+        """Stop a training in which a network has diverged.
 
         Raises:
             DivergedError: if too many updates in a row had no finite loss or gradient.
@@ -116,14 +118,14 @@ class Training:
             )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return everything that changes from step to step."""
+        """Return all tensors of the training state."""
         found = {"step": torch.tensor(self.step), "slowed": torch.tensor(self.slowed)}
         for name, trainee in self.trainees.items():
             found |= {f"{name}/{key}": tensor for key, tensor in trainee.tensors().items()}
         return found
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `tensors` returned."""
+        """Restore the tensors that `tensors` returned."""
         self.step, self.slowed = int(tensors["step"]), float(tensors["slowed"])
         for name, trainee in self.trainees.items():
             trainee.restore(under(f"{name}/", tensors))

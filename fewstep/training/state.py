@@ -1,4 +1,4 @@
-"""The file an interrupted training goes on from: safetensors with a checksum, replaced whole."""
+"""The file from which an interrupted training resumes: safetensors with a checksum, replaced atomically."""
 
 import hashlib
 import json
@@ -15,15 +15,15 @@ from fewstep.errors import UserError
 from fewstep.files import set_aside, written_whole
 from fewstep.sealed import seal, unseal
 
-FACTS = "facts"  # one metadata key alone: with more, safetensors writes them in random order
+FACTS = "facts"  # a single metadata key: safetensors writes several in random order
 TENSORS = "tensors"
 
 
 def write_state(file: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Replace `file` by these tensors and what they belong to.
+    """Replace `file` by these tensors and the facts of their training.
 
     Raises:
-        UserError: if a tensor is not finite; the file is then left as it was.
+        UserError: if a tensor is not finite; the file is then unchanged.
     """
     wrong = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if wrong:

@@ -1,4 +1,4 @@
-"""Trainee: one network in training, with its optimiser and the moving average of its weights."""
+"""Trainee: a network with its optimiser and the moving average of its weights."""
 
 import copy
 
@@ -10,18 +10,18 @@ from fewstep.optimisers import AdamW
 from fewstep.settings import TrainSettings
 from fewstep.training.method import Net
 
-LOSS_MEMORY = 50  # updates that the mean loss looks back on
+LOSS_MEMORY = 50  # number of updates in the mean loss
 COUNTED = ("loss", "skipped", "in_a_row")  # on the device
 
 
 class Trainee:
-    """A network that the loop updates, and all that a resumed run needs to go on with it."""
+    """A network that the loop updates, and the state that a resumed run needs."""
 
     def __init__(self, net: Net, settings: TrainSettings) -> None:
         self.module = net.module.train()
         self.parameters = [p for p in net.module.parameters() if p.requires_grad]
         self.average = copy.deepcopy(net.module).eval() if net.ema else None
-        # Finding them takes longer than the average itself.
+        # Kept, because collecting them takes longer than the average itself.
         self._followed: list[Tensor] = list(net.module.parameters())
         self._followers: list[Tensor] = [] if self.average is None else list(self.average.parameters())
         self.optimiser = AdamW(
@@ -32,11 +32,11 @@ class Trainee:
         self.updates = 0
         device = self.parameters[0].device
         self.loss = torch.zeros((), device=device)
-        """Mean loss of the last updates; kept on the device, because reading it would stop a GPU."""
+        """Mean loss of the last updates; stays on the device, because reading it would block a GPU."""
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
-        """Updates that were left out, for their loss or its gradient was not finite."""
+        """Updates that were skipped because the loss or its gradient was not finite."""
         self.in_a_row = self.skipped.clone()
-        """The last ones of them, if the last update is one."""
+        """How many updates in a row were skipped, up to the last one."""
 
     @property
     def result(self) -> nn.Module:
@@ -44,12 +44,12 @@ class Trainee:
         return self.module if self.average is None else self.average
 
     def unlock(self, open_: bool) -> None:
-        """Let gradients reach the weights, or not."""
+        """Switch gradients of the weights on or off."""
         for parameter in self.parameters:
             parameter.requires_grad_(open_)
 
     def update(self, losses: Tensor, rate: float) -> Tensor:
-        """Step down the mean of the losses, (n,), if it and its gradient are finite; return `in_a_row`."""
+        """Step on the mean of the losses, (n,), if it and its gradient are finite; return `in_a_row`."""
         self.optimiser.zero_grad()
         loss = losses.mean()
         loss.backward()
@@ -59,7 +59,7 @@ class Trainee:
         for group in self.optimiser.param_groups:
             group["lr"] = rate * self.rate_scale
         wrong = ~torch.isfinite(loss + norm)
-        # torch's way to leave out a step without waiting for the device, which its GradScaler uses too
+        # skips a step without a device synchronisation, as torch's GradScaler does
         self.optimiser.found_inf = wrong.float()  # type: ignore[attr-defined]
         self.optimiser.step()
         self._follow()
@@ -72,7 +72,7 @@ class Trainee:
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """Move the average; while it is young it follows faster (the ramp of TensorFlow's average)."""
+        """Update the moving average; its decay ramps up over the first updates, as in TensorFlow."""
         if self.average is not None:
             decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
             torch._foreach_lerp_(self._followers, self._followed, 1 - decay)
@@ -80,7 +80,7 @@ class Trainee:
                 mine.copy_(theirs)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return everything that changes in training."""
+        """Return all tensors of the training state."""
         found = {"updates": torch.tensor(self.updates)} | {name: getattr(self, name) for name in COUNTED}
         found |= {f"network/{name}": tensor for name, tensor in self.module.state_dict().items()}
         if self.average is not None:
@@ -90,7 +90,7 @@ class Trainee:
         return found
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `tensors` returned."""
+        """Restore the tensors that `tensors` returned."""
         self.updates = int(tensors["updates"])
         for name in COUNTED:
             getattr(self, name).copy_(tensors[name])
@@ -105,5 +105,5 @@ class Trainee:
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose names start with `prefix`, without it."""
+    """Return the tensors whose names start with `prefix`, by the rest of the name."""
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Watch: the monitor's looks at a training, and the weights of the best, with which it ends."""
+"""Watch: runs the monitor during a training and keeps the weights of the best look."""
 
 import math
 from collections.abc import Sequence
@@ -24,20 +24,20 @@ REMEDY = (
 
 @dataclass(frozen=True)
 class Watched:
-    """What the monitor saw of a training."""
+    """The results of a monitor in a training."""
 
     picked: Look
-    """The look whose weights the training ended with: that of the least distance."""
+    """The look with the least distance, whose weights the training ended with."""
     looks: int
-    """How many there were."""
+    """The number of looks."""
     retreats: int
     """How many times the training went back to its best look, with half of its learning rates."""
     collapse: str | None
-    """What went wrong on the way for good, if anything did, and what to try."""
+    """What went wrong during the training for good, if anything did, and what to try."""
 
 
 class Watch:
-    """Looks at the student from time to time, if there is a monitor, and keeps its best weights."""
+    """Runs the monitor, if there is one, at intervals, and keeps the student's best weights."""
 
     def __init__(self, monitor: Monitor | None, training: Training, progress: Progress) -> None:
         self.monitor, self.training, self.progress = monitor, training, progress
@@ -52,18 +52,18 @@ class Watch:
 
     @property
     def picked(self) -> Look:
-        """The best look, the first of several as good."""
+        """The best look; of several equal ones the first."""
         return min(self.looks, key=lambda look: look.fd)
 
     @property
     def stopped(self) -> bool:
-        """Whether the training is to end here."""
+        """Whether the training must stop here."""
         if self.monitor is None or self.monitor.settings.patience is None or not self.looks:
             return False
         return len(self.looks) - 1 - self.looks.index(self.picked) >= self.monitor.settings.patience
 
     def before_step(self) -> None:
-        """Look if it is time, and not done yet."""
+        """Run the monitor if this step is due and has not been looked at."""
         step = self.training.step
         if self.monitor is None or (self.looks and self.looks[-1].step == step):
             return
@@ -103,7 +103,7 @@ class Watch:
         """End a training that diverged with the best weights, if there are any.
 
         Raises:
-            DivergedError: the error itself, if there are none.
+            DivergedError: the given error, if there are none.
         """
         if not self.looks:
             raise error
@@ -111,7 +111,7 @@ class Watch:
         self.progress.note(self.lost)
 
     def finish(self) -> Watched | None:
-        """Give the student its best weights, and return what was seen, if anything looked."""
+        """Restore the student's best weights and return the results; None without a monitor."""
         if self.monitor is None:
             return None
         trainee = self.training.trainees["student"]
@@ -127,7 +127,7 @@ class Watch:
         return student
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return everything that changes from look to look."""
+        """Return all tensors of the monitor's state."""
         if not self.looks:
             return {}
         seen = torch.tensor([astuple(look) for look in self.looks], dtype=torch.float64)
@@ -135,7 +135,7 @@ class Watch:
         return found | {f"watch/best/{name}": tensor for name, tensor in self.best.items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `tensors` returned."""
+        """Restore the tensors that `tensors` returned."""
         if "watch/looks" in tensors:
             self.looks = [Look(int(step), *numbers) for step, *numbers in tensors["watch/looks"].tolist()]
             self.retreats = int(tensors["watch/retreats"])
@@ -143,7 +143,7 @@ class Watch:
 
 
 def collapse(looks: Sequence[Look]) -> str | None:
-    """Say what broke down at the first look that is far worse than the best before it, if one is."""
+    """Return a warning about the first look that is far worse than the best before it, if any."""
     for number, look in enumerate(looks[1:], 1):
         if what := broke_down(look, looks[:number]):
             return f"the student collapsed by step {look.step}: {what}; {REMEDY}"
@@ -155,7 +155,7 @@ def broke_down(look: Look, before: Sequence[Look]) -> str | None:
     fd, shares = min(x.fd for x in before), min(x.shares for x in before)
     recall = max(x.recall for x in before)
     if look.recall < RECALL_LEFT * recall:
-        return f"recall fell from {recall:.2f} to {look.recall:.2f}: it leaves out much of the data"
+        return f"recall fell from {recall:.2f} to {look.recall:.2f}: it misses much of the data"
     if look.shares > shares + SHARES_MOVED:
         return f"its share of one kind of sample is off by {look.shares:.2f}, and was by {shares:.2f}"
     if look.fd > FD_TIMES * fd:

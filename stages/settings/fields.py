@@ -12,7 +12,7 @@ from fewstep import registry
 from fewstep.errors import UserError
 from stages.settings import messages
 
-STRICT = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class Settings(BaseModel):

@@ -2,8 +2,8 @@
 
 A process, not a thread: importing mlflow would hold a stage up, and one import serves all stages of a
 pipeline run. Each stage starts one; it ends at once if another is at work, and otherwise when the
-outbox is empty or the tracker is down. What it could not deliver stays for the sender of a later
-stage. What the tracker refuses, and what is damaged, is set aside by name, and the rest is delivered. Run as
+outbox has been empty for some seconds or the tracker is down. What it could not deliver stays for the sender
+of a later stage. What the tracker refuses, and what is damaged, is set aside by name, and the rest is delivered. Run as
 `python -m stages.tracking.sender ROOT`.
 """
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from stages.tracking.mlflow_runs import Tracker
 
 LOOK, EVERY = 0.2, 2.0  # seconds between looks at the outbox, and between deliveries of a live run
+LINGER = 5.0  # seconds to wait for the next stage of a `dvc repro`, whose own sender would import mlflow anew
 RETRY = 15.0  # seconds to the next try after a failure
 HANGING = 120  # seconds after which the delivery of a file that does not end is given up
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "ENDPOINT_NOT_FOUND")
@@ -52,7 +53,7 @@ def main() -> None:
     os.nice(10)
     try:
         with lock(outbox).acquire(timeout=0):
-            serve(root, outbox)
+            serve(root, outbox, linger=LINGER)
     except Timeout:
         pass
 
@@ -62,12 +63,14 @@ def lock(outbox: Path) -> FileLock:
     return FileLock(outbox / f"{outboxes.destination()}.sender")
 
 
-def serve(root: Path, outbox: Path) -> None:
-    """Look for outbox files and deliver what is new in them."""
+def serve(root: Path, outbox: Path, linger: float = 0.0) -> None:
+    """Look for outbox files and deliver what is new in them, until there were none for `linger` seconds."""
     signal.signal(signal.SIGALRM, give_up)
     tracker: Tracker | None = None
     delivered: dict[Path, float] = {}
-    while files := list(outboxes.waiting(outbox)):
+    end = 0.0
+    while (files := list(outboxes.waiting(outbox))) or time.monotonic() < end:
+        end = time.monotonic() + linger if files else end
         live = {file: outboxes.live(file) for file in files}  # before reading, so that last words are read
         due = [file for file in files if not live[file] or time.monotonic() > delivered.get(file, 0) + EVERY]
         try:

@@ -11,6 +11,9 @@ import yaml
 from chain import tiny
 from workspace import CHECKOUT, Workspace
 
+AT_ONCE = Path(__file__).with_name("at_once.py")
+STAGES_THAT_RUN = re.compile(r"^Running stage '(.+)':$", re.M)
+
 
 @dataclass(frozen=True)
 class Repro:
@@ -54,7 +57,16 @@ class Checkout(Workspace):
 
     def repro(self, *targets: str, ok: bool = True, **environment: str) -> Repro:
         said = self.sh(f"dvc repro {' '.join(targets)}", ok=ok, **environment)
-        return Repro(said, re.findall(r"^Running stage '(.+)':$", said, re.M))
+        return Repro(said, STAGES_THAT_RUN.findall(said))
+
+    def repro_at_once(self, ok: bool | None = True) -> str:
+        """Do what `dvc repro` does where all is to be made, in half the time; return what was said.
+
+        One process makes all results. The stages that `dvc repro` then runs find them and publish them.
+        """
+        stages = STAGES_THAT_RUN.findall(self.sh("dvc repro --dry --force"))
+        said = self.sh(f"python {AT_ONCE} {' '.join(stages)}", ok=ok, PYTHONPATH=str(self.folder))
+        return said + self.sh("dvc repro", ok=ok)
 
     def refused(self, command: str, **environment: str) -> str:
         """Return what a command says that must fail, without lines of progress."""

@@ -16,7 +16,7 @@ def test_cancelled_in_mid_train_nothing_is_left_and_the_next_run_resumes(checkou
     checkout.forget("pretrain")
     checkout.set(pretrain={"train": {"steps": 300}})
     undisturbed = checkout.copy(tmp_path / "undisturbed")
-    twin = undisturbed.begin("dvc", "repro", "pretrain", **OFTEN)
+    twin = undisturbed.begin("dvc", "repro", "pretrain")
 
     only_pretrain = ("fewstep", "run", "--only", "pretrain")
     run = checkout.begin(*only_pretrain, said=tmp_path / "said", PREFECT_API_URL=prefect_api, **OFTEN)
@@ -32,7 +32,7 @@ def test_cancelled_in_mid_train_nothing_is_left_and_the_next_run_resumes(checkou
     assert recover.recover(checkout.folder) == []
     assert 0 < steps_on_disk(checkout) < 300
 
-    said = checkout.sh(" ".join(only_pretrain), PREFECT_API_URL=prefect_api, **OFTEN)
+    said = checkout.sh(" ".join(only_pretrain), PREFECT_API_URL=prefect_api)
     assert "going on from step" in said
     assert twin.wait() == 0
     assert checkout.files("artifacts/models") == undisturbed.files("artifacts/models")

@@ -58,13 +58,13 @@ VARIANTS = (own_images, conditional_toy)
 
 @pytest.fixture(scope="module")
 def variants(finished, tmp_path_factory):
-    """The checkouts in which the variants ran, at the same time, and what dvc said."""
+    """The checkouts in which the variants ran, at the same time, and what was said."""
     folder = tmp_path_factory.mktemp("variants")
 
     def run(variant) -> tuple[Checkout, str]:
         checkout = finished.copy(folder / variant.__name__)
         variant(checkout)
-        return checkout, checkout.sh("dvc repro", ok=None)
+        return checkout, checkout.repro_at_once(ok=None)
 
     with ThreadPoolExecutor() as pool:
         return dict(zip(VARIANTS, pool.map(run, VARIANTS), strict=True))

@@ -57,23 +57,23 @@ def nets_of(method, model):
     return networks, {name: net.module.eval() for name, net in networks.items()}
 
 
-def losses(method, nets, turn, n):
+def losses(method, nets, network, n):
     batch, keys = batch_of(n)
-    return method.loss(nets, method.prepare_batch(batch, keys), turn, 0.5, keys)
+    return method.loss(nets, method.prepare_batch(batch, keys), network, 0.5, keys)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_loss_is_finite_with_gradients_and_the_same_in_any_batch(name):
     method = method_named(name)
     networks, nets = nets_of(method, student())
-    for turn in method.updates(0):
-        assert networks[turn].trains
-        five, three = (losses(method, nets, turn, n) for n in (5, 3))
+    for network in method.updates(0):
+        assert networks[network].trains
+        five, three = (losses(method, nets, network, n) for n in (5, 3))
         assert five.shape == (5,)
         torch.testing.assert_close(five[:3], three)
-        nets[turn].zero_grad()
+        nets[network].zero_grad()
         five.mean().backward()
-        gradients = [p.grad for p in nets[turn].parameters()]
+        gradients = [p.grad for p in nets[network].parameters()]
         assert all(g is not None and g.isfinite().all() for g in gradients)
         assert any(g.any() for g in gradients)
 
@@ -115,7 +115,7 @@ def test_the_docstring_names_the_source(name):
         (grids.uniform(3, guidance=2.0), "guidance 2.0"),
     ],
 )
-def test_students_on_knots_need_a_grid_of_euler_steps(name, grid, message):
+def test_students_on_timesteps_need_a_grid_of_euler_steps(name, grid, message):
     with pytest.raises(UserError, match=message):
         method_named(name).networks(student(grid=grid), lambda which: student())
 
@@ -126,9 +126,11 @@ def test_labels_are_needed_with_classes_and_ignored_without(name):
     without = {key: tensor for key, tensor in batch.items() if key != "label"}
     for model, given in ((student(), without), (student(classes=0), batch)):
         _, nets = nets_of(method, model)
-        for turn in method.updates(0):
+        for network in method.updates(0):
             if model.config.classes:
                 with pytest.raises(UserError, match="no label"):
-                    method.loss(nets, method.prepare_batch(given, keys), turn, 0.0, keys)
+                    method.loss(nets, method.prepare_batch(given, keys), network, 0.0, keys)
             else:
-                assert method.loss(nets, method.prepare_batch(given, keys), turn, 0.0, keys).isfinite().all()
+                assert (
+                    method.loss(nets, method.prepare_batch(given, keys), network, 0.0, keys).isfinite().all()
+                )

@@ -192,7 +192,7 @@ def test_straighten_on_policy_starts_each_step_where_the_student_is():
     torch.testing.assert_close(loss, torch.stack(errors).square().mean(dim=(0, 2)))
 
 
-def test_straighten_names_the_number_of_knots():
+def test_straighten_names_the_number_of_timesteps():
     model = as_model(ORACLE)
     model.config = replace(model.config, grid=GRID)
     with pytest.raises(UserError, match="states at 3 timesteps, the student's grid has 4"):

@@ -103,5 +103,5 @@ def test_a_jitter_too_small_to_reach_another_state():
 
 def test_trajectories_without_a_state_near_a_knot():
     thin = {"states": torch.zeros(2, 2, 2), "times": torch.tensor([[0.0, 1.0]]).expand(2, -1)}
-    with pytest.raises(UserError, match=r"no state near the timestep at 0\.25; make them anew"):
+    with pytest.raises(UserError, match=r"no state near the timestep at 0\.25; make them again"):
         near_timesteps(TIMESTEPS, 0.1, thin, randomness.keys_of(0, 0, 2))

@@ -1,4 +1,4 @@
-"""What all finishes share: samples with gradients through every step, the anchor, the critic, refusals."""
+"""What all on-policy methods share: samples with gradients, the regression, the critic, refusals."""
 
 import pytest
 import torch
@@ -75,7 +75,7 @@ def test_the_gradient_goes_through_every_step():
     torch.testing.assert_close(found, (2 * (made - data) * noise * (1 + 0.7 / 2)).sum())
 
 
-def test_with_one_call_and_no_critic_it_is_the_regression_of_endpoint():
+def test_with_one_step_and_no_critic_the_loss_is_that_of_endpoint():
     method, model, batch = Adversarial(weight=0.0), student(grid=grids.uniform(1)), pairs()
     found, wanted = (
         each.loss(nets_of(each, model), batch, "student", 0.0, KEYS) for each in (method, Endpoint())
@@ -83,17 +83,19 @@ def test_with_one_call_and_no_critic_it_is_the_regression_of_endpoint():
     torch.testing.assert_close(found, wanted)
 
 
-@pytest.mark.parametrize("finish", [Sim, Dmd])
-def test_without_an_anchor_no_data_is_needed_and_with_one_it_holds(finish):
-    assert (finish().needs.stream, finish(regression_weight=2.0).needs.stream) == ("noise", "pairs")
+@pytest.mark.parametrize("method_class", [Sim, Dmd])
+def test_without_regression_no_data_is_needed_and_with_it_the_loss_is_the_regression(method_class):
+    assert (method_class().needs.stream, method_class(regression_weight=2.0).needs.stream) == (
+        "noise",
+        "pairs",
+    )
     model, batch = student(), pairs()
-    nets = nets_of(finish(), model)
-    free, given = (finish().loss(nets, b, "student", 0.0, KEYS) for b in ({}, batch))
-    assert torch.equal(free, given)  # nothing of a batch is looked at
+    nets = nets_of(method_class(), model)
+    free, given = (method_class().loss(nets, b, "student", 0.0, KEYS) for b in ({}, batch))
+    assert torch.equal(free, given)  # the loss does not depend on the batch
     made = integrate(as_flow(model), batch["noise"], model.config.grid).x
-    held = finish(regression_weight=2.0).loss(
-        nets, batch, "student", 0.0, KEYS
-    )  # fake is the teacher: the anchor alone
+    # the fake network is the teacher still, so the regression alone is left
+    held = method_class(regression_weight=2.0).loss(nets, batch, "student", 0.0, KEYS)
     torch.testing.assert_close(held, 2 * (made - batch["data"]).square().mean(dim=1), atol=1e-6, rtol=1e-5)
 
 
@@ -102,7 +104,7 @@ class Sum(nn.Module):
         return x.sum(dim=1)
 
 
-def test_the_critic_pays_for_what_it_takes_for_the_other_and_the_student_for_what_it_sees_through():
+def test_critic_and_student_have_the_hinge_losses():
     method, model = Adversarial(blur=0.0, weight=0.5, regression_weight=0.0), student(grid=grids.uniform(1))
     batch = pairs()
     made = integrate(as_flow(model), batch["noise"], model.config.grid).x
@@ -113,7 +115,7 @@ def test_the_critic_pays_for_what_it_takes_for_the_other_and_the_student_for_wha
     torch.testing.assert_close(method.loss(nets, batch, "student", 0.0, KEYS), -fake / 2)
 
 
-def test_the_critic_sees_through_noise():
+def test_blur_adds_noise_to_what_the_critic_is_given():
     model, batch = student(), pairs()
     nets = {"student": model, "critic": Sum()}
     clear, blurred = (
@@ -126,10 +128,10 @@ def test_the_critic_sees_through_noise():
 @pytest.mark.parametrize("shape", [(5,), (1, 8, 8), (3, 3, 5)])
 def test_critics_give_one_number_a_sample_and_are_not_steep(shape):
     torch.manual_seed(0)
-    judge = critic(shape).eval()
+    network = critic(shape).eval()
     x, y = torch.randn(2, 50, *shape)
-    assert judge(x).shape == (50,)
-    steepness = (judge(x) - judge(y)).abs() / (x - y).flatten(1).norm(dim=1)
+    assert network(x).shape == (50,)
+    steepness = (network(x) - network(y)).abs() / (x - y).flatten(1).norm(dim=1)
     assert 0 < steepness.max() < 1.05
 
 
@@ -145,9 +147,9 @@ def test_the_seed_decides_how_new_networks_start():
     assert not torch.equal(first[name], other[name])
 
 
-@pytest.mark.parametrize("finish", [Sim, Dmd])
-def test_the_fake_network_has_a_head_start_and_keeps_ahead(finish):
-    method = finish(fake_warmup=2, fake_rate=4.0)
+@pytest.mark.parametrize("method_class", [Sim, Dmd])
+def test_the_fake_network_has_its_warmup_and_its_learning_rate(method_class):
+    method = method_class(fake_warmup=2, fake_rate=4.0)
     assert method.updates(1) == ("fake", "fake", "fake", "student")
     assert method.updates(2) == ("fake", "student")
     nets = method.networks(student(), lambda name: student())
@@ -155,25 +157,25 @@ def test_the_fake_network_has_a_head_start_and_keeps_ahead(finish):
     assert nets["fake"].module is not nets["teacher"].module
 
 
-def test_no_finish_promises_to_keep_the_map():
-    assert all(not finish().trained()["map_preserving"] for finish in ON_POLICY_METHODS)
+def test_no_on_policy_method_preserves_the_map():
+    assert all(not method_class().trained()["map_preserving"] for method_class in ON_POLICY_METHODS)
     assert Endpoint().trained()["map_preserving"]
 
 
-def test_a_finish_of_a_student_with_moved_knots_knows_its_knots_alone():
-    assert all(finish().trained()["jitter"] == 0 for finish in ON_POLICY_METHODS)
+def test_jitter_is_0_after_on_policy_training():
+    assert all(method_class().trained()["jitter"] == 0 for method_class in ON_POLICY_METHODS)
 
 
-@pytest.mark.parametrize("finish", ON_POLICY_METHODS)
-@pytest.mark.parametrize("turn", ["student", "other"])
-def test_an_anchor_without_pairs_is_refused(finish, turn):
-    method = finish(regression_weight=1.0)
+@pytest.mark.parametrize("method_class", ON_POLICY_METHODS)
+@pytest.mark.parametrize("network", ["student", "other"])
+def test_regression_without_pairs_is_refused(method_class, network):
+    method = method_class(regression_weight=1.0)
     nets = nets_of(method, student())
     with pytest.raises(UserError, match=r"learns from pairs of noise and data, and the batch has data"):
-        method.loss(nets, {"data": pairs()["data"]}, turn, 0.0, KEYS)
+        method.loss(nets, {"data": pairs()["data"]}, network, 0.0, KEYS)
 
 
-@pytest.mark.parametrize("finish", ON_POLICY_METHODS)
+@pytest.mark.parametrize("method_class", ON_POLICY_METHODS)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -182,12 +184,12 @@ def test_an_anchor_without_pairs_is_refused(finish, turn):
         ({"prediction": "data", "grid": grids.Grid((0.0, 0.9995, 1.0))}, r"last step starts at 0\.9995"),
     ],
 )
-def test_students_that_cannot_be_sampled_are_refused(finish, changes, message):
+def test_students_that_cannot_be_sampled_are_refused(method_class, changes, message):
     with pytest.raises(UserError, match=message):
-        finish().networks(student(**changes), lambda name: student())
+        method_class().networks(student(**changes), lambda name: student())
 
 
-@pytest.mark.parametrize("finish", [Sim, Dmd])
+@pytest.mark.parametrize("method_class", [Sim, Dmd])
 @pytest.mark.parametrize(
     ("options", "changes", "message"),
     [
@@ -200,9 +202,9 @@ def test_students_that_cannot_be_sampled_are_refused(finish, changes, message):
         ({"guidance": 2.0}, {}, r"guidance 2\.0 needs a class-conditional model"),
     ],
 )
-def test_teachers_without_a_score_to_compare_with_are_refused(finish, options, changes, message):
+def test_teachers_without_a_score_to_compare_with_are_refused(method_class, options, changes, message):
     with pytest.raises(UserError, match=message):
-        finish(**options).networks(student(), lambda name: student(**changes))
+        method_class(**options).networks(student(), lambda name: student(**changes))
 
 
 def test_wrong_options_are_named():
