@@ -1,9 +1,9 @@
 """The sender: a process beside the stages that delivers the outbox to MLflow while they work.
 
 A process, not a thread: importing mlflow would hold a stage up, and one import serves all stages of a
-pipeline run. Each stage starts one; it ends at once if another is at work, and otherwise when the
-outbox has been empty for some seconds or the tracker is down. What it could not deliver stays for the sender
-of a later stage. What the tracker refuses, and what is damaged, is set aside by name, and the rest is delivered. Run as
+pipeline run. Each stage starts one; it ends at once if another is at work, and otherwise when the outbox has
+been empty for some seconds or the tracker is down. What it could not deliver stays for the sender of a later
+stage. What the tracker refuses, and what is damaged, is set aside by name, and the rest is delivered. Run as
 `python -m stages.tracking.sender ROOT`.
 """
 
