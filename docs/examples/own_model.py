@@ -163,7 +163,8 @@ subprocess.run(["dvc", "repro", "--quiet"], cwd=clone, env=environment, check=Tr
 rows = json.loads((clone / "artifacts/evaluate/metrics.json").read_text())["rows"]
 print(f"{'model':28} NFE   fd_clf   distance from the teacher's map")
 for row in rows:
-    print(f"{row['name']:28} {row['nfe']:3} {row['fd_clf']:8.3f}   {row['endpoint_rmse']:.3f}")
+    away = row["endpoint_rmse"]  # None for the fine runs, which are the map
+    print(f"{row['name']:28} {row['nfe']:3} {row['fd_clf']:8.3f}   {'-' if away is None else f'{away:.3f}'}")
 print(f"Student: {clone / 'artifacts/models/mine-4'}")
 
 # ```text

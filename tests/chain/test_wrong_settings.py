@@ -133,6 +133,7 @@ def test_an_interpreter_without_the_locked_packages(settings):
 
 def test_guided_pairs_of_another_model_are_no_mismatch():
     """Guidance is in the weights of the round that learnt from them, so its own grid has none."""
-    sections = {"pretrain": {"conditional": True}, "couple": {"round1": {"guidance": 2.0}}}
+    method = {"name": "flow_matching", "label_dropout": 0.1}
+    sections = {"pretrain": {"conditional": True, "method": method}, "couple": {"round1": {"guidance": 2.0}}}
     sections["distill"] = {"one-step": {"teacher": "round1"}}
     check(Params(merged(tiny_params(), sections)))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_elsewhere import EXTRAS, arrays, samples, save_tar, with_member
+from test_imported import EXTRAS, arrays, samples, save_tar, with_member
 
 from fewstep.pairs.imported import open_pairs
 

@@ -153,7 +153,9 @@ def test_what_would_fail_hours_later_is_told_at_once(settings, message):
 
 
 def test_guidance_that_every_section_takes_up_is_right():
-    methods = {f"distill__{key}__method": {"name": "dmd", "guidance": 2.0} for key in ("boss_at_4",)}
+    methods = {
+        f"distill__{key}__method": {"name": "dmd", "guidance": 2.0} for key in ("boss_at_4", "boss_at_8")
+    }
     methods["distill__one-step__method"] = {"name": "sim", "guidance": 2.0}
     checks.check(Params(changed(**GUIDED, search__pretrain__guidance=2.0, **methods)))
 
