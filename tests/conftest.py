@@ -87,8 +87,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Checkout:
-    """A clone in which the whole chain ran; to look at, not to touch."""
+def tiny_chain(tmp_path_factory) -> Checkout:
+    """A clone in which the whole chain ran."""
     folder = shared(tmp_path_factory)
     clone = Checkout(folder / "finished")
     with FileLock(folder / "lock"):
@@ -99,6 +99,12 @@ def finished(tmp_path_factory) -> Checkout:
             clone.sh("git add dvc.lock && git commit -qm ran")
             (folder / "done").touch()
     return clone
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_chain) -> Checkout:
+    """The clone in which the chain ran; to look at, not to touch. Tests of kills have one with more to do."""
+    return tiny_chain
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from chain.checkout import Checkout
 
 
 @pytest.fixture(scope="session")
-def slow(finished, tmp_path_factory) -> Checkout:
+def slow(tiny_chain, tmp_path_factory) -> Checkout:
     """A checkout in which the chain ran, with so much work for couple that it is met in the middle of it."""
-    slow = finished.copy(tmp_path_factory.mktemp("slow") / "checkout")
+    slow = tiny_chain.copy(tmp_path_factory.mktemp("slow") / "checkout")
     slow.set(couple={"round1": {"nfe": 64}})
     slow.repro("couple@round1")
     return slow
