@@ -1,9 +1,9 @@
 """The chain on data that no default was tuned on: grey glyphs of 16x16, with the settings as they are.
 
-Run `python -m benchmarks.unseen_data` in a checkout; it takes as long as four runs of the demo. It draws
-every character of the fonts that matplotlib brings, writes them to data/glyphs.npz (more than 10,000 images),
-runs the chain on them in a variant (`fewstep run --set prepare.source=glyphs.npz`), and prints for each
-student its distance over the converged teacher's and whether its training had to go back.
+Run `python -m benchmarks.unseen_data` in a checkout. It draws every character of the fonts that matplotlib
+brings, writes them to data/glyphs.npz (more than 10,000 images), runs the chain on them in a variant
+(`fewstep run --set prepare.source=glyphs.npz`), and prints for each student its distance over the converged
+teacher's and whether its training had to go back.
 """
 
 import json

@@ -102,18 +102,22 @@ class Shards:
     def some(self, most: int, *, seed: int) -> dict[str, Tensor]:
         """Return at most `most` samples drawn at random, (n, *shape), in their order: sets may be sorted.
 
-        All of a set that has no more. One shard is in memory at a time.
+        All of a set that has no more.
 
         Raises:
             UserError: if a shard is missing, damaged, or not the one that was written.
         """
+        parts = list(self.parts_of_some(most, seed=seed))
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def parts_of_some(self, most: int, *, seed: int) -> Iterator[dict[str, Tensor]]:
+        """Yield the samples of `some`, those of a shard at a time, for sets of which few fit in memory."""
         chosen = torch.from_numpy(randomness.permutation("some samples", seed, 0, self.samples)[:most])
-        chosen, parts = chosen.sort().values, []
+        chosen = chosen.sort().values
         for shard, numbers in enumerate(self.ranges):
             here = chosen[(chosen >= numbers.start) & (chosen < numbers.stop)] - numbers.start
             if len(here):
-                parts.append({name: values[here] for name, values in self.read(shard).items()})
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+                yield {name: values[here] for name, values in self.read(shard).items()}
 
     def verify(self) -> None:
         """Read every shard and compare its digest.

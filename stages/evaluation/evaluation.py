@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,13 @@ from fewstep.shards import Shards
 from stages.artifacts.scratch import state
 from stages.evaluation.entries import Entry, KeptEntries, Result
 from stages.evaluation.yardstick import Constants, Protocol, Yardstick, measure_constants
-from stages.figures.sample_grid import spread_over
+from stages.figures.sample_grid import samples_shown
 from stages.run.job import Job
 from stages.sampling.open_model import grid_of_nfe, open_model, straightness_of
 from stages.searching.grids_file import read_grids
 from stages.workers.spread import spread
 
 STRAIGHTNESS_NOISES = 256
-REAL = 10_000  # samples of the training data, some of which are shown
 DOUBLINGS = 4  # of the fine run's NFE, before it counts as one that does not converge
 
 
@@ -71,14 +70,11 @@ class Measured:
     """The model directories."""
     kept: KeptEntries
     results: dict[Entry, Result]
-    _constants: Constants | None = None
 
-    @property
+    @cached_property
     def constants(self) -> Constants:
-        """The constants of the data, worked out when they are first asked for."""
-        if self._constants is None:
-            self._constants = measure_constants(self.job.inputs["data"], self.protocol)
-        return self._constants
+        """The constants of the data."""
+        return measure_constants(self.job.inputs["data"], self.protocol)
 
     def measure(self, entries: Sequence[Entry], truths: dict[float, tuple[Grid, Tensor]]) -> None:
         """Measure what is not kept; `truths` holds, by guidance, a fine grid and where it takes noises."""
@@ -119,8 +115,9 @@ def evaluate(
     models = {name: open_model(folder) for name, folder in folders.items()}
     entries = [entry for name, model in models.items() for entry in entries_of(name, model, nfe, job)]
     nets = load_nets(job.inputs["data"])
-    data = [Shards(job.inputs["data"] / split).digest for split in ("train", "held_out")]
-    facts = (vars(protocol), [net.digest for net in nets.values()], data, version)
+    train, held_out = (Shards(job.inputs["data"] / split) for split in ("train", "held_out"))
+    data = [train.digest, held_out.digest, *(net.digest for net in nets.values())]
+    facts = (vars(protocol), data, model_digest(folders["pretrain"]), version)
     measured = Measured(job, protocol, folders, KeptEntries(state() / "entries", *facts), {})
     with ThreadPoolExecutor() as threads:  # a second core is free until the workers start
         straight = threads.map(partial(straightness, seed=job.seed), models.values())
@@ -162,7 +159,7 @@ def evaluate(
         fine_runs=[told for _, told in fine_runs.values()],
         floor=floor,
         backends={name: net.backend for name, net in nets.items()},
-        real=spread_over(Shards(job.inputs["data"] / "train").some(REAL, seed=job.seed)["data"]),
+        real=train.some(samples_shown(models["pretrain"].config.shape), seed=job.seed)["data"],
     )
 
 

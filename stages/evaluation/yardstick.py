@@ -1,7 +1,8 @@
 """What every entry is held against: the prepared data, seen by the nets that measure."""
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -79,17 +80,22 @@ def measure_constants(prepared: Path, protocol: Protocol) -> Constants:
         for found, net in zip(moments, nets, strict=True):
             found.append(Moments.of(net.features(data)))
         counts += np.bincount(nets[0].classify(data), minlength=len(counts))
-    kept, others = (shards.some(KEPT, seed=seed)["data"] for shards in (train, held_out))
-    references = tuple(
-        Reference(reduce(add, found), net.features(kept)) for found, net in zip(moments, nets, strict=True)
-    )
+    kept, others = (features_of_some(shards, nets, seed) for shards in (train, held_out))
+    references = tuple(Reference(reduce(add, found), seen) for found, seen in zip(moments, kept, strict=True))
     floors = tuple(
-        measure_floor(reference, net.features(others), block=protocol.samples, seed=seed)
-        for reference, net in zip(references, nets, strict=True)
+        measure_floor(reference, seen, block=protocol.samples, seed=seed)
+        for reference, seen in zip(references, others, strict=True)
     )
-    few = vectors(first_of(iter([others[: protocol.samples]])), nets[0])
-    distance = median_nearest(few, (vectors(part, nets[0]) for part in parts_of(train)))
+    few = first_of(part["data"] for part in held_out.parts_of_some(protocol.samples, seed=seed))
+    distance = median_nearest(vectors(few, nets[0]), (vectors(part, nets[0]) for part in parts_of(train)))
     return Constants(references, floors, counts / counts.sum(), distance)
+
+
+def features_of_some(shards: Shards, nets: list[FeatureNet], seed: int) -> list[np.ndarray]:
+    """Return the features (n, 64) of at most KEPT samples of a set, by each net."""
+    parts = shards.parts_of_some(KEPT, seed=seed)
+    seen = [[net.features(part["data"]) for net in nets] for part in parts]
+    return [np.concatenate(by_net) for by_net in zip(*seen, strict=True)]
 
 
 class Yardstick:
@@ -103,22 +109,30 @@ class Yardstick:
         """Sample an entry's blocks and score them; `truth` is where the first samples should land."""
         nets, seed = list(self.nets.values()), self.protocol.seed
         features: list[list[np.ndarray]] = [[] for _ in nets]
-        beyond, labels, first = 0.0, np.empty(0), torch.empty(0)
+        beyond, took = 0.0, 0.0
+        labels: list[np.ndarray] = []
+        firsts: list[Tensor] = []
+        most = most_whole(model.config.shape)
         for block in range(self.protocol.blocks):
-            began, parts = time.perf_counter(), list(self.protocol.sample(block, model, flow, entry.grid))
-            if block == 0:
-                took = time.perf_counter() - began
-                timings.record_timing(entry.name, 1000 * took / self.protocol.samples)
-                first = first_of(iter(parts))
-                labels = np.concatenate([nets[0].classify(part) for part in parts])
-            for by_net, net in zip(features, nets, strict=True):
-                by_net.append(np.concatenate([net.features(part) for part in parts]))
-            beyond += sum(outside(part) * len(part) for part in parts)
+            seen: list[list[np.ndarray]] = []
+            began = time.perf_counter()
+            for part in self.protocol.sample(block, model, flow, entry.grid):
+                took += time.perf_counter() - began
+                seen.append([net.features(part) for net in nets])
+                beyond += outside(part) * len(part)
+                if block == 0:
+                    labels.append(nets[0].classify(part))
+                    firsts.append(part[: max(0, most - sum(map(len, firsts)))])
+                began = time.perf_counter()
+            for by_net, parts in zip(features, zip(*seen, strict=True), strict=True):
+                by_net.append(np.concatenate(parts))
+        first, count = torch.cat(firsts), self.protocol.blocks * self.protocol.samples
+        timings.record_timing(entry.name, 1000 * took / count)
         neighbours = manifold_scores(self.constants.references[0].features, features[0][0], seed=seed)
         more = {name: neighbours[name] for name in ("precision", "recall", "density", "coverage")} | {
             "nearest_neighbour_ratio": self._copying(first),
-            "class_share_difference": largest_share_difference(labels, self.constants.shares),
-            "outside": beyond / (self.protocol.blocks * self.protocol.samples) if nets[0].pixels else None,
+            "class_share_difference": largest_share_difference(np.concatenate(labels), self.constants.shares),
+            "outside": beyond / count if nets[0].pixels else None,
             "endpoint_rmse": None if truth is None else endpoint_rmse(first, truth),
         }
         scores = tuple(
@@ -143,15 +157,18 @@ class Yardstick:
         )
 
 
-def first_of(parts: Iterator[Tensor]) -> Tensor:
+def most_whole(shape: tuple[int, ...]) -> int:
+    """Return how many samples of that shape are kept whole."""
+    return max(1, FIRST_BYTES // (math.prod(shape) * 4))
+
+
+def first_of(parts: Iterable[Tensor]) -> Tensor:
     """Return the samples (n, *shape) that are kept whole, of those that come (m, *shape) at a time."""
-    kept, room = [], FIRST_BYTES
+    kept: list[Tensor] = []
     for part in parts:
-        most = max(1, room // (part[0].numel() * 4)) if room > 0 else 0
-        kept.append(part[:most])
-        room -= kept[-1].numel() * 4
-        if most < len(part):
-            break
+        kept.append(part)
+        if sum(map(len, kept)) >= (most := most_whole(tuple(part.shape[1:]))):
+            return torch.cat(kept)[:most]
     return torch.cat(kept)
 
 

@@ -197,3 +197,17 @@ def test_a_student_is_compared_with_the_guidance_that_it_was_taught(teacher, tmp
     (own,) = entries_of("boss-2", student, (1,), job)
     assert (own.guidance, own.grid.guidance, own.nfe) == (2.5, 1.0, 2)
     assert [entry.guidance for entry in entries_of("pretrain", made, (1, 2), job)] == [1.0, 1.0]
+
+
+def test_what_is_measured_does_not_depend_on_how_many_samples_memory_holds(prepared, constants, monkeypatch):
+    whole = measured(prepared, constants, loud())
+    monkeypatch.setattr(yardstick, "FIRST_BYTES", 30 * 64 * 4)
+    few = measured(prepared, constants, loud())
+    assert few.scores == whole.scores
+    for name in ("outside", "recall", "class_share_difference"):
+        assert few.more[name] == whole.more[name]
+    assert torch.equal(few.samples, whole.samples)
+    truth = PROTOCOL.first(loud(2.0), as_flow(loud(2.0)), uniform(1))
+    assert len(truth) == 30
+    found = measured(prepared, constants, loud(), truth).more["endpoint_rmse"]
+    assert found == pytest.approx(float((truth / 2).square().mean().sqrt()))
