@@ -82,13 +82,13 @@ class ModelFlow:
         """See Flow; guided velocity = null + guidance (conditional - null)."""
         times = batch_times(t, x)
         velocity = self._velocity(x, times, **conditions)
-        if self.clamped_from is not None:
-            return ends_in_range(velocity, x, times, self.clamped_from)
-        if self.guidance == 1.0:
+        if self.guidance != 1.0:
+            null = torch.full_like(conditions["label"], self.model.config.classes)
+            unconditional = self._velocity(x, times, **{**conditions, "label": null})
+            velocity = unconditional + self.guidance * (velocity - unconditional)
+        if self.clamped_from is None:
             return velocity
-        null = torch.full_like(conditions["label"], self.model.config.classes)
-        unconditional = self._velocity(x, times, **{**conditions, "label": null})
-        return unconditional + self.guidance * (velocity - unconditional)
+        return ends_in_range(velocity, x, times, self.clamped_from)
 
     def _velocity(self, y: Tensor, canonical: Tensor, **conditions: Tensor) -> Tensor:
         if self.model.config.path == "linear" and self.model.config.prediction == "velocity":

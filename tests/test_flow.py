@@ -158,6 +158,17 @@ def test_a_student_in_range_is_clamped_by_its_last_step_alone():
     torch.testing.assert_close(ends[0], torch.tensor([2.0, -2.0, 0.2]))
 
 
+def test_a_student_in_range_is_guided_before_it_is_clamped():
+    student = labelled()
+    facts = {"grid": grids.Grid((0.0, 1.0)), "trained_times": "grid", "in_range": True}
+    student.config = replace(student.config, **facts)
+    start, label = torch.full((1, 2), -9.9), torch.tensor([2])  # null gives 10, the label 2
+    ends = [as_flow(student, guidance=w)(start, 0.0, label=label) + start for w in (1.0, 0.75, 3.0)]
+    torch.testing.assert_close(torch.cat(ends)[:, 0], torch.tensor([-1.0, -1.0, -1.0]))
+    near = as_flow(student, guidance=0.0625)(start, 0.0, label=label) + start  # 10 - 0.5 - 9.9
+    torch.testing.assert_close(near[0, 0], torch.tensor(-0.4))
+
+
 def test_beyond_the_range_only_a_gradient_that_leads_back_passes():
     student = in_range(times=(0.0, 1.0))
     for towards, expected in ((1.0, [1.0, 0.0, 1.0]), (-1.0, [0.0, -1.0, -1.0])):
