@@ -50,7 +50,7 @@ def table(rows: list[dict[str, Any]], timings: dict[str, float]) -> Table:
         seconds = timings.get(row["name"])
         error = max(row["fd_over_teacher_se"], row["fd_over_teacher_spread"])
         grid.add_row(
-            row["model"],
+            f"{row['model']}, fine" if row["grid"] == "fine" else row["model"],
             str(row["nfe"]),
             f"{row['fd_over_teacher']:.3g} ± {error:.1g}",
             f"{row['fd_clf']:.3g} ± {row['fd_clf_se']:.1g}",

@@ -39,7 +39,7 @@ def test_each_model_has_its_numbers_and_timings_where_they_are_known(evaluated, 
     ]
     assert [line.split() for line in lines if line] == [
         ["pretrain", "32", "1.5", "±", "0.2", "1.23", "±", "0.04", "2.5", "0.5", "-"],
-        ["pretrain", "64", "1", "±", "0.04", "1.23", "±", "0.04", "2.5", "0.5", "-"],
+        ["pretrain,", "fine", "64", "1", "±", "0.04", "1.23", "±", "0.04", "2.5", "0.5", "-"],
         ["boss-4", "4", "1.5", "±", "0.2", "1.23e+03", "±", "0.04", "2.5", "0.5", "0.123"],
     ]
     assert report.endswith("artifacts/evaluate/report.html")
