@@ -35,7 +35,7 @@ def test_each_model_has_its_numbers_and_timings_where_they_are_known(evaluated, 
     assert head.split() == [
         *("model", "NFE", "÷", "teacher", "fd_clf"),
         *("at", "n=450", "floor", "at", "n=450"),  # side by side is what may be compared
-        *("s", "per", "1000"),
+        *("s", "/", "1000"),
     ]
     assert [line.split() for line in lines if line] == [
         ["pretrain", "32", "1.5", "±", "0.2", "1.23", "±", "0.04", "2.5", "0.5", "-"],
