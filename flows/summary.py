@@ -44,7 +44,7 @@ def table(rows: list[dict[str, Any]], timings: dict[str, float]) -> Table:
     few = f"n={rows[0]['floor_samples']}"
     grid = Table(box=None, pad_edge=False)
     grid.add_column("model")
-    for name in ("NFE", "÷ teacher", "fd_clf", f"at {few}", f"floor at {few}", "s / 1000"):
+    for name in ("NFE", "÷ teacher", "fd_clf", f"at\n{few}", f"floor at\n{few}", "s per\n1000"):
         grid.add_column(name, justify="right")
     for row in shown:
         seconds = timings.get(row["name"])
