@@ -11,7 +11,7 @@ from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.models import models
 from stages.settings.params import Count, Params, Settings, SolverName
-from stages.settings.steps import broken_steps
+from stages.settings.steps import SpacingName, broken_steps
 
 with lazy_imports():
     from stages.evaluation import evaluation, report, yardstick
@@ -33,8 +33,10 @@ class Config(Settings):
     reference_solver: SolverName = "heun"
     """The solver of the pretrained model's fine runs."""
     reference_nfe: int = Field(32, ge=1)
-    """NFE of the first fine run, which is doubled until the distance to the data moves less than its error.
-    The last is what all models are compared with: in distance, and by endpoint_rmse."""
+    """NFE of the first fine run, which is doubled until the distance to the data converges. The last is what
+    all models are compared with: in distance, and by endpoint_rmse."""
+    reference_spacing: SpacingName = "quadratic"
+    """How the steps of the fine runs are spaced; see fewstep.spacings."""
     batch: int = Field(125, ge=1)
     """Samples in one network call."""
 
@@ -64,7 +66,7 @@ def run(config: Config, job: Job) -> None:
     """Measure the entries that no earlier evaluation kept, then write tables, pictures and the page."""
     remove_models_no_longer_named(job)
     protocol = yardstick.Protocol(config.blocks, config.samples, config.batch, job.seed)
-    fine = evaluation.FineRun(config.reference_solver, config.reference_nfe)
+    fine = evaluation.FineRun(config.reference_solver, config.reference_nfe, config.reference_spacing)
     measured = evaluation.evaluate(job, protocol, fine, nfe=config.nfe, version=VERSION)
     report.write_tables(job.out, measured)
     report.write_report(job, measured, config.model_dump(mode="json"))
