@@ -67,19 +67,8 @@ def within(inner: list[float], start: float, end: float) -> list[float]:
     return [*(start + (t - start) * (end - start) / (inner[-1] - start) for t in inner[:-1]), end]
 
 
-def quadratic(steps: int, *, start: float = 0.0, end: float = 1.0) -> tuple[float, ...]:
-    """Return t_i = 1 - (1 - start) (1 - i / steps)^2, whose steps become smaller towards data.
-
-    Song et al. 2020 (arXiv 2010.02502), appendix D.3, there in the timesteps of a diffusion.
-    """
-    _refuse_none(steps)
-    inner = [1 - (1 - start) * (1 - i / steps) ** 2 for i in range(1, steps)]
-    return (start, *within(inner, start, end), 1.0)
-
-
 SPACINGS: dict[str, Callable[..., tuple[float, ...]]] = {
     "uniform": uniform,
-    "quadratic": quadratic,
     "edm": edm,
     "log_snr": log_snr,
     "tan": tangent,

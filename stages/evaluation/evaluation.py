@@ -58,7 +58,6 @@ class FineRun:
     solver: str
     nfe: int
     """Of the first run; each further one doubles it."""
-    spacing: str
 
 
 @dataclass
@@ -198,7 +197,7 @@ def fine_entry(teacher: Model, fine: FineRun, doublings: int, guidance: float, d
     """Return a fine run of the pretrained model."""
     flow = as_flow(teacher, guidance=guidance)
     grid = replace(
-        grid_of_nfe(flow, fine.solver, fine.nfe * flow.nfe_per_velocity * 2**doublings, spacing=fine.spacing),
+        grid_of_nfe(flow, fine.solver, fine.nfe * flow.nfe_per_velocity * 2**doublings),
         guidance=guidance,
     )
     return Entry("pretrain", "fine", grid, nfe_of(grid), digest, guidance)

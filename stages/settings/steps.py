@@ -15,9 +15,6 @@ EXCLUDE = {  # settings that choose the steps, and those that they replace
 }
 
 
-SpacingName = Literal["uniform", "quadratic", "edm", "log_snr", "tan"]
-
-
 class StepSettings(Settings):
     """Which steps a flow is integrated with."""
 
@@ -25,7 +22,7 @@ class StepSettings(Settings):
     """The solver, a file of fewstep.solvers."""
     nfe: int = Field(64, ge=1)
     """NFE of a sample: the network calls that it takes."""
-    spacing: SpacingName = "uniform"
+    spacing: Literal["uniform", "edm", "log_snr", "tan"] = "uniform"
     """How the steps are spaced; see fewstep.spacings."""
     times: tuple[float, ...] | None = None
     """The times to step through, from where the model starts (noise is 0) to 1; replaces nfe and spacing."""
