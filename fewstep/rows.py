@@ -77,7 +77,7 @@ class Changed:
 
 def pieces(numbers: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
     """Return numbers, int64 (m,), of samples of that shape, so many together as are read at once."""
-    return numbers.split(max(1, PIECE_BYTES // (4 * math.prod(shape))))
+    return numbers.split(max(1, PIECE_BYTES // max(1, 4 * math.prod(shape))))
 
 
 def in_pieces(rows: Rows) -> Iterator[Tensor]:
@@ -85,14 +85,32 @@ def in_pieces(rows: Rows) -> Iterator[Tensor]:
     return (rows[numbers] for numbers in pieces(torch.arange(len(rows)), rows.shape[1:]))
 
 
+@dataclass
+class Running:
+    """Mean and standard deviation of values that come a piece at a time."""
+
+    count: int = 0
+    mean: Tensor | float = 0.0  # (d,) float64
+    scatter: Tensor | float = 0.0  # (d,) float64  sum of the squared distances to the mean
+
+    def add(self, values: Tensor) -> None:
+        """Add some, (m, d), as Chan, Golub and LeVeque 1983 do, eq. 2.1."""
+        values, more = values.double(), len(values)
+        own = values.mean(0)
+        apart, total = own - self.mean, self.count + more
+        self.scatter = self.scatter + (values - own).square().sum(0) + apart**2 * (self.count * more / total)
+        self.mean = self.mean + apart * (more / total)
+        self.count = total
+
+    @property
+    def std(self) -> Tensor:
+        """The standard deviation, (d,), of two or more values."""
+        return (torch.as_tensor(self.scatter) / (self.count - 1)).sqrt()
+
+
 def standard_deviation(rows: Rows) -> Tensor:
     """Return that of all numbers in all samples, float32 ()."""
-    count, mean, scatter = 0, 0.0, 0.0
-    for part in in_pieces(rows):  # added up as in fewstep.metrics.frechet.Moments
-        values = part.double()
-        own = float(values.mean())
-        apart, more = own - mean, values.numel()
-        scatter += float((values - own).square().sum()) + apart**2 * count * more / (count + more)
-        mean += apart * more / (count + more)
-        count += more
-    return torch.tensor(math.sqrt(scatter / (count - 1)))
+    found = Running()
+    for part in in_pieces(rows):
+        found.add(part.reshape(-1, 1))
+    return found.std[0].float()
