@@ -35,6 +35,8 @@ class MetricNets(Settings):
     """Training steps of each."""
     clusters: int = Field(default=10, ge=2)
     """Number of k-means clusters that stand in for labels where the data has none."""
+    public_features: bool = True
+    """Whether EfficientNet-Lite0, trained on ImageNet, also measures colour images of 16 pixels and more."""
 
 
 class MonitorNet(Settings):
@@ -119,6 +121,7 @@ def run(config: Config, job: Job) -> None:
         pixels=samples.pixels,
         steps=config.metric_nets.steps,
         clusters=config.metric_nets.clusters,
+        public_features=config.metric_nets.public_features,
         seed=job.seed,
         progress=job.progress,
     )

@@ -48,6 +48,7 @@ class FeatureNet(nn.Module):
         taught_by: What it learned from, for the backend's name.
         width: Channels of its first convolution; the others have twice as many.
         pixels: Whether samples are images, which are measured as they would be saved (`as_saved`).
+        body: From samples as seen to 64 features; None for a small one of that width.
 
     Raises:
         UserError: for a sample shape that is neither (features,) nor (channels, height, width) with
@@ -64,11 +65,12 @@ class FeatureNet(nn.Module):
         taught_by: str = "labels",
         width: int = WIDTH,
         pixels: bool = False,
+        body: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.shape, self.classes, self.taught_by = tuple(shape), classes, taught_by
         self.width, self.pixels = width, pixels
-        self.body = _body(self.shape, width)
+        self.body = body or _body(self.shape, width)
         self.head = nn.Linear(FEATURES, classes) if classes else nn.Identity()
         self.register_buffer("spread", torch.ones(FEATURES))  # standard deviations on the train split
 
@@ -257,8 +259,8 @@ def save(folder: Path, net: FeatureNet, facts: dict[str, Any], *, name: str) -> 
     (folder / f"{name}.json").write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
 
 
-def load(folder: Path, *, name: str) -> tuple[FeatureNet, dict[str, Any]]:
-    """Return the net that `save` wrote under this name, and its <name>.json.
+def load(folder: Path, *, name: str, body: nn.Module | None = None) -> tuple[FeatureNet, dict[str, Any]]:
+    """Return the net that `save` wrote under this name, and its <name>.json; see FeatureNet for its body.
 
     Raises:
         UserError: if a file is missing, or the weights are not those that the JSON names.
@@ -276,6 +278,7 @@ def load(folder: Path, *, name: str) -> tuple[FeatureNet, dict[str, Any]]:
         taught_by=card["taught_by"],
         width=card["width"],
         pixels=card["pixels"],
+        body=body,
     )
     net.load_state_dict(safetensors.torch.load(weights))
     return net.eval().requires_grad_(False), card
