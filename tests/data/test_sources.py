@@ -392,9 +392,7 @@ def test_a_split_with_an_empty_part_is_refused(share):
         data.split(10, share, 0)
 
 
-@pytest.mark.parametrize(
-    ("share", "leaves"), [(0.1, "9 to train on and holds out 1"), (0.4, "6 to train on")]
-)
+@pytest.mark.parametrize(("share", "leaves"), [(0.1, "9 to train on and holds out 1"), (0.4, "6 to train")])
 def test_a_split_with_a_part_too_small_for_its_use_is_refused(share, leaves):
     assert len(data.split(10, 0.3, 0, at_least=(7, 2))[0]) == 7
     with pytest.raises(UserError, match=f"{leaves}.*but 7 and 2 are needed; change held_out"):

@@ -70,6 +70,20 @@ def test_it_joins_the_other_nets_of_colour_images_alone_and_comes_back_whole(tmp
     np.testing.assert_array_equal(loaded[public.NAME].features(data), nets[public.NAME].features(data))
 
 
+def test_the_published_weights_are_read_without_unpickling_and_complete():
+    found, wanted = public.published_weights(), public.Backbone().network.state_dict()
+    counts = {name for name in wanted if name.endswith("num_batches_tracked")}
+    assert found.keys() == wanted.keys() - counts
+    assert all(found[name].shape == wanted[name].shape for name in found)
+    # a classifier that is read wrongly would not be sure of anything
+    network = public.architecture.EfficientNet.from_name(public.NAME)
+    network.load_state_dict(found, strict=False)
+    disc = torch.linspace(-1, 1, 224).square()
+    disc = ((disc[:, None] + disc[None, :]) < 0.5).float() * 2 - 1
+    sure = network.eval()(disc.expand(1, 3, 224, 224)).softmax(dim=1)
+    assert sure.max() > 0.05  # 50 times what knowing nothing would give
+
+
 def test_another_file_than_the_published_one_is_refused(tmp_path, monkeypatch):
     other = tmp_path / "weights.pth"
     other.write_bytes(b"other weights")
