@@ -249,7 +249,7 @@ def entries_of(name: str, model: Model, equal_nfe: tuple[int, ...], job: Job) ->
 
 def nfe_of(grid: Grid) -> int:
     """Return the NFE of a sample; guidance doubles it."""
-    return grid.steps * solvers.get(grid.solver).velocities_per_step * (1 if grid.guidance == 1 else 2)
+    return solvers.velocities(grid.solver, grid.steps) * (1 if grid.guidance == 1 else 2)
 
 
 def same_times(a: Grid, b: Grid) -> bool:

@@ -42,10 +42,14 @@ def grid_of_nfe(flow: Flow, solver: str, nfe: int, *, spacing: str = "uniform") 
     Raises:
         UserError: if they don't make whole steps.
     """
-    each = solvers.get(solver).velocities_per_step * flow.nfe_per_velocity
-    if nfe % each:
-        raise UserError(f"{nfe} NFE are no whole number of {solver} steps of {each} NFE each")
-    return grids.spaced(spacing, nfe // each, start=flow.t_start, end=flow.t_end, solver=solver)
+    velocities, rest = divmod(nfe, flow.nfe_per_velocity)
+    steps = None if rest else solvers.steps_of(solver, velocities)
+    if steps is None:
+        each = solvers.get(solver).velocities_per_step * flow.nfe_per_velocity
+        more = solvers.first_velocities(solver) * flow.nfe_per_velocity
+        first = f", and {more} more for the first" if more else ""
+        raise UserError(f"{nfe} NFE are no whole number of {solver} steps of {each} NFE each{first}")
+    return grids.spaced(spacing, steps, start=flow.t_start, end=flow.t_end, solver=solver)
 
 
 def straightness_of(flow: Flow, model: Model, *, noises: int, seed: int, steps: int = 64) -> float:
