@@ -35,7 +35,7 @@ class Needs:
     """What a method needs besides the student. Stages read this and never compare a method's name.
 
     A stage rejects a method before any work if it trains on another stream, or needs something that the
-    stage can't supply. No stage supplies `data`, `features`, `averages` or `second_time` yet.
+    stage can't supply. No stage supplies `features`, `averages` or `second_time` yet.
     """
 
     stream: Literal["data", "pairs", "trajectories", "noise"]
@@ -49,7 +49,7 @@ class Needs:
     conditions: bool = False
     """A model with classes; every batch then has labels."""
     data: bool = False
-    """Real data in addition to the stream."""
+    """Real data in addition to the stream; each batch then has it as "data"."""
     features: bool = False
     """A feature network for its loss."""
     averages: bool = False

@@ -180,10 +180,13 @@ def converge(
         for guidance, own in list(runs.items()):
             last = own[-1]
             by = moved(measured.results[own[-2]].scores, measured.results[last].scores)
-            if by >= 1 and len(own) <= DOUBLINGS:
+            if not by.little and len(own) <= DOUBLINGS:
                 continue
-            far = "has converged" if by < 1 else "HAS NOT CONVERGED, ratios to it flatter"
-            told = f"{last.name} {far}: it moved by {by:.2g} of its error when the steps were doubled"
+            far = "has converged" if by.little else "HAS NOT CONVERGED, ratios to it flatter"
+            told = (
+                f"{last.name} {far}: its distance moved by {by.share:.1%}, {by.errors:.2g} of its error, "
+                "when the steps were doubled"
+            )
             measured.job.progress.note(told)
             found[guidance] = last, told
             del runs[guidance]
@@ -194,7 +197,8 @@ def fine_entry(teacher: Model, fine: FineRun, doublings: int, guidance: float, d
     """Return a fine run of the pretrained model."""
     flow = as_flow(teacher, guidance=guidance)
     grid = replace(
-        grid_of_nfe(flow, fine.solver, fine.nfe * flow.nfe_per_velocity * 2**doublings), guidance=guidance
+        grid_of_nfe(flow, fine.solver, fine.nfe * flow.nfe_per_velocity * 2**doublings),
+        guidance=guidance,
     )
     return Entry("pretrain", "fine", grid, nfe_of(grid), digest, guidance)
 

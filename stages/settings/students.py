@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from fewstep.model import ModelConfig
 
 
-SUPPLIED = ("teacher", "score", "all_states")  # what distill gives a method beside its stream and labels
+SUPPLIED = (
+    "teacher",
+    "score",
+    "all_states",
+    "data",
+)  # what distill gives a method beside its stream and labels
 
 
 class StudentSettings(Settings):
@@ -31,8 +36,8 @@ class StudentSettings(Settings):
     """The model whose grid it uses, and which its method may consult."""
     train_on: str
     """What it learns from: trajectories/<teacher> for straighten, couple/<key> for endpoint and a
-    regression_weight. Of prepare, for methods that need no samples, only labels are read, if there are
-    classes."""
+    regression_weight. Of prepare, methods that need no samples read only labels, if there are classes, and
+    those with a gan_weight the data."""
     nfe: int = Field(ge=1)
     """NFE that the student samples with; one of the budgets searched for its teacher."""
 
@@ -138,6 +143,11 @@ def mismatch(student: StudentSettings, params: Params) -> str | None:
     if wanted not in (None, kind):
         weighted = " with a regression_weight" if getattr(method.build(), "regression_weight", 0) else ""
         return f"method {method.name}{weighted} learns from {wanted}/..., not from {student.train_on}"
+    if needs.data and kind != "prepare":
+        return (
+            f"method {method.name} with a gan_weight learns from real data, not from {student.train_on}; "
+            "set train_on to prepare"
+        )
     if kind == "trajectories" and source != student.teacher:
         return f"{student.train_on} is not of its teacher; use trajectories/{student.teacher}"
     if needs.all_states and kind == "trajectories" and params.config(kind, source).keep != "all":

@@ -128,6 +128,17 @@ def changed(**settings):
             r"distill\.one-step: method sim with a regression_weight learns from couple/\.\.\., not from ",
         ),
         (
+            {
+                "distill__boss_at_4__method": {"name": "dmd", "gan_weight": 0.1},
+                "distill__boss_at_4__train_on": "couple/round1",
+            },
+            r"distill\.boss-4: method dmd with a gan_weight learns from real data, not from couple/round1",
+        ),
+        (
+            {"distill__boss_at_4__method": {"name": "dmd", "gan_weight": 0.1, "regression_weight": 0.5}},
+            r"gan_weight learns from real data and regression_weight from pairs; set one of them to 0",
+        ),
+        (
             {"distill__boss_at_4__init": "strait-4"},
             r"boss-4\.init 'strait-4' is no model; there are: pretrain",
         ),

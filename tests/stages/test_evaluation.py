@@ -166,7 +166,10 @@ def test_the_fine_run_is_doubled_until_no_net_sees_it_move(teacher):
     entry, told = converge(found, made, FineRun("heun", 8), {1.0})[1.0]
     assert (entry.nfe, entry.grid.solver, entry.digest) == (64, "heun", model_digest(folder))
     assert entry.name == "pretrain@64/fine"
-    assert told == "pretrain@64/fine has converged: it moved by 0.94 of its error when the steps were doubled"
+    assert told == (
+        "pretrain@64/fine has converged: its distance moved by -4.3%, 0.94 of its error, "
+        "when the steps were doubled"
+    )
     assert sorted(run.nfe for run in found.results) == [8, 16, 32, 64]
     assert told in found.said
 
