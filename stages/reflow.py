@@ -69,15 +69,19 @@ def run(config: Config, job: Job) -> None:
     """Train from the initial model's weights, and measure how straight the flow was and is."""
     method = config.method.build()
     init, before = open_model.open_flow(job.inputs["init"], purpose=f"reflow@{job.key}")
-    was = open_model.straightness_of(before, init, noises=config.straightness_noises, seed=job.seed)
+    was = open_model.turns_of(before, init, noises=config.straightness_noises, seed=job.seed)
     taught = {"baked_guidance": shards.Shards(job.inputs["pairs"] / "train").facts["guidance"]}
     student = model.Model(replace(init.config, **taught | method.trained()), init.network)
     trained = training.train_model(job, method, student, config.train, source=job.inputs["pairs"])
-    now = open_model.straightness_of(
+    now = open_model.turns_of(
         flow.as_flow(trained.model), trained.model, noises=config.straightness_noises, seed=job.seed
     )
-    job.facts["straightness"] = {"before": was, "after": now}
-    job.progress.note(f"straightness S (0 is straight) went from {was:.4g} to {now:.4g}")
+    job.facts["straightness"] = {"before": was.straightness, "after": now.straightness}
+    job.facts["first_order"] = {"before": was.first_order, "after": now.first_order}
+    job.progress.note(
+        f"straightness S (0 is straight) went from {was.straightness:.4g} to {now.straightness:.4g}, "
+        f"F (0 is of first order) from {was.first_order:.4g} to {now.first_order:.4g}"
+    )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from stages.evaluation.entries import Entry, KeptEntries, Result
 from stages.evaluation.yardstick import Constants, Protocol, Yardstick, measure_constants
 from stages.figures.sample_grid import samples_shown
 from stages.run.job import Job
-from stages.sampling.open_model import grid_of_nfe, open_model, straightness_of
+from stages.sampling.open_model import grid_of_nfe, open_model, turns_of
 from stages.searching.grids_file import read_grids
 from stages.workers.spread import spread
 
@@ -272,7 +272,7 @@ def straightness(model: Model, seed: int) -> float | None:
     """Return S of a model trained at all times; a student knows no velocity between its timesteps."""
     if model.config.trained_times != "all":
         return None
-    return straightness_of(as_flow(model), model, noises=STRAIGHTNESS_NOISES, seed=seed)
+    return turns_of(as_flow(model), model, noises=STRAIGHTNESS_NOISES, seed=seed).straightness
 
 
 def row(

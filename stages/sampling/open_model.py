@@ -8,7 +8,7 @@ from fewstep.draws import draws
 from fewstep.errors import UserError
 from fewstep.flow import Flow, ModelFlow, as_flow
 from fewstep.grids import Grid
-from fewstep.metrics.straightness import straightness
+from fewstep.metrics.straightness import Turns, turns
 from fewstep.model import Model
 from stages.process.device import device
 
@@ -52,10 +52,10 @@ def grid_of_nfe(flow: Flow, solver: str, nfe: int, *, spacing: str = "uniform") 
     return grids.spaced(spacing, steps, start=flow.t_start, end=flow.t_end, solver=solver)
 
 
-def straightness_of(flow: Flow, model: Model, *, noises: int, seed: int, steps: int = 64) -> float:
-    """Return S of a model's flow, the mean over dimensions, on noise that nothing else uses."""
+def turns_of(flow: Flow, model: Model, *, noises: int, seed: int, steps: int = 64) -> Turns:
+    """Return S and F of a model's flow, means over dimensions, on noise that nothing else uses."""
     shape, shares = model.config.shape, model.config.class_shares
     ((noise, labels),) = draws(
         "straightness", seed, range(noises), shape=shape, shares=shares, batch=noises, device=device()
     )
-    return straightness(flow, noise, grids.uniform(steps, start=flow.t_start), **labels)
+    return turns(flow, noise, grids.uniform(steps, start=flow.t_start), **labels)

@@ -74,7 +74,7 @@ def test_flow_matching_does_not_move_the_exact_field(path, prediction):
     assert abs(gradient.mean()) < 4 * gradient.std() / math.sqrt(n)
 
 
-@pytest.mark.parametrize("distance", ["l2", "huber"])
+@pytest.mark.parametrize("distance", ["l2", "huber", "huber_each"])
 @pytest.mark.parametrize(("path", "prediction"), CONVENTIONS)
 def test_reflow_on_any_path_has_no_loss_at_the_reflowed_field(path, prediction, distance):
     method, keys = Reflow(distance=distance), randomness.keys_of(0, 0, 50)
@@ -84,6 +84,51 @@ def test_reflow_on_any_path_has_no_loss_at_the_reflowed_field(path, prediction, 
     off = Shifted(model, 50)
     off.shift.data += 0.1
     assert method.loss({"student": off}, batch, "student", 0.0, keys).min() > 1e-9
+
+
+@pytest.mark.parametrize(("path", "prediction"), CONVENTIONS)
+def test_an_error_of_the_data_is_that_of_the_data_which_the_prediction_stands_for(path, prediction):
+    """Wang et al. 2024 (arXiv 2410.07303): for noise, data = (x - b noise) / a."""
+    model, keys, seen = as_model(ORACLE, path=path, prediction=prediction), randomness.keys_of(0, 0, 50), []
+    model.register_forward_hook(lambda module, args, output: seen.append((*args, output)))
+    batch = pairs(50)
+    error = Reflow().error(model, batch, keys, of="data")
+    exact, huber = (
+        as_model(REFLOWED, path=path, prediction=prediction),
+        Reflow(distance="huber_each", compare="data"),
+    )
+    assert huber.loss({"student": exact}, batch, "student", 0.0, keys).max() < 1e-9
+    of_each = ((error**2 + 1e-6).sqrt() - 1e-3).mean(dim=1)
+    torch.testing.assert_close(huber.loss({"student": model}, batch, "student", 0.0, keys), of_each)
+    x, t, output = seen[0]
+    data, _ = predictions.solve(prediction, x, output, paths.get(path).coefficients(t))
+    torch.testing.assert_close(error, data - batch["data"], rtol=1e-6, atol=1e-6)
+
+
+def test_rectified_noise_prediction_is_constant_on_its_path_and_one_step_is_many():
+    """On the VP path, without conversion; Wang et al. 2024 (arXiv 2410.07303), section 3."""
+    model = as_model(REFLOWED, path="vp", prediction="noise")
+    flow, batch = as_flow(model), pairs(20)
+    one, many = (grids.uniform(steps, start=flow.t_start) for steps in (1, 50))
+    seen = []
+    model.register_forward_hook(lambda module, args, output: seen.append(output.clone()))
+    ends = [integrate(flow, batch["noise"], grid).x for grid in (one, many)]
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-9, atol=1e-9)
+    for noise in seen:
+        torch.testing.assert_close(noise, seen[0], rtol=1e-7, atol=1e-7)
+
+
+def test_ddim_on_the_vp_path_is_euler_on_the_canonical_one():
+    model = as_model(ORACLE, path="vp", prediction="noise")
+    flow, path, noise = as_flow(model), paths.get("vp"), ORACLE.noise(20)
+    grid = grids.uniform(7, start=flow.t_start)
+    times = path.time_of(torch.tensor(grid.times, dtype=torch.float64))
+    c = path.coefficients(times)
+    x = noise * c.b[0]
+    for i in range(grid.steps):
+        predicted = model(x, times[i].expand(len(x)))
+        x = c.a[i + 1] * (x / c.a[i] + (c.b[i + 1] / c.a[i + 1] - c.b[i] / c.a[i]) * predicted)
+    torch.testing.assert_close(x, integrate(flow, noise, grid).x * (c.a[-1] + c.b[-1]), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("distance", ["l2", "huber"])
