@@ -35,7 +35,8 @@ class StudentSettings(Settings):
     teacher: str
     """The model whose grid it uses, and which its method may consult."""
     train_on: str
-    """What it learns from: trajectories/<teacher> for straighten, couple/<key> for endpoint and a
+    """What it learns from: trajectories/<teacher> for straighten and phased,
+    couple/<key> for endpoint and a
     regression_weight. Of prepare, methods that need no samples read only labels, if there are classes, and
     those with a gan_weight the data."""
     nfe: int = Field(ge=1)
@@ -56,6 +57,7 @@ def problems_of(student: StudentSettings, params: Params) -> Iterator[str]:
     """Yield what is wrong with one student, each to be told after its place in params.yaml."""
     if student.method.build().needs.stream == "data":
         yield f".method {student.method.name} learns from data; here fit: {', '.join(fitting_methods())}"
+    yield from wrong_phases(student)
     yield from wrong_teacher(student, params)
     yield from wrong_init(student, params)
     yield from wrong_guidance(student, params)
@@ -65,6 +67,14 @@ def problems_of(student: StudentSettings, params: Params) -> Iterator[str]:
         yield f".train_on {student.train_on!r} does not exist; there are: {', '.join(couplings)}"
     elif student.teacher in params.keys("search") and (problem := mismatch(student, params)):
         yield f": {problem}"
+
+
+def wrong_phases(student: StudentSettings) -> Iterator[str]:
+    """Yield why a student's method can't train for so many steps, if it can't."""
+    try:
+        student.method.build().check_steps(student.nfe)
+    except UserError as error:
+        yield f".method {student.method.name}: {error}"
 
 
 def wrong_teacher(student: StudentSettings, params: Params) -> Iterator[str]:

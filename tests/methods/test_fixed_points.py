@@ -14,11 +14,12 @@ from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.methods.endpoint import Endpoint
 from fewstep.methods.flow_matching import FlowMatching
+from fewstep.methods.phased import Phased
 from fewstep.methods.reflow import Reflow
 from fewstep.methods.straighten import Straighten
 from fewstep.model import Model, ModelConfig
 from fewstep.paths import like
-from fewstep.solvers import integrate
+from fewstep.solvers import integrate, walk
 
 ORACLE = gaussian([1.0, -0.5], [0.5, 1.5])
 CONVENTIONS = list(product(paths.PATHS, predictions.PARTS))
@@ -235,6 +236,86 @@ def test_straighten_on_policy_starts_each_step_where_the_student_is():
         for i, (t, x) in enumerate(zip(GRID.times[:-1], (noise, second, third), strict=True))
     ]
     torch.testing.assert_close(loss, torch.stack(errors).square().mean(dim=(0, 2)))
+
+
+class Phases(Gaussian):
+    """The flow along the chords of the exact trajectories between some times."""
+
+    edges = (0.0, 0.4, 1.0)
+
+    def posterior(self, x, a, b):
+        y, t = x / like(a + b, x), a / (a + b)
+        edges = torch.tensor(self.edges, dtype=t.dtype)
+        phase = (torch.searchsorted(edges, t + 1e-7, right=True) - 1).clamp(0, len(edges) - 2)
+        first, last = (like(edges[phase + i], y) for i in (0, 1))
+        size_first, size_last = (((1 - e) ** 2 + e**2 * self.std.to(y) ** 2).sqrt() for e in (first, last))
+        turn = (size_last - size_first) / (last - first)
+        noise = (y - like(t, y) * self.mean.to(y)) / (size_first + (like(t, y) - first) * turn)
+        velocity = self.mean.to(y) + turn * noise
+        return y + (1 - like(t, y)) * velocity, y - like(t, y) * velocity
+
+
+@pytest.mark.parametrize("distance", ["l2", "huber_each"])
+@pytest.mark.parametrize(("path", "prediction"), [("linear", "velocity"), ("vp", "v"), ("cosine", "data")])
+def test_phased_has_no_loss_on_the_chords_and_any_steps_end_on_the_data(path, prediction, distance):
+    method, keys, noise = (
+        Phased(steps_per_phase=2, distance=distance),
+        randomness.keys_of(0, 0, 50),
+        ORACLE.noise(50),
+    )
+    oracle = Phases(ORACLE.mean, ORACLE.std)
+    model = as_model(oracle, path=path, prediction=prediction)
+    grid = grids.Grid((as_flow(model).t_start, 0.1, 0.4, 0.7, 1.0))
+    object.__setattr__(oracle, "edges", grid.times[::2])
+    model.config = replace(model.config, grid=grid, trained_times="grid")
+    batch = {"states": torch.stack([ORACLE.position(noise, t) for t in grid.times], dim=1)}
+    assert method.loss({"student": model}, batch, "student", 0.0, keys).max() < 1e-6
+    off = Shifted(model, 50)
+    off.shift.data += 0.1
+    assert method.loss({"student": off}, batch, "student", 0.0, keys).max() > 1e-4
+    *_, (end, _) = walk(as_flow(model), batch["states"][:, 0], grid.times, "euler")
+    torch.testing.assert_close(end, ORACLE.mean + ORACLE.std * noise, rtol=0, atol=1e-5)
+
+
+def test_a_phases_chord_is_the_line_of_one_noise_direction_on_any_path():
+    """x_s = a_s (x_m / a_m + (b_s / a_s - b_m / a_m) direction); Wang et al. 2024 (arXiv 2410.07303)."""
+    seen = []
+    model = as_model(REFLOWED, path="vp", prediction="noise")
+    grid = grids.Grid((as_flow(model).t_start, 0.3, 1.0))
+    model.config = replace(model.config, grid=grid, trained_times="grid")
+    model.register_forward_hook(lambda module, args, output: seen.append(args))
+    states = torch.stack([ORACLE.position(ORACLE.noise(50), t) for t in grid.times], dim=1)
+    keys = randomness.keys_of(0, 0, 50)
+    Phased().loss({"student": model}, {"states": states}, "student", 0.0, keys)
+    ((x, t),) = seen
+    path, edges = paths.get("vp"), torch.tensor(grid.times, dtype=torch.float64)
+    at, c = path.coefficients(t), path.coefficients(path.time_of(edges))
+    phase = (path.canonical_time(t) >= 0.3).long()
+    own = states * like(c.a + c.b, states[0])  # on the model's path, (batch, 3, 2)
+    each = torch.arange(50)
+    scaled = [own[each, phase + i] / like(c.a[phase + i], x) for i in (0, 1)]
+    ratio = [(c.b / c.a)[phase + i] for i in (0, 1)]
+    direction = (scaled[1] - scaled[0]) / like(ratio[1] - ratio[0], x)
+    expected = like(at.a, x) * (scaled[0] + like(at.b / at.a - ratio[0], x) * direction)
+    torch.testing.assert_close(x, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_phased_clamps_the_last_phase_alone():
+    model = as_model(REFLOWED)
+    model.config = replace(model.config, grid=GRID, trained_times="grid", in_range=True)
+    states = torch.full((200, GRID.steps + 1, 2), 5.0, dtype=torch.float64)
+    loss = Phased(distance="l2").loss(
+        {"student": model}, {"states": states}, "student", 0.0, randomness.keys_of(0, 0, 200)
+    )
+    at_end = loss < 1e-12  # clamped to 1, as the data is
+    assert 0.2 < at_end.double().mean() < 0.47  # the last of three phases
+
+
+def test_phased_refuses_steps_that_make_no_whole_phases():
+    model = as_model(ORACLE)
+    model.config = replace(model.config, grid=GRID)
+    with pytest.raises(UserError, match="3 steps make no whole phases of 2 steps"):
+        Phased(steps_per_phase=2).networks(model, lambda name: None)
 
 
 def test_straighten_names_the_number_of_timesteps():

@@ -10,6 +10,7 @@ from fewstep.flow import usable_times
 from fewstep.methods import _distances, _times
 from fewstep.methods.endpoint import Endpoint
 from fewstep.methods.flow_matching import FlowMatching
+from fewstep.methods.phased import Phased
 from fewstep.methods.reflow import Reflow
 from fewstep.model import ModelConfig, build
 
@@ -54,6 +55,12 @@ def test_huber_is_l2_near_zero_and_l1_far_away():
     torch.testing.assert_close(_distances.huber(large), large.norm(dim=(1, 2)) / 6, rtol=1e-3, atol=0)
 
 
+def test_huber_each_is_huber_of_single_values():
+    error = torch.tensor([[0.0, 3.0, -1e-5]], dtype=torch.float64)
+    expected = (0 + 3.0 - 0.001 + 1e-10 / 0.002) / 3
+    assert float(_distances.huber_each(error)) == pytest.approx(expected, rel=1e-4)
+
+
 def test_optimal_transport_reorders_the_noise_and_shortens_the_paths():
     method, keys = FlowMatching(coupling="optimal_transport"), randomness.keys_of(0, 0, 32)
     data = {"data": torch.randn(32, 2, generator=torch.Generator().manual_seed(0))}
@@ -94,6 +101,10 @@ def test_refusals():
         FlowMatching(times="unifrom")
     with pytest.raises(UserError, match="distance 'l1'"):
         Reflow(distance="l1")
+    with pytest.raises(UserError, match="compare 'dta'; did you mean 'data'"):
+        Reflow(compare="dta")
+    with pytest.raises(UserError, match="steps_per_phase must be 1 or more, got 0"):
+        Phased(steps_per_phase=0)
     with pytest.raises(UserError, match="distance 'lpips'"):
         Endpoint(distance="lpips")
     with pytest.raises(UserError, match="label_dropout is a share from 0 to 1, got 2"):

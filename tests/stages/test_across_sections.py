@@ -224,6 +224,15 @@ def test_a_name_for_two_models_is_refused():
         checks.check(Params(raw))
 
 
+def test_a_student_of_broken_phases_is_refused_before_any_work():
+    raw = changed()
+    raw["distill"]["straight-4"]["method"] = {"name": "phased", "steps_per_phase": 3}
+    with pytest.raises(
+        UserError, match=r"distill\.straight-4\.method phased: 4 steps make no whole phases of 3"
+    ):
+        checks.check(Params(raw))
+
+
 @pytest.mark.parametrize("solver", registry.available("fewstep.solvers"))
 def test_the_nfe_of_a_step_are_those_of_the_solver(solver):
     each, asked = 2 * get(solver).velocities_per_step, 2 * velocities(solver, 2)
