@@ -20,6 +20,7 @@ from fewstep.model import Model
 from fewstep.shards import Shards
 from stages.artifacts.scratch import state
 from stages.evaluation.entries import Entry, KeptEntries, Result
+from stages.evaluation.macs import macs_of
 from stages.evaluation.yardstick import Constants, Protocol, Yardstick, measure_constants
 from stages.figures.sample_grid import samples_shown
 from stages.run.job import Job
@@ -132,6 +133,7 @@ def evaluate(
     common = {
         name: {
             "straightness": found,
+            "macs": macs_of(model),
             "parameters": sum(p.numel() for p in model.parameters()),
             "map_preserving": model.config.map_preserving,
         }

@@ -9,7 +9,7 @@ from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.training.method import Method
 from stages.settings.models import models, shown_guidance, unguidable, wrong_methods
-from stages.settings.params import MethodPlugin, Params, Settings
+from stages.settings.params import MethodPlugin, ModelPlugin, Params, Settings
 
 if TYPE_CHECKING:
     from fewstep.grids import Grid
@@ -32,6 +32,9 @@ class StudentSettings(Settings):
     init: str
     """The model whose weights (their moving average) the student starts from: its teacher, or a student of as
     many calls, to finish it."""
+    model: ModelPlugin | None = None
+    """Another architecture than that of init, a file of fewstep.models, and its options: the student then
+    starts from fresh weights, and init gives path, prediction and classes alone."""
     teacher: str
     """The model whose grid it uses, and which its method may consult."""
     train_on: str

@@ -13,6 +13,7 @@ from fewstep import grids, paths, predictions, randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.methods.endpoint import Endpoint
+from fewstep.methods.flow_guided import FlowGuided
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.methods.phased import Phased
 from fewstep.methods.reflow import Reflow
@@ -236,6 +237,45 @@ def test_straighten_on_policy_starts_each_step_where_the_student_is():
         for i, (t, x) in enumerate(zip(GRID.times[:-1], (noise, second, third), strict=True))
     ]
     torch.testing.assert_close(loss, torch.stack(errors).square().mean(dim=(0, 2)))
+
+
+@pytest.mark.parametrize("distance", ["l2", "huber", "huber_each"])
+@pytest.mark.parametrize(("path", "prediction"), CONVENTIONS)
+def test_flow_guided_has_no_loss_where_student_and_teacher_are_the_straight_flow(path, prediction, distance):
+    oracle = Straight(ORACLE.mean, ORACLE.std)
+    teacher, student = (as_model(oracle, path=path, prediction=prediction) for _ in range(2))
+    grid = grids.uniform(1, start=as_flow(student).t_start)
+    object.__setattr__(oracle, "t_start", grid.times[0])
+    student.config = replace(student.config, grid=grid, trained_times="grid")
+    method, keys = FlowGuided(distance=distance), randomness.keys_of(0, 0, 50)
+    nets = {"student": student, "teacher": teacher}
+    assert method.loss(nets, pairs(50), "student", 0.0, keys).max() < 1e-5
+
+
+def test_flow_guided_hands_the_students_own_midpoint_to_the_teacher():
+    seen, keys = [], randomness.keys_of(0, 0, 50)
+    teacher, student, batch = as_model(ORACLE), Shifted(as_model(REFLOWED), 100), pairs(50)
+    student.config = replace(student.config, grid=grids.uniform(1), trained_times="grid")
+    student.shift.data += 0.3
+    teacher.register_forward_hook(lambda module, args, output: seen.append((*args, output)))
+    loss = FlowGuided(weight=2.0).loss({"student": student, "teacher": teacher}, batch, "student", 0.0, keys)
+    ((x, t, velocity),) = seen
+    assert t.min() >= 0.2
+    assert t.max() <= 0.8
+    fresh = randomness.noises("train.noise", keys, (2,)).double()
+    own = ORACLE.mean + (ORACLE.std - 1) * fresh + 0.3
+    torch.testing.assert_close(x, fresh + like(t, x) * own)
+    missed = fresh + own - x - like(1 - t, x) * velocity
+    torch.testing.assert_close(loss, 0.3**2 + 2 * missed.square().mean(dim=1))
+    (gradient,) = torch.autograd.grad(loss.sum(), student.shift)
+    torch.testing.assert_close(gradient[50:], 4 * missed.mean(dim=1))  # the target is taken as it is
+
+
+def test_flow_guided_refuses_students_of_more_steps():
+    model = as_model(ORACLE)
+    model.config = replace(model.config, grid=GRID)
+    with pytest.raises(UserError, match="a student of one step, not of 3; set nfe to 1"):
+        FlowGuided().networks(model, lambda name: model)
 
 
 class Phases(Gaussian):

@@ -233,6 +233,15 @@ def test_a_student_of_broken_phases_is_refused_before_any_work():
         checks.check(Params(raw))
 
 
+def test_a_flow_guided_student_of_more_steps_is_refused_before_any_work():
+    raw = changed()
+    raw["distill"]["endpoint"] |= {"method": "flow_guided", "nfe": 2}
+    with pytest.raises(
+        UserError, match=r"distill\.endpoint\.method flow_guided: it trains a student of one step"
+    ):
+        checks.check(Params(raw))
+
+
 @pytest.mark.parametrize("solver", registry.available("fewstep.solvers"))
 def test_the_nfe_of_a_step_are_those_of_the_solver(solver):
     each, asked = 2 * get(solver).velocities_per_step, 2 * velocities(solver, 2)
