@@ -16,6 +16,7 @@ from fewstep.metrics import features
 from fewstep.metrics.denoiser import train_denoiser
 from fewstep.metrics.features import FeatureNet, pseudo_labels, train_feature_net
 from fewstep.progress import SILENT, Progress
+from fewstep.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ FIRST = KINDS[0].name  # whose fd_clf, kid_clf, precision and recall are shown
 
 
 def train_nets(
-    data: Tensor,
+    data: Rows,
     labels: Tensor | None,
     *,
     pixels: bool,

@@ -126,6 +126,8 @@ def test_constants_do_not_depend_on_how_the_data_is_cut(images, constants, tmp_p
     for one, two in zip(other.references, constants.references, strict=True):
         np.testing.assert_allclose(one.moments.covariance, two.moments.covariance, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(one.features, two.features, rtol=1e-3, atol=1e-3)
+    single = measure_constants(prepared_in(tmp_path / "single", images, 69), PROTOCOL)  # and a shard of one
+    assert single.held_out_distance == pytest.approx(constants.held_out_distance)
     assert [f.fd_clf for f in other.floors] == pytest.approx([f.fd_clf for f in constants.floors], rel=1e-3)
 
 
