@@ -103,6 +103,13 @@ class Method:
         if self.needs.conditions and not labels:
             raise UserError("it needs a model with classes")
 
+    def check_steps(self, steps: int) -> None:
+        """Check that the method can train a student of so many steps; needs no student.
+
+        Raises:
+            UserError: if it can't; the message says what to change.
+        """
+
     def no_score(self) -> str | None:
         """Return why a model that this method trained gives no scores; None if it gives them.
 

@@ -20,10 +20,11 @@ from fewstep.model import Model
 from fewstep.shards import Shards
 from stages.artifacts.scratch import state
 from stages.evaluation.entries import Entry, KeptEntries, Result
+from stages.evaluation.macs import macs_of
 from stages.evaluation.yardstick import Constants, Protocol, Yardstick, measure_constants
 from stages.figures.sample_grid import samples_shown
 from stages.run.job import Job
-from stages.sampling.open_model import grid_of_nfe, open_model, straightness_of
+from stages.sampling.open_model import grid_of_nfe, open_model, turns_of
 from stages.searching.grids_file import read_grids
 from stages.workers.spread import spread
 
@@ -132,6 +133,7 @@ def evaluate(
     common = {
         name: {
             "straightness": found,
+            "macs": macs_of(model),
             "parameters": sum(p.numel() for p in model.parameters()),
             "map_preserving": model.config.map_preserving,
         }
@@ -253,7 +255,7 @@ def entries_of(name: str, model: Model, equal_nfe: tuple[int, ...], job: Job) ->
 
 def nfe_of(grid: Grid) -> int:
     """Return the NFE of a sample; guidance doubles it."""
-    return grid.steps * solvers.get(grid.solver).velocities_per_step * (1 if grid.guidance == 1 else 2)
+    return solvers.velocities(grid.solver, grid.steps) * (1 if grid.guidance == 1 else 2)
 
 
 def same_times(a: Grid, b: Grid) -> bool:
@@ -272,7 +274,7 @@ def straightness(model: Model, seed: int) -> float | None:
     """Return S of a model trained at all times; a student knows no velocity between its timesteps."""
     if model.config.trained_times != "all":
         return None
-    return straightness_of(as_flow(model), model, noises=STRAIGHTNESS_NOISES, seed=seed)
+    return turns_of(as_flow(model), model, noises=STRAIGHTNESS_NOISES, seed=seed).straightness
 
 
 def row(

@@ -21,10 +21,24 @@ from fewstep.shards import Shards, write_shards
 from stages.evaluation import evaluation, yardstick
 from stages.evaluation.entries import Entry
 from stages.evaluation.evaluation import FineRun, converge, entries_of
+from stages.evaluation.macs import macs_of
 from stages.evaluation.yardstick import Protocol, Yardstick, first_of, measure_constants
 
 SHAPE = (1, 8, 8)
 PROTOCOL = Protocol(blocks=2, samples=50, batch=20, seed=0)
+
+
+def test_macs_are_those_of_a_networks_products_and_convolutions():
+    class Layers(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.line = torch.nn.Conv2d(1, 3, 3, padding=1), torch.nn.Linear(8, 8)
+
+        def forward(self, x, t):
+            return self.line(self.conv(x)) * t.view(-1, 1, 1, 1)
+
+    config = ModelConfig(architecture={"name": "layers"}, shape=SHAPE)
+    assert macs_of(Model(config, Layers())) == 8 * 8 * 3 * 9 + 3 * 8 * 8 * 8
 
 
 class Louder(torch.nn.Module):
