@@ -17,7 +17,7 @@ many steps would lose in bfloat16 what each of them adds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from etils.epy import lazy_imports
 
@@ -170,6 +170,16 @@ def clamped_from(config: ModelConfig) -> float | None:
 def velocity_until(flow: Flow) -> Until:
     """Return what a flow's velocity is the average to; a flow that does not say is one at one time."""
     return getattr(flow, "velocity_until", "now")
+
+
+def over_step(flow: Flow, x: Tensor, t: Tensor | float, until: Tensor | float, **conditions: Any) -> Tensor:
+    """Return the velocity (batch, *shape) that an Euler step from x at t until `until` takes.
+
+    It is that at t, or of a flow map the average over the step; times are numbers or (batch,).
+    """
+    if velocity_until(flow) == "any":
+        conditions["until"] = until
+    return flow(x, t, **conditions)
 
 
 def ends_in_range(velocity: Tensor, x: Tensor, t: Tensor, last: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fewstep.flow import Flow, velocity_until
+from fewstep.flow import Flow, over_step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,5 +22,4 @@ class Euler:
 
     def step(self, flow: Flow, x: Tensor, t: float, t_next: float, carry: Any) -> tuple[Tensor, Any]:
         """See Solver.step."""
-        averaged: dict[str, Any] = {"until": t_next} if velocity_until(flow) == "any" else {}
-        return x + (t_next - t) * flow(x, t, **averaged), None
+        return x + (t_next - t) * over_step(flow, x, t, t_next), None

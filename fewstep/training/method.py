@@ -35,7 +35,7 @@ class Needs:
     """What a method needs besides the student. Stages read this and never compare a method's name.
 
     A stage rejects a method before any work if it trains on another stream, or needs something that the
-    stage can't supply. No stage supplies `data`, `features`, `averages` or `second_time` yet.
+    stage can't supply. No stage supplies `data`, `features` or `averages` yet.
     """
 
     stream: Literal["data", "pairs", "trajectories", "noise"]
@@ -55,7 +55,7 @@ class Needs:
     averages: bool = False
     """Moving averages with other decays than the loop's."""
     second_time: bool = False
-    """A network that takes a second time, such as the end of a step."""
+    """A network that takes a second time, the end of a step; see fewstep.model.with_second_time."""
 
     def unmet(self, supplied: Collection[str]) -> list[str]:
         """Return the names of the needs, other than the stream, that are not supplied."""
@@ -69,12 +69,13 @@ class Method:
 
     A batch is a dictionary of tensors with the same first dimension n. Its fields depend on the stream that
     the method needs: "data" (data, and label if there are classes), "pairs" (noise, data, label),
-    "trajectories" (states (n, steps + 1, *shape), label): the teacher's states at the student's timesteps;
-    or "noise" (label alone). `keys`, int64 (n, 2), are its samples' keys for fewstep.randomness.
+    "trajectories" (states (n, steps + 1, *shape), label): the teacher's states at the student's timesteps,
+    or all stored ones and their times (n, stored); or "noise" (label alone). `keys`, int64 (n, 2), are its
+    samples' keys for fewstep.randomness.
     """
 
     trained_times: ClassVar[str] = "all"
-    """"grid" if the student is trained only at the timesteps of its grid."""
+    """"grid" if the student is trained only at the timesteps of its grid; see ModelConfig.trained_times."""
     map_preserving: ClassVar[bool] = True
     """Whether the student is trained to map each noise to the same sample as its teacher."""
 

@@ -1,9 +1,9 @@
 """What must hold between a student and its teacher, what it starts from, and what it learns from."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator
 
 from fewstep import registry
 from fewstep.errors import UserError
@@ -16,7 +16,23 @@ if TYPE_CHECKING:
     from fewstep.model import ModelConfig
 
 
-SUPPLIED = ("teacher", "score", "all_states")  # what distill gives a method beside its stream and labels
+SUPPLIED = (
+    "teacher",
+    "score",
+    "all_states",
+    "second_time",
+)  # what distill gives a method beside its stream and labels
+
+
+def number_or_any(nfe: Any) -> Any:
+    """Return a number of calls, or "any".
+
+    Raises:
+        UserError: if it is neither.
+    """
+    if nfe != "any" and (type(nfe) is not int or nfe < 1):
+        raise UserError(f"should be a whole number from 1, or any, got {nfe!r}")
+    return nfe
 
 
 class StudentSettings(Settings):
@@ -30,11 +46,12 @@ class StudentSettings(Settings):
     teacher: str
     """The model whose grid it uses, and which its method may consult."""
     train_on: str
-    """What it learns from: trajectories/<teacher> for straighten, couple/<key> for endpoint and a
-    regression_weight. Of prepare, for methods that need no samples, only labels are read, if there are
+    """What it learns from: trajectories/<teacher> for straighten and flow_map, couple/<key> for endpoint and
+    a regression_weight. Of prepare, for methods that need no samples, only labels are read, if there are
     classes."""
-    nfe: int = Field(ge=1)
-    """NFE that the student samples with; one of the budgets searched for its teacher."""
+    nfe: Annotated[int | Literal["any"], BeforeValidator(number_or_any)]
+    """NFE that the student samples with; one of the budgets searched for its teacher. Of a flow map:
+    any."""
 
 
 def wrong_students(params: Params) -> list[str]:
@@ -51,6 +68,7 @@ def problems_of(student: StudentSettings, params: Params) -> Iterator[str]:
     """Yield what is wrong with one student, each to be told after its place in params.yaml."""
     if student.method.build().needs.stream == "data":
         yield f".method {student.method.name} learns from data; here fit: {', '.join(fitting_methods())}"
+    yield from wrong_nfe(student)
     yield from wrong_teacher(student, params)
     yield from wrong_init(student, params)
     yield from wrong_guidance(student, params)
@@ -60,6 +78,16 @@ def problems_of(student: StudentSettings, params: Params) -> Iterator[str]:
         yield f".train_on {student.train_on!r} does not exist; there are: {', '.join(couplings)}"
     elif student.teacher in params.keys("search") and (problem := mismatch(student, params)):
         yield f": {problem}"
+
+
+def wrong_nfe(student: StudentSettings) -> Iterator[str]:
+    """Yield what is wrong with the number of calls that a student is to take."""
+    if (student.nfe == "any") == student.method.build().needs.second_time:
+        return
+    if student.nfe == "any":
+        yield f".nfe any is for flow maps; method {student.method.name} needs a number"
+    else:
+        yield f".nfe {student.nfe}: method {student.method.name} trains for any number; set it to any"
 
 
 def wrong_teacher(student: StudentSettings, params: Params) -> Iterator[str]:
@@ -73,7 +101,7 @@ def wrong_teacher(student: StudentSettings, params: Params) -> Iterator[str]:
         yield (
             f" learns Euler steps, but search.{teacher}.solver is {solver!r}; search its teacher for euler"
         )
-    elif nfe not in (budgets := params.config("search", teacher).budgets):
+    elif nfe != "any" and nfe not in (budgets := params.config("search", teacher).budgets):
         yield (
             f".nfe {nfe} is not among the budgets searched for {teacher}, {list(budgets)}; add it to "
             f"search.{teacher}.budgets"
@@ -96,11 +124,22 @@ def wrong_init(student: StudentSettings, params: Params) -> Iterator[str]:
     init = student.init
     if init not in (there := models(params)):
         yield f".init {init!r} is no model; there are: {', '.join(there)}"
-    elif init in params.keys("distill") and (nfe := params.config("distill", init).nfe) != student.nfe:
+    elif init in params.keys("distill") and (nfe := params.config("distill", init).nfe) not in (
+        "any",
+        student.nfe,
+    ):
         yield (
             f".init {init!r} takes {nfe} NFE, the student is to take {student.nfe}; start from a "
             "student of as many, or from its teacher"
         )
+    elif init in params.keys("distill") and forgets_steps(student, params.config("distill", init)):
+        yield f".init {init!r} is a flow map, whose steps method {student.method.name} would make it forget"
+
+
+def forgets_steps(student: StudentSettings, init: StudentSettings) -> bool:
+    """Return whether a student is trained for velocities at one time, but starts from a flow map."""
+    method = student.method.build()
+    return init.nfe == "any" and method.trained_times == "all" and not method.needs.second_time
 
 
 def wrong_guidance(student: StudentSettings, params: Params) -> Iterator[str]:
@@ -141,8 +180,9 @@ def mismatch(student: StudentSettings, params: Params) -> str | None:
     if kind == "trajectories" and source != student.teacher:
         return f"{student.train_on} is not of its teacher; use trajectories/{student.teacher}"
     if needs.all_states and kind == "trajectories" and params.config(kind, source).keep != "all":
+        jittered = " with jitter" if getattr(method.build(), "jitter", 0) else ""
         return (
-            f"method {method.name} with jitter learns from states between the timesteps; "
+            f"method {method.name}{jittered} learns from states between the timesteps; "
             f"set trajectories.{source}.keep to all"
         )
     if kind == "couple" and (pairs := params.config(kind, source)).model == student.teacher:
@@ -155,19 +195,24 @@ def mismatch(student: StudentSettings, params: Params) -> str | None:
     return None
 
 
-def must_continue(name: str, init: "ModelConfig", own: "Grid") -> None:
+def must_continue(name: str, init: "ModelConfig", own: "Grid | None") -> None:
     """Refuse to go on with a student on another grid than it was trained for.
 
     Args:
         name: Of the model that the student starts from.
         init: Its config.
-        own: The grid that the student is to take.
+        own: The grid that the student is to take; None for one of any.
 
     Raises:
         UserError: naming both grids.
     """
-    if init.trained_times == "grid" and init.grid is not None and init.grid.times != own.times:
+    if (
+        init.trained_times == "grid"
+        and init.grid is not None
+        and (own is None or init.grid.times != own.times)
+    ):
+        other = "any grid" if own is None else list(own.times)
         raise UserError(
             f"{name} was trained for the grid {list(init.grid.times)}, and can't go on with "
-            f"{list(own.times)}; give both students the same teacher, or let this one start from its teacher"
+            f"{other}; give both students the same teacher, or let this one start from its teacher"
         )
