@@ -1,7 +1,7 @@
 """Model: a network, and the facts one needs to use it: what it predicts, on which path, how."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -12,6 +12,8 @@ from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.predictions import PARTS
 from fewstep.registry import unknown
+
+TIMING = ("second_time", "slow_times")  # what an architecture's `build` may take; see fewstep.timing
 
 Until = Literal["now", "any", "data"]
 """What a velocity is the average to: "now" is that of the flow at one time; "any" time that it is given as
@@ -29,7 +31,8 @@ class ModelConfig:
 
     architecture: dict[str, Any]
     """{"name": a file of fewstep.models, and that file's options}; "second_time": true if the network can be
-    given the time at which a step ends, beside the one at which it starts."""
+    given the time at which a step ends, beside the one at which it starts; "slow_times": true if it may be
+    differentiated by them."""
     shape: tuple[int, ...]
     """Shape of one sample: (channels, height, width) or (features,)."""
     classes: int = 0
@@ -157,7 +160,7 @@ def build(config: ModelConfig, *, seed: int) -> Model:
         UserError: if the architecture or one of its options does not exist or does not fit the shape.
     """
     options = dict(config.architecture)
-    second = {"second_time": True} if options.pop("second_time", False) else {}
+    timing = {name: options.pop(name) for name in TIMING if name in options}
     architecture = registry.find("fewstep.models", options.pop("name", None))
     try:
         design = architecture(**options)
@@ -166,27 +169,11 @@ def build(config: ModelConfig, *, seed: int) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return Model(config, design.build(config.shape, config.classes, **second))
+            return Model(config, design.build(config.shape, config.classes, **timing))
         except TypeError as error:
-            if second and "second_time" in str(error):
-                raise UserError(f"model {config.architecture['name']} can't be given a second time") from None
+            if named := [name for name in timing if name in str(error)]:
+                what = named[0].replace("_", " ")
+                raise UserError(
+                    f"model {config.architecture['name']} can't be given {what}: its build does not take it"
+                ) from None
             raise
-
-
-def with_second_time(model: Model, *, seed: int) -> Model:
-    """Return a model with the weights of `model` whose network takes a second time.
-
-    It starts as `model` at any second time. Only its new layers are drawn, and depend on `seed` alone.
-
-    Raises:
-        UserError: if its architecture has no such network, or times in another unit than its path's.
-    """
-    if model.config.time_scale != 1:
-        raise UserError(
-            f"a second time is for networks that are given times from 0 to 1; this one is given times from 0 "
-            f"to {model.config.time_scale:g}"
-        )
-    config = replace(model.config, architecture={**model.config.architecture, "second_time": True})
-    wider = build(config, seed=seed).to(next(model.parameters()).device)
-    wider.network.load_state_dict({**wider.network.state_dict(), **model.network.state_dict()})
-    return wider.train(model.training)

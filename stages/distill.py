@@ -14,7 +14,7 @@ from stages.settings.params import Params
 from stages.settings.students import StudentSettings, must_continue, wrong_students
 
 with lazy_imports():
-    from fewstep import checkpoint, model, shards
+    from fewstep import checkpoint, model, shards, timing
     from stages.sampling import open_model
     from stages.searching import grids_file
     from stages.training import task, training
@@ -79,7 +79,7 @@ def run(config: Config, job: Job) -> None:
         "in_range": shards.Shards(job.inputs["data"] / "train").facts["pixels"],
     }
     if method.needs.second_time and init.config.velocity_until == "now":
-        init = model.with_second_time(init, seed=job.seed)
+        init = timing.with_second_time(init, seed=job.seed)
     student = model.Model(replace(init.config, **taught | method.trained()), init.network)
     select = None
     if method.needs.stream == "trajectories":

@@ -13,8 +13,9 @@ from fewstep.checkpoint import load_model, save_model
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.grids import Grid, uniform
-from fewstep.model import ModelConfig, build, with_second_time
+from fewstep.model import ModelConfig, build
 from fewstep.solvers import integrate
+from fewstep.timing import with_second_time
 
 ORACLE = gaussian([1.0, -0.5], [0.5, 1.5])
 ON_A_LINE = mixture([0.3, 0.7], [[2.0], [-1.0]], [0.3, 0.6])
@@ -149,5 +150,5 @@ def test_who_can_not_be_given_a_second_time_says_so(monkeypatch):
     design = registry.find("fewstep.models", "mlp")
     plain = design.build
     monkeypatch.setattr(design, "build", lambda self, shape, classes: plain(self, shape, classes))
-    with pytest.raises(UserError, match="model mlp can't be given a second time"):
+    with pytest.raises(UserError, match="model mlp can't be given second time: its build does not take it"):
         with_second_time(small("mlp"), seed=0)

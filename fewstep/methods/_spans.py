@@ -19,7 +19,7 @@ def must_take_until(student: Model) -> None:
     if student.config.velocity_until != "any":
         raise UserError(
             "this method trains a network with a second time, the end of a step; "
-            "fewstep.model.with_second_time gives the student one"
+            "fewstep.timing.with_second_time gives the student one"
         )
 
 

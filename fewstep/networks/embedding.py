@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from fewstep.errors import UserError
 
 FASTEST = 1000.0  # radians per unit of time; the slowest feature turns by one radian
-FASTEST_OF_SPANS = 20.0  # the same of a second time, by which methods differentiate
+FASTEST_OF_SLOW = 100.0  # the same where methods differentiate by the time
+FASTEST_OF_SPANS = 20.0  # the same of the span until a second time, by which they do so too
+FITTED = 4096  # times at which slow features are fitted to others
 
 
 class Condition(nn.Module):
@@ -25,9 +27,10 @@ class Condition(nn.Module):
     spans: Tensor
 
     def __init__(
-        self, features: int, width: int, classes: int, *, second_time: bool = False, fastest: float = FASTEST
+        self, features: int, width: int, classes: int, *, second_time: bool = False, slow_times: bool = False
     ) -> None:
         super().__init__()
+        fastest = FASTEST_OF_SLOW if slow_times else FASTEST
         self.register_buffer("frequencies", _frequencies(features // 2, fastest), persistent=False)
         self.time = _layers(features // 2, width)
         self.label = nn.Embedding(classes + 1, width) if classes else None
@@ -59,6 +62,20 @@ class Condition(nn.Module):
         if label is None:
             label = torch.full(t.shape, self.classes, device=t.device)
         return embedding + self.label(label)
+
+    @torch.no_grad()
+    def fit_times(self, other: "Condition") -> None:
+        """Fit the embedding of the time to another network's, by least squares in the last layer alone."""
+        first, middle, last = self.time
+        assert isinstance(last, nn.Linear)
+        t = (torch.arange(FITTED, device=last.weight.device) + 0.5) / FITTED
+        wanted = other.time(other._waves(t, other.frequencies)).double()
+        hidden = middle(first(self._waves(t, self.frequencies))).double()
+        terms = torch.cat([hidden, torch.ones_like(hidden[:, :1])], dim=1)
+        square = terms.T @ terms + 1e-6 * FITTED * torch.eye(terms.shape[1], device=t.device)
+        fitted = torch.linalg.solve(square, terms.T @ wanted)
+        last.weight.copy_(fitted[:-1].T)
+        last.bias.copy_(fitted[-1])
 
     def _waves(self, t: Tensor, frequencies: Tensor) -> Tensor:
         angle = t[:, None] * frequencies  # in float32, as times are, whatever the weights are

@@ -31,11 +31,11 @@ class MlpNetwork(nn.Module):
     """Residual fully connected layers; the last starts at zero."""
 
     def __init__(
-        self, shape: tuple[int, ...], classes: int, *, width: int, depth: int, second_time: bool = False
+        self, shape: tuple[int, ...], classes: int, *, width: int, depth: int, **timing: bool
     ) -> None:
         super().__init__()
         size = math.prod(shape)
-        self.condition = Condition(width, width, classes, second_time=second_time)
+        self.condition = Condition(width, width, classes, **timing)
         self.first = nn.Linear(size, width)
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.norm, self.last = nn.LayerNorm(width), nn.Linear(width, size)

@@ -84,7 +84,7 @@ class UnetNetwork(nn.Module):
         multipliers: tuple[int, ...],
         blocks: int,
         attention: bool,
-        second_time: bool = False,
+        **timing: bool,
     ) -> None:
         super().__init__()
         widths = [width * m for m in multipliers]
@@ -93,7 +93,7 @@ class UnetNetwork(nn.Module):
         def levels(start: Iterable[int], out: Iterable[int]) -> nn.ModuleList:
             return nn.ModuleList(Level(i, o, embedded, blocks) for i, o in zip(start, out, strict=True))
 
-        self.condition = Condition(2 * width, embedded, classes, second_time=second_time)
+        self.condition = Condition(2 * width, embedded, classes, **timing)
         self.first = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.down = levels([widths[0], *widths[:-1]], widths)
         self.shrink = nn.ModuleList(nn.Conv2d(w, w, 3, stride=2, padding=1) for w in widths[:-1])

@@ -55,7 +55,7 @@ class Needs:
     averages: bool = False
     """Moving averages with other decays than the loop's."""
     second_time: bool = False
-    """A network that takes a second time, the end of a step; see fewstep.model.with_second_time."""
+    """A network that takes a second time, the end of a step; see fewstep.timing.with_second_time."""
 
     def unmet(self, supplied: Collection[str]) -> list[str]:
         """Return the names of the needs, other than the stream, that are not supplied."""

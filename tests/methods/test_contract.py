@@ -9,7 +9,8 @@ import torch
 
 from fewstep import grids, randomness, registry
 from fewstep.errors import UserError
-from fewstep.model import ModelConfig, build, with_second_time
+from fewstep.model import ModelConfig, build
+from fewstep.timing import with_second_time
 
 NAMES = registry.available("fewstep.methods")
 SHAPE, STEPS, SEED = (2,), 3, 5

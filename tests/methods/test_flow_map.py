@@ -13,8 +13,9 @@ from fewstep.flow import as_flow
 from fewstep.methods.endpoint import Endpoint
 from fewstep.methods.flow_map import FlowMap
 from fewstep.methods.straighten import Straighten
-from fewstep.model import ModelConfig, build, with_second_time
+from fewstep.model import ModelConfig, build
 from fewstep.solvers import integrate
+from fewstep.timing import with_second_time
 
 ORACLE = gaussian([1.0, -0.5], [0.5, 1.5])
 ON_A_LINE = mixture([0.3, 0.7], [[2.0], [-1.0]], [0.3, 0.6])
