@@ -80,6 +80,8 @@ def run(config: Config, job: Job) -> None:
     }
     if method.needs.second_time and init.config.velocity_until == "now":
         init = timing.with_second_time(init, seed=job.seed)
+    if method.needs.slow_times and not init.config.architecture.get("slow_times"):
+        init = timing.with_slow_times(init, seed=job.seed)
     student = model.Model(replace(init.config, **taught | method.trained()), init.network)
     select = None
     if method.needs.stream == "trajectories":

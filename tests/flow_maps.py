@@ -62,7 +62,7 @@ class _Network(nn.Module):
 
 def as_flow_map(oracle: Gaussian | Mixture, *, path="linear", prediction="velocity", **config) -> Model:
     """Return a Model that predicts without error, in any convention, for a step until any time."""
-    architecture = {"name": "oracle", "second_time": True}
+    architecture = {"name": "oracle", "second_time": True, "slow_times": True}
     facts = {"architecture": architecture, "shape": oracle.shape, "path": path, "prediction": prediction}
     description = ModelConfig(**facts | config)
     return Model(description, _Network(oracle, description))

@@ -4,7 +4,6 @@ import pytest
 import torch
 from flow_maps import as_flow_map
 from oracles import as_model, gaussian, mixture
-from torch import nn
 
 from fewstep import registry
 from fewstep.derivatives import STEP, along_flow, by_end
@@ -171,6 +170,6 @@ def test_a_network_without_a_forward_mode_is_told_to_take_differences():
     def u(x, t, until):
         return plain(Opaque.apply(x), t, until)
 
-    with pytest.raises(UserError, match="this network has no exact derivative .*; set exact to false"):
+    with pytest.raises(UserError, match=r"this network has no exact derivative .*; set exact to false"):
         along_flow(u, x, t, until, x, exact=True)
     assert torch.equal(along_flow(u, x, t, until, x), along_flow(plain, x, t, until, x))

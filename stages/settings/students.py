@@ -21,6 +21,7 @@ SUPPLIED = (
     "score",
     "all_states",
     "second_time",
+    "slow_times",
 )  # what distill gives a method beside its stream and labels
 
 
@@ -46,12 +47,12 @@ class StudentSettings(Settings):
     teacher: str
     """The model whose grid it uses, and which its method may consult."""
     train_on: str
-    """What it learns from: trajectories/<teacher> for straighten and flow_map, couple/<key> for endpoint and
-    a regression_weight. Of prepare, for methods that need no samples, only labels are read, if there are
-    classes."""
+    """What it learns from: trajectories/<teacher> for straighten and flow_map, couple/<key> for methods that
+    learn from pairs, such as endpoint, prepare for those that learn from data. Of prepare, for methods that
+    need no samples, only labels are read, if there are classes."""
     nfe: Annotated[int | Literal["any"], BeforeValidator(number_or_any)]
-    """NFE that the student samples with; one of the budgets searched for its teacher. Of a flow map:
-    any."""
+    """NFE that the student samples with; one of the budgets searched for its teacher. any for a
+    method that trains flow maps."""
 
 
 def wrong_students(params: Params) -> list[str]:
@@ -66,7 +67,7 @@ def wrong_students(params: Params) -> list[str]:
 
 def problems_of(student: StudentSettings, params: Params) -> Iterator[str]:
     """Yield what is wrong with one student, each to be told after its place in params.yaml."""
-    if student.method.build().needs.stream == "data":
+    if not makes_students(student.method.build()):
         yield f".method {student.method.name} learns from data; here fit: {', '.join(fitting_methods())}"
     yield from wrong_nfe(student)
     yield from wrong_teacher(student, params)
@@ -82,7 +83,10 @@ def problems_of(student: StudentSettings, params: Params) -> Iterator[str]:
 
 def wrong_nfe(student: StudentSettings) -> Iterator[str]:
     """Yield what is wrong with the number of calls that a student is to take."""
-    if (student.nfe == "any") == student.method.build().needs.second_time:
+    method = student.method.build()
+    if method.trained_times == "until_1" and student.nfe != 1:
+        yield f".nfe {student.nfe}: method {student.method.name} trains to jump to data; set it to 1"
+    if (student.nfe == "any") == method.needs.second_time or method.trained_times == "until_1":
         return
     if student.nfe == "any":
         yield f".nfe any is for flow maps; method {student.method.name} needs a number"
@@ -139,7 +143,7 @@ def wrong_init(student: StudentSettings, params: Params) -> Iterator[str]:
 def forgets_steps(student: StudentSettings, init: StudentSettings) -> bool:
     """Return whether a student is trained for velocities at one time, but starts from a flow map."""
     method = student.method.build()
-    return init.nfe == "any" and method.trained_times == "all" and not method.needs.second_time
+    return init.nfe == "any" and method.trained_times != "grid" and not method.needs.second_time
 
 
 def wrong_guidance(student: StudentSettings, params: Params) -> Iterator[str]:
@@ -156,27 +160,33 @@ def wrong_guidance(student: StudentSettings, params: Params) -> Iterator[str]:
 
 
 def fitting_methods() -> list[str]:
-    """Return the methods that can learn from what a teacher made."""
+    """Return the methods that can train a student."""
     methods = {name: registry.find("fewstep.methods", name) for name in registry.available("fewstep.methods")}
-    return [name for name, method in methods.items() if default_stream(method) != "data"]
+    return [name for name, method in methods.items() if fits(method)]
 
 
-def default_stream(method: type[Method]) -> str:
-    """Return the stream of a method by its default options; one that has none is taken for one of pairs."""
+def fits(method: type[Method]) -> bool:
+    """Return whether a method makes students by its default options; one that has none counts as one."""
     try:
-        return method().needs.stream
+        return makes_students(method())
     except TypeError:
-        return "pairs"
+        return True
+
+
+def makes_students(method: Method) -> bool:
+    """Return whether a method makes more of a model than its training on data did."""
+    return method.needs.stream != "data" or method.needs.second_time or method.trained_times != "all"
 
 
 def mismatch(student: StudentSettings, params: Params) -> str | None:
     """Say why a student can't learn from what it trains on, None if it can."""
     method, (kind, _, source) = student.method, student.train_on.partition("/")
     needs = method.build().needs
-    wanted = {"trajectories": "trajectories", "pairs": "couple"}.get(needs.stream)
+    wanted = {"trajectories": "trajectories", "pairs": "couple", "data": "prepare"}.get(needs.stream)
     if wanted not in (None, kind):
         weighted = " with a regression_weight" if getattr(method.build(), "regression_weight", 0) else ""
-        return f"method {method.name}{weighted} learns from {wanted}/..., not from {student.train_on}"
+        place = wanted if wanted == "prepare" else f"{wanted}/..."
+        return f"method {method.name}{weighted} learns from {place}, not from {student.train_on}"
     if kind == "trajectories" and source != student.teacher:
         return f"{student.train_on} is not of its teacher; use trajectories/{student.teacher}"
     if needs.all_states and kind == "trajectories" and params.config(kind, source).keep != "all":
