@@ -179,7 +179,35 @@ def changed(**settings):
             ANY_STEP | {"distill__endpoint__init": "any-step", "distill__endpoint__method": "reflow"},
             r"endpoint\.init 'any-step' is a flow map, whose steps method reflow would make it forget",
         ),
-        ({"reflow__round1__method": "flow_map"}, "flow_map"),
+        (
+            {"reflow__round1__method": "flow_map"},
+            r"reflow\.round1\.method flow_map needs all_states, second_time, which this stage can't supply",
+        ),
+        (
+            ANY_STEP | {"distill__any_at_step__method": "meanflow"},
+            "method meanflow learns from couple/..., not from trajectories/pretrain",
+        ),
+        (
+            ANY_STEP | {"distill__any_at_step__method": "flow_map_distillation"},
+            "method flow_map_distillation learns from prepare, not from trajectories/pretrain",
+        ),
+        (
+            {"distill__boss_at_4__method": "consistency"},
+            r"nfe 4: method consistency trains to jump .* set it to 1",
+        ),
+        (
+            {"distill__one_at_step__method": {"name": "consistency", "guidance": 2.0}},
+            r"one-step\.method\.guidance 2\.0 needs class-conditional models",
+        ),
+        (
+            ANY_STEP
+            | {"distill__one_at_step__method": "consistency", "distill__one_at_step__init": "any-step"},
+            r"one-step\.init 'any-step' is a flow map, whose steps method consistency would make it forget",
+        ),
+        (
+            {"pretrain__method": {"name": "meanflow", "learn_from": "data"}},
+            "meanflow needs second_time, slow_times",
+        ),
         ({"pretrain__checkpoint": "."}, r"pretrain\.checkpoint '\.' must be a folder under data/"),
         ({"pretrain__checkpoint": ""}, "pretrain.checkpoint '' must be a folder under data/"),
         ({"pretrain__checkpoint": "data"}, "must be a folder under data/"),
@@ -196,6 +224,23 @@ def test_what_would_fail_hours_later_is_told_at_once(settings, message):
 def test_a_flow_map_is_right_and_a_student_of_any_nfe_may_start_from_it():
     checks.check(Params(changed(**ANY_STEP)))
     checks.check(Params(changed(**ANY_STEP | {"distill__boss_at_4__init": "any-step"})))
+
+
+@pytest.mark.parametrize(
+    ("method", "train_on", "nfe"),
+    [
+        ("flow_map_distillation", "prepare", "any"),
+        ("meanflow", "couple/round1", "any"),
+        ({"name": "meanflow", "learn_from": "data", "power": 0.75}, "prepare", "any"),
+        ("shortcut", "prepare", "any"),
+        ("consistency", "prepare", 1),
+    ],
+)
+def test_what_each_flow_map_learns_from(method, train_on, nfe):
+    student = {"method": method, "train_on": train_on, "nfe": nfe}
+    raw = changed(**ANY_STEP)
+    raw["distill"]["any-step"] |= student
+    checks.check(Params(raw))
 
 
 def test_guidance_that_every_section_takes_up_is_right():
