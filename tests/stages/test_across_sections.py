@@ -57,9 +57,12 @@ def changed(**settings):
     [
         ({"evaluate__nfe": [0]}, r"evaluate\.nfe\[0\] should be greater than or equal to 1"),
         ({"evaluate__nfe": [4, 4]}, "names a number twice"),
-        ({"evaluate__reference_nfe": 63}, "reference_nfe 63: a step of heun takes 2 NFE"),
+        (
+            {"evaluate__reference_nfe": 63, "evaluate__reference_solver": "heun"},
+            "reference_nfe 63: a step of heun takes 2 NFE",
+        ),
         ({"search__pretrain__budgets": [0]}, r"search\.pretrain\.budgets\[0\] should be greater"),
-        ({"search__pretrain__budgets": [1, 2, 4, 8, 100]}, "budget 100 does not fit a fine grid of 48"),
+        ({"search__pretrain__budgets": [1, 2, 4, 8, 100]}, "budget 100 does not fit a fine grid of 32"),
         ({"search": {}}, "search is empty"),
         ({"couple__round1__calls": 64}, "couple.round1.calls is not a setting; did you mean 'nfe'?"),
         (
@@ -79,7 +82,10 @@ def changed(**settings):
             {"search__pretrain__method": "endpoint"},
             "unknown search 'endpoint'; did you mean 'coordinate_descent'?",
         ),
-        ({"couple__round1__nfe": 63}, r"couple\.round1\.nfe 63: a step of heun takes 2 NFE"),
+        (
+            {"couple__round1__nfe": 63, "couple__round1__solver": "heun"},
+            r"couple\.round1\.nfe 63: a step of heun takes 2 NFE",
+        ),
         ({"couple__round1__guidance": 2.0}, r"couple\.round1\.guidance 2\.0 needs class-conditional"),
         (
             {"couple__round1__guidance": 2.0, "pretrain__conditional": True},
