@@ -14,8 +14,8 @@ many steps would lose in bfloat16 what each of them adds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from etils.epy import lazy_imports
 
@@ -85,7 +85,11 @@ class ModelFlow:
         if self.guidance != 1.0:
             null = torch.full_like(conditions["label"], self.model.config.classes)
             unconditional = self._velocity(x, times, **{**conditions, "label": null})
-            velocity = unconditional + self.guidance * (velocity - unconditional)
+            guided = unconditional + self.guidance * (velocity - unconditional)
+            channels = self.model.config.guidance_channels
+            velocity = (
+                guided if channels is None else torch.cat([guided[:, :channels], velocity[:, channels:]], 1)
+            )
         if self.clamped_from is None:
             return velocity
         return ends_in_range(velocity, x, times, self.clamped_from)
@@ -93,8 +97,10 @@ class ModelFlow:
     def _velocity(self, y: Tensor, canonical: Tensor, **conditions: Tensor) -> Tensor:
         if self.model.config.path == "linear" and self.model.config.prediction == "velocity":
             return self._output(y, canonical, **conditions)
-        t = self.path.time_of(canonical)
-        c = self.path.coefficients(t)
+        t = self.path.time_of(
+            canonical.double()
+        )  # in float32, an index of 1000 would lose its fourth decimal
+        c = self.path.coefficients(t).to(y.dtype)
         x = paths.like(c.a + c.b, y) * y
         output = self._output(x, t, **conditions)
         data, noise = predictions.solve(self.model.config.prediction, x, output, c)
@@ -103,8 +109,7 @@ class ModelFlow:
     def _output(self, x: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
         """Ask the network in the type of its weights; it gets the time in float32 at least."""
         own = next((weight.dtype for weight in self.model.parameters()), x.dtype)
-        times = t.to(torch.promote_types(own, torch.float32))
-        return self.model(x.to(own), times, **conditions).to(x.dtype)
+        return self.model(x.to(own), t, **conditions).to(x.dtype)
 
 
 def as_flow(model: Model, *, guidance: float = 1.0) -> ModelFlow:
@@ -116,7 +121,7 @@ def as_flow(model: Model, *, guidance: float = 1.0) -> ModelFlow:
     return ModelFlow(model, guidance=guidance)
 
 
-def usable_times(path: str, prediction: str) -> tuple[float, float]:
+def usable_times(path: str | Mapping[str, Any], prediction: str) -> tuple[float, float]:
     """Return (t_start, t_end), canonical: the range in which `prediction` gives a velocity on `path`.
 
     An end of the path's own range is kept where the 2x2 system of fewstep.predictions has a finite,

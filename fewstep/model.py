@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fewstep import paths, registry
 from fewstep.errors import UserError
 from fewstep.grids import Grid
+from fewstep.network_times import NETWORK_TIMES
 from fewstep.predictions import PARTS
 from fewstep.registry import unknown
 
@@ -39,12 +40,14 @@ class ModelConfig:
     data's own units is scale * x + offset."""
     prediction: str = "velocity"
     """What the network's output means; a row of fewstep.predictions.PARTS."""
-    path: str = "linear"
-    """The path it was trained on, and in whose own time it is called."""
+    path: str | dict[str, Any] = "linear"
+    """The path it was trained on, and in whose own time it is called: a name, or {"name": ..., options}."""
     noise: Literal["gaussian"] = "gaussian"
     """The law of the noise."""
+    time: str = "t"
+    """Which time the network is given; a row of fewstep.network_times.NETWORK_TIMES."""
     time_scale: float = 1.0
-    """The network is given time_scale * t."""
+    """The factor by which that time is multiplied."""
     trained_times: Literal["all", "grid"] = "all"
     """"grid" for a student that only knows the timesteps of its own grid."""
     jitter: float = 0.0
@@ -55,6 +58,8 @@ class ModelConfig:
     student of a grid can be."""
     map_preserving: bool = True
     """Whether it was trained to make of each noise what its teacher makes of it."""
+    guidance_channels: int | None = None
+    """On how many of the first channels guidance acts; the others stay conditional. None: on all."""
     guidable: bool = True
     """Whether its null class was trained, by hiding labels, as classifier-free guidance needs."""
     baked_guidance: float = 1.0
@@ -77,6 +82,13 @@ class ModelConfig:
         paths.get(self.path)
         if self.prediction not in PARTS:
             raise UserError(unknown("prediction", self.prediction, list(PARTS)))
+        if self.time not in NETWORK_TIMES:
+            raise UserError(unknown("time", self.time, list(NETWORK_TIMES)))
+        if self.guidance_channels is not None and not 1 <= self.guidance_channels <= self.shape[0]:
+            raise UserError(
+                f"guidance_channels must be from 1 to the {self.shape[0]} channels of a sample, "
+                f"got {self.guidance_channels}"
+            )
         if self.trained_times == "grid" and self.grid is None:
             raise UserError("a model trained only at the timesteps of a grid must carry that grid")
         if not 0 <= self.jitter < 0.5 or (self.jitter and self.trained_times != "grid"):
@@ -127,7 +139,8 @@ class Model(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
         """Return the network's raw prediction, (batch, *shape), at the path's own times t, (batch,)."""
-        return self.network(x, t * self.config.time_scale, **conditions)
+        time = NETWORK_TIMES[self.config.time](paths.get(self.config.path), t) * self.config.time_scale
+        return self.network(x, time.to(torch.promote_types(x.dtype, torch.float32)), **conditions)
 
 
 def build(config: ModelConfig, *, seed: int) -> Model:

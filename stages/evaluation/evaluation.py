@@ -223,7 +223,8 @@ def measure(entry: Entry) -> Result:
 def entries_of(name: str, model: Model, equal_nfe: tuple[int, ...], job: Job) -> list[Entry]:
     """Return the entries of one model: its own grid, or equal steps and what was searched."""
     digest = model_digest(job.inputs[f"model {name}"])
-    start, baked = as_flow(model).t_start, model.config.baked_guidance
+    flow, baked = as_flow(model), model.config.baked_guidance
+    equal = partial(uniform, start=flow.t_start, end=flow.t_end)
 
     def entry(kind: str, grid: Grid) -> Entry:
         return Entry(name, kind, grid, nfe_of(grid), digest, grid.guidance if baked == 1 else baked)
@@ -231,7 +232,7 @@ def entries_of(name: str, model: Model, equal_nfe: tuple[int, ...], job: Job) ->
     if (own := model.config.grid) is not None:
         entries = [entry("own", own)]
     else:
-        entries = [entry("uniform", uniform(nfe, start=start)) for nfe in equal_nfe]
+        entries = [entry("uniform", equal(nfe)) for nfe in equal_nfe]
     if f"search {name}" in job.inputs:
         found = read_grids(job.inputs[f"search {name}"])
         for grid in found.grids.values():
@@ -242,7 +243,7 @@ def entries_of(name: str, model: Model, equal_nfe: tuple[int, ...], job: Job) ->
             for steps, grid in sorted(found.grids.items())
             if (grid.guidance, grid.solver) != (1, "euler")
             or steps not in equal_nfe
-            or not same_times(grid, uniform(steps, start=start))
+            or not same_times(grid, equal(steps))
         ]
     return entries
 

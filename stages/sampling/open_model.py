@@ -54,4 +54,4 @@ def straightness_of(flow: Flow, model: Model, *, noises: int, seed: int, steps: 
     ((noise, labels),) = draws(
         "straightness", seed, range(noises), shape=shape, shares=shares, batch=noises, device=device()
     )
-    return straightness(flow, noise, grids.uniform(steps, start=flow.t_start), **labels)
+    return straightness(flow, noise, grids.uniform(steps, start=flow.t_start, end=flow.t_end), **labels)

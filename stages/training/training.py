@@ -170,7 +170,9 @@ def picture_samples(job: Job, model: Model) -> None:
         "sheet", job.seed, range(count), shape=shape, shares=config.class_shares, batch=count, device=device()
     )
     grids: list[Grid] = (
-        [config.grid] if config.grid else [uniform(nfe, start=flow.t_start) for nfe in SHOWN_NFE]
+        [config.grid]
+        if config.grid
+        else [uniform(nfe, start=flow.t_start, end=flow.t_end) for nfe in SHOWN_NFE]
     )
     rows = [(f"{grid.steps} NFE", integrate(flow, noise, grid, **conditions).x) for grid in grids]
     draw_sample_grid(job.out / "samples.png", rows)
