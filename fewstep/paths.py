@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -257,11 +257,11 @@ def get(path: str | Mapping[str, Any]) -> Path:
         UserError: if there is no such path or option; the message lists those that exist.
     """
     options = {"name": path} if isinstance(path, str) else dict(path)
-    name = options.pop("name", None)
+    name = str(options.pop("name", None))
     if name not in PATHS:
         raise UserError(unknown("path", name, list(PATHS)))
     kind = PATHS[name]
-    known = [field.name for field in fields(kind)] if hasattr(kind, "__dataclass_fields__") else []
+    known = list(getattr(kind, "__dataclass_fields__", ()))
     for option in options.keys() - set(known):
         raise UserError(f"path {name}: {unknown('option', option, known or ['none'])}")
     try:
