@@ -122,8 +122,9 @@ def judge(own: Tensor, rivals: list[Rival], calls: int) -> Verdict:
     if ratio >= 1:
         likelier = told if found < 1 else None
         problems.append(
-            f"its estimate of the data has {ratio:.3g} times the squared error of a Gaussian fit, and must be "
-            f"below 1; " + (f"likelier is: {likelier}" if likelier else "no declaration that was tried is better")
+            f"its estimate of the data has {ratio:.3g} times the squared error of a Gaussian fit, and must "
+            "have less; "
+            + (f"likelier is: {likelier}" if likelier else "no declaration that was tried is better")
         )
     elif told and found < (1 - MARGIN) * ratio:
         problems.append(f"its ratio to the error of a Gaussian fit is {ratio:.3g}, but likelier is: {told}")

@@ -61,7 +61,7 @@ class Adapter(nn.Module):
         raise NotImplementedError
 
     def named(self, label: Tensor | None, t: Tensor) -> Tensor | None:
-        """Return the label, (batch,); if none is given to a network with classes, that of the null condition."""
+        """Return the label, (batch,); none, given to a network with classes, means the null condition."""
         if label is None and self.classes:
             return t.new_full(t.shape, self.classes).long()
         return label

@@ -46,7 +46,9 @@ def fill(network: nn.Module, files: list[Path]) -> None:
             with safe_open(file, "pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 - it is no dictionary
                     if name in where:
-                        raise UserError(f"{file} has {name}, as {where[name].name} has; leave one set of weights")
+                        raise UserError(
+                            f"{file} has {name}, as {where[name].name} has; leave one set of weights"
+                        )
                     where[name] = file
                     missing.discard(name)
                     _copy(file, name, tensors.get_tensor(name), wanted)
@@ -55,8 +57,8 @@ def fill(network: nn.Module, files: list[Path]) -> None:
     if missing:
         raise UserError(
             f"{files[0].parent} lacks {min(missing)} and {len(missing) - 1} other weights of the network. "
-            "Its options say another network than its weights, or another version of the library wrote it: load "
-            "it there and save it anew"
+            "Its options say another network than its weights, or another version of the library wrote it: "
+            "load it there and save it anew"
         )
 
 

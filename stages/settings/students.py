@@ -8,7 +8,7 @@ from pydantic import Field
 from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.training.method import Method
-from stages.settings.models import models, shown_guidance, unguidable, wrong_methods
+from stages.settings.models import comes_from_elsewhere, models, shown_guidance, unguidable, wrong_methods
 from stages.settings.params import MethodPlugin, Params, Settings
 
 if TYPE_CHECKING:
@@ -42,7 +42,9 @@ def wrong_students(params: Params) -> list[str]:
     problems = []
     for key in params.keys("distill"):
         student, where = params.config("distill", key), f"distill.{key}"
-        problems += wrong_methods(params, [(f"{where}.method", student.method)], supplied=SUPPLIED)
+        problems += wrong_methods(
+            params, [(f"{where}.method", student.method, student.init)], supplied=SUPPLIED
+        )
         problems += [f"{where}{told}" for told in problems_of(student, params)]
     return problems
 
@@ -65,7 +67,7 @@ def problems_of(student: StudentSettings, params: Params) -> Iterator[str]:
 def wrong_teacher(student: StudentSettings, params: Params) -> Iterator[str]:
     """Yield what is wrong with a student's teacher."""
     teacher, nfe = student.teacher, student.nfe
-    if teacher not in (teachers := ["pretrain", *params.keys("reflow")]):
+    if teacher not in (teachers := ["pretrain", *params.keys("adopt"), *params.keys("reflow")]):
         yield f".teacher {teacher!r} is no model; there are: {', '.join(teachers)}"
     elif teacher not in params.keys("search"):
         yield f".teacher {teacher!r} is not searched: add search.{teacher}"
@@ -86,8 +88,9 @@ def no_score(teacher: str, params: Params) -> str | None:
     """Say why a teacher's velocity tells no score, None if it does."""
     if teacher in params.keys("reflow"):
         return f"its teacher {teacher!r} learned from pairs, which tells none; set teacher to pretrain"
-    pretrain = params.config("pretrain")
-    why = None if pretrain.checkpoint else pretrain.method.build().no_score()
+    why = (
+        None if comes_from_elsewhere(params, teacher) else params.config("pretrain").method.build().no_score()
+    )
     return why and f"pretrain.method{why}"
 
 

@@ -138,7 +138,22 @@ def take_model(job: Job, folder: Path, data: dict[str, Any]) -> None:
         UserError: if it is no model directory, or its samples have another shape, other units or other
             classes than the data.
     """
-    model, shape = load_model(folder), tuple(data["shape"])
+    publish_model(job, load_model(folder), data, source=folder)
+
+
+def publish_model(job: Job, model: Model, data: dict[str, Any], *, source: Path) -> None:
+    """Publish a model that was not trained here; see `take_model`.
+
+    Args:
+        job: The stage's job.
+        model: On the CPU.
+        data: The facts of `prepare`.
+        source: The folder it comes from, for messages.
+
+    Raises:
+        UserError: see `take_model`.
+    """
+    folder, shape = source, tuple(data["shape"])
     if model.config.shape != shape:
         raise UserError(f"{folder} makes samples of shape {model.config.shape}, the data has {shape}")
     known: dict[str, Any] = {"units": data["units"]}
