@@ -56,14 +56,14 @@ class Config(Settings):
     @field_validator("prediction")
     @classmethod
     def _prediction_exists(cls, prediction: str | None) -> str | None:
-        if prediction not in (None, *PARTS):
+        if prediction is not None and prediction not in PARTS:
             raise ValueError(unknown("prediction", prediction, list(PARTS)))
         return prediction
 
     @field_validator("time")
     @classmethod
     def _time_exists(cls, time: str | None) -> str | None:
-        if time not in (None, *NETWORK_TIMES):
+        if time is not None and time not in NETWORK_TIMES:
             raise ValueError(unknown("time", time, list(NETWORK_TIMES)))
         return time
 
