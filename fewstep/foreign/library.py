@@ -38,8 +38,9 @@ def describe(name: str, config: dict[str, Any]) -> Described:
     Raises:
         UserError: if there is no such class or argument, or it needs what fewstep can't supply.
     """
+    adapter = adapter_of(name)
     refuse_unknown(name, config)
-    return adapter_of(name).describe(config)
+    return adapter.describe(config)
 
 
 def adapter_of(name: str) -> type[Adapter]:

@@ -61,10 +61,10 @@ def adopted(folder, shape=SHAPE, **declared):
 
 
 @torch.no_grad()
-def theirs(scheduler, network, noise, label=None):
+def theirs(scheduler, network, noise, label=None, *, steps=STEPS):
     """Sample as the pipelines of the library do."""
     network.eval()
-    scheduler.set_timesteps(STEPS)
+    scheduler.set_timesteps(steps)
     x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     for t in scheduler.timesteps:
         asked = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
@@ -106,7 +106,7 @@ def test_ddim_of_the_library(tmp_path):
     scheduler, network = diffusers.DDIMScheduler(clip_sample=False, timestep_spacing="trailing"), unet()
     model = adopted(pipeline(tmp_path, network, scheduler))
     noise = torch.randn(4, *SHAPE)
-    expected = theirs(scheduler, network, noise)
+    expected = theirs(scheduler, network, noise, steps=50)  # DDIM goes back by whole parts of 1000
     bar = scheduler.alphas_cumprod[scheduler.timesteps].double()
     times = (bar.sqrt() / (bar.sqrt() + (1 - bar).sqrt())).tolist()
     size = float(
@@ -204,7 +204,7 @@ def without_a_weight(folder):
             "no weights but model.bin, which may run code when it is read; load",
         ),
         (without_a_weight, "lacks conv_in.bias and 0 other weights of the network"),
-        (lambda f: edited(f, layers_per_block=2), "lacks .* other weights of the network. Its options say"),
+        (lambda f: edited(f, layers_per_block=2), "ptions say another network than its weights"),
         (lambda f: edited(f, _class_name="Unet3000"), "has no network class 'Unet3000'; install the version"),
         (
             lambda f: edited(f, _class_name="AutoencoderKL"),
