@@ -1,5 +1,6 @@
 """The stage adopt, on weights of a network of the user's own."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +42,9 @@ SAID = {"folder": "data/mine", "format": FORMAT, "prediction": "velocity", "path
 @pytest.fixture
 def job(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("nets", "nets.exact"):  # of the test before
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setenv("FEWSTEP_DEVICE", "cpu")
     (tmp_path / "nets").mkdir()
     (tmp_path / "nets/exact.py").write_text(NETS)
@@ -138,5 +142,5 @@ def test_names_are_not_doubled_and_the_reference_is_a_teacher():
         checks.check(settings(round1=SAID))
     params = settings()
     params.raw["evaluate"] = RAW["evaluate"] | {"reference": "boss-4"}
-    with pytest.raises(UserError, match="evaluate.reference 'boss-4' is no teacher; there are: pretrain"):
+    with pytest.raises(UserError, match=r"evaluate\.reference 'boss-4' is no teacher; there are: pretrain"):
         checks.check(params)
