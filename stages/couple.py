@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,14 +19,14 @@ from stages.settings.steps import StepSettings
 
 with lazy_imports():
     from fewstep import checkpoint, shards
-    from stages.sampling import estimate, pair_checks, pairs, splits
+    from stages.sampling import estimate, inverted, pair_checks, pairs, splits
 
 if TYPE_CHECKING:
     from stages.sampling.estimate import Estimate
     from stages.sampling.pairs import PairMaker
     from stages.sampling.splits import Splits
 
-VERSION = 2  # bump when the numbers this stage writes change
+VERSION = 3  # bump when the numbers this stage writes change
 
 
 class Config(StepSettings):
@@ -51,6 +52,9 @@ class Config(StepSettings):
     faster; that of pairs from a source is always stored."""
     mirror: bool = False
     """Let half of the pairs in training be mirror images; the model may not tell left from right."""
+    invert: float = Field(0.0, ge=0, le=1)
+    """Share of the pairs that are made of real data, by the flow in reverse; true is all of them. Their noise
+    is always stored, and checked as that of all."""
     gates: Literal["stop", "warn"] = "stop"
     """Whether a failed check of the pairs stops the chain, or is only reported."""
 
@@ -59,7 +63,7 @@ def inputs(config: Config, key: str | None) -> dict[str, str]:
     """Return the artifacts this stage reads."""
     path = path_of(config.source) if config.source else None
     found = {"source": path} if path and Path(path).exists() else {}
-    return {"model": f"artifacts/models/{config.model}"} | found
+    return {"model": f"artifacts/models/{config.model}", "data": "artifacts/prepare"} | found
 
 
 def output(key: str | None) -> str:
@@ -78,6 +82,8 @@ def check(params: Params) -> list[str]:
 
 def wrong_source(where: str, config: Config) -> list[str]:
     """Return what is wrong with where the pairs come from."""
+    if config.invert:
+        return list(wrong_inversion(where, config))
     if config.source is None:
         return []
     try:
@@ -87,6 +93,16 @@ def wrong_source(where: str, config: Config) -> list[str]:
     if config.noise == "drawn" and "noise" in config.model_fields_set:
         return [f"{where}.noise: that of pairs from {config.source} can't be drawn; remove this setting"]
     return []
+
+
+def wrong_inversion(where: str, config: Config) -> Iterator[str]:
+    """Yield what does not go with inverted pairs."""
+    if config.source is not None:
+        yield f"{where}.invert makes pairs of the data, but source takes them from elsewhere; remove one"
+    if config.tolerance is not None:
+        yield f"{where}.invert follows steps in reverse, and tolerance leaves them open; set nfe or times"
+    if config.noise == "drawn" and "noise" in config.model_fields_set:
+        yield f"{where}.noise: that of inverted data can't be drawn; remove this setting"
 
 
 def coupling(config: Config, job: Job) -> tuple[Splits, PairMaker]:
@@ -103,8 +119,8 @@ def coupling(config: Config, job: Job) -> tuple[Splits, PairMaker]:
     known = checkpoint.load_config(folder)
     facts = {"model": checkpoint.model_digest(folder), "seed": job.seed}
     facts |= {"guidance": known.guidance_shown(config.guidance)} | config.steps_taken()
-    facts |= {name: value for name in ("mirror", "source") if (value := getattr(config, name))}
-    draws = config.noise == "drawn" and not config.source
+    facts |= {name: value for name in ("mirror", "source", "invert") if (value := getattr(config, name))}
+    draws = config.noise == "drawn" and not config.source and not config.invert
     wanted = splits.splits(
         job,
         train=config.pairs,
@@ -130,6 +146,9 @@ def run(config: Config, job: Job) -> None:
         pair_checks.check_mirrored(job, opened)
     if config.source:
         held_out = pairs.take_pairs(config.source, job, wanted, opened)
+    elif config.invert:
+        mixed = inverted.InvertedMaker(maker=maker, share=config.invert, data=job.inputs["data"] / "train")
+        held_out = wanted.take(mixed)["held_out"]
     else:
         job.progress.note(estimate.estimate(wanted, maker, checked=config.held_out, opened=opened).line())
         held_out = wanted.make(maker)["held_out"]

@@ -14,12 +14,12 @@ from stages.settings.params import Params
 from stages.settings.students import StudentSettings, must_continue, wrong_students
 
 with lazy_imports():
-    from fewstep import checkpoint, model, shards
+    from fewstep import checkpoint, shards
     from stages.sampling import open_model
     from stages.searching import grids_file
     from stages.training import task, training
 
-VERSION = 3  # bump when the numbers this stage writes change
+VERSION = 4  # bump when the numbers this stage writes change
 
 
 class Config(StudentSettings):
@@ -64,13 +64,14 @@ def run(config: Config, job: Job) -> None:
         shown = replace(grid, guidance=teacher.guidance_shown(grid.guidance))
         shown.must_suit(model=facts["model"], guidance=facts["guidance"])
     own = replace(grid, guidance=1.0)  # what guidance does is in the coupling; the student samples without
-    must_continue(config.init, init.config, own)
+    if config.model is None:
+        must_continue(config.init, init.config, own)
     taught = {
         "grid": own,
         "baked_guidance": facts.get("guidance", init.config.baked_guidance),
         "in_range": shards.Shards(job.inputs["data"] / "train").facts["pixels"],
     }
-    student = model.Model(replace(init.config, **taught | method.trained()), init.network)
+    student = training.student_of(init, taught | method.trained(), config.model, seed=job.seed)
     select = None
     if method.needs.stream == "trajectories":
         stored = facts["timesteps"]

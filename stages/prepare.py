@@ -16,14 +16,16 @@ from stages.run.runner import main
 from stages.settings.params import Params, Settings
 
 with lazy_imports():
-    from fewstep import shards
+    from fewstep import rows, shards
     from fewstep.metrics import denoiser, features, nets, protocol, saved
     from stages.figures import sample_grid
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION = 6  # bump when the numbers this stage writes change
+    from fewstep.data import Samples
+
+VERSION = 7  # bump when the numbers this stage writes change
 
 
 class MetricNets(Settings):
@@ -33,6 +35,8 @@ class MetricNets(Settings):
     """Training steps of each."""
     clusters: int = Field(default=10, ge=2)
     """Number of k-means clusters that stand in for labels where the data has none."""
+    public_features: bool = True
+    """Whether EfficientNet-Lite0, trained on ImageNet, also measures colour images of 16 pixels and more."""
 
 
 class MonitorNet(Settings):
@@ -89,34 +93,27 @@ def run(config: Config, job: Job) -> None:
     here = Path()  # holds data/
     samples = without_empty_classes(source_for(config.source, here, **config.source_options).load(here))
     classes = len(samples.class_names)
-    floats = samples.floats()
     least = (protocol.LEAST_TRAIN, protocol.LEAST_HELD_OUT)
-    chosen_by = split(len(floats), config.held_out, job.seed, at_least=least)
+    chosen_by = split(len(samples.data), config.held_out, job.seed, at_least=least)
     job.facts.update(facts_of(samples, chosen_by[0]))
     for note in job.facts["notes"]:
         job.progress.note(note)
-    for name, chosen in zip(("train", "held_out"), chosen_by, strict=True):
-        fields = {"data": samples.data[chosen]}
-        if samples.label is not None:
-            fields["label"] = samples.label[chosen]
+    about = {"source": config.source, "seed": job.seed, "classes": classes, "pixels": samples.pixels}
+    written = [
         shards.write_shards(
             job.out / name,
             len(chosen),
             config.samples_per_shard,
-            partial(rows, fields),
-            facts={
-                "split": name,
-                "source": config.source,
-                "seed": job.seed,
-                "classes": classes,
-                "pixels": samples.pixels,
-            },
+            partial(fields_of, samples, chosen),
+            facts={"split": name} | about,
             affine={"data": samples.affine} if samples.affine else None,
             progress=job.progress,
         )
+        for name, chosen in zip(("train", "held_out"), chosen_by, strict=True)
+    ]
 
-    train, held_out = (floats[chosen] for chosen in chosen_by)
-    seen = saved.as_saved(train) if samples.pixels else train
+    train, held_out = (shards.Column(split, "data") for split in written)
+    seen = rows.Changed(train, saved.as_saved) if samples.pixels else train
     labels = None if samples.label is None else samples.label[chosen_by[0]]
     measure = nets.train_nets(
         seen,
@@ -124,6 +121,7 @@ def run(config: Config, job: Job) -> None:
         pixels=samples.pixels,
         steps=config.metric_nets.steps,
         clusters=config.metric_nets.clusters,
+        public_features=config.metric_nets.public_features,
         seed=job.seed,
         progress=job.progress,
     )
@@ -141,9 +139,11 @@ def run(config: Config, job: Job) -> None:
     job.facts.update(train=len(train), held_out=len(held_out), classifier_accuracy=accuracy)
 
 
-def rows(fields: dict[str, Tensor], start: int, stop: int) -> dict[str, Tensor]:
-    """Return the samples from `start` to `stop` of each field."""
-    return {name: values[start:stop] for name, values in fields.items()}
+def fields_of(samples: Samples, chosen: Tensor, start: int, stop: int) -> dict[str, Tensor]:
+    """Return what is stored of the samples from `start` to `stop` among the chosen, numbers int64 (n,)."""
+    numbers = chosen[start:stop]
+    labels = {} if samples.label is None else {"label": samples.label[numbers]}
+    return {"data": samples.data[numbers], **labels}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Reflow: retrain a flow on the pairs it made of noise, which straightens it."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from etils.epy import lazy_imports
@@ -10,14 +9,14 @@ from fewstep.settings import TrainSettings
 from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.models import missing_flows, wrong_methods
-from stages.settings.params import MethodPlugin, Params, Settings
+from stages.settings.params import MethodPlugin, ModelPlugin, Params, Settings
 
 with lazy_imports():
-    from fewstep import flow, model, shards
+    from fewstep import flow, shards
     from stages.sampling import open_model
     from stages.training import training
 
-VERSION = 2  # bump when the numbers this stage writes change
+VERSION = 3  # bump when the numbers this stage writes change
 
 
 class Config(Settings):
@@ -25,6 +24,9 @@ class Config(Settings):
 
     init: str
     """The model whose weights (their moving average) the training starts from."""
+    model: ModelPlugin | None = None
+    """Another architecture, a file of fewstep.models, and its options: the training then starts from fresh
+    weights, and init gives path, prediction and classes alone. null is that of init."""
     method: MethodPlugin = Field("reflow", validate_default=True)
     """The training method, a file of fewstep.methods that learns from pairs, and its options."""
     train: TrainSettings
@@ -69,15 +71,19 @@ def run(config: Config, job: Job) -> None:
     """Train from the initial model's weights, and measure how straight the flow was and is."""
     method = config.method.build()
     init, before = open_model.open_flow(job.inputs["init"], purpose=f"reflow@{job.key}")
-    was = open_model.straightness_of(before, init, noises=config.straightness_noises, seed=job.seed)
+    was = open_model.turns_of(before, init, noises=config.straightness_noises, seed=job.seed)
     taught = {"baked_guidance": shards.Shards(job.inputs["pairs"] / "train").facts["guidance"]}
-    student = model.Model(replace(init.config, **taught | method.trained()), init.network)
+    student = training.student_of(init, taught | method.trained(), config.model, seed=job.seed)
     trained = training.train_model(job, method, student, config.train, source=job.inputs["pairs"])
-    now = open_model.straightness_of(
+    now = open_model.turns_of(
         flow.as_flow(trained.model), trained.model, noises=config.straightness_noises, seed=job.seed
     )
-    job.facts["straightness"] = {"before": was, "after": now}
-    job.progress.note(f"straightness S (0 is straight) went from {was:.4g} to {now:.4g}")
+    job.facts["straightness"] = {"before": was.straightness, "after": now.straightness}
+    job.facts["first_order"] = {"before": was.first_order, "after": now.first_order}
+    job.progress.note(
+        f"straightness S (0 is straight) went from {was.straightness:.4g} to {now.straightness:.4g}, "
+        f"F (0 is of first order) from {was.first_order:.4g} to {now.first_order:.4g}"
+    )
 
 
 if __name__ == "__main__":

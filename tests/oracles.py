@@ -69,6 +69,13 @@ class Gaussian(Oracle):
         return (2 - math.pi / 2) * float(self.std.sum())
 
     @property
+    def first_order(self) -> float:
+        """The variance over t of the noise (1 - t) noise / sigma_t that x points back to, likewise summed."""
+        t = (torch.arange(20_000, dtype=torch.float64)[:, None] + 0.5) / 20_000
+        noise = (1 - t) / ((1 - t) ** 2 + (t * self.std.flatten()) ** 2).sqrt()
+        return float(noise.var(dim=0, correction=0).sum())
+
+    @property
     def irreducible_loss(self) -> float:
         """The integral over t of E|data - noise - velocity|^2, summed over coordinates."""
         return math.pi / 2 * float(self.std.sum())

@@ -10,6 +10,7 @@ import torch
 from fewstep import grids, registry, solvers
 from fewstep.flow import FieldFlow
 from fewstep.grids import Grid
+from fewstep.paths import like
 
 TIMES = (0.0, 0.1, 0.5, 0.9, 1.0)
 
@@ -111,7 +112,7 @@ def test_error_falls_at_the_order_the_solver_declares(name, exact_end):
 
 
 def test_solvers_declare_the_orders_of_the_textbooks():
-    orders = {"euler": 1, "ab2": 2, "heun": 2, "midpoint": 2, "rk4": 4}
+    orders = {"euler": 1, "ab2": 2, "heun_pc": 2, "heun": 2, "midpoint": 2, "rk4": 4}
     assert {name: solvers.get(name).order for name in orders} == orders
 
 
@@ -174,4 +175,52 @@ def test_integrate_counts_what_it_asks_for(name):
         return torch.zeros_like(x)
 
     solution = solvers.integrate(FieldFlow(velocity), torch.zeros(3, 2), grids.uniform(5, solver=name))
-    assert solution.nfe == len(asked) == 5 * solvers.get(name).velocities_per_step
+    assert solution.nfe == len(asked) == solvers.velocities(name, 5)
+
+
+def test_velocities_of_a_run_are_those_of_its_steps_and_of_a_first_step_without_a_past():
+    asked = {name: solvers.velocities(name, 5) for name in ("euler", "ab2", "heun_pc", "heun", "rk4")}
+    assert asked == {"euler": 5, "ab2": 5, "heun_pc": 6, "heun": 10, "rk4": 20}
+    assert {name: solvers.steps_of(name, velocities) for name, velocities in asked.items()} == dict.fromkeys(
+        asked, 5
+    )
+    assert solvers.steps_of("heun", 9) is None
+    assert solvers.steps_of("heun_pc", 1) is None
+
+
+@pytest.mark.parametrize("spread", [1.0, 6.0])
+def test_heun_pc_is_of_order_two_on_unequal_steps(spread, exact_end):
+    oracle, errors, steps = oracles.two_gaussians(), [], (32, 64, 128)
+    for n in steps:
+        times = [math.expm1(spread * i / n) / math.expm1(spread) for i in range(n)]
+        end = solvers.integrate(oracle.flow(), oracle.noise(64), Grid((*times, 1.0), solver="heun_pc")).x
+        errors.append(float((end - exact_end).square().mean().sqrt()))
+    assert -np.polyfit(np.log(steps), np.log(errors), 1)[0] == pytest.approx(2, abs=0.2)
+
+
+def test_what_heun_pc_predicts_are_the_states_of_ab2_on_equal_steps():
+    oracle, predicted = oracles.two_gaussians(), []
+
+    def velocity(x, t):
+        predicted.append(x)
+        return oracle.velocity(x, t)
+
+    noise = oracle.noise(8)
+    solvers.integrate(FieldFlow(velocity), noise, grids.uniform(6, solver="heun_pc"))
+    ab2 = list(solvers.trajectory(oracle.flow(), noise, grids.uniform(6, solver="ab2")))
+    for own, other in zip(predicted, ab2, strict=True):
+        torch.testing.assert_close(own, other)
+
+
+@pytest.mark.parametrize("name", registry.available("fewstep.solvers"))
+def test_every_solver_is_exact_on_a_straight_flow(name):
+    """As a reflowed Gaussian: its velocity is constant on each line."""
+    mean, std = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0])
+
+    def velocity(x, t):
+        start = (x - like(t, x) * mean) / (1 + like(t, x) * (std - 1))
+        return mean + (std - 1) * start
+
+    noise = torch.randn(16, 2, dtype=torch.float64)
+    end = solvers.integrate(FieldFlow(velocity), noise, grids.uniform(3, solver=name)).x
+    torch.testing.assert_close(end, mean + std * noise)

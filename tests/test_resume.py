@@ -19,6 +19,7 @@ from fewstep.checkpoint import model_digest, save_model
 from fewstep.errors import UserError
 from fewstep.grids import uniform
 from fewstep.methods.adversarial import Adversarial
+from fewstep.methods.dmd import Dmd
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.methods.reflow import Reflow
 from fewstep.methods.sim import Sim
@@ -59,6 +60,7 @@ STOPS = [
     *product([FlowMatching, TwoNetworks], [(1,), (13,), (39,), OFTEN]),
     (Sim, OFTEN),
     (Adversarial, OFTEN),
+    (partial(Dmd, gan_weight=0.1), OFTEN),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def endings() -> set[str]:
     }
 
 
-def listed(folder: Path, name: str) -> tuple[list[Path], list[str]]:
+def listed(folder: Path, name: str) -> tuple[list[str], list[str]]:
     """Return the images below a folder, as relative paths in order, and notes of what else is there.
 
     Args:
@@ -41,55 +42,74 @@ def listed(folder: Path, name: str) -> tuple[list[Path], list[str]]:
         UserError: if there are no images, a folder in it is a link, files are links to nothing, or a name is
             not UTF-8.
     """
-    found = sorted(path.relative_to(folder) for path in folder.rglob("*"))
-    seen = [path for path in found if not any(part.startswith(".") for part in path.parts)]
-    for path in seen:
-        _refuse_odd_name(f"{name}/{path.as_posix()}")
-        refuse_linked_folder(folder / path, f"{name}/{path.as_posix()}")
-    _refuse_dangling([path for path in seen if (folder / path).is_symlink()], folder, name)
-    files = [path for path in seen if not (folder / path).is_dir()]
+    files, folders = _seen(folder, name)
     readable = endings()
-    images = [path for path in files if path.suffix.lower() in readable and (folder / path).is_file()]
-    others = set(files) - set(images)
-    endings_of_others = counted(Counter(path.suffix.lower() or path.name for path in others))
-    passed_over = f"passed over {len(others)} files that are no images: {endings_of_others}" if others else ""
+    images, others = [], Counter[str]()
+    for file in files:
+        ending = Path(file).suffix.lower()
+        if ending in readable and (folder / file).is_file():
+            images.append(file)
+        else:
+            others[ending or Path(file).name] += 1
+    count = others.total()
+    passed_over = f"passed over {count} files that are no images: {counted(others)}" if count else ""
     if not images:
-        what = f"{name} holds no images" if others else f"{name} is empty: it holds no images"
+        what = f"{name} holds no images" if count else f"{name} is empty: it holds no images"
         raise UserError(f"{what} (png, jpg, and what else Pillow reads){passed_over and '; ' + passed_over}")
-    with_images = {path.parts[0] for path in images}
-    empty = [
-        p.name for p in seen if len(p.parts) == 1 and (folder / p).is_dir() and p.name not in with_images
-    ]
+    with_images = {file.partition("/")[0] for file in images}
+    empty = [path for path in folders if "/" not in path and path not in with_images]
     notes = [f"{name}: {passed_over}"] if passed_over else []
     notes += [f"{name}: no images lie in {', '.join(empty)}"] if empty else []
     return images, notes
 
 
-def classes_of(images: list[Path], name: str) -> tuple[tuple[str, ...], list[str]]:
+def classes_of(images: list[str], name: str) -> tuple[tuple[str, ...], list[str]]:
     """Return the classes, which are the subfolders that hold images, in order; and notes of deeper ones.
 
     Raises:
         UserError: if images lie beside subfolders, or the subfolders are splits.
     """
-    loose = [path for path in images if len(path.parts) == 1]
+    loose = [file for file in images if "/" not in file]
     if len(loose) == len(images):
         return (), []
     if loose:
         raise UserError(
             f"{name}/{loose[0]} lies beside subfolders that hold images; move it into its class's folder"
         )
-    classes = tuple(sorted({path.parts[0] for path in images}))
+    classes = tuple(sorted({file.partition("/")[0] for file in images}))
     if {label.lower() for label in classes} <= SPLITS:
         raise UserError(
             f"the subfolders of {name} are splits of a data set ({', '.join(classes)}), not classes. Name "
             f"one of them, such as source: {name}/{classes[0]}, or move their images together: prepare holds "
             "out a share itself"
         )
-    deeper = sorted({path.parts[:2] for path in images if len(path.parts) > 2})
+    deeper = min((file.split("/")[:2] for file in images if file.count("/") > 1), default=None)
     if not deeper:
         return classes, []
-    note = f"{name}: only its own subfolders are classes; {'/'.join(deeper[0])} and such belong to theirs"
+    note = f"{name}: only its own subfolders are classes; {'/'.join(deeper)} and such belong to theirs"
     return classes, [note]
+
+
+def _seen(folder: Path, name: str) -> tuple[list[str], list[str]]:
+    """Return all files and all folders below a folder, as relative paths in order, but for hidden ones.
+
+    As text, for a million of pathlib's paths take a gigabyte.
+    """
+    files: list[str] = []
+    folders: list[str] = []
+    for place, below, here in os.walk(folder):
+        below[:] = [part for part in below if not part.startswith(".")]
+        start = "" if place == os.fspath(folder) else f"{os.path.relpath(place, folder)}/"
+        folders += [start + part for part in below]
+        files += [start + part for part in here if not part.startswith(".")]
+    for paths in (folders, files):
+        paths.sort(key=lambda path: path.replace("/", "\0"))  # as pathlib sorts: part by part
+        for path in paths:
+            _refuse_odd_name(f"{name}/{path}")
+    for path in folders:
+        refuse_linked_folder(folder / path, f"{name}/{path}")
+    _refuse_dangling([file for file in files if not os.path.exists(folder / file)], name)
+    return files, folders
 
 
 def _refuse_odd_name(name: str) -> None:
@@ -97,8 +117,7 @@ def _refuse_odd_name(name: str) -> None:
         raise UserError(f"{shown(name)} has a name that is not UTF-8; rename it")
 
 
-def _refuse_dangling(links: list[Path], folder: Path, name: str) -> None:
-    dangling = [link for link in links if not (folder / link).exists()]
+def _refuse_dangling(dangling: list[str], name: str) -> None:
     if dangling:
         raise UserError(
             f"{len(dangling)} files in {name} are links to nothing, the first is {name}/{dangling[0]}; put "

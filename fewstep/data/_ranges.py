@@ -5,10 +5,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from etils.epy import lazy_imports
+
 from fewstep.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from fewstep.data._survey import Survey
+    from fewstep.rows import Running
+
+with lazy_imports():
+    import torch
 
 BYTES = (0, 255)
 LEAST_FILLED = 1 / 8  # of a range; masks of 0 and 1 taken for bytes fill 1/255
@@ -32,18 +38,18 @@ def affine_of(value_range: tuple[float, float]) -> tuple[float, float]:
     return scale, -1 - low * scale
 
 
-def check_filled(data: Tensor, value_range: tuple[float, float], where: str) -> None:
+def check_filled(survey: Survey, value_range: tuple[float, float], where: str) -> None:
     """Refuse images whose values leave a range, or fill so little of it that they are hardly seen.
 
     Args:
-        data: of all samples.
+        survey: of all samples.
         value_range: what will become [-1, 1].
         where: what the user calls them.
 
     Raises:
         UserError: naming the range that they have, and the setting.
     """
-    (bottom, top), (low, high) = value_range, (float(data.min()), float(data.max()))
+    (bottom, top), (low, high) = value_range, (survey.low, survey.high)
     if low < bottom or high > top:
         raise UserError(f"{where} goes from {low:g} to {high:g}, outside value_range {[bottom, top]}")
     if high - low < LEAST_FILLED * (top - bottom):
@@ -54,15 +60,15 @@ def check_filled(data: Tensor, value_range: tuple[float, float], where: str) -> 
         )
 
 
-def check_scale(points: Tensor, where: str) -> None:
-    """Refuse points, (n, D), of another scale than the noise that becomes them: mean 0, deviation 1.
+def check_scale(points: Running, where: str) -> None:
+    """Refuse points, of D features, of another scale than the noise that becomes them: mean 0, deviation 1.
 
     Raises:
         UserError: naming the feature that is furthest off, what it has, and the setting.
     """
-    if len(points) < 2:
+    if points.count < 2:
         return
-    mean, std = points.double().mean(0), points.double().std(0)
+    mean, std = torch.as_tensor(points.mean), points.std
     off = ((std < SMALLEST_STD) | (std > LARGEST_STD) | (mean.abs() > LARGEST_MEAN)).nonzero().flatten()
     if not len(off):
         return

@@ -1,16 +1,20 @@
-"""Samples: a whole data set in memory, and the checks that every source's data must pass."""
+"""Samples: a data set, which need not fit in memory, and the checks that every source's data must pass."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fewstep.data._ranges import check_scale
+from fewstep.data._survey import Survey, survey_of
 from fewstep.errors import UserError
+from fewstep.rows import in_pieces
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from fewstep.rows import Rows
 
 SMALLEST_IMAGE = 8
 
@@ -19,8 +23,9 @@ SMALLEST_IMAGE = 8
 class Samples:
     """A data set: images (n, C, H, W) in [-1, 1] or points (n, D), perhaps with class labels."""
 
-    data: Tensor
-    """float32; or uint8 codes, which mean scale * code + offset."""
+    data: Rows
+    """A tensor, or what reads samples when they are asked for. float32; or uint8 codes, which mean
+    scale * code + offset."""
     label: Tensor | None = None  # (n,) int64
     class_names: tuple[str, ...] = ()
     affine: tuple[float, float] | None = None
@@ -33,64 +38,60 @@ class Samples:
     @property
     def pixels(self) -> bool:
         """Whether samples are images in [-1, 1], which are measured as they would be saved."""
-        return self.data.dim() == 4
-
-    def floats(self) -> Tensor:
-        """Return the data as float32."""
-        if self.affine is None:
-            return self.data
-        scale, offset = self.affine
-        return self.data.float() * scale + offset
+        return len(self.data.shape) == 4
 
 
-def check_samples(samples: Samples, where: str, names: Sequence[str] | None = None) -> Samples:
-    """Return `samples` if one can train on them.
+def check_samples(
+    samples: Samples,
+    where: str,
+    name_of: Callable[[int], str] = "number {} (counted from 0)".format,
+    survey: Survey | None = None,
+) -> Survey:
+    """Look at all samples, a piece at a time, and refuse what one can't train on.
 
     Args:
-        samples: what a source read.
+        samples: what a source reads.
         where: the source as the user named it, for messages.
-        names: what the user calls each sample, such as its file; its number if None.
+        name_of: returns what the user calls a sample, given its number.
+        survey: of the data, if somebody looked at it already.
+
+    Returns:
+        What was found.
 
     Raises:
         UserError: if there are none, the shape is neither images of at least 8x8 nor points, a value
             is not finite, an image has one flat colour, points are of another scale than noise, or the
             labels don't fit.
     """
-    data = samples.data
-    if len(data) == 0:
+    count, *shape = samples.data.shape
+    if count == 0:
         raise UserError(f"{where} is empty: it holds no samples")
-    if data.dim() not in (2, 4):
+    if len(shape) not in (1, 3):
         raise UserError(
-            f"{where} has samples of shape {tuple(data.shape[1:])}; images (channels, height, width) or "
+            f"{where} has samples of shape {tuple(shape)}; images (channels, height, width) or "
             "points (features,) are needed"
         )
-    if data.dim() == 4 and min(data.shape[2:]) < SMALLEST_IMAGE:
-        height, width = data.shape[2:]
+    if samples.pixels and min(shape[1:]) < SMALLEST_IMAGE:
+        height, width = shape[1:]
         raise UserError(
             f"{where} has images of {height}x{width} pixels; they must be at least "
             f"{SMALLEST_IMAGE}x{SMALLEST_IMAGE}"
         )
-    if data.is_floating_point():
-        finite = data.flatten(1).isfinite().all(1)
-        _refuse(~finite, where, names, "hold NaN or infinity", "remove or mend them")
-    if data.dim() == 4:
-        pixels = data.flatten(2)
-        flat = (pixels.amax(2) == pixels.amin(2)).all(1)
-        _refuse(flat, where, names, "are of one flat colour", "remove them")
-    else:
-        check_scale(data, where)
+    found = survey or survey_of(in_pieces(samples.data))
+    refusals = (
+        (found.not_finite, "hold NaN or infinity", "remove or mend them"),
+        (found.flat, "are of one flat colour", "remove them"),
+    )
+    for bad, what, remedy in refusals:
+        if bad.count:
+            raise UserError(
+                f"{where}: {bad.count} of {count} samples {what}, the first is {name_of(bad.first)}; {remedy}"
+            )
+    if not samples.pixels:
+        check_scale(found.points, where)
     if samples.label is not None:
-        _check_labels(samples.label, len(data), where)
-    return samples
-
-
-def _refuse(bad: Tensor, where: str, names: Sequence[str] | None, what: str, remedy: str) -> None:
-    if bad.any():
-        first = int(bad.nonzero()[0])
-        name = names[first] if names else f"number {first} (counted from 0)"
-        raise UserError(
-            f"{where}: {int(bad.sum())} of {len(bad)} samples {what}, the first is {name}; {remedy}"
-        )
+        _check_labels(samples.label, count, where)
+    return found
 
 
 def _check_labels(label: Tensor, n: int, where: str) -> None:

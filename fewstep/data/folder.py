@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from etils.epy import lazy_imports
 
+from fewstep import rows
 from fewstep.data._listing import classes_of, listed
 from fewstep.data._options import check_whole
+from fewstep.data._pictures import PictureRows, Pictures
 from fewstep.data._ranges import BYTES, affine_of, check_filled, check_range
 from fewstep.data._samples import SMALLEST_IMAGE, Samples, check_samples
+from fewstep.data._survey import survey_of
 from fewstep.errors import UserError
-from fewstep.extras import brought_by
 
 with lazy_imports():
     import torch
 
-with lazy_imports(error_callback=brought_by("images", what="reading images", library="Pillow")):
-    from PIL import Image, ImageOps, ImageSequence
-
-GREY = ("1", "L", "LA")
-COLOUR = ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-OTHER_VIEWS = ("ICNS", "ICO", "MPO", "PSD")
-"""Formats whose further frames are the same picture in other sizes, from another lens, or its layers."""
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,74 +66,75 @@ class Folder:
             raise UserError(f"there is no folder {self.path}; put it there")
         files, notes = listed(folder, self.path)
         classes, more = classes_of(files, self.path)
-        pixels: list[np.ndarray] = []
-        names: list[str] = []
-        label: list[int] = []
-        every_grey, left_out = True, 0
-        for file in files:
-            name = f"{self.path}/{file.as_posix()}"
-            for number, (image, grey, count) in enumerate(self._frames(folder / file, name)):
-                left_out += count - 1 if self.frames == "first" else 0
-                pixels.append(image)
-                names.append(f"{name}, frame {number}" if number else name)
-                label += [classes.index(file.parts[0])] if classes else []
-                every_grey = every_grey and grey
-                self._refuse_other_size(image, pixels[0], names[-1], names[0])
-        if left_out:
-            notes.append(f"{self.path}: passed over {left_out} frames that are not the first of their file")
-        images = np.stack(pixels).transpose(0, 3, 1, 2)
+        look = Look(Pictures(folder, self.path, self.side, self.frames))
+        survey = survey_of(look.parts(files))
+        if look.left_out:
+            notes.append(
+                f"{self.path}: passed over {look.left_out} frames that are not the first of their file"
+            )
+        data = look.rows(files)
+        number_of = {label: number for number, label in enumerate(classes)}
+        owners = [number_of.get(file.partition("/")[0], 0) for file in files]
         samples = Samples(
-            data=torch.from_numpy(np.ascontiguousarray(images[:, :1] if every_grey else images)),
-            label=torch.tensor(label) if classes else None,
+            data=data,
+            label=torch.from_numpy(np.repeat(owners, look.counts)) if classes else None,
             class_names=classes,
             affine=affine_of(self.value_range),
             notes=(*notes, *more),
         )
-        check_samples(samples, self.path, names)
-        check_filled(samples.data, self.value_range, self.path)
+        check_samples(samples, self.path, data.name_of, survey)
+        check_filled(survey, self.value_range, self.path)
         return samples
 
-    def _refuse_other_size(self, image: np.ndarray, first: np.ndarray, name: str, first_name: str) -> None:
-        if image.shape != first.shape:
-            (height, width, _), (first_height, first_width, _) = image.shape, first.shape
+
+class Look:
+    """A pass over all pictures, which finds out what one does not tell: are they of one size, and grey?"""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self.pictures = pictures
+        self.counts: list[int] = []  # of the samples in each file
+        self.left_out, self.grey = 0, True
+        self.first: tuple[str, tuple[int, ...]] | None = None  # the first file, and its (H, W, 3)
+
+    def parts(self, files: Sequence[str]) -> Iterator[Tensor]:
+        """Yield all samples, uint8 (m, 3, H, W), a piece at a time.
+
+        Raises:
+            UserError: if a picture can't be read, or is of another size than the first.
+        """
+        held: list[np.ndarray] = []
+        for file in files:
+            used = 0
+            for frame in self.pictures.frames_of(file):
+                self._refuse_other_size(frame.pixels.shape, file, used)
+                self.left_out += frame.of - 1 if self.pictures.frames == "first" else 0
+                self.grey = self.grey and frame.grey
+                used += 1
+                held.append(frame.pixels)
+                if len(held) * held[0].nbytes * 4 >= rows.PIECE_BYTES:
+                    yield _stacked(held)
+                    held = []
+            self.counts.append(used)
+        if held:
+            yield _stacked(held)
+
+    def rows(self, files: Sequence[str]) -> PictureRows:
+        """Return the samples, once the pass is over."""
+        assert self.first
+        ends, (height, width, _) = np.cumsum(self.counts), self.first[1]
+        return PictureRows(self.pictures, files, ends, (int(ends[-1]), 1 if self.grey else 3, height, width))
+
+    def _refuse_other_size(self, shape: tuple[int, ...], file: str, frame: int) -> None:
+        self.first = self.first or (file, shape)
+        if shape != self.first[1]:
+            (height, width, _), (first_height, first_width, _) = shape, self.first[1]
+            name, first_name = self.pictures.name_of(file, frame), self.pictures.name_of(self.first[0], 0)
             raise UserError(
                 f"{name} has {width}x{height} pixels, but {first_name} has {first_width}x{first_height}; "
                 "make all of one size, or set side to crop and resize them"
             )
 
-    def _frames(self, path: Path, name: str) -> Iterator[tuple[np.ndarray, bool, int]]:
-        """Yield what becomes of a file, its frames or the first of them, upright and resized.
 
-        Yields:
-            Pixels, uint8 (H, W, 3); whether they are grey; and how many frames the file holds.
-        """
-        try:
-            with Image.open(path) as file:
-                kind = file.format
-                count = 1 if kind in OTHER_VIEWS else getattr(file, "n_frames", 1)
-                if count > 1 and self.frames is None:
-                    raise UserError(
-                        f"{name} holds {count} frames; set prepare.source_options.frames to all, which makes "
-                        "each a sample, or to first"
-                    )
-                for frame in ImageSequence.Iterator(file) if count > 1 and self.frames == "all" else [file]:
-                    image = ImageOps.exif_transpose(frame)
-                    if image.mode not in GREY + COLOUR:
-                        raise UserError(f"{name} is of mode {image.mode}; save it with 8 bits a channel")
-                    pixels = np.asarray(self._resized(image).convert("RGB"))
-                    palette = image.mode in ("P", "PA") or kind == "GIF"  # whose colours may all be grey
-                    grey = image.mode in GREY or (palette and bool((pixels == pixels[..., :1]).all()))
-                    yield pixels, grey, count
-        except UserError:
-            raise
-        except Exception as error:  # decoders raise whatever a damaged file leads to
-            raise UserError(f"{name} can't be read as an image ({error}); replace or remove it") from error
-
-    def _resized(self, image: Image.Image) -> Image.Image:
-        if self.side is None:
-            return image
-        image = image if image.mode in ("L", "RGB") else image.convert("L" if image.mode in GREY else "RGB")
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        square = image.crop((left, top, left + side, top + side))
-        return square.resize((self.side, self.side), Image.Resampling.LANCZOS)
+def _stacked(pixels: list[np.ndarray]) -> Tensor:
+    """Return pictures (H, W, 3) as images (m, 3, H, W)."""
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)

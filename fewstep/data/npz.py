@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import fsspec
 import numpy as np
 from etils.epy import lazy_imports
 
+from fewstep.data._member import Member, MemberRows, OpenNpz
 from fewstep.data._options import check_yes_or_no
 from fewstep.data._ranges import BYTES, affine_of, check_filled, check_range
 from fewstep.data._samples import SMALLEST_IMAGE, Samples, check_samples
+from fewstep.data._units import units_of
 from fewstep.errors import UserError
+from fewstep.rows import Changed
 
 with lazy_imports():
     import torch
@@ -48,96 +51,78 @@ class Npz:
         check_yes_or_no("standardise", self.standardise)
 
     def load(self, root: Path) -> Samples:
-        """Return the checked arrays; uint8 images stay uint8.
+        """Return the checked arrays, whose samples are read when they are asked for; uint8 images stay uint8.
 
         Raises:
             UserError: if the file can't be read or holds something else.
         """
-        x, y, notes = self._arrays(self.path if "://" in self.path else str(root / self.path))
-        image = x.ndim > 2
-        if x.dtype.kind != "f" and not (x.dtype == np.uint8 and image):
+        file = OpenNpz(self.path if "://" in self.path else str(root / self.path), self.path)
+        if "x" not in file.arrays:
+            raise UserError(f"{self.path} holds {', '.join(file.arrays) or 'nothing'}, but no array 'x'")
+        others = [name for name in file.arrays if name not in ("x", "y")]
+        notes = (f"{self.path}: passed over {len(others)} arrays: {', '.join(others)}",) if others else ()
+        label = torch.from_numpy(self._labels(file.read("y"))) if "y" in file.arrays else None
+        x = file.open("x")
+        image = len(x.shape) > 2
+        if not x.shape or (x.dtype.kind != "f" and not (x.dtype == np.uint8 and image)):
             raise UserError(f"{self.path}: x is {x.dtype}; save images as uint8 or floats, points as floats")
-        label = None if y is None else torch.from_numpy(self._labels(y))
         samples = self._images(x, label) if image else self._points(x, label)
         names = () if label is None else tuple(map(str, range(int(label.max()) + 1)))
         return replace(samples, class_names=names, notes=notes)
 
-    def _images(self, x: np.ndarray, label: Tensor | None) -> Samples:
+    def _images(self, x: Member, label: Tensor | None) -> Samples:
         if self.standardise:
             raise UserError(f"{self.path}: standardise is for points, and x is images; remove it")
-        as_bytes = x.dtype == np.uint8
-        x = self._channels_first(x if as_bytes else x.astype(np.float32))
-        data, where = torch.from_numpy(np.ascontiguousarray(x)), f"{self.path}: x"
-        check_samples(Samples(data=data, label=label), self.path)
+        as_bytes, where = x.dtype == np.uint8, f"{self.path}: x"
+        to = self._channels_first(x.shape)
+
+        def images(part: np.ndarray) -> Tensor:
+            kept = part if as_bytes else part.astype(np.float32)
+            return torch.from_numpy(np.ascontiguousarray(to(kept)))
+
+        data = MemberRows(x, images)
+        survey = check_samples(Samples(data=data, label=label), self.path)
         value_range = self.value_range or (BYTES if as_bytes else None)
         if value_range is None:
-            low, high = float(data.min()), float(data.max())
             raise UserError(
-                f"{where} holds floats from {low:g} to {high:g}; say which range that is, such as "
-                "value_range: [0, 1]"
+                f"{where} holds floats from {survey.low:g} to {survey.high:g}; say which range that is, such "
+                "as value_range: [0, 1]"
             )
-        check_filled(data, value_range, where)
+        check_filled(survey, value_range, where)
         if as_bytes:
             return Samples(data=data, label=label, affine=affine_of(value_range))
         bottom, top = value_range
-        return Samples(data=(data - bottom) * (2 / (top - bottom)) - 1, label=label)
+        scaled = Changed(data, lambda part: (part - bottom) * (2 / (top - bottom)) - 1)
+        return Samples(data=scaled, label=label)
 
-    def _points(self, x: np.ndarray, label: Tensor | None) -> Samples:
+    def _points(self, x: Member, label: Tensor | None) -> Samples:
         if self.value_range is not None:
             raise UserError(f"{self.path}: value_range is for images, and x is points; remove it")
-        units = None
-        if self.standardise and len(finite := x[np.isfinite(x).reshape(len(x), -1).all(1)]):
-            offset, scale = finite.mean(0, dtype=np.float64), finite.std(0, dtype=np.float64)
-            x = np.where(scale > 0, (x - offset) / np.where(scale > 0, scale, 1), x)
-            units = {"scale": scale.tolist(), "offset": offset.tolist()}
-        x = x.astype(np.float64 if x.dtype.itemsize > 4 else np.float32)  # float32 may not tell them apart
-        samples = Samples(data=torch.from_numpy(np.ascontiguousarray(x)), label=label, units=units)
-        check_samples(samples, self.path)
-        return replace(samples, data=samples.data.float())
+        units = units_of(x) if self.standardise and len(x.shape) == 2 else None
 
-    def _arrays(self, location: str) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
-        try:
-            with fsspec.open(location, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                if "x" not in arrays:
-                    raise UserError(f"{self.path} holds {', '.join(arrays) or 'nothing'}, but no array 'x'")
-                others = [name for name in arrays if name not in ("x", "y")]
-                notes = (f"{self.path}: passed over {len(others)} arrays: {', '.join(others)}",)
-                y = self._array(arrays, "y") if "y" in arrays else None
-                return self._array(arrays, "x"), y, notes if others else ()
-        except UserError:
-            raise
-        except FileNotFoundError as error:
-            raise UserError(f"there is no file {self.path}; put it there") from error
-        except Exception as error:  # a damaged zip file raises whatever its first bad byte leads to
-            raise UserError(
-                f"{self.path} is no readable .npz file ({error}); save it with numpy.savez"
-            ) from error
+        def points(part: np.ndarray) -> Tensor:
+            part = part if units is None else units.standardised(part)
+            wide = part.dtype.itemsize > 4  # float32 may not tell them apart
+            return torch.from_numpy(np.ascontiguousarray(part.astype(np.float64 if wide else np.float32)))
 
-    def _array(self, arrays: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
-        try:
-            return arrays[name]
-        except ValueError as error:
-            if "pickle" not in str(error):
-                raise
-            raise UserError(
-                f"{self.path}: {name} holds Python objects, which are never read; save it as an array of "
-                "numbers (are all samples of one shape?)"
-            ) from error
+        data, facts = MemberRows(x, points), None if units is None else units.facts()
+        check_samples(Samples(data=data, label=label), self.path)
+        return Samples(data=Changed(data, torch.Tensor.float), label=label, units=facts)
 
     def _labels(self, y: np.ndarray) -> np.ndarray:
         if y.dtype.kind in "iu":
             return y.astype(np.int64)
         raise UserError(f"{self.path}: y is {y.dtype}; labels must be whole numbers 0, 1, 2, ...")
 
-    def _channels_first(self, x: np.ndarray) -> np.ndarray:
-        """Return images as (n, channels, height, width)."""
-        if x.ndim == 3:
-            return x[:, None]
-        channel_axes = [axis for axis in (1, 3) if x.ndim == 4 and x.shape[axis] < SMALLEST_IMAGE]
+    def _channels_first(self, shape: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
+        """Return what makes images (m, channels, height, width) of arrays of that shape, but for m."""
+        if len(shape) == 3:
+            return lambda part: part[:, None]
+        channel_axes = [axis for axis in (1, 3) if len(shape) == 4 and shape[axis] < SMALLEST_IMAGE]
         if len(channel_axes) != 1:
             raise UserError(
-                f"{self.path}: x has shape {x.shape}; images are (n, height, width), (n, height, width, "
+                f"{self.path}: x has shape {shape}; images are (n, height, width), (n, height, width, "
                 f"channels) or (n, channels, height, width), with sides of at least {SMALLEST_IMAGE} and "
                 "fewer channels than that"
             )
-        return np.moveaxis(x, channel_axes[0], 1)
+        return lambda part: np.moveaxis(part, channel_axes[0], 1)

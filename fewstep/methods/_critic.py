@@ -1,4 +1,4 @@
-"""critic: a small network that discriminates between two kinds of samples."""
+"""critic: a small network that discriminates real samples from made ones, and its hinge loss."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from etils.epy import lazy_imports
 
+from fewstep import randomness
+
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 with lazy_imports():
     from torch import nn
@@ -39,3 +41,19 @@ def critic(shape: tuple[int, ...]) -> nn.Module:
     ]
     last = parametrizations.spectral_norm(nn.Linear(WIDTH, 1))
     return nn.Sequential(*begin, *hidden, *end, last, nn.Flatten(0))
+
+
+def hinge(critic: nn.Module, real: Tensor, made: Tensor, *, blur: float, keys: Tensor) -> Tensor:
+    """Return the critic's loss (n,), of real and made samples (n, *shape); Miyato et al. 2018, eq. 16."""
+    told = [realness(critic, x, which, blur=blur, keys=keys) for which, x in (("real", real), ("made", made))]
+    return (1 - told[0]).relu() + (1 + told[1]).relu()
+
+
+def realness(critic: nn.Module, x: Tensor, which: str, *, blur: float, keys: Tensor) -> Tensor:
+    """Return how real samples x (n, *shape) look to the critic, (n,), once noise is added.
+
+    The noise, of standard deviation `blur`, hides differences too small to matter (Sonderby et al. 2016,
+    arXiv 1610.04490). Real and made samples, `which`, get noise of their own.
+    """
+    noise = randomness.noises(f"train.blur.{which}", keys, tuple(x.shape[1:])).to(x)
+    return critic(x + blur * noise)

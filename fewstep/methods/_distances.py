@@ -27,7 +27,15 @@ def huber(error: Tensor) -> Tensor:
     return ((error.flatten(1).square().sum(dim=1) + c**2).sqrt() - c) / d
 
 
-DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {"l2": l2, "huber": huber}
+def huber_each(error: Tensor) -> Tensor:
+    """Return the mean over dimensions of sqrt(e^2 + c^2) - c, c = .001; Wang et al. 2024 (arXiv 2410.07303).
+
+    It is `huber` of single values, as the code of that paper has it, and nearly their absolute value.
+    """
+    return ((error.flatten(1).square() + 0.001**2).sqrt() - 0.001).mean(dim=1)
+
+
+DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {"l2": l2, "huber": huber, "huber_each": huber_each}
 
 
 def check_distance(name: str) -> None:

@@ -59,8 +59,8 @@ class OnPolicyDistillation(Method):
         must_fit(as_flow(student), student.config.grid)
         return super().networks(student, load)
 
-    def critic_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
-        """Return the loss (n,) of the other network on the student's samples (n, *shape)."""
+    def critic_loss(self, network: str, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
+        """Return the loss (n,) of another network than the student on its samples (n, *shape)."""
         raise NotImplementedError
 
     def generator_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class OnPolicyDistillation(Method):
         if network != "student":
             with torch.no_grad():
                 samples = self._samples(nets["student"], batch, keys)
-            return self.critic_loss(nets, samples, batch, keys)
+            return self.critic_loss(network, nets, samples, batch, keys)
         samples = self._samples(nets["student"], batch, keys)
         losses = self.generator_loss(nets, samples, batch, keys)
         return (

@@ -54,8 +54,15 @@ class PathRegression(Method):
         """See Method.trained."""
         return super().trained() | {"guidable": self.label_dropout > 0}
 
-    def error(self, student: Model, batch: Batch, keys: Tensor) -> Tensor:
-        """Return the student's error at one point of each sample's path, (n, *shape)."""
+    def error(self, student: Model, batch: Batch, keys: Tensor, *, of: str = "prediction") -> Tensor:
+        """Return the student's error at one point of each sample's path, (n, *shape).
+
+        Args:
+            student: The model.
+            batch: Noise and data, and labels if it has classes.
+            keys: Of the samples.
+            of: "prediction", or "data": the error of the data that the prediction stands for.
+        """
         noise, data = batch["noise"], batch["data"]
         path = paths.get(student.config.path)
         t = draw_times(self.times, student.config, keys).to(data.device)
@@ -63,6 +70,8 @@ class PathRegression(Method):
         target = predictions.express(student.config.prediction, data, noise, c)
         point = path.sample(noise, data, t)
         error = student(point.x, t, **self._conditions(student.config, batch, keys)) - target
+        if of == "data":
+            return -paths.like(c.b / predictions.determinant(student.config.prediction, c), error) * error
         return paths.like(c.b, error) * error if student.config.prediction == "score" else error
 
     def _conditions(self, config: ModelConfig, batch: Batch, keys: Tensor) -> Batch:

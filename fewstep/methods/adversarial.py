@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from etils.epy import lazy_imports
 
-from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.methods._on_policy import OnPolicyDistillation
 from fewstep.training.method import Batch, Needs, Net, Nets
@@ -30,8 +29,7 @@ class Adversarial(OnPolicyDistillation):
 
     Source: the fixed-step generator of Lee et al. 2024 (arXiv 2408.08019), adapted: the target is
     the teacher's sample instead of a recording, and there is one small critic, with the hinge loss and
-    the spectral norm of Miyato et al. 2018 (arXiv 1802.05957). A little noise is added to its input, which
-    hides differences too small to matter (Sonderby et al. 2016, arXiv 1610.04490).
+    the spectral norm of Miyato et al. 2018 (arXiv 1802.05957).
     """
 
     regression_weight: float = 1.0
@@ -62,16 +60,10 @@ class Adversarial(OnPolicyDistillation):
         """See Method.updates."""
         return ("critic", "student")
 
-    def critic_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
+    def critic_loss(self, network: str, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
         """See OnPolicyDistillation.critic_loss."""
-        real, made = self._seen(nets, batch["data"], "real", keys), self._seen(nets, samples, "made", keys)
-        return (1 - real).relu() + (1 + made).relu()
+        return _critic.hinge(nets["critic"], batch["data"], samples, blur=self.blur, keys=keys)
 
     def generator_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
         """See OnPolicyDistillation.generator_loss."""
-        return -self.weight * self._seen(nets, samples, "made", keys)
-
-    def _seen(self, nets: Nets, x: Tensor, which: str, keys: Tensor) -> Tensor:
-
-        noise = randomness.noises(f"train.blur.{which}", keys, tuple(x.shape[1:])).to(x)
-        return nets["critic"](x + self.blur * noise)
+        return -self.weight * _critic.realness(nets["critic"], samples, "made", blur=self.blur, keys=keys)

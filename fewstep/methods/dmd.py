@@ -29,8 +29,8 @@ class Dmd(OnlineScore):
     2405.14867) there is no regression by default, and the fake network may be updated several times a step.
     """
 
-    def generator_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
-        """See OnPolicyDistillation.generator_loss: half the square of `gradient`, whose gradient it is."""
+    def score_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
+        """See OnlineScore.score_loss: half the square of `gradient`, whose gradient it is."""
         with torch.no_grad():
             _, fake, teacher = self.estimates(nets, samples, batch, keys)
             wanted = samples - self.gradient(samples, fake, teacher)

@@ -38,7 +38,7 @@ class Endpoint(Method):
     trained_times = "grid"
 
     distance: str = "l2"
-    """l2 or huber."""
+    """l2, huber or huber_each."""
 
     def __post_init__(self) -> None:
         check_distance(self.distance)

@@ -40,8 +40,8 @@ class Sim(OnlineScore):
         if self.softness <= 0:
             raise UserError(f"softness must be above 0, got {self.softness}")
 
-    def generator_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
-        """See OnPolicyDistillation.generator_loss."""
+    def score_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
+        """See OnlineScore.score_loss."""
         t, fake, teacher = self.estimates(nets, samples, batch, keys)
         return self.compare(t, samples.flatten(1), fake.flatten(1), teacher.flatten(1))
 

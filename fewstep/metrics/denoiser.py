@@ -5,6 +5,8 @@ chosen by the numbers that will rate it. Denoising needs no idea of which change
 is, as shifts or turns may, so it suits vectors as well as images.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,6 +15,7 @@ from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.metrics.features import FEATURES, WIDTH, FeatureNet, as_seen, teach
 from fewstep.progress import SILENT, Progress
+from fewstep.rows import Changed, Rows, standard_deviation
 
 MONITOR = "monitor_net"  # the name of the monitor's
 LEVEL = 0.3  # the weight of telling the noise level; with 1, blur counts for more than missing digits
@@ -20,7 +23,7 @@ HIDDEN = 128  # width of the layer between features and data, which is thrown aw
 
 
 def train_denoiser(
-    data: Tensor,
+    data: Rows,
     *,
     width: int = WIDTH,
     pixels: bool = False,
@@ -47,19 +50,16 @@ def train_denoiser(
     """
     if len(data) < 2:
         raise UserError(f"a feature net needs 2 or more samples, got {len(data)}")
-    shape, data = tuple(data.shape[1:]), as_seen(data)
-    numbers = data[0].numel()
+    shape, seen = tuple(data.shape[1:]), Changed(data, as_seen)
+    size = math.prod(seen.shape[1:])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = FeatureNet(shape, 0, taught_by="denoising", width=width, pixels=pixels)
-        back = nn.Sequential(
-            nn.SiLU(), nn.Linear(FEATURES, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, numbers + 1)
-        )
-    most = data.std()
+        back = nn.Sequential(nn.SiLU(), nn.Linear(FEATURES, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, size + 1))
+    most = standard_deviation(seen)
     draw = torch.Generator().manual_seed(randomness.digest64("denoiser", seed) >> 1)
 
-    def loss(pick: Tensor) -> Tensor:
-        clean = data[pick]
+    def loss(clean: Tensor, numbers: Tensor) -> Tensor:
         level = torch.rand(len(clean), 1, generator=draw)
         noise = torch.randn(clean.shape, generator=draw)
         noisy = clean + most * level.view(-1, *[1] * len(shape)) * noise

@@ -7,7 +7,9 @@ which carries the weights' sha256, stands beside every number; compare only numb
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,11 @@ from torch.nn import functional
 from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.extras import brought_by
+from fewstep.metrics.frechet import Moments
 from fewstep.metrics.saved import as_saved
 from fewstep.optimisers import Adam
 from fewstep.progress import SILENT, Progress
+from fewstep.rows import Changed, Chosen, Rows, in_pieces, pieces
 
 with lazy_imports(error_callback=brought_by("metrics", what="k-means", library="scikit-learn")):
     from sklearn import cluster
@@ -31,6 +35,7 @@ with lazy_imports(error_callback=brought_by("metrics", what="k-means", library="
 FEATURES = 64
 WIDTH = 32  # channels of the first convolution
 MOST_SIDE = 64  # of an image, in pixels; a net that saw more would take hours to train
+CLUSTERED = 2**28  # bytes of samples, as seen, that k-means looks at
 BATCH = 256  # of network calls; fixed, because rounding differs a little between batch sizes
 
 
@@ -43,6 +48,7 @@ class FeatureNet(nn.Module):
         taught_by: What it learned from, for the backend's name.
         width: Channels of its first convolution; the others have twice as many.
         pixels: Whether samples are images, which are measured as they would be saved (`as_saved`).
+        body: From samples as seen to 64 features; None for a small one of that width.
 
     Raises:
         UserError: for a sample shape that is neither (features,) nor (channels, height, width) with
@@ -59,11 +65,12 @@ class FeatureNet(nn.Module):
         taught_by: str = "labels",
         width: int = WIDTH,
         pixels: bool = False,
+        body: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.shape, self.classes, self.taught_by = tuple(shape), classes, taught_by
         self.width, self.pixels = width, pixels
-        self.body = _body(self.shape, width)
+        self.body = body or _body(self.shape, width)
         self.head = nn.Linear(FEATURES, classes) if classes else nn.Identity()
         self.register_buffer("spread", torch.ones(FEATURES))  # standard deviations on the train split
 
@@ -81,26 +88,36 @@ class FeatureNet(nn.Module):
         """Return the class scores, (n, classes)."""
         return self.head(functional.silu(self.body(x)))
 
-    def features(self, x: Tensor) -> np.ndarray:
+    def features(self, data: Rows) -> np.ndarray:
         """Return the features, float64 (n, 64), divided by their standard deviations on the train split."""
-        return (self._batched(self.body, x).double() / self.spread.double().cpu()).numpy()
+        return np.concatenate(list(self.features_by_batch(data)))
 
-    def classify(self, x: Tensor) -> np.ndarray:
+    def features_by_batch(self, data: Rows) -> Iterator[np.ndarray]:
+        """Yield the features, those of a network call at a time."""
+        spread = self.spread.double().cpu()
+        return ((batch.double() / spread).numpy() for batch in self._by_batch(self.body, data))
+
+    def classify(self, data: Rows) -> np.ndarray:
         """Return the likeliest class of each sample, int64 (n,)."""
-        return self._batched(lambda batch: self(batch).argmax(dim=1), x).numpy()
+        return torch.cat(list(self._by_batch(lambda batch: self(batch).argmax(dim=1), data))).numpy()
 
-    def accuracy(self, x: Tensor, labels: Tensor) -> float:
+    def accuracy(self, data: Rows, labels: Tensor) -> float:
         """Return the share of samples whose class is right."""
-        return float(np.mean(self.classify(x) == labels.numpy()))
+        return float(np.mean(self.classify(data) == labels.numpy()))
+
+    def look_at(self, data: Rows, numbers: Tensor) -> Tensor:
+        """Return samples of these numbers, int64 (m,), as a network call takes them, (m, *shape as seen)."""
+        parts = (data[part].to(self.spread) for part in pieces(numbers, self.shape))
+        return torch.cat([as_seen(as_saved(part) if self.pixels else part) for part in parts])
 
     @torch.no_grad()
-    def _batched(self, part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        batches = (batch.to(self.spread) for batch in x.split(BATCH))
-        return torch.cat([part(as_saved(batch) if self.pixels else batch).cpu() for batch in batches])
+    def _by_batch(self, call: Callable[[Tensor], Tensor], data: Rows) -> Iterator[Tensor]:
+        for numbers in torch.arange(len(data)).split(BATCH):
+            yield call(self.look_at(data, numbers)).cpu()
 
 
 def train_feature_net(
-    data: Tensor,
+    data: Rows,
     labels: Tensor,
     *,
     taught_by: str = "labels",
@@ -136,8 +153,8 @@ def train_feature_net(
             tuple(data.shape[1:]), int(labels.max()) + 1, taught_by=taught_by, width=width, pixels=pixels
         )
 
-    def loss(pick: Tensor) -> Tensor:
-        return functional.cross_entropy(net(data[pick]), labels[pick])
+    def loss(batch: Tensor, numbers: Tensor) -> Tensor:
+        return functional.cross_entropy(net(batch), labels[numbers])
 
     teach(net, loss, net.parameters(), data, name="feature net", steps=steps, seed=seed, progress=progress)
     return net
@@ -145,9 +162,9 @@ def train_feature_net(
 
 def teach(
     net: FeatureNet,
-    loss: Callable[[Tensor], Tensor],
+    loss: Callable[[Tensor, Tensor], Tensor],
     parameters: Iterable[nn.Parameter],
-    data: Tensor,
+    data: Rows,
     *,
     name: str,
     steps: int,
@@ -158,7 +175,7 @@ def teach(
 
     Args:
         net: The net.
-        loss: Returns the loss, a number, of the samples whose places in `data` it is given, int64 (m,).
+        loss: Returns the loss, a number, of samples as seen, (m, *shape), and their numbers, int64 (m,).
         parameters: What is trained; more than the net's if its loss needs more.
         data: The train split.
         name: Of the net, in progress and in the stream that orders the samples.
@@ -173,32 +190,42 @@ def teach(
     progress.start(name, steps)
     for step in range(steps):
         epoch, position = divmod(step, per_epoch)
-        order = randomness.permutation(name, seed, epoch, len(data))
-        value = loss(torch.from_numpy(order[position * size : (position + 1) * size]))
+        if position == 0:
+            order = torch.from_numpy(randomness.permutation(name, seed, epoch, len(data)))
+        numbers = order[position * size : (position + 1) * size]
+        value = loss(net.look_at(data, numbers), numbers)
         optimiser.zero_grad()
         value.backward()
         optimiser.step()
         schedule.step()
         progress.advance(loss=value.item())
-    spread = net.features(data).std(axis=0)
+    moments = reduce(add, map(Moments.of, net.features_by_batch(data)))
+    spread = np.sqrt(moments.scatter.diagonal() / moments.count)
     # A feature that never moves tells nothing; dividing by almost zero would let it drown the rest.
     net.spread.copy_(torch.from_numpy(np.where(spread > 1e-6 * spread.max(), spread, 1.0)))
     net.eval().requires_grad_(False)
 
 
-def pseudo_labels(train: Tensor, *others: Tensor, clusters: int, seed: int) -> list[Tensor]:
+def pseudo_labels(train: Rows, *others: Rows, clusters: int, seed: int) -> list[Tensor]:
     """Return labels, int64 (n,), for each of the given sets, (n, *shape): the k-means clusters of `train`.
 
-    They teach the feature net of data that has no labels.
+    They teach the feature net of data that has no labels. Clusters of a set of more than CLUSTERED bytes are
+    those of a draw from it.
 
     Raises:
         UserError: if scikit-learn is not installed, or there are fewer samples than clusters.
     """
     if len(train) < clusters:
         raise UserError(f"{len(train)} samples do not make {clusters} clusters; ask for fewer")
-    found = cluster.KMeans(clusters, n_init=3, random_state=seed).fit(as_seen(train).flatten(1).numpy())
-    sets = [as_seen(data).flatten(1).numpy() for data in (train, *others)]
-    return [torch.from_numpy(found.predict(data).astype(np.int64)) for data in sets]
+    sets = [Changed(data, lambda part: as_seen(part).flatten(1)) for data in (train, *others)]
+    most = max(clusters, CLUSTERED // (4 * sets[0].shape[1]))
+    draw = torch.from_numpy(randomness.permutation("clusters", seed, 0, len(train))[:most])
+    looked_at = torch.cat(list(in_pieces(Chosen(sets[0], draw.sort().values)))).numpy()
+    found = cluster.KMeans(clusters, n_init=3, random_state=seed).fit(looked_at)
+    return [
+        torch.from_numpy(np.concatenate([found.predict(part.numpy()) for part in in_pieces(data)])).long()
+        for data in sets
+    ]
 
 
 def seen_size(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -232,8 +259,8 @@ def save(folder: Path, net: FeatureNet, facts: dict[str, Any], *, name: str) -> 
     (folder / f"{name}.json").write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
 
 
-def load(folder: Path, *, name: str) -> tuple[FeatureNet, dict[str, Any]]:
-    """Return the net that `save` wrote under this name, and its <name>.json.
+def load(folder: Path, *, name: str, body: nn.Module | None = None) -> tuple[FeatureNet, dict[str, Any]]:
+    """Return the net that `save` wrote under this name, and its <name>.json; see FeatureNet for its body.
 
     Raises:
         UserError: if a file is missing, or the weights are not those that the JSON names.
@@ -251,6 +278,7 @@ def load(folder: Path, *, name: str) -> tuple[FeatureNet, dict[str, Any]]:
         taught_by=card["taught_by"],
         width=card["width"],
         pixels=card["pixels"],
+        body=body,
     )
     net.load_state_dict(safetensors.torch.load(weights))
     return net.eval().requires_grad_(False), card

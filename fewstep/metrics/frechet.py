@@ -17,14 +17,13 @@ class Moments:
 
     @classmethod
     def of(cls, features: np.ndarray) -> "Moments":
-        """Return the moments of features (n, d), n at least 2.
+        """Return the moments of features (n, d).
 
         Raises:
             UserError: if a feature is not finite, as when the samples of a model have diverged.
         """
         if not np.isfinite(features).all():
             raise UserError("features are not finite; the samples they come from have diverged")
-        assert len(features) > 1
         mean = features.mean(axis=0)
         return cls(len(features), mean, (features - mean).T @ (features - mean))
 
@@ -37,7 +36,8 @@ class Moments:
 
     @property
     def covariance(self) -> np.ndarray:
-        """The unbiased covariance, (d, d)."""
+        """The unbiased covariance, (d, d), of two or more."""
+        assert self.count > 1
         return self.scatter / (self.count - 1)
 
 

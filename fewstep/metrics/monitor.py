@@ -25,6 +25,7 @@ from fewstep.metrics.features import BATCH, FeatureNet
 from fewstep.metrics.frechet import Moments, frechet_distance
 from fewstep.metrics.neighbours import manifold_scores
 from fewstep.model import Model
+from fewstep.rows import Rows
 from fewstep.settings import MonitorSettings
 from fewstep.solvers import integrate
 
@@ -56,7 +57,7 @@ class Monitor:
     """Looks at a student of the training data; what it needs of that is worked out at the first look."""
 
     net: FeatureNet
-    data: Tensor
+    data: Rows
     """Training data, (n, *shape)."""
     settings: MonitorSettings
     seed: int

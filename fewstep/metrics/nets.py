@@ -1,8 +1,9 @@
 """The nets that measure: several feature nets, for one alone tells about itself as well as the samples.
 
-They differ in width, in first weights and in what taught them; one saw no label. None shares weights or a
-seed with the monitor's net, and no loss uses them. Each gives a ratio to the teacher; their mean is the
-headline, and their spread stands beside it (`protocol`).
+They differ in width, in first weights and in what taught them; one saw no label. Beside them, colour images
+of 16 pixels and more are seen by a public network (`public`). None shares weights or a seed with the
+monitor's net, and no loss uses them. Each gives a ratio to the teacher; their mean is the headline, and
+their spread stands beside it (`protocol`).
 """
 
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from typing import Any
 from torch import Tensor
 
 from fewstep import randomness
-from fewstep.metrics import features
+from fewstep.metrics import features, public
 from fewstep.metrics.denoiser import train_denoiser
 from fewstep.metrics.features import FeatureNet, pseudo_labels, train_feature_net
 from fewstep.progress import SILENT, Progress
+from fewstep.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,13 @@ FIRST = KINDS[0].name  # whose fd_clf, kid_clf, precision and recall are shown
 
 
 def train_nets(
-    data: Tensor,
+    data: Rows,
     labels: Tensor | None,
     *,
     pixels: bool,
     steps: int,
     clusters: int,
+    public_features: bool = True,
     seed: int,
     progress: Progress = SILENT,
 ) -> dict[str, FeatureNet]:
@@ -54,11 +57,12 @@ def train_nets(
         pixels: See FeatureNet.
         steps: Training steps of each.
         clusters: How many clusters of the data stand in for its classes.
+        public_features: Whether a public network is added for the images that it suits.
         seed: Decides weights and order; each net has its own seed, drawn from this one.
         progress: Told of every step.
 
     Raises:
-        UserError: see train_feature_net and pseudo_labels.
+        UserError: see train_feature_net, pseudo_labels and public_net.
     """
     nets = {}
     for kind in KINDS:
@@ -72,6 +76,8 @@ def train_nets(
         else:
             (found,) = pseudo_labels(data, clusters=clusters, seed=own)
             nets[kind.name] = train_feature_net(data, found, taught_by=f"clusters{clusters}", **options)
+    if public_features and public.suits(tuple(data.shape[1:]), pixels=pixels):
+        nets[public.NAME] = public.public_net(data, progress=progress)
     return nets
 
 
@@ -81,4 +87,7 @@ def load_nets(folder: Path) -> dict[str, FeatureNet]:
     Raises:
         UserError: see features.load.
     """
-    return {kind.name: features.load(folder, name=kind.name)[0] for kind in KINDS}
+    nets = {kind.name: features.load(folder, name=kind.name)[0] for kind in KINDS}
+    if (folder / f"{public.NAME}.json").exists():
+        nets[public.NAME], _ = features.load(folder, name=public.NAME, body=public.empty_body())
+    return nets

@@ -15,8 +15,9 @@ noise as every other model, and:
 - floor: held-out data against training data with n samples a side, n no larger than a block, mean
   over redraws. Held-out sets are small, so it must not be compared with fd_clf but with
   fd_at_floor_n, the model's samples against training data, drawn n a side in the same way.
-- converged: a fine run whose distance moves less than its standard error when its steps are doubled, by
-  every net. Ratios are to such a run of the teacher, not to one that few steps have left unfinished.
+- converged: a fine run whose distance moves little when its steps are doubled: less than its standard error
+  by every net, and less than a twentieth in the mean over the nets, where the shared noise cancels.
+  Ratios are to such a run of the teacher, not to one that few steps have left unfinished.
 
 Standard errors are about the noise. They leave out the reference's own finite size, which all models
 share, and the training seed: a claim needs several of those. A raw Fréchet distance is never
@@ -40,6 +41,7 @@ REDRAWS = 8
 KEPT = 10_000  # samples of the reference that more than their moments is kept of
 LEAST_TRAIN = NEIGHBOURS + 2  # samples with which every number can be worked out
 LEAST_HELD_OUT = 2
+LITTLE = 0.05  # as a share of a distance: what a converged run may still move
 
 
 @dataclass(frozen=True)
@@ -156,12 +158,25 @@ def ratio(a: Sequence[BlockScores], b: Sequence[BlockScores]) -> Ratio:
     return Ratio(float(np.mean(by_net)), jackknife_error(without), spread, by_net)
 
 
-def moved(coarse: Sequence[BlockScores], fine: Sequence[BlockScores]) -> float:
-    """Return how far fd_clf moves between two runs, in standard errors of the latter, by the worst net.
+@dataclass(frozen=True)
+class Move:
+    """How far fd_clf moves between a run and one of twice the steps."""
 
-    Below 1 the finer run counts as converged.
-    """
-    return max(abs(y.fd_clf - x.fd_clf) / y.fd_clf_se for x, y in zip(coarse, fine, strict=True))
+    share: float
+    """As a share of the finer run's, in the mean over the nets."""
+    errors: float
+    """In standard errors of the finer run's, by the worst net."""
+
+    @property
+    def little(self) -> bool:
+        """Whether the finer run counts as converged."""
+        return self.errors < 1 and abs(self.share) < LITTLE
+
+
+def moved(coarse: Sequence[BlockScores], fine: Sequence[BlockScores]) -> Move:
+    """Return how far two runs are apart, both scored by the same nets in the same order."""
+    errors = (abs(y.fd_clf - x.fd_clf) / y.fd_clf_se for x, y in zip(coarse, fine, strict=True))
+    return Move(1 - ratio(coarse, fine).mean, max(errors))
 
 
 def measure_floor(reference: Reference, held_out: np.ndarray, *, block: int, seed: int) -> Floor:

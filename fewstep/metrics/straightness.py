@@ -1,6 +1,7 @@
 """How straight a flow is, and how far few steps end from where many do. No data needed."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,13 +11,26 @@ from fewstep.grids import Grid
 from fewstep.solvers import CountedFlow, trajectory
 
 
-@torch.no_grad()
-def straightness(flow: Flow, noise: Tensor, grid: Grid, **conditions: Tensor) -> float:
-    """Return S, the mean squared distance of a trajectory's slope from its average slope.
+@dataclass(frozen=True)
+class Turns:
+    """How much a flow's trajectories turn; both are 0 if one step is exact.
 
-    S = integral of E|(Z1 - Z0) - dZ/dt|^2 dt, Liu et al. 2022 (arXiv 2209.03003), eq. 6, along the
-    flow's own trajectories; 0 when they are straight and one Euler step is exact. It is the MEAN
-    over the dimensions of a sample, where some code bases sum, so that sizes of images compare.
+    They are MEANS over the dimensions of a sample, where some code bases sum, so that sizes of images
+    compare.
+    """
+
+    straightness: float
+    """S = integral of E|(Z1 - Z0) - dZ/dt|^2 dt, the variance of the slope; Liu et al. 2022
+    (arXiv 2209.03003), eq. 6."""
+    first_order: float
+    """F = integral of E|noise(t) - mean noise|^2 dt, where noise(t) = Z - t dZ/dt is what the flow
+    takes for the noise; Wang et al. 2024 (arXiv 2410.07303). Turns near the data count more than in S."""
+
+
+@torch.no_grad()
+def turns(flow: Flow, noise: Tensor, grid: Grid, **conditions: Tensor) -> Turns:
+    """Return S and F along the flow's own trajectories.
+
     Slopes are those of the grid's steps, weighted by their length: use a fine grid, of 50 steps or more.
 
     Args:
@@ -25,12 +39,18 @@ def straightness(flow: Flow, noise: Tensor, grid: Grid, **conditions: Tensor) ->
         grid: The steps to follow them with.
         **conditions: What the flow is conditioned on, each (batch, ...).
     """
-    _, turns = turning(trajectory(CountedFlow(flow, conditions), noise, grid), grid.times)
-    return float(turns.mean()) / noise[0].numel()
+    each = turning(trajectory(CountedFlow(flow, conditions), noise, grid), grid.times)
+    found, dimensions = [float(squares.mean()) for squares in each], noise[0].numel()
+    return Turns(found[0] / dimensions, found[1] / dimensions)
+
+
+def straightness(flow: Flow, noise: Tensor, grid: Grid, **conditions: Tensor) -> float:
+    """Return S of a flow; see Turns and turns."""
+    return turns(flow, noise, grid, **conditions).straightness
 
 
 def turning(states: Iterable[Tensor], times: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Return where trajectories end, (batch, *shape), and S of each, summed over coordinates, (batch,).
+    """Return S and F of each trajectory, summed over coordinates, both (batch,).
 
     Args:
         states: (batch, *shape) at each time; they may be made one by one, none is kept.
@@ -39,12 +59,17 @@ def turning(states: Iterable[Tensor], times: Sequence[float]) -> tuple[Tensor, T
     states = iter(states)
     start = last = next(states).double()
     span, squares = times[-1] - times[0], torch.zeros(len(start), dtype=start.dtype, device=start.device)
+    mean_noise, noise_squares = torch.zeros_like(start), squares.clone()
     for t, t_next, state in zip(times[:-1], times[1:], states, strict=True):
-        slope = (state.double() - last) / (t_next - t)
+        slope, share = (state.double() - last) / (t_next - t), (t_next - t) / span
         squares += slope.square().flatten(1).sum(1) * (t_next - t) / span
+        noise = last - t * slope
+        mean_noise += noise * share
+        noise_squares += noise.square().flatten(1).sum(1) * share
         last = state.double()
-    # the variance of the slope over time: E|slope|^2 - |E slope|^2
-    return last, squares - ((last - start) / span).square().flatten(1).sum(1)
+    # variances over time: E|z|^2 - |E z|^2
+    straight = squares - ((last - start) / span).square().flatten(1).sum(1)
+    return straight, noise_squares - mean_noise.square().flatten(1).sum(1)
 
 
 def endpoint_rmse(samples: Tensor, reference: Tensor) -> float:

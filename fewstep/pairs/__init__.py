@@ -1,6 +1,7 @@
 """What a trained flow makes of noise: pairs, trajectories, and the checks they must pass."""
 
 from fewstep.pairs.checks import check_pairs
+from fewstep.pairs.inverted import invert_pairs
 from fewstep.pairs.mirror import mirror_half, require_equivariant
 from fewstep.pairs.pair_checks import PairChecks
 from fewstep.pairs.pair_loss import PairLoss
@@ -13,6 +14,7 @@ __all__ = [
     "PairLoss",
     "PairStatistics",
     "check_pairs",
+    "invert_pairs",
     "make_pairs",
     "make_trajectories",
     "mirror_half",

@@ -56,14 +56,15 @@ def check_pairs(
     if n < 2:
         raise UserError(f"pairs are checked against each other: make at least 2, got {n}")
     statistics = statistics or PairStatistics.of(pairs, total=n)
-    found: dict[str, list[Tensor]] = {"back": [], "turns": [], "cross": [], "gap": []}
+    found: dict[str, list[Tensor]] = {"back": [], "turns": [], "first order": [], "cross": [], "gap": []}
     for start in range(0, n, batch):
         part = {name: field[start : start + batch].to(device) for name, field in pairs.items()}
         noise, data = part["noise"], part["data"]
         conditions = {"label": part["label"]} if "label" in part else {}
         found["back"].append(integrate_back(flow, data, grid, **conditions))
-        _, turns = turning(trajectory(CountedFlow(flow, conditions), noise, grid), grid.times)
+        turns, first_order = turning(trajectory(CountedFlow(flow, conditions), noise, grid), grid.times)
         found["turns"].append(turns)
+        found["first order"].append(first_order)
         if independent and flow.nfe_per_velocity == 1:
             cross, random_cost = crossing(flow, data, range(start, start + len(data)), **conditions)
             cost = (data - noise).double().square().flatten(1).sum(1)
@@ -88,6 +89,7 @@ def check_pairs(
         correlation=statistics.correlation,
         data_variance=float(statistics.data.variance.sum()),
         straightness=float(measured["turns"].mean()),
+        first_order=float(measured["first order"].mean()),
         crossing=None if gap is None else float(measured["cross"].mean()),
         gap=None if gap is None else float(gap.mean()),
         gap_se=None if gap is None else float(gap.std() / n**0.5),

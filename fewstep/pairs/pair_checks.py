@@ -19,11 +19,13 @@ UNRELATED = 0.1  # correlation
 class PairChecks:
     """What was measured on pairs of noise and data; `problems` and `advice` judge it.
 
-    Squared distances (cost, independent_cost, straightness, crossing, gap) are summed over coordinates.
+    Squared distances (cost, independent_cost, straightness, first_order, crossing, gap) are
+    summed over coordinates.
     """
 
     count: int
-    """Pairs that the statistics are of: all of them but for back, stranger, straightness, crossing, gap."""
+    """Pairs that the statistics are of: all of them but for back, stranger, straightness, first_order,
+    crossing and gap."""
     noise_z: float
     """How far, in standard errors, the noise is from standard normal in its worst statistic."""
     noise_off: str
@@ -52,6 +54,8 @@ class PairChecks:
     """Summed over coordinates."""
     straightness: float
     """S, how much the teacher's trajectories turn: 0 if they are straight."""
+    first_order: float
+    """F, how much the noise that their slopes point back to varies: 0 if one step is exact."""
     crossing: float | None
     """V, how much lines between independent noise and data cross; None if the teacher learnt other lines."""
     gap: float | None

@@ -9,7 +9,6 @@ from typing import Any
 
 from etils.epy import lazy_imports
 
-from fewstep import solvers
 from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.searches import Problem, Search, SearchResult
@@ -80,8 +79,11 @@ class Best(Search):
         """See Search.velocities."""
         made = sum(candidate(name).velocities(problem) for name in self.candidates)
         compared = 2 * ends.velocities_of_ends(problem, self.noises, grids=len(self.candidates) + 1)
-        each = solvers.get(problem.solver).velocities_per_step
-        moves = each * sum(descent.most_steps(steps) for steps in problem.budgets) if self.polish else 0
+        moves = (
+            sum(descent.most_velocities(problem.solver, steps) for steps in problem.budgets)
+            if self.polish
+            else 0
+        )
         return made + compared + self.noises * moves
 
     def search(self, problem: Problem) -> SearchResult:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from etils.epy import lazy_imports
 
-from fewstep import registry, solvers
+from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.searches import Problem, Search, SearchResult
@@ -53,8 +53,7 @@ class CoordinateDescent(Search):
 
     def velocities(self, problem: Problem) -> int:
         """See Search.velocities."""
-        each = solvers.get(problem.solver).velocities_per_step
-        moves = each * sum(descent.most_steps(steps) for steps in problem.budgets)
+        moves = sum(descent.most_velocities(problem.solver, steps) for steps in problem.budgets)
         started = sum(candidate(name).velocities(problem) for name in self.start)
         chosen = ends.velocities_of_ends(problem, self.noises, grids=len(self.start))
         return started + chosen + self.noises * moves

@@ -48,7 +48,7 @@ class OptimalSteps(Search):
 
     def velocities(self, problem: Problem) -> int:
         """See Search.velocities."""
-        each, most = solvers.get(problem.solver).velocities_per_step, max(problem.budgets)
+        each, most = solvers.velocities(problem.solver, 1), max(problem.budgets)
         pairs = self.fine_steps * (self.fine_steps + 1) // 2
         tried = most * (self.fine_steps + (each - 1) * pairs)
         return self.noises * (2 * self.fine_steps + tried)

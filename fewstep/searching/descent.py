@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
+from fewstep import solvers
 from fewstep.grids import Grid, reach
 from fewstep.searching.ends import endpoint_squares, moved_squares
 from fewstep.searching.problem import Problem
@@ -39,10 +40,13 @@ def descend(problem: Problem, grid: Grid, role: str, count: int) -> Grid:
     return grid
 
 
-def most_steps(steps: int) -> int:
-    """Return how many solver steps a noise takes in `descend`, if no timestep moves twice in a row."""
+def most_velocities(solver: str, steps: int) -> int:
+    """Return how many velocities a noise takes in `descend`, if no timestep moves twice in a row."""
+    tries = len(REACHES) * SWEEPS
     ways = sum(timestep - 1 + 2 * (steps - timestep + 1) for timestep in range(1, steps))
-    return steps + len(REACHES) * SWEEPS * ways
+    begun = steps if steps > 1 else 0  # twice from the first timestep, once to each later one
+    first = solvers.first_velocities(solver) * tries * begun
+    return solvers.velocities(solver, steps) + solvers.get(solver).velocities_per_step * tries * ways + first
 
 
 def _settle(

@@ -49,8 +49,8 @@ def moved_squares(
 
 def velocities_of_ends(problem: Problem, count: int, *, grids: int) -> int:
     """Return the velocities that the truth for `count` noises takes, and as many grids at every budget."""
-    each = solvers.get(problem.solver).velocities_per_step
-    return count * (2 * problem.truth_steps + grids * each * sum(problem.budgets))
+    each = sum(solvers.velocities(problem.solver, steps) for steps in problem.budgets)
+    return count * (2 * problem.truth_steps + grids * each)
 
 
 def baseline(problem: Problem, budget: int) -> tuple[str, Grid]:

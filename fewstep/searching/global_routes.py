@@ -37,7 +37,7 @@ def global_routes(problem: Problem, fine: Grid, *, noises: int) -> dict[int, Rou
 
     After m steps z[j] is the state that comes nearest, in mean square over all noises and dimensions, to
     the trajectory's at timestep j; each next step is tried from every timestep i to every later one.
-    A velocity is asked for once at each z[i]; a solver of one velocity a step needs no other.
+    A velocity is asked for once at each z[i]; Euler and AB2 need no other.
 
     Args:
         problem: Its budgets, solver and noise of the role "search" are used.

@@ -123,7 +123,7 @@ def _tried_sums(
     noise: Tensor,
     conditions: dict[str, Tensor],
 ) -> dict[str, np.ndarray]:
-    stepper, euler = solvers.one_step(solver), solvers.get("euler")
+    stepper, euler = solvers.for_jumps(solver), solvers.get("euler")
     states, velocities = states_along(flow, fine, noise, conditions)
     squares, plain = (np.full((fine.steps + 1, fine.steps + 1), np.inf) for _ in range(2))
     for j in range(fine.steps):

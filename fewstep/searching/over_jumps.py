@@ -62,7 +62,9 @@ class OverJumps(Search):
 
     def solvers(self) -> list[str]:
         """See Search.solvers: those whose steps follow from velocities, or can be tried one by one."""
-        return sorted({*BY_GRAM, *one_step_solvers()})
+        every = registry.available("fewstep.solvers")
+        remembering = [name for name in every if solvers.first_velocities(name)]
+        return sorted({*BY_GRAM, *one_step_solvers(), *remembering})
 
     def needs(self) -> dict[str, int]:
         """See Search.needs."""
@@ -70,7 +72,7 @@ class OverJumps(Search):
 
     def velocities(self, problem: Problem) -> int:
         """See Search.velocities."""
-        fine, each = self.fine(problem), solvers.get(problem.solver).velocities_per_step
+        fine, each = self.fine(problem), solvers.velocities(problem.solver, 1)
         made = fine.steps * solvers.get(fine.solver).velocities_per_step
         pairs = fine.steps * (fine.steps + 1) // 2
         tried = 0 if problem.solver in BY_GRAM else pairs * (each - 1)  # the first of each is known

@@ -11,10 +11,12 @@ Of the files here, `recipe` says what a set is made of, `encode` turns what was 
 
 `write_shards` writes a set and resumes one that was interrupted; where several processes make it, each
 does `write_shard` of a `Recipe` into a `Store`, which may be a folder or any fsspec URL. `Shards` reads a
-set and refuses damage, `Batches` draws shuffled batches from one.
+set and refuses damage, `Batches` draws shuffled batches from one, and
+`Column` stands for a tensor of all of it.
 """
 
 from fewstep.shards.batches import Batches
+from fewstep.shards.column import Column
 from fewstep.shards.fetch import fetch_shards
 from fewstep.shards.fields import drawn
 from fewstep.shards.read import Shards
@@ -31,6 +33,7 @@ from fewstep.shards.write import (
 
 __all__ = [
     "Batches",
+    "Column",
     "Recipe",
     "Shards",
     "Store",

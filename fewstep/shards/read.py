@@ -2,11 +2,13 @@
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,6 +56,7 @@ class Shards:
         self.files, self.ranges, self._recipe = index.files, index.ranges, index.recipe
         self.digest = hashlib.sha256(content).hexdigest()
         self._unchecked = set(range(len(self.files))) if check else set()
+        self._records: dict[int, tuple[records.Record, ...]] = {}
 
     def read(self, shard: int) -> dict[str, Tensor]:
         """Return the samples of one shard, (n, *shape): float32, and int64 for labels.
@@ -81,6 +84,29 @@ class Shards:
             self._fill({name: tensor[rows] for name, tensor in stored.items()}, shard)
             row = rows.stop
 
+    def take(self, numbers: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Return the samples with these numbers, int64 (n,), in their order: fields (n, *shape).
+
+        Only their bytes are read, so it suits few samples of many in a folder; behind a URL whole shards are.
+
+        Args:
+            numbers: of the samples in the set.
+            names: the fields wanted; None for all.
+
+        Raises:
+            UserError: if a shard is missing, damaged, or not the one that was written.
+        """
+        fields = {name: field for name, field in self.fields.items() if names is None or name in names}
+        increasing, order = numbers.sort()
+        stored = empty(fields, len(numbers))
+        ends = torch.searchsorted(increasing, torch.tensor([part.stop for part in self.ranges])).tolist()
+        for shard, (start, stop) in enumerate(pairwise([0, *ends])):
+            if start < stop:
+                rows = {name: tensor[start:stop] for name, tensor in stored.items()}
+                self._fill_some(rows, shard, increasing[start:stop].numpy())
+        place = order.argsort()
+        return decode({name: tensor[place] for name, tensor in stored.items()}, fields, numbers)
+
     def numbers(self, shards: Sequence[int]) -> Tensor:
         """Return the numbers in the set, int64 (n,), of the samples of some shards."""
         return torch.cat(
@@ -107,17 +133,12 @@ class Shards:
         Raises:
             UserError: if a shard is missing, damaged, or not the one that was written.
         """
-        parts = list(self.parts_of_some(most, seed=seed))
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return self.take(self.numbers_of_some(most, seed=seed))
 
-    def parts_of_some(self, most: int, *, seed: int) -> Iterator[dict[str, Tensor]]:
-        """Yield the samples of `some`, those of a shard at a time, for sets of which few fit in memory."""
-        chosen = torch.from_numpy(randomness.permutation("some samples", seed, 0, self.samples)[:most])
-        chosen = chosen.sort().values
-        for shard, numbers in enumerate(self.ranges):
-            here = chosen[(chosen >= numbers.start) & (chosen < numbers.stop)] - numbers.start
-            if len(here):
-                yield {name: values[here] for name, values in self.read(shard).items()}
+    def numbers_of_some(self, most: int, *, seed: int) -> Tensor:
+        """Return the numbers, int64 (n,), increasing, of the samples of `some`."""
+        chosen = randomness.permutation("some samples", seed, 0, self.samples)[:most]
+        return torch.from_numpy(chosen).sort().values
 
     def verify(self) -> None:
         """Read every shard and compare its digest.
@@ -148,8 +169,23 @@ class Shards:
             try:
                 records.fill(stored, stream, first=self.ranges[shard].start, origin=self._origin(shard))
             except Exception as error:  # whatever damaged bytes lead to
-                path = self._store.path(self.files[shard].name)
-                raise DamagedError(f"{path} doesn't hold what {INDEX} says: {error}; {REMEDY}") from error
+                raise self._damaged(shard, error) from error
+
+    def _fill_some(self, stored: dict[str, Tensor], shard: int, numbers: np.ndarray) -> None:
+        """Read the samples of a shard with these increasing numbers into tensors of their size."""
+        with self._opened(shard) as stream:
+            try:
+                if shard not in self._records:
+                    self._records[shard] = records.records_of(
+                        stream, first=self.ranges[shard].start, origin=self._origin(shard)
+                    )
+                records.fill_rows(stored, stream, self._records[shard], numbers)
+            except Exception as error:
+                raise self._damaged(shard, error) from error
+
+    def _damaged(self, shard: int, error: Exception) -> DamagedError:
+        path = self._store.path(self.files[shard].name)
+        return DamagedError(f"{path} doesn't hold what {INDEX} says: {error}; {REMEDY}")
 
     @contextmanager
     def _opened(self, shard: int) -> Iterator[BinaryIO]:

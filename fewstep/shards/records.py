@@ -4,10 +4,11 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -59,9 +60,7 @@ def fill(stored: dict[str, Tensor], shard: BinaryIO, *, first: int, origin: str)
         ValueError: if the shard holds anything else; other damage raises other Exceptions.
     """
     row = 0
-    for record in _scan(shard):
-        if (record.first, record.origin) != (first + row, origin):
-            raise ValueError(f"the record of sample {record.first} is not of this shard, or has moved")
+    for record in records_of(shard, first=first, origin=origin):
         rows = slice(row, row + record.samples)
         room = {name: tensor[rows] for name, tensor in stored.items()}
         if {name: (part.dtype, part.shape) for name, part in room.items()} != {
@@ -69,13 +68,61 @@ def fill(stored: dict[str, Tensor], shard: BinaryIO, *, first: int, origin: str)
         }:
             raise ValueError("it has other fields, or more samples")
         for name, place in record.fields.items():
-            shard.seek(place.start)
-            target = room[name].view(torch.uint8).numpy()
-            if place.bytes != target.nbytes or shard.readinto(target) != target.nbytes:  # type: ignore[attr-defined]
+            if place.bytes != room[name].nbytes:
                 raise ValueError(f"field {name!r} is not all there")
+            _read(room[name].view(torch.uint8).numpy(), shard, place.start)
         row += record.samples
     if row != count(stored):
         raise ValueError(f"it has {row} samples, not {count(stored)}")
+
+
+def fill_rows(
+    stored: dict[str, Tensor], shard: BinaryIO, records: Sequence["Record"], numbers: np.ndarray
+) -> None:
+    """Read some samples of a shard straight into the memory of `stored`.
+
+    Args:
+        stored: some of the fields, dense tensors (n, *shape) in the types they are stored in.
+        shard: what `pack` returned.
+        records: what its headers say; see `records_of`.
+        numbers: of the samples in the whole set, int64 (n,), increasing.
+
+    Raises:
+        ValueError: if the shard ends too early, or a field has another type or shape.
+    """
+    firsts = np.array([record.first for record in records])
+    of = np.searchsorted(firsts, numbers, side="right") - 1
+    goes_on = (np.diff(numbers) == 1) & (np.diff(of) == 0)
+    starts = [0, *(np.flatnonzero(~goes_on) + 1).tolist()]
+    runs = list(zip(starts, [*starts[1:], len(numbers)], of[starts].tolist(), strict=True))
+    within = (numbers - firsts[of]).tolist()
+    for name, tensor in stored.items():
+        room = tensor.view(len(tensor), -1).view(torch.uint8).numpy()
+        sample = room.shape[1]
+        for record in [records[number] for number in set(of.tolist())]:
+            place = record.fields[name]
+            told = (place.dtype, place.shape[1:], place.bytes)
+            if told != (tensor.dtype, tensor.shape[1:], sample * record.samples):
+                raise ValueError(f"field {name!r} has another type or shape")
+        for start, stop, number in runs:
+            first = records[number].fields[name].start + within[start] * sample
+            _read(room[start:stop], shard, first)
+
+
+def records_of(shard: BinaryIO, *, first: int, origin: str) -> tuple["Record", ...]:
+    """Return what the headers of a shard's records say; damage raises some Exception.
+
+    Args:
+        shard: what `pack` returned, and was given the same `first` and `origin`.
+        first: number of the first sample.
+        origin: see `pack`.
+    """
+    found, row = tuple(_scan(shard)), first
+    for record in found:
+        if (record.first, record.origin) != (row, origin):
+            raise ValueError(f"the record of sample {record.first} is not of this shard, or has moved")
+        row += record.samples
+    return found
 
 
 def origin_of(shard: BinaryIO) -> str:
@@ -101,6 +148,13 @@ class Record:
     samples: int
     origin: str
     fields: dict[str, Place]
+
+
+def _read(room: np.ndarray, shard: BinaryIO, start: int) -> None:
+    """Fill dense memory with the bytes of a shard from `start` on."""
+    shard.seek(start)
+    if shard.readinto(room) != room.nbytes:  # type: ignore[attr-defined]
+        raise ValueError("it ends before its samples do")
 
 
 def _scan(shard: BinaryIO) -> Iterator[Record]:

@@ -2,7 +2,8 @@
 
 A solver's `step(flow, x, t, t_next, carry)` returns the state at t_next and what the next step may
 want to know (the carry of multistep solvers; None at first). Its order and its velocities per step
-are class data.
+are class data. A solver whose first step, which has no past, asks for more velocities than the others says
+how many more: `first_velocities`; for the others that is 0.
 """
 
 from __future__ import annotations
@@ -55,6 +56,22 @@ def get(name: str) -> Solver:
     return registry.find("fewstep.solvers", name)()
 
 
+def first_velocities(name: str) -> int:
+    """Return how many velocities more than the others the first step of a solver asks for."""
+    return getattr(get(name), "first_velocities", 0)
+
+
+def velocities(name: str, steps: int) -> int:
+    """Return how many velocities `steps` steps of a solver ask for."""
+    return get(name).velocities_per_step * steps + first_velocities(name)
+
+
+def steps_of(name: str, asked: int) -> int | None:
+    """Return the steps of a solver that ask for exactly `asked` velocities; None if none do."""
+    steps, rest = divmod(asked - first_velocities(name), get(name).velocities_per_step)
+    return None if rest or steps < 1 else steps
+
+
 def one_step(name: str) -> Solver:
     """Return the solver of that name if its steps remember nothing.
 
@@ -65,6 +82,17 @@ def one_step(name: str) -> Solver:
     if solver.slopes_kept:
         raise UserError(f"{name} is a multistep solver, whose steps can't be taken one by one")
     return solver
+
+
+def for_jumps(name: str) -> Solver:
+    """Return the solver of that name if one of its steps, taken alone, is as exact as those of a run.
+
+    That is so if it remembers nothing, or asks at first for what it would have remembered.
+
+    Raises:
+        UserError: if there is none, or it is another multistep solver.
+    """
+    return get(name) if first_velocities(name) else one_step(name)
 
 
 class CountedFlow:

@@ -35,7 +35,7 @@ class Needs:
     """What a method needs besides the student. Stages read this and never compare a method's name.
 
     A stage rejects a method before any work if it trains on another stream, or needs something that the
-    stage can't supply. No stage supplies `data`, `features`, `averages` or `second_time` yet.
+    stage can't supply. No stage supplies `features`, `averages` or `second_time` yet.
     """
 
     stream: Literal["data", "pairs", "trajectories", "noise"]
@@ -49,7 +49,7 @@ class Needs:
     conditions: bool = False
     """A model with classes; every batch then has labels."""
     data: bool = False
-    """Real data in addition to the stream."""
+    """Real data in addition to the stream; each batch then has it as "data"."""
     features: bool = False
     """A feature network for its loss."""
     averages: bool = False
@@ -102,6 +102,13 @@ class Method:
         """
         if self.needs.conditions and not labels:
             raise UserError("it needs a model with classes")
+
+    def check_steps(self, steps: int) -> None:
+        """Check that the method can train a student of so many steps; needs no student.
+
+        Raises:
+            UserError: if it can't; the message says what to change.
+        """
 
     def no_score(self) -> str | None:
         """Return why a model that this method trained gives no scores; None if it gives them.

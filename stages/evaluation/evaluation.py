@@ -20,10 +20,11 @@ from fewstep.model import Model
 from fewstep.shards import Shards
 from stages.artifacts.scratch import state
 from stages.evaluation.entries import Entry, KeptEntries, Result
+from stages.evaluation.macs import macs_of
 from stages.evaluation.yardstick import Constants, Protocol, Yardstick, measure_constants
 from stages.figures.sample_grid import samples_shown
 from stages.run.job import Job
-from stages.sampling.open_model import grid_of_nfe, open_model, straightness_of
+from stages.sampling.open_model import grid_of_nfe, open_model, turns_of
 from stages.searching.grids_file import read_grids
 from stages.workers.spread import spread
 
@@ -133,6 +134,7 @@ def evaluate(
     common = {
         name: {
             "straightness": found,
+            "macs": macs_of(model),
             "parameters": sum(p.numel() for p in model.parameters()),
             "map_preserving": model.config.map_preserving,
         }
@@ -181,10 +183,13 @@ def converge(
         for guidance, own in list(runs.items()):
             last = own[-1]
             by = moved(measured.results[own[-2]].scores, measured.results[last].scores)
-            if by >= 1 and len(own) <= DOUBLINGS:
+            if not by.little and len(own) <= DOUBLINGS:
                 continue
-            far = "has converged" if by < 1 else "HAS NOT CONVERGED, ratios to it flatter"
-            told = f"{last.name} {far}: it moved by {by:.2g} of its error when the steps were doubled"
+            far = "has converged" if by.little else "HAS NOT CONVERGED, ratios to it flatter"
+            told = (
+                f"{last.name} {far}: its distance moved by {by.share:.1%}, {by.errors:.2g} of its error, "
+                "when the steps were doubled"
+            )
             measured.job.progress.note(told)
             found[guidance] = last, told
             del runs[guidance]
@@ -195,7 +200,8 @@ def fine_entry(teacher: Model, fine: FineRun, doublings: int, guidance: float, d
     """Return a fine run of the reference."""
     flow = as_flow(teacher, guidance=guidance)
     grid = replace(
-        grid_of_nfe(flow, fine.solver, fine.nfe * flow.nfe_per_velocity * 2**doublings), guidance=guidance
+        grid_of_nfe(flow, fine.solver, fine.nfe * flow.nfe_per_velocity * 2**doublings),
+        guidance=guidance,
     )
     return Entry(fine.model, "fine", grid, nfe_of(grid), digest, guidance)
 
@@ -251,7 +257,7 @@ def entries_of(name: str, model: Model, equal_nfe: tuple[int, ...], job: Job) ->
 
 def nfe_of(grid: Grid) -> int:
     """Return the NFE of a sample; guidance doubles it."""
-    return grid.steps * solvers.get(grid.solver).velocities_per_step * (1 if grid.guidance == 1 else 2)
+    return solvers.velocities(grid.solver, grid.steps) * (1 if grid.guidance == 1 else 2)
 
 
 def same_times(a: Grid, b: Grid) -> bool:
@@ -270,7 +276,7 @@ def straightness(model: Model, seed: int) -> float | None:
     """Return S of a model trained at all times; a student knows no velocity between its timesteps."""
     if model.config.trained_times != "all":
         return None
-    return straightness_of(as_flow(model), model, noises=STRAIGHTNESS_NOISES, seed=seed)
+    return turns_of(as_flow(model), model, noises=STRAIGHTNESS_NOISES, seed=seed).straightness
 
 
 def row(

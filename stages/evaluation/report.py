@@ -33,6 +33,7 @@ PAIR_ROWS = (  # what is shown, what it should be, and where it is among the fac
     ("cost", "", "{checks[cost]:.4g}"),
     ("cost of random pairs", "above cost", "{checks[independent_cost]:.4g}"),
     ("S of the teacher", "", "{checks[straightness]:.3g}"),
+    ("F of the teacher", "", "{checks[first_order]:.3g}"),
     ("V of the teacher", "", "{checks[crossing]:.3g}"),
     ("gap of the teacher", "0", "{checks[gap]:.2g} ± {checks[gap_se]:.2g}"),
     ("loss on training pairs", "", "{loss[train]:.3g}"),

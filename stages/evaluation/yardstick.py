@@ -24,7 +24,8 @@ from fewstep.metrics.protocol import KEPT, Floor, Reference, measure_floor, scor
 from fewstep.metrics.saved import as_saved, outside
 from fewstep.metrics.straightness import endpoint_rmse
 from fewstep.model import Model
-from fewstep.shards import Shards
+from fewstep.rows import in_pieces
+from fewstep.shards import Column, Shards
 from fewstep.solvers import integrate
 from stages.evaluation import timings
 from stages.evaluation.entries import Entry, Result
@@ -60,7 +61,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Constants:
-    """What is worked out once an evaluation, from all of the data, a shard at a time."""
+    """What is worked out once an evaluation, from all of the data, a piece at a time."""
 
     references: tuple[Reference, ...]
     """By each net."""
@@ -73,29 +74,24 @@ class Constants:
 def measure_constants(prepared: Path, protocol: Protocol) -> Constants:
     """Return the constants of the data that `prepare` wrote."""
     nets, seed = list(load_nets(prepared).values()), protocol.seed
-    train, held_out = Shards(prepared / "train"), Shards(prepared / "held_out")
+    train, held_out = (Column(Shards(prepared / split), "data") for split in ("train", "held_out"))
     moments: list[list[Moments]] = [[] for _ in nets]
     counts = np.zeros(nets[0].classes)
-    for data in parts_of(train):
+    for part in in_pieces(train):
         for found, net in zip(moments, nets, strict=True):
-            found.append(Moments.of(net.features(data)))
-        counts += np.bincount(nets[0].classify(data), minlength=len(counts))
-    kept, others = (features_of_some(shards, nets, seed) for shards in (train, held_out))
-    references = tuple(Reference(reduce(add, found), seen) for found, seen in zip(moments, kept, strict=True))
-    floors = tuple(
-        measure_floor(reference, seen, block=protocol.samples, seed=seed)
-        for reference, seen in zip(references, others, strict=True)
+            found.append(Moments.of(net.features(part)))
+        counts += np.bincount(nets[0].classify(part), minlength=len(counts))
+    some, others = (data.some(KEPT, seed=seed) for data in (train, held_out))
+    references = tuple(
+        Reference(reduce(add, found), net.features(some)) for found, net in zip(moments, nets, strict=True)
     )
-    few = first_of(part["data"] for part in held_out.parts_of_some(protocol.samples, seed=seed))
-    distance = median_nearest(vectors(few, nets[0]), (vectors(part, nets[0]) for part in parts_of(train)))
+    floors = tuple(
+        measure_floor(reference, net.features(others), block=protocol.samples, seed=seed)
+        for reference, net in zip(references, nets, strict=True)
+    )
+    few = first_of(in_pieces(held_out.some(protocol.samples, seed=seed)))
+    distance = median_nearest(vectors(few, nets[0]), (vectors(part, nets[0]) for part in in_pieces(train)))
     return Constants(references, floors, counts / counts.sum(), distance)
-
-
-def features_of_some(shards: Shards, nets: list[FeatureNet], seed: int) -> list[np.ndarray]:
-    """Return the features (n, 64) of at most KEPT samples of a set, by each net."""
-    parts = shards.parts_of_some(KEPT, seed=seed)
-    seen = [[net.features(part["data"]) for net in nets] for part in parts]
-    return [np.concatenate(by_net) for by_net in zip(*seen, strict=True)]
 
 
 class Yardstick:
@@ -103,7 +99,8 @@ class Yardstick:
 
     def __init__(self, prepared: Path, protocol: Protocol, constants: Constants) -> None:
         self.nets = load_nets(prepared)
-        self.train, self.protocol, self.constants = Shards(prepared / "train"), protocol, constants
+        self.train = Column(Shards(prepared / "train"), "data")
+        self.protocol, self.constants = protocol, constants
 
     def measure(self, entry: Entry, model: Model, flow: Flow, truth: Tensor | None) -> Result:
         """Sample an entry's blocks and score them; `truth` is where the first samples should land."""
@@ -152,7 +149,7 @@ class Yardstick:
             return None
         net = self.nets[FIRST]
         return (
-            median_nearest(vectors(samples, net), (vectors(part, net) for part in parts_of(self.train)))
+            median_nearest(vectors(samples, net), (vectors(part, net) for part in in_pieces(self.train)))
             / usual
         )
 
@@ -170,11 +167,6 @@ def first_of(parts: Iterable[Tensor]) -> Tensor:
         if sum(map(len, kept)) >= (most := most_whole(tuple(part.shape[1:]))):
             return torch.cat(kept)[:most]
     return torch.cat(kept)
-
-
-def parts_of(shards: Shards) -> Iterator[Tensor]:
-    """Yield the data of a set, a shard at a time."""
-    return (shards.read(shard)["data"] for shard in range(len(shards.files)))
 
 
 def vectors(samples: Tensor, net: FeatureNet) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 from etils.epy import lazy_imports
 
 with lazy_imports():  # images need no matplotlib, and points no pillow
+    import torch
     from PIL import Image, ImageDraw, ImageFont
     from torch.nn import functional
 
@@ -17,7 +18,9 @@ with lazy_imports():  # images need no matplotlib, and points no pillow
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Rows: TypeAlias = list[tuple[str, Tensor]]
+    from fewstep.rows import Rows
+
+    Labelled: TypeAlias = list[tuple[str, Tensor]]
 
 TILE = 48  # pixels to which the side of a small image is enlarged, by a whole factor
 LARGEST = 128  # pixels to which the longer side of a large image is averaged down
@@ -29,13 +32,13 @@ def samples_shown(shape: tuple[int, ...]) -> int:
     return max(4, min(12, 12 * LARGEST // max(shape[1:]))) if len(shape) == 3 else 500
 
 
-def spread_over(data: Tensor) -> Tensor:
+def spread_over(data: Rows) -> Tensor:
     """Return as many samples (n, *shape) as a grid shows, at even distances: data may be sorted."""
     count = min(len(data), samples_shown(tuple(data.shape[1:])))
-    return data[[number * len(data) // count for number in range(count)]]
+    return data[torch.tensor([number * len(data) // count for number in range(count)])]
 
 
-def draw_sample_grid(path: Path, rows: Rows) -> None:
+def draw_sample_grid(path: Path, rows: Labelled) -> None:
     """Draw one labelled row of samples per entry, or a panel of points.
 
     Every row holds samples (n, *shape) of the same noises in the same order, so columns compare.
@@ -46,7 +49,7 @@ def draw_sample_grid(path: Path, rows: Rows) -> None:
         point_panels(path, rows)
 
 
-def draw_image_grid(path: Path, rows: Rows) -> None:
+def draw_image_grid(path: Path, rows: Labelled) -> None:
     """Draw images (n, C, H, W): small ones enlarged, pixel for pixel, and large ones reduced."""
     font = ImageFont.load_default(TEXT)
     left = MARGIN + int(max(font.getlength(label) for label, _ in rows)) + MARGIN
@@ -78,7 +81,7 @@ def as_tiles(samples: Tensor) -> np.ndarray:
     return colour.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
-def point_panels(path: Path, rows: Rows) -> None:
+def point_panels(path: Path, rows: Labelled) -> None:
     """Draw the first two features of points (n, D), a panel each, all with the limits of the first."""
     across = min(len(rows), 4)
     down = -(-len(rows) // across)

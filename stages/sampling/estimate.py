@@ -168,6 +168,6 @@ def seconds_of_call(flow: Flow, noise: Tensor, conditions: dict[str, Tensor]) ->
 def nfe_of(opened: Opened, noise: Tensor, conditions: dict[str, Tensor]) -> int:
     """Return the NFE of a sample; where the solver chooses the steps, it is measured on a batch."""
     if isinstance(opened.steps, Grid):
-        each = solvers.get(opened.steps.solver).velocities_per_step
-        return opened.steps.steps * each * opened.flow.nfe_per_velocity
+        velocities = solvers.velocities(opened.steps.solver, opened.steps.steps)
+        return velocities * opened.flow.nfe_per_velocity
     return follow(opened.flow, noise, opened.steps, **conditions).nfe

@@ -8,7 +8,7 @@ from fewstep.draws import draws
 from fewstep.errors import UserError
 from fewstep.flow import Flow, ModelFlow, as_flow
 from fewstep.grids import Grid
-from fewstep.metrics.straightness import straightness
+from fewstep.metrics.straightness import Turns, turns
 from fewstep.model import Model
 from stages.process.device import device
 
@@ -42,16 +42,20 @@ def grid_of_nfe(flow: Flow, solver: str, nfe: int, *, spacing: str = "uniform") 
     Raises:
         UserError: if they don't make whole steps.
     """
-    each = solvers.get(solver).velocities_per_step * flow.nfe_per_velocity
-    if nfe % each:
-        raise UserError(f"{nfe} NFE are no whole number of {solver} steps of {each} NFE each")
-    return grids.spaced(spacing, nfe // each, start=flow.t_start, end=flow.t_end, solver=solver)
+    velocities, rest = divmod(nfe, flow.nfe_per_velocity)
+    steps = None if rest else solvers.steps_of(solver, velocities)
+    if steps is None:
+        each = solvers.get(solver).velocities_per_step * flow.nfe_per_velocity
+        more = solvers.first_velocities(solver) * flow.nfe_per_velocity
+        first = f", and {more} more for the first" if more else ""
+        raise UserError(f"{nfe} NFE are no whole number of {solver} steps of {each} NFE each{first}")
+    return grids.spaced(spacing, steps, start=flow.t_start, end=flow.t_end, solver=solver)
 
 
-def straightness_of(flow: Flow, model: Model, *, noises: int, seed: int, steps: int = 64) -> float:
-    """Return S of a model's flow, the mean over dimensions, on noise that nothing else uses."""
+def turns_of(flow: Flow, model: Model, *, noises: int, seed: int, steps: int = 64) -> Turns:
+    """Return S and F of a model's flow, means over dimensions, on noise that nothing else uses."""
     shape, shares = model.config.shape, model.config.class_shares
     ((noise, labels),) = draws(
         "straightness", seed, range(noises), shape=shape, shares=shares, batch=noises, device=device()
     )
-    return straightness(flow, noise, grids.uniform(steps, start=flow.t_start, end=flow.t_end), **labels)
+    return turns(flow, noise, grids.uniform(steps, start=flow.t_start, end=flow.t_end), **labels)

@@ -58,13 +58,18 @@ class StepSettings(Settings):
             return {"solver": "dopri5", "tolerance": self.tolerance}
         if self.times is None:
             return {"solver": self.solver, "nfe": self.nfe, "spacing": self.spacing}
-        each = solvers.get(self.solver).velocities_per_step * (1 if self.guidance == 1 else 2)
-        return {"solver": self.solver, "nfe": each * (len(self.times) - 1), "times": list(self.times)}
+        nfe = solvers.velocities(self.solver, len(self.times) - 1) * (1 if self.guidance == 1 else 2)
+        return {"solver": self.solver, "nfe": nfe, "times": list(self.times)}
 
 
 def broken_steps(where: str, nfe: int, solver: str, guidance: float = 1.0) -> list[str]:
     """Return what is wrong with a setting that asks for `nfe` NFE with `solver`."""
-    each = solvers.get(solver).velocities_per_step * (1 if guidance == 1 else 2)
-    if nfe % each:
-        return [f"{where} {nfe}: a step of {solver} takes {each} NFE here; ask for a multiple of {each}"]
-    return []
+    twice = 1 if guidance == 1 else 2
+    velocities, rest = divmod(nfe, twice)
+    if not rest and solvers.steps_of(solver, velocities):
+        return []
+    each, first = twice * solvers.get(solver).velocities_per_step, twice * solvers.first_velocities(solver)
+    told = f"{where} {nfe}: a step of {solver} takes {each} NFE here"
+    if first:
+        return [f"{told}, and the first {first} more; ask for {first} more than a multiple of {each}"]
+    return [f"{told}; ask for a multiple of {each}"]

@@ -9,14 +9,19 @@ from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.training.method import Method
 from stages.settings.models import comes_from_elsewhere, models, shown_guidance, unguidable, wrong_methods
-from stages.settings.params import MethodPlugin, Params, Settings
+from stages.settings.params import MethodPlugin, ModelPlugin, Params, Settings
 
 if TYPE_CHECKING:
     from fewstep.grids import Grid
     from fewstep.model import ModelConfig
 
 
-SUPPLIED = ("teacher", "score", "all_states")  # what distill gives a method beside its stream and labels
+SUPPLIED = (
+    "teacher",
+    "score",
+    "all_states",
+    "data",
+)  # what distill gives a method beside its stream and labels
 
 
 class StudentSettings(Settings):
@@ -27,12 +32,16 @@ class StudentSettings(Settings):
     init: str
     """The model whose weights (their moving average) the student starts from: its teacher, or a student of as
     many calls, to finish it."""
+    model: ModelPlugin | None = None
+    """Another architecture than that of init, a file of fewstep.models, and its options: the student then
+    starts from fresh weights, and init gives path, prediction and classes alone."""
     teacher: str
     """The model whose grid it uses, and which its method may consult."""
     train_on: str
-    """What it learns from: trajectories/<teacher> for straighten, couple/<key> for endpoint and a
-    regression_weight. Of prepare, for methods that need no samples, only labels are read, if there are
-    classes."""
+    """What it learns from: trajectories/<teacher> for straighten and phased,
+    couple/<key> for endpoint and a
+    regression_weight. Of prepare, methods that need no samples read only labels, if there are classes, and
+    those with a gan_weight the data."""
     nfe: int = Field(ge=1)
     """NFE that the student samples with; one of the budgets searched for its teacher."""
 
@@ -53,6 +62,7 @@ def problems_of(student: StudentSettings, params: Params) -> Iterator[str]:
     """Yield what is wrong with one student, each to be told after its place in params.yaml."""
     if student.method.build().needs.stream == "data":
         yield f".method {student.method.name} learns from data; here fit: {', '.join(fitting_methods())}"
+    yield from wrong_phases(student)
     yield from wrong_teacher(student, params)
     yield from wrong_init(student, params)
     yield from wrong_guidance(student, params)
@@ -62,6 +72,14 @@ def problems_of(student: StudentSettings, params: Params) -> Iterator[str]:
         yield f".train_on {student.train_on!r} does not exist; there are: {', '.join(couplings)}"
     elif student.teacher in params.keys("search") and (problem := mismatch(student, params)):
         yield f": {problem}"
+
+
+def wrong_phases(student: StudentSettings) -> Iterator[str]:
+    """Yield why a student's method can't train for so many steps, if it can't."""
+    try:
+        student.method.build().check_steps(student.nfe)
+    except UserError as error:
+        yield f".method {student.method.name}: {error}"
 
 
 def wrong_teacher(student: StudentSettings, params: Params) -> Iterator[str]:
@@ -141,6 +159,11 @@ def mismatch(student: StudentSettings, params: Params) -> str | None:
     if wanted not in (None, kind):
         weighted = " with a regression_weight" if getattr(method.build(), "regression_weight", 0) else ""
         return f"method {method.name}{weighted} learns from {wanted}/..., not from {student.train_on}"
+    if needs.data and kind != "prepare":
+        return (
+            f"method {method.name} with a gan_weight learns from real data, not from {student.train_on}; "
+            "set train_on to prepare"
+        )
     if kind == "trajectories" and source != student.teacher:
         return f"{student.train_on} is not of its teacher; use trajectories/{student.teacher}"
     if needs.all_states and kind == "trajectories" and params.config(kind, source).keep != "all":

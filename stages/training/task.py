@@ -17,7 +17,7 @@ from fewstep.model import Model
 from fewstep.pairs import mirror_half, select_timesteps
 from fewstep.progress import SILENT, Progress
 from fewstep.settings import MonitorSettings, TrainSettings
-from fewstep.shards import Batches, Shards
+from fewstep.shards import Batches, Column, Shards
 from fewstep.training.loop import Trained, train
 from fewstep.training.method import Batch, Method
 from stages.process.device import device
@@ -85,7 +85,7 @@ class TrainTask:
     def watched_by(self, settings: MonitorSettings) -> Monitor:
         """Return the monitor that looks at the student, with the net and the data of `prepare`."""
         net, _ = features.load(self.inputs["data"], name=denoiser.MONITOR)
-        data = Shards(self.inputs["data"] / "train").some(MOST_DATA, seed=self.seed)["data"]
+        data = Column(Shards(self.inputs["data"] / "train"), "data").some(MOST_DATA, seed=self.seed)
         return Monitor(net.to(device()), data, settings, self.seed)
 
 

@@ -12,7 +12,7 @@ from fewstep.draws import draws
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.grids import Grid, uniform
-from fewstep.model import Model, ModelConfig
+from fewstep.model import Model, ModelConfig, build
 from fewstep.pairs import PairLoss
 from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import Shards
@@ -22,11 +22,27 @@ from fewstep.training.method import Batch, Method
 from stages.figures.sample_grid import draw_sample_grid, samples_shown
 from stages.process.device import device
 from stages.run.job import Job
+from stages.settings.params import Named
 from stages.training.task import TrainTask
 from stages.workers.distributed import Group, share
 
 SHOWN_NFE = (1, 2, 4, 8, 32)
 KEPT = ("checks", "problems", "advice")  # the facts of a coupling that go with each model trained on it
+
+
+def student_of(init: Model, changes: dict[str, Any], architecture: Named | None, *, seed: int) -> Model:
+    """Return the model that a training starts with.
+
+    Args:
+        init: Whose weights it has, if its architecture is the same.
+        changes: The fields of its config that differ from those of `init`.
+        architecture: Another one, whose weights are drawn; None for that of `init`.
+        seed: Of the drawn weights.
+    """
+    config = replace(init.config, **changes)
+    if architecture is None:
+        return Model(config, init.network)
+    return build(replace(config, architecture=architecture.named()), seed=seed)
 
 
 def train_model(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from jobs import job_in
 from safetensors.torch import load_file
-from test_sources import load, photos, refused, save_images
+from test_sources import floats, load, photos, refused, save_images
 
 from fewstep import command_line
 from fewstep.checkpoint import save_model
@@ -39,7 +39,7 @@ def test_bytes_of_few_levels_are_refused_until_their_range_is_named(root, top):
         refused(rf"{says}prepare.source_options.value_range to \[0, {top}\]", source, root)
         samples = load(source, root, value_range=[0, top])
         assert samples.data.dtype == torch.uint8
-        assert (samples.floats().min(), samples.floats().max()) == (-1, 1)
+        assert (floats(samples).min(), floats(samples).max()) == (-1, 1)
         refused(r"goes from 0 to \d+, outside value_range \[0, 0.5\]", source, root, value_range=[0, 0.5])
 
 

@@ -49,6 +49,10 @@ def nets_of(method, model):
 
     They are in evaluation mode, in which no call changes what the next one gives.
     """
+    try:
+        method.check_steps(STEPS)
+    except UserError:
+        model.config = replace(model.config, grid=grids.uniform(1))
     networks = method.networks(model, lambda which: student(classes=model.config.classes))
     for name, net in networks.items():
         with torch.no_grad():

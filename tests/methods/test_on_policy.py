@@ -135,6 +135,22 @@ def test_critics_give_one_number_a_sample_and_are_not_steep(shape):
     assert 0 < steepness.max() < 1.05
 
 
+@pytest.mark.parametrize("method_class", [Sim, Dmd])
+def test_a_gan_weight_adds_a_critic_of_samples_against_real_data(method_class):
+    plain, method = method_class(), method_class(gan_weight=0.5, blur=0.0, fake_rate=3.0)
+    assert (plain.needs.data, method.needs.data, method.needs.stream) == (False, True, "noise")
+    assert (plain.updates(99), method.updates(99)) == (("fake", "student"), ("fake", "critic", "student"))
+    model, teacher = student(grid=grids.uniform(1)), student(grid=grids.uniform(1), trained_times="all")
+    assert method.networks(model, lambda name: teacher)["critic"].learning_rate == 3.0
+    nets, batch = nets_of(plain, model, teacher) | {"critic": Sum()}, {"data": pairs()["data"]}
+    noise = randomness.noises("train.noise", KEYS, (2,))
+    made = integrate(as_flow(model), noise, model.config.grid).x
+    found = method.loss(nets, batch, "critic", 0.0, KEYS)
+    torch.testing.assert_close(found, (1 - batch["data"].sum(dim=1)).relu() + (1 + made.sum(dim=1)).relu())
+    with_and_without = (each.loss(nets, batch, "student", 0.0, KEYS) for each in (method, plain))
+    torch.testing.assert_close(torch.sub(*with_and_without), -0.5 * made.sum(dim=1))
+
+
 def test_the_seed_decides_how_new_networks_start():
     first, again, other = (
         Training(
@@ -214,6 +230,8 @@ def test_wrong_options_are_named():
         {"times": (0, 1)},
         {"fake_warmup": -1},
         {"fake_rate": 0},
+        {"gan_weight": -1},
+        {"blur": float("nan")},
     ):
         with pytest.raises(UserError, match=next(iter(wrong))):
             Dmd(**wrong)

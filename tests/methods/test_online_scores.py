@@ -159,6 +159,35 @@ def test_a_linear_generator_ends_at_its_teacher(method):
     assert student.network.std.item() == pytest.approx(1, abs=0.02)
 
 
+class Between(nn.Module):
+    """The critic that knows both Gaussians: the logarithm of the ratio of their densities, real over made."""
+
+    def __init__(self, student):
+        super().__init__()
+        self.law = [student.network.mean.item(), student.network.std.item()]
+
+    def forward(self, x):
+        real, made = torch.distributions.Normal(0.0, 1.0), torch.distributions.Normal(*self.law)
+        return (real.log_prob(x) - made.log_prob(x))[:, 0]
+
+
+def test_with_a_critic_the_student_ends_at_the_data_where_its_teacher_misses_it():
+    ends = []
+    for method in (Dmd(), Dmd(gan_weight=60.0, blur=0.0)):
+        student, teacher = affine(), as_model(gaussian([0.3], [1.0]))  # real data has mean 0
+        optimiser = torch.optim.Adam(student.parameters(), lr=0.05)
+        for step in range(100):
+            optimiser.param_groups[0]["lr"] = 0.05 * (1 - step / 100)
+            nets = {"student": student, "fake": law_of(student), "teacher": teacher}
+            optimiser.zero_grad()
+            keys = randomness.keys_of(0, 200 * step, 200 * step + 200)
+            method.loss(nets | {"critic": Between(student)}, {}, "student", 0.0, keys).mean().backward()
+            optimiser.step()
+        ends.append(student.network.mean.item())
+    assert ends[0] == pytest.approx(0.3, abs=0.03)
+    assert abs(ends[1]) < 0.1
+
+
 @pytest.mark.parametrize("method", [Sim(), Dmd()], ids=["sim", "dmd"])
 @pytest.mark.parametrize(("path", "prediction"), CONVENTIONS)
 def test_teachers_of_any_path_and_prediction_pull_alike(method, path, prediction):

@@ -9,8 +9,10 @@ from fewstep.errors import UserError
 from fewstep.flow import usable_times
 from fewstep.methods import _distances, _times
 from fewstep.methods.endpoint import Endpoint
+from fewstep.methods.flow_guided import FlowGuided
 from fewstep.methods.flow_matching import FlowMatching
-from fewstep.methods.reflow import Reflow
+from fewstep.methods.phased import Phased
+from fewstep.methods.reflow import Reflow, annealed
 from fewstep.model import ModelConfig, build
 
 ORACLE = gaussian([0.0], [1.0])
@@ -54,6 +56,44 @@ def test_huber_is_l2_near_zero_and_l1_far_away():
     torch.testing.assert_close(_distances.huber(large), large.norm(dim=(1, 2)) / 6, rtol=1e-3, atol=0)
 
 
+def test_huber_each_is_huber_of_single_values():
+    error = torch.tensor([[0.0, 3.0, -1e-5]], dtype=torch.float64)
+    expected = (0 + 3.0 - 0.001 + 1e-10 / 0.002) / 3
+    assert float(_distances.huber_each(error)) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("fresh", [0.0, 0.3, 0.8, 1.0])
+def test_annealed_noise_is_standard_normal_and_leaves_the_optimum_of_its_coupling(fresh):
+    """Oracle A: with Cov(data, noise) = s r the optimal slope is known, r = sqrt(1 - b^2)."""
+    n, std, r = 100_000, 0.5, math.sqrt(1 - fresh**2)
+    keys, noise = randomness.keys_of(0, 0, n), gaussian([0.0], [1.0]).noise(n)
+    data, mixed = std * noise, annealed(noise, fresh, keys)
+    assert float(mixed.mean()) == pytest.approx(0, abs=0.015)
+    assert float(mixed.var()) == pytest.approx(1, abs=0.02)
+    assert float((mixed * noise).mean()) == pytest.approx(r, abs=0.015)
+    for t in (0.2, 0.7):
+        x, velocity = (1 - t) * mixed + t * data, data - mixed
+        variance = (1 - t) ** 2 + t**2 * std**2 + 2 * t * (1 - t) * std * r
+        slope = (t * std**2 - (1 - t) + (1 - 2 * t) * std * r) / variance
+        assert float((x * velocity).mean() / (x * x).mean()) == pytest.approx(slope, abs=0.02)
+
+
+def test_annealing_begins_with_fresh_noise_and_ends_with_the_pairs():
+    seen = []
+    model = as_model(ORACLE)
+    model.register_forward_hook(lambda module, args, output: seen.append(args))
+    keys, method = randomness.keys_of(0, 0, 50), Reflow(anneal=0.5)
+    batch = {"noise": ORACLE.noise(50), "data": torch.zeros(50, 1, dtype=torch.float64)}
+    for progress in (0.0, 0.25, 0.5, 1.0):
+        method.loss({"student": model}, batch, "student", progress, keys)
+    begun, half, end, after = (x / (1 - t)[:, None] for x, t in seen)
+    torch.testing.assert_close(after, batch["noise"])
+    assert torch.equal(end, after)
+    fresh = randomness.noises("train.anneal.noise", keys, (1,)).double()
+    torch.testing.assert_close(begun, fresh)
+    torch.testing.assert_close(half, math.sqrt(0.75) * batch["noise"] + 0.5 * fresh)
+
+
 def test_optimal_transport_reorders_the_noise_and_shortens_the_paths():
     method, keys = FlowMatching(coupling="optimal_transport"), randomness.keys_of(0, 0, 32)
     data = {"data": torch.randn(32, 2, generator=torch.Generator().manual_seed(0))}
@@ -94,6 +134,16 @@ def test_refusals():
         FlowMatching(times="unifrom")
     with pytest.raises(UserError, match="distance 'l1'"):
         Reflow(distance="l1")
+    with pytest.raises(UserError, match="compare 'dta'; did you mean 'data'"):
+        Reflow(compare="dta")
+    with pytest.raises(UserError, match="anneal is a share of the training from 0 to 1, got 2"):
+        Reflow(anneal=2)
+    with pytest.raises(UserError, match="times must be two numbers"):
+        FlowGuided(times=(0.5, 1.0))
+    with pytest.raises(UserError, match="weight must be a number from 0, got -1"):
+        FlowGuided(weight=-1)
+    with pytest.raises(UserError, match="steps_per_phase must be 1 or more, got 0"):
+        Phased(steps_per_phase=0)
     with pytest.raises(UserError, match="distance 'lpips'"):
         Endpoint(distance="lpips")
     with pytest.raises(UserError, match="label_dropout is a share from 0 to 1, got 2"):

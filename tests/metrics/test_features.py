@@ -123,6 +123,26 @@ def test_pseudo_labels_find_the_heaps_and_carry_over_to_other_sets():
     assert sorted(held_out.tolist()) == [0, 1, 2]
 
 
+def test_clusters_of_a_set_too_large_are_those_of_a_draw_from_it(monkeypatch):
+    train = (
+        torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
+        + 20 * (torch.arange(400) % 3)[:, None]
+    )
+    (whole,) = pseudo_labels(train, clusters=3, seed=0)
+    fitted, kind = [], features.cluster.KMeans
+
+    class Seen(kind):
+        def fit(self, x):
+            fitted.append(x)
+            return super().fit(x)
+
+    monkeypatch.setattr(features.cluster, "KMeans", Seen)
+    monkeypatch.setattr(features, "CLUSTERED", 100 * 2 * 4)
+    (found,) = pseudo_labels(train, clusters=3, seed=0)
+    assert len(fitted[0]) == 100
+    assert len(set(zip(found.tolist(), whole.tolist(), strict=True))) == 3  # the same heaps
+
+
 def test_pseudo_labels_need_enough_samples():
     with pytest.raises(UserError, match="4 samples do not make 10 clusters"):
         pseudo_labels(torch.zeros(4, 2), clusters=10, seed=0)

@@ -3,8 +3,10 @@ import json
 import pytest
 import torch
 
+from fewstep import rows
 from fewstep.metrics import denoiser, features
 from fewstep.metrics.nets import FIRST, KINDS, load_nets, train_nets
+from fewstep.shards import Column, write_shards
 
 
 def images(n=200, seed=0):
@@ -49,6 +51,19 @@ def test_same_seed_same_nets_another_seed_others():
     digests = [[net.digest for net in found.values()] for found in (first, again, other)]
     assert digests[0] == digests[1]
     assert not set(digests[0]) & set(digests[2])
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_set_on_the_disk_that_is_read_piece_by_piece_teaches_the_same_nets(tmp_path, monkeypatch, labels):
+    data, classes = images()
+    shards = write_shards(tmp_path, len(data), 30, lambda a, b: {"data": data[a:b]}, facts={})
+    whole = trained(labels)
+    monkeypatch.setattr(rows, "PIECE_BYTES", 64 * 64 * 4)
+    asked = {"pixels": True, "steps": 5, "clusters": 4, "seed": 0}
+    found = train_nets(Column(shards, "data"), classes if labels else None, **asked)
+    assert {name: net.digest for name, net in found.items()} == {
+        name: net.digest for name, net in whole.items()
+    }
 
 
 @pytest.mark.parametrize("pixels", [True, False])

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -108,9 +110,15 @@ def test_a_run_has_converged_when_no_net_sees_it_move_by_its_error(reference):
     fine = scores_of(reference, blocks)
     near = scores_of(reference, [block * (1 + 1e-5) for block in blocks])
     far = scores_of(reference, [block * 1.5 for block in blocks])
-    assert protocol.moved([fine, near], [fine, fine]) < 1 < protocol.moved([fine, far], [fine, fine])
+    small, large = (protocol.moved([fine, coarse], [fine, fine]) for coarse in (near, far))
+    assert (small.little, large.little) == (True, False)
+    assert small.errors < 1 < large.errors
     moved = abs(far.fd_clf - fine.fd_clf) / fine.fd_clf_se
-    assert protocol.moved([far], [fine]) == pytest.approx(moved)
+    assert protocol.moved([far], [fine]).errors == pytest.approx(moved)
+    assert protocol.moved([far], [fine]).share == pytest.approx(1 - far.fd_clf / fine.fd_clf)
+    noisy = replace(fine, fd_clf_se=1e3)  # an error so large that it would hide any move
+    assert not protocol.moved([replace(noisy, fd_clf=noisy.fd_clf * 1.06)], [noisy]).little
+    assert protocol.moved([replace(noisy, fd_clf=noisy.fd_clf * 1.04)], [noisy]).little
 
 
 def test_blocks_that_can_not_be_paired_are_a_bug(reference):

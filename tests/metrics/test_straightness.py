@@ -7,7 +7,7 @@ import torch
 from fewstep import grids, solvers
 from fewstep.flow import FieldFlow
 from fewstep.grids import Grid
-from fewstep.metrics.straightness import endpoint_rmse, straightness
+from fewstep.metrics.straightness import endpoint_rmse, straightness, turns
 
 
 def test_gaussian_has_its_closed_form():
@@ -17,6 +17,16 @@ def test_gaussian_has_its_closed_form():
     found = straightness(oracle.flow(), noise, grids.uniform(200, solver="heun"))
     assert found == pytest.approx(oracle.straightness / 3, rel=1e-3)
     assert oracle.straightness == pytest.approx((2 - math.pi / 2) * 3.5)
+    first_order = turns(oracle.flow(), noise, grids.uniform(400, solver="heun")).first_order
+    assert first_order == pytest.approx(oracle.first_order / 3, rel=5e-3)
+
+
+def test_f_is_zero_exactly_where_the_noise_pointed_back_to_is_constant():
+    straight = FieldFlow(lambda x, t: torch.full_like(x, 30.0))
+    late = FieldFlow(lambda x, t: torch.where(t < 0.5 - 1e-6, 0.0, 2.0)[:, None] + 0 * x)
+    noise, grid = torch.zeros(2, 3).double(), grids.uniform(40)
+    assert turns(straight, noise, grid).first_order == pytest.approx(0, abs=1e-12)
+    assert turns(late, noise, grid).first_order == pytest.approx(0.25)  # it points to 0, then to -1
 
 
 def test_is_the_mean_squared_distance_of_slopes_from_their_mean():

@@ -137,6 +137,7 @@ GOOD = PairChecks(
     correlation=0.9,
     data_variance=20.0,
     straightness=12.0,
+    first_order=4.0,
     crossing=48.0,
     gap=0.1,
     gap_se=0.5,
@@ -199,6 +200,7 @@ def test_s_and_v_of_a_gaussian_have_their_closed_form(exact):
     pairs = {"noise": noise, "data": oracle.position(noise, 1.0)}
     checks = check(pairs, exact, batch=500, independent=True)
     assert checks.straightness == pytest.approx(oracle.straightness, rel=2e-3)
+    assert checks.first_order == pytest.approx(oracle.first_order, rel=5e-3)
     assert checks.crossing == pytest.approx(oracle.irreducible_loss, rel=0.05)
     assert abs(checks.gap) < 4 * checks.gap_se
     assert checks.gap_se < 0.05 * checks.crossing

@@ -1,12 +1,13 @@
 import pytest
 import torch
 from oracles import gaussian
-from teaching import MEAN, STD, labelled_flow, network_flow, pairs_of, trajectories_of
+from teaching import FINE, MEAN, STD, labelled_flow, network_flow, pairs_of, trajectories_of
 
 from fewstep import randomness
 from fewstep.errors import UserError
+from fewstep.flow import FieldFlow
 from fewstep.grids import Grid
-from fewstep.pairs import select_timesteps
+from fewstep.pairs import check_pairs, invert_pairs, select_timesteps
 from fewstep.shards import write_shards
 
 SHARES = (0.5, 0.0, 0.2, 0.3)
@@ -90,3 +91,24 @@ def test_a_student_takes_the_states_at_its_own_knots(exact):
     assert torch.equal(chosen, states[:, [0, 2, 4]])
     with pytest.raises(UserError, match=r"time 0\.25 is not among"):
         select_timesteps(states, timesteps, Grid((0.0, 0.25, 1.0)))
+
+
+def test_inverted_data_of_an_exact_flow_has_the_noise_of_its_map_and_a_normal_law():
+    oracle = gaussian(MEAN, STD)
+    data = oracle.sample(4000).float()
+    made = invert_pairs(oracle.flow(), {"data": data}, FINE, batch=1000)
+    torch.testing.assert_close(made["noise"], ((data - MEAN) / STD), rtol=0, atol=2e-4)
+    assert torch.equal(made["data"], data)
+    checks = check_pairs(made, oracle.flow(), grid=FINE, batch=1000)
+    assert checks.problems() == []
+    tight = gaussian(MEAN, STD / 2).flow()  # of other data: the noise is twice as wide
+    other = invert_pairs(tight, {"data": data}, FINE, batch=1000)
+    assert "not standard normal" in check_pairs(other, tight, grid=FINE, batch=1000).problems()[0]
+
+
+def test_inverted_data_that_leaves_the_finite_numbers_is_named():
+    flow = FieldFlow(lambda x, t: torch.where(x > 5, torch.nan, -x))
+    data = torch.zeros(6, 3)
+    data[4] = 9.0
+    with pytest.raises(UserError, match="inverted sample 4 "):
+        invert_pairs(flow, {"data": data}, FINE, batch=3)

@@ -21,7 +21,7 @@ QUICK = {
     "best": Best(candidates=("uniform", "quantile", "bellman"), noises=512),
     "coordinate_descent": CoordinateDescent(noises=32),
 }
-SOLVERS = ["euler", "ab2", "heun"]
+SOLVERS = ["euler", "ab2", "heun", "heun_pc"]
 FAST = 256  # a batch that most sets of noise fit in
 
 

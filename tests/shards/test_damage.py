@@ -49,6 +49,7 @@ def test_damage_is_refused_by_name(tmp_path, damage, message):
         shards.verify,
         shards.load,
         lambda: shards.read(2),
+        lambda: shards.take(torch.tensor([700])),
         lambda: Batches(shards, seed=0, size=8)[0],
     ):
         with pytest.raises(UserError, match=rf"shard-00002\.tar.*({message})"):

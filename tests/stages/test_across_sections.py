@@ -11,7 +11,7 @@ import yaml
 
 from fewstep import registry
 from fewstep.errors import UserError
-from fewstep.solvers import get
+from fewstep.solvers import get, velocities
 from stages.settings import checks
 from stages.settings.models import shown_guidance, unguidable
 from stages.settings.params import Params, deciding
@@ -128,6 +128,17 @@ def changed(**settings):
             r"distill\.one-step: method sim with a regression_weight learns from couple/\.\.\., not from ",
         ),
         (
+            {
+                "distill__boss_at_4__method": {"name": "dmd", "gan_weight": 0.1},
+                "distill__boss_at_4__train_on": "couple/round1",
+            },
+            r"distill\.boss-4: method dmd with a gan_weight learns from real data, not from couple/round1",
+        ),
+        (
+            {"distill__boss_at_4__method": {"name": "dmd", "gan_weight": 0.1, "regression_weight": 0.5}},
+            r"gan_weight learns from real data and regression_weight from pairs; set one of them to 0",
+        ),
+        (
             {"distill__boss_at_4__init": "strait-4"},
             r"boss-4\.init 'strait-4' is no model; there are: pretrain",
         ),
@@ -213,15 +224,36 @@ def test_a_name_for_two_models_is_refused():
         checks.check(Params(raw))
 
 
+def test_a_student_of_broken_phases_is_refused_before_any_work():
+    raw = changed()
+    raw["distill"]["straight-4"]["method"] = {"name": "phased", "steps_per_phase": 3}
+    with pytest.raises(
+        UserError, match=r"distill\.straight-4\.method phased: 4 steps make no whole phases of 3"
+    ):
+        checks.check(Params(raw))
+
+
+def test_a_flow_guided_student_of_more_steps_is_refused_before_any_work():
+    raw = changed()
+    raw["distill"]["endpoint"] |= {"method": "flow_guided", "nfe": 2}
+    with pytest.raises(
+        UserError, match=r"distill\.endpoint\.method flow_guided: it trains a student of one step"
+    ):
+        checks.check(Params(raw))
+
+
 @pytest.mark.parametrize("solver", registry.available("fewstep.solvers"))
 def test_the_nfe_of_a_step_are_those_of_the_solver(solver):
-    each = get(solver).velocities_per_step
-    assert not broken_steps("nfe", 2 * each, solver, guidance=1.0)
-    assert not broken_steps("nfe", 2 * each, solver, guidance=2.0)
-    told = broken_steps("nfe", 2 * each + 1, solver, guidance=2.0)
-    assert told == [
-        f"nfe {2 * each + 1}: a step of {solver} takes {2 * each} NFE here; ask for a multiple of {2 * each}"
-    ]
+    each, asked = 2 * get(solver).velocities_per_step, 2 * velocities(solver, 2)
+    assert not broken_steps("nfe", asked // 2, solver, guidance=1.0)
+    assert not broken_steps("nfe", asked, solver, guidance=2.0)
+    remedy = (
+        f", and the first 2 more; ask for 2 more than a multiple of {each}"
+        if solver == "heun_pc"
+        else f"; ask for a multiple of {each}"
+    )
+    told = broken_steps("nfe", asked + 1, solver, guidance=2.0)
+    assert told == [f"nfe {asked + 1}: a step of {solver} takes {each} NFE here{remedy}"]
 
 
 def test_gates_judge_a_result_and_decide_nothing_of_it():

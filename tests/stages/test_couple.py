@@ -8,12 +8,15 @@ import pytest
 import torch
 from jobs import job_in
 
-from fewstep.checkpoint import save_model
+from fewstep.checkpoint import load_model, save_model
 from fewstep.errors import UserError
+from fewstep.flow import as_flow
+from fewstep.grids import uniform
 from fewstep.model import ModelConfig, build
 from fewstep.pairs.imported import open_pairs
 from fewstep.progress import Silent
-from fewstep.shards import Shards
+from fewstep.shards import Shards, write_shards
+from fewstep.solvers import integrate
 from stages import couple
 from stages.couple import Config
 from stages.sampling.pairs import notes_of
@@ -55,9 +58,10 @@ def alone(monkeypatch, tmp_path):
     (tmp_path / "data").mkdir()
 
 
-def run(model, folder, **settings):
+def run(model, folder, data=None, **settings):
     """Run the stage and return its job."""
-    job = job_in(folder, "couple", "test", inputs={"model": model}, progress=Notes())
+    inputs = {"model": model} | ({"data": data} if data else {})
+    job = job_in(folder, "couple", "test", inputs=inputs, progress=Notes())
     defaults = {"model": "pretrain", "pairs": 40, "held_out": 24, "pairs_per_shard": 16, "gates": "warn"}
     couple.run(Config(**defaults | settings), job)
     return job
@@ -106,6 +110,9 @@ def test_guidance_doubles_the_calls_of_given_times():
         ({"times": [0, 0.5]}, "couple.a.times: a grid starts at 0 or later and ends at 1"),
         ({"nfe": 7}, "couple.a.nfe 7: a step of heun takes 2 NFE"),
         ({"source": "../pairs.npz"}, "couple.a.source '../pairs.npz' lies outside data/"),
+        ({"source": "pairs.npz", "invert": True}, "couple.a.invert makes pairs of the data, but source"),
+        ({"tolerance": 1e-5, "invert": 0.5}, "couple.a.invert follows steps in reverse, and tolerance"),
+        ({"noise": "drawn", "invert": True}, "couple.a.noise: that of inverted data can't be drawn"),
         (
             {"source": "pairs.npz", "noise": "drawn"},
             "couple.a.noise: that of pairs from pairs.npz",
@@ -116,6 +123,33 @@ def test_settings_that_contradict_each_other_are_refused(settings, message):
     config = Config(**{"model": "pretrain", "pairs": 10} | settings)
     (problem,) = couple.wrong_source("couple.a", config) or config.wrong_steps("couple.a")
     assert problem.startswith(message)
+
+
+@pytest.mark.parametrize("share", [True, 0.25])
+def test_a_share_of_the_pairs_is_real_data_with_the_noise_that_leads_to_it(points, tmp_path, share):
+    real = torch.randn(64, 2, generator=torch.Generator().manual_seed(3))
+    data = write_shards(tmp_path / "prepare" / "train", 64, 20, lambda a, b: {"data": real[a:b]}, facts={})
+    steps = {"solver": "rk4", "nfe": 256}
+    job = run(points, tmp_path, invert=share, data=tmp_path / "prepare", **steps)
+    made, plain = pairs(job), pairs(run(points, tmp_path / "plain", **steps))
+    inverted = (made["noise"] != plain["noise"]).any(dim=1)
+    assert int(inverted.sum()) == round(40 * float(share))
+    assert torch.equal(made["data"][inverted], data.load()["data"][: int(inverted.sum())])
+    assert torch.equal(made["data"][~inverted], plain["data"][~inverted])
+    flow = as_flow(load_model(points))
+    ends = integrate(flow, made["noise"][inverted], uniform(64, solver="rk4")).x
+    torch.testing.assert_close(ends, made["data"][inverted], rtol=0, atol=1e-2)
+    assert job.facts["invert"] == float(share)
+    assert "drawn" not in Shards(job.out / "train").fields["noise"]
+    assert job.facts["checks"]["count"] == 64
+
+
+def test_more_real_data_than_there_is_can_not_be_inverted(points, tmp_path):
+    write_shards(
+        tmp_path / "prepare" / "train", 63, 63, lambda a, b: {"data": torch.zeros(b - a, 2)}, facts={}
+    )
+    with pytest.raises(UserError, match="inverts 64 samples, but there are 63 to train on; lower invert"):
+        run(points, tmp_path, invert=True, data=tmp_path / "prepare")
 
 
 def test_drawn_noise_takes_no_room_and_nobody_notices(points, tmp_path):

@@ -21,10 +21,24 @@ from fewstep.shards import Shards, write_shards
 from stages.evaluation import evaluation, yardstick
 from stages.evaluation.entries import Entry
 from stages.evaluation.evaluation import FineRun, converge, entries_of
+from stages.evaluation.macs import macs_of
 from stages.evaluation.yardstick import Protocol, Yardstick, first_of, measure_constants
 
 SHAPE = (1, 8, 8)
 PROTOCOL = Protocol(blocks=2, samples=50, batch=20, seed=0)
+
+
+def test_macs_are_those_of_a_networks_products_and_convolutions():
+    class Layers(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.line = torch.nn.Conv2d(1, 3, 3, padding=1), torch.nn.Linear(8, 8)
+
+        def forward(self, x, t):
+            return self.line(self.conv(x)) * t.view(-1, 1, 1, 1)
+
+    config = ModelConfig(architecture={"name": "layers"}, shape=SHAPE)
+    assert macs_of(Model(config, Layers())) == 8 * 8 * 3 * 9 + 3 * 8 * 8 * 8
 
 
 class Louder(torch.nn.Module):
@@ -112,6 +126,8 @@ def test_constants_do_not_depend_on_how_the_data_is_cut(images, constants, tmp_p
     for one, two in zip(other.references, constants.references, strict=True):
         np.testing.assert_allclose(one.moments.covariance, two.moments.covariance, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(one.features, two.features, rtol=1e-3, atol=1e-3)
+    single = measure_constants(prepared_in(tmp_path / "single", images, 69), PROTOCOL)  # and a shard of one
+    assert single.held_out_distance == pytest.approx(constants.held_out_distance)
     assert [f.fd_clf for f in other.floors] == pytest.approx([f.fd_clf for f in constants.floors], rel=1e-3)
 
 
@@ -166,7 +182,10 @@ def test_the_fine_run_is_doubled_until_no_net_sees_it_move(teacher):
     entry, told = converge(found, made, FineRun("heun", 8), {1.0})[1.0]
     assert (entry.nfe, entry.grid.solver, entry.digest) == (64, "heun", model_digest(folder))
     assert entry.name == "pretrain@64/fine"
-    assert told == "pretrain@64/fine has converged: it moved by 0.94 of its error when the steps were doubled"
+    assert told == (
+        "pretrain@64/fine has converged: its distance moved by -4.3%, 0.94 of its error, "
+        "when the steps were doubled"
+    )
     assert sorted(run.nfe for run in found.results) == [8, 16, 32, 64]
     assert told in found.said
 

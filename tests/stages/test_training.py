@@ -21,8 +21,9 @@ from fewstep.pairs import mirror_half
 from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import Batches, Shards, write_shards
 from stages.artifacts import manifests
+from stages.settings.params import Plugin
 from stages.training.task import Selected, at_timesteps
-from stages.training.training import train_model
+from stages.training.training import student_of, train_model
 
 SETTINGS = TrainSettings(steps=20, batch=16)
 FINE = grids.uniform(4)
@@ -32,6 +33,23 @@ FINE = grids.uniform(4)
 def alone(monkeypatch, forked_processes):
     monkeypatch.setenv("FEWSTEP_DEVICE", "cpu")
     monkeypatch.delenv("FEWSTEP_PROCESSES", raising=False)
+
+
+def test_a_student_of_another_architecture_starts_from_fresh_weights():
+    config = ModelConfig(
+        architecture={"name": "mlp", "width": 8}, shape=(2,), classes=3, path="vp", prediction="noise"
+    )
+    init, changes = build(config, seed=1), {"baked_guidance": 2.0}
+    same = student_of(init, changes, None, seed=0)
+    assert same.network is init.network
+    assert same.config == replace(config, baked_guidance=2.0)
+    smaller = Plugin("fewstep.models").decode({"name": "mlp", "width": 4, "depth": 1})
+    first, again, other = (student_of(init, changes, smaller, seed=seed) for seed in (0, 0, 1))
+    assert first.config == replace(same.config, architecture=smaller.named())
+    assert sum(p.numel() for p in first.parameters()) < sum(p.numel() for p in init.parameters())
+    weights = [torch.cat([p.flatten() for p in model.parameters()]) for model in (first, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,121 @@
+"""The memory that prepare and evaluate take, for sets of several sizes: colour images of 32x32.
+
+Run `python -m benchmarks.memory [images ...]` (2000, 8000 and 32000), with `--classes` for more than 100.
+Each number is made by a process of its own, which tells the most memory it had. What is made lies in a
+temporary folder: 6 kB an image (TMPDIR says where).
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks._coupling import MLP
+from fewstep.checkpoint import save_model
+from fewstep.model import ModelConfig, build
+from fewstep.progress import SILENT
+from stages import evaluate, prepare
+from stages.run.job import Job
+
+SHAPE, PART = (32, 32, 3), 1000
+STEPS = 10  # of each net: more of them take longer, and no more memory
+
+
+def write_source(file: Path, images: int, classes: int) -> None:
+    """Write an .npz of noisy images, each class of its own colour, without holding them all."""
+    random = np.random.default_rng(0)
+    labels = np.arange(images) % classes
+    colours = random.integers(0, 200, (classes, 1, 1, 3))
+    with zipfile.ZipFile(file, "w", allowZip64=True) as whole:
+        with whole.open("x.npy", "w", force_zip64=True) as member:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (images, *SHAPE)}
+            np.lib.format.write_array_header_1_0(member, header)
+            for start in range(0, images, PART):
+                own = colours[labels[start : start + PART]]
+                member.write((own + random.integers(0, 56, (len(own), *SHAPE))).astype(np.uint8).tobytes())
+        with whole.open("y.npy", "w") as member:
+            np.lib.format.write_array(member, labels)
+
+
+def job_of(stage: str, folder: Path, inputs: dict[str, Path]) -> Job:
+    """Return the job of a stage that works in a folder."""
+    out = folder / "artifacts" / stage
+    out.mkdir(parents=True)
+    (folder / "work" / stage).mkdir(parents=True)
+    return Job(
+        stage=stage,
+        key=None,
+        seed=0,
+        inputs=inputs,
+        out=out,
+        scratch=folder / "work" / stage,
+        result=f"{stage}.0",
+        progress=SILENT,
+        picture=lambda name, file: None,
+    )
+
+
+def run_prepare(folder: Path) -> None:
+    """Prepare the images that lie there."""
+    few = {"steps": STEPS}
+    settings = {"source": "images.npz", "metric_nets": few, "monitor_net": few}
+    config = prepare.Config.model_validate(settings)
+    prepare.run(config, job_of("prepare", folder, {}))
+
+
+def run_evaluate(folder: Path) -> None:
+    """Evaluate a network with the weights it starts from."""
+    model = build(ModelConfig(architecture=MLP, shape=(3, 32, 32)), seed=0)
+    save_model(folder / "artifacts/models/pretrain", model)
+    inputs = {"data": folder / "artifacts/prepare", "model pretrain": folder / "artifacts/models/pretrain"}
+    config = evaluate.Config(
+        nfe=(1,), reference_solver="euler", reference_nfe=1, samples=100, blocks=2, batch=100
+    )
+    evaluate.run(config, job_of("evaluate", folder, inputs))
+
+
+def measured(stage: str, folder: Path) -> tuple[float, float]:
+    """Return the peak memory in MiB and the seconds of a stage in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.memory", "--stage", stage]
+    environment = os.environ | {"FEWSTEP_WORKERS": "1", "PYTHONPATH": os.getcwd()}
+    began = time.perf_counter()
+    out = subprocess.check_output(command, text=True, cwd=folder, env=environment)
+    return int(out.split()[-1]) / 1024, time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("images", type=int, nargs="*", default=[2000, 8000, 32_000])
+    parser.add_argument("--classes", type=int, default=100)
+    parser.add_argument("--stage", choices=("prepare", "evaluate"))
+    asked = parser.parse_args()
+    if asked.stage:
+        {"prepare": run_prepare, "evaluate": run_evaluate}[asked.stage](Path.cwd())
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        return
+    print("| images | as bytes, MiB | prepare, MiB | its seconds | evaluate, MiB | its seconds |")
+    print("|---|---|---|---|---|---|")
+    peaks = []
+    for images in asked.images:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            (folder / "data").mkdir()
+            write_source(folder / "data/images.npz", images, asked.classes)
+            found = [measured(stage, folder) for stage in ("prepare", "evaluate")]
+        peaks.append([peak for peak, _ in found])
+        size = images * np.prod(SHAPE) / 2**20
+        (p, p_took), (e, e_took) = found
+        print(f"| {images} | {size:.0f} | {p:.0f} | {p_took:.0f} | {e:.0f} | {e_took:.0f} |", flush=True)
+    ratios = " and ".join(f"{last / first:.2f}" for first, last in zip(peaks[0], peaks[-1], strict=True))
+    print(f"memory of the largest set over that of the smallest: {ratios}")
+
+
+if __name__ == "__main__":
+    main()
