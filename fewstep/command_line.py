@@ -30,6 +30,7 @@ with lazy_imports():  # loaded at first use, so that help is there at once
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fewstep.flow import Flow
     from fewstep.grids import Grid
     from fewstep.model import Model
 
@@ -199,7 +200,7 @@ def sample(
     if out.suffix == ".png" and (len(shape) != 3 or shape[0] not in (1, 3)):
         raise UserError(f"samples of shape {shape} are no pictures; write them to --out samples.safetensors")
     velocity = flow.as_flow(loaded, guidance=guidance)
-    chosen = grid_of(loaded, velocity.t_start, steps, grid, solver, guidance)
+    chosen = grid_of(loaded, velocity, steps, grid, solver, guidance)
     chosen.must_suit(model=checkpoint.model_digest(model), guidance=guidance)
     noise, conditions = drawn(loaded, samples, seed, device)
     made, nfe = [], 0
@@ -252,7 +253,12 @@ def in_units(model: "Model", samples: "Tensor") -> "Tensor":
 
 
 def grid_of(
-    model: "Model", start: float, steps: int | None, file: Path | None, solver: str, guidance: float
+    model: "Model",
+    velocity: "Flow",
+    steps: int | None,
+    file: Path | None,
+    solver: str,
+    guidance: float,
 ) -> "Grid":
     """Return the grid that `sample` takes.
 
@@ -269,7 +275,7 @@ def grid_of(
     if steps is None:
         raise UserError("this model has no grid of its own; give --steps, or a --grid of `fewstep search`")
     solvers.get(solver)
-    return grids.uniform(steps, start=start, solver=solver, guidance=guidance)
+    return grids.uniform(steps, start=velocity.t_start, end=velocity.t_end, solver=solver, guidance=guidance)
 
 
 def grid_in(file: Path, steps: int | None) -> "Grid":

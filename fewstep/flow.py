@@ -16,7 +16,7 @@ many steps would lose in bfloat16 what each of them adds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from etils.epy import lazy_imports
@@ -104,7 +104,11 @@ class ModelFlow:
         if self.guidance != 1.0:
             null = torch.full_like(conditions["label"], self.model.config.classes)
             unconditional = self._velocity(x, times, **{**conditions, "label": null})
-            velocity = unconditional + self.guidance * (velocity - unconditional)
+            guided = unconditional + self.guidance * (velocity - unconditional)
+            channels = self.model.config.guidance_channels
+            velocity = (
+                guided if channels is None else torch.cat([guided[:, :channels], velocity[:, channels:]], 1)
+            )
         if self.velocity_until == "any":
             last = conditions["until"] == 1 if self.model.config.in_range and until is not None else None
         else:
@@ -114,10 +118,12 @@ class ModelFlow:
     def _velocity(self, y: Tensor, canonical: Tensor, **conditions: Tensor) -> Tensor:
         if self.model.config.path == "linear" and self.model.config.prediction == "velocity":
             return self._output(y, canonical, **conditions)
-        t = self.path.time_of(canonical)
+        t = self.path.time_of(
+            canonical.double()
+        )  # in float32, an index of 1000 would lose its fourth decimal
         if "until" in conditions:
-            conditions["until"] = self.path.time_of(conditions["until"])
-        c = self.path.coefficients(t)
+            conditions["until"] = self.path.time_of(conditions["until"].double())
+        c = self.path.coefficients(t).to(y.dtype)
         x = paths.like(c.a + c.b, y) * y
         output = self._output(x, t, **conditions)
         data, noise = predictions.solve(self.model.config.prediction, x, output, c)
@@ -126,10 +132,7 @@ class ModelFlow:
     def _output(self, x: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
         """Ask the network in the type of its weights; it gets the time in float32 at least."""
         own = next((weight.dtype for weight in self.model.parameters()), x.dtype)
-        in_own = torch.promote_types(own, torch.float32)
-        if "until" in conditions:
-            conditions["until"] = conditions["until"].to(in_own)
-        return self.model(x.to(own), t.to(in_own), **conditions).to(x.dtype)
+        return self.model(x.to(own), t, **conditions).to(x.dtype)
 
 
 def as_flow(model: Model, *, guidance: float = 1.0) -> ModelFlow:
@@ -141,7 +144,7 @@ def as_flow(model: Model, *, guidance: float = 1.0) -> ModelFlow:
     return ModelFlow(model, guidance=guidance)
 
 
-def usable_times(path: str, prediction: str) -> tuple[float, float]:
+def usable_times(path: str | Mapping[str, Any], prediction: str) -> tuple[float, float]:
     """Return (t_start, t_end), canonical: the range in which `prediction` gives a velocity on `path`.
 
     An end of the path's own range is kept where the 2x2 system of fewstep.predictions has a finite,

@@ -85,13 +85,15 @@ class Grid:
             raise UserError(f"not a grid: {text[:80]!r} ({error})") from error
 
 
-def uniform(steps: int, *, start: float = 0.0, solver: str = "euler", guidance: float = 1.0) -> Grid:
-    """Return `steps` equal steps in canonical time from `start` to 1.
+def uniform(
+    steps: int, *, start: float = 0.0, end: float = 1.0, solver: str = "euler", guidance: float = 1.0
+) -> Grid:
+    """Return `steps` equal steps in canonical time from `start` to 1; none starts after `end`.
 
     Raises:
         UserError: if steps is below 1.
     """
-    return Grid(spacings.uniform(steps, start=start), solver=solver, guidance=guidance)
+    return Grid(spacings.uniform(steps, start=start, end=end), solver=solver, guidance=guidance)
 
 
 def spaced(spacing: str, steps: int, *, start: float, end: float, solver: str) -> Grid:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fewstep import paths, registry
 from fewstep.errors import UserError
 from fewstep.grids import Grid
+from fewstep.network_times import NETWORK_TIMES
 from fewstep.predictions import PARTS
 from fewstep.registry import unknown
 
@@ -47,12 +48,14 @@ class ModelConfig:
     data's own units is scale * x + offset."""
     prediction: str = "velocity"
     """What the network's output means; a row of fewstep.predictions.PARTS."""
-    path: str = "linear"
-    """The path it was trained on, and in whose own time it is called."""
+    path: str | dict[str, Any] = "linear"
+    """The path it was trained on, and in whose own time it is called: a name, or {"name": ..., options}."""
     noise: Literal["gaussian"] = "gaussian"
     """The law of the noise."""
+    time: str = "t"
+    """Which time the network is given; a row of fewstep.network_times.NETWORK_TIMES."""
     time_scale: float = 1.0
-    """The network is given time_scale * t."""
+    """The factor by which that time is multiplied."""
     trained_times: Literal["all", "grid", "until_1"] = "all"
     """"grid" for a student that only knows the timesteps of its own grid; "until_1" for one whose velocity is
     the average from any time until 1, so that it jumps to data in one step."""
@@ -64,6 +67,8 @@ class ModelConfig:
     student of a grid can be."""
     map_preserving: bool = True
     """Whether it was trained to make of each noise what its teacher makes of it."""
+    guidance_channels: int | None = None
+    """On how many of the first channels guidance acts; the others stay conditional. None: on all."""
     guidable: bool = True
     """Whether its null class was trained, by hiding labels, as classifier-free guidance needs."""
     baked_guidance: float = 1.0
@@ -86,6 +91,13 @@ class ModelConfig:
         paths.get(self.path)
         if self.prediction not in PARTS:
             raise UserError(unknown("prediction", self.prediction, list(PARTS)))
+        if self.time not in NETWORK_TIMES:
+            raise UserError(unknown("time", self.time, list(NETWORK_TIMES)))
+        if self.guidance_channels is not None and not 1 <= self.guidance_channels <= self.shape[0]:
+            raise UserError(
+                f"guidance_channels must be from 1 to the {self.shape[0]} channels of a sample, "
+                f"got {self.guidance_channels}"
+            )
         if self.trained_times == "grid" and self.grid is None:
             raise UserError("a model trained only at the timesteps of a grid must carry that grid")
         if self.trained_times == "until_1" and (self.grid is None or self.grid.steps > 1):
@@ -149,8 +161,13 @@ class Model(nn.Module):
         A network with a second time predicts for the step from t until `until`, (batch,); without it, at t.
         """
         if until is not None:
-            conditions["until"] = until * self.config.time_scale
-        return self.network(x, t * self.config.time_scale, **conditions)
+            conditions["until"] = self._network_time(until, x)
+        return self.network(x, self._network_time(t, x), **conditions)
+
+    def _network_time(self, t: Tensor, x: Tensor) -> Tensor:
+        """Return a time of the path as the network is given it, in float32 at least."""
+        time = NETWORK_TIMES[self.config.time](paths.get(self.config.path), t) * self.config.time_scale
+        return time.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def build(config: ModelConfig, *, seed: int) -> Model:

@@ -7,8 +7,10 @@ act on the canonical path, the linear one: y = x / (a + b) at the canonical time
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from etils.epy import lazy_imports
 
@@ -35,6 +37,12 @@ class Coefficients:
     b: Tensor
     da: Tensor
     db: Tensor
+
+    def to(self, dtype: torch.dtype) -> Coefficients:
+        """Return them in another type."""
+        return Coefficients(
+            a=self.a.to(dtype), b=self.b.to(dtype), da=self.da.to(dtype), db=self.db.to(dtype)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +107,18 @@ class Cosine(Path):
         return torch.atan2(canonical, 1 - canonical) * (2 / math.pi)
 
 
+@dataclass(frozen=True)
 class Vp(Path):
-    """Variance preserving diffusion with linear beta from .1 to 20; Song et al. 2021, eq. 33.
+    """Variance preserving diffusion with linear beta, from .1 to 20 by default; Song et al. 2021, eq. 33.
 
     With u = 1 - t the diffusion time, log a = -u^2 (20 - .1) / 4 - .1 u / 2 and b^2 = 1 - a^2.
     """
 
-    beta_min, beta_max = 0.1, 20.0
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        _require_rising("vp", "beta_min", self.beta_min, "beta_max", self.beta_max)
 
     def coefficients(self, t: Tensor) -> Coefficients:
         """See Path.coefficients; db is minus infinity at t = 1."""
@@ -123,10 +136,15 @@ class Vp(Path):
         return (1 - (root - self.beta_min) / rise).clamp(0, 1)
 
 
+@dataclass(frozen=True)
 class Ve(Path):
     """Variance exploding diffusion, a = 1 and b from 80 down to .002, geometric; Song et al. 2021."""
 
-    sigma_min, sigma_max = 0.002, 80.0
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        _require_rising("ve", "sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
 
     def coefficients(self, t: Tensor) -> Coefficients:
         """See Path.coefficients."""
@@ -141,15 +159,117 @@ class Ve(Path):
         return ((log_sigma - math.log(self.sigma_max)) / fall).clamp(0, 1)
 
 
-PATHS: dict[str, type[Path]] = {"linear": Linear, "cosine": Cosine, "vp": Vp, "ve": Ve}
+@dataclass(frozen=True)
+class Table(Path):
+    """The noise levels of a scheduler's beta table, in the names of its scheduler_config.json.
 
-
-def get(name: str) -> Path:
-    """Return the path of that name.
+    With alpha_bar[i] the product of 1 - beta up to index i: sigma[i]^2 = 1 / alpha_bar[i] - 1, a^2 + b^2 = 1
+    (Ho et al. 2020, arXiv 2006.11239). Own time t is the index (N - 1) (1 - t); log sigma is linear between
+    indices. With rescale_betas_zero_snr (Lin et al. 2023, arXiv 2305.08891, algorithm 1) the last alpha_bar
+    is 2^-24 instead of 0, as in diffusers. The table is in float32, as those it comes from.
 
     Raises:
-        UserError: if there is none; the message lists those that exist.
+        UserError: for a schedule that does not exist, or numbers that can't be.
     """
+
+    num_train_timesteps: int = 1000
+    beta_schedule: str = "linear"
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    rescale_betas_zero_snr: bool = False
+
+    def __post_init__(self) -> None:
+        if self.beta_schedule not in BETAS:
+            raise UserError(unknown("beta_schedule", self.beta_schedule, list(BETAS)))
+        if self.num_train_timesteps < 2:
+            raise UserError(f"table: num_train_timesteps must be 2 or more, got {self.num_train_timesteps}")
+        _require_rising("table", "beta_start", self.beta_start, "beta_end", self.beta_end)
+        if self.beta_end >= 1:
+            raise UserError(f"table: beta_end must be below 1, got {self.beta_end}")
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        """See Path.coefficients."""
+        levels = log_sigmas(self).to(t)
+        index = (len(levels) - 1) * (1 - t)
+        below = index.floor().long().clamp(0, len(levels) - 2)
+        rise = levels[below + 1] - levels[below]
+        log_sigma = levels[below] + (index - below) * rise
+        slope = -(len(levels) - 1) * rise  # of log sigma, by t
+        # a = 1 / sqrt(1 + sigma^2) and b = sigma a, without squares that overflow
+        a, b = torch.sigmoid(-2 * log_sigma).sqrt(), torch.sigmoid(2 * log_sigma).sqrt()
+        return Coefficients(a=a, b=b, da=-a * b**2 * slope, db=b * a**2 * slope)
+
+    def time_of(self, canonical: Tensor) -> Tensor:
+        """See Path.time_of; sigma = (1 - canonical) / canonical."""
+        levels = log_sigmas(self).to(canonical)
+        log_sigma = torch.log((1 - canonical) / canonical).clamp(levels[0], levels[-1])
+        below = (torch.searchsorted(levels, log_sigma.contiguous()) - 1).clamp(0, len(levels) - 2)
+        index = below + (log_sigma - levels[below]) / (levels[below + 1] - levels[below])
+        return (1 - index / (len(levels) - 1)).clamp(0, 1)
+
+
+def _linear_betas(table: Table) -> Tensor:
+    return torch.linspace(table.beta_start, table.beta_end, table.num_train_timesteps)
+
+
+def _scaled_linear_betas(table: Table) -> Tensor:
+    """Linear in the square root; Rombach et al. 2022 (arXiv 2112.10752)."""
+    return torch.linspace(table.beta_start**0.5, table.beta_end**0.5, table.num_train_timesteps) ** 2
+
+
+def _cosine_betas(table: Table) -> Tensor:
+    """Alpha_bar along a squared cosine, beta at most .999; Nichol and Dhariwal 2021, eq. 17."""
+
+    def alpha_bar(u: float) -> float:
+        return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    n = table.num_train_timesteps
+    return torch.tensor([min(1 - alpha_bar((i + 1) / n) / alpha_bar(i / n), 0.999) for i in range(n)])
+
+
+BETAS = {
+    "linear": _linear_betas,
+    "scaled_linear": _scaled_linear_betas,
+    "squaredcos_cap_v2": _cosine_betas,
+}
+
+
+@cache
+def log_sigmas(table: Table) -> Tensor:
+    """Return log sigma at each index of a table, (num_train_timesteps,), float64, increasing."""
+    alpha_bar = torch.cumprod(1 - BETAS[table.beta_schedule](table), dim=0)
+    if table.rescale_betas_zero_snr:
+        root = alpha_bar.sqrt()
+        root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
+        alpha_bar = root**2
+        alpha_bar[-1] = 2.0**-24
+    alpha_bar = alpha_bar.double()
+    return ((1 - alpha_bar) / alpha_bar).log() / 2
+
+
+PATHS: dict[str, type[Path]] = {"linear": Linear, "cosine": Cosine, "vp": Vp, "ve": Ve, "table": Table}
+
+
+def get(path: str | Mapping[str, Any]) -> Path:
+    """Return a path by its name, or by a mapping of its name and its options.
+
+    Raises:
+        UserError: if there is no such path or option; the message lists those that exist.
+    """
+    options = {"name": path} if isinstance(path, str) else dict(path)
+    name = str(options.pop("name", None))
     if name not in PATHS:
         raise UserError(unknown("path", name, list(PATHS)))
-    return PATHS[name]()
+    kind = PATHS[name]
+    known = list(getattr(kind, "__dataclass_fields__", ()))
+    for option in options.keys() - set(known):
+        raise UserError(f"path {name}: {unknown('option', option, known or ['none'])}")
+    try:
+        return kind(**options)
+    except TypeError as error:  # a word where a number belongs
+        raise UserError(f"path {name}: {error}") from error
+
+
+def _require_rising(path: str, low: str, lowest: float, high: str, highest: float) -> None:
+    if not 0 < lowest < highest < math.inf:
+        raise UserError(f"{path}: 0 < {low} < {high} must hold, got {lowest} and {highest}")

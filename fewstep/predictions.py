@@ -28,6 +28,8 @@ Row = tuple["Tensor", "Tensor"]
 
 PARTS: dict[str, Callable[[Coefficients], Row]] = {
     "velocity": lambda c: (c.da, c.db),
+    # noise - data where the path is linear: the velocity of a time that runs from data to noise
+    "reverse_velocity": lambda c: (-c.da, -c.db),
     "data": lambda c: (torch.ones_like(c.a), torch.zeros_like(c.a)),
     "noise": lambda c: (torch.zeros_like(c.a), torch.ones_like(c.a)),
     # grad log p_t(x) = -E[noise | x] / b; Vincent 2011

@@ -30,8 +30,10 @@ class Config(Settings):
     """Disjoint blocks of noise, the same for every model; errors are over blocks."""
     nfe: tuple[Count, ...] = Field(min_length=1)
     """NFE at which models trained at all times are sampled with equal steps."""
+    reference: str = "pretrain"
+    """The model that all others are compared with: pretrain, or a key of adopt."""
     reference_solver: SolverName = "ab2"
-    """The solver of the pretrained model's fine runs. On digits, ab2 converges with half the NFE of heun."""
+    """The solver of its fine runs. On digits, ab2 converges with half the NFE of heun."""
     reference_nfe: int = Field(16, ge=1)
     """NFE of the first fine run, which is doubled until the distance to the data converges. The last is what
     all models are compared with: in distance, and by endpoint_rmse."""
@@ -51,6 +53,10 @@ def check(params: Params) -> list[str]:
     config, problems = params.config("evaluate"), []
     if len(set(config.nfe)) < len(config.nfe):
         problems.append(f"evaluate.nfe {list(config.nfe)} names a number twice")
+    if config.reference not in (known := ["pretrain", *params.keys("adopt")]):
+        problems.append(
+            f"evaluate.reference {config.reference!r} is no teacher; there are: {', '.join(known)}"
+        )
     where = "evaluate.reference_nfe"
     return problems + broken_steps(where, config.reference_nfe, config.reference_solver)
 
@@ -64,7 +70,7 @@ def run(config: Config, job: Job) -> None:
     """Measure the entries that no earlier evaluation kept, then write tables, pictures and the page."""
     remove_models_no_longer_named(job)
     protocol = yardstick.Protocol(config.blocks, config.samples, config.batch, job.seed)
-    fine = evaluation.FineRun(config.reference_solver, config.reference_nfe)
+    fine = evaluation.FineRun(config.reference, config.reference_solver, config.reference_nfe)
     measured = evaluation.evaluate(job, protocol, fine, nfe=config.nfe, version=VERSION)
     report.write_tables(job.out, measured)
     report.write_report(job, measured, config.model_dump(mode="json"))

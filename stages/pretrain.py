@@ -10,7 +10,7 @@ from fewstep.errors import UserError
 from fewstep.settings import TrainSettings
 from stages.run.job import Job
 from stages.run.runner import main
-from stages.settings.models import wrong_methods
+from stages.settings.models import is_below_data, wrong_methods
 from stages.settings.params import MethodPlugin, ModelPlugin, Params, Settings
 
 with lazy_imports():
@@ -66,12 +66,7 @@ def check(params: Params) -> list[str]:
     method = params.config("pretrain").method
     if method.build().needs.stream != "data":
         return [f"pretrain.method {method.name} learns from {method.build().needs.stream}, not from data"]
-    return wrong_methods(params, [("pretrain.method", method)])
-
-
-def is_below_data(path: PurePosixPath) -> bool:
-    """Return whether a path names something in data/."""
-    return path.parts[:1] == ("data",) and len(path.parts) > 1 and ".." not in path.parts
+    return wrong_methods(params, [("pretrain.method", method, "pretrain")])
 
 
 def run(config: Config, job: Job) -> None:

@@ -16,7 +16,7 @@ from filelock import FileLock
 
 # What whoever runs the tests has set decides nothing: no test module is imported yet, and xdist's workers
 # and all that tests start inherit this. GIT_DIR, for one, would lead git from a toy project to another.
-FOREIGN = ("AWS_", "DVC_", "FEWSTEP_", "GIT_", "MLFLOW_", "PREFECT_", "RAY_", "TTY_")
+FOREIGN = ("AWS_", "DVC_", "FEWSTEP_", "GIT_", "HF_", "MLFLOW_", "PREFECT_", "RAY_", "TTY_")
 FOREIGN += ("COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR")
 for name in os.environ.keys() - {"FEWSTEP_RECORD_GOLDEN"}:
     if name.startswith(FOREIGN):
@@ -28,6 +28,8 @@ os.environ |= {
     "FEWSTEP_DEVICE": "cpu",  # on which bytes and recorded numbers are equal
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_HOME": tempfile.mkdtemp(prefix="fewstep-prefect-"),  # which is read when prefect is imported
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

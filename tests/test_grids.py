@@ -87,3 +87,8 @@ def test_nearest_knots_finds_the_knots_and_names_a_stranger():
     assert grids.nearest_timesteps(stored, [0.0, 0.3 + 1e-12, 1.0]) == [0, 3, 10]
     with pytest.raises(UserError, match=r"time 0\.25 is not among"):
         grids.nearest_timesteps(stored, [0.0, 0.25])
+
+
+def test_equal_steps_fit_a_flow_that_ends_before_data():
+    assert grids.uniform(4, end=0.9).times == (0, 0.25, 0.5, 0.75, 1)
+    assert grids.uniform(40, end=0.9).times[-2:] == (0.9, 1)

@@ -4,6 +4,7 @@ import torch
 
 from fewstep import paths
 from fewstep.errors import UserError
+from fewstep.flow import usable_times
 
 INNER = torch.tensor([0.05, 0.3, 0.5, 0.8, 0.95], dtype=torch.float64)
 
@@ -64,3 +65,68 @@ def test_sample_is_on_the_path_and_moves_along_it(name, shape):
 def test_unknown_path_is_answered_with_those_that_exist():
     with pytest.raises(UserError, match=r"unknown path 'cosin'; did you mean 'cosine'.*linear"):
         paths.get("cosin")
+
+
+TABLES = [
+    {"name": "table"},
+    {"name": "table", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+    {"name": "table", "beta_schedule": "squaredcos_cap_v2"},
+    {"name": "table", "beta_schedule": "scaled_linear", "rescale_betas_zero_snr": True},
+]
+
+
+@pytest.mark.parametrize("options", TABLES)
+def test_a_table_is_a_path_like_any_other(options):
+    path, step = paths.get(options), 1e-6
+    here, after, before = (path.coefficients(INNER + shift) for shift in (0, step, -step))
+    torch.testing.assert_close(here.a**2 + here.b**2, torch.ones_like(INNER))
+    torch.testing.assert_close(here.da, (after.a - before.a) / (2 * step), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(here.db, (after.b - before.b) / (2 * step), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(path.time_of(path.canonical_time(INNER)), INNER, rtol=1e-9, atol=1e-9)
+
+
+def test_a_table_holds_the_products_of_its_betas():
+    path = paths.get({"name": "table", "num_train_timesteps": 4, "beta_start": 0.1, "beta_end": 0.4})
+    left = torch.tensor([0.9, 0.9 * 0.8, 0.9 * 0.8 * 0.7, 0.9 * 0.8 * 0.7 * 0.6], dtype=torch.float64)
+    index = torch.arange(4, dtype=torch.float64)
+    c = path.coefficients(1 - index / 3)
+    torch.testing.assert_close(c.a**2, left, rtol=1e-6, atol=0)
+    between = path.coefficients(torch.tensor([1 - 0.5 / 3], dtype=torch.float64))
+    sigmas = ((1 - left) / left).sqrt()
+    assert float(between.b / between.a) == pytest.approx(float((sigmas[0] * sigmas[1]).sqrt()), rel=1e-6)
+
+
+def test_the_table_of_stable_diffusion_ends_before_data_and_zero_snr_begins_at_noise():
+    options = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    start, end = usable_times({"name": "table", **options}, "noise")
+    assert (1 - start) / start == pytest.approx(14.6146, rel=1e-4)  # sigma_max and sigma_min as published
+    assert end == pytest.approx(0.9717, abs=1e-4)
+    start, _ = usable_times({"name": "table", "rescale_betas_zero_snr": True, **options}, "v")
+    assert (1 - start) / start == pytest.approx(2**12, rel=1e-3)
+
+
+def test_the_range_of_ve_is_an_option():
+    assert usable_times({"name": "ve", "sigma_min": 0.01, "sigma_max": 50.0}, "data") == pytest.approx(
+        (1 / 51, 1 / 1.01)
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        (
+            {"name": "table", "beta_schedul": "linear"},
+            "path table: unknown option 'beta_schedul'; did you mean",
+        ),
+        ({"name": "table", "beta_schedule": "cubic"}, "unknown beta_schedule 'cubic'.*scaled_linear"),
+        ({"name": "table", "beta_end": 2.0}, "beta_end must be below 1, got 2.0"),
+        ({"name": "table", "num_train_timesteps": 1}, "num_train_timesteps must be 2 or more, got 1"),
+        ({"name": "ve", "sigma_min": 90.0}, "0 < sigma_min < sigma_max must hold, got 90.0 and 80.0"),
+        ({"name": "vp", "beta_max": "high"}, "path vp: "),
+        ({"name": "linear", "shift": 3}, "path linear: unknown option 'shift'.*none"),
+        ({"beta_start": 0.1}, "unknown path None"),
+    ],
+)
+def test_wrong_options_of_a_path_are_told(path, told):
+    with pytest.raises(UserError, match=told):
+        paths.get(path)

@@ -41,7 +41,7 @@ class Evaluation:
     sample_grids: list[Tensor]
     """Samples of the same noises, one grid an entry."""
     teacher: str
-    """The name of the entry that others are compared with: the finest run of the pretrained model."""
+    """The name of the entry that others are compared with: the finest run of the reference."""
     fine_runs: list[str]
     """What is known of how well the fine runs converged, a sentence each."""
     floor: Floor
@@ -54,8 +54,9 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class FineRun:
-    """How the pretrained model is run until it converges."""
+    """How the model that others are compared with is run until it converges."""
 
+    model: str
     solver: str
     nfe: int
     """Of the first run; each further one doubles it."""
@@ -118,15 +119,15 @@ def evaluate(
     nets = load_nets(job.inputs["data"])
     train, held_out = (Shards(job.inputs["data"] / split) for split in ("train", "held_out"))
     data = [train.digest, held_out.digest, *(net.digest for net in nets.values())]
-    facts = (vars(protocol), data, model_digest(folders["pretrain"]), version)
+    facts = (vars(protocol), data, model_digest(folders[fine.model]), version)
     measured = Measured(job, protocol, folders, KeptEntries(state() / "entries", *facts), {})
     with ThreadPoolExecutor() as threads:  # a second core is free until the workers start
         straight = threads.map(partial(straightness, seed=job.seed), models.values())
         fine_runs = converge(
-            measured, models["pretrain"], fine, {1.0} | {entry.guidance for entry in entries}
+            measured, models[fine.model], fine, {1.0} | {entry.guidance for entry in entries}
         )
     truths = {
-        guidance: (entry.grid, ends_of(entry.grid, models["pretrain"], protocol))
+        guidance: (entry.grid, ends_of(entry.grid, models[fine.model], protocol))
         for guidance, (entry, _) in fine_runs.items()
     }
     measured.measure(entries, truths)
@@ -161,19 +162,19 @@ def evaluate(
         fine_runs=[told for _, told in fine_runs.values()],
         floor=floor,
         backends={name: net.backend for name, net in nets.items()},
-        real=train.some(samples_shown(models["pretrain"].config.shape), seed=job.seed)["data"],
+        real=train.some(samples_shown(models[fine.model].config.shape), seed=job.seed)["data"],
     )
 
 
 def converge(
     measured: Measured, teacher: Model, fine: FineRun, guidances: set[float]
 ) -> dict[float, tuple[Entry, str]]:
-    """Double the NFE of the pretrained model until it converges, for each scale of guidance.
+    """Double the NFE of the reference until it converges, for each scale of guidance.
 
     Returns:
         The finest run, and a sentence about how it converged.
     """
-    digest, found = model_digest(measured.folders["pretrain"]), {}
+    digest, found = model_digest(measured.folders[fine.model]), {}
     runs = {guidance: [fine_entry(teacher, fine, 0, guidance, digest)] for guidance in sorted(guidances)}
     while runs:
         for guidance, own in runs.items():
@@ -196,13 +197,13 @@ def converge(
 
 
 def fine_entry(teacher: Model, fine: FineRun, doublings: int, guidance: float, digest: str) -> Entry:
-    """Return a fine run of the pretrained model."""
+    """Return a fine run of the reference."""
     flow = as_flow(teacher, guidance=guidance)
     grid = replace(
         grid_of_nfe(flow, fine.solver, fine.nfe * flow.nfe_per_velocity * 2**doublings),
         guidance=guidance,
     )
-    return Entry("pretrain", "fine", grid, nfe_of(grid), digest, guidance)
+    return Entry(fine.model, "fine", grid, nfe_of(grid), digest, guidance)
 
 
 WORKER: dict[str, Any] = {}  # what a worker process keeps from one entry to the next
@@ -229,7 +230,8 @@ def measure(entry: Entry) -> Result:
 def entries_of(name: str, model: Model, equal_nfe: tuple[int, ...], job: Job) -> list[Entry]:
     """Return the entries of one model: its own grid, or equal steps and what was searched."""
     digest = model_digest(job.inputs[f"model {name}"])
-    start, baked = as_flow(model).t_start, model.config.baked_guidance
+    flow, baked = as_flow(model), model.config.baked_guidance
+    equal = partial(uniform, start=flow.t_start, end=flow.t_end)
 
     def entry(kind: str, grid: Grid) -> Entry:
         return Entry(name, kind, grid, nfe_of(grid), digest, grid.guidance if baked == 1 else baked)
@@ -237,7 +239,7 @@ def entries_of(name: str, model: Model, equal_nfe: tuple[int, ...], job: Job) ->
     if (own := model.config.grid) is not None:
         entries = [entry("own", own)]
     else:
-        entries = [entry("uniform", uniform(nfe, start=start)) for nfe in equal_nfe]
+        entries = [entry("uniform", equal(nfe)) for nfe in equal_nfe]
     if f"search {name}" in job.inputs:
         found = read_grids(job.inputs[f"search {name}"])
         for grid in found.grids.values():
@@ -248,7 +250,7 @@ def entries_of(name: str, model: Model, equal_nfe: tuple[int, ...], job: Job) ->
             for steps, grid in sorted(found.grids.items())
             if (grid.guidance, grid.solver) != (1, "euler")
             or steps not in equal_nfe
-            or not same_times(grid, uniform(steps, start=start))
+            or not same_times(grid, equal(steps))
         ]
     return entries
 
@@ -266,7 +268,7 @@ def same_times(a: Grid, b: Grid) -> bool:
 
 
 def ends_of(grid: Grid, teacher: Model, protocol: Protocol) -> Tensor:
-    """Return where the pretrained model takes the first noises, (n, *shape)."""
+    """Return where the reference takes the first noises, (n, *shape)."""
     return protocol.first(teacher, as_flow(teacher, guidance=grid.guidance), grid)
 
 

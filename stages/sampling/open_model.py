@@ -58,4 +58,4 @@ def turns_of(flow: Flow, model: Model, *, noises: int, seed: int, steps: int = 6
     ((noise, labels),) = draws(
         "straightness", seed, range(noises), shape=shape, shares=shares, batch=noises, device=device()
     )
-    return turns(flow, noise, grids.uniform(steps, start=flow.t_start), **labels)
+    return turns(flow, noise, grids.uniform(steps, start=flow.t_start, end=flow.t_end), **labels)

@@ -80,4 +80,4 @@ def grid_of(opened: Opened) -> Grid:
     """Return the grid that pairs were made with, or a fine one if each batch had its own."""
     if isinstance(opened.steps, Grid):
         return opened.steps
-    return uniform(FINE_STEPS, start=opened.flow.t_start, solver="heun")
+    return uniform(FINE_STEPS, start=opened.flow.t_start, end=opened.flow.t_end, solver="heun")

@@ -107,6 +107,7 @@ def registered(package: str) -> Any:
 Count = Annotated[int, Field(ge=1)]
 Guidance = Annotated[float, Field(allow_inf_nan=False)]
 MethodPlugin = Annotated[Any, Plugin("fewstep.methods")]
+FormatPlugin = Annotated[Any, Plugin("fewstep.foreign.formats")]
 ModelPlugin = Annotated[Any, Plugin("fewstep.models")]
 SearchPlugin = Annotated[Any, Plugin("fewstep.searches")]
 SolverName = Annotated[str, registered("fewstep.solvers")]

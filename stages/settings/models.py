@@ -1,6 +1,7 @@
 """Which models there are: what settings that name one are checked against."""
 
 from collections.abc import Collection, Iterable
+from pathlib import PurePosixPath
 
 from fewstep.errors import UserError
 from fewstep.training.method import Method
@@ -9,7 +10,27 @@ from stages.settings.params import Named, Params
 
 def models(params: Params) -> list[str]:
     """Return the names of all models of the chain, the pretrained one first."""
-    return ["pretrain", *params.keys("reflow"), *params.keys("distill")]
+    return ["pretrain", *params.keys("adopt"), *params.keys("reflow"), *params.keys("distill")]
+
+
+def is_below_data(path: PurePosixPath) -> bool:
+    """Return whether a path names something in data/."""
+    return path.parts[:1] == ("data",) and len(path.parts) > 1 and ".." not in path.parts
+
+
+def comes_from_elsewhere(params: Params, model: str) -> bool:
+    """Return whether a model, or that which its training started from, was trained elsewhere.
+
+    Such a model says itself what it knows, when it is read.
+    """
+    for _ in models(params):  # no chain of models is longer; one that goes in a circle is refused elsewhere
+        stage = next((stage for stage in ("reflow", "distill") if model in params.keys(stage)), None)
+        if stage is None:
+            break
+        model = params.config(stage, model).init
+    return model in params.keys("adopt") or (
+        model == "pretrain" and params.config("pretrain").checkpoint is not None
+    )
 
 
 def flows(params: Params) -> list[str]:
@@ -20,7 +41,7 @@ def flows(params: Params) -> list[str]:
         if (method := params.config("distill", key).method.build()).trained_times == "all"
         and not method.needs.second_time
     ]
-    return ["pretrain", *params.keys("reflow"), *students]
+    return ["pretrain", *params.keys("adopt"), *params.keys("reflow"), *students]
 
 
 def jittered(params: Params) -> dict[str, str]:
@@ -52,28 +73,30 @@ def doubled_models(params: Params) -> list[str]:
     """Return the names that more than one stage would give to its model."""
     names = models(params)
     return [
-        f"{name!r} names more than one model among pretrain, reflow and distill; rename one"
+        f"{name!r} names more than one model among pretrain, adopt, reflow and distill; rename one"
         for name in sorted({name for name in names if names.count(name) > 1})
     ]
 
 
 def wrong_methods(
-    params: Params, named: Iterable[tuple[str, Named]], *, supplied: Collection[str] = ()
+    params: Params, named: Iterable[tuple[str, Named, str]], *, supplied: Collection[str] = ()
 ) -> list[str]:
-    """Return what is wrong with methods, given as (where, method), of a stage.
+    """Return what is wrong with methods, given as (where, method, init), of a stage.
 
     Args:
         params: All settings.
-        named: The methods, and the settings that name them.
+        named: The methods, the settings that name them, and the models that their trainings start from.
         supplied: What the stage supplies of fewstep.training.method.Needs, beside the stream and labels.
     """
     config, named = params.config("pretrain"), list(named)
     problems = [
         f"{where} {method.name} needs {', '.join(missing)}, which this stage can't supply; take another"
-        for where, method in named
+        for where, method, _ in named
         if (missing := method.build().needs.unmet({"conditions", *supplied}))
     ]
-    for where, method in [] if config.checkpoint else named:  # an adopted model says itself what it knows
+    for where, method, init in named:
+        if comes_from_elsewhere(params, init):
+            continue
         try:
             method.build().check_labels(config.conditional)
         except UserError as error:
@@ -86,7 +109,7 @@ def unguidable(params: Params, named: Iterable[tuple[str, float, str]]) -> list[
     """Return what is wrong with guidance scales, (where, scale, model), of models that can't be guided."""
     pretrain, problems = params.config("pretrain"), []
     for where, scale, model in named:
-        if scale == 1 or pretrain.checkpoint:  # an adopted model says itself what it knows
+        if scale == 1 or comes_from_elsewhere(params, model):
             continue
         method = training_method(params, model)
         if not pretrain.conditional:

@@ -12,6 +12,7 @@ from fewstep.files import read_text
 from stages.settings import discovery, messages, yaml_text
 from stages.settings.fields import (
     Count,
+    FormatPlugin,
     Guidance,
     MethodPlugin,
     ModelPlugin,
@@ -24,6 +25,7 @@ from stages.settings.fields import (
 
 __all__ = [
     "Count",
+    "FormatPlugin",
     "Guidance",
     "MethodPlugin",
     "ModelPlugin",

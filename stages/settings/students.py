@@ -8,7 +8,7 @@ from pydantic import BeforeValidator
 from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.training.method import Method
-from stages.settings.models import models, shown_guidance, unguidable, wrong_methods
+from stages.settings.models import comes_from_elsewhere, models, shown_guidance, unguidable, wrong_methods
 from stages.settings.params import MethodPlugin, ModelPlugin, Params, Settings
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class StudentSettings(Settings):
     train_on: str
     """What it learns from: trajectories/<teacher> for straighten, phased and flow_map, couple/<key> for
     methods that learn from pairs, such as endpoint, prepare for those that learn from data. Of prepare,
-    methods that need no samples read only labels, if there are classes, and those with a gan_weight the data."""
+    methods that need no samples read only labels, if there are classes; those with a gan_weight, data."""
     nfe: Annotated[int | Literal["any"], BeforeValidator(number_or_any)]
     """NFE that the student samples with; one of the budgets searched for its teacher. any for a
     method that trains flow maps."""
@@ -64,7 +64,9 @@ def wrong_students(params: Params) -> list[str]:
     problems = []
     for key in params.keys("distill"):
         student, where = params.config("distill", key), f"distill.{key}"
-        problems += wrong_methods(params, [(f"{where}.method", student.method)], supplied=SUPPLIED)
+        problems += wrong_methods(
+            params, [(f"{where}.method", student.method, student.init)], supplied=SUPPLIED
+        )
         problems += [f"{where}{told}" for told in problems_of(student, params)]
     return problems
 
@@ -112,7 +114,7 @@ def wrong_nfe(student: StudentSettings) -> Iterator[str]:
 def wrong_teacher(student: StudentSettings, params: Params) -> Iterator[str]:
     """Yield what is wrong with a student's teacher."""
     teacher, nfe = student.teacher, student.nfe
-    if teacher not in (teachers := ["pretrain", *params.keys("reflow")]):
+    if teacher not in (teachers := ["pretrain", *params.keys("adopt"), *params.keys("reflow")]):
         yield f".teacher {teacher!r} is no model; there are: {', '.join(teachers)}"
     elif teacher not in params.keys("search"):
         yield f".teacher {teacher!r} is not searched: add search.{teacher}"
@@ -133,8 +135,9 @@ def no_score(teacher: str, params: Params) -> str | None:
     """Say why a teacher's velocity tells no score, None if it does."""
     if teacher in params.keys("reflow"):
         return f"its teacher {teacher!r} learned from pairs, which tells none; set teacher to pretrain"
-    pretrain = params.config("pretrain")
-    why = None if pretrain.checkpoint else pretrain.method.build().no_score()
+    why = (
+        None if comes_from_elsewhere(params, teacher) else params.config("pretrain").method.build().no_score()
+    )
     return why and f"pretrain.method{why}"
 
 

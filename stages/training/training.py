@@ -154,7 +154,22 @@ def take_model(job: Job, folder: Path, data: dict[str, Any]) -> None:
         UserError: if it is no model directory, or its samples have another shape, other units or other
             classes than the data.
     """
-    model, shape = load_model(folder), tuple(data["shape"])
+    publish_model(job, load_model(folder), data, source=folder)
+
+
+def publish_model(job: Job, model: Model, data: dict[str, Any], *, source: Path) -> None:
+    """Publish a model that was not trained here; see `take_model`.
+
+    Args:
+        job: The stage's job.
+        model: On the CPU.
+        data: The facts of `prepare`.
+        source: The folder it comes from, for messages.
+
+    Raises:
+        UserError: see `take_model`.
+    """
+    folder, shape = source, tuple(data["shape"])
     if model.config.shape != shape:
         raise UserError(f"{folder} makes samples of shape {model.config.shape}, the data has {shape}")
     known: dict[str, Any] = {"units": data["units"]}
@@ -186,7 +201,9 @@ def picture_samples(job: Job, model: Model) -> None:
         "sheet", job.seed, range(count), shape=shape, shares=config.class_shares, batch=count, device=device()
     )
     grids: list[Grid] = (
-        [config.grid] if config.grid else [uniform(nfe, start=flow.t_start) for nfe in SHOWN_NFE]
+        [config.grid]
+        if config.grid
+        else [uniform(nfe, start=flow.t_start, end=flow.t_end) for nfe in SHOWN_NFE]
     )
     rows = [(f"{grid.steps} NFE", integrate(flow, noise, grid, **conditions).x) for grid in grids]
     draw_sample_grid(job.out / "samples.png", rows)

@@ -24,6 +24,7 @@ def shrink(params: dict[str, Any]) -> dict[str, Any]:
         },
         "pretrain": params["pretrain"]
         | {"model": {"name": "unet", "width": 8, "multipliers": [1, 2]}, "train": train(60, 4e-3, 64)},
+        "adopt": {},
         "couple": {
             "round1": {
                 "model": "pretrain",

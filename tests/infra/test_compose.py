@@ -101,9 +101,11 @@ def test_what_is_kept_is_in_a_named_volume():
 @ours
 def test_nothing_is_told_to_others(name):
     makefile = re.findall(
-        r"^export (\w*(?:TRACK|ANALYTICS|TELEMETRY)\w*) = (.*)$", (CHECKOUT / "Makefile").read_text(), re.M
+        r"^export (\w*(?:TRACK|ANALYTICS|TELEMETRY|OFFLINE)\w*) = (.*)$",
+        (CHECKOUT / "Makefile").read_text(),
+        re.M,
     )
-    assert len(makefile) == 4
+    assert len(makefile) == 6
     assert dict(makefile).items() <= SERVICES[name]["environment"].items()
 
 

@@ -1,0 +1,83 @@
+"""Adapter: a network of another library, called as fewstep calls a network."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from fewstep.errors import UserError
+
+PREFIX = "network."
+"""What the names of a foreign network's weights begin with in a model directory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """What a foreign network's own options say of its samples and conditions."""
+
+    channels: int
+    """Channels of a sample."""
+    side: tuple[int, int] | None = None
+    """Height and width of a sample; None if the options don't say."""
+    labels: int = 0
+    """Rows of its table of class labels; 0 for a network without classes."""
+    null: bool = False
+    """Whether the last row is sure to be the null condition of guidance."""
+
+
+class Adapter(nn.Module):
+    """A file of fewstep.foreign.adapters defines one for the call signature of a network.
+
+    The network stays in evaluation mode while it is trained: some draw inside when they are not, such as
+    DiT, which hides labels; a loss would then depend on more than the sample and its key.
+    """
+
+    def __init__(self, network: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.network, self.classes = network, classes
+        self.train()
+
+    def train(self, mode: bool = True) -> "Adapter":
+        """Stay in evaluation mode, whatever is asked."""
+        return super().train(False)
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return the output, (batch, *shape), at network times t (batch,) for label (batch,).
+
+        A network with more channels at its end, which also predicts a variance, is asked for the first.
+        """
+        if label is not None and not self.classes:
+            raise UserError("a label was given to a network without classes")
+        output, channels = self.call(x, t, label), x.shape[1]
+        if output.shape[1] not in (channels, 2 * channels):
+            raise UserError(
+                f"the network made {output.shape[1]} channels of {channels}; it must give as many, or twice "
+                "as many with those of a variance last"
+            )
+        return output[:, :channels]
+
+    def call(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        """Ask the network; label is None if it has no classes, or for its null condition."""
+        raise NotImplementedError
+
+    def named(self, label: Tensor | None, t: Tensor) -> Tensor | None:
+        """Return the label, (batch,); none, given to a network with classes, means the null condition."""
+        if label is None and self.classes:
+            return t.new_full(t.shape, self.classes).long()
+        return label
+
+    @staticmethod
+    def describe(options: dict[str, Any]) -> Described:
+        """Return what the options of a network say; those of diffusers are its config.json.
+
+        Raises:
+            UserError: if it needs conditions that fewstep can't supply.
+        """
+        raise NotImplementedError
+
+
+def side_of(size: Any) -> tuple[int, int] | None:
+    """Return height and width from a `sample_size`: a number, two, or None."""
+    if size is None:
+        return None
+    return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -1,0 +1,14 @@
+"""A network called as network(t, x), or network(t, x, label) with classes: as those of torchcfm are."""
+
+from torch import Tensor
+
+from fewstep.foreign.adapter import Adapter
+
+
+class TX(Adapter):
+    """The order of code for differential equations."""
+
+    def call(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        """See Adapter.call."""
+        label = self.named(label, t)
+        return self.network(t, x) if label is None else self.network(t, x, label)

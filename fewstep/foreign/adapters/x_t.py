@@ -1,0 +1,14 @@
+"""A network called as network(x, t), or network(x, t, label) with classes: as SiT and DiT are."""
+
+from torch import Tensor
+
+from fewstep.foreign.adapter import Adapter
+
+
+class XT(Adapter):
+    """The order of most code; its options say nothing of samples and classes."""
+
+    def call(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        """See Adapter.call."""
+        label = self.named(label, t)
+        return self.network(x, t) if label is None else self.network(x, t, label)

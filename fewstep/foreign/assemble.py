@@ -1,0 +1,66 @@
+"""A model from what was found in a folder: its config declared whole, its weights copied in."""
+
+from dataclasses import replace
+from typing import Any
+
+from fewstep.errors import UserError
+from fewstep.foreign.adapter import Adapter
+from fewstep.foreign.found import DECLARATION, Found
+from fewstep.foreign.weights import fill
+from fewstep.model import Model, ModelConfig, build
+
+
+def config_of(
+    found: Found, shape: tuple[int, ...], declared: dict[str, Any], *, classes: int | None = None
+) -> ModelConfig:
+    """Return the config of the model that was found.
+
+    Args:
+        found: What a format saw.
+        shape: Of the samples it is to make.
+        declared: What a user says of DECLARATION, by name; it goes before what the folder says. A time
+            that the folder counts goes with the path, so a user who says either says the time too.
+        classes: How many classes it has. None: all rows of its table of labels, but for a null condition.
+
+    Raises:
+        UserError: if nobody says what is needed, or the samples or classes are not those of the network.
+    """
+    said = found.declared | declared
+    said.setdefault("time_scale", 1.0)
+    if missing := [name for name in DECLARATION if name not in said]:
+        raise UserError(
+            f"the folder does not say the {' and the '.join(missing)} of the network; "
+            f"set {', '.join(missing)}"
+        )
+    wanted = (found.channels or shape[0], *(found.side or shape[1:]))
+    if tuple(shape) != wanted:
+        raise UserError(
+            f"the network makes samples of shape {wanted}, the data has {tuple(shape)}; prepare data of the "
+            "network's shape"
+        )
+    if classes is None:
+        classes = found.labels - 1 if found.null else found.labels
+    return ModelConfig(
+        architecture=found.architecture,
+        shape=tuple(shape),
+        classes=classes,
+        guidable=0 < classes < found.labels,
+        **{name: said[name] for name in DECLARATION},
+    )
+
+
+def assemble(config: ModelConfig, found: Found) -> Model:
+    """Return the model with the weights that were found, on the CPU and in evaluation mode.
+
+    Raises:
+        UserError: if the network can't be built, or the weights are not its own.
+    """
+    model = build(config, seed=0)
+    assert isinstance(model.network, Adapter)
+    fill(model.network.network, found.files)
+    return model.eval()
+
+
+def redeclared(model: Model, **declared: Any) -> Model:
+    """Return the same network under another declaration."""
+    return Model(replace(model.config, **declared), model.network)

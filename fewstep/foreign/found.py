@@ -1,0 +1,30 @@
+"""Found: what a folder of another library says of the model in it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+DECLARATION = ("prediction", "path", "time", "time_scale")
+"""What must be known of a model besides its network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A model in a folder, before its weights are read."""
+
+    architecture: dict[str, Any]
+    """As in fewstep.model.ModelConfig."""
+    files: list[Path]
+    """Of its weights."""
+    channels: int | None = None
+    """Channels of a sample; None if the folder doesn't say."""
+    side: tuple[int, int] | None = None
+    """Height and width of a sample; None if the folder doesn't say."""
+    labels: int = 0
+    """Rows of its table of class labels; 0 for none, or if the folder doesn't say."""
+    null: bool = False
+    """Whether the last row is sure to be the null condition of guidance."""
+    declared: dict[str, Any] = field(default_factory=dict)
+    """What the folder says of DECLARATION, by name."""
+    notes: tuple[str, ...] = ()
+    """What else was seen, a sentence each."""

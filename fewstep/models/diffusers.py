@@ -1,0 +1,33 @@
+"""Diffusers: a network class of the library diffusers, built by it from its own config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from etils.epy import lazy_imports
+
+if TYPE_CHECKING:
+    from torch import nn
+
+with lazy_imports():
+    from fewstep.foreign import library
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diffusers:
+    """Settings of a network of diffusers; fewstep.foreign.adapters lists the classes."""
+
+    network: str
+    """The class, such as UNet2DModel."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Its arguments, as in its config.json."""
+
+    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        """Return the network for images or latents of `shape` (channels, height, width).
+
+        Raises:
+            UserError: if there is no such class or argument, it needs what fewstep can't supply, or does not
+                fit the shape or the classes.
+        """
+        return library.build(self.network, self.config, shape, classes)

@@ -1,0 +1,49 @@
+"""Imported: a network class of your own code in the checkout, named as module:Class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from etils.epy import lazy_imports
+
+from fewstep import registry
+from fewstep.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+with lazy_imports():
+    from fewstep.foreign import own_code
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """Settings of a network of your own.
+
+    Raises:
+        UserError: if `network` is not of the form module:Class, or there is no such adapter.
+    """
+
+    network: str
+    """module:Class of a file below the working directory: nets.unet:Unet is class Unet of nets/unet.py."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """The arguments of the class."""
+    adapter: str = "x_t"
+    """How it is called, a file of fewstep.foreign.adapters: x_t, t_x or edm."""
+
+    def __post_init__(self) -> None:
+        module, _, name = self.network.partition(":")
+        if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+            raise UserError(f"network {self.network!r} must be module:Class, such as nets.unet:Unet")
+        known = registry.available("fewstep.foreign.adapters")
+        if self.adapter not in known:
+            raise UserError(registry.unknown("adapter", self.adapter, known))
+
+    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        """Return the network, in its adapter.
+
+        Raises:
+            UserError: if there is no such file or class, it is no torch module, or takes no such arguments.
+        """
+        return own_code.build(self.network, self.options, self.adapter, classes)

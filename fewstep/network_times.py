@@ -1,0 +1,25 @@
+"""Which number a network is given as its time; each is a function of its path's own time t, (batch,)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fewstep.paths import Path
+
+
+def _log_sigma(path: Path, t: Tensor) -> Tensor:
+    c = path.coefficients(t)
+    return c.b.log() - c.a.log()
+
+
+NETWORK_TIMES: dict[str, Callable[[Path, Tensor], Tensor]] = {
+    "t": lambda path, t: t,
+    # time from data to noise; times N - 1 it is the index of a table of N noise levels
+    "1-t": lambda path, t: 1 - t,
+    "sigma": lambda path, t: _log_sigma(path, t).exp(),
+    "log_sigma": _log_sigma,  # EDM gives its network a quarter of it; Karras et al. 2022, table 1
+}

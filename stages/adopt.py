@@ -1,0 +1,108 @@
+"""Adopt: a model of another library, checked against data, as one of the chain's own."""
+
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from etils.epy import lazy_imports
+from pydantic import Field, field_validator
+
+from fewstep import paths
+from fewstep.network_times import NETWORK_TIMES
+from fewstep.predictions import PARTS
+from fewstep.registry import unknown
+from stages.run.job import Job
+from stages.run.runner import main
+from stages.settings.models import is_below_data
+from stages.settings.params import FormatPlugin, Params, Settings
+
+with lazy_imports():
+    from stages.training import adoption, training
+
+VERSION = 1  # bump when the numbers this stage writes change
+
+
+class Config(Settings):
+    """Settings of the adopt stage, each key of which is a model; what is null, the folder says."""
+
+    folder: str
+    """The folder with the model, below data/."""
+    format: FormatPlugin = Field("diffusers", validate_default=True)
+    """What is in the folder, a file of fewstep.foreign.formats, and its options."""
+    prediction: str | None = None
+    """What the network's output means; a row of fewstep.predictions.PARTS."""
+    path: str | dict[str, Any] | None = None
+    """The path from noise to data that it learnt; a name of fewstep.paths.PATHS, or a mapping of the name and
+    the path's options."""
+    time: str | None = None
+    """Which time it is given; a row of fewstep.network_times.NETWORK_TIMES."""
+    time_scale: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """The factor by which that time is multiplied."""
+    classes: int | None = Field(None, ge=0)
+    """Classes of its labels, without the null condition; null takes all labels that it has."""
+    guidance_channels: int | None = Field(None, ge=1)
+    """On how many of the first channels guidance acts; null: on all."""
+    check_samples: int = Field(128, ge=16)
+    """Samples of the data on which the declaration is checked."""
+    gates: Literal["stop", "warn"] = "stop"
+    """Whether a declaration that is probably wrong stops the chain, or is only reported."""
+
+    @field_validator("path")
+    @classmethod
+    def _path_exists(cls, path: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+        if path is not None:
+            paths.get(path)
+        return path
+
+    @field_validator("prediction")
+    @classmethod
+    def _prediction_exists(cls, prediction: str | None) -> str | None:
+        if prediction is not None and prediction not in PARTS:
+            raise ValueError(unknown("prediction", prediction, list(PARTS)))
+        return prediction
+
+    @field_validator("time")
+    @classmethod
+    def _time_exists(cls, time: str | None) -> str | None:
+        if time is not None and time not in NETWORK_TIMES:
+            raise ValueError(unknown("time", time, list(NETWORK_TIMES)))
+        return time
+
+
+def inputs(config: Config, key: str | None) -> dict[str, str]:
+    """Return the artifacts this stage reads."""
+    return {"data": "artifacts/prepare", "folder": config.folder}
+
+
+def output(key: str | None) -> str:
+    """Return where the outputs are published."""
+    return f"artifacts/models/{key}"
+
+
+def check(params: Params) -> list[str]:
+    """Return what is wrong: DVC sees the folders under data/ alone."""
+    folders = {key: params.config("adopt", key).folder for key in params.keys("adopt")}
+    return [
+        f"adopt.{key}.folder {folder!r} must be a folder under data/, where DVC sees it change"
+        for key, folder in folders.items()
+        if not is_below_data(PurePosixPath(folder))
+    ]
+
+
+def run(config: Config, job: Job) -> None:
+    """Build the network, check what is declared of it, and write its model directory."""
+    model = adoption.take(config, job)
+    training.publish_model(job, model, job.manifests["data"]["facts"], source=job.inputs["folder"])
+
+
+def gate(config: Config, key: str | None, facts: dict[str, Any]) -> str | None:
+    """Say why the chain must stop: the model is probably not what it is declared to be."""
+    if config.gates == "warn" or not facts["problems"]:
+        return None
+    return (
+        f"the check of the declaration failed: {'; '.join(facts['problems'])}. Change adopt.{key}, or the "
+        f"data, or set adopt.{key}.gates to warn to go on with this"
+    )
+
+
+if __name__ == "__main__":
+    main(Path(__file__))

@@ -1,0 +1,73 @@
+"""A model of another library in the chain: what its folder and the settings say of it, and the check."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from fewstep import declaration
+from fewstep.errors import UserError
+from fewstep.foreign.assemble import assemble, config_of
+from fewstep.foreign.found import DECLARATION
+from fewstep.shards import Shards
+from stages.process.device import device
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fewstep.model import Model, ModelConfig
+    from stages.run.job import Job
+
+
+def take(config: Any, job: Job) -> Model:
+    """Return the model of a folder after the check of its declaration, whose result goes to the job's facts.
+
+    Args:
+        config: Of the stage adopt.
+        job: Its job.
+
+    Raises:
+        UserError: if the folder holds no such model, or it is not for the data.
+    """
+    found = config.format.build().look(job.inputs["folder"])
+    for note in found.notes:
+        job.progress.note(note)
+    shape = tuple(job.manifests["data"]["facts"]["shape"])
+    said = {name: value for name in DECLARATION if (value := getattr(config, name)) is not None}
+    described = config_of(found, shape, said, classes=config.classes)
+    model = assemble(replace(described, guidance_channels=config.guidance_channels), found).to(device())
+    samples = Shards(job.inputs["data"] / "held_out").some(config.check_samples, seed=job.seed)
+    data, conditions = samples["data"].to(device()), conditions_of(model.config, samples)
+    verdict = declaration.check(model, data, conditions, seed=job.seed)
+    job.progress.note(
+        f"its data estimate has {verdict.ratio:.3g} times the error of a Gaussian fit (right models are "
+        f"below 1), after {verdict.calls} network calls of {len(data)} samples"
+    )
+    for told in (*verdict.problems, *verdict.notes):
+        job.progress.note(told)
+    job.facts.update(declared=described_as(model.config), ratio=verdict.ratio, calls=verdict.calls)
+    job.facts.update(problems=list(verdict.problems), notes=[*found.notes, *verdict.notes])
+    return model.cpu()
+
+
+def conditions_of(config: ModelConfig, samples: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return what samples are conditioned on: their labels, or the null condition if the data has none.
+
+    Raises:
+        UserError: if the network needs labels, and the data has none.
+    """
+    if not config.classes:
+        return {}
+    if "label" in samples:
+        return {"label": samples["label"].to(device())}
+    if not config.guidable:
+        raise UserError(
+            f"the network needs labels of {config.classes} classes, and the data has none; prepare data "
+            "with labels"
+        )
+    return {}
+
+
+def described_as(config: ModelConfig) -> dict[str, Any]:
+    """Return what is declared of a model."""
+    return {name: getattr(config, name) for name in DECLARATION}

@@ -1,0 +1,146 @@
+"""The stage adopt, on weights of a network of the user's own."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from jobs import job_in
+from safetensors.torch import save_file
+
+from fewstep.checkpoint import load_model
+from fewstep.errors import UserError
+from fewstep.shards import write_shards
+from stages import adopt
+from stages.settings import checks
+from stages.settings.params import Params
+
+RAW = yaml.safe_load(Path("params.yaml").read_text())
+NETS = '''
+import torch
+from torch import nn
+
+
+class Exact(nn.Module):
+    """The exact velocity for data that is `at` or `-at`, each half of the time."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.at = nn.Parameter(torch.zeros(channels, 4, 4))
+
+    def forward(self, t, x):
+        t = t[:, None, None, None].clamp(max=0.999)
+        side = torch.tanh((t / (1 - t) ** 2 * x * self.at).flatten(1).sum(1))[:, None, None, None]
+        return (side * self.at - x) / (1 - t)
+'''
+FORMAT = {"name": "state_dict", "network": "nets.exact:Exact", "options": {"channels": 1}, "adapter": "t_x"}
+SAID = {"folder": "data/mine", "format": FORMAT, "prediction": "velocity", "path": "linear", "time": "t"}
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("nets", "nets.exact"):  # of the test before
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setenv("FEWSTEP_DEVICE", "cpu")
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets/exact.py").write_text(NETS)
+    (tmp_path / "data/mine").mkdir(parents=True)
+    draw = torch.Generator().manual_seed(0)
+    at = torch.rand(1, 4, 4, generator=draw)
+    save_file({"at": at}, tmp_path / "data/mine/model.safetensors")
+    side = torch.randint(2, (256, 1, 1, 1), generator=draw) * 2 - 1
+    data = {"data": side * at + 0.01 * torch.randn(256, 1, 4, 4, generator=draw)}
+    write_shards(tmp_path / "prepared/held_out", 256, 256, lambda a, b: {"data": data["data"][a:b]}, facts={})
+    facts = {"shape": [1, 4, 4], "units": None, "classes": 0, "class_shares": [], "class_names": []}
+    inputs = {"data": tmp_path / "prepared", "folder": Path("data/mine")}
+    return job_in(tmp_path, "adopt", "mine", inputs=inputs, manifests={"data": {"facts": facts}})
+
+
+def run(job, **changed):
+    config = adopt.Config(**SAID | changed)
+    adopt.run(config, job)
+    return adopt.gate(config, "mine", job.facts)
+
+
+def test_a_model_is_adopted_and_read_like_any_other(job):
+    assert run(job) is None
+    model = load_model(job.out)
+    assert list(model.network.state_dict()) == ["network.at"]
+    assert job.facts["ratio"] < 0.5
+    assert (job.out / "samples.png").exists()
+
+
+def test_a_wrong_declaration_stops_the_chain_unless_it_is_told_not_to(job):
+    told = run(job, prediction="noise")
+    assert "likelier is: prediction: velocity" in told
+    assert "set adopt.mine.gates to warn" in told
+    assert run(replace(job, facts={}), prediction="noise", gates="warn") is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"network": "nets.other:Exact"}, "there is no nets/other.py in .*; put it there"),
+        ({"network": "nets.exact:Other"}, "nets/exact.py has no torch module 'Other'"),
+        ({"network": "nets.exact:torch"}, "nets/exact.py has no torch module 'torch'"),
+        ({"network": "os:system"}, "there is no os.py in .*; put it there"),
+        ({"options": {}}, "network nets.exact:Exact: .*channels"),
+        ({"options": {"channels": 3}}, r"at has shape \[1, 4, 4\], the network has of shape \[3, 4, 4\]"),
+    ],
+)
+def test_a_network_that_can_not_be_is_refused(job, changed, told):
+    with pytest.raises(UserError, match=told):
+        run(job, format=FORMAT | changed)
+
+
+def test_what_nobody_says_is_asked_for(job):
+    with pytest.raises(UserError, match="does not say the path and the time of the network; set path, time"):
+        run(job, path=None, time=None)
+
+
+def settings(**adopt):
+    return Params(RAW | {"adopt": adopt})
+
+
+def test_an_adopted_model_has_its_key_for_a_name_everywhere():
+    params = settings(mine=SAID)
+    params.raw["couple"] = RAW["couple"] | {"more": {"model": "mine", "pairs": 64, "guidance": 3.0}}
+    params.raw["search"] = RAW["search"] | {"mine": RAW["search"]["pretrain"] | {"teacher": "mine"}}
+    student = RAW["distill"]["straight-4"] | {"teacher": "mine", "init": "mine"}
+    params.raw["distill"] = RAW["distill"] | {"four": student | {"train_on": "trajectories/mine"}}
+    params.raw["trajectories"] = RAW["trajectories"] | {"mine": {"samples": 64}}
+    params.raw["evaluate"] = RAW["evaluate"] | {"reference": "mine"}
+    checks.check(params)
+    assert params.inputs("distill", "four")["teacher"] == "artifacts/models/mine"
+    assert "model mine" in params.inputs("evaluate")
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"folder": "/etc"}, "adopt.mine.folder '/etc' must be a folder under data/"),
+        ({"path": "curve"}, "adopt.mine.path: unknown path 'curve'"),
+        ({"path": {"name": "table", "betas": 1}}, "adopt.mine.path: path table: unknown option 'betas'"),
+        ({"prediction": "epsilon"}, "adopt.mine.prediction: unknown prediction 'epsilon'"),
+        ({"time": "index"}, "adopt.mine.time: unknown time 'index'"),
+        ({"format": "pickle"}, "unknown format 'pickle'.*diffusers, state_dict"),
+        ({"format": FORMAT | {"network": "nets"}}, "'nets' must be module:Class, such as nets.unet:Unet"),
+        ({"format": FORMAT | {"adapter": "xt"}}, "unknown adapter 'xt'; did you mean 'x_t'"),
+    ],
+)
+def test_wrong_settings_are_told(changed, told):
+    with pytest.raises(UserError, match=told):
+        checks.check(settings(mine=SAID | changed))
+
+
+def test_names_are_not_doubled_and_the_reference_is_a_teacher():
+    with pytest.raises(UserError, match="'round1' names more than one model among pretrain, adopt, reflow"):
+        checks.check(settings(round1=SAID))
+    params = settings()
+    params.raw["evaluate"] = RAW["evaluate"] | {"reference": "boss-4"}
+    with pytest.raises(UserError, match=r"evaluate\.reference 'boss-4' is no teacher; there are: pretrain"):
+        checks.check(params)
