@@ -54,7 +54,8 @@ class OnlineScore(OnPolicyDistillation):
     fake_rate: float = 5.0
     """Learning rate of the fake network, and of the critic, as a multiple of the student's."""
     gan_weight: float = 0.0
-    """Weight of the critic's loss beside that of the scores; above 0 the batches must hold real data."""
+    """Weight of the critic's loss, over the number of dimensions, beside that of the scores, which is a mean
+    over them; above 0 the batches must hold real data."""
     blur: float = 0.1
     """Standard deviation of the noise added to the critic's input."""
 
@@ -112,7 +113,7 @@ class OnlineScore(OnPolicyDistillation):
         if not self.gan_weight:
             return losses
         real = _critic.realness(nets["critic"], samples, "made", blur=self.blur, keys=keys)
-        return losses - self.gan_weight * real
+        return losses - self.gan_weight / samples[0].numel() * real
 
     def critic_loss(self, network: str, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
         """See OnPolicyDistillation.critic_loss: flow matching in the fake network's prediction."""

@@ -148,7 +148,7 @@ def test_a_gan_weight_adds_a_critic_of_samples_against_real_data(method_class):
     found = method.loss(nets, batch, "critic", 0.0, KEYS)
     torch.testing.assert_close(found, (1 - batch["data"].sum(dim=1)).relu() + (1 + made.sum(dim=1)).relu())
     with_and_without = (each.loss(nets, batch, "student", 0.0, KEYS) for each in (method, plain))
-    torch.testing.assert_close(torch.sub(*with_and_without), -0.5 * made.sum(dim=1))
+    torch.testing.assert_close(torch.sub(*with_and_without), -0.5 / 2 * made.sum(dim=1))
 
 
 def test_the_seed_decides_how_new_networks_start():
