@@ -270,7 +270,7 @@ def grid_of(
     own = model.config.grid and replace(model.config.grid, model_digest=None)  # which names its teacher
     if own is not None and steps in (None, own.steps):
         return own
-    if own is not None and model.config.trained_times == "grid":
+    if own is not None and model.config.trained_times != "all":
         raise UserError(f"this student was trained for its own {own.steps} steps alone; leave --steps out")
     if steps is None:
         raise UserError("this model has no grid of its own; give --steps, or a --grid of `fewstep search`")

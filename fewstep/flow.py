@@ -8,6 +8,8 @@ The ends of the path are handled here and nowhere else. `usable_times` gives the
 which the model's output can be turned into a velocity; `fewstep.solvers.integrate` starts at the
 first and never asks for a velocity after the last: it refuses a grid that would.
 
+The velocity of a flow map is the average over a step, from its time until another; `velocity_until` tells.
+
 States and times are in float32, or in float64 where the noise is, whatever a network computes in: the sum of
 many steps would lose in bfloat16 what each of them adds.
 """
@@ -20,11 +22,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from etils.epy import lazy_imports
 
 from fewstep import paths, predictions
+from fewstep.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.model import Model, ModelConfig
+    from fewstep.model import Model, ModelConfig, Until
 
 with lazy_imports():
     import torch
@@ -76,30 +79,48 @@ class ModelFlow:
         self.t_start, self.t_end = usable_times(model.config.path, model.config.prediction)
         model.config.guidance_shown(guidance)  # refuses what it can't show
         self.nfe_per_velocity = 1 if guidance == 1.0 else 2
+        self.velocity_until = model.config.velocity_until
         self.clamped_from = clamped_from(model.config)
 
-    def __call__(self, x: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
-        """See Flow; guided velocity = null + guidance (conditional - null)."""
+    def __call__(
+        self, x: Tensor, t: Tensor | float, *, until: Tensor | float | None = None, **conditions: Tensor
+    ) -> Tensor:
+        """See Flow; guided velocity = null + guidance (conditional - null).
+
+        With `until`, a number or (batch,), the average velocity from t until then, of a flow map.
+
+        Raises:
+            UserError: if there is an `until`, but the network has no second time.
+        """
         times = batch_times(t, x)
+        if until is not None:
+            if self.velocity_until != "any":
+                raise UserError(
+                    "`until` was given to a model whose network has no second time; leave it out, or train a "
+                    "flow map"
+                )
+            conditions["until"] = batch_times(until, x)
         velocity = self._velocity(x, times, **conditions)
         if self.guidance != 1.0:
             null = torch.full_like(conditions["label"], self.model.config.classes)
             unconditional = self._velocity(x, times, **{**conditions, "label": null})
             guided = unconditional + self.guidance * (velocity - unconditional)
-            channels = self.model.config.guidance_channels
-            velocity = (
-                guided if channels is None else torch.cat([guided[:, :channels], velocity[:, channels:]], 1)
-            )
-        if self.clamped_from is None:
-            return velocity
-        return ends_in_range(velocity, x, times, self.clamped_from)
+            if (channels := self.model.config.guidance_channels) is not None:
+                guided = torch.cat([guided[:, :channels], velocity[:, channels:]], dim=1)
+            velocity = guided
+        if self.velocity_until == "any":
+            last = conditions["until"] == 1 if self.model.config.in_range and until is not None else None
+        else:
+            last = None if self.clamped_from is None else times > self.clamped_from
+        return velocity if last is None else ends_in_range(velocity, x, times, last)
 
     def _velocity(self, y: Tensor, canonical: Tensor, **conditions: Tensor) -> Tensor:
         if self.model.config.path == "linear" and self.model.config.prediction == "velocity":
             return self._output(y, canonical, **conditions)
-        t = self.path.time_of(
-            canonical.double()
-        )  # in float32, an index of 1000 would lose its fourth decimal
+        # in float32, an index of 1000 would lose its fourth decimal
+        t = self.path.time_of(canonical.double())
+        if "until" in conditions:
+            conditions["until"] = self.path.time_of(conditions["until"].double())
         c = self.path.coefficients(t).to(y.dtype)
         x = paths.like(c.a + c.b, y) * y
         output = self._output(x, t, **conditions)
@@ -139,7 +160,7 @@ def usable_times(path: str | Mapping[str, Any], prediction: str) -> tuple[float,
 def clamped_from(config: ModelConfig) -> float | None:
     """Return the canonical time from which a step of this model is its last, and clamped; None if none is.
 
-    Jitter moves a timestep by less than half of the way to its neighbours.
+    Jitter moves a timestep by less than half of the way to its neighbours. Of a flow map, see ModelFlow.
     """
     if not config.in_range or config.grid is None:
         return None
@@ -147,18 +168,33 @@ def clamped_from(config: ModelConfig) -> float | None:
     return -1.0 if len(times) == 2 else (times[-3] + times[-2]) / 2
 
 
-def ends_in_range(velocity: Tensor, x: Tensor, t: Tensor, first: float) -> Tensor:
+def velocity_until(flow: Flow) -> Until:
+    """Return what a flow's velocity is the average to; a flow that does not say is one at one time."""
+    return getattr(flow, "velocity_until", "now")
+
+
+def over_step(flow: Flow, x: Tensor, t: Tensor | float, until: Tensor | float, **conditions: Any) -> Tensor:
+    """Return the velocity (batch, *shape) that an Euler step from x at t until `until` takes.
+
+    It is that at t, or of a flow map the average over the step; times are numbers or (batch,).
+    """
+    if velocity_until(flow) == "any":
+        conditions["until"] = until
+    return flow(x, t, **conditions)
+
+
+def ends_in_range(velocity: Tensor, x: Tensor, t: Tensor, last: Tensor) -> Tensor:
     """Return velocities (batch, *shape) whose Euler step from x at t (batch,) to 1 ends in [-1, 1].
 
-    Those at times before `first` are left alone. Where a value is clamped, only a gradient that would bring
-    it back passes: one that pushes further out would change no sample.
+    Those of steps that are not the `last`, bool (batch,), are left alone. Where a value is clamped, only a
+    gradient that would bring it back passes: one that pushes further out would change no sample.
     """
     left = paths.like((1 - t).clamp(min=END_MARGIN), x)
     end = x + left * velocity
     if end.requires_grad:
         end.register_hook(lambda gradient: torch.where((end.abs() > 1) & (end * gradient < 0), 0, gradient))
     clamped = end + (end.clamp(-1, 1) - end).detach()
-    return torch.where(paths.like(t, x) > first, (clamped - x) / left, velocity)
+    return torch.where(paths.like(last, x), (clamped - x) / left, velocity)
 
 
 def as_state(x: Tensor) -> Tensor:

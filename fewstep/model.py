@@ -14,6 +14,12 @@ from fewstep.network_times import NETWORK_TIMES
 from fewstep.predictions import PARTS
 from fewstep.registry import unknown
 
+TIMING = ("second_time", "slow_times")  # what an architecture's `build` may take; see fewstep.timing
+
+Until = Literal["now", "any", "data"]
+"""What a velocity is the average to: "now" is that of the flow at one time; "any" time that it is given as
+`until`, which is a flow map; "data" the end, which is a consistency model."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -25,7 +31,9 @@ class ModelConfig:
     """
 
     architecture: dict[str, Any]
-    """{"name": a file of fewstep.models, and that file's options}."""
+    """{"name": a file of fewstep.models, and that file's options}; "second_time": true if the network can be
+    given the time at which a step ends, beside the one at which it starts; "slow_times": true if it may be
+    differentiated by them."""
     shape: tuple[int, ...]
     """Shape of one sample: (channels, height, width) or (features,)."""
     classes: int = 0
@@ -48,8 +56,9 @@ class ModelConfig:
     """Which time the network is given; a row of fewstep.network_times.NETWORK_TIMES."""
     time_scale: float = 1.0
     """The factor by which that time is multiplied."""
-    trained_times: Literal["all", "grid"] = "all"
-    """"grid" for a student that only knows the timesteps of its own grid."""
+    trained_times: Literal["all", "grid", "until_1"] = "all"
+    """"grid" for a student that only knows the timesteps of its own grid; "until_1" for one whose velocity is
+    the average from any time until 1, so that it jumps to data in one step."""
     jitter: float = 0.0
     """How far the inner timesteps of its grid were moved at random in training, as a part of the way to the
     next timestep on either side; 0 for a student that knows its timesteps alone."""
@@ -91,11 +100,20 @@ class ModelConfig:
             )
         if self.trained_times == "grid" and self.grid is None:
             raise UserError("a model trained only at the timesteps of a grid must carry that grid")
+        if self.trained_times == "until_1" and (self.grid is None or self.grid.steps > 1):
+            raise UserError("a model that only jumps to data must carry a grid of one step")
         if not 0 <= self.jitter < 0.5 or (self.jitter and self.trained_times != "grid"):
             raise UserError(
                 f"jitter must be from 0 up to but not 0.5, and is of students of a grid; got {self.jitter} "
                 f"for a model trained at times: {self.trained_times}"
             )
+
+    @property
+    def velocity_until(self) -> Until:
+        """What its velocity is the average to."""
+        if self.architecture.get("second_time"):
+            return "any"
+        return "data" if self.trained_times == "until_1" else "now"
 
     def guidance_shown(self, asked: float) -> float:
         """Return the guidance that its samples show if they are made with the scale `asked`.
@@ -137,10 +155,19 @@ class Model(nn.Module):
         self.config = config
         self.network = network
 
-    def forward(self, x: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
-        """Return the network's raw prediction, (batch, *shape), at the path's own times t, (batch,)."""
+    def forward(self, x: Tensor, t: Tensor, *, until: Tensor | None = None, **conditions: Tensor) -> Tensor:
+        """Return the network's raw prediction, (batch, *shape), at the path's own times t, (batch,).
+
+        A network with a second time predicts for the step from t until `until`, (batch,); without it, at t.
+        """
+        if until is not None:
+            conditions["until"] = self._network_time(until, x)
+        return self.network(x, self._network_time(t, x), **conditions)
+
+    def _network_time(self, t: Tensor, x: Tensor) -> Tensor:
+        """Return what the network is given for a time of its path: in float32 at least."""
         time = NETWORK_TIMES[self.config.time](paths.get(self.config.path), t) * self.config.time_scale
-        return self.network(x, time.to(torch.promote_types(x.dtype, torch.float32)), **conditions)
+        return time.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def build(config: ModelConfig, *, seed: int) -> Model:
@@ -150,6 +177,7 @@ def build(config: ModelConfig, *, seed: int) -> Model:
         UserError: if the architecture or one of its options does not exist or does not fit the shape.
     """
     options = dict(config.architecture)
+    timing = {name: options.pop(name) for name in TIMING if name in options}
     architecture = registry.find("fewstep.models", options.pop("name", None))
     try:
         design = architecture(**options)
@@ -157,4 +185,12 @@ def build(config: ModelConfig, *, seed: int) -> Model:
         raise UserError(f"model {config.architecture['name']}: {error}") from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Model(config, design.build(config.shape, config.classes))
+        try:
+            return Model(config, design.build(config.shape, config.classes, **timing))
+        except TypeError as error:
+            if named := [name for name in timing if name in str(error)]:
+                what = named[0].replace("_", " ")
+                raise UserError(
+                    f"model {config.architecture['name']} can't be given {what}: its build does not take it"
+                ) from None
+            raise

@@ -1,4 +1,4 @@
-"""Distill: a student that needs few calls, on the grid searched for its teacher."""
+"""Distill: a student that needs few calls, on the grid searched for its teacher, or on any."""
 
 from dataclasses import replace
 from functools import partial
@@ -14,7 +14,7 @@ from stages.settings.params import Params
 from stages.settings.students import StudentSettings, must_continue, wrong_students
 
 with lazy_imports():
-    from fewstep import checkpoint, shards
+    from fewstep import checkpoint, shards, timing
     from stages.sampling import open_model
     from stages.searching import grids_file
     from stages.training import task, training
@@ -49,21 +49,29 @@ def output(key: str | None) -> str:
 
 def check(params: Params) -> list[str]:
     """Return what is wrong between students and the sections they build on."""
-    return doubled_models(params) + wrong_students(params)
+    students = {key: params.config("distill", key) for key in params.keys("distill")}
+    unwatched = [
+        f"distill.{key}.monitor looks at a student on its own grid; one of any nfe has none: set it to null"
+        for key, student in students.items()
+        if student.monitor and student.nfe == "any"
+    ]
+    return doubled_models(params) + wrong_students(params) + unwatched
 
 
 def run(config: Config, job: Job) -> None:
-    """Train a copy of a model for the grid of its teacher and budget, and write the student's directory."""
+    """Train a copy of a model for the grid of its teacher and budget, or any, and write its directory."""
     method, init = config.method.build(), open_model.open_model(job.inputs["init"])
-    grid = grids_file.read_grids(job.inputs["search"]).grid(config.nfe, asked_by=f"distill@{job.key}")
-    grid.must_suit(model=checkpoint.model_digest(job.inputs["teacher"]), solver="euler")
+    found = grids_file.read_grids(job.inputs["search"])
+    grid = found.fine if config.nfe == "any" else found.grid(config.nfe, asked_by=f"distill@{job.key}")
+    grid.must_suit(model=checkpoint.model_digest(job.inputs["teacher"]))
     source = job.inputs["train_on"]
     facts = shards.Shards(source / "train").facts
     teacher = checkpoint.load_config(job.inputs["teacher"])
     if "guidance" in facts and facts["model"] == grid.model_digest:
         shown = replace(grid, guidance=teacher.guidance_shown(grid.guidance))
         shown.must_suit(model=facts["model"], guidance=facts["guidance"])
-    own = replace(grid, guidance=1.0)  # what guidance does is in the coupling; the student samples without
+    # What guidance does is in the coupling; the student samples without.
+    own = None if config.nfe == "any" else replace(grid, guidance=1.0)
     if config.model is None:
         must_continue(config.init, init.config, own)
     taught = {
@@ -71,13 +79,19 @@ def run(config: Config, job: Job) -> None:
         "baked_guidance": facts.get("guidance", init.config.baked_guidance),
         "in_range": shards.Shards(job.inputs["data"] / "train").facts["pixels"],
     }
-    student = training.student_of(init, taught | method.trained(), config.model, seed=job.seed)
+    student = training.student_of(init, {}, config.model, seed=job.seed)
+    if method.needs.second_time and student.config.velocity_until == "now":
+        student = timing.with_second_time(student, seed=job.seed)
+    if method.needs.slow_times and not student.config.architecture.get("slow_times"):
+        student = timing.with_slow_times(student, seed=job.seed)
+    student = training.student_of(student, taught | method.trained(), None, seed=job.seed)
     select = None
     if method.needs.stream == "trajectories":
         stored = facts["timesteps"]
-        if student.config.jitter:
+        if method.needs.all_states:
             select = partial(task.with_times, stored)
         else:
+            assert own is not None, "only methods that need all states train for any number of calls"
             select = partial(task.at_timesteps, stored, own)
     training.train_model(
         job, method, student, config.train, source=source, select=select, monitor=config.monitor

@@ -6,9 +6,11 @@ import torch
 from torch import nn
 
 from fewstep import randomness
+from fewstep.grids import uniform
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.model import ModelConfig, build
 from fewstep.settings import TrainSettings
+from fewstep.timing import with_second_time, with_slow_times
 from fewstep.training.loop import train
 from fewstep.training.method import Method, Net
 
@@ -18,9 +20,17 @@ def student(seed=0, **config):
     return build(ModelConfig(architecture=architecture, shape=(2,), **config), seed=seed)
 
 
+def student_of(method):
+    """Return a student that the method can train."""
+    model = student(grid=uniform(1 if method.trained_times == "until_1" else 2))
+    if method.needs.second_time:
+        model = with_second_time(model, seed=0)
+    return with_slow_times(model, seed=0) if method.needs.slow_times else model
+
+
 @dataclass(frozen=True)
 class FixedBatches:
-    """Points on the unit circle and noise; a rank's share is its slice of the whole batch."""
+    """Points on the unit circle, noise and states between; a rank's share is its slice of the whole batch."""
 
     size: int
     rank: int = 0
@@ -32,7 +42,12 @@ class FixedBatches:
         keys = randomness.keys_of(11, start, start + share)
         angle = 6.28 * randomness.uniforms("circle", keys)
         data = torch.stack([angle.cos(), angle.sin()], dim=1)
-        return {"data": data, "noise": randomness.noises("circle noise", keys, (2,))}, keys
+        noise, times = (
+            randomness.noises("circle noise", keys, (2,)),
+            torch.linspace(0, 1, 5).expand(share, -1),
+        )
+        states = noise[:, None] + times[..., None] * (data - noise)[:, None]
+        return {"data": data, "noise": noise, "states": states, "times": times}, keys
 
 
 @dataclass

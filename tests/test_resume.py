@@ -12,16 +12,20 @@ import pytest
 import torch
 import trainings
 from processes import wait_for
-from recorded import FixedBatches, Recorder, TwoNetworks, run, student
+from recorded import FixedBatches, Recorder, TwoNetworks, run, student, student_of
 from safetensors.torch import save_file
 
 from fewstep.checkpoint import model_digest, save_model
 from fewstep.errors import UserError
-from fewstep.grids import uniform
 from fewstep.methods.adversarial import Adversarial
+from fewstep.methods.consistency import Consistency
 from fewstep.methods.dmd import Dmd
+from fewstep.methods.flow_map import FlowMap
+from fewstep.methods.flow_map_distillation import FlowMapDistillation
 from fewstep.methods.flow_matching import FlowMatching
+from fewstep.methods.meanflow import Meanflow
 from fewstep.methods.reflow import Reflow
+from fewstep.methods.shortcut import Shortcut
 from fewstep.methods.sim import Sim
 from fewstep.settings import TrainSettings
 from fewstep.training import state
@@ -44,10 +48,11 @@ class StoppingBatches(FixedBatches):
 
 
 def train_once(state, *, method=None, batches=None, progress=None):
+    method = method or FlowMatching()
     return run(
         state,
-        method=method or FlowMatching(),
-        model=student(grid=uniform(2)),
+        method=method,
+        model=student_of(method),
         load=lambda name: student(seed=9),
         settings=SETTINGS,
         batches=batches,
@@ -61,6 +66,11 @@ STOPS = [
     (Sim, OFTEN),
     (Adversarial, OFTEN),
     (partial(Dmd, gan_weight=0.1), OFTEN),
+    (FlowMap, OFTEN),
+    (FlowMapDistillation, OFTEN),
+    (Meanflow, OFTEN),
+    (Shortcut, OFTEN),  # which keeps an average for its loss
+    (Consistency, OFTEN),
 ]
 
 

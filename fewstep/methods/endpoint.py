@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from etils.epy import lazy_imports
 
-from fewstep.flow import as_flow
+from fewstep.flow import as_flow, over_step
 from fewstep.methods._distances import DISTANCES, check_distance
 from fewstep.methods._timesteps import draw_timesteps, in_range_of, timesteps_of
 from fewstep.paths import like
@@ -51,11 +51,12 @@ class Endpoint(Method):
     def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
         """See Method.loss."""
         student: Model = nets["student"]
-        timesteps = timesteps_of(student)[:-1]
-        t = torch.tensor(timesteps)[draw_timesteps(len(timesteps), keys)].to(batch["data"].device)
+        timesteps = timesteps_of(student)
+        step, device = draw_timesteps(len(timesteps) - 1, keys), batch["data"].device
+        t, until = (torch.tensor(timesteps)[number].to(device) for number in (step, step + 1))
         t_start, data = timesteps[0], in_range_of(student.config, batch["data"])
         start = (1 - t_start) * batch["noise"]
         done = like((t - t_start) / (1 - t_start), data)  # the part of the chord before x
         x = done * data + (1 - done) * start
-        velocity = as_flow(student)(x, t, **conditions_of(student.config, batch))
+        velocity = over_step(as_flow(student), x, t, until, **conditions_of(student.config, batch))
         return DISTANCES[self.distance](velocity - (data - start) / (1 - t_start))

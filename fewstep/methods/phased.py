@@ -84,5 +84,5 @@ class Phased(Method):
         canonical.clamped_from = None  # only the last phase leads to the range
         velocity = canonical(x, t, **conditions_of(student.config, batch))
         if student.config.in_range:
-            velocity = flow.ends_in_range(velocity, x, t, float(times[0, -2]) - TOLERANCE)
+            velocity = flow.ends_in_range(velocity, x, t, t > float(times[0, -2]) - TOLERANCE)
         return DISTANCES[self.distance](x + like(last - t, x) * velocity - end)

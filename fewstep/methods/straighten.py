@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from etils.epy import lazy_imports
 
 from fewstep.errors import UserError
-from fewstep.flow import as_flow
+from fewstep.flow import as_flow, over_step
 from fewstep.methods._distances import l2
 from fewstep.methods._timesteps import (
     at_timesteps,
@@ -87,7 +87,7 @@ class Straighten(Method):
         way = zip(pairwise(batch["times"].unbind(1)), batch["states"].unbind(1)[1:], strict=True)
         for (t, t_next), wanted in way:
             step = like(t_next - t, x)
-            velocity = flow(x, t, **conditions)
+            velocity = over_step(flow, x, t, t_next, **conditions)
             losses.append(l2(velocity - (wanted - x) / step))
             x = x + step * velocity.detach()
         return torch.stack(losses).mean(dim=0)
@@ -99,5 +99,5 @@ class Straighten(Method):
         each = torch.arange(len(states), device=states.device)
         x, wanted = states[each, timestep], states[each, timestep + 1]
         t, step = times[each, timestep], times[each, timestep + 1] - times[each, timestep]
-        velocity = as_flow(student)(x, t, **conditions_of(student.config, batch))
+        velocity = over_step(as_flow(student), x, t, t + step, **conditions_of(student.config, batch))
         return l2(velocity - (wanted - x) / like(step, x))

@@ -33,6 +33,15 @@ class Mlp:
         if min(self.width, self.depth) < 1:
             raise UserError(f"mlp: width and depth must be 1 or more, got {self}")
 
-    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+    def build(
+        self, shape: tuple[int, ...], classes: int, *, second_time: bool = False, slow_times: bool = False
+    ) -> nn.Module:
         """Return the network for samples of any `shape`; images are flattened."""
-        return networks.MlpNetwork(shape, classes, width=self.width, depth=self.depth)
+        return networks.MlpNetwork(
+            shape,
+            classes,
+            width=self.width,
+            depth=self.depth,
+            second_time=second_time,
+            slow_times=slow_times,
+        )

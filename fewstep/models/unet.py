@@ -38,7 +38,9 @@ class Unet:
         if min(self.width, self.blocks, *self.multipliers, len(self.multipliers)) < 1:
             raise UserError(f"unet: width, multipliers and blocks must be 1 or more, got {self}")
 
-    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+    def build(
+        self, shape: tuple[int, ...], classes: int, *, second_time: bool = False, slow_times: bool = False
+    ) -> nn.Module:
         """Return the network for images of `shape` (channels, height, width).
 
         Raises:
@@ -59,4 +61,6 @@ class Unet:
             multipliers=self.multipliers,
             blocks=self.blocks,
             attention=self.attention,
+            second_time=second_time,
+            slow_times=slow_times,
         )

@@ -1,4 +1,4 @@
-"""What every network here is conditioned on: the time, and a class label if there are classes."""
+"""What every network here is conditioned on: one time or two, and a class label if there are classes."""
 
 import math
 
@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from fewstep.errors import UserError
 
 FASTEST = 1000.0  # radians per unit of time; the slowest feature turns by one radian
+FASTEST_OF_SLOW = 100.0  # the same where methods differentiate by the time
+FASTEST_OF_SPANS = 20.0  # the same of the span until a second time, by which they do so too
+FITTED = 4096  # times at which slow features are fitted to others
 
 
 class Condition(nn.Module):
@@ -15,27 +18,43 @@ class Condition(nn.Module):
 
     Sines and cosines of geometrically spaced frequencies, then two layers; Vaswani et al. 2017,
     Ho et al. 2020 (arXiv 2006.11239), appendix B. Label number `classes` is the null condition.
+
+    A network with a second time adds the same of the span from t until then. Its last layer starts at zero,
+    so that such a network starts as the one with one time whose weights it takes.
     """
 
     frequencies: Tensor
+    spans: Tensor
 
-    def __init__(self, features: int, width: int, classes: int) -> None:
+    def __init__(
+        self, features: int, width: int, classes: int, *, second_time: bool = False, slow_times: bool = False
+    ) -> None:
         super().__init__()
-        frequencies = torch.exp(torch.linspace(0, math.log(FASTEST), features // 2))
-        self.register_buffer("frequencies", frequencies, persistent=False)
-        self.time = nn.Sequential(nn.Linear(2 * (features // 2), width), nn.SiLU(), nn.Linear(width, width))
+        fastest = FASTEST_OF_SLOW if slow_times else FASTEST
+        self.register_buffer("frequencies", _frequencies(features // 2, fastest), persistent=False)
+        self.time = _layers(features // 2, width)
         self.label = nn.Embedding(classes + 1, width) if classes else None
         self.classes = classes
+        self.until = None
+        if second_time:
+            self.register_buffer("spans", _frequencies(features // 2, FASTEST_OF_SPANS), persistent=False)
+            self.until = _layers(features // 2, width)
+            zero(self.until[-1])
 
-    def forward(self, t: Tensor, label: Tensor | None) -> Tensor:
-        """Return the embedding, (batch, width), of t and label, (batch,); no label is the null label.
+    def forward(self, t: Tensor, label: Tensor | None, until: Tensor | None = None) -> Tensor:
+        """Return the embedding, (batch, width), of t, label and until, (batch,).
+
+        No label is the null label; no until is t, if the network has a second time.
 
         Raises:
-            UserError: if there is a label but the network has no classes.
+            UserError: if there is a label but the network has no classes, or a second time but it has one.
         """
-        angle = t[:, None] * self.frequencies
-        waves = torch.cat([angle.sin(), angle.cos()], dim=1)  # of times in float32, whatever the weights are
-        embedding = self.time(waves.to(self.frequencies.dtype))
+        embedding = self.time(self._waves(t, self.frequencies))
+        if self.until is not None:
+            span = torch.zeros_like(t) if until is None else until - t
+            embedding = embedding + self.until(self._waves(span, self.spans))
+        elif until is not None:
+            raise UserError("`until` was given to a network without a second time")
         if self.label is None:
             if label is not None:
                 raise UserError("a label was given to a network without classes")
@@ -43,6 +62,32 @@ class Condition(nn.Module):
         if label is None:
             label = torch.full(t.shape, self.classes, device=t.device)
         return embedding + self.label(label)
+
+    @torch.no_grad()
+    def fit_times(self, other: "Condition") -> None:
+        """Fit the embedding of the time to another network's, by least squares in the last layer alone."""
+        first, middle, last = self.time
+        assert isinstance(last, nn.Linear)
+        t = (torch.arange(FITTED, device=last.weight.device) + 0.5) / FITTED
+        wanted = other.time(other._waves(t, other.frequencies)).double()
+        hidden = middle(first(self._waves(t, self.frequencies))).double()
+        terms = torch.cat([hidden, torch.ones_like(hidden[:, :1])], dim=1)
+        square = terms.T @ terms + 1e-6 * FITTED * torch.eye(terms.shape[1], device=t.device)
+        fitted = torch.linalg.solve(square, terms.T @ wanted)
+        last.weight.copy_(fitted[:-1].T)
+        last.bias.copy_(fitted[-1])
+
+    def _waves(self, t: Tensor, frequencies: Tensor) -> Tensor:
+        angle = t[:, None] * frequencies  # in float32, as times are, whatever the weights are
+        return torch.cat([angle.sin(), angle.cos()], dim=1).to(frequencies.dtype)
+
+
+def _frequencies(count: int, fastest: float) -> Tensor:
+    return torch.exp(torch.linspace(0, math.log(fastest), count))
+
+
+def _layers(waves: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(2 * waves, width), nn.SiLU(), nn.Linear(width, width))
 
 
 def zero(layer: nn.Module) -> None:

@@ -30,18 +30,22 @@ class Block(nn.Module):
 class MlpNetwork(nn.Module):
     """Residual fully connected layers; the last starts at zero."""
 
-    def __init__(self, shape: tuple[int, ...], classes: int, *, width: int, depth: int) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], classes: int, *, width: int, depth: int, **timing: bool
+    ) -> None:
         super().__init__()
         size = math.prod(shape)
-        self.condition = Condition(width, width, classes)
+        self.condition = Condition(width, width, classes, **timing)
         self.first = nn.Linear(size, width)
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.norm, self.last = nn.LayerNorm(width), nn.Linear(width, size)
         zero(self.last)
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """Return the output, (batch, *shape), at t (batch,) for label (batch,)."""
-        condition = functional.silu(self.condition(t, label))
+    def forward(
+        self, x: Tensor, t: Tensor, label: Tensor | None = None, until: Tensor | None = None
+    ) -> Tensor:
+        """Return the output, (batch, *shape), at t (batch,) for label and until (batch,)."""
+        condition = functional.silu(self.condition(t, label, until))
         h = self.first(x.flatten(1))
         for block in self.blocks:
             h = block(h, condition)

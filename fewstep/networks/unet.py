@@ -84,6 +84,7 @@ class UnetNetwork(nn.Module):
         multipliers: tuple[int, ...],
         blocks: int,
         attention: bool,
+        **timing: bool,
     ) -> None:
         super().__init__()
         widths = [width * m for m in multipliers]
@@ -92,7 +93,7 @@ class UnetNetwork(nn.Module):
         def levels(start: Iterable[int], out: Iterable[int]) -> nn.ModuleList:
             return nn.ModuleList(Level(i, o, embedded, blocks) for i, o in zip(start, out, strict=True))
 
-        self.condition = Condition(2 * width, embedded, classes)
+        self.condition = Condition(2 * width, embedded, classes, **timing)
         self.first = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.down = levels([widths[0], *widths[:-1]], widths)
         self.shrink = nn.ModuleList(nn.Conv2d(w, w, 3, stride=2, padding=1) for w in widths[:-1])
@@ -103,9 +104,11 @@ class UnetNetwork(nn.Module):
         self.last_norm, self.last = norm(widths[0]), nn.Conv2d(widths[0], channels, 3, padding=1)
         zero(self.last)
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """Return the output, (batch, channels, height, width), at t (batch,) for label (batch,)."""
-        condition = functional.silu(self.condition(t, label))
+    def forward(
+        self, x: Tensor, t: Tensor, label: Tensor | None = None, until: Tensor | None = None
+    ) -> Tensor:
+        """Return the output, (batch, channels, height, width), at t (batch,) for label and until (batch,)."""
+        condition = functional.silu(self.condition(t, label, until))
         h, skips = self.first(x), []
         for number, level in enumerate(self.down):
             h = level(h if number == 0 else self.shrink[number - 1](h), condition)

@@ -80,7 +80,7 @@ def search(
 
     Raises:
         UserError: for a name, budget or option that can't be, too little noise, a model that is not
-            deterministic or was trained at its own timesteps alone, or a velocity that is none.
+            deterministic, a flow map or trained at its own timesteps alone, or a velocity that is none.
     """
     searcher = registry.find("fewstep.searches", method)() if isinstance(method, str) else method
     solvers.get(solver)
@@ -149,6 +149,10 @@ def _flow_of(model: Model | Flow | Callable[[Tensor, Tensor], Tensor], guidance:
         if model.config.trained_times != "all" and not model.config.jitter:
             raise UserError(
                 "this model was trained only at the timesteps of its own grid; search its teacher"
+            )
+        if model.config.velocity_until != "now":
+            raise UserError(
+                "this model is a flow map, which takes steps of any length as they are; search its teacher"
             )
         if not model.config.deterministic:
             raise UserError("this model is not deterministic: the same noise gives other samples each time")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.finite import refuse_not_finite
-from fewstep.flow import Flow, as_state
+from fewstep.flow import Flow, as_state, velocity_until
 from fewstep.grids import Grid
 
 if TYPE_CHECKING:
@@ -102,8 +102,9 @@ class CountedFlow:
         self.flow, self.conditions, self.nfe = flow, conditions, 0
         self.t_start, self.t_end = flow.t_start, flow.t_end
         self.nfe_per_velocity = flow.nfe_per_velocity
+        self.velocity_until = velocity_until(flow)
 
-    def __call__(self, x: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor | float, **conditions: Any) -> Tensor:
         """See Flow."""
         self.nfe += self.nfe_per_velocity
         return self.flow(x, t, **self.conditions, **conditions).to(x.dtype)
@@ -126,11 +127,23 @@ def trajectory(flow: Flow, noise: Tensor, grid: Grid) -> Iterator[Tensor]:
 
 
 def must_fit(flow: Flow, grid: Grid) -> None:
-    """Refuse a grid that asks for a velocity where the flow has none.
+    """Refuse a grid that asks for a velocity where the flow has none, or for one that it does not have.
 
     Raises:
-        UserError: if the grid starts before the flow can, or its last step starts after the flow's t_end.
+        UserError: if the grid starts before the flow can, or its last step starts after the flow's t_end; if
+            the flow gives average velocities, but the solver is not Euler, or there are more steps than it
+            knows.
     """
+    if (until := velocity_until(flow)) != "now" and grid.solver != "euler":
+        raise UserError(
+            "this model gives average velocities, which are for Euler steps; the grid's solver is "
+            f"{grid.solver}: set it to euler"
+        )
+    if until == "data" and grid.steps > 1:
+        raise UserError(
+            f"this model was trained to jump to data in one step; the grid has {grid.steps}: take 1, or "
+            "train a flow map"
+        )
     if grid.times[0] < flow.t_start - 1e-9:
         raise UserError(
             f"the grid starts at {grid.times[0]}, before this model can, at {flow.t_start}; start it there"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from fewstep.errors import UserError
@@ -26,6 +26,8 @@ class Net:
     """Whether it is trained; otherwise it is frozen and in evaluation mode."""
     ema: bool = False
     """Whether a moving average of its weights is kept."""
+    averages: Mapping[str, float] = field(default_factory=dict)
+    """Decays of further moving averages, which `loss` finds by these names among the networks."""
     learning_rate: float = 1.0
     """Its learning rate as a multiple of the loop's."""
 
@@ -35,7 +37,7 @@ class Needs:
     """What a method needs besides the student. Stages read this and never compare a method's name.
 
     A stage rejects a method before any work if it trains on another stream, or needs something that the
-    stage can't supply. No stage supplies `features`, `averages` or `second_time` yet.
+    stage can't supply. No stage supplies `features` yet.
     """
 
     stream: Literal["data", "pairs", "trajectories", "noise"]
@@ -52,14 +54,14 @@ class Needs:
     """Real data in addition to the stream; each batch then has it as "data"."""
     features: bool = False
     """A feature network for its loss."""
-    averages: bool = False
-    """Moving averages with other decays than the loop's."""
     second_time: bool = False
-    """A network that takes a second time, such as the end of a step."""
+    """A network that takes a second time, the end of a step; see fewstep.timing.with_second_time."""
+    slow_times: bool = False
+    """A network that may be differentiated by its times; see fewstep.timing.with_slow_times."""
 
     def unmet(self, supplied: Collection[str]) -> list[str]:
         """Return the names of the needs, other than the stream, that are not supplied."""
-        asked = [field.name for field in fields(self) if field.name != "stream" and getattr(self, field.name)]
+        asked = [need.name for need in fields(self) if need.name != "stream" and getattr(self, need.name)]
         return [name for name in asked if name not in supplied]
 
 
@@ -69,12 +71,13 @@ class Method:
 
     A batch is a dictionary of tensors with the same first dimension n. Its fields depend on the stream that
     the method needs: "data" (data, and label if there are classes), "pairs" (noise, data, label),
-    "trajectories" (states (n, steps + 1, *shape), label): the teacher's states at the student's timesteps;
-    or "noise" (label alone). `keys`, int64 (n, 2), are its samples' keys for fewstep.randomness.
+    "trajectories" (states (n, steps + 1, *shape), label): the teacher's states at the student's timesteps,
+    or all stored ones and their times (n, stored); or "noise" (label alone). `keys`, int64 (n, 2), are its
+    samples' keys for fewstep.randomness.
     """
 
     trained_times: ClassVar[str] = "all"
-    """"grid" if the student is trained only at the timesteps of its grid."""
+    """"grid" if the student is trained only at the timesteps of its grid; see ModelConfig.trained_times."""
     map_preserving: ClassVar[bool] = True
     """Whether the student is trained to map each noise to the same sample as its teacher."""
 

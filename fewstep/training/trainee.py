@@ -21,14 +21,20 @@ class Trainee:
         self.module = net.module.train()
         self.parameters = [p for p in net.module.parameters() if p.requires_grad]
         self.average = copy.deepcopy(net.module).eval() if net.ema else None
-        # Kept, because collecting them takes longer than the average itself.
+        self.averages = {name: copy.deepcopy(net.module).eval() for name in net.averages}
+        """Those that the method asked for, by name."""
+        kept = [(self.average, settings.ema)] if self.average is not None else []
+        kept += [(self.averages[name], decay) for name, decay in net.averages.items()]
+        # The lists are kept, because collecting them takes longer than the average itself.
         self._followed: list[Tensor] = list(net.module.parameters())
-        self._followers: list[Tensor] = [] if self.average is None else list(self.average.parameters())
+        self._followers: list[tuple[nn.Module, list[Tensor], float]] = [
+            (average, [*average.parameters()], decay) for average, decay in kept
+        ]
         self.optimiser = AdamW(
             self.parameters, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
         )
         self.rate_scale = net.learning_rate
-        self.clip, self.decay = settings.clip, settings.ema
+        self.clip = settings.clip
         self.updates = 0
         device = self.parameters[0].device
         self.loss = torch.zeros((), device=device)
@@ -72,11 +78,11 @@ class Trainee:
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """Update the moving average; its decay ramps up over the first updates, as in TensorFlow."""
-        if self.average is not None:
-            decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-            torch._foreach_lerp_(self._followers, self._followed, 1 - decay)
-            for mine, theirs in zip(self.average.buffers(), self.module.buffers(), strict=True):
+        """Update the moving averages; their decays ramp up over the first updates, as in TensorFlow."""
+        for average, followers, full_decay in self._followers:
+            decay = min(full_decay, (1 + self.updates) / (10 + self.updates))
+            torch._foreach_lerp_(followers, self._followed, 1 - decay)
+            for mine, theirs in zip(average.buffers(), self.module.buffers(), strict=True):
                 mine.copy_(theirs)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -85,6 +91,8 @@ class Trainee:
         found |= {f"network/{name}": tensor for name, tensor in self.module.state_dict().items()}
         if self.average is not None:
             found |= {f"average/{name}": tensor for name, tensor in self.average.state_dict().items()}
+        for name, average in self.averages.items():
+            found |= {f"averages/{name}/{key}": tensor for key, tensor in average.state_dict().items()}
         for number, moments in self.optimiser.state_dict()["state"].items():
             found |= {f"optimiser/{number}/{name}": tensor for name, tensor in moments.items()}
         return found
@@ -97,6 +105,8 @@ class Trainee:
         self.module.load_state_dict(under("network/", tensors))
         if self.average is not None:
             self.average.load_state_dict(under("average/", tensors))
+        for name, average in self.averages.items():
+            average.load_state_dict(under(f"averages/{name}/", tensors))
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in under("optimiser/", tensors).items():
             number, _, moment = name.partition("/")

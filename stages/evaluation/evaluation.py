@@ -273,8 +273,8 @@ def ends_of(grid: Grid, teacher: Model, protocol: Protocol) -> Tensor:
 
 
 def straightness(model: Model, seed: int) -> float | None:
-    """Return S of a model trained at all times; a student knows no velocity between its timesteps."""
-    if model.config.trained_times != "all":
+    """Return S of a model with a velocity at all times; a student knows none between its timesteps."""
+    if model.config.trained_times != "all" or model.config.velocity_until != "now":
         return None
     return turns_of(as_flow(model), model, noises=STRAIGHTNESS_NOISES, seed=seed).straightness
 

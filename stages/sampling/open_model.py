@@ -22,16 +22,16 @@ def open_flow(folder: Path, *, purpose: str, guidance: float = 1.0) -> tuple[Mod
     """Return a model and its canonical flow.
 
     Raises:
-        UserError: if the model knows only the timesteps of its own grid, or is not deterministic, so that
-            `purpose` can't use it.
+        UserError: if the model knows only the timesteps of its own grid, gives average velocities, or is not
+            deterministic, so that `purpose` can't use it.
     """
     model = open_model(folder)
-    if model.config.trained_times != "all" or not model.config.deterministic:
-        why = (
-            "trained only at the timesteps of its grid"
-            if model.config.trained_times != "all"
-            else "not deterministic"
-        )
+    why = None if model.config.deterministic else "not deterministic"
+    if model.config.trained_times == "grid":
+        why = "trained only at the timesteps of its grid"
+    elif model.config.velocity_until != "now":
+        why = "a flow map, which gives average velocities"
+    if why is not None:
         raise UserError(f"{purpose} can't use {folder.name}: it is {why}; name a model trained at all times")
     return model, as_flow(model, guidance=guidance)
 

@@ -34,11 +34,12 @@ def comes_from_elsewhere(params: Params, model: str) -> bool:
 
 
 def flows(params: Params) -> list[str]:
-    """Return the names of the models trained at all times, which can be coupled, reflowed and searched."""
+    """Return the names of the models with a velocity at all times: to be coupled, reflowed and searched."""
     students = [
         key
         for key in params.keys("distill")
-        if params.config("distill", key).method.build().trained_times == "all"
+        if (method := params.config("distill", key).method.build()).trained_times == "all"
+        and not method.needs.second_time
     ]
     return ["pretrain", *params.keys("adopt"), *params.keys("reflow"), *students]
 
@@ -51,14 +52,21 @@ def jittered(params: Params) -> dict[str, str]:
 
 def missing_flows(params: Params, named: Iterable[tuple[str, str]]) -> list[str]:
     """Return what is wrong with settings, given as (where, name), that need a model trained at all times."""
-    there, students = flows(params), models(params)
-    return [
-        f"{where}: {name!r} is trained only at the timesteps of its grid; choose from: {', '.join(there)}"
-        if name in students
-        else f"{where}: {name!r} is no model; there are: {', '.join(there)}"
-        for where, name in named
-        if name not in there
-    ]
+    there, problems = flows(params), []
+    for where, name in named:
+        if name in there:
+            continue
+        if name not in models(params):
+            problems.append(f"{where}: {name!r} is no model; there are: {', '.join(there)}")
+            continue
+        needs = params.config("distill", name).method.build().needs
+        why = (
+            "gives average velocities"
+            if needs.second_time
+            else "is trained only at the timesteps of its grid"
+        )
+        problems.append(f"{where}: {name!r} {why}; choose from: {', '.join(there)}")
+    return problems
 
 
 def doubled_models(params: Params) -> list[str]:

@@ -1,9 +1,9 @@
 """What must hold between a student and its teacher, what it starts from, and what it learns from."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator
 
 from fewstep import registry
 from fewstep.errors import UserError
@@ -21,7 +21,20 @@ SUPPLIED = (
     "score",
     "all_states",
     "data",
+    "second_time",
+    "slow_times",
 )  # what distill gives a method beside its stream and labels
+
+
+def number_or_any(nfe: Any) -> Any:
+    """Return a number of calls, or "any".
+
+    Raises:
+        UserError: if it is neither.
+    """
+    if nfe != "any" and (type(nfe) is not int or nfe < 1):
+        raise UserError(f"should be a whole number from 1, or any, got {nfe!r}")
+    return nfe
 
 
 class StudentSettings(Settings):
@@ -38,12 +51,12 @@ class StudentSettings(Settings):
     teacher: str
     """The model whose grid it uses, and which its method may consult."""
     train_on: str
-    """What it learns from: trajectories/<teacher> for straighten and phased,
-    couple/<key> for endpoint and a
-    regression_weight. Of prepare, methods that need no samples read only labels, if there are classes, and
-    those with a gan_weight the data."""
-    nfe: int = Field(ge=1)
-    """NFE that the student samples with; one of the budgets searched for its teacher."""
+    """What it learns from: trajectories/<teacher> for straighten, phased and flow_map, couple/<key> for
+    methods that learn from pairs, such as endpoint, prepare for those that learn from data. Of prepare,
+    methods that need no samples read only labels, if there are classes, and those with a gan_weight the data."""
+    nfe: Annotated[int | Literal["any"], BeforeValidator(number_or_any)]
+    """NFE that the student samples with; one of the budgets searched for its teacher. any for a
+    method that trains flow maps."""
 
 
 def wrong_students(params: Params) -> list[str]:
@@ -60,8 +73,9 @@ def wrong_students(params: Params) -> list[str]:
 
 def problems_of(student: StudentSettings, params: Params) -> Iterator[str]:
     """Yield what is wrong with one student, each to be told after its place in params.yaml."""
-    if student.method.build().needs.stream == "data":
+    if not makes_students(student.method.build()):
         yield f".method {student.method.name} learns from data; here fit: {', '.join(fitting_methods())}"
+    yield from wrong_nfe(student)
     yield from wrong_phases(student)
     yield from wrong_teacher(student, params)
     yield from wrong_init(student, params)
@@ -76,10 +90,25 @@ def problems_of(student: StudentSettings, params: Params) -> Iterator[str]:
 
 def wrong_phases(student: StudentSettings) -> Iterator[str]:
     """Yield why a student's method can't train for so many steps, if it can't."""
+    if student.nfe == "any":
+        return
     try:
         student.method.build().check_steps(student.nfe)
     except UserError as error:
         yield f".method {student.method.name}: {error}"
+
+
+def wrong_nfe(student: StudentSettings) -> Iterator[str]:
+    """Yield what is wrong with the number of calls that a student is to take."""
+    method = student.method.build()
+    if method.trained_times == "until_1" and student.nfe != 1:
+        yield f".nfe {student.nfe}: method {student.method.name} trains to jump to data; set it to 1"
+    if (student.nfe == "any") == method.needs.second_time or method.trained_times == "until_1":
+        return
+    if student.nfe == "any":
+        yield f".nfe any is for flow maps; method {student.method.name} needs a number"
+    else:
+        yield f".nfe {student.nfe}: method {student.method.name} trains for any number; set it to any"
 
 
 def wrong_teacher(student: StudentSettings, params: Params) -> Iterator[str]:
@@ -93,7 +122,7 @@ def wrong_teacher(student: StudentSettings, params: Params) -> Iterator[str]:
         yield (
             f" learns Euler steps, but search.{teacher}.solver is {solver!r}; search its teacher for euler"
         )
-    elif nfe not in (budgets := params.config("search", teacher).budgets):
+    elif nfe != "any" and nfe not in (budgets := params.config("search", teacher).budgets):
         yield (
             f".nfe {nfe} is not among the budgets searched for {teacher}, {list(budgets)}; add it to "
             f"search.{teacher}.budgets"
@@ -117,11 +146,22 @@ def wrong_init(student: StudentSettings, params: Params) -> Iterator[str]:
     init = student.init
     if init not in (there := models(params)):
         yield f".init {init!r} is no model; there are: {', '.join(there)}"
-    elif init in params.keys("distill") and (nfe := params.config("distill", init).nfe) != student.nfe:
+    elif init in params.keys("distill") and (nfe := params.config("distill", init).nfe) not in (
+        "any",
+        student.nfe,
+    ):
         yield (
             f".init {init!r} takes {nfe} NFE, the student is to take {student.nfe}; start from a "
             "student of as many, or from its teacher"
         )
+    elif init in params.keys("distill") and forgets_steps(student, params.config("distill", init)):
+        yield f".init {init!r} is a flow map, whose steps method {student.method.name} would make it forget"
+
+
+def forgets_steps(student: StudentSettings, init: StudentSettings) -> bool:
+    """Return whether a student is trained for velocities at one time, but starts from a flow map."""
+    method = student.method.build()
+    return init.nfe == "any" and method.trained_times != "grid" and not method.needs.second_time
 
 
 def wrong_guidance(student: StudentSettings, params: Params) -> Iterator[str]:
@@ -138,27 +178,33 @@ def wrong_guidance(student: StudentSettings, params: Params) -> Iterator[str]:
 
 
 def fitting_methods() -> list[str]:
-    """Return the methods that can learn from what a teacher made."""
+    """Return the methods that can train a student."""
     methods = {name: registry.find("fewstep.methods", name) for name in registry.available("fewstep.methods")}
-    return [name for name, method in methods.items() if default_stream(method) != "data"]
+    return [name for name, method in methods.items() if fits(method)]
 
 
-def default_stream(method: type[Method]) -> str:
-    """Return the stream of a method by its default options; one that has none is taken for one of pairs."""
+def fits(method: type[Method]) -> bool:
+    """Return whether a method makes students by its default options; one that has none counts as one."""
     try:
-        return method().needs.stream
+        return makes_students(method())
     except TypeError:
-        return "pairs"
+        return True
+
+
+def makes_students(method: Method) -> bool:
+    """Return whether a method makes more of a model than its training on data did."""
+    return method.needs.stream != "data" or method.needs.second_time or method.trained_times != "all"
 
 
 def mismatch(student: StudentSettings, params: Params) -> str | None:
     """Say why a student can't learn from what it trains on, None if it can."""
     method, (kind, _, source) = student.method, student.train_on.partition("/")
     needs = method.build().needs
-    wanted = {"trajectories": "trajectories", "pairs": "couple"}.get(needs.stream)
+    wanted = {"trajectories": "trajectories", "pairs": "couple", "data": "prepare"}.get(needs.stream)
     if wanted not in (None, kind):
         weighted = " with a regression_weight" if getattr(method.build(), "regression_weight", 0) else ""
-        return f"method {method.name}{weighted} learns from {wanted}/..., not from {student.train_on}"
+        place = wanted if wanted == "prepare" else f"{wanted}/..."
+        return f"method {method.name}{weighted} learns from {place}, not from {student.train_on}"
     if needs.data and kind != "prepare":
         return (
             f"method {method.name} with a gan_weight learns from real data, not from {student.train_on}; "
@@ -167,8 +213,9 @@ def mismatch(student: StudentSettings, params: Params) -> str | None:
     if kind == "trajectories" and source != student.teacher:
         return f"{student.train_on} is not of its teacher; use trajectories/{student.teacher}"
     if needs.all_states and kind == "trajectories" and params.config(kind, source).keep != "all":
+        jittered = " with jitter" if getattr(method.build(), "jitter", 0) else ""
         return (
-            f"method {method.name} with jitter learns from states between the timesteps; "
+            f"method {method.name}{jittered} learns from states between the timesteps; "
             f"set trajectories.{source}.keep to all"
         )
     if kind == "couple" and (pairs := params.config(kind, source)).model == student.teacher:
@@ -181,19 +228,24 @@ def mismatch(student: StudentSettings, params: Params) -> str | None:
     return None
 
 
-def must_continue(name: str, init: "ModelConfig", own: "Grid") -> None:
+def must_continue(name: str, init: "ModelConfig", own: "Grid | None") -> None:
     """Refuse to go on with a student on another grid than it was trained for.
 
     Args:
         name: Of the model that the student starts from.
         init: Its config.
-        own: The grid that the student is to take.
+        own: The grid that the student is to take; None for one of any.
 
     Raises:
         UserError: naming both grids.
     """
-    if init.trained_times == "grid" and init.grid is not None and init.grid.times != own.times:
+    if (
+        init.trained_times == "grid"
+        and init.grid is not None
+        and (own is None or init.grid.times != own.times)
+    ):
+        other = "any grid" if own is None else list(own.times)
         raise UserError(
             f"{name} was trained for the grid {list(init.grid.times)}, and can't go on with "
-            f"{list(own.times)}; give both students the same teacher, or let this one start from its teacher"
+            f"{other}; give both students the same teacher, or let this one start from its teacher"
         )

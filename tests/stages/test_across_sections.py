@@ -27,6 +27,19 @@ GUIDED = {
 }
 
 
+ANY_STEP = {
+    "trajectories__pretrain__keep": "all",
+    "distill__any_at_step": {
+        "method": "flow_map",
+        "init": "pretrain",
+        "teacher": "pretrain",
+        "train_on": "trajectories/pretrain",
+        "nfe": "any",
+        "train": {"steps": 10},
+    },
+}
+
+
 def changed(**settings):
     """Return the project's own settings with some, named by their path, changed."""
     raw = copy.deepcopy(RAW)
@@ -35,7 +48,7 @@ def changed(**settings):
         section = raw
         for name in sections:
             section = section[name.replace("_at_", "-")]
-        section[last] = value
+        section[last.replace("_at_", "-")] = copy.deepcopy(value)
     return raw
 
 
@@ -44,9 +57,12 @@ def changed(**settings):
     [
         ({"evaluate__nfe": [0]}, r"evaluate\.nfe\[0\] should be greater than or equal to 1"),
         ({"evaluate__nfe": [4, 4]}, "names a number twice"),
-        ({"evaluate__reference_nfe": 63}, "reference_nfe 63: a step of heun takes 2 NFE"),
+        (
+            {"evaluate__reference_nfe": 63, "evaluate__reference_solver": "heun"},
+            "reference_nfe 63: a step of heun takes 2 NFE",
+        ),
         ({"search__pretrain__budgets": [0]}, r"search\.pretrain\.budgets\[0\] should be greater"),
-        ({"search__pretrain__budgets": [1, 2, 4, 8, 100]}, "budget 100 does not fit a fine grid of 48"),
+        ({"search__pretrain__budgets": [1, 2, 4, 8, 100]}, "budget 100 does not fit a fine grid of 32"),
         ({"search": {}}, "search is empty"),
         ({"couple__round1__calls": 64}, "couple.round1.calls is not a setting; did you mean 'nfe'?"),
         (
@@ -66,7 +82,10 @@ def changed(**settings):
             {"search__pretrain__method": "endpoint"},
             "unknown search 'endpoint'; did you mean 'coordinate_descent'?",
         ),
-        ({"couple__round1__nfe": 63}, r"couple\.round1\.nfe 63: a step of heun takes 2 NFE"),
+        (
+            {"couple__round1__nfe": 63, "couple__round1__solver": "heun"},
+            r"couple\.round1\.nfe 63: a step of heun takes 2 NFE",
+        ),
         ({"couple__round1__guidance": 2.0}, r"couple\.round1\.guidance 2\.0 needs class-conditional"),
         (
             {"couple__round1__guidance": 2.0, "pretrain__conditional": True},
@@ -150,6 +169,62 @@ def changed(**settings):
             {"distill__straight_at_4__init": "boss-4"},
             r"distill\.boss-4\.init 'straight-4'.* makes a circle",
         ),
+        (
+            ANY_STEP | {"distill__one_at_step__nfe": "any"},
+            r"one-step\.nfe any is for flow maps; method sim nee",
+        ),
+        (
+            ANY_STEP | {"distill__any_at_step__nfe": 4},
+            r"any-step\.nfe 4: method flow_map trains for any number; set it to any",
+        ),
+        (
+            ANY_STEP | {"distill__any_at_step__nfe": 0},
+            r"any-step\.nfe: should be a whole number from 1, or any",
+        ),
+        (
+            ANY_STEP | {"trajectories__pretrain__keep": "timesteps"},
+            r"any-step: method flow_map learns from states between the timesteps; set trajectories\.pre",
+        ),
+        (ANY_STEP | {"distill__any_at_step__train_on": "couple/round1"}, "learns from trajectories/"),
+        (ANY_STEP | {"distill__any_at_step__init": "boss-4"}, r"any-step\.init 'boss-4' takes 4 NFE"),
+        (ANY_STEP | {"distill__any_at_step__monitor": {}}, r"any-step\.monitor looks .* set it to null"),
+        (
+            ANY_STEP | {"couple__round1__model": "any-step"},
+            "'any-step' gives average velocities; choose from",
+        ),
+        (
+            ANY_STEP | {"distill__endpoint__init": "any-step", "distill__endpoint__method": "reflow"},
+            r"endpoint\.init 'any-step' is a flow map, whose steps method reflow would make it forget",
+        ),
+        (
+            {"reflow__round1__method": "flow_map"},
+            r"reflow\.round1\.method flow_map needs all_states, second_time, which this stage can't supply",
+        ),
+        (
+            ANY_STEP | {"distill__any_at_step__method": "meanflow"},
+            "method meanflow learns from couple/..., not from trajectories/pretrain",
+        ),
+        (
+            ANY_STEP | {"distill__any_at_step__method": "flow_map_distillation"},
+            "method flow_map_distillation learns from prepare, not from trajectories/pretrain",
+        ),
+        (
+            {"distill__boss_at_4__method": "consistency"},
+            r"nfe 4: method consistency trains to jump .* set it to 1",
+        ),
+        (
+            {"distill__one_at_step__method": {"name": "consistency", "guidance": 2.0}},
+            r"one-step\.method\.guidance 2\.0 needs class-conditional models",
+        ),
+        (
+            ANY_STEP
+            | {"distill__one_at_step__method": "consistency", "distill__one_at_step__init": "any-step"},
+            r"one-step\.init 'any-step' is a flow map, whose steps method consistency would make it forget",
+        ),
+        (
+            {"pretrain__method": {"name": "meanflow", "learn_from": "data"}},
+            "meanflow needs second_time, slow_times",
+        ),
         ({"pretrain__checkpoint": "."}, r"pretrain\.checkpoint '\.' must be a folder under data/"),
         ({"pretrain__checkpoint": ""}, "pretrain.checkpoint '' must be a folder under data/"),
         ({"pretrain__checkpoint": "data"}, "must be a folder under data/"),
@@ -161,6 +236,28 @@ def changed(**settings):
 def test_what_would_fail_hours_later_is_told_at_once(settings, message):
     with pytest.raises(UserError, match=message):
         checks.check(Params(changed(**settings)))
+
+
+def test_a_flow_map_is_right_and_a_student_of_any_nfe_may_start_from_it():
+    checks.check(Params(changed(**ANY_STEP)))
+    checks.check(Params(changed(**ANY_STEP | {"distill__boss_at_4__init": "any-step"})))
+
+
+@pytest.mark.parametrize(
+    ("method", "train_on", "nfe"),
+    [
+        ("flow_map_distillation", "prepare", "any"),
+        ("meanflow", "couple/round1", "any"),
+        ({"name": "meanflow", "learn_from": "data", "power": 0.75}, "prepare", "any"),
+        ("shortcut", "prepare", "any"),
+        ("consistency", "prepare", 1),
+    ],
+)
+def test_what_each_flow_map_learns_from(method, train_on, nfe):
+    student = {"method": method, "train_on": train_on, "nfe": nfe}
+    raw = changed(**ANY_STEP)
+    raw["distill"]["any-step"] |= student
+    checks.check(Params(raw))
 
 
 def test_guidance_that_every_section_takes_up_is_right():

@@ -1,0 +1,95 @@
+"""Derivatives of an average velocity u(x, t, until): along the flow, and by the end of the step.
+
+By a difference of two calls, or exactly by forward-mode differentiation. Both compute in float32 at least,
+outside autocast: a difference of values in bfloat16 is mostly their rounding, and torch's forward mode fails
+under autocast on CPUs. No gradient passes through them.
+
+A difference reaches STEP to either side and never out of the step: it is central inside, one-sided at an
+end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from etils.epy import lazy_imports
+
+from fewstep.errors import UserError
+from fewstep.paths import like
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+with lazy_imports():
+    import torch
+    from torch.nn import attention
+
+
+STEP = 0.005  # of a difference, in canonical time: its error is near 1e-4 for a smooth network in float32
+
+Map = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
+"""u(x, t, until), (batch, *shape), from x (batch, *shape) and times (batch,)."""
+
+
+def along_flow(
+    u: Map,
+    x: Tensor,
+    t: Tensor,
+    until: Tensor,
+    velocity: Tensor,
+    *,
+    within: tuple[float, float] = (0.0, 1.0),
+    exact: bool = False,
+) -> Tensor:
+    """Return (velocity . grad_x + d/dt) u at (x, t, until), (batch, *shape): until is held fixed.
+
+    Where until = t there is no step, and the result means nothing.
+
+    Args:
+        u: The average velocity.
+        x: States, (batch, *shape).
+        t: Their times, (batch,).
+        until: The ends of the steps, (batch,), t or later.
+        velocity: How the states move, (batch, *shape).
+        within: The times at which u can be asked for.
+        exact: By forward-mode differentiation instead of a difference.
+
+    Raises:
+        UserError: if it is to be exact, but a part of the network has no forward mode.
+    """
+    if exact:
+        return _exact(u, (x, t, until), (velocity, torch.ones_like(t), torch.zeros_like(until)))
+    low = (t - STEP).clamp(min=within[0])
+    high = torch.minimum(t + STEP, until).clamp(max=within[1])
+    return _quotient(lambda time: u(x + like(time - t, x) * velocity, time, until), low, high)
+
+
+def by_end(u: Map, x: Tensor, t: Tensor, until: Tensor, *, exact: bool = False) -> Tensor:
+    """Return d/d until of u at (x, t, until), (batch, *shape); see `along_flow` for arguments and errors."""
+    if exact:
+        return _exact(u, (x, t, until), (torch.zeros_like(x), torch.zeros_like(t), torch.ones_like(until)))
+    return _quotient(lambda end: u(x, t, end), torch.maximum(until - STEP, t), (until + STEP).clamp(max=1))
+
+
+def _quotient(at: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
+    with torch.no_grad(), torch.autocast(low.device.type, enabled=False):
+        last, first = at(high), at(low)
+    span = like(high.double() - low.double(), last)
+    rise = last.double() - first.double()
+    return torch.where(span > 0, rise / span.clamp(min=1e-12), 0.0).to(last.dtype)
+
+
+def _exact(u: Map, point: tuple[Tensor, ...], direction: tuple[Tensor, ...]) -> Tensor:
+    with (
+        torch.no_grad(),
+        torch.autocast(point[0].device.type, enabled=False),
+        attention.sdpa_kernel(attention.SDPBackend.MATH),  # the other kinds have no forward mode
+    ):
+        try:
+            derivative: Tensor = torch.func.jvp(u, point, direction)[1]
+        except NotImplementedError as error:
+            raise UserError(
+                f"this network has no exact derivative ({str(error).splitlines()[0]}); set exact to false"
+            ) from error
+    return derivative

@@ -1,0 +1,127 @@
+"""Helpers of the methods that train average velocities: their networks, and the steps they learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from etils.epy import lazy_imports
+
+from fewstep import randomness
+from fewstep.errors import UserError
+from fewstep.flow import ModelFlow
+from fewstep.paths import like
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fewstep.model import Model
+    from fewstep.training.method import Batch
+
+with lazy_imports():
+    import torch
+
+
+def must_take_until(student: Model) -> None:
+    """Refuse a student whose network can't be told when a step ends.
+
+    Raises:
+        UserError: if its network has no second time.
+    """
+    if student.config.velocity_until != "any":
+        raise UserError(
+            "this method trains a network with a second time, the end of a step; "
+            "fewstep.timing.with_second_time gives the student one"
+        )
+
+
+def must_jump(student: Model) -> None:
+    """Refuse a student whose velocity can't be the average until data.
+
+    Raises:
+        UserError: if its network takes a second time, or its grid has more than one step.
+    """
+    config = student.config
+    if config.velocity_until == "any":
+        raise UserError(
+            "this method trains a network with one time, but the student's has a second; start from its "
+            "teacher"
+        )
+    if config.grid is None or config.grid.steps != 1 or config.grid.solver != "euler":
+        raise UserError("this method trains a student that jumps to data; give it a grid of one Euler step")
+
+
+def must_be_slow(student: Model) -> None:
+    """Refuse a student whose derivatives by the time would say little of the flow.
+
+    Raises:
+        UserError: if its network is not one with slow times.
+    """
+    if not student.config.architecture.get("slow_times"):
+        raise UserError(
+            "this method differentiates the network by its times; fewstep.timing.with_slow_times gives the "
+            "student slow ones"
+        )
+
+
+def must_teach(student: Model, teacher: Model) -> None:
+    """Refuse a teacher that gives no velocity, or makes other samples than the student.
+
+    Raises:
+        UserError: naming what is wrong.
+    """
+    kinds = [(model.config.shape, model.config.classes) for model in (student, teacher)]
+    if kinds[0] != kinds[1]:
+        raise UserError(
+            "student and teacher must make the same kind of samples; (shape, classes) are "
+            f"{kinds[0]} and {kinds[1]}"
+        )
+    if teacher.config.trained_times != "all" or teacher.config.velocity_until != "now":
+        raise UserError(
+            "the teacher gives no velocity at all times; use the model that it was distilled from"
+        )
+
+
+def check_share(name: str, share: float) -> None:
+    """Check that an option is a share.
+
+    Raises:
+        UserError: if it is not from 0 to 1.
+    """
+    if not 0 <= share <= 1:
+        raise UserError(f"{name} is a share from 0 to 1, got {share}")
+
+
+def draw_spans(
+    flow: ModelFlow, keys: Tensor, *, to_data: float, from_noise: float, at_once: float
+) -> tuple[Tensor, Tensor]:
+    """Return where steps start and end, canonical times (n,), the start where the flow gives a velocity.
+
+    Two uniform times in order, but for the shares of rows with until = 1, t at the start, and until = t.
+    """
+    one, other, data, noise, once = (
+        randomness.uniforms(f"train.span.{name}", keys) for name in ("one", "other", "data", "noise", "once")
+    )
+    t, until = torch.minimum(one, other), torch.maximum(one, other)
+    until = torch.where(data < to_data, 1.0, until)
+    t = torch.where(noise < from_noise, 0.0, t)
+    until = torch.where(once < at_once, t, until)
+    begin = flow.t_start
+    t, until = (begin + (1 - begin) * time for time in (t, until))
+    t = t.clamp(max=flow.t_end)
+    return t, torch.maximum(t, until)
+
+
+def average_velocity(flow: ModelFlow, conditions: Batch) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Return u(x, t, until) of a flow map under fixed conditions."""
+    return lambda x, t, until: flow(x, t, until=until, **conditions)
+
+
+def fresh_noise(data: Tensor, keys: Tensor) -> Tensor:
+    """Return the noise of each sample of data (n, *shape)."""
+    return randomness.noises("train.noise", keys, tuple(data.shape[1:])).to(data)
+
+
+def on_chord(noise: Tensor, data: Tensor, t: Tensor) -> Tensor:
+    """Return the points (n, *shape) of the straight lines from noise to data at t, (n,)."""
+    return like(1 - t, data) * noise + like(t, data) * data

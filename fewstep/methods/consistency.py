@@ -1,0 +1,153 @@
+"""Consistency: jump to data in one step, each point taught by one that is a little nearer to the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from etils.epy import lazy_imports
+
+from fewstep import derivatives, randomness
+from fewstep.errors import UserError
+from fewstep.flow import as_flow
+from fewstep.methods import _spans
+from fewstep.methods._distances import DISTANCES, check_distance, l2
+from fewstep.paths import like
+from fewstep.registry import unknown
+from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fewstep.flow import ModelFlow
+    from fewstep.model import Model
+
+with lazy_imports():
+    import torch
+
+KINDS = ("discrete", "continuous")
+SOFT = 0.1  # "c" of the tangent's normalisation; Lu and Song 2024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consistency(Method):
+    """Train f(x, t) = x + (1 - t) u(x, t) to be the same along the teacher's trajectories; f(x, 1) = x.
+
+    Discrete: f at t equals f of a moving average at the next of N times, where one Heun step of the teacher
+    leads (consistency distillation, Song et al. 2023, arXiv 2303.01469), or without a teacher the chord
+    (consistency training); N grows during the training, as in Song and Dhariwal 2023 (arXiv 2310.14189).
+    Continuous: N is infinite (Lu and Song 2024, arXiv 2410.11081, on the linear path). With v the velocity,
+
+        g = v - u + warm . (1 - t) (v . grad_x + d/dt) u,     loss = | u - sg( u + g / (|g| + 0.1) ) |^2
+    """
+
+    kind: str = "discrete"
+    """discrete or continuous."""
+    teacher: bool = True
+    """Whether states move as the teacher says; otherwise along chords from fresh noise to data."""
+    intervals: tuple[int, int] = (8, 64)
+    """For discrete: N at the start and at the end of the training."""
+    decay: float = 0.95
+    """For discrete: decay of the average of the student's weights that gives the target."""
+    distance: str = "l2"
+    """For discrete: l2 or huber."""
+    warmup: float = 0.2
+    """For continuous: share of the training in which `warm` rises from 0 to 1."""
+    guidance: float = 1.0
+    """Classifier-free guidance of the teacher's velocity; the student then needs none."""
+    exact: bool = False
+    """For continuous: derivatives by forward-mode differentiation instead of differences."""
+
+    trained_times = "until_1"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "intervals", tuple(self.intervals))
+        if self.kind not in KINDS:
+            raise UserError(unknown("kind", self.kind, list(KINDS)))
+        if len(self.intervals) != 2 or not 1 <= self.intervals[0] <= self.intervals[1]:
+            raise UserError(f"intervals must be two numbers from 1, in order, got {self.intervals}")
+        if not 0 <= self.decay < 1:
+            raise UserError(f"decay must be from 0 up to but not 1, got {self.decay}")
+        check_distance(self.distance)
+        _spans.check_share("warmup", self.warmup)
+        if self.guidance != 1 and not self.teacher:
+            raise UserError(f"guidance {self.guidance} is of a teacher; set teacher to true, or this to 1")
+
+    @property
+    def needs(self) -> Needs:
+        """See Method.needs."""
+        return Needs(stream="data", teacher=self.teacher, slow_times=self.kind == "continuous")
+
+    def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
+        """See Method.networks."""
+        _spans.must_jump(student)
+        if self.needs.slow_times:
+            _spans.must_be_slow(student)
+        nets = super().networks(student, load)
+        if self.kind == "discrete":
+            nets["student"].averages = {"target": self.decay}
+        if self.teacher:
+            teacher = load("teacher")
+            _spans.must_teach(student, teacher)
+            as_flow(teacher, guidance=self.guidance)  # refuses guidance that it can't show
+            nets["teacher"] = Net(teacher, trains=False)
+        return nets
+
+    def trained(self) -> dict[str, Any]:
+        """See Method.trained."""
+        facts = super().trained() | {"in_range": False, "map_preserving": self.teacher}
+        return facts | ({"baked_guidance": self.guidance} if self.teacher else {})
+
+    def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
+        """See Method.loss."""
+        student: Model = nets["student"]
+        flow, data, conditions = as_flow(student), batch["data"], conditions_of(student.config, batch)
+        noise = _spans.fresh_noise(data, keys)
+        share = randomness.uniforms("train.time", keys).to(data)
+        teacher = as_flow(nets["teacher"], guidance=self.guidance) if self.teacher else None
+
+        def velocity(x: Tensor, t: Tensor) -> Tensor:
+            if teacher is None:
+                return data - noise
+            return teacher(x, t.clamp(teacher.t_start, teacher.t_end), **conditions)
+
+        if self.kind == "continuous":
+            t = flow.t_start + (flow.t_end - flow.t_start) * share
+            x = _spans.on_chord(noise, data, t)
+            with torch.no_grad():
+                warm = min(1.0, progress / self.warmup) if self.warmup else 1.0
+                tangent = self.tangent(flow, x, t, velocity(x, t), warm, conditions)
+            average = flow(x, t, **conditions)
+            return l2(average - (average.detach() + normalised(tangent)))
+        intervals = round(self.intervals[0] * (self.intervals[1] / self.intervals[0]) ** progress)
+        t = flow.t_start + (1 - flow.t_start) * (share * intervals).floor() / intervals
+        later = (t + (1 - flow.t_start) / intervals).clamp(max=1)
+        later = torch.where(later > 1 - 1e-6, 1.0, later)
+        t = t.clamp(max=flow.t_end)
+        x = _spans.on_chord(noise, data, t)
+        with torch.no_grad():
+            step, slope = like(later - t, x), velocity(x, t)
+            reached = x + step * slope
+            reached = x + step / 2 * (slope + velocity(reached, later))
+            jump = as_flow(nets["target"])(reached, later.clamp(max=flow.t_end), **conditions)
+            wanted = reached + like(1 - later, x) * jump
+        return DISTANCES[self.distance](x + like(1 - t, x) * flow(x, t, **conditions) - wanted)
+
+    def tangent(
+        self, flow: ModelFlow, x: Tensor, t: Tensor, velocity: Tensor, warm: float, conditions: Batch
+    ) -> Tensor:
+        """Return g of the class's text, (n, *shape); it is 0 at the exact map."""
+
+        def u(x: Tensor, t: Tensor, until: Tensor) -> Tensor:
+            return flow(x, t, **conditions)
+
+        within = (flow.t_start, flow.t_end)
+        rest = derivatives.along_flow(u, x, t, torch.ones_like(t), velocity, within=within, exact=self.exact)
+        return velocity - u(x, t, t) + warm * like(1 - t, x) * rest
+
+
+def normalised(tangent: Tensor) -> Tensor:
+    """Return tangents (n, *shape) over their size, by root mean square, and a little more."""
+    size = tangent.flatten(1).square().mean(dim=1).sqrt()
+    return tangent / like(size + SOFT, tangent)

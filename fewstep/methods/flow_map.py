@@ -1,0 +1,88 @@
+"""Flow map: regress the average velocity between any two states of the teacher's trajectories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from etils.epy import lazy_imports
+
+from fewstep import randomness
+from fewstep.errors import UserError
+from fewstep.flow import as_flow
+from fewstep.methods._distances import l2
+from fewstep.methods._spans import check_share, must_take_until
+from fewstep.methods._timesteps import in_range_of
+from fewstep.paths import like
+from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fewstep.model import Model
+
+with lazy_imports():
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowMap(Method):
+    """One student for any number of steps: the target of a step is where a stored trajectory leads.
+
+    The average velocity u(x, t, until) over a step defines the flow map x + (until - t) u; Boffi et al. 2024
+    (arXiv 2406.07507). Here it is regressed to (x_until - x_t) / (until - t) of a trajectory that an accurate
+    solver made, the target of Kim et al. 2023 (arXiv 2310.02279) without its bootstrap: each row needs one
+    call of the student and none of the teacher.
+    """
+
+    to_data: float = 0.5
+    """Share of the rows whose step ends at the data, which a single step needs most."""
+    from_noise: float = 0.125
+    """Share of the rows whose step starts at the noise."""
+
+    def __post_init__(self) -> None:
+        check_share("to_data", self.to_data)
+        check_share("from_noise", self.from_noise)
+
+    @property
+    def needs(self) -> Needs:
+        """See Method.needs."""
+        return Needs(stream="trajectories", all_states=True, second_time=True)
+
+    def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
+        """See Method.networks."""
+        must_take_until(student)
+        return super().networks(student, load)
+
+    def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
+        """See Method.loss."""
+        student: Model = nets["student"]
+        if "times" not in batch:
+            raise UserError(
+                "this method learns from all states of trajectories and their times, and the batch has no "
+                "times; keep all states"
+            )
+        states, times = batch["states"], batch["times"]
+        start, end = (position.to(states.device) for position in self.steps(states.shape[1], keys))
+        rows = torch.arange(len(states), device=states.device)
+        x, t, reached, until = states[rows, start], times[rows, start], states[rows, end], times[rows, end]
+        at_data = like(end == states.shape[1] - 1, reached)
+        reached = torch.where(at_data, in_range_of(student.config, reached), reached)
+        velocity = as_flow(student)(x, t, until=until, **conditions_of(student.config, batch))
+        return l2(velocity - (reached - x) / like(until - t, x))
+
+    def steps(self, stored: int, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the positions, int64 (n,), of the states that each row's step leads from and to.
+
+        Any two of the stored states are equally likely, but for the shares of rows with an end fixed.
+        """
+        one, other, at_noise, at_data = (
+            randomness.uniforms(f"train.span.{name}", keys) for name in ("one", "other", "noise", "data")
+        )
+        first = (one * stored).long()
+        second = (other * (stored - 1)).long()
+        second += second >= first
+        start, end = torch.minimum(first, second), torch.maximum(first, second)
+        start = torch.where(at_noise < self.from_noise, 0, start)
+        return start, torch.where(at_data < self.to_data, stored - 1, end)

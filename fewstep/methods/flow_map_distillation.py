@@ -1,0 +1,124 @@
+"""Flow map distillation: teach a flow map by the velocity of its teacher, without trajectories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from etils.epy import lazy_imports
+
+from fewstep import derivatives, randomness
+from fewstep.errors import UserError
+from fewstep.flow import as_flow
+from fewstep.methods import _spans
+from fewstep.methods._distances import l2
+from fewstep.paths import like
+from fewstep.registry import unknown
+from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fewstep.model import Model
+
+with lazy_imports():
+    import torch
+
+IDENTITIES = ("eulerian", "lagrangian", "semigroup")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowMapDistillation(Method):
+    """Regress what an identity of exact flow maps says of the student itself and the teacher's velocity v.
+
+    With u the average velocity of the step from x at t until r, X its end, and m a time between:
+
+        eulerian     u = v(x, t) + (r - t) (v . grad_x + d/dt) u
+        lagrangian   u = v(X, r) - (r - t) du/dr
+        semigroup    (r - t) u = (m - t) u(x, t, m) + (r - m) u(X(x, t, m), m, r),   and u = v where r = t
+
+    Source: Boffi et al. 2024 and 2025 (arXiv 2406.07507, 2505.18825), Sabour et al. 2025 (arXiv 2506.14603).
+    The right side is a target, without gradients. States are data with fresh noise.
+    """
+
+    identity: str = "lagrangian"
+    """eulerian, lagrangian or semigroup."""
+    to_data: float = 0.5
+    """Share of the rows whose step ends at the data."""
+    from_noise: float = 0.125
+    """Share of the rows whose step starts at the noise."""
+    at_once: float = 0.25
+    """Share of the rows whose step has no length: there the target is the teacher's velocity."""
+    guidance: float = 1.0
+    """Classifier-free guidance of the teacher's velocity; the student then needs none."""
+    exact: bool = False
+    """Derivatives by forward-mode differentiation instead of differences; not for all networks."""
+
+    def __post_init__(self) -> None:
+        if self.identity not in IDENTITIES:
+            raise UserError(unknown("identity", self.identity, list(IDENTITIES)))
+        for name in ("to_data", "from_noise", "at_once"):
+            _spans.check_share(name, getattr(self, name))
+        if self.identity == "semigroup" and not self.at_once:
+            raise UserError("at_once must be above 0 for the semigroup, whose only teacher these rows are")
+
+    @property
+    def needs(self) -> Needs:
+        """See Method.needs."""
+        slow = self.identity == "eulerian"  # the lagrangian derivative is by the second time, which is slow
+        return Needs(stream="data", teacher=True, second_time=True, slow_times=slow)
+
+    def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
+        """See Method.networks."""
+        _spans.must_take_until(student)
+        if self.needs.slow_times:
+            _spans.must_be_slow(student)
+        teacher = load("teacher")
+        _spans.must_teach(student, teacher)
+        as_flow(teacher, guidance=self.guidance)  # refuses guidance that it can't show
+        return super().networks(student, load) | {"teacher": Net(teacher, trains=False)}
+
+    def trained(self) -> dict[str, Any]:
+        """See Method.trained."""
+        return super().trained() | {"baked_guidance": self.guidance, "in_range": False}
+
+    def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
+        """See Method.loss."""
+        student: Model = nets["student"]
+        flow, data = as_flow(student), batch["data"]
+        t, until = _spans.draw_spans(
+            flow, keys, to_data=self.to_data, from_noise=self.from_noise, at_once=self.at_once
+        )
+        t, until = t.to(data), until.to(data)
+        x = _spans.on_chord(_spans.fresh_noise(data, keys), data, t)
+        conditions = conditions_of(student.config, batch)
+        with torch.no_grad():
+            target = self.target(nets, x, t, until, conditions, keys)
+        return l2(flow(x, t, until=until, **conditions) - target)
+
+    def target(
+        self, nets: Nets, x: Tensor, t: Tensor, until: Tensor, conditions: Batch, keys: Tensor
+    ) -> Tensor:
+        """Return what the average velocity, (n, *shape), from x at t until `until` should be."""
+        flow, teacher = as_flow(nets["student"]), as_flow(nets["teacher"], guidance=self.guidance)
+        u = _spans.average_velocity(flow, conditions)
+
+        def taught(x: Tensor, t: Tensor) -> Tensor:
+            return teacher(x, t.clamp(teacher.t_start, teacher.t_end), **conditions)
+
+        span = like(until - t, x)
+        if self.identity == "eulerian":
+            velocity, within = taught(x, t), (flow.t_start, flow.t_end)
+            rest = derivatives.along_flow(u, x, t, until, velocity, within=within, exact=self.exact)
+            return torch.where(span > 0, velocity + span * rest, velocity)
+        if self.identity == "lagrangian":
+            end = x + span * u(x, t, until)
+            rest = derivatives.by_end(u, x, t, until, exact=self.exact)
+            return taught(end, until) - torch.where(span > 0, span * rest, 0.0)
+        share = randomness.uniforms("train.span.middle", keys).to(t)
+        middle = (t + share * (until - t)).clamp(max=flow.t_end)
+        first = u(x, t, middle)
+        second = u(x + like(middle - t, x) * first, middle, until)
+        part = like((middle - t) / (until - t).clamp(min=1e-12), x)
+        return torch.where(span > 0, part * first + (1 - part) * second, taught(x, t))

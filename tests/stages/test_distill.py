@@ -1,0 +1,122 @@
+"""distill as a stage: students of any number of calls, and students that start from one."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from jobs import job_in
+
+from fewstep import grids
+from fewstep.checkpoint import load_model, model_digest, save_model
+from fewstep.errors import UserError
+from fewstep.flow import as_flow
+from fewstep.model import ModelConfig, build
+from fewstep.pairs import make_trajectories
+from fewstep.shards import write_shards
+from stages import distill
+from stages.evaluation.evaluation import entries_of, straightness
+from stages.sampling.open_model import open_flow
+from stages.searching.grids_file import SearchedGrids, write_grids
+from stages.settings.students import must_continue
+
+FINE = grids.uniform(8, solver="heun")
+TRAIN = {"steps": 20, "batch": 16}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """What distill reads: a model of points, its search, its trajectories with all states, and data."""
+    folder = tmp_path_factory.mktemp("inputs")
+    teacher = build(ModelConfig(architecture={"name": "mlp", "width": 16, "depth": 1}, shape=(2,)), seed=0)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in teacher.parameters():
+            parameter.add_(0.4 * torch.randn(parameter.shape, generator=generator))
+    save_model(folder / "teacher", teacher)
+    marks = {"model_digest": model_digest(folder / "teacher")}
+    found = {steps: replace(grids.uniform(steps), **marks) for steps in (1, 2)}
+    (folder / "search").mkdir()
+    write_grids(folder / "search", SearchedGrids(grids=found, fine=replace(FINE, **marks), method={}), None)
+
+    def make(start, stop):
+        with torch.no_grad():
+            made = {"timesteps": FINE.times, "fine": FINE, "batch": 32, "shape": (2,), "shares": ()}
+            return make_trajectories(as_flow(teacher), seed=0, start=start, stop=stop, **made)
+
+    facts = {"timesteps": list(FINE.times), "guidance": 1.0, "model": marks["model_digest"]}
+    for split, count in (("train", 64), ("held_out", 32)):
+        write_shards(folder / "trajectories" / split, count, 32, make, facts=facts)
+        data = torch.randn(count, 2, generator=torch.Generator().manual_seed(count))
+        write_shards(
+            folder / "data" / split,
+            count,
+            32,
+            lambda a, b: {"data": data[a:b]},  # noqa: B023
+            facts={"pixels": False},
+        )
+    names = {"init": "teacher", "teacher": "teacher", "search": "search", "data": "data"}
+    return {name: folder / place for name, place in names.items()} | {"train_on": folder / "trajectories"}
+
+
+def distilled(folder, inputs, **changes):
+    """Run the stage in this process and return the job."""
+    settings = {
+        "init": "pretrain",
+        "teacher": "pretrain",
+        "train_on": "trajectories/pretrain",
+        "train": TRAIN,
+    }
+    job = job_in(folder, "distill", "student", inputs=inputs)
+    distill.run(distill.Config(**settings | {"train": TRAIN} | changes), job)
+    return job
+
+
+@pytest.fixture(scope="module")
+def any_step(tmp_path_factory, inputs):
+    return distilled(tmp_path_factory.mktemp("any step"), inputs, method="flow_map", nfe="any")
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch):
+    monkeypatch.setenv("FEWSTEP_DEVICE", "cpu")
+
+
+def test_a_flow_map_carries_no_grid_and_is_measured_at_every_nfe(any_step):
+    student, facts = load_model(any_step.out), any_step.facts
+    known = student.config
+    assert (known.trained_times, known.grid, known.velocity_until) == ("all", None, "any")
+    assert known.map_preserving
+    assert facts["held_out_loss"] < 0.9 * facts["first_held_out_loss"]
+    assert (any_step.out / "samples.png").exists()
+    job = replace(any_step, inputs={"model any-step": any_step.out})
+    entries = entries_of("any-step", student, (1, 2, 4, 8), job)
+    assert [entry.name for entry in entries] == [f"any-step@{nfe}" for nfe in (1, 2, 4, 8)]
+    assert straightness(student, seed=0) is None
+
+
+def test_its_weights_depend_on_the_seed_alone(any_step, inputs, tmp_path):
+    assert model_digest(distilled(tmp_path, inputs, method="flow_map", nfe="any").out) == model_digest(
+        any_step.out
+    )
+
+
+def test_a_student_of_a_grid_may_start_from_a_flow_map_and_learns_its_steps(any_step, inputs, tmp_path):
+    start = inputs | {"init": any_step.out}
+    again = distilled(tmp_path, start, method="straighten", init="any-step", nfe=2)
+    student = load_model(again.out)
+    assert (student.config.trained_times, student.config.velocity_until) == ("grid", "any")
+    assert student.config.grid.steps == 2
+    # Its first loss is that of the flow map's own two steps, not of its velocities at one time.
+    assert again.facts["first_held_out_loss"] < any_step.facts["first_held_out_loss"]
+
+
+def test_a_flow_map_gives_no_velocity_to_stages_that_ask_for_one(any_step):
+    with pytest.raises(UserError, match="search can't use out: it is a flow map"):
+        open_flow(any_step.out, purpose="search")
+
+
+def test_a_student_of_one_grid_can_not_go_on_with_any():
+    grid = grids.uniform(4)
+    config = ModelConfig(architecture={"name": "mlp"}, shape=(2,), trained_times="grid", grid=grid)
+    with pytest.raises(UserError, match=r"straight was trained for the grid .* can't go on with any grid"):
+        must_continue("straight", config, None)
