@@ -105,10 +105,9 @@ class ModelFlow:
             null = torch.full_like(conditions["label"], self.model.config.classes)
             unconditional = self._velocity(x, times, **{**conditions, "label": null})
             guided = unconditional + self.guidance * (velocity - unconditional)
-            channels = self.model.config.guidance_channels
-            velocity = (
-                guided if channels is None else torch.cat([guided[:, :channels], velocity[:, channels:]], 1)
-            )
+            if (channels := self.model.config.guidance_channels) is not None:
+                guided = torch.cat([guided[:, :channels], velocity[:, channels:]], dim=1)
+            velocity = guided
         if self.velocity_until == "any":
             last = conditions["until"] == 1 if self.model.config.in_range and until is not None else None
         else:
@@ -118,9 +117,8 @@ class ModelFlow:
     def _velocity(self, y: Tensor, canonical: Tensor, **conditions: Tensor) -> Tensor:
         if self.model.config.path == "linear" and self.model.config.prediction == "velocity":
             return self._output(y, canonical, **conditions)
-        t = self.path.time_of(
-            canonical.double()
-        )  # in float32, an index of 1000 would lose its fourth decimal
+        # in float32, an index of 1000 would lose its fourth decimal
+        t = self.path.time_of(canonical.double())
         if "until" in conditions:
             conditions["until"] = self.path.time_of(conditions["until"].double())
         c = self.path.coefficients(t).to(y.dtype)

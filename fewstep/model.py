@@ -165,7 +165,7 @@ class Model(nn.Module):
         return self.network(x, self._network_time(t, x), **conditions)
 
     def _network_time(self, t: Tensor, x: Tensor) -> Tensor:
-        """Return a time of the path as the network is given it, in float32 at least."""
+        """Return what the network is given for a time of its path: in float32 at least."""
         time = NETWORK_TIMES[self.config.time](paths.get(self.config.path), t) * self.config.time_scale
         return time.to(torch.promote_types(x.dtype, torch.float32))
 

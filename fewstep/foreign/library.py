@@ -56,10 +56,9 @@ def adapter_of(name: str) -> type[Adapter]:
             f"{name} is conditioned on text, which fewstep can't supply yet; it takes networks without "
             "conditions, or with class labels"
         )
-    known = [each for each in dir(diffusers) if each.lower() in registry.available(ADAPTERS)]
     raise UserError(
-        f"there is no adapter for {name}, but for {', '.join(known)}; write one as a file "
-        f"{name.lower()}.py of fewstep/foreign/adapters/"
+        f"there is no adapter for {name} (there are: {', '.join(registry.available(ADAPTERS))}); write one as "
+        f"the file {name.lower()}.py of fewstep/foreign/adapters/"
     )
 
 

@@ -208,7 +208,7 @@ def without_a_weight(folder):
         (lambda f: edited(f, _class_name="Unet3000"), "has no network class 'Unet3000'; install the version"),
         (
             lambda f: edited(f, _class_name="AutoencoderKL"),
-            "no adapter for AutoencoderKL, but for DiT.*UNet2D",
+            "no adapter for AutoencoderKL .*unet2dmodel.*write one as the file",
         ),
         (lambda f: edited(f, wings=2), "has no argument 'wings'; its config is of .*Install that version"),
         (
