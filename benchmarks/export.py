@@ -1,7 +1,7 @@
 """An exported student in ONNX Runtime against the same student in eager PyTorch, one thread.
 
-Run `python -m benchmarks.export MODEL_FOLDER [batch] [rounds]` for a student with a grid of its own. Both sides
-sample the same noise, in batches of 64 unless told otherwise, and take turns (20 rounds). A time is the
+Run `python -m benchmarks.export MODEL_FOLDER [batch] [rounds]` for a student with a grid of its own. Both
+sides sample the same noise, in batches of 64 unless told otherwise, and take turns (20 rounds). A time is the
 median of the rounds, on the clock of the processor. Differences and sizes of the files are printed too.
 """
 

@@ -65,6 +65,8 @@ class Sampler(nn.Module):
             ) from error
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its kind if it has none."""
+def first_line(error: BaseException) -> str:
+    """Return the first line of the message of what caused an error, or the kind of that if it has none."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

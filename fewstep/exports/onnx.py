@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from etils.epy import lazy_imports
 
@@ -49,8 +49,9 @@ class Onnx:
     def write(self, program: ExportedProgram, file: Path) -> None:
         """See Export.write."""
         weights = sum(tensor.nbytes for tensor in program.state_dict.values())
+        attention = torch.ops.aten.scaled_dot_product_attention.default
         torch.onnx.export(
-            program,
+            program.run_decompositions({attention: plain_attention}),
             f=file,
             output_names=["samples"],
             dynamo=True,
@@ -76,3 +77,11 @@ class Onnx:
             label=f"label = np.arange(16) % {classes}\n" if classes else "",
             inputs='{"noise": noise, "label": label}' if classes else '{"noise": noise}',
         )
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> Any:
+    """Attention as products and a softmax, where there is no dimension of heads: torch.onnx asks for one."""
+    if query.dim() == 4:
+        return NotImplemented
+    math = torch.ops.aten._scaled_dot_product_attention_math.default
+    return math(query, key, value, *rest, **options)[0]
