@@ -45,7 +45,8 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
         flush_below(temporary)
         temporary.rename(folder)
     except OSError as error:
-        remove(temporary)
+        with suppress(OSError):
+            remove(temporary)
         raise UserError(f"{shown(folder)} can't be written: {error.strerror or error}") from error
     except BaseException:
         remove(temporary)
