@@ -1,7 +1,7 @@
-"""The command `fewstep`: search and sample for a model directory, and in a checkout the pipeline's commands.
+"""The command `fewstep`: search, sample and export a model directory, and in a checkout run the pipeline.
 
-The package holds `search` and `sample`. A checkout of the project has further commands in flows/commands.py,
-which is loaded from the working directory or a folder above it.
+The package holds `search`, `sample` and `export`. A checkout of the project has further commands in
+flows/commands.py, which is loaded from the working directory or a folder above it.
 """
 
 import importlib
@@ -24,7 +24,8 @@ with lazy_imports():  # loaded at first use, so that help is there at once
     import torch
     from PIL import Image
 
-    from fewstep import checkpoint, draws, flow, grids, registry, solvers
+    from fewstep import checkpoint, draws, flow, grids, registry, solvers, units
+    from fewstep.exporting import folder
     from fewstep.searching import call
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def app_of(root: Path | None) -> App:
     )
     app.command(search)
     app.command(sample)
+    app.command(export)
     if root is None:
         app.help_epilogue = f"In a checkout of fewstep there are also: {', '.join(OF_A_CHECKOUT)}."
         return app
@@ -211,7 +213,7 @@ def sample(
             made.append(solution.x)
             nfe = solution.nfe
     tensors = {
-        "samples": in_units(loaded, torch.cat(made).cpu()),
+        "samples": units.in_units(torch.cat(made).cpu(), loaded.config.units),
         **{name: value.cpu() for name, value in conditions.items()},
     }
     with written_whole(out) as temporary:
@@ -220,6 +222,44 @@ def sample(
         else:
             safetensors.torch.save_file(tensors, temporary)
     print(f"{samples} samples in {nfe} network calls each: {out.resolve()}")
+
+
+def export(
+    model: Path,
+    out: Path,
+    /,
+    *,
+    steps: int | None = None,
+    grid: Path | None = None,
+    solver: str = "euler",
+    guidance: float = 1.0,
+    formats: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("pt2", "onnx"),
+) -> None:
+    """Export a model's whole sampler, from noise to samples, for use without fewstep.
+
+    The folder gets a file for each format, fewstep.json, and a README.md with the call that samples. Each
+    file is read back and compared with fewstep.
+
+    Args:
+        model: A model directory: model.safetensors and config.json.
+        out: The new folder.
+        steps: The number of steps. With --grid, which of its grids; without, so many equal steps.
+        grid: A file that `fewstep search` wrote.
+        solver: The solver that takes equal steps, a file of fewstep.solvers; a grid names its own.
+        guidance: The scale of classifier-free guidance that the sampler computes; 1 is none.
+        formats: Which formats, files of fewstep.exports, such as pt2 onnx.
+
+    Raises:
+        UserError: A folder holds no model, an option does not fit it, `out` exists, a library is missing, or
+            what a file makes is not what fewstep makes.
+    """
+    loaded = load(model, "cpu")
+    chosen = grid_of(loaded, flow.as_flow(loaded).t_start, steps, grid, solver, guidance)
+    chosen.must_suit(model=checkpoint.model_digest(model), guidance=guidance)
+    differences = folder.export(model, chosen, out, guidance=guidance, formats=formats)
+    for name, difference in differences.items():
+        print(f"{name}: differs from fewstep by {difference:.1e} at most")
+    print(f"Sampler: {out.resolve()}")
 
 
 def load(folder: Path, device: str) -> "Model":
@@ -242,14 +282,6 @@ def drawn(model: "Model", count: int, seed: int, device: str) -> "tuple[Tensor, 
         "command line", seed, range(count), shape=shape, shares=shares, batch=count, device=device
     )
     return next(every)
-
-
-def in_units(model: "Model", samples: "Tensor") -> "Tensor":
-    """Return samples (n, *shape) in the units of the data, float64 if these are not the model's own."""
-    if (units := model.config.units) is None:
-        return samples
-    scale, offset = (torch.tensor(units[name], dtype=torch.float64) for name in ("scale", "offset"))
-    return scale * samples.double() + offset
 
 
 def grid_of(

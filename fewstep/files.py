@@ -28,6 +28,32 @@ def written_whole(file: Path, suffix: str = ".tmp") -> Iterator[Path]:
     _flush(file.parent)
 
 
+@contextmanager
+def folder_written_whole(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder, which becomes `folder` when the block ends; if that fails, nothing is left.
+
+    Raises:
+        UserError: if `folder` exists, or can't be written.
+    """
+    temporary = folder.with_name(folder.name + ".tmp")
+    try:
+        if folder.exists():
+            raise UserError(f"{shown(folder)} exists; give the name of a new folder, or remove it first")
+        remove(temporary)  # of a process that was killed
+        temporary.mkdir(parents=True)
+        yield temporary
+        flush_below(temporary)
+        temporary.rename(folder)
+    except OSError as error:
+        with suppress(OSError):
+            remove(temporary)
+        raise UserError(f"{shown(folder)} can't be written: {error.strerror or error}") from error
+    except BaseException:
+        remove(temporary)
+        raise
+    _flush(folder.parent)
+
+
 def flush_below(folder: Path, *, names_only: bool = False) -> None:
     """Put a folder and all that is below it on the disk, so that a loss of power takes nothing of it.
 

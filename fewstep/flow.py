@@ -205,4 +205,4 @@ def as_state(x: Tensor) -> Tensor:
 def batch_times(t: Tensor | float, x: Tensor) -> Tensor:
     """Return t as a tensor of shape (batch,) with x's type and device."""
     times = torch.as_tensor(t, dtype=x.dtype, device=x.device)
-    return times.expand(len(x)) if times.dim() == 0 else times
+    return times.expand(x.shape[0]) if times.dim() == 0 else times

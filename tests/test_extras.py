@@ -10,7 +10,7 @@ MODULES = {"POT": "ot", "scikit-learn": "sklearn", "pillow": "PIL"}  # others go
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 
-@pytest.mark.parametrize("extra", ["ot", "ode", "metrics", "images"])
+@pytest.mark.parametrize("extra", ["ot", "ode", "metrics", "images", "onnx"])
 def test_the_library_imports_all_that_an_extra_brings(extra):
     brought = {re.match(r"[\w-]+", requirement)[0] for requirement in EXTRAS[extra]}
     imported = set().union(*map(imports, files("fewstep")))

@@ -1,0 +1,72 @@
+"""Sampler: a model, its grid and its solver as one module, which torch.export can trace."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from fewstep import draws, flow, solvers
+from fewstep.errors import UserError
+from fewstep.grids import Grid
+from fewstep.model import Model
+from fewstep.units import in_units
+
+
+class Sampler(nn.Module):
+    """Noise (batch, *shape), and labels (batch,) if there are classes, to samples (batch, *shape).
+
+    It computes in float32; samples are in the units of the data.
+
+    Raises:
+        UserError: the grid does not fit the model, or the model can't show that guidance.
+    """
+
+    def __init__(self, model: Model, grid: Grid, guidance: float) -> None:
+        super().__init__()
+        self.model = model.float().eval().requires_grad_(False)
+        self.flow = flow.as_flow(self.model, guidance=guidance)
+        self.grid = grid
+        solvers.must_fit(self.flow, grid)
+
+    def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return the samples."""
+        conditions = {} if label is None else {"label": label}
+        *_, x = solvers.trajectory(solvers.CountedFlow(self.flow, conditions), noise, self.grid)
+        return in_units(x, self.model.config.units)
+
+    def inputs(self, count: int) -> dict[str, Tensor]:
+        """Return inputs of `count` samples, by name; always the same ones."""
+        config = self.model.config
+        every = draws.draws(
+            "export", 0, range(count), shape=config.shape, shares=config.class_shares, batch=count
+        )
+        noise, conditions = next(every)
+        return {"noise": noise, **conditions}
+
+    def traced(self) -> ExportedProgram:
+        """Return the graph of `forward`, for any batch.
+
+        Raises:
+            UserError: torch.export can't trace the network.
+        """
+        examples = self.inputs(2)  # one would be taken for a constant
+        batch = Dim("batch")
+        try:
+            with torch.no_grad():
+                return torch.export.export(
+                    self, tuple(examples.values()), dynamic_shapes=tuple({0: batch} for _ in examples)
+                )
+        except Exception as error:  # whatever the code of a network runs into when it is traced
+            name = self.model.config.architecture["name"]
+            raise UserError(
+                f"torch.export can't trace the model {name!r} ({first_line(error)}); its network may not "
+                "branch on values of tensors, nor on len() of one: x.shape[0] stays open"
+            ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of the message of what caused an error, or the kind of that if it has none."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

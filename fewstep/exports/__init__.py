@@ -1,0 +1,44 @@
+"""Formats in which a sampler leaves fewstep, one file each, found by its name.
+
+A file writes a traced sampler for another library, reads it back with that library, and says how a user
+calls it there. `fewstep.exporting` makes the sampler and compares what was read back with fewstep itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from fewstep import registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.export import ExportedProgram
+
+registry.add_plugins(__name__, __path__)
+
+
+class Export(Protocol):
+    """What a file of this package defines."""
+
+    file: ClassVar[str]
+    """The name of the file in the exported folder."""
+    title: ClassVar[str]
+    """What the format is called, for headings."""
+
+    def must_be_ready(self) -> None:
+        """Refuse to start where a library is missing.
+
+        Raises:
+            UserError: naming the library and how to install it.
+        """
+
+    def write(self, program: ExportedProgram, file: Path) -> None:
+        """Write a traced sampler, from noise (batch, *shape) and perhaps label (batch,) to samples."""
+
+    def read(self, file: Path) -> Callable[[dict[str, Tensor]], Tensor]:
+        """Return a function from the named inputs to the samples, computed by the other library."""
+
+    def call(self, shape: tuple[int, ...], classes: int) -> str:
+        """Return Python that makes 16 `samples` in the exported folder, without fewstep."""

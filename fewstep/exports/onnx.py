@@ -1,0 +1,87 @@
+"""Onnx: a graph for ONNX Runtime and all that reads ONNX, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from etils.epy import lazy_imports
+
+from fewstep.extras import brought_by
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.export import ExportedProgram
+
+with lazy_imports():
+    import torch
+with lazy_imports(error_callback=brought_by("onnx", what="the format onnx", library="onnx")):
+    import onnx
+with lazy_imports(error_callback=brought_by("onnx", what="the format onnx", library="onnxscript")):
+    import onnxscript
+with lazy_imports(error_callback=brought_by("onnx", what="the format onnx", library="onnxruntime")):
+    import onnxruntime
+
+LARGEST_FILE = 2**31 - 2**20
+"""Bytes of weights that a file of ONNX holds; more go into a second file, `sampler.onnx.data`."""
+CALL = """\
+import numpy as np
+import onnxruntime
+
+sampler = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])
+noise = np.random.default_rng(0).standard_normal((16{shape}), dtype=np.float32)
+{label}(samples,) = sampler.run(["samples"], {inputs})
+"""
+
+
+class Onnx:
+    """The graph of torch.export in operators of ONNX."""
+
+    file: ClassVar[str] = "sampler.onnx"
+    title: ClassVar[str] = "ONNX Runtime"
+
+    def must_be_ready(self) -> None:
+        """See Export.must_be_ready."""
+        for library in (onnx, onnxscript, onnxruntime):
+            assert library.__version__  # loads it
+
+    def write(self, program: ExportedProgram, file: Path) -> None:
+        """See Export.write."""
+        weights = sum(tensor.nbytes for tensor in program.state_dict.values())
+        attention = torch.ops.aten.scaled_dot_product_attention.default
+        torch.onnx.export(
+            program.run_decompositions({attention: plain_attention}),
+            f=file,
+            output_names=["samples"],
+            dynamo=True,
+            external_data=weights > LARGEST_FILE,
+            verbose=False,
+        )
+
+    def read(self, file: Path) -> Callable[[dict[str, Tensor]], Tensor]:
+        """See Export.read."""
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+
+        def sample(inputs: dict[str, Tensor]) -> Tensor:
+            arrays = {name: value.numpy() for name, value in inputs.items()}
+            return torch.from_numpy(session.run(["samples"], arrays)[0])
+
+        return sample
+
+    def call(self, shape: tuple[int, ...], classes: int) -> str:
+        """See Export.call."""
+        return CALL.format(
+            file=self.file,
+            shape="".join(f", {size}" for size in shape),
+            label=f"label = np.arange(16) % {classes}\n" if classes else "",
+            inputs='{"noise": noise, "label": label}' if classes else '{"noise": noise}',
+        )
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> Any:
+    """Attention as products and a softmax, where there is no dimension of heads: torch.onnx asks for one."""
+    if query.dim() == 4:
+        return NotImplemented
+    math = torch.ops.aten._scaled_dot_product_attention_math.default
+    return math(query, key, value, *rest, **options)[0]
