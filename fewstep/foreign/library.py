@@ -57,8 +57,8 @@ def adapter_of(name: str) -> type[Adapter]:
             "conditions, or with class labels"
         )
     raise UserError(
-        f"there is no adapter for {name} (there are: {', '.join(registry.available(ADAPTERS))}); write one as "
-        f"the file {name.lower()}.py of fewstep/foreign/adapters/"
+        f"there is no adapter for {name} (there are: {', '.join(registry.available(ADAPTERS))}); write one "
+        f"as the file {name.lower()}.py of fewstep/foreign/adapters/"
     )
 
 
