@@ -11,7 +11,7 @@ from etils.epy import lazy_imports
 
 from fewstep import randomness
 from fewstep.errors import UserError
-from fewstep.flow import as_flow
+from fewstep.flow import as_flow, over_step
 from fewstep.methods._distances import DISTANCES, check_distance
 from fewstep.methods._timesteps import in_range_of, timesteps_of
 from fewstep.paths import like
@@ -77,7 +77,7 @@ class FlowGuided(Method):
         fresh = randomness.noises("train.noise", keys, tuple(data.shape[1:])).to(noise)
         starts = (1 - t_start) * torch.cat([noise, fresh])
         twice = {name: torch.cat([values, values]) for name, values in conditions.items()}
-        ends = starts + (1 - t_start) * as_flow(student)(starts, t_start, **twice)
+        ends = starts + (1 - t_start) * over_step(as_flow(student), starts, t_start, 1.0, **twice)
         end, fresh_end = ends.chunk(2)
         with torch.no_grad():
             begun = starts.chunk(2)[1]

@@ -82,7 +82,7 @@ class Phased(Method):
         t, x = first + part * (last - first), start + like(part, start) * (end - start)
         canonical = as_flow(student)
         canonical.clamped_from = None  # only the last phase leads to the range
-        velocity = canonical(x, t, **conditions_of(student.config, batch))
+        velocity = flow.over_step(canonical, x, t, last, **conditions_of(student.config, batch))
         if student.config.in_range:
             velocity = flow.ends_in_range(velocity, x, t, t > float(times[0, -2]) - TOLERANCE)
         return DISTANCES[self.distance](x + like(last - t, x) * velocity - end)
