@@ -254,7 +254,7 @@ def export(
             what a file makes is not what fewstep makes.
     """
     loaded = load(model, "cpu")
-    chosen = grid_of(loaded, flow.as_flow(loaded).t_start, steps, grid, solver, guidance)
+    chosen = grid_of(loaded, flow.as_flow(loaded), steps, grid, solver, guidance)
     chosen.must_suit(model=checkpoint.model_digest(model), guidance=guidance)
     differences = folder.export(model, chosen, out, guidance=guidance, formats=formats)
     for name, difference in differences.items():

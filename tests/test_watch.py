@@ -121,6 +121,13 @@ def test_what_it_goes_back_to_is_not_changed_by_what_comes_after(tmp_path):
     )
 
 
+def test_a_training_that_only_gets_worse_ends_as_it_started(tmp_path):
+    trained = watched(tmp_path, mean=-4.0, retreat=1.00001)
+    assert trained.watched.picked.step == 0
+    assert float(trained.model.network.by) == 0
+    assert trained.loss == trained.held_out_loss  # it has no step whose loss it could tell
+
+
 @pytest.mark.parametrize("lost", [15, 22])
 def test_a_watched_training_that_diverges_ends_with_its_best_look(tmp_path, lost):
     trained = watched(tmp_path, method=Pass(lost=lost))

@@ -127,7 +127,8 @@ def train(
     held_out_loss = reporter.measure(evaluate=True)["held_out"]
     model = training.trainees["student"].result.eval()
     assert isinstance(model, Model)
-    trained = Trained(model, first, held_out_loss, training.losses()["student"], training.skipped(), watched)
+    loss = training.losses().get("student", first)  # a training that went back to its start has no other
+    trained = Trained(model, first, held_out_loss, loss, training.skipped(), watched)
     if known is None:
         return trained
     known_losses, fresh = (torch.cat(training.evaluated(samples)).cpu() for samples in (known, held_out))
