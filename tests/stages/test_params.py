@@ -78,7 +78,7 @@ def problems_of(raw):
         (
             {"solver": "huen"},
             "couple.round1.solver: unknown solver 'huen'; did you mean 'heun'? "
-            "(there are: ab2, euler, heun, midpoint, rk4)",
+            "(there are: ab2, euler, heun, heun_pc, midpoint, rk4)",
         ),
         (
             {"train": {"steps": 3, "batch": 2, "lerning_rate": 1}},
