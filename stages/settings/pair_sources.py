@@ -40,7 +40,7 @@ class PairSource(StepSettings):
     def _wrong_inversion(self, where: str, *, drawn: bool) -> list[str]:
         told = {
             "invert makes pairs of the data, but source takes them from elsewhere; remove one": self.source,
-            "invert follows steps in reverse, and tolerance leaves them open; set nfe or times": self.tolerance,
+            "invert follows steps in reverse, and tolerance leaves them open; set nfe or times": self.tolerance,  # noqa: E501
             "noise: that of inverted data can't be drawn; remove this setting": drawn or None,
         }
         return [f"{where}.{problem}" for problem, present in told.items() if present is not None]

@@ -121,7 +121,7 @@ def test_guidance_doubles_the_calls_of_given_times():
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message):
     config = Config(**{"model": "pretrain", "pairs": 10} | settings)
-    (problem,) = couple.wrong_source("couple.a", config) or config.wrong_steps("couple.a")
+    (problem,) = config.wrong_source("couple.a") or config.wrong_steps("couple.a")
     assert problem.startswith(message)
 
 
