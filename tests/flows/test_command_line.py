@@ -13,7 +13,7 @@ from fewstep import command_line
 from flows import commands
 
 HEAVY = {"torch", "prefect", "mlflow", "dvc", "matplotlib", "sklearn", "pandas", "numpy"}
-COMMANDS = ("search", "sample", *command_line.OF_A_CHECKOUT)
+COMMANDS = ("search", "sample", "export", "adopt", *command_line.OF_A_CHECKOUT)
 HELP = """
 import sys
 from fewstep import command_line
