@@ -1,6 +1,6 @@
-"""The command `fewstep`: search, sample and export a model directory, and in a checkout run the pipeline.
+"""The command `fewstep`: search, sample, export or adopt a model, and in a checkout run the pipeline.
 
-The package holds `search`, `sample` and `export`. A checkout of the project has further commands in
+The package holds `search`, `sample`, `export` and `adopt`. A checkout of the project has further commands in
 flows/commands.py, which is loaded from the working directory or a folder above it.
 """
 
@@ -26,6 +26,7 @@ with lazy_imports():  # loaded at first use, so that help is there at once
 
     from fewstep import checkpoint, draws, flow, grids, registry, solvers, units
     from fewstep.exporting import folder
+    from fewstep.foreign import survey
     from fewstep.searching import call
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def app_of(root: Path | None) -> App:
     app.command(search)
     app.command(sample)
     app.command(export)
+    app.command(adopt)
     if root is None:
         app.help_epilogue = f"In a checkout of fewstep there are also: {', '.join(OF_A_CHECKOUT)}."
         return app
@@ -262,13 +264,41 @@ def export(
     print(f"Sampler: {out.resolve()}")
 
 
+def adopt(model: Path, /, *, data: Path = Path("artifacts/prepare"), device: str = "cpu") -> None:
+    """Say what lies in a folder of another library, check that on data, and print its lines for params.yaml.
+
+    Args:
+        model: A folder that `save_pretrained` of diffusers wrote, or a model directory.
+        data: What the stage prepare made; without it nothing is checked.
+        device: Where the check runs, such as cuda.
+
+    Raises:
+        UserError: The folder holds no model that fewstep can take, or the check failed.
+    """
+    seen = survey.look(model)
+    placed(seen.model, device)
+    verdict = survey.check(seen, data)
+    root = checkout(Path.cwd()) or Path.cwd()
+    print(survey.report(seen, verdict, Path(os.path.abspath(model)), root))
+    if not isinstance(verdict, str) and verdict.problems:
+        raise UserError(f"the check of the declaration failed: {'; '.join(verdict.problems)}")
+
+
 def load(folder: Path, device: str) -> "Model":
     """Return the model of a folder, on a device.
 
     Raises:
         UserError: The folder holds no model, or there is no such device.
     """
-    model = checkpoint.load_model(folder)
+    return placed(checkpoint.load_model(folder), device)
+
+
+def placed(model: "Model", device: str) -> "Model":
+    """Return a model on a device.
+
+    Raises:
+        UserError: There is no such device.
+    """
     try:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 from etils.epy import lazy_imports
 
 from fewstep import paths, predictions, randomness
+from fewstep.errors import UserError
 from fewstep.network_times import NETWORK_TIMES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.model import Model
+    from fewstep.model import Model, ModelConfig
 
 with lazy_imports():
     import torch
@@ -82,6 +83,13 @@ class Verdict:
     calls: int
     """Calls of the network, each with all samples."""
 
+    def told(self) -> str:
+        """Return its numbers as a sentence."""
+        return (
+            f"its data estimate has {self.ratio:.3g} times the error of a Gaussian fit (right models are "
+            f"below 1), after {self.calls} network calls"
+        )
+
 
 @dataclass(frozen=True)
 class Rival:
@@ -110,6 +118,29 @@ def check(model: Model, data: Tensor, conditions: Mapping[str, Tensor], *, seed:
         rivals.append(Rival(told, other.ratios(declared)))
         asked.calls += other.calls
     return judge(own, rivals, asked.calls)
+
+
+def conditions_of(config: ModelConfig, samples: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what samples are conditioned on: their labels, or the null condition if the data has none.
+
+    Raises:
+        UserError: if the network needs labels and the data has none, or the data has labels of other classes.
+    """
+    if not config.classes:
+        return {}
+    if "label" in samples:
+        if (most := int(samples["label"].max())) >= config.classes:
+            raise UserError(
+                f"the data has the label {most}, and the network knows classes 0 to {config.classes - 1}; "
+                "prepare data of the network's classes"
+            )
+        return {"label": samples["label"]}
+    if not config.guidable:
+        raise UserError(
+            f"the network needs labels of {config.classes} classes, and the data has none; prepare data "
+            "with labels"
+        )
+    return {}
 
 
 def judge(own: Tensor, rivals: list[Rival], calls: int) -> Verdict:
@@ -201,4 +232,7 @@ def plain(value: Any) -> str:
     """Return a value as it is written in params.yaml."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{name}: {plain(each)}" for name, each in value.items()) + "}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return text if "." in text else text.replace("e", ".0e")  # without a point, YAML 1.1 reads a word

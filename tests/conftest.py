@@ -58,6 +58,8 @@ GROUPS = {
     "tests/chain/test_cancel.py": "chains under Prefect",
     "tests/chain/test_kills.py": "killed chains",
     "tests/chain/test_shared_shards.py": "killed chains",
+    "tests/foreign/test_diffusers.py": "diffusers",
+    "tests/foreign/test_survey.py": "diffusers",
     "tests/stages/test_tracking.py": "mlflow",
     "tests/stages/test_registry.py": "mlflow",
     "tests/test_distributed.py": "forked",

@@ -91,7 +91,7 @@ def test_commands_of_fewstep_exist(page):
 
 def test_every_command_of_fewstep_is_shown():
     shown = {words[0] for page in PAGES for words in commands(page)}
-    assert {"search", "sample", "export", *command_line.OF_A_CHECKOUT} <= shown
+    assert {"search", "sample", "export", "adopt", *command_line.OF_A_CHECKOUT} <= shown
 
 
 @page

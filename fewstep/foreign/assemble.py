@@ -39,7 +39,7 @@ def config_of(
             "network's shape"
         )
     if classes is None:
-        classes = found.labels - 1 if found.null else found.labels
+        classes = found.classes
     return ModelConfig(
         architecture=found.architecture,
         shape=tuple(shape),

@@ -28,3 +28,8 @@ class Found:
     """What the folder says of DECLARATION, by name."""
     notes: tuple[str, ...] = ()
     """What else was seen, a sentence each."""
+
+    @property
+    def classes(self) -> int:
+        """Classes of its labels, without the null condition where that is sure to be one of them."""
+        return self.labels - 1 if self.null else self.labels

@@ -1,5 +1,7 @@
 """Weights in safetensors, in one file or many: found, and copied into a network one tensor at a time."""
 
+import math
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -30,6 +32,24 @@ def files_of(folder: Path) -> list[Path]:
             )
         raise UserError(f"{folder} has no weights: no file that ends in .safetensors; {REMEDY}")
     return found
+
+
+def sizes(files: list[Path]) -> str:
+    """Return how many numbers the weights in some files are, and of which types, from their headers alone.
+
+    Raises:
+        UserError: if a file is damaged.
+    """
+    numbers: Counter[str] = Counter()
+    for file in files:
+        try:
+            with safe_open(file, "pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - it is no dictionary
+                    tensor = tensors.get_slice(name)
+                    numbers[tensor.get_dtype()] += math.prod(tensor.get_shape())
+        except SafetensorError as error:
+            raise UserError(f"{file} is damaged ({error})") from error
+    return f"{numbers.total():,} numbers of type {' and '.join(sorted(numbers))}"
 
 
 def fill(network: nn.Module, files: list[Path]) -> None:

@@ -6,15 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fewstep import declaration
-from fewstep.errors import UserError
 from fewstep.foreign.assemble import assemble, config_of
 from fewstep.foreign.found import DECLARATION
 from fewstep.shards import Shards
 from stages.process.device import device
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from fewstep.model import Model, ModelConfig
     from stages.run.job import Job
 
@@ -37,35 +34,15 @@ def take(config: Any, job: Job) -> Model:
     described = config_of(found, shape, said, classes=config.classes)
     model = assemble(replace(described, guidance_channels=config.guidance_channels), found).to(device())
     samples = Shards(job.inputs["data"] / "held_out").some(config.check_samples, seed=job.seed)
-    data, conditions = samples["data"].to(device()), conditions_of(model.config, samples)
+    samples = {name: each.to(device()) for name, each in samples.items()}
+    data, conditions = samples["data"], declaration.conditions_of(model.config, samples)
     verdict = declaration.check(model, data, conditions, seed=job.seed)
-    job.progress.note(
-        f"its data estimate has {verdict.ratio:.3g} times the error of a Gaussian fit (right models are "
-        f"below 1), after {verdict.calls} network calls of {len(data)} samples"
-    )
+    job.progress.note(verdict.told())
     for told in (*verdict.problems, *verdict.notes):
         job.progress.note(told)
     job.facts.update(declared=described_as(model.config), ratio=verdict.ratio, calls=verdict.calls)
     job.facts.update(problems=list(verdict.problems), notes=[*found.notes, *verdict.notes])
     return model.cpu()
-
-
-def conditions_of(config: ModelConfig, samples: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return what samples are conditioned on: their labels, or the null condition if the data has none.
-
-    Raises:
-        UserError: if the network needs labels, and the data has none.
-    """
-    if not config.classes:
-        return {}
-    if "label" in samples:
-        return {"label": samples["label"].to(device())}
-    if not config.guidable:
-        raise UserError(
-            f"the network needs labels of {config.classes} classes, and the data has none; prepare data "
-            "with labels"
-        )
-    return {}
 
 
 def described_as(config: ModelConfig) -> dict[str, Any]:

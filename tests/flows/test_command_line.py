@@ -13,7 +13,7 @@ from fewstep import command_line
 from flows import commands
 
 HEAVY = {"torch", "prefect", "mlflow", "dvc", "matplotlib", "sklearn", "pandas", "numpy"}
-COMMANDS = ("search", "sample", *command_line.OF_A_CHECKOUT)
+COMMANDS = ("search", "sample", "export", "adopt", *command_line.OF_A_CHECKOUT)
 HELP = """
 import sys
 from fewstep import command_line
@@ -78,7 +78,7 @@ def test_a_mistake_is_one_message_without_a_traceback(tmp_path):
     status, said = fewstep("check", folder=tmp_path / "sub")  # below the checkout, too
     assert status == 1
     assert said.startswith("params.yaml has mistakes:\n")
-    assert "sede is no stage; there are: couple" in said
+    assert "sede is no stage; there are: adopt, couple" in said
     assert "Traceback" not in said
 
 

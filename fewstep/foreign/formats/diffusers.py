@@ -96,7 +96,10 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(read_text(file))
     except FileNotFoundError:
-        raise UserError(f"{file.parent} has no {file.name}: it is no folder that diffusers wrote") from None
+        raise UserError(
+            f"{file.parent} has no {file.name}: it is no folder that diffusers wrote; for weights of a "
+            "network class of your own take the format state_dict"
+        ) from None
     except json.JSONDecodeError as error:
         raise UserError(f"{file} is no JSON ({error})") from error
     if not isinstance(content, dict):

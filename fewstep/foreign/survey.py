@@ -1,0 +1,197 @@
+"""Survey: what a folder says of the model in it, the check of that, and its lines for params.yaml."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fewstep import declaration
+from fewstep.checkpoint import CONFIG, WEIGHTS, load_model
+from fewstep.errors import UserError
+from fewstep.foreign.assemble import assemble, config_of
+from fewstep.foreign.formats.diffusers import Diffusers, read_json
+from fewstep.foreign.weights import sizes
+from fewstep.model import Model
+from fewstep.network_times import NETWORK_TIMES
+from fewstep.paths import PATHS
+from fewstep.predictions import PARTS
+from fewstep.shards import Shards
+
+CHECKED = 128
+"""Samples of the data on which a declaration is checked."""
+CHOICES = {"prediction": list(PARTS), "path": list(PATHS), "time": list(NETWORK_TIMES)}
+PLAIN_KEY = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)$)[a-z][\w-]*", re.IGNORECASE | re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A model in a folder, and what the folder says of it."""
+
+    model: Model
+    network: str
+    weights: str
+    shape: tuple[int | None, ...]
+    """Of a sample; None where the folder doesn't say."""
+    missing: tuple[str, ...] = ()
+    """Of CHOICES what the folder doesn't say; the model has defaults there."""
+    notes: tuple[str, ...] = ()
+    """What else was seen, a sentence each."""
+    own: bool = False
+    """Whether it is a model directory of fewstep."""
+
+    def rows(self) -> dict[str, str]:
+        """Return what to tell of it, by name."""
+        c = self.model.config
+        said = {
+            name: "the folder doesn't say" if name in self.missing else declaration.plain(getattr(c, name))
+            for name in CHOICES
+        }
+        if "time" not in self.missing:
+            said["time"] += f", times {declaration.plain(c.time_scale)}"
+        guided = f"the first {c.guidance_channels} channels" if c.guidance_channels else "all channels"
+        why_not = "no null condition is known" if c.classes else "it has no classes"
+        return {
+            "network": self.network,
+            "weights": self.weights,
+            "samples": f"({', '.join('any' if size is None else str(size) for size in self.shape)})",
+            **said,
+            "classes": str(c.classes),
+            "guidance": f"on {guided}" if c.classes and c.guidable else f"none: {why_not}",
+        }
+
+
+def look(folder: Path) -> Seen:
+    """Return what lies in a folder: a network or pipeline of diffusers, or a model directory.
+
+    Raises:
+        UserError: if there is no such folder, or it holds no model that fewstep can take.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is no folder; give the one that save_pretrained wrote, or a model directory of fewstep"
+        )
+    if (folder / CONFIG).is_file() and "architecture" in read_json(folder / CONFIG):
+        return _of_fewstep(folder)
+    return _of_diffusers(folder)
+
+
+def _of_fewstep(folder: Path) -> Seen:
+    model = load_model(folder)
+    return Seen(
+        model=model,
+        network=f"{model.config.architecture['name']}, a model directory of fewstep",
+        weights=sizes([folder / WEIGHTS]),
+        shape=model.config.shape,
+        own=True,
+    )
+
+
+def _of_diffusers(folder: Path) -> Seen:
+    format_ = Diffusers()
+    found, place = format_.look(folder), format_.place_of_network(folder)
+    assert found.channels is not None
+    shape = (found.channels, *(found.side or (1, 1)))  # a network of any side has the same weights for all
+    unsaid = {"prediction": "velocity", "path": "linear", "time": "t"}
+    model = assemble(config_of(found, shape, unsaid | found.declared), found)
+    notes = found.notes
+    if found.labels and not found.null:
+        notes += (
+            f"if the last of its {found.labels} labels is the null condition of guidance, set classes to "
+            f"{found.labels - 1}: the folder doesn't say",
+        )
+    if parts := sorted(file.parent.name for file in folder.glob("*/config.json") if file.parent != place):
+        notes += (f"of the pipeline these parts are not taken: {', '.join(parts)}",)
+    return Seen(
+        model=model,
+        network=f"{found.architecture['network']} of diffusers",
+        weights=sizes(found.files),
+        shape=(found.channels, *(found.side or (None, None))),
+        missing=tuple(name for name in CHOICES if name not in found.declared),
+        notes=notes,
+    )
+
+
+def check(seen: Seen, data: Path) -> declaration.Verdict | str:
+    """Check what a folder says on data that `prepare` made; return a sentence if it can't be checked.
+
+    Raises:
+        UserError: if the data is damaged.
+    """
+    config = seen.model.config
+    if config.trained_times != "all":
+        return "it is a student, which was not trained at all times"
+    if seen.missing:
+        return f"set {', '.join(seen.missing)} below, then the stage adopt checks them"
+    if not (data / "held_out").is_dir():
+        return f"there is no data in {data}; `dvc repro prepare` makes it"
+    samples = Shards(data / "held_out").some(CHECKED, seed=0)
+    shape = tuple(samples["data"].shape[1:])
+    if len(shape) != len(seen.shape) or any(
+        wanted not in (None, there) for wanted, there in zip(seen.shape, shape, strict=True)
+    ):
+        wanted = seen.rows()["samples"]
+        return f"the network makes samples of shape {wanted}, those in {data} have {shape}; prepare such data"
+    device = next(seen.model.parameters()).device
+    samples = {name: each.to(device) for name, each in samples.items()}
+    try:
+        conditions = declaration.conditions_of(config, samples)
+    except UserError as error:
+        return str(error)
+    return declaration.check(seen.model, samples["data"], conditions, seed=0)
+
+
+def report(seen: Seen, verdict: declaration.Verdict | str, place: Path, root: Path) -> str:
+    """Return what to tell a user of a folder, and its lines for params.yaml.
+
+    Args:
+        seen: What it says.
+        verdict: What `check` returned.
+        place: Where it lies; absolute.
+        root: The folder of params.yaml; absolute.
+    """
+    rows = [f"{name + ':':12}{value}" for name, value in seen.rows().items()]
+    key, notes = key_of(place), list(seen.notes)
+    if place.is_relative_to(root / "data") and place != root / "data":
+        folder = place.relative_to(root).as_posix()
+    else:
+        folder = f"data/{key}"
+        notes.append(f"put the folder at {folder}, where DVC sees it change")
+    if isinstance(verdict, str):
+        notes.append(f"the check of the declaration is left out: {verdict}")
+    else:
+        notes += [verdict.told(), *verdict.notes]
+    rows += [f"note: {note}" for note in notes]
+    return "\n".join([*rows, "", "The lines for params.yaml:", "", lines(seen, key, folder)])
+
+
+def lines(seen: Seen, key: str, folder: str) -> str:
+    """Return the lines of params.yaml that give a model to the chain.
+
+    Args:
+        seen: What its folder says.
+        key: The name that the chain shall call it by.
+        folder: As the settings name it, below data/.
+    """
+    if seen.own:
+        return f"pretrain:\n  checkpoint: {json.dumps(folder)}"
+    said: dict[str, Any] = {name: getattr(seen.model.config, name) for name in (*CHOICES, "time_scale")}
+    if seen.model.config.classes:
+        said["classes"] = seen.model.config.classes
+    written = ["adopt:", f"  {key if PLAIN_KEY.fullmatch(key) else json.dumps(key)}:"]
+    written.append(f"    folder: {json.dumps(folder)}")
+    for name, value in said.items():
+        if name in seen.missing:
+            written.append(f"    # {name}: one of {', '.join(CHOICES[name])}")
+        elif name == "time_scale" and "time" in seen.missing:
+            written.append("    # time_scale: the factor of the time; 1 if nothing is said")
+        else:
+            written.append(f"    {name}: {declaration.plain(value)}")
+    return "\n".join(written)
+
+
+def key_of(folder: Path) -> str:
+    """Return a key of params.yaml for a folder: its name, of letters, digits, `_` and `-`."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", folder.name).strip("-_") or "model"

@@ -1,0 +1,40 @@
+"""Networks of diffusers, as small as they go, and folders of them as the library writes them."""
+
+import diffusers
+import torch
+
+SHAPE = (4, 8, 8)
+
+
+def unet(**more):
+    torch.manual_seed(0)
+    blocks = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4}
+    down, up = ("DownBlock2D",) * 2, ("UpBlock2D",) * 2
+    sizes = {"sample_size": 8, "in_channels": 4, "out_channels": 4}
+    return diffusers.UNet2DModel(**sizes | blocks | {"down_block_types": down, "up_block_types": up} | more)
+
+
+def dit(**more):
+    torch.manual_seed(0)
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 4, "num_layers": 2, "norm_num_groups": 4}
+    sizes |= {
+        "in_channels": 4,
+        "out_channels": 8,
+        "sample_size": 8,
+        "patch_size": 2,
+        "num_embeds_ada_norm": 5,
+    }
+    network = diffusers.DiTTransformer2DModel(**sizes | more)
+    with torch.no_grad():  # some of them begin as zeros
+        for weight in network.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    return network
+
+
+def pipeline(folder, network, scheduler=None, *, component="unet", **saving):
+    """Write the folder of a pipeline, as `save_pretrained` would."""
+    network.save_pretrained(folder / component, **saving)
+    if scheduler:
+        scheduler.save_pretrained(folder / "scheduler")
+    (folder / "model_index.json").write_text("{}")
+    return folder
