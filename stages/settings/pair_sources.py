@@ -38,9 +38,8 @@ class PairSource(StepSettings):
         return []
 
     def _wrong_inversion(self, where: str, *, drawn: bool) -> list[str]:
-        told = {
-            "invert makes pairs of the data, but source takes them from elsewhere; remove one": self.source,
-            "invert follows steps in reverse, and tolerance leaves them open; set nfe or times": self.tolerance,  # noqa: E501
-            "noise: that of inverted data can't be drawn; remove this setting": drawn or None,
-        }
+        twice = "invert makes pairs of the data, but source takes them from elsewhere; remove one"
+        unknown = "invert follows steps in reverse, and tolerance leaves them open; set nfe or times"
+        stored = "noise: that of inverted data can't be drawn; remove this setting"
+        told = {twice: self.source, unknown: self.tolerance, stored: drawn or None}
         return [f"{where}.{problem}" for problem, present in told.items() if present is not None]

@@ -182,6 +182,7 @@ def test_pairs_from_elsewhere_become_a_coupling_after_the_same_checks(points, tm
     assert Shards(taken.out / "train").facts["source"] == "pairs.npz"
     assert couple.inputs(Config(model="pretrain", pairs=1, source="pairs.npz"), "test") == {
         "model": "artifacts/models/pretrain",
+        "data": "artifacts/prepare",
         "source": "data/pairs.npz",
     }
 
