@@ -17,6 +17,8 @@ from fewstep.model import ModelConfig, build
 from fewstep.solvers import integrate
 from fewstep.timing import with_second_time
 
+# A table ends before data is reached, so that no average until data can be asked for exactly.
+REACHING_DATA = [path for path in paths.PATHS if path != "table"]
 ORACLE = gaussian([1.0, -0.5], [0.5, 1.5])
 ON_A_LINE = mixture([0.3, 0.7], [[2.0], [-1.0]], [0.3, 0.6])
 GRIDS = [*map(uniform, (1, 2, 4, 8)), Grid((0.0, 0.13, 0.8, 1.0))]
@@ -24,7 +26,7 @@ SHAPES = {"mlp": (2,), "unet": (1, 8, 8)}
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: str(grid.times))
-@pytest.mark.parametrize(("path", "prediction"), list(product(paths.PATHS, predictions.PARTS)))
+@pytest.mark.parametrize(("path", "prediction"), list(product(REACHING_DATA, predictions.PARTS)))
 def test_an_exact_flow_map_is_exact_on_any_grid_in_every_convention(path, prediction, grid):
     flow, noise = as_flow(as_flow_map(ORACLE, path=path, prediction=prediction)), ORACLE.noise(50)
     times = tuple(max(time, flow.t_start) for time in grid.times)
@@ -66,7 +68,7 @@ def asked(name):
     return x, 0.5 * torch.rand(6, generator=generator), torch.tensor([0, 1, 2, 3, 0, 1])
 
 
-@pytest.mark.parametrize("name", registry.available("fewstep.models"))
+@pytest.mark.parametrize("name", ["mlp", "unet"])
 def test_a_second_time_changes_nothing_at_first_and_is_then_learned(name):
     model, (x, t, label) = small(name), asked(name)
     wider = with_second_time(model, seed=3)

@@ -124,7 +124,7 @@ def test_the_range_of_ve_is_an_option():
         ({"name": "ve", "sigma_min": 90.0}, "0 < sigma_min < sigma_max must hold, got 90.0 and 80.0"),
         ({"name": "vp", "beta_max": "high"}, "path vp: "),
         ({"name": "linear", "shift": 3}, "path linear: unknown option 'shift'.*none"),
-        ({"beta_start": 0.1}, "unknown path None"),
+        ({"beta_start": 0.1}, "unknown path 'None'"),
     ],
 )
 def test_wrong_options_of_a_path_are_told(path, told):

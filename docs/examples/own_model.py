@@ -120,6 +120,7 @@ save_model(clone / "data" / "mine", model)
 train = {"steps": steps // 2, "batch": 256, "learning_rate": 5e-4, "decay": "cosine", "ema": 0.99}
 settings = {
     "seed": 0,
+    "adopt": {},
     "prepare": {"source": "data/spiral.npz"},
     "pretrain": {
         "method": "flow_matching",

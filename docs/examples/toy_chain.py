@@ -42,6 +42,7 @@ def train(steps, learning_rate):
 teacher = {"init": "pretrain", "teacher": "pretrain"}
 settings = {
     "seed": 0,
+    "adopt": {},
     "prepare": {"source": "two_moons", "source_options": {"count": 4000}},
     "pretrain": {
         "method": "flow_matching",

@@ -9,6 +9,7 @@ from etils.epy import lazy_imports
 
 from fewstep import paths, predictions, randomness
 from fewstep.errors import UserError
+from fewstep.flow import as_state
 from fewstep.methods._times import check_law, draw_times
 from fewstep.training.method import Batch, Method, Needs, conditions_of
 
@@ -65,7 +66,7 @@ class PathRegression(Method):
         """
         noise, data = batch["noise"], batch["data"]
         path = paths.get(student.config.path)
-        t = draw_times(self.times, student.config, keys).to(data.device)
+        t = as_state(draw_times(self.times, student.config, keys).to(data))
         c = path.coefficients(t)
         target = predictions.express(student.config.prediction, data, noise, c)
         point = path.sample(noise, data, t)

@@ -179,7 +179,7 @@ def teacher(tmp_path):
 def test_the_fine_run_is_doubled_until_no_net_sees_it_move(teacher):
     made, folder = teacher
     found = Found(folder, decay=6.0)  # 32 to 64 moves by .094, 16 to 32 by .19
-    entry, told = converge(found, made, FineRun("heun", 8), {1.0})[1.0]
+    entry, told = converge(found, made, FineRun("pretrain", "heun", 8), {1.0})[1.0]
     assert (entry.nfe, entry.grid.solver, entry.digest) == (64, "heun", model_digest(folder))
     assert entry.name == "pretrain@64/fine"
     assert told == (
@@ -192,14 +192,14 @@ def test_the_fine_run_is_doubled_until_no_net_sees_it_move(teacher):
 
 def test_a_run_that_does_not_converge_ends_and_says_so(teacher):
     made, folder = teacher
-    entry, told = converge(Found(folder, decay=1e4), made, FineRun("euler", 4), {1.0})[1.0]
+    entry, told = converge(Found(folder, decay=1e4), made, FineRun("pretrain", "euler", 4), {1.0})[1.0]
     assert entry.nfe == 4 * 2**evaluation.DOUBLINGS
     assert "HAS NOT CONVERGED" in told
 
 
 def test_each_guidance_has_a_fine_run_of_its_own(teacher):
     made, folder = teacher
-    runs = converge(Found(folder, decay=0.0), made, FineRun("heun", 8), {1.0, 2.5})
+    runs = converge(Found(folder, decay=0.0), made, FineRun("pretrain", "heun", 8), {1.0, 2.5})
     assert {guidance: (run.grid.guidance, run.nfe) for guidance, (run, _) in runs.items()} == {
         1.0: (1.0, 16),
         2.5: (2.5, 32),  # guidance takes two calls a velocity
