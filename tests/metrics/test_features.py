@@ -136,7 +136,7 @@ def test_clusters_of_a_set_too_large_are_those_of_a_draw_from_it(monkeypatch):
             fitted.append(x)
             return super().fit(x)
 
-    monkeypatch.setattr(features.cluster, "KMeans", Seen)
+    monkeypatch.setattr("sklearn.cluster.KMeans", Seen)
     monkeypatch.setattr(features, "CLUSTERED", 100 * 2 * 4)
     (found,) = pseudo_labels(train, clusters=3, seed=0)
     assert len(fitted[0]) == 100
