@@ -32,9 +32,8 @@ with lazy_imports():  # loaded at first use, so that help is there at once
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.flow import Flow
     from fewstep.grids import Grid
-    from fewstep.model import Model
+    from fewstep.model import Model, ModelConfig
 
 CODE = Path(__file__).resolve().parents[1]
 """The folder that this package was imported from."""
@@ -204,7 +203,7 @@ def sample(
     if out.suffix == ".png" and (len(shape) != 3 or shape[0] not in (1, 3)):
         raise UserError(f"samples of shape {shape} are no pictures; write them to --out samples.safetensors")
     velocity = flow.as_flow(loaded, guidance=guidance)
-    chosen = grid_of(loaded, velocity, steps, grid, solver, guidance)
+    chosen = grid_of(loaded.config, steps, grid, solver, guidance)
     chosen.must_suit(model=checkpoint.model_digest(model), guidance=guidance)
     noise, conditions = drawn(loaded, samples, seed, device)
     made, nfe = [], 0
@@ -255,8 +254,7 @@ def export(
         UserError: A folder holds no model, an option does not fit it, `out` exists, a library is missing, or
             what a file makes is not what fewstep makes.
     """
-    loaded = load(model, "cpu")
-    chosen = grid_of(loaded, flow.as_flow(loaded), steps, grid, solver, guidance)
+    chosen = grid_of(checkpoint.load_config(model), steps, grid, solver, guidance)
     chosen.must_suit(model=checkpoint.model_digest(model), guidance=guidance)
     differences = folder.export(model, chosen, out, guidance=guidance, formats=formats)
     for name, difference in differences.items():
@@ -315,29 +313,25 @@ def drawn(model: "Model", count: int, seed: int, device: str) -> "tuple[Tensor, 
 
 
 def grid_of(
-    model: "Model",
-    velocity: "Flow",
-    steps: int | None,
-    file: Path | None,
-    solver: str,
-    guidance: float,
+    config: "ModelConfig", steps: int | None, file: Path | None, solver: str, guidance: float
 ) -> "Grid":
-    """Return the grid that `sample` takes.
+    """Return the grid that `sample` and `export` take for a model.
 
     Raises:
         UserError: The file has no such grid, or nothing says how many steps to take.
     """
     if file is not None:
         return grid_in(file, steps)
-    own = model.config.grid and replace(model.config.grid, model_digest=None)  # which names its teacher
+    own = config.grid and replace(config.grid, model_digest=None)  # which names its teacher
     if own is not None and steps in (None, own.steps):
         return own
-    if own is not None and model.config.trained_times != "all":
+    if own is not None and config.trained_times != "all":
         raise UserError(f"this student was trained for its own {own.steps} steps alone; leave --steps out")
     if steps is None:
         raise UserError("this model has no grid of its own; give --steps, or a --grid of `fewstep search`")
     solvers.get(solver)
-    return grids.uniform(steps, start=velocity.t_start, end=velocity.t_end, solver=solver, guidance=guidance)
+    start, end = flow.usable_times(config.path, config.prediction)
+    return grids.uniform(steps, start=start, end=end, solver=solver, guidance=guidance)
 
 
 def grid_in(file: Path, steps: int | None) -> "Grid":
