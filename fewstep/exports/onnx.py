@@ -49,9 +49,14 @@ class Onnx:
     def write(self, program: ExportedProgram, file: Path) -> None:
         """See Export.write."""
         weights = sum(tensor.nbytes for tensor in program.state_dict.values())
-        attention = torch.ops.aten.scaled_dot_product_attention.default
+        aten = torch.ops.aten
+        in_plain_operators = {
+            aten.scaled_dot_product_attention.default: plain_attention,
+            aten.searchsorted.Tensor: plain_search,
+            aten.atan2.default: plain_angle,
+        }
         torch.onnx.export(
-            program.run_decompositions({attention: plain_attention}),
+            program.run_decompositions(in_plain_operators),
             f=file,
             output_names=["samples"],
             dynamo=True,
@@ -85,3 +90,15 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **opt
         return NotImplemented
     math = torch.ops.aten._scaled_dot_product_attention_math.default
     return math(query, key, value, *rest, **options)[0]
+
+
+def plain_search(ordered: Tensor, values: Tensor) -> Tensor:
+    """How many numbers of `ordered` (n,) are below each value, (batch,): torch.onnx has no searchsorted."""
+    return (ordered < values.unsqueeze(-1)).sum(-1)
+
+
+def plain_angle(y: Tensor, x: Tensor) -> Any:
+    """The angle of (x, y) in float32: ONNX Runtime has no Atan of float64."""
+    if y.dtype != torch.float64:
+        return NotImplemented
+    return torch.atan2(y.float(), x.float()).double()
