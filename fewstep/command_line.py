@@ -16,6 +16,7 @@ from cyclopts import App, Parameter
 from etils.epy import lazy_imports
 
 from fewstep import __version__
+from fewstep.checkouts import checkout_of
 from fewstep.errors import UserError
 from fewstep.files import read_text, written_whole
 
@@ -44,7 +45,7 @@ OF_A_CHECKOUT = ("run", "plan", "why", "check", "sweep", "ui", "deploy", "worker
 def main(arguments: list[str] | None = None) -> None:
     """Run the command that `arguments`, or those of the process, name, and end the process."""
     given = sys.argv[1:] if arguments is None else arguments
-    root = checkout(Path.cwd())
+    root = checkout_of(Path.cwd())
     if root not in (None, CODE):
         restart_with(root, given)
     try:
@@ -58,14 +59,6 @@ def main(arguments: list[str] | None = None) -> None:
         app_of(root)(given)
     except UserError as error:
         sys.exit(str(error))
-
-
-def checkout(folder: Path) -> Path | None:
-    """Return the checkout of fewstep that `folder` is or lies in, None if there is none."""
-    for place in (folder, *folder.parents):
-        if (place / "flows" / "commands.py").is_file() and (place / "dvc.yaml").is_file():
-            return place.resolve()
-    return None
 
 
 def restart_with(root: Path, arguments: list[str]) -> None:
@@ -276,7 +269,7 @@ def adopt(model: Path, /, *, data: Path = Path("artifacts/prepare"), device: str
     seen = survey.look(model)
     placed(seen.model, device)
     verdict = survey.check(seen, data)
-    root = checkout(Path.cwd()) or Path.cwd()
+    root = checkout_of(Path.cwd()) or Path.cwd()
     print(survey.report(seen, verdict, Path(os.path.abspath(model)), root))
     if not isinstance(verdict, str) and verdict.problems:
         raise UserError(f"the check of the declaration failed: {'; '.join(verdict.problems)}")
