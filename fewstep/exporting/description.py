@@ -86,7 +86,7 @@ def readme(name: str, told: dict[str, Any], exports: list[Export]) -> str:
     for export in exports:
         measured = told["files"][export.file]["relative_difference"]
         parts.append(f"## {export.title}: {export.file}")
-        parts.append(f"```python\n{export.call(shape, classes)}```")
+        parts.append(f"```python\n{export.call((16, *shape), classes)}```")
         parts.append(f"Largest difference to fewstep's own samples, relative to their size: {measured:.1e}.")
     parts.append("## Its steps")
     parts.append(f"t = {', '.join(f'{t:.9g}' for t in told['times'])}, from noise (0) to data (1).")

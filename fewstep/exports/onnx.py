@@ -30,8 +30,13 @@ import numpy as np
 import onnxruntime
 
 sampler = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])
-noise = np.random.default_rng(0).standard_normal((16{shape}), dtype=np.float32)
-{label}(samples,) = sampler.run(["samples"], {inputs})
+noise = np.random.default_rng(0).standard_normal({size}, dtype=np.float32)
+inputs = {{"noise": noise}}
+{label}(samples,) = sampler.run(["samples"], inputs)
+"""
+LABEL = """\
+label = np.arange({count}) % {classes}
+inputs["label"] = label
 """
 
 
@@ -74,14 +79,10 @@ class Onnx:
 
         return sample
 
-    def call(self, shape: tuple[int, ...], classes: int) -> str:
+    def call(self, size: tuple[int, ...], classes: int) -> str:
         """See Export.call."""
-        return CALL.format(
-            file=self.file,
-            shape="".join(f", {size}" for size in shape),
-            label=f"label = np.arange(16) % {classes}\n" if classes else "",
-            inputs='{"noise": noise, "label": label}' if classes else '{"noise": noise}',
-        )
+        label = LABEL.format(count=size[0], classes=classes) if classes else ""
+        return CALL.format(file=self.file, size=size, label=label)
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> Any:

@@ -175,6 +175,16 @@ def test_a_network_that_can_not_be_traced_is_named(tmp_path, monkeypatch):
         sampler.traced()
 
 
+def test_what_a_network_refuses_is_not_said_to_be_a_mistake_of_tracing(tmp_path, monkeypatch):
+    def refuse(x, t):
+        raise command_line.UserError("a label was given to a network without classes")
+
+    sampler = Sampler(checkpoint.load_model(save(tmp_path)), uniform(1), 1.0)
+    monkeypatch.setattr(sampler.model, "forward", refuse)
+    with pytest.raises(command_line.UserError, match=r"^a label was given"):
+        sampler.traced()
+
+
 def test_a_flow_map_says_that_its_network_needs_the_end_of_a_step(tmp_path):
     save(tmp_path / "model", {**POINTS, "second_time": True}, grid=uniform(2))
     assert fewstep("export", tmp_path / "model", tmp_path / "out", "--formats", "pt2") is None
