@@ -16,6 +16,7 @@ from cyclopts import App, Parameter
 from etils.epy import lazy_imports
 
 from fewstep import __version__
+from fewstep.checkouts import checkout_of
 from fewstep.errors import UserError
 from fewstep.files import read_text, written_whole
 
@@ -32,9 +33,8 @@ with lazy_imports():  # loaded at first use, so that help is there at once
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.flow import Flow
     from fewstep.grids import Grid
-    from fewstep.model import Model
+    from fewstep.model import Model, ModelConfig
 
 CODE = Path(__file__).resolve().parents[1]
 """The folder that this package was imported from."""
@@ -45,7 +45,7 @@ OF_A_CHECKOUT = ("run", "plan", "why", "check", "sweep", "ui", "deploy", "worker
 def main(arguments: list[str] | None = None) -> None:
     """Run the command that `arguments`, or those of the process, name, and end the process."""
     given = sys.argv[1:] if arguments is None else arguments
-    root = checkout(Path.cwd())
+    root = checkout_of(Path.cwd())
     if root not in (None, CODE):
         restart_with(root, given)
     try:
@@ -59,14 +59,6 @@ def main(arguments: list[str] | None = None) -> None:
         app_of(root)(given)
     except UserError as error:
         sys.exit(str(error))
-
-
-def checkout(folder: Path) -> Path | None:
-    """Return the checkout of fewstep that `folder` is or lies in, None if there is none."""
-    for place in (folder, *folder.parents):
-        if (place / "flows" / "commands.py").is_file() and (place / "dvc.yaml").is_file():
-            return place.resolve()
-    return None
 
 
 def restart_with(root: Path, arguments: list[str]) -> None:
@@ -204,7 +196,7 @@ def sample(
     if out.suffix == ".png" and (len(shape) != 3 or shape[0] not in (1, 3)):
         raise UserError(f"samples of shape {shape} are no pictures; write them to --out samples.safetensors")
     velocity = flow.as_flow(loaded, guidance=guidance)
-    chosen = grid_of(loaded, velocity, steps, grid, solver, guidance)
+    chosen = grid_of(loaded.config, steps, grid, solver, guidance)
     chosen.must_suit(model=checkpoint.model_digest(model), guidance=guidance)
     noise, conditions = drawn(loaded, samples, seed, device)
     made, nfe = [], 0
@@ -255,8 +247,7 @@ def export(
         UserError: A folder holds no model, an option does not fit it, `out` exists, a library is missing, or
             what a file makes is not what fewstep makes.
     """
-    loaded = load(model, "cpu")
-    chosen = grid_of(loaded, flow.as_flow(loaded), steps, grid, solver, guidance)
+    chosen = grid_of(checkpoint.load_config(model), steps, grid, solver, guidance)
     chosen.must_suit(model=checkpoint.model_digest(model), guidance=guidance)
     differences = folder.export(model, chosen, out, guidance=guidance, formats=formats)
     for name, difference in differences.items():
@@ -278,7 +269,7 @@ def adopt(model: Path, /, *, data: Path = Path("artifacts/prepare"), device: str
     seen = survey.look(model)
     placed(seen.model, device)
     verdict = survey.check(seen, data)
-    root = checkout(Path.cwd()) or Path.cwd()
+    root = checkout_of(Path.cwd()) or Path.cwd()
     print(survey.report(seen, verdict, Path(os.path.abspath(model)), root))
     if not isinstance(verdict, str) and verdict.problems:
         raise UserError(f"the check of the declaration failed: {'; '.join(verdict.problems)}")
@@ -315,29 +306,25 @@ def drawn(model: "Model", count: int, seed: int, device: str) -> "tuple[Tensor, 
 
 
 def grid_of(
-    model: "Model",
-    velocity: "Flow",
-    steps: int | None,
-    file: Path | None,
-    solver: str,
-    guidance: float,
+    config: "ModelConfig", steps: int | None, file: Path | None, solver: str, guidance: float
 ) -> "Grid":
-    """Return the grid that `sample` takes.
+    """Return the grid that `sample` and `export` take for a model.
 
     Raises:
         UserError: The file has no such grid, or nothing says how many steps to take.
     """
     if file is not None:
         return grid_in(file, steps)
-    own = model.config.grid and replace(model.config.grid, model_digest=None)  # which names its teacher
+    own = config.grid and replace(config.grid, model_digest=None)  # which names its teacher
     if own is not None and steps in (None, own.steps):
         return own
-    if own is not None and model.config.trained_times != "all":
+    if own is not None and config.trained_times != "all":
         raise UserError(f"this student was trained for its own {own.steps} steps alone; leave --steps out")
     if steps is None:
         raise UserError("this model has no grid of its own; give --steps, or a --grid of `fewstep search`")
     solvers.get(solver)
-    return grids.uniform(steps, start=velocity.t_start, end=velocity.t_end, solver=solver, guidance=guidance)
+    start, end = flow.usable_times(config.path, config.prediction)
+    return grids.uniform(steps, start=start, end=end, solver=solver, guidance=guidance)
 
 
 def grid_in(file: Path, steps: int | None) -> "Grid":

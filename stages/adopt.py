@@ -1,10 +1,10 @@
 """Adopt: a model of another library, checked against data, as one of the chain's own."""
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 from etils.epy import lazy_imports
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from fewstep import paths
 from fewstep.network_times import NETWORK_TIMES
@@ -12,7 +12,7 @@ from fewstep.predictions import PARTS
 from fewstep.registry import unknown
 from stages.run.job import Job
 from stages.run.runner import main
-from stages.settings.models import is_below_data
+from stages.settings.models import outside_data
 from stages.settings.params import FormatPlugin, Params, Settings
 
 with lazy_imports():
@@ -53,19 +53,13 @@ class Config(Settings):
             paths.get(path)
         return path
 
-    @field_validator("prediction")
+    @field_validator("prediction", "time")
     @classmethod
-    def _prediction_exists(cls, prediction: str | None) -> str | None:
-        if prediction is not None and prediction not in PARTS:
-            raise ValueError(unknown("prediction", prediction, list(PARTS)))
-        return prediction
-
-    @field_validator("time")
-    @classmethod
-    def _time_exists(cls, time: str | None) -> str | None:
-        if time is not None and time not in NETWORK_TIMES:
-            raise ValueError(unknown("time", time, list(NETWORK_TIMES)))
-        return time
+    def _row_exists(cls, name: str | None, info: ValidationInfo) -> str | None:
+        rows = list(PARTS if info.field_name == "prediction" else NETWORK_TIMES)
+        if name is not None and name not in rows:
+            raise ValueError(unknown(str(info.field_name), name, rows))
+        return name
 
 
 def inputs(config: Config, key: str | None) -> dict[str, str]:
@@ -80,12 +74,9 @@ def output(key: str | None) -> str:
 
 def check(params: Params) -> list[str]:
     """Return what is wrong: DVC sees the folders under data/ alone."""
-    folders = {key: params.config("adopt", key).folder for key in params.keys("adopt")}
-    return [
-        f"adopt.{key}.folder {folder!r} must be a folder under data/, where DVC sees it change"
-        for key, folder in folders.items()
-        if not is_below_data(PurePosixPath(folder))
-    ]
+    return outside_data(
+        (f"adopt.{key}.folder", params.config("adopt", key).folder) for key in params.keys("adopt")
+    )
 
 
 def run(config: Config, job: Job) -> None:

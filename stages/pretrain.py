@@ -1,6 +1,6 @@
 """Pretrain: a flow model from the prepared data."""
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 from etils.epy import lazy_imports
@@ -10,7 +10,7 @@ from fewstep.errors import UserError
 from fewstep.settings import TrainSettings
 from stages.run.job import Job
 from stages.run.runner import main
-from stages.settings.models import is_below_data, wrong_methods
+from stages.settings.models import outside_data, wrong_methods
 from stages.settings.params import MethodPlugin, ModelPlugin, Params, Settings
 
 with lazy_imports():
@@ -61,8 +61,8 @@ def output(key: str | None) -> str:
 def check(params: Params) -> list[str]:
     """Return what is wrong: the method must learn from the data, and an adopted model lie under data/."""
     checkpoint = params.config("pretrain").checkpoint
-    if checkpoint is not None and not is_below_data(PurePosixPath(checkpoint)):
-        return [f"pretrain.checkpoint {checkpoint!r} must be a folder under data/, where DVC sees it change"]
+    if checkpoint is not None and (problems := outside_data([("pretrain.checkpoint", checkpoint)])):
+        return problems
     method = params.config("pretrain").method
     if method.build().needs.stream != "data":
         return [f"pretrain.method {method.name} learns from {method.build().needs.stream}, not from data"]

@@ -32,6 +32,7 @@ def facts(
         "class_shares": config.class_shares,
         "prediction": config.prediction,
         "path": config.path,
+        "velocity_until": config.velocity_until,
         "times": grid.times,
         "sigmas": sigmas(grid),
         "manual_sigmas": manual_sigmas(config, grid),
@@ -53,8 +54,10 @@ def manual_sigmas(config: ModelConfig, grid: Grid) -> str | None:
     """Return the steps as ComfyUI's node ManualSigmas takes them: a comma list that ends with 0.
 
     A flow on the linear path is given 1 - t there, a diffusion model the ratio (1 - t) / t of noise to data;
-    None where that ratio is infinite.
+    None where that ratio is infinite, and for a flow map, whose network must be given the end of a step, too.
     """
+    if config.velocity_until == "any":
+        return None
     if config.path == "linear":
         ratios = sigmas(grid)
     elif grid.times[0] > 0:
@@ -83,7 +86,7 @@ def readme(name: str, told: dict[str, Any], exports: list[Export]) -> str:
     for export in exports:
         measured = told["files"][export.file]["relative_difference"]
         parts.append(f"## {export.title}: {export.file}")
-        parts.append(f"```python\n{export.call(shape, classes)}```")
+        parts.append(f"```python\n{export.call((16, *shape), classes)}```")
         parts.append(f"Largest difference to fewstep's own samples, relative to their size: {measured:.1e}.")
     parts.append("## Its steps")
     parts.append(f"t = {', '.join(f'{t:.9g}' for t in told['times'])}, from noise (0) to data (1).")

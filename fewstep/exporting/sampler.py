@@ -48,7 +48,7 @@ class Sampler(nn.Module):
         """Return the graph of `forward`, for any batch.
 
         Raises:
-            UserError: torch.export can't trace the network.
+            UserError: torch.export can't trace the network, or the network refuses its inputs.
         """
         examples = self.inputs(2)  # one would be taken for a constant
         batch = Dim("batch")
@@ -57,6 +57,8 @@ class Sampler(nn.Module):
                 return torch.export.export(
                     self, tuple(examples.values()), dynamic_shapes=tuple({0: batch} for _ in examples)
                 )
+        except UserError:
+            raise
         except Exception as error:  # whatever the code of a network runs into when it is traced
             name = self.model.config.architecture["name"]
             raise UserError(

@@ -40,5 +40,8 @@ class Export(Protocol):
     def read(self, file: Path) -> Callable[[dict[str, Tensor]], Tensor]:
         """Return a function from the named inputs to the samples, computed by the other library."""
 
-    def call(self, shape: tuple[int, ...], classes: int) -> str:
-        """Return Python that makes 16 `samples` in the exported folder, without fewstep."""
+    def call(self, size: tuple[int, ...], classes: int) -> str:
+        """Return Python, to be run in the folder, that makes `samples` of `size` (batch, *shape).
+
+        Its inputs are the variables `noise` and, if there are classes, `label`.
+        """

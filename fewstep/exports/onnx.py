@@ -30,8 +30,13 @@ import numpy as np
 import onnxruntime
 
 sampler = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])
-noise = np.random.default_rng(0).standard_normal((16{shape}), dtype=np.float32)
-{label}(samples,) = sampler.run(["samples"], {inputs})
+noise = np.random.default_rng(0).standard_normal({size}, dtype=np.float32)
+inputs = {{"noise": noise}}
+{label}(samples,) = sampler.run(["samples"], inputs)
+"""
+LABEL = """\
+label = np.arange({count}) % {classes}
+inputs["label"] = label
 """
 
 
@@ -49,9 +54,14 @@ class Onnx:
     def write(self, program: ExportedProgram, file: Path) -> None:
         """See Export.write."""
         weights = sum(tensor.nbytes for tensor in program.state_dict.values())
-        attention = torch.ops.aten.scaled_dot_product_attention.default
+        aten = torch.ops.aten
+        in_plain_operators = {
+            aten.scaled_dot_product_attention.default: plain_attention,
+            aten.searchsorted.Tensor: plain_search,
+            aten.atan2.default: plain_angle,
+        }
         torch.onnx.export(
-            program.run_decompositions({attention: plain_attention}),
+            program.run_decompositions(in_plain_operators),
             f=file,
             output_names=["samples"],
             dynamo=True,
@@ -69,14 +79,10 @@ class Onnx:
 
         return sample
 
-    def call(self, shape: tuple[int, ...], classes: int) -> str:
+    def call(self, size: tuple[int, ...], classes: int) -> str:
         """See Export.call."""
-        return CALL.format(
-            file=self.file,
-            shape="".join(f", {size}" for size in shape),
-            label=f"label = np.arange(16) % {classes}\n" if classes else "",
-            inputs='{"noise": noise, "label": label}' if classes else '{"noise": noise}',
-        )
+        label = LABEL.format(count=size[0], classes=classes) if classes else ""
+        return CALL.format(file=self.file, size=size, label=label)
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> Any:
@@ -85,3 +91,15 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **opt
         return NotImplemented
     math = torch.ops.aten._scaled_dot_product_attention_math.default
     return math(query, key, value, *rest, **options)[0]
+
+
+def plain_search(ordered: Tensor, values: Tensor) -> Tensor:
+    """How many numbers of `ordered` (n,) are below each value, (batch,): torch.onnx has no searchsorted."""
+    return (ordered < values.unsqueeze(-1)).sum(-1)
+
+
+def plain_angle(y: Tensor, x: Tensor) -> Any:
+    """The angle of (x, y) in float32: ONNX Runtime has no Atan of float64."""
+    if y.dtype != torch.float64:
+        return NotImplemented
+    return torch.atan2(y.float(), x.float()).double()

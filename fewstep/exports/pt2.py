@@ -20,8 +20,7 @@ CALL = """\
 import torch
 
 sampler = torch.export.load("{file}").module()
-noise = torch.randn(16{shape})
-{label}samples = sampler({inputs})
+noise = torch.randn{size}
 """
 
 
@@ -48,11 +47,9 @@ class Pt2:
         sampler = torch.export.load(file).module()
         return lambda inputs: sampler(*inputs.values())
 
-    def call(self, shape: tuple[int, ...], classes: int) -> str:
+    def call(self, size: tuple[int, ...], classes: int) -> str:
         """See Export.call."""
-        return CALL.format(
-            file=self.file,
-            shape="".join(f", {size}" for size in shape),
-            label=f"label = torch.arange(16) % {classes}\n" if classes else "",
-            inputs="noise, label" if classes else "noise",
-        )
+        made = CALL.format(file=self.file, size=size)
+        if not classes:
+            return made + "samples = sampler(noise)\n"
+        return made + f"label = torch.arange({size[0]}) % {classes}\nsamples = sampler(noise, label)\n"

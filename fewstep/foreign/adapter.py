@@ -1,28 +1,14 @@
 """Adapter: a network of another library, called as fewstep calls a network."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from fewstep.errors import UserError
+from fewstep.foreign.found import Described
 
 PREFIX = "network."
 """What the names of a foreign network's weights begin with in a model directory."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Described:
-    """What a foreign network's own options say of its samples and conditions."""
-
-    channels: int
-    """Channels of a sample."""
-    side: tuple[int, int] | None = None
-    """Height and width of a sample; None if the options don't say."""
-    labels: int = 0
-    """Rows of its table of class labels; 0 for a network without classes."""
-    null: bool = False
-    """Whether the last row is sure to be the null condition of guidance."""
 
 
 class Adapter(nn.Module):

@@ -1,6 +1,5 @@
 """A model from what was found in a folder: its config declared whole, its weights copied in."""
 
-from dataclasses import replace
 from typing import Any
 
 from fewstep.errors import UserError
@@ -32,19 +31,18 @@ def config_of(
             f"the folder does not say the {' and the '.join(missing)} of the network; "
             f"set {', '.join(missing)}"
         )
-    wanted = (found.channels or shape[0], *(found.side or shape[1:]))
-    if tuple(shape) != wanted:
+    if tuple(shape) != (own := found.described.shape(shape)):
         raise UserError(
-            f"the network makes samples of shape {wanted}, the data has {tuple(shape)}; prepare data of the "
+            f"the network makes samples of shape {own}, the data has {tuple(shape)}; prepare data of the "
             "network's shape"
         )
     if classes is None:
-        classes = found.classes
+        classes = found.described.classes
     return ModelConfig(
         architecture=found.architecture,
         shape=tuple(shape),
         classes=classes,
-        guidable=0 < classes < found.labels,
+        guidable=0 < classes < found.described.labels,
         **{name: said[name] for name in DECLARATION},
     )
 
@@ -59,8 +57,3 @@ def assemble(config: ModelConfig, found: Found) -> Model:
     assert isinstance(model.network, Adapter)
     fill(model.network.network, found.files)
     return model.eval()
-
-
-def redeclared(model: Model, **declared: Any) -> Model:
-    """Return the same network under another declaration."""
-    return Model(replace(model.config, **declared), model.network)

@@ -9,7 +9,8 @@ from torch import nn
 from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.extras import brought_by
-from fewstep.foreign.adapter import Adapter, Described
+from fewstep.foreign.adapter import Adapter
+from fewstep.foreign.found import Described
 
 with lazy_imports(error_callback=brought_by("foreign", what="a network of diffusers", library="diffusers")):
     import diffusers
@@ -103,15 +104,14 @@ def refuse_misfit(name: str, described: Described, shape: tuple[int, ...], class
     Raises:
         UserError: naming both shapes, or both numbers of classes.
     """
-    side = described.side or tuple(shape[1:])
-    if tuple(shape) != (described.channels, *side):
+    if tuple(shape) != (own := described.shape(shape)):
         raise UserError(
-            f"{name} makes samples of shape {(described.channels, *side)}, but {tuple(shape)} are asked for; "
+            f"{name} makes samples of shape {own}, but {tuple(shape)} are asked for; "
             "prepare data of the network's shape"
         )
-    possible = {described.labels - 1} if described.null else {described.labels, described.labels - 1}
-    if described.labels == 0 and classes == 0:
-        return
-    if classes not in possible - {-1, 0}:
-        wanted = " or ".join(map(str, sorted(possible - {-1, 0}, reverse=True))) or "0"
+    possible = {described.classes}
+    if described.labels > 1:
+        possible.add(described.labels - 1)  # the last may be the null condition
+    if classes not in possible:
+        wanted = " or ".join(map(str, sorted(possible, reverse=True)))
         raise UserError(f"{name} has {wanted} classes, not {classes}; set classes to that")

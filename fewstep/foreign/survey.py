@@ -90,25 +90,23 @@ def _of_fewstep(folder: Path) -> Seen:
 
 
 def _of_diffusers(folder: Path) -> Seen:
-    format_ = Diffusers()
-    found, place = format_.look(folder), format_.place_of_network(folder)
-    assert found.channels is not None
-    shape = (found.channels, *(found.side or (1, 1)))  # a network of any side has the same weights for all
+    found = Diffusers().look(folder)
+    described = found.described
+    assert described.channels is not None
+    shape = described.shape((described.channels, 1, 1))  # a network of any side has the same weights for all
     unsaid = {"prediction": "velocity", "path": "linear", "time": "t"}
     model = assemble(config_of(found, shape, unsaid | found.declared), found)
     notes = found.notes
-    if found.labels and not found.null:
+    if described.labels and not described.null:
         notes += (
-            f"if the last of its {found.labels} labels is the null condition of guidance, set classes to "
-            f"{found.labels - 1}: the folder doesn't say",
+            f"if the last of its {described.labels} labels is the null condition of guidance, set classes to "
+            f"{described.labels - 1}: the folder doesn't say",
         )
-    if parts := sorted(file.parent.name for file in folder.glob("*/config.json") if file.parent != place):
-        notes += (f"of the pipeline these parts are not taken: {', '.join(parts)}",)
     return Seen(
         model=model,
         network=f"{found.architecture['network']} of diffusers",
         weights=sizes(found.files),
-        shape=(found.channels, *(found.side or (None, None))),
+        shape=(described.channels, *(described.side or (None, None))),
         missing=tuple(name for name in CHOICES if name not in found.declared),
         notes=notes,
     )

@@ -13,9 +13,13 @@ def models(params: Params) -> list[str]:
     return ["pretrain", *params.keys("adopt"), *params.keys("reflow"), *params.keys("distill")]
 
 
-def is_below_data(path: PurePosixPath) -> bool:
-    """Return whether a path names something in data/."""
-    return path.parts[:1] == ("data",) and len(path.parts) > 1 and ".." not in path.parts
+def outside_data(named: Iterable[tuple[str, str]]) -> list[str]:
+    """Return what is wrong with folders, given as (where, folder), in which a model is to be found."""
+    return [
+        f"{where} {folder!r} must be a folder under data/, where DVC sees it change"
+        for where, folder in named
+        if (parts := PurePosixPath(folder).parts)[:1] != ("data",) or len(parts) == 1 or ".." in parts
+    ]
 
 
 def comes_from_elsewhere(params: Params, model: str) -> bool:

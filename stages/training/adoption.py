@@ -12,7 +12,7 @@ from fewstep.shards import Shards
 from stages.process.device import device
 
 if TYPE_CHECKING:
-    from fewstep.model import Model, ModelConfig
+    from fewstep.model import Model
     from stages.run.job import Job
 
 
@@ -40,11 +40,7 @@ def take(config: Any, job: Job) -> Model:
     job.progress.note(verdict.told())
     for told in (*verdict.problems, *verdict.notes):
         job.progress.note(told)
-    job.facts.update(declared=described_as(model.config), ratio=verdict.ratio, calls=verdict.calls)
+    declared = {name: getattr(model.config, name) for name in DECLARATION}
+    job.facts.update(declared=declared, ratio=verdict.ratio, calls=verdict.calls)
     job.facts.update(problems=list(verdict.problems), notes=[*found.notes, *verdict.notes])
     return model.cpu()
-
-
-def described_as(config: ModelConfig) -> dict[str, Any]:
-    """Return what is declared of a model."""
-    return {name: getattr(config, name) for name in DECLARATION}

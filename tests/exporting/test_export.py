@@ -13,7 +13,9 @@ from missing import make_missing
 from fewstep import checkpoint, command_line
 from fewstep.exporting import description, folder, proof
 from fewstep.exporting.sampler import Sampler
+from fewstep.exports import onnx
 from fewstep.exports.pt2 import Pt2
+from fewstep.flow import usable_times
 from fewstep.grids import Grid, uniform
 from fewstep.model import ModelConfig, build
 
@@ -171,6 +173,45 @@ def test_a_network_that_can_not_be_traced_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(sampler.model, "forward", lambda x, t: x if x.sum() > 0 else -x)
     with pytest.raises(command_line.UserError, match=r"torch\.export can't trace the model 'mlp'"):
         sampler.traced()
+
+
+def test_what_a_network_refuses_is_not_said_to_be_a_mistake_of_tracing(tmp_path, monkeypatch):
+    def refuse(x, t):
+        raise command_line.UserError("a label was given to a network without classes")
+
+    sampler = Sampler(checkpoint.load_model(save(tmp_path)), uniform(1), 1.0)
+    monkeypatch.setattr(sampler.model, "forward", refuse)
+    with pytest.raises(command_line.UserError, match=r"^a label was given"):
+        sampler.traced()
+
+
+def test_a_flow_map_says_that_its_network_needs_the_end_of_a_step(tmp_path):
+    save(tmp_path / "model", {**POINTS, "second_time": True}, grid=uniform(2))
+    assert fewstep("export", tmp_path / "model", tmp_path / "out", "--formats", "pt2") is None
+    facts = told(tmp_path / "out")
+    assert (facts["velocity_until"], facts["manual_sigmas"]) == ("any", None)
+    assert "ManualSigmas" not in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("path", ["cosine", {"name": "table"}])
+def test_paths_whose_times_need_more_than_onnx_has_are_exported(tmp_path, path):
+    """An angle in float64, and a search in a table; the student above is on the path vp."""
+    save(tmp_path / "model", path=path, prediction="noise")
+    start, end = usable_times(path, "noise")
+    grid = uniform(2, start=start, end=end)
+    differences = folder.export(tmp_path / "model", grid, tmp_path / "out", formats=["onnx"])
+    assert differences["sampler.onnx"] <= 1e-5
+
+
+def test_weights_that_a_file_of_onnx_can_not_hold_lie_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx, "LARGEST_FILE", 0)
+    save(tmp_path / "model")
+    folder.export(tmp_path / "model", uniform(1), tmp_path / "out", formats=["onnx"])
+    file = tmp_path / "out" / "sampler.onnx"
+    assert file.with_name("sampler.onnx.data").stat().st_size > 0
+    sampler = Sampler(checkpoint.load_model(tmp_path / "model"), uniform(1), 1.0)
+    again = onnx.Onnx().read(file)(sampler.inputs(4))  # where the folder lies now
+    torch.testing.assert_close(again, sampler(**sampler.inputs(4)), rtol=1e-4, atol=1e-5)
 
 
 def test_an_infinite_ratio_is_no_list():

@@ -1,5 +1,6 @@
 """The stage adopt, on weights of a network of the user's own."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,9 @@ def job(tmp_path, monkeypatch):
     for name in ("nets", "nets.exact"):  # of the test before
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setenv("FEWSTEP_DEVICE", "cpu")
+    for marker in ("dvc.yaml", "flows/commands.py"):  # a checkout
+        (tmp_path / marker).parent.mkdir(exist_ok=True)
+        (tmp_path / marker).touch()
     (tmp_path / "nets").mkdir()
     (tmp_path / "nets/exact.py").write_text(NETS)
     (tmp_path / "data/mine").mkdir(parents=True)
@@ -95,6 +99,27 @@ def test_a_wrong_declaration_stops_the_chain_unless_it_is_told_not_to(job):
 def test_a_network_that_can_not_be_is_refused(job, changed, told):
     with pytest.raises(UserError, match=told):
         run(job, format=FORMAT | changed)
+
+
+def test_code_that_came_with_a_model_is_not_run(job):
+    """A model directory names a file of the folder that it was unpacked in."""
+    run(job)
+    config = json.loads((job.out / "config.json").read_text())
+    strangers = Path("data/a/b")
+    strangers.mkdir(parents=True)
+    Path("data/evil.py").write_text("open('ran', 'w')\n" + NETS)
+    Path("evil.py").write_text(Path("data/evil.py").read_text())
+    (strangers / "model.safetensors").write_bytes((job.out / "model.safetensors").read_bytes())
+    config["architecture"]["network"] = "data.evil:Exact"
+    (strangers / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"data/ holds weights, such as data/.*may have come with a model"):
+        load_model(strangers)
+    config["architecture"]["network"] = "evil:Exact"  # in a folder that is worked in, but is no checkout
+    (strangers / "config.json").write_text(json.dumps(config))
+    Path("dvc.yaml").unlink()
+    with pytest.raises(UserError, match="code is imported only if fewstep runs in its checkout"):
+        load_model(strangers)
+    assert not Path("ran").exists()
 
 
 def test_what_nobody_says_is_asked_for(job):

@@ -4,7 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fewstep.foreign.adapter import Adapter, Described, side_of
+from fewstep.foreign.adapter import Adapter, side_of
+from fewstep.foreign.found import Described
 
 
 class Dittransformer2dmodel(Adapter):

@@ -39,6 +39,8 @@ class Diffusers:
         described = library.describe(name, config)
         declared, notes = scheduler_of(folder, place)
         parts = sorted(file.parent.name for file in folder.glob("*/config.json") if file.parent != place)
+        if parts:
+            notes += (f"of the pipeline these parts are not taken: {', '.join(parts)}",)
         if "vae" in parts:
             notes += (
                 "there is a vae: the samples of the network are latents; prepare them with it, multiplied by "
@@ -47,10 +49,7 @@ class Diffusers:
         return found.Found(
             architecture={"name": "diffusers", "network": name, "config": library.own_options(config)},
             files=weights.files_of(place),
-            channels=described.channels,
-            side=described.side,
-            labels=described.labels,
-            null=described.null,
+            described=described,
             declared=declared,
             notes=notes,
         )

@@ -52,5 +52,5 @@ class StateDict:
             "options": self.options,
             "adapter": self.adapter,
         }
-        files = weights.files_of(folder)
-        return found.Found(architecture=architecture, files=files, labels=self.labels, null=self.null)
+        described = found.Described(labels=self.labels, null=self.null)
+        return found.Found(architecture=architecture, files=weights.files_of(folder), described=described)
