@@ -330,6 +330,18 @@ def test_a_student_of_broken_phases_is_refused_before_any_work():
         checks.check(Params(raw))
 
 
+def test_a_flow_map_may_not_learn_longer_steps_than_it_takes():
+    """Nor what a student of a grid made of one; but fresh weights have nothing to forget."""
+    raw = changed(**ANY_STEP)
+    raw["distill"]["again"] = raw["distill"]["straight-4"] | {"init": "any-step"}
+    raw["distill"]["straight-4"] |= {"init": "again", "method": {"name": "phased", "steps_per_phase": 2}}
+    told = r"distill\.straight-4\.init 'again' is a flow map, .*; set steps_per_phase to 1"
+    with pytest.raises(UserError, match=told):
+        checks.check(Params(raw))
+    raw["distill"]["straight-4"]["model"] = {"name": "unet", "width": 8}
+    checks.check(Params(raw))
+
+
 def test_a_flow_guided_student_of_more_steps_is_refused_before_any_work():
     raw = changed()
     raw["distill"]["endpoint"] |= {"method": "flow_guided", "nfe": 2}
