@@ -117,11 +117,10 @@ class ModelFlow:
     def _velocity(self, y: Tensor, canonical: Tensor, **conditions: Tensor) -> Tensor:
         if self.model.config.path == "linear" and self.model.config.prediction == "velocity":
             return self._output(y, canonical, **conditions)
-        # in float32, an index of 1000 would lose its fourth decimal
-        t = self.path.time_of(canonical.double())
+        t = self.path.time_of(canonical)
         if "until" in conditions:
-            conditions["until"] = self.path.time_of(conditions["until"].double())
-        c = self.path.coefficients(t).to(y.dtype)
+            conditions["until"] = self.path.time_of(conditions["until"])
+        c = self.path.coefficients(t)
         x = paths.like(c.a + c.b, y) * y
         output = self._output(x, t, **conditions)
         data, noise = predictions.solve(self.model.config.prediction, x, output, c)
