@@ -156,6 +156,15 @@ def usable_times(path: str | Mapping[str, Any], prediction: str) -> tuple[float,
     return start, end
 
 
+def last_until(path: str | Mapping[str, Any]) -> float:
+    """Return the canonical time after which a network on this path takes all ends of steps for the same one.
+
+    It is 1, or where a path ends before data a little less than its end, at which derivatives are cut off.
+    """
+    end = float(paths.get(path).canonical_time(torch.ones((), dtype=torch.float64)))
+    return end if end == 1 else end - END_MARGIN
+
+
 def clamped_from(config: ModelConfig) -> float | None:
     """Return the canonical time from which a step of this model is its last, and clamped; None if none is.
 
