@@ -79,9 +79,8 @@ def by_end(u: Map, x: Tensor, t: Tensor, until: Tensor, *, last: float = 1.0, ex
 def _quotient(at: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
     with torch.no_grad(), torch.autocast(low.device.type, enabled=False):
         last, first = at(high), at(low)
-    span = like(high.double() - low.double(), last)
-    rise = last.double() - first.double()
-    return torch.where(span > 0, rise / span.clamp(min=1e-12), 0.0).to(last.dtype)
+    span = like(high - low, last)
+    return torch.where(span > 0, (last - first) / span.clamp(min=1e-12), 0.0)
 
 
 def _exact(u: Map, point: tuple[Tensor, ...], direction: tuple[Tensor, ...]) -> Tensor:
