@@ -23,14 +23,8 @@ if TYPE_CHECKING:
     from fewstep.model import ModelConfig
 
 
-SUPPLIED = (
-    "teacher",
-    "score",
-    "all_states",
-    "data",
-    "second_time",
-    "slow_times",
-)  # what distill gives a method beside its stream and labels
+# what distill gives a method beside its stream and labels
+SUPPLIED = ("teacher", "score", "all_states", "data", "second_time", "slow_times")
 
 
 def number_or_any(nfe: Any) -> Any:
