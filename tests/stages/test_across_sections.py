@@ -18,6 +18,7 @@ from stages.settings.params import Params, deciding
 from stages.settings.steps import broken_steps
 
 RAW = yaml.safe_load(Path("params.yaml").read_text())
+PAGE = Path("docs/choose-a-method.md").read_text()
 
 
 GUIDED = {
@@ -328,6 +329,14 @@ def test_a_student_of_broken_phases_is_refused_before_any_work():
         UserError, match=r"distill\.straight-4\.method phased: 4 steps make no whole phases of 3"
     ):
         checks.check(Params(raw))
+
+
+@pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
+def test_the_settings_that_the_page_of_methods_shows_pass(block):
+    raw = copy.deepcopy(RAW)
+    for section, keys in yaml.safe_load(block).items():
+        raw[section] |= keys
+    checks.check(Params(raw))
 
 
 def test_a_flow_map_may_not_learn_longer_steps_than_it_takes():
