@@ -147,6 +147,8 @@ def test_a_network_without_a_second_time_refuses_one():
 def test_who_can_not_be_given_a_second_time_says_so(monkeypatch):
     with pytest.raises(UserError, match="given times from 0 to 1000"):
         with_second_time(small("mlp", time_scale=1000.0), seed=0)
+    with pytest.raises(UserError, match=r"this one is given 0\.25 log_sigma"):
+        with_second_time(small("mlp", time="log_sigma", time_scale=0.25), seed=0)
     design = registry.find("fewstep.models", "mlp")
     plain = design.build
     monkeypatch.setattr(design, "build", lambda self, shape, classes: plain(self, shape, classes))
