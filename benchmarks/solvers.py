@@ -7,7 +7,6 @@ all numbers of the samples.
 """
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -27,8 +26,11 @@ MIXTURES = ((2, 6, 0.5), (32, 10, 0.3))  # dimensions, components, standard devi
 
 
 @torch.no_grad()
-def table(name: str, flow: Flow, end: Callable[[Grid], Tensor]) -> None:
-    truth = end(grids.uniform(256, start=flow.t_start, solver="rk4"))
+def table(name: str, flow: Flow, noise: Tensor, labels: dict[str, Tensor]) -> None:
+    def end(grid: Grid) -> Tensor:
+        return solvers.integrate(flow, noise, grid, **labels).x
+
+    truth = end(grids.uniform(256, start=flow.t_start, end=flow.t_end, solver="rk4"))
     for spacing in SPACINGS:
         print(f"\n{name}, {spacing} steps\n{'velocities':>12}" + "".join(f"{s:>10}" for s in NAMES))
         for velocities in VELOCITIES:
@@ -45,16 +47,13 @@ def main() -> None:
     torch.set_num_threads(1)
     for dimensions, components, std in MIXTURES:
         field = FieldFlow(Mixture.drawn(dimensions, components, std))
-        ((noise, _),) = draws("solvers", 0, range(NOISES), shape=(dimensions,), shares=(), batch=NOISES)
-        name = f"{dimensions}-D, {components} components of standard deviation {std}"
-        table(name, field, lambda grid: solvers.integrate(field, noise, grid).x)  # noqa: B023
+        (drawn,) = draws("solvers", 0, range(NOISES), shape=(dimensions,), shares=(), batch=NOISES)
+        table(f"{dimensions}-D, {components} components of standard deviation {std}", field, *drawn)
     for folder in sys.argv[1:]:
         model = load_model(Path(folder)).eval()
-        flow, config = as_flow(model), model.config
-        ((start, labels),) = draws(
-            "solvers", 0, range(NOISES), shape=config.shape, shares=config.class_shares, batch=NOISES
-        )
-        table(folder, flow, lambda grid: solvers.integrate(flow, start, grid, **labels).x)  # noqa: B023
+        shape, shares = model.config.shape, model.config.class_shares
+        (drawn,) = draws("solvers", 0, range(NOISES), shape=shape, shares=shares, batch=NOISES)
+        table(folder, as_flow(model), *drawn)
 
 
 if __name__ == "__main__":

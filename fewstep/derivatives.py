@@ -65,19 +65,22 @@ def along_flow(
     return _quotient(lambda time: u(x + like(time - t, x) * velocity, time, until), low, high)
 
 
-def by_end(u: Map, x: Tensor, t: Tensor, until: Tensor, *, exact: bool = False) -> Tensor:
-    """Return d/d until of u at (x, t, until), (batch, *shape); see `along_flow` for arguments and errors."""
+def by_end(u: Map, x: Tensor, t: Tensor, until: Tensor, *, last: float = 1.0, exact: bool = False) -> Tensor:
+    """Return d/d until of u at (x, t, until), (batch, *shape); see `along_flow` for arguments and errors.
+
+    After `last`, u is the same for every `until`; the derivative there is that at `last`.
+    """
+    until = torch.maximum(until.clamp(max=last), t)
     if exact:
         return _exact(u, (x, t, until), (torch.zeros_like(x), torch.zeros_like(t), torch.ones_like(until)))
-    return _quotient(lambda end: u(x, t, end), torch.maximum(until - STEP, t), (until + STEP).clamp(max=1))
+    return _quotient(lambda end: u(x, t, end), torch.maximum(until - STEP, t), (until + STEP).clamp(max=last))
 
 
 def _quotient(at: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
     with torch.no_grad(), torch.autocast(low.device.type, enabled=False):
         last, first = at(high), at(low)
-    span = like(high.double() - low.double(), last)
-    rise = last.double() - first.double()
-    return torch.where(span > 0, rise / span.clamp(min=1e-12), 0.0).to(last.dtype)
+    span = like(high - low, last)
+    return torch.where(span > 0, (last - first) / span.clamp(min=1e-12), 0.0)
 
 
 def _exact(u: Map, point: tuple[Tensor, ...], direction: tuple[Tensor, ...]) -> Tensor:

@@ -117,11 +117,10 @@ class ModelFlow:
     def _velocity(self, y: Tensor, canonical: Tensor, **conditions: Tensor) -> Tensor:
         if self.model.config.path == "linear" and self.model.config.prediction == "velocity":
             return self._output(y, canonical, **conditions)
-        # in float32, an index of 1000 would lose its fourth decimal
-        t = self.path.time_of(canonical.double())
+        t = self.path.time_of(canonical)
         if "until" in conditions:
-            conditions["until"] = self.path.time_of(conditions["until"].double())
-        c = self.path.coefficients(t).to(y.dtype)
+            conditions["until"] = self.path.time_of(conditions["until"])
+        c = self.path.coefficients(t)
         x = paths.like(c.a + c.b, y) * y
         output = self._output(x, t, **conditions)
         data, noise = predictions.solve(self.model.config.prediction, x, output, c)
@@ -155,6 +154,15 @@ def usable_times(path: str | Mapping[str, Any], prediction: str) -> tuple[float,
     start = ends[0] if solvable[0] else max(ends[0], END_MARGIN)
     end = ends[1] if solvable[1] else min(ends[1], 1 - END_MARGIN)
     return start, end
+
+
+def last_until(path: str | Mapping[str, Any]) -> float:
+    """Return the canonical time after which a network on this path takes all ends of steps for the same one.
+
+    It is 1, or where a path ends before data a little less than its end, at which derivatives are cut off.
+    """
+    end = float(paths.get(path).canonical_time(torch.ones((), dtype=torch.float64)))
+    return end if end == 1 else end - END_MARGIN
 
 
 def clamped_from(config: ModelConfig) -> float | None:

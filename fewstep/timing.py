@@ -46,10 +46,12 @@ def _rebuilt(model: Model, what: str, *, seed: int, drawn: str | None = None) ->
 
     Those whose names start with `drawn` are drawn by the seed, as is what only the new one has.
     """
-    if model.config.time_scale != 1:
+    time, scale = model.config.time, model.config.time_scale
+    if time not in ("t", "1-t") or scale != 1:
+        given = f"{scale:g} {time}" if time not in ("t", "1-t") else f"times from 0 to {scale:g}"
         raise UserError(
-            f"{what.replace('_', ' ')} is for networks that are given times from 0 to 1; this one is given "
-            f"times from 0 to {model.config.time_scale:g}"
+            f"{what.replace('_', ' ')} is for networks that are given times from 0 to 1; "
+            f"this one is given {given}"
         )
     config = replace(model.config, architecture={**model.config.architecture, what: True})
     built = models.build(config, seed=seed).to(next(model.parameters()).device)

@@ -199,6 +199,15 @@ def test_batch_times_takes_a_number_or_a_time_for_each_sample():
     assert batch_times(0.25, x).dtype == torch.float64
 
 
+@pytest.mark.parametrize("path", paths.PATHS)
+def test_networks_are_asked_in_float32_where_the_noise_is(path):
+    """Not every device has float64."""
+    seen, model = [], oracles.as_model(oracles.two_gaussians(), path=path, prediction="noise")
+    model.register_forward_pre_hook(lambda module, args: seen.extend(args))
+    assert as_flow(model)(torch.ones(3, 2), 0.5).dtype == torch.float32
+    assert [tensor.dtype for tensor in seen] == [torch.float32, torch.float32]
+
+
 def test_a_sample_does_not_depend_on_its_batch():
     oracle = oracles.two_gaussians()
     flow = as_flow(oracles.as_model(oracle, path="vp", prediction="noise"))

@@ -65,7 +65,7 @@ def near_timesteps(times: tuple[float, ...], jitter: float, batch: Batch, keys: 
         batch: states (n, stored, *shape) at times (n, stored), the same for all.
         keys: The keys of the random choice, int64 (n, 2).
     """
-    stored, picks, choices = batch["times"][0].double().cpu(), [], 1
+    stored, picks, choices = batch["times"][0].cpu().double(), [], 1
     for number, t in enumerate(times):
         low, high = reach(times, number, jitter)
         (near,) = torch.where((stored > low - TOLERANCE) & (stored < high + TOLERANCE))

@@ -13,6 +13,7 @@ from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow, over_step
 from fewstep.methods._distances import DISTANCES, check_distance
+from fewstep.methods._spans import fresh_noise
 from fewstep.methods._timesteps import in_range_of, timesteps_of
 from fewstep.paths import like
 from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
@@ -74,7 +75,7 @@ class FlowGuided(Method):
         (t_start, _), distance = timesteps_of(student), DISTANCES[self.distance]
         conditions = conditions_of(student.config, batch)
         noise, data = batch["noise"], in_range_of(student.config, batch["data"])
-        fresh = randomness.noises("train.noise", keys, tuple(data.shape[1:])).to(noise)
+        fresh = fresh_noise(data, keys)
         starts = (1 - t_start) * torch.cat([noise, fresh])
         twice = {name: torch.cat([values, values]) for name, values in conditions.items()}
         ends = starts + (1 - t_start) * over_step(as_flow(student), starts, t_start, 1.0, **twice)

@@ -10,7 +10,7 @@ from etils.epy import lazy_imports
 
 from fewstep import derivatives, randomness
 from fewstep.errors import UserError
-from fewstep.flow import as_flow
+from fewstep.flow import as_flow, last_until
 from fewstep.methods import _spans
 from fewstep.methods._distances import l2
 from fewstep.paths import like
@@ -114,7 +114,8 @@ class FlowMapDistillation(Method):
             return torch.where(span > 0, velocity + span * rest, velocity)
         if self.identity == "lagrangian":
             end = x + span * u(x, t, until)
-            rest = derivatives.by_end(u, x, t, until, exact=self.exact)
+            last = last_until(nets["student"].config.path)
+            rest = derivatives.by_end(u, x, t, until, last=last, exact=self.exact)
             return taught(end, until) - torch.where(span > 0, span * rest, 0.0)
         share = randomness.uniforms("train.span.middle", keys).to(t)
         middle = (t + share * (until - t)).clamp(max=flow.t_end)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 with lazy_imports():
     import torch
 
-SOURCES: dict[str, Literal["pairs", "data"]] = {"pairs": "pairs", "data": "data"}
+SOURCES = ("pairs", "data")
 SMALL = 1e-3  # "c" of the adaptive weight, of a mean over dimensions
 
 
@@ -39,7 +39,7 @@ class Meanflow(Method):
     do not cross.
     """
 
-    learn_from: str = "pairs"
+    learn_from: Literal["pairs", "data"] = "pairs"
     """pairs of a coupling, or data with fresh noise, whose targets are noisy: then give power a value too."""
     to_data: float = 0.0
     """Share of the rows whose step ends at the data."""
@@ -64,7 +64,7 @@ class Meanflow(Method):
     @property
     def needs(self) -> Needs:
         """See Method.needs."""
-        return Needs(stream=SOURCES[self.learn_from], second_time=True, slow_times=True)
+        return Needs(stream=self.learn_from, second_time=True, slow_times=True)
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""

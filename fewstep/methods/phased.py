@@ -62,6 +62,15 @@ class Phased(Method):
                 "steps_per_phase or the student's steps"
             )
 
+    def check_flow_map(self) -> None:
+        """See Method.check_flow_map."""
+        if self.steps_per_phase > 1:
+            raise UserError(
+                f"with steps_per_phase {self.steps_per_phase} it trains the average velocity until a phase "
+                "ends, but the student's steps are shorter; set steps_per_phase to 1, or start from its "
+                "teacher"
+            )
+
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""
         self.check_steps(len(timesteps_of(student)) - 1)

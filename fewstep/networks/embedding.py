@@ -69,10 +69,10 @@ class Condition(nn.Module):
         first, middle, last = self.time
         assert isinstance(last, nn.Linear)
         t = (torch.arange(FITTED, device=last.weight.device) + 0.5) / FITTED
-        wanted = other.time(other._waves(t, other.frequencies)).double()
-        hidden = middle(first(self._waves(t, self.frequencies))).double()
+        wanted = other.time(other._waves(t, other.frequencies)).cpu().double()
+        hidden = middle(first(self._waves(t, self.frequencies))).cpu().double()
         terms = torch.cat([hidden, torch.ones_like(hidden[:, :1])], dim=1)
-        square = terms.T @ terms + 1e-6 * FITTED * torch.eye(terms.shape[1], device=t.device)
+        square = terms.T @ terms + 1e-6 * FITTED * torch.eye(terms.shape[1])
         fitted = torch.linalg.solve(square, terms.T @ wanted)
         last.weight.copy_(fitted[:-1].T)
         last.bias.copy_(fitted[-1])

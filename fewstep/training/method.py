@@ -95,6 +95,8 @@ class Method:
             UserError: if this method can't train such a student.
         """
         self.check_labels(bool(student.config.classes))
+        if student.config.velocity_until == "any":
+            self.check_flow_map()
         return {"student": Net(student, ema=True)}
 
     def check_labels(self, labels: bool) -> None:
@@ -112,6 +114,17 @@ class Method:
         Raises:
             UserError: if it can't; the message says what to change.
         """
+
+    def check_flow_map(self) -> None:
+        """Check that the method trains a flow map for the steps that it samples with; needs no student.
+
+        Raises:
+            UserError: if it can't; the message says what to change.
+        """
+        if self.trained_times != "grid" and not self.needs.second_time:
+            raise UserError(
+                "it trains a network with one time, but the student's has a second; start from its teacher"
+            )
 
     def no_score(self) -> str | None:
         """Return why a model that this method trained gives no scores; None if it gives them.

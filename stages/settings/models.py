@@ -37,6 +37,23 @@ def comes_from_elsewhere(params: Params, model: str) -> bool:
     )
 
 
+def takes_until(params: Params, model: str) -> bool:
+    """Return whether a model's network is given when a step ends, as that of a flow map or of one that was.
+
+    An adopted model says it itself, when it is read.
+    """
+    for _ in models(params):  # no chain of models is longer; one that goes in a circle is refused elsewhere
+        if model not in params.keys("distill"):
+            break
+        student = params.config("distill", model)
+        if student.method.build().needs.second_time:
+            return True
+        if student.model is not None:
+            break
+        model = student.init
+    return False
+
+
 def flows(params: Params) -> list[str]:
     """Return the names of the models with a velocity at all times: to be coupled, reflowed and searched."""
     students = [

@@ -38,8 +38,15 @@ class PairSource(StepSettings):
         return []
 
     def _wrong_inversion(self, where: str, *, drawn: bool) -> list[str]:
-        twice = "invert makes pairs of the data, but source takes them from elsewhere; remove one"
-        unknown = "invert follows steps in reverse, and tolerance leaves them open; set nfe or times"
-        stored = "noise: that of inverted data can't be drawn; remove this setting"
-        told = {twice: self.source, unknown: self.tolerance, stored: drawn or None}
-        return [f"{where}.{problem}" for problem, present in told.items() if present is not None]
+        problems = []
+        if self.source is not None:
+            problems.append(
+                "invert makes pairs of the data, but source takes them from elsewhere; remove one"
+            )
+        if self.tolerance is not None:
+            problems.append(
+                "invert follows steps in reverse, and tolerance leaves them open; set nfe or times"
+            )
+        if drawn:
+            problems.append("noise: that of inverted data can't be drawn; remove this setting")
+        return [f"{where}.{problem}" for problem in problems]

@@ -8,7 +8,14 @@ from pydantic import BeforeValidator
 from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.training.method import Method
-from stages.settings.models import comes_from_elsewhere, models, shown_guidance, unguidable, wrong_methods
+from stages.settings.models import (
+    comes_from_elsewhere,
+    models,
+    shown_guidance,
+    takes_until,
+    unguidable,
+    wrong_methods,
+)
 from stages.settings.params import MethodPlugin, ModelPlugin, Params, Settings
 
 if TYPE_CHECKING:
@@ -16,14 +23,8 @@ if TYPE_CHECKING:
     from fewstep.model import ModelConfig
 
 
-SUPPLIED = (
-    "teacher",
-    "score",
-    "all_states",
-    "data",
-    "second_time",
-    "slow_times",
-)  # what distill gives a method beside its stream and labels
+# what distill gives a method beside its stream and labels
+SUPPLIED = ("teacher", "score", "all_states", "data", "second_time", "slow_times")
 
 
 def number_or_any(nfe: Any) -> Any:
@@ -76,7 +77,7 @@ def problems_of(student: StudentSettings, params: Params) -> Iterator[str]:
     if not makes_students(student.method.build()):
         yield f".method {student.method.name} learns from data; here fit: {', '.join(fitting_methods())}"
     yield from wrong_nfe(student)
-    yield from wrong_phases(student)
+    yield from wrong_steps(student)
     yield from wrong_teacher(student, params)
     yield from wrong_init(student, params)
     yield from wrong_guidance(student, params)
@@ -88,7 +89,7 @@ def problems_of(student: StudentSettings, params: Params) -> Iterator[str]:
         yield f": {problem}"
 
 
-def wrong_phases(student: StudentSettings) -> Iterator[str]:
+def wrong_steps(student: StudentSettings) -> Iterator[str]:
     """Yield why a student's method can't train for so many steps, if it can't."""
     if student.nfe == "any":
         return
@@ -154,14 +155,12 @@ def wrong_init(student: StudentSettings, params: Params) -> Iterator[str]:
             f".init {init!r} takes {nfe} NFE, the student is to take {student.nfe}; start from a "
             "student of as many, or from its teacher"
         )
-    elif init in params.keys("distill") and forgets_steps(student, params.config("distill", init)):
-        yield f".init {init!r} is a flow map, whose steps method {student.method.name} would make it forget"
-
-
-def forgets_steps(student: StudentSettings, init: StudentSettings) -> bool:
-    """Return whether a student is trained for velocities at one time, but starts from a flow map."""
-    method = student.method.build()
-    return init.nfe == "any" and method.trained_times != "grid" and not method.needs.second_time
+    elif student.model is None and takes_until(params, init):
+        try:
+            student.method.build().check_flow_map()
+        except UserError as error:
+            method = student.method.name
+            yield f".init {init!r} is a flow map, whose steps method {method} would make it forget: {error}"
 
 
 def wrong_guidance(student: StudentSettings, params: Params) -> Iterator[str]:

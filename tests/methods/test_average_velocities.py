@@ -10,7 +10,7 @@ from flow_maps import as_flow_map
 from oracles import as_model, gaussian, mixture
 from test_fixed_points import REFLOWED, Shifted
 
-from fewstep import grids, predictions, randomness
+from fewstep import grids, paths, predictions, randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.methods import _spans
@@ -62,7 +62,7 @@ def test_each_identity_holds_at_the_exact_map(kind, identity, exact):
     assert loss(method, nets | {"teacher": as_model(other)}, {"data": oracle.sample(N)}).mean() > 10 * close
 
 
-@pytest.mark.parametrize(("path", "prediction"), list(product(["linear", "cosine", "vp"], predictions.PARTS)))
+@pytest.mark.parametrize(("path", "prediction"), list(product(paths.PATHS, predictions.PARTS)))
 def test_students_and_teachers_of_every_convention_agree(path, prediction):
     nets = {
         "student": as_flow_map(ORACLE, path=path, prediction=prediction),
@@ -70,7 +70,9 @@ def test_students_and_teachers_of_every_convention_agree(path, prediction):
     }
     for identity in IDENTITIES:
         method = FlowMapDistillation(identity=identity)
-        assert loss(method, nets, {"data": ORACLE.sample(N)}).median() < 1e-4
+        left = loss(method, nets, {"data": ORACLE.sample(N)})
+        assert left.median() < 1e-4
+        assert left.mean() < 1e-3, identity  # a step until data counts, also where a path ends before
 
 
 @pytest.mark.parametrize("exact", [True, False])

@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 import torch
+from flow_maps import as_flow_map
 from oracles import Gaussian, as_model, gaussian
 from torch import nn
 
@@ -356,6 +357,13 @@ def test_phased_refuses_steps_that_make_no_whole_phases():
     model.config = replace(model.config, grid=GRID)
     with pytest.raises(UserError, match="3 steps make no whole phases of 2 steps"):
         Phased(steps_per_phase=2).networks(model, lambda name: None)
+
+
+def test_phased_refuses_a_flow_map_whose_steps_are_shorter_than_a_phase():
+    model = as_flow_map(ORACLE, grid=grids.uniform(4))
+    with pytest.raises(UserError, match="steps are shorter; set steps_per_phase to 1"):
+        Phased(steps_per_phase=2).networks(model, lambda name: None)
+    assert Phased().networks(model, lambda name: None).keys() == {"student"}
 
 
 def test_straighten_names_the_number_of_timesteps():

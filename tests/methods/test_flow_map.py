@@ -17,8 +17,6 @@ from fewstep.model import ModelConfig, build
 from fewstep.solvers import integrate
 from fewstep.timing import with_second_time
 
-# A table ends before data is reached, so that no average until data can be asked for exactly.
-REACHING_DATA = [path for path in paths.PATHS if path != "table"]
 ORACLE = gaussian([1.0, -0.5], [0.5, 1.5])
 ON_A_LINE = mixture([0.3, 0.7], [[2.0], [-1.0]], [0.3, 0.6])
 FINE = grids.Grid((0.0, 0.05, 0.3, 0.31, 0.6, 0.9, 1.0))
@@ -37,10 +35,10 @@ def loss(method, model, batch):
     return method.loss({"student": model}, batch, "student", 0.0, keys)
 
 
-@pytest.mark.parametrize(("path", "prediction"), list(product(REACHING_DATA, predictions.PARTS)))
+@pytest.mark.parametrize(("path", "prediction"), list(product(paths.PATHS, predictions.PARTS)))
 def test_the_exact_map_has_no_loss_in_any_convention(path, prediction):
     model = as_flow_map(ORACLE, path=path, prediction=prediction)
-    close = 1e-3 if path == "ve" else 1e-6  # whose own time ends at a noise of .002
+    close = {"ve": 1e-3, "table": 2e-2}.get(path, 1e-6)  # their own times end at a noise of .002 and .01
     assert loss(FlowMap(), model, trajectories(ORACLE, 200, as_flow(model).t_start)).max() < close
 
 

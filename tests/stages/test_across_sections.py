@@ -18,6 +18,7 @@ from stages.settings.params import Params, deciding
 from stages.settings.steps import broken_steps
 
 RAW = yaml.safe_load(Path("params.yaml").read_text())
+PAGE = Path("docs/choose-a-method.md").read_text()
 
 
 GUIDED = {
@@ -328,6 +329,26 @@ def test_a_student_of_broken_phases_is_refused_before_any_work():
         UserError, match=r"distill\.straight-4\.method phased: 4 steps make no whole phases of 3"
     ):
         checks.check(Params(raw))
+
+
+@pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
+def test_the_settings_that_the_page_of_methods_shows_pass(block):
+    raw = copy.deepcopy(RAW)
+    for section, keys in yaml.safe_load(block).items():
+        raw[section] |= keys
+    checks.check(Params(raw))
+
+
+def test_a_flow_map_may_not_learn_longer_steps_than_it_takes():
+    """Nor what a student of a grid made of one; but fresh weights have nothing to forget."""
+    raw = changed(**ANY_STEP)
+    raw["distill"]["again"] = raw["distill"]["straight-4"] | {"init": "any-step"}
+    raw["distill"]["straight-4"] |= {"init": "again", "method": {"name": "phased", "steps_per_phase": 2}}
+    told = r"distill\.straight-4\.init 'again' is a flow map, .*; set steps_per_phase to 1"
+    with pytest.raises(UserError, match=told):
+        checks.check(Params(raw))
+    raw["distill"]["straight-4"]["model"] = {"name": "unet", "width": 8}
+    checks.check(Params(raw))
 
 
 def test_a_flow_guided_student_of_more_steps_is_refused_before_any_work():
