@@ -195,12 +195,15 @@ class Table(Path):
         rise = levels[below + 1] - levels[below]
         log_sigma = levels[below] + (index - below) * rise
         slope = -(len(levels) - 1) * rise  # of log sigma, by t
-        # a = 1 / sqrt(1 + sigma^2) and b = sigma a, without squares that overflow, and without a sigmoid: that
-        # of ONNX Runtime is wrong by 1e-3 where it is small (MLAS, float32)
+        # a = 1 / sqrt(1 + sigma^2) and b = sigma a, without squares that overflow, and without a sigmoid:
+        # that of ONNX Runtime (MLAS, float32) is wrong by 1e-3 of a value where that is small
         smaller = torch.exp(-log_sigma.abs())  # of sigma and 1 / sigma
         larger_share = (1 + smaller**2).rsqrt()
         noisy, smaller_share = log_sigma > 0, smaller * larger_share
-        a, b = torch.where(noisy, smaller_share, larger_share), torch.where(noisy, larger_share, smaller_share)
+        a, b = (
+            torch.where(noisy, smaller_share, larger_share),
+            torch.where(noisy, larger_share, smaller_share),
+        )
         return Coefficients(a=a, b=b, da=-a * b**2 * slope, db=b * a**2 * slope)
 
     def time_of(self, canonical: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from stages.settings.models import outside_data, wrong_methods
 from stages.settings.params import MethodPlugin, ModelPlugin, Params, Settings
 
 with lazy_imports():
-    from fewstep import model
+    from fewstep import checkpoint, model
     from stages.training import training
 
 VERSION = 1  # bump when the numbers this stage writes change
@@ -73,7 +73,8 @@ def run(config: Config, job: Job) -> None:
     """Train from freshly drawn weights and write the model directory of their moving average."""
     data = job.manifests["data"]["facts"]
     if config.checkpoint:
-        training.take_model(job, job.inputs["checkpoint"], data)
+        folder = job.inputs["checkpoint"]
+        training.publish_model(job, checkpoint.load_model(folder), data, source=folder)
         return
     method = config.method.build()
     if config.conditional and not data["classes"]:

@@ -49,14 +49,11 @@ def export(
         differences, nfe = {}, 0
         for name, format in exports.items():
             file = folder / format.file
-            try:
-                with quiet():
+            with quiet():
+                with failures_of(name):
                     format.write(program, file)
-                    differences[format.file], nfe = proof.difference(sampler, format.read(file))
-            except (UserError, OSError):
-                raise
-            except Exception as error:  # whatever another library raises about an operator it does not know
-                raise UserError(f"the format {name} can't hold this sampler: {first_line(error)}") from error
+                    exported = failures_of(name)(format.read(file))
+                differences[format.file], nfe = proof.difference(sampler, exported)
             if not differences[format.file] <= proof.LIMIT:
                 raise UserError(
                     f"the format {name} does not make fewstep's samples: they differ by "
@@ -75,6 +72,17 @@ def export(
         text = description.readme(model.resolve().name, told, list(exports.values()))
         (folder / "README.md").write_text(text)
     return differences
+
+
+@contextmanager
+def failures_of(name: str) -> Iterator[None]:
+    """Turn what the library of a format raises, say about an operator that it lacks, into a UserError."""
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        raise UserError(f"the format {name} can't hold this sampler: {first_line(error)}") from error
 
 
 @contextmanager

@@ -49,7 +49,7 @@ class Onnx:
     def must_be_ready(self) -> None:
         """See Export.must_be_ready."""
         for library in (onnx, onnxscript, onnxruntime):
-            assert library.__version__  # loads it
+            _ = library.__version__  # loads it
 
     def write(self, program: ExportedProgram, file: Path) -> None:
         """See Export.write."""

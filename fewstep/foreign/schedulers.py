@@ -2,14 +2,29 @@
 
 from typing import Any
 
+from pydantic import BaseModel, Field, ValidationError
+
 from fewstep.errors import UserError
 
 PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "v"}
-TABLE = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "rescale_betas_zero_snr")
-DEFAULTS = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}
+TABLE = {"num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "rescale_betas_zero_snr"}
 
 
-def declared(config: dict[str, Any]) -> dict[str, Any]:
+class SchedulerConfig(BaseModel):
+    """What fewstep reads of a scheduler_config.json; defaults are those of diffusers."""
+
+    name: str = Field("a scheduler without a name", alias="_class_name")
+    num_train_timesteps: int = Field(1000, ge=2)
+    use_flow_sigmas: bool | None = False
+    beta_schedule: str | None = None
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    rescale_betas_zero_snr: bool = False
+    trained_betas: list[float] | None = None
+    prediction_type: str = "epsilon"
+
+
+def declared(content: dict[str, Any]) -> dict[str, Any]:
     """Return the prediction, path, time and time scale of a model, from its scheduler's config.
 
     A flow scheduler's network predicts noise - data, and gets 1000 sigma. Its `shift` moves the times at
@@ -17,27 +32,33 @@ def declared(config: dict[str, Any]) -> dict[str, Any]:
     network with the index in a table.
 
     Raises:
-        UserError: for a scheduler that is neither, or a table that has no name.
+        UserError: for a scheduler that is neither, a table that has no name, or a setting that can't be.
     """
-    name = config.get("_class_name", "a scheduler without a name")
-    steps = config.get("num_train_timesteps", DEFAULTS["num_train_timesteps"])
-    if name.startswith("FlowMatch") or config.get("use_flow_sigmas"):
+    try:
+        config = SchedulerConfig.model_validate(content)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        where = ".".join(map(str, wrong["loc"]))
+        raise UserError(
+            f"the scheduler's config is wrong: {where}: {wrong['msg'].lower()}, got {wrong['input']!r}"
+        ) from None
+    name, steps = config.name, config.num_train_timesteps
+    if name.startswith("FlowMatch") or config.use_flow_sigmas:
         return {"prediction": "reverse_velocity", "path": "linear", "time": "1-t", "time_scale": float(steps)}
-    if "beta_schedule" not in config or name.startswith("EDM"):
+    if config.beta_schedule is None or name.startswith("EDM"):
         raise UserError(
             f"{name} is no scheduler of a flow or of a table of betas; declare the model yourself"
         )
-    if config.get("trained_betas") is not None:
+    if config.trained_betas is not None:
         raise UserError(f"{name} has its own trained_betas, which no path of fewstep has")
-    prediction = config.get("prediction_type", "epsilon")
-    if prediction not in PREDICTIONS:
+    if config.prediction_type not in PREDICTIONS:
         raise UserError(
-            f"{name} has the prediction_type {prediction!r}; fewstep knows {', '.join(PREDICTIONS)}"
+            f"{name} has the prediction_type {config.prediction_type!r}; "
+            f"fewstep knows {', '.join(PREDICTIONS)}"
         )
-    table = {key: value for key, value in (DEFAULTS | config).items() if key in TABLE}
     return {
-        "prediction": PREDICTIONS[prediction],
-        "path": {"name": "table", **table},
+        "prediction": PREDICTIONS[config.prediction_type],
+        "path": {"name": "table", **config.model_dump(include=TABLE)},
         "time": "1-t",
         "time_scale": float(steps - 1),
     }

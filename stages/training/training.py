@@ -142,32 +142,17 @@ def note_pairs(job: Job, source: Path, pairs: int, trained: Trained) -> None:
         job.facts["pairs"] = {fact: manifest["facts"][fact] for fact in KEPT if fact in manifest["facts"]}
 
 
-def take_model(job: Job, folder: Path, data: dict[str, Any]) -> None:
-    """Publish an adopted model as if it had been trained here, on the prepared data.
-
-    Args:
-        job: The stage's job.
-        folder: The model directory.
-        data: The facts of `prepare`, whose class shares and units the published model has.
-
-    Raises:
-        UserError: if it is no model directory, or its samples have another shape, other units or other
-            classes than the data.
-    """
-    publish_model(job, load_model(folder), data, source=folder)
-
-
 def publish_model(job: Job, model: Model, data: dict[str, Any], *, source: Path) -> None:
-    """Publish a model that was not trained here; see `take_model`.
+    """Publish a model that was not trained here as if it had been, on the prepared data.
 
     Args:
         job: The stage's job.
         model: On the CPU.
-        data: The facts of `prepare`.
+        data: The facts of `prepare`, whose class shares and units the published model has.
         source: The folder it comes from, for messages.
 
     Raises:
-        UserError: see `take_model`.
+        UserError: if its samples have another shape, other units or other classes than the data.
     """
     folder, shape = source, tuple(data["shape"])
     if model.config.shape != shape:

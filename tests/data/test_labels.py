@@ -71,9 +71,8 @@ FACTS = {"shape": [3], "classes": 2, "class_names": ["cat", "dog"], "class_share
 
 
 def adopted(folder, facts=FACTS, **config):
-    save_model(folder / "mine", model_of(**config))
     job = job_in(folder, "pretrain")
-    training.take_model(job, folder / "mine", facts)
+    training.publish_model(job, model_of(**config), facts, source=folder / "mine")
     return load_config(job.out)
 
 

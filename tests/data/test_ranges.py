@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from test_sources import floats, load, photos, refused, save_images
 
 from fewstep import command_line
-from fewstep.checkpoint import save_model
+from fewstep.checkpoint import load_model, save_model
 from fewstep.errors import UserError
 from fewstep.model import ModelConfig, build
-from stages.training.training import take_model
+from stages.training.training import publish_model
 
 RANDOM = np.random.default_rng(0)
 
@@ -125,8 +125,9 @@ def test_an_adopted_model_has_the_units_of_the_data(tmp_path):
     facts = {"shape": [2], "classes": 0, "class_names": [], "class_shares": [], "units": units}
     config = ModelConfig(architecture={"name": "mlp", "width": 8}, shape=(2,))
     save_model(tmp_path / "mine", build(config, seed=0))
-    take_model(job := job_in(tmp_path, "pretrain"), tmp_path / "mine", facts)
+    mine = tmp_path / "mine"
+    publish_model(job := job_in(tmp_path, "pretrain"), load_model(mine), facts, source=mine)
     assert json.loads((job.out / "config.json").read_text())["units"] == units
     save_model(tmp_path / "mine", build(replace(config, units=units | {"offset": [0.0, 2.0]}), seed=0))
     with pytest.raises(UserError, match="learnt from points that were standardised by other numbers"):
-        take_model(job, tmp_path / "mine", facts)
+        publish_model(job, load_model(mine), facts, source=mine)

@@ -1,6 +1,7 @@
 """Networks of diffusers, adopted from folders that it wrote: fewstep's Euler is the library's own sampler."""
 
 import json
+import re
 
 import diffusers
 import pytest
@@ -11,6 +12,7 @@ from tiny_networks import SHAPE, dit, pipeline, unet
 from fewstep.checkpoint import load_model, save_model
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
+from fewstep.foreign import schedulers
 from fewstep.foreign.assemble import assemble, config_of
 from fewstep.foreign.formats.diffusers import Diffusers
 from fewstep.grids import Grid
@@ -199,6 +201,21 @@ def test_a_model_of_text_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "SD3Transformer2DModel"}))
     with pytest.raises(UserError, match="SD3Transformer2DModel is conditioned on text, which fewstep can't"):
         Diffusers().look(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"num_train_timesteps": "many"}, "num_train_timesteps: input should be a valid integer"),
+        ({"num_train_timesteps": 1}, "num_train_timesteps: input should be greater than or equal to 2"),
+        ({"beta_end": [0.1]}, "beta_end: input should be a valid number"),
+        ({"prediction_type": ["epsilon"]}, "prediction_type: input should be a valid string"),
+        ({"_class_name": 7}, "_class_name: input should be a valid string, got 7"),
+    ],
+)
+def test_a_scheduler_with_values_that_can_not_be_is_told(wrong, told):
+    with pytest.raises(UserError, match=re.escape(told)):
+        schedulers.declared({"_class_name": "DDPMScheduler", "beta_schedule": "linear"} | wrong)
 
 
 def test_what_no_scheduler_says_must_be_declared(tmp_path):
