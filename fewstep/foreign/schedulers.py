@@ -2,26 +2,40 @@
 
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
-
 from fewstep.errors import UserError
 
 PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "v"}
-TABLE = {"num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "rescale_betas_zero_snr"}
+TABLE = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "rescale_betas_zero_snr")
+DEFAULTS: dict[str, Any] = {
+    "_class_name": "a scheduler without a name",
+    "num_train_timesteps": 1000,
+    "use_flow_sigmas": False,
+    "beta_schedule": "",
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "rescale_betas_zero_snr": False,
+    "trained_betas": [],
+    "prediction_type": "epsilon",
+}
+"""What is read of a scheduler's config, null being the default; a value has the type of the default."""
 
 
-class SchedulerConfig(BaseModel):
-    """What fewstep reads of a scheduler_config.json; defaults are those of diffusers."""
+def read(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a scheduler's config with the defaults in it.
 
-    name: str = Field("a scheduler without a name", alias="_class_name")
-    num_train_timesteps: int = Field(1000, ge=2)
-    use_flow_sigmas: bool | None = False
-    beta_schedule: str | None = None
-    beta_start: float = 0.0001
-    beta_end: float = 0.02
-    rescale_betas_zero_snr: bool = False
-    trained_betas: list[float] | None = None
-    prediction_type: str = "epsilon"
+    Raises:
+        UserError: if a value is of another type, or a table of noise levels has none or one.
+    """
+    config = DEFAULTS | {k: v for k, v in content.items() if k in DEFAULTS and v is not None}
+    for name, value in config.items():
+        wanted = type(DEFAULTS[name])
+        if type(value) not in ((int, float) if wanted is float else (wanted,)):
+            raise UserError(f"the scheduler's {name} must be of type {wanted.__name__}, got {value!r}")
+    if config["num_train_timesteps"] < 2:
+        raise UserError(
+            f"the scheduler's num_train_timesteps must be 2 or more, got {config['num_train_timesteps']}"
+        )
+    return config
 
 
 def declared(content: dict[str, Any]) -> dict[str, Any]:
@@ -34,31 +48,23 @@ def declared(content: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: for a scheduler that is neither, a table that has no name, or a setting that can't be.
     """
-    try:
-        config = SchedulerConfig.model_validate(content)
-    except ValidationError as error:
-        wrong = error.errors(include_url=False)[0]
-        where = ".".join(map(str, wrong["loc"]))
-        raise UserError(
-            f"the scheduler's config is wrong: {where}: {wrong['msg'].lower()}, got {wrong['input']!r}"
-        ) from None
-    name, steps = config.name, config.num_train_timesteps
-    if name.startswith("FlowMatch") or config.use_flow_sigmas:
+    config = read(content)
+    name, steps = config["_class_name"], config["num_train_timesteps"]
+    if name.startswith("FlowMatch") or config["use_flow_sigmas"]:
         return {"prediction": "reverse_velocity", "path": "linear", "time": "1-t", "time_scale": float(steps)}
-    if config.beta_schedule is None or name.startswith("EDM"):
+    if not config["beta_schedule"] or name.startswith("EDM"):
         raise UserError(
             f"{name} is no scheduler of a flow or of a table of betas; declare the model yourself"
         )
-    if config.trained_betas is not None:
+    if config["trained_betas"]:
         raise UserError(f"{name} has its own trained_betas, which no path of fewstep has")
-    if config.prediction_type not in PREDICTIONS:
+    if (prediction := config["prediction_type"]) not in PREDICTIONS:
         raise UserError(
-            f"{name} has the prediction_type {config.prediction_type!r}; "
-            f"fewstep knows {', '.join(PREDICTIONS)}"
+            f"{name} has the prediction_type {prediction!r}; fewstep knows {', '.join(PREDICTIONS)}"
         )
     return {
-        "prediction": PREDICTIONS[config.prediction_type],
-        "path": {"name": "table", **config.model_dump(include=TABLE)},
+        "prediction": PREDICTIONS[prediction],
+        "path": {"name": "table", **{key: config[key] for key in TABLE}},
         "time": "1-t",
         "time_scale": float(steps - 1),
     }

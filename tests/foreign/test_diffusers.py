@@ -206,11 +206,11 @@ def test_a_model_of_text_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"num_train_timesteps": "many"}, "num_train_timesteps: input should be a valid integer"),
-        ({"num_train_timesteps": 1}, "num_train_timesteps: input should be greater than or equal to 2"),
-        ({"beta_end": [0.1]}, "beta_end: input should be a valid number"),
-        ({"prediction_type": ["epsilon"]}, "prediction_type: input should be a valid string"),
-        ({"_class_name": 7}, "_class_name: input should be a valid string, got 7"),
+        ({"num_train_timesteps": "many"}, "num_train_timesteps must be of type int, got 'many'"),
+        ({"num_train_timesteps": 1}, "num_train_timesteps must be 2 or more, got 1"),
+        ({"beta_end": [0.1]}, "beta_end must be of type float, got [0.1]"),
+        ({"prediction_type": ["epsilon"]}, "prediction_type must be of type str, got ['epsilon']"),
+        ({"_class_name": 7}, "_class_name must be of type str, got 7"),
     ],
 )
 def test_a_scheduler_with_values_that_can_not_be_is_told(wrong, told):
