@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from etils.epy import lazy_imports
 from pydantic import Field
 
 from fewstep.data import facts_of, path_of, source_for, split, without_empty_classes
 from fewstep.errors import UserError
+from stages.preparing.settings import CodecSettings, MetricNets, MonitorNet
 from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.models import outside_data
@@ -18,8 +19,9 @@ from stages.settings.params import Params, Settings
 
 with lazy_imports():
     from fewstep import codec, latents, rows, shards
-    from fewstep.metrics import denoiser, features, nets, protocol, saved
+    from fewstep.metrics import protocol, saved
     from stages.figures import sample_grid
+    from stages.preparing import nets
     from stages.process import device
 
 if TYPE_CHECKING:
@@ -28,34 +30,6 @@ if TYPE_CHECKING:
     from fewstep.data import Samples
 
 VERSION = 7  # bump when the numbers this stage writes change
-
-
-class MetricNets(Settings):
-    """Settings of the small nets in whose features samples are measured; see fewstep.metrics.nets."""
-
-    steps: int = Field(default=500, ge=1)
-    """Training steps of each."""
-    clusters: int = Field(default=10, ge=2)
-    """Number of k-means clusters that stand in for labels where the data has none."""
-    public_features: bool = True
-    """Whether EfficientNet-Lite0, trained on ImageNet, also measures colour images of 16 pixels and more."""
-
-
-class MonitorNet(Settings):
-    """Settings of the small autoencoder in whose features trainings are watched."""
-
-    steps: int = Field(default=250, ge=1)
-    """Training steps."""
-
-
-class CodecSettings(Settings):
-    """Settings of the autoencoder in whose latents models work; see fewstep.codec."""
-
-    folder: str
-    """The folder of an AutoencoderKL as diffusers writes it, or of a pipeline that has one, below data/."""
-    encode: Literal["mean", "sample"] = "mean"
-    """Whether an image becomes the mean of the encoder's Gaussian, or a draw from it. A source of latents is
-    taken as it is."""
 
 
 class Config(Settings):
@@ -146,25 +120,10 @@ def run(config: Config, job: Job) -> None:
         shown = [("data", sample_grid.spread_over(train)), ("decoded", shown[0][1])]
     seen = rows.Changed(train, saved.as_saved) if pixels else train
     labels = None if samples.label is None else samples.label[chosen_by[0]]
-    measure = nets.train_nets(
-        seen,
-        labels,
-        pixels=pixels,
-        steps=config.metric_nets.steps,
-        clusters=config.metric_nets.clusters,
-        public_features=config.metric_nets.public_features,
-        seed=job.seed,
-        progress=job.progress,
-    )
-    for name, net in measure.items():
-        features.save(job.out, net, {}, name=name)
-    monitor = denoiser.train_denoiser(
-        seen, pixels=pixels, steps=config.monitor_net.steps, seed=job.seed, progress=job.progress
-    )
-    features.save(job.out, monitor, {}, name=denoiser.MONITOR)
+    first = nets.train_and_save(job, config, seen, labels, pixels=pixels)
     accuracy = None
     if samples.label is not None and classes > 1:
-        accuracy = measure[nets.FIRST].accuracy(held_out, samples.label[chosen_by[1]])
+        accuracy = first.accuracy(held_out, samples.label[chosen_by[1]])
     sample_grid.draw_sample_grid(job.out / "samples.png", shown)
     job.picture("samples", job.out / "samples.png")
     job.facts.update(train=len(train), held_out=len(held_out), classifier_accuracy=accuracy)
