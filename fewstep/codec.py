@@ -64,12 +64,23 @@ class Codec:
     @torch.no_grad()
     def _by_batch(self, call: Callable[[Tensor], Tensor], samples: Tensor, dim: int = 0) -> Tensor:
         own = next(self.network.parameters())
-        return torch.cat([call(part.to(own)).to(samples) for part in samples.split(BATCH)], dim=dim)
+        return torch.cat(
+            [call(part.to(own)).to(samples) for part in samples.split(BATCH)], dim=dim
+        ).contiguous()
 
     def to(self, device: str | torch.device) -> Codec:
         """Move the network to a device."""
         self.network.to(device)
         return self
+
+    @property
+    def factor(self) -> int:
+        """How many pixels a latent is wide and high."""
+        return 2 ** (len(self.network.config.block_out_channels) - 1)
+
+    def image_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape (C, H, W) of the images of latents of a shape (c, h, w)."""
+        return (self.network.config.out_channels, *(side * self.factor for side in shape[1:]))
 
     def must_encode(self, shape: Sequence[int]) -> None:
         """Refuse images of a shape (C, H, W) that the autoencoder does not take.
@@ -77,13 +88,10 @@ class Codec:
         Raises:
             UserError: naming both.
         """
-        channels, factor = (
-            self.network.config.in_channels,
-            2 ** (len(self.network.config.block_out_channels) - 1),
-        )
-        if shape[0] != channels or any(side % factor for side in shape[1:]):
+        channels = self.network.config.in_channels
+        if shape[0] != channels or any(side % self.factor for side in shape[1:]):
             raise UserError(
-                f"the codec takes images of {channels} channels whose sides are multiples of {factor}, "
+                f"the codec takes images of {channels} channels whose sides are multiples of {self.factor}, "
                 f"the data has {tuple(shape)}"
             )
 
@@ -93,7 +101,7 @@ class Codec:
         Raises:
             UserError: naming both numbers of channels.
         """
-        if shape[0] != (channels := self.network.config.latent_channels):
+        if len(shape) != 3 or shape[0] != (channels := self.network.config.latent_channels):
             raise UserError(f"the codec has latents of {channels} channels, the data has {tuple(shape)}")
 
     def save(self, folder: Path) -> None:

@@ -9,9 +9,11 @@ import torch
 import yaml
 from jobs import Listener, job_in
 from PIL import Image
+from safetensors.torch import load_file
 from tiny_networks import autoencoder, unet
 
-from fewstep import codec
+from fewstep import codec, command_line
+from fewstep.checkpoint import save_model
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.grids import uniform
@@ -238,6 +240,30 @@ def test_a_folder_that_is_no_codec_is_refused(tmp_path, spoil, message):
     spoil(tmp_path)
     with pytest.raises(UserError, match=message):
         codec.read(tmp_path)
+
+
+def test_a_model_of_latents_is_sampled_as_images(folder, tmp_path, capsys):
+    architecture = {"name": "unet", "width": 8, "multipliers": [1, 2]}
+    save_model(tmp_path / "model", build(ModelConfig(architecture=architecture, shape=LATENTS), seed=0))
+
+    def ended(*more):
+        with pytest.raises(SystemExit) as end:
+            command_line.main(["sample", str(tmp_path / "model"), "--steps", "2", "--samples", "4", *more])
+        return end.value.code
+
+    vae, files = (
+        str(folder / "data/vae"),
+        {name: tmp_path / f"{name}.safetensors" for name in ("raw", "seen")},
+    )
+    assert not ended("--out", str(files["raw"]))
+    assert not ended("--out", str(files["seen"]), "--codec", vae)
+    raw, seen = (load_file(file)["samples"] for file in files.values())
+    torch.testing.assert_close(codec.read(folder / "data/vae").decode(raw), seen, rtol=0, atol=1e-5)
+    assert not ended("--out", str(tmp_path / "seen.png"), "--codec", vae)
+    with Image.open(tmp_path / "seen.png") as picture:
+        assert picture.size == (32, 32)
+    autoencoder(latent_channels=2).save_pretrained(tmp_path / "other")
+    assert "the codec has latents of 2 channels" in ended("--codec", str(tmp_path / "other"))
 
 
 def test_a_pipeline_has_its_codec_in_vae(tmp_path):
