@@ -11,10 +11,8 @@ from flows.workspaces.variant import Variant
 
 def run_chain(overrides: dict[str, Any]) -> Path:
     """Run the chain in a variant, and return the folder of its artifacts; a failed run raises."""
-    settings = [
-        part for name, value in overrides.items() for part in ("--set", f"{name}={json.dumps(value)}")
-    ]
-    subprocess.run([sys.executable, "-m", "fewstep", "run", *settings], check=True)
+    words = [w for name, value in overrides.items() for w in ("--set", f"{name}={json.dumps(value)}")]
+    subprocess.run([sys.executable, "-m", "fewstep", "run", *words], check=True)
     return Variant.of(Path(), overrides).folder / "artifacts"
 
 

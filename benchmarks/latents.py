@@ -61,9 +61,7 @@ def main() -> None:
     taught(images, steps).save_pretrained(FOLDER)
     artifacts = run_chain(OVERRIDES)
     facts = json.loads((artifacts / "prepare" / "manifest.json").read_text())["facts"]["codec"]
-    print(
-        f"codec: latents of standard deviation {facts['std']:.3g}, RMSE of what is decoded {facts['rmse']:.3g}"
-    )
+    print(f"codec: RMSE of decoded images {facts['rmse']:.3g}; latents of deviation {facts['std']:.3g}")
     print_students(artifacts)
 
 
