@@ -28,7 +28,7 @@ from fewstep.metrics.saved import as_saved
 from fewstep.shards import Shards
 from stages.evaluate import Config
 from stages.evaluation.yardstick import Protocol
-from stages.prepare import MetricNets
+from stages.preparing.settings import MetricNets
 
 PREPARED, MODELS, EVALUATION = (Path("artifacts", name) for name in ("prepare", "models", "evaluate"))
 OTHER_SEED = 1000

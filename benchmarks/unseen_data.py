@@ -6,9 +6,6 @@ brings, writes them to data/glyphs.npz (more than 10,000 images), runs the chain
 teacher's and whether its training had to go back.
 """
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +13,11 @@ from fontTools.ttLib import TTFont
 from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 
-from flows.workspaces.variant import Variant
+from benchmarks._students import print_students, run_chain
 
 SIDE, SIZE = 16, 12
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSansMono", "DejaVuSerif")
 FILE = Path("data/glyphs.npz")
-OVERRIDES = {"prepare.source": FILE.name}
 
 
 def glyphs() -> np.ndarray:
@@ -45,22 +41,7 @@ def main() -> None:
     FILE.parent.mkdir(exist_ok=True)
     np.savez(FILE, x=images)
     print(f"{FILE}: {len(images)} images of {SIDE}x{SIDE}")
-    command = [sys.executable, "-m", "fewstep", "run", "--set", f"prepare.source={FILE.name}"]
-    subprocess.run(command, check=True)
-    artifacts = Variant.of(Path(), OVERRIDES).folder / "artifacts"
-    found = json.loads((artifacts / "evaluate" / "metrics.json").read_text())
-    print(*found["fine_runs"], sep="\n")
-    print("| student | over the teacher | spread | recall | outside | went back |")
-    print("|---|---|---|---|---|---|")
-    for row in found["rows"]:
-        if row["grid"] == "own":
-            manifest = json.loads((artifacts / "models" / row["model"] / "manifest.json").read_text())
-            monitor = manifest["facts"].get("monitor", {})
-            print(
-                f"| {row['name']} | {row['fd_over_teacher']:.2f} ± {row['fd_over_teacher_se']:.2f} "
-                f"| {row['fd_over_teacher_spread']:.2f} | {row['recall']:.2f} | {row['outside']:.3f} "
-                f"| {monitor.get('retreats', '-')} |"
-            )
+    print_students(run_chain({"prepare.source": FILE.name}))
 
 
 if __name__ == "__main__":

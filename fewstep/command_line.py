@@ -26,6 +26,7 @@ with lazy_imports():  # loaded at first use, so that help is there at once
     from PIL import Image
 
     from fewstep import checkpoint, draws, flow, grids, registry, solvers, units
+    from fewstep import codec as codecs
     from fewstep.exporting import folder
     from fewstep.foreign import survey
     from fewstep.searching import call
@@ -165,6 +166,7 @@ def sample(
     seed: int = 0,
     batch: int = 128,
     device: str = "cpu",
+    codec: Path | None = None,
     out: Path = Path("samples.png"),
 ) -> None:
     """Sample a model and write the samples as a picture or as tensors.
@@ -181,6 +183,7 @@ def sample(
         seed: Names the noises that are drawn.
         batch: Samples in one network call.
         device: Where the model runs, such as cuda.
+        codec: The folder of an autoencoder whose latents the model makes; samples are then its images.
         out: A .png file, for images, or a .safetensors file with the tensors `samples` and `label`.
 
     Raises:
@@ -193,6 +196,10 @@ def sample(
             raise UserError(f"--{name} must be 1 or more, got {number}")
     loaded = load(model, device)
     shape = loaded.config.shape
+    decoder = codecs.read(codec).to(device) if codec else None
+    if decoder:
+        decoder.must_decode(shape)
+        shape = decoder.image_shape(shape)
     if out.suffix == ".png" and (len(shape) != 3 or shape[0] not in (1, 3)):
         raise UserError(f"samples of shape {shape} are no pictures; write them to --out samples.safetensors")
     velocity = flow.as_flow(loaded, guidance=guidance)
@@ -204,7 +211,7 @@ def sample(
         for start in range(0, samples, batch):
             part = {name: value[start : start + batch] for name, value in conditions.items()}
             solution = solvers.integrate(velocity, noise[start : start + batch], chosen, **part)
-            made.append(solution.x)
+            made.append(codecs.seen(solution.x, decoder))
             nfe = solution.nfe
     tensors = {
         "samples": units.in_units(torch.cat(made).cpu(), loaded.config.units),

@@ -1,4 +1,4 @@
-"""Prepare: any source of data -> shards, and the nets in whose features samples are measured."""
+"""Prepare: any source of data -> shards, perhaps of its latents, and the nets that measure samples."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from pydantic import Field
 
 from fewstep.data import facts_of, path_of, source_for, split, without_empty_classes
 from fewstep.errors import UserError
+from stages.preparing.settings import CodecSettings, MetricNets, MonitorNet
 from stages.run.job import Job
 from stages.run.runner import main
+from stages.settings.models import outside_data
 from stages.settings.params import Params, Settings
 
 with lazy_imports():
-    from fewstep import rows, shards
-    from fewstep.metrics import denoiser, features, nets, protocol, saved
+    from fewstep import codec, latents, rows, shards
+    from fewstep.metrics import protocol, saved
     from stages.figures import sample_grid
+    from stages.preparing import nets
+    from stages.process import device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,24 +30,6 @@ if TYPE_CHECKING:
     from fewstep.data import Samples
 
 VERSION = 7  # bump when the numbers this stage writes change
-
-
-class MetricNets(Settings):
-    """Settings of the small nets in whose features samples are measured; see fewstep.metrics.nets."""
-
-    steps: int = Field(default=500, ge=1)
-    """Training steps of each."""
-    clusters: int = Field(default=10, ge=2)
-    """Number of k-means clusters that stand in for labels where the data has none."""
-    public_features: bool = True
-    """Whether EfficientNet-Lite0, trained on ImageNet, also measures colour images of 16 pixels and more."""
-
-
-class MonitorNet(Settings):
-    """Settings of the small autoencoder in whose features trainings are watched."""
-
-    steps: int = Field(default=250, ge=1)
-    """Training steps."""
 
 
 class Config(Settings):
@@ -55,6 +41,9 @@ class Config(Settings):
     """Settings of the source's own, such as count for a toy or value_range for an .npz of floats."""
     held_out: float = Field(0.25, gt=0, lt=1)
     """Share of the samples that is kept from training, for held-out losses and the metric's floor."""
+    codec: CodecSettings | None = None
+    """The autoencoder whose latents models learn and make; null for none. Pictures show and nets measure the
+    images that it makes of them."""
     samples_per_shard: int = Field(4096, ge=1)
     """Samples in one shard."""
     metric_nets: MetricNets = MetricNets()
@@ -69,7 +58,8 @@ def inputs(config: Config, key: str | None) -> dict[str, str]:
     One that is not there is left to `run`, which says what there is instead.
     """
     path = path_of(config.source)
-    return {"source": path} if path and Path(path).exists() else {}
+    found = {"source": path} if path and Path(path).exists() else {}
+    return found | ({"codec": config.codec.folder} if config.codec else {})
 
 
 def output(key: str | None) -> str:
@@ -85,13 +75,18 @@ def check(params: Params) -> list[str]:
             source_for(config.source, Path(), **config.source_options)
     except UserError as error:
         return [f"prepare: {error}"]
-    return []
+    return outside_data([("prepare.codec.folder", config.codec.folder)] if config.codec else [])
 
 
 def run(config: Config, job: Job) -> None:
     """Write the shards of both splits, the nets that measure, the monitor's, and a grid of real samples."""
     here = Path()  # holds data/
-    samples = without_empty_classes(source_for(config.source, here, **config.source_options).load(here))
+    source = without_empty_classes(source_for(config.source, here, **config.source_options).load(here))
+    samples, autoencoder = source, None
+    if config.codec:
+        autoencoder = codec.read(job.inputs["codec"]).to(device.device())
+        drawn_by = job.seed if config.codec.encode == "sample" else None
+        samples = latents.latents_of(source, autoencoder, drawn_by)
     classes = len(samples.class_names)
     least = (protocol.LEAST_TRAIN, protocol.LEAST_HELD_OUT)
     chosen_by = split(len(samples.data), config.held_out, job.seed, at_least=least)
@@ -112,29 +107,24 @@ def run(config: Config, job: Job) -> None:
         for name, chosen in zip(("train", "held_out"), chosen_by, strict=True)
     ]
 
-    train, held_out = (shards.Column(split, "data") for split in written)
-    seen = rows.Changed(train, saved.as_saved) if samples.pixels else train
+    stored = [shards.Column(split, "data") for split in written]
+    train, held_out = (codec.decoded(split, autoencoder) for split in stored)
+    pixels = samples.pixels or autoencoder is not None
+    shown = [("data", sample_grid.spread_over(train))]
+    if autoencoder is not None:
+        autoencoder.save(job.out / codec.PREPARED)
+        job.facts["codec"], told = latents.judge(autoencoder, source, stored[1], chosen_by[1])
+        job.progress.note(told)
+    if samples is not source and source.pixels:  # the images are at hand, and cost no decoding
+        train = rows.Chosen(latents.images_of(source), chosen_by[0])
+        shown = [("data", sample_grid.spread_over(train)), ("decoded", shown[0][1])]
+    seen = rows.Changed(train, saved.as_saved) if pixels else train
     labels = None if samples.label is None else samples.label[chosen_by[0]]
-    measure = nets.train_nets(
-        seen,
-        labels,
-        pixels=samples.pixels,
-        steps=config.metric_nets.steps,
-        clusters=config.metric_nets.clusters,
-        public_features=config.metric_nets.public_features,
-        seed=job.seed,
-        progress=job.progress,
-    )
-    for name, net in measure.items():
-        features.save(job.out, net, {}, name=name)
-    monitor = denoiser.train_denoiser(
-        seen, pixels=samples.pixels, steps=config.monitor_net.steps, seed=job.seed, progress=job.progress
-    )
-    features.save(job.out, monitor, {}, name=denoiser.MONITOR)
+    first = nets.train_and_save(job, config, seen, labels, pixels=pixels)
     accuracy = None
     if samples.label is not None and classes > 1:
-        accuracy = measure[nets.FIRST].accuracy(held_out, samples.label[chosen_by[1]])
-    sample_grid.draw_sample_grid(job.out / "samples.png", [("data", sample_grid.spread_over(train))])
+        accuracy = first.accuracy(held_out, samples.label[chosen_by[1]])
+    sample_grid.draw_sample_grid(job.out / "samples.png", shown)
     job.picture("samples", job.out / "samples.png")
     job.facts.update(train=len(train), held_out=len(held_out), classifier_accuracy=accuracy)
 

@@ -37,7 +37,8 @@ class Config(Settings):
 
 def inputs(config: Config, key: str | None) -> dict[str, str]:
     """Return the artifacts this stage reads."""
-    return {"pairs": f"artifacts/couple/{key}", "init": f"artifacts/models/{config.init}"}
+    found = {"pairs": f"artifacts/couple/{key}", "init": f"artifacts/models/{config.init}"}
+    return found | {"data": "artifacts/prepare"}
 
 
 def output(key: str | None) -> str:

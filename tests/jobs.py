@@ -23,6 +23,11 @@ def job_in(folder: Path, stage: str, key: str | None = None, **changes: Any) -> 
     for name, place in places.items():
         if name not in changes:
             place.mkdir(parents=True, exist_ok=True)
-    facts = {"seed": 0, "inputs": {}, "result": f"{stage}@{key}.0", "progress": SILENT}
+    facts = {
+        "seed": 0,
+        "inputs": {"data": folder / "prepared"},
+        "result": f"{stage}@{key}.0",
+        "progress": SILENT,
+    }
     facts["picture"] = lambda name, file: None
     return Job(stage=stage, key=key, **places | facts | changes)

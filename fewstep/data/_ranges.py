@@ -60,8 +60,14 @@ def check_filled(survey: Survey, value_range: tuple[float, float], where: str) -
         )
 
 
-def check_scale(points: Running, where: str) -> None:
+def check_scale(points: Running, where: str, what: str, remedy: str) -> None:
     """Refuse points, of D features, of another scale than the noise that becomes them: mean 0, deviation 1.
+
+    Args:
+        points: mean and scatter of the features.
+        where: the source as the user named it.
+        what: a feature is called.
+        remedy: against another scale.
 
     Raises:
         UserError: naming the feature that is furthest off, what it has, and the setting.
@@ -74,11 +80,10 @@ def check_scale(points: Running, where: str) -> None:
         return
     worst = int(off[(std[off].clamp(min=1e-30).log().abs() + mean[off].abs().log1p()).argmax()])
     if std[worst] == 0:
-        raise UserError(f"{where}: feature {worst} is {mean[worst]:g} in all samples; remove it")
+        raise UserError(f"{where}: {what} {worst} is {mean[worst]:g} in all samples; remove it")
     raise UserError(
-        f"{where}: {len(off)} of {len(mean)} features are not of the scale of noise, which has mean 0 and "
-        f"standard deviation 1; feature {worst} has {mean[worst]:g} and {std[worst]:g}. Rescale them, or "
-        "set prepare.source_options.standardise to true, which an .npz file takes"
+        f"{where}: {len(off)} of {len(mean)} {what}s are not of the scale of noise, which has mean 0 and "
+        f"standard deviation 1; {what} {worst} has {mean[worst]:g} and {std[worst]:g}; {remedy}"
     )
 
 

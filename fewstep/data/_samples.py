@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from fewstep.rows import Rows
 
 SMALLEST_IMAGE = 8
+STANDARDISE = "rescale them, or set prepare.source_options.standardise to true, which an .npz file takes"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """A data set: images (n, C, H, W) in [-1, 1] or points (n, D), perhaps with class labels."""
+    """A data set: images in [-1, 1] or latents (n, C, H, W) or points (n, D); perhaps with labels."""
 
     data: Rows
     """A tensor, or what reads samples when they are asked for. float32; or uint8 codes, which mean
@@ -32,13 +33,15 @@ class Samples:
     """(scale, offset) of uint8 data."""
     units: dict[str, list[float]] | None = None
     """{"scale": (D,), "offset": (D,)} of standardised points; the file holds scale * data + offset."""
+    latents: bool = False
+    """Whether samples (n, C, H, W) are latents of a codec, which have no range."""
     notes: tuple[str, ...] = ()
     """What a user should know of how the source was read, such as what was passed over."""
 
     @property
     def pixels(self) -> bool:
         """Whether samples are images in [-1, 1], which are measured as they would be saved."""
-        return len(self.data.shape) == 4
+        return len(self.data.shape) == 4 and not self.latents
 
 
 def check_samples(
@@ -60,8 +63,8 @@ def check_samples(
 
     Raises:
         UserError: if there are none, the shape is neither images of at least 8x8 nor points, a value
-            is not finite, an image has one flat colour, points are of another scale than noise, or the
-            labels don't fit.
+            is not finite, an image has one flat colour, points or latents are of another scale than noise,
+            or the labels don't fit.
     """
     count, *shape = samples.data.shape
     if count == 0:
@@ -77,7 +80,7 @@ def check_samples(
             f"{where} has images of {height}x{width} pixels; they must be at least "
             f"{SMALLEST_IMAGE}x{SMALLEST_IMAGE}"
         )
-    found = survey or survey_of(in_pieces(samples.data))
+    found = survey or survey_of(in_pieces(samples.data), latents=samples.latents)
     refusals = (
         (found.not_finite, "hold NaN or infinity", "remove or mend them"),
         (found.flat, "are of one flat colour", "remove them"),
@@ -87,8 +90,12 @@ def check_samples(
             raise UserError(
                 f"{where}: {bad.count} of {count} samples {what}, the first is {name_of(bad.first)}; {remedy}"
             )
-    if not samples.pixels:
-        check_scale(found.points, where)
+    if samples.latents:
+        check_scale(
+            found.points, where, "channel", "multiply them by the scaling_factor of their autoencoder"
+        )
+    elif not samples.pixels:
+        check_scale(found.points, where, "feature", STANDARDISE)
     if samples.label is not None:
         _check_labels(samples.label, count, where)
     return found

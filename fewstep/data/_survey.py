@@ -35,8 +35,9 @@ class Bad:
 
 @dataclass
 class Survey:
-    """What a pass over images (n, C, H, W) or points (n, D) found."""
+    """What a pass over images or latents (n, C, H, W), or points (n, D), found."""
 
+    latents: bool = False
     samples: int = 0
     not_finite: Bad = field(default_factory=Bad)
     flat: Bad = field(default_factory=Bad)
@@ -44,25 +45,25 @@ class Survey:
     low: float = math.inf
     high: float = -math.inf
     points: Running = field(default_factory=Running)
-    """Mean and scatter of each feature of points."""
+    """Mean and scatter of each feature of points, or each channel of latents."""
 
     def add(self, part: Tensor) -> None:
         """Look at some more samples, (m, *shape)."""
         if part.is_floating_point():
             self.not_finite.add(~part.flatten(1).isfinite().all(1), self.samples)
-        if part.dim() == 4:
+        if part.dim() == 4 and not self.latents:
             pixels = part.flatten(2)
             self.flat.add((pixels.amax(2) == pixels.amin(2)).all(1), self.samples)
         else:
-            self.points.add(part)
+            self.points.add(part.movedim(1, -1).flatten(0, -2))
         low, high = torch.aminmax(part)
         self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
         self.samples += len(part)
 
 
-def survey_of(parts: Iterable[Tensor]) -> Survey:
+def survey_of(parts: Iterable[Tensor], *, latents: bool = False) -> Survey:
     """Return what all samples, (m, *shape) at a time, are like."""
-    found = Survey()
+    found = Survey(latents)
     for part in parts:
         found.add(part)
     return found

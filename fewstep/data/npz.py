@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Npz:
-    """An .npz file with x: images, uint8 or floats, or points; and perhaps y: class labels (n,).
+    """An .npz file with x: images, uint8 or floats, latents, or points; and perhaps y: class labels (n,).
 
     Images are (n, height, width), (n, height, width, channels) or (n, channels, height, width), with
     fewer than 8 channels, so that the shape says which.
@@ -45,10 +45,14 @@ class Npz:
     standardise: bool = False
     """Whether each feature of points is shifted and scaled to mean 0 and standard deviation 1; samples of a
     model come back in the file's own units (ModelConfig.units)."""
+    latents: bool = False
+    """Whether x, floats (n, channels, height, width), are latents of an autoencoder, scaled as a model is to
+    see them: about as noise is. prepare.codec shows and measures the images that they stand for."""
 
     def __post_init__(self) -> None:
         check_range(self.value_range)
         check_yes_or_no("standardise", self.standardise)
+        check_yes_or_no("latents", self.latents)
 
     def load(self, root: Path) -> Samples:
         """Return the checked arrays, whose samples are read when they are asked for; uint8 images stay uint8.
@@ -63,9 +67,16 @@ class Npz:
         notes = (f"{self.path}: passed over {len(others)} arrays: {', '.join(others)}",) if others else ()
         label = torch.from_numpy(self._labels(file.read("y"))) if "y" in file.arrays else None
         x = file.open("x")
-        image = len(x.shape) > 2
+        image = len(x.shape) > 2 and not self.latents
         if not x.shape or (x.dtype.kind != "f" and not (x.dtype == np.uint8 and image)):
-            raise UserError(f"{self.path}: x is {x.dtype}; save images as uint8 or floats, points as floats")
+            raise UserError(
+                f"{self.path}: x is {x.dtype}; save images as uint8 or floats, points and latents as floats"
+            )
+        if self.latents and (len(x.shape) != 4 or x.dtype.kind != "f"):
+            raise UserError(
+                f"{self.path}: x is {x.dtype} of shape {x.shape}; latents are floats (n, channels, height, "
+                "width)"
+            )
         samples = self._images(x, label) if image else self._points(x, label)
         names = () if label is None else tuple(map(str, range(int(label.max()) + 1)))
         return replace(samples, class_names=names, notes=notes)
@@ -96,8 +107,11 @@ class Npz:
         return Samples(data=scaled, label=label)
 
     def _points(self, x: Member, label: Tensor | None) -> Samples:
+        what = "latents" if self.latents else "points"
         if self.value_range is not None:
-            raise UserError(f"{self.path}: value_range is for images, and x is points; remove it")
+            raise UserError(f"{self.path}: value_range is for images, and x is {what}; remove it")
+        if self.standardise and self.latents:
+            raise UserError(f"{self.path}: standardise is for points, and x is latents; remove it")
         units = units_of(x) if self.standardise and len(x.shape) == 2 else None
 
         def points(part: np.ndarray) -> Tensor:
@@ -106,8 +120,9 @@ class Npz:
             return torch.from_numpy(np.ascontiguousarray(part.astype(np.float64 if wide else np.float32)))
 
         data, facts = MemberRows(x, points), None if units is None else units.facts()
-        check_samples(Samples(data=data, label=label), self.path)
-        return Samples(data=Changed(data, torch.Tensor.float), label=label, units=facts)
+        samples = Samples(data=data, label=label, latents=self.latents)
+        check_samples(samples, self.path)
+        return replace(samples, data=Changed(data, torch.Tensor.float), units=facts)
 
     def _labels(self, y: np.ndarray) -> np.ndarray:
         if y.dtype.kind in "iu":

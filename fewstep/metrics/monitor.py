@@ -15,6 +15,7 @@ import torch
 from etils.epy import lazy_imports
 from torch import Tensor
 
+from fewstep.codec import Codec, seen
 from fewstep.draws import draws
 from fewstep.errors import UserError
 from fewstep.extras import brought_by
@@ -58,10 +59,12 @@ class Monitor:
 
     net: FeatureNet
     data: Rows
-    """Training data, (n, *shape)."""
+    """Training data as it is seen, (n, *shape)."""
     settings: MonitorSettings
     seed: int
     """Decides the noise, the clusters, and which samples recall leaves out."""
+    through: Codec | None = None
+    """Shows a student's samples, where these are latents."""
 
     def look(self, student: Model, step: int) -> Look:
         """Return what its samples are like on its own grid; the student stays as it is.
@@ -73,7 +76,7 @@ class Monitor:
             samples = self.sample(student)
         except NotFiniteError:
             return Look(step, math.inf, recall=0.0, shares=1.0)
-        features, clusters = self.net.features(samples), self._clusters
+        features, clusters = self.net.features(seen(samples, self.through)), self._clusters
         return Look(
             step,
             frechet_distance(self._moments, Moments.of(features)),

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fewstep import solvers
+from fewstep import codec, solvers
 from fewstep.checkpoint import model_digest
 from fewstep.flow import as_flow
 from fewstep.grids import Grid, uniform
@@ -143,6 +143,7 @@ def evaluate(
     finest = [entry for entry in measured.results if entry.kind == "fine"]
     shown = sorted(finest, key=lambda entry: (entry.guidance, entry.nfe)) + entries
     floor = measured.constants.floors[0]
+    real = train.some(samples_shown(models[fine.model].config.shape), seed=job.seed)["data"]
     rows = [
         row(
             entry,
@@ -162,7 +163,7 @@ def evaluate(
         fine_runs=[told for _, told in fine_runs.values()],
         floor=floor,
         backends={name: net.backend for name, net in nets.items()},
-        real=train.some(samples_shown(models[fine.model].config.shape), seed=job.seed)["data"],
+        real=codec.seen(real, codec.of_prepared(job.inputs["data"])),
     )
 
 

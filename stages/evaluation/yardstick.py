@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from pathlib import Path
 
@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewstep import codec
+from fewstep.codec import Codec
 from fewstep.draws import draws
 from fewstep.flow import Flow
 from fewstep.grids import Grid
 from fewstep.metrics.classes import largest_share_difference
-from fewstep.metrics.features import FeatureNet
 from fewstep.metrics.frechet import Moments
 from fewstep.metrics.neighbours import manifold_scores, median_nearest
 from fewstep.metrics.nets import FIRST, load_nets
@@ -73,15 +74,15 @@ class Constants:
 
 def measure_constants(prepared: Path, protocol: Protocol) -> Constants:
     """Return the constants of the data that `prepare` wrote."""
-    nets, seed = list(load_nets(prepared).values()), protocol.seed
+    nets, seed, through = list(load_nets(prepared).values()), protocol.seed, codec.of_prepared(prepared)
     train, held_out = (Column(Shards(prepared / split), "data") for split in ("train", "held_out"))
     moments: list[list[Moments]] = [[] for _ in nets]
     counts = np.zeros(nets[0].classes)
-    for part in in_pieces(train):
+    for part in in_pieces(codec.decoded(train, through)):
         for found, net in zip(moments, nets, strict=True):
             found.append(Moments.of(net.features(part)))
         counts += np.bincount(nets[0].classify(part), minlength=len(counts))
-    some, others = (data.some(KEPT, seed=seed) for data in (train, held_out))
+    some, others = (codec.decoded(data.some(KEPT, seed=seed), through) for data in (train, held_out))
     references = tuple(
         Reference(reduce(add, found), net.features(some)) for found, net in zip(moments, nets, strict=True)
     )
@@ -90,15 +91,17 @@ def measure_constants(prepared: Path, protocol: Protocol) -> Constants:
         for reference, net in zip(references, nets, strict=True)
     )
     few = first_of(in_pieces(held_out.some(protocol.samples, seed=seed)))
-    distance = median_nearest(vectors(few, nets[0]), (vectors(part, nets[0]) for part in in_pieces(train)))
+    as_vectors = partial(vectors, saved=nets[0].pixels and through is None)
+    distance = median_nearest(as_vectors(few), map(as_vectors, in_pieces(train)))
     return Constants(references, floors, counts / counts.sum(), distance)
 
 
 class Yardstick:
-    """Nets and constants, to measure entries with."""
+    """Nets and constants, to measure entries with; images are measured as a codec shows them."""
 
     def __init__(self, prepared: Path, protocol: Protocol, constants: Constants) -> None:
         self.nets = load_nets(prepared)
+        self.codec: Codec | None = codec.of_prepared(prepared)
         self.train = Column(Shards(prepared / "train"), "data")
         self.protocol, self.constants = protocol, constants
 
@@ -115,10 +118,11 @@ class Yardstick:
             began = time.perf_counter()
             for part in self.protocol.sample(block, model, flow, entry.grid):
                 took += time.perf_counter() - began
-                seen.append([net.features(part) for net in nets])
-                beyond += outside(part) * len(part)
+                images = codec.seen(part, self.codec)
+                seen.append([net.features(images) for net in nets])
+                beyond += outside(images) * len(part)
                 if block == 0:
-                    labels.append(nets[0].classify(part))
+                    labels.append(nets[0].classify(images))
                     firsts.append(part[: max(0, most - sum(map(len, firsts)))])
                 began = time.perf_counter()
             for by_net, parts in zip(features, zip(*seen, strict=True), strict=True):
@@ -138,7 +142,7 @@ class Yardstick:
                 self.constants.references, features, self.constants.floors, strict=True
             )
         )
-        return Result(scores, more, first[: samples_shown(first.shape[1:])].clone())
+        return Result(scores, more, codec.seen(first[: samples_shown(first.shape[1:])], self.codec).clone())
 
     def _copying(self, samples: Tensor) -> float | None:
         """Return how far samples are from the training data, over how far held-out data is.
@@ -147,11 +151,8 @@ class Yardstick:
         """
         if not (usual := self.constants.held_out_distance):
             return None
-        net = self.nets[FIRST]
-        return (
-            median_nearest(vectors(samples, net), (vectors(part, net) for part in in_pieces(self.train)))
-            / usual
-        )
+        as_vectors = partial(vectors, saved=self.nets[FIRST].pixels and self.codec is None)
+        return median_nearest(as_vectors(samples), map(as_vectors, in_pieces(self.train))) / usual
 
 
 def most_whole(shape: tuple[int, ...]) -> int:
@@ -169,6 +170,6 @@ def first_of(parts: Iterable[Tensor]) -> Tensor:
     return torch.cat(kept)
 
 
-def vectors(samples: Tensor, net: FeatureNet) -> np.ndarray:
-    """Return samples (n, *shape) as they are measured, (n, dims)."""
-    return (as_saved(samples) if net.pixels else samples).flatten(1).numpy()
+def vectors(samples: Tensor, *, saved: bool) -> np.ndarray:
+    """Return samples (n, *shape), perhaps as they are `saved`, as vectors (n, dims)."""
+    return (as_saved(samples) if saved else samples).flatten(1).numpy()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep import distributed
+from fewstep import codec, distributed
 from fewstep.checkpoint import load_model, save_model
 from fewstep.grids import Grid
 from fewstep.metrics import denoiser, features
@@ -86,7 +86,8 @@ class TrainTask:
         """Return the monitor that looks at the student, with the net and the data of `prepare`."""
         net, _ = features.load(self.inputs["data"], name=denoiser.MONITOR)
         data = Column(Shards(self.inputs["data"] / "train"), "data").some(MOST_DATA, seed=self.seed)
-        return Monitor(net.to(device()), data, settings, self.seed)
+        through = codec.of_prepared(self.inputs["data"])
+        return Monitor(net.to(device()), codec.decoded(data, through), settings, self.seed, through)
 
 
 class Selected:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from fewstep import codec
 from fewstep.checkpoint import load_model, save_model
 from fewstep.draws import draws
 from fewstep.errors import UserError
@@ -190,6 +191,10 @@ def picture_samples(job: Job, model: Model) -> None:
         if config.grid
         else [uniform(nfe, start=flow.t_start, end=flow.t_end) for nfe in SHOWN_NFE]
     )
-    rows = [(f"{grid.steps} NFE", integrate(flow, noise, grid, **conditions).x) for grid in grids]
+    through = codec.of_prepared(job.inputs["data"])
+    rows = [
+        (f"{grid.steps} NFE", codec.seen(integrate(flow, noise, grid, **conditions).x, through))
+        for grid in grids
+    ]
     draw_sample_grid(job.out / "samples.png", rows)
     job.picture("samples", job.out / "samples.png")

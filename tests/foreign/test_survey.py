@@ -111,7 +111,9 @@ def test_what_is_not_taken_is_said(here, ask):
         (folder / part / "config.json").write_text("{}")
     said, _ = ask(folder)
     assert "note: of the pipeline these parts are not taken: text_encoder, vae\n" in said
-    assert "note: there is a vae: the samples of the network are latents" in said
+    assert (
+        "note: there is a vae: the samples of the network are latents; set prepare.codec.folder to " in said
+    )
     assert "note: if the last of its 6 labels is the null condition of guidance, set classes to 5" in said
     assert "note: put the folder at data/elsewhere, where DVC sees it change\n" in said
     assert "numbers of type BF16\n" in said

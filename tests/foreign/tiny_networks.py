@@ -38,3 +38,11 @@ def pipeline(folder, network, scheduler=None, *, component="unet", **saving):
         scheduler.save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text("{}")
     return folder
+
+
+def autoencoder(**more):
+    """One from images (3, 16, 16) to latents (4, 8, 8)."""
+    torch.manual_seed(0)
+    blocks = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4}
+    blocks |= {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    return diffusers.AutoencoderKL(**blocks | {"scaling_factor": 1.5, "shift_factor": 0.1} | more)

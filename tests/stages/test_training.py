@@ -115,7 +115,7 @@ def couplings(tmp_path_factory):
 def test_a_training_on_pairs_tells_of_them_and_of_its_loss_on_fresh_ones(tmp_path, couplings):
     said = []
     source = couplings / "plain"
-    made = {"inputs": {"pairs": source}, "manifests": {"pairs": manifests.read(source)}}
+    made = {"inputs": {"pairs": source, "data": tmp_path}, "manifests": {"pairs": manifests.read(source)}}
     job = replace(job_in(tmp_path, "pretrain", **made), progress=Listener(said))
     train_model(job, Reflow(), student((1, 2, 2)), SETTINGS, source=couplings / "plain")
     told = job.facts["pair_loss"]

@@ -43,8 +43,8 @@ class Diffusers:
             notes += (f"of the pipeline these parts are not taken: {', '.join(parts)}",)
         if "vae" in parts:
             notes += (
-                "there is a vae: the samples of the network are latents; prepare them with it, multiplied by "
-                "its scaling_factor",
+                f"there is a vae: the samples of the network are latents; set prepare.codec.folder to "
+                f"{folder / 'vae'}",
             )
         return found.Found(
             architecture={"name": "diffusers", "network": name, "config": library.own_options(config)},

@@ -1,0 +1,1 @@
+"""What the prepare stage makes beside the shards."""

@@ -1,0 +1,35 @@
+"""Groups of settings of the prepare stage."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from stages.settings.params import Settings
+
+
+class MetricNets(Settings):
+    """Settings of the small nets in whose features samples are measured; see fewstep.metrics.nets."""
+
+    steps: int = Field(default=500, ge=1)
+    """Training steps of each."""
+    clusters: int = Field(default=10, ge=2)
+    """Number of k-means clusters that stand in for labels where the data has none."""
+    public_features: bool = True
+    """Whether EfficientNet-Lite0, trained on ImageNet, also measures colour images of 16 pixels and more."""
+
+
+class MonitorNet(Settings):
+    """Settings of the small autoencoder in whose features trainings are watched."""
+
+    steps: int = Field(default=250, ge=1)
+    """Training steps."""
+
+
+class CodecSettings(Settings):
+    """Settings of the autoencoder in whose latents models work; see fewstep.codec."""
+
+    folder: str
+    """The folder of an AutoencoderKL as diffusers writes it, or of a pipeline that has one, below data/."""
+    encode: Literal["mean", "sample"] = "mean"
+    """Whether an image becomes the mean of the encoder's Gaussian, or a draw from it. A source of latents is
+    taken as it is."""
