@@ -39,7 +39,7 @@ class Sampler(nn.Module):
         """Return inputs of `count` samples, by name; always the same ones."""
         config = self.model.config
         every = draws.draws(
-            "export", 0, range(count), shape=config.shape, shares=config.class_shares, batch=count
+            "export", 0, range(count), shape=config.shape, conditions=self.model.conditions, batch=count
         )
         noise, conditions = next(every)
         return {"noise": noise, **conditions}
