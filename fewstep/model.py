@@ -46,7 +46,8 @@ class ModelConfig:
     class_names: tuple[str, ...] = ()
     """What the data calls each class, (classes,), or ()."""
     conditions: Shapes = field(default_factory=dict)
-    """Name and shape of all else that the network is conditioned on; see fewstep.conditions."""
+    """Name and shape of all else that the network is conditioned on, by the order of names; see
+    fewstep.conditions."""
     units: dict[str, tuple[float, ...]] | None = None
     """{"scale": (features,), "offset": (features,)} if it learnt from standardised points: a sample in the
     data's own units is scale * x + offset."""
@@ -89,7 +90,9 @@ class ModelConfig:
         object.__setattr__(self, "class_names", tuple(self.class_names) if self.classes else ())
         if self.units is not None:
             object.__setattr__(self, "units", {name: tuple(numbers) for name, numbers in self.units.items()})
-        object.__setattr__(self, "conditions", {name: tuple(s) for name, s in self.conditions.items()})
+        object.__setattr__(
+            self, "conditions", {name: tuple(s) for name, s in sorted(self.conditions.items())}
+        )
         check_shapes(self.conditions)
         if isinstance(self.grid, dict):
             object.__setattr__(self, "grid", Grid(**self.grid))

@@ -149,6 +149,16 @@ def test_a_model_directory_carries_the_table(tmp_path):
         load_model(tmp_path / "a")
 
 
+def test_images_keep_their_places_whatever_the_order_they_are_declared_and_given_in(tmp_path):
+    shapes = {"second": (1, 8, 8), "first": (2, 8, 8)}
+    network = {"name": "unet", "width": 8, "multipliers": [1]}
+    model, given_ones = model_of(shapes, architecture=network), given(shapes=shapes)
+    save_model(tmp_path, model)
+    x, t = torch.randn(4, 1, 8, 8), torch.rand(4)
+    other_way = dict(reversed(given_ones.items()))
+    torch.testing.assert_close(load_model(tmp_path)(x, t, **other_way), model(x, t, **given_ones))
+
+
 def test_a_model_without_them_has_the_files_it_always_had(tmp_path):
     save_model(tmp_path, build(ModelConfig(architecture=MLP, shape=(2,), classes=2), seed=0))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
