@@ -68,7 +68,8 @@ def chain(tmp_path_factory):
         ran(root, couple, {"model": "pretrain", "pairs": 96, "held_out": 32, "nfe": 8}, teacher, "round1")
         settings = {"init": "pretrain", "method": "reflow", "train": TRAIN | {"steps": 5}}
         settings |= {"straightness_noises": 8}
-        ran(root, reflow, settings, {"pairs": "couple-round1", "init": "pretrain"}, "round1")
+        inputs = {"pairs": "couple-round1", "init": "pretrain", "data": "prepare"}
+        ran(root, reflow, settings, inputs, "round1")
         settings = {"teacher": "pretrain", "method": "uniform", "budgets": [2], "guidance": 1.5}
         settings |= {"report_noises": 32, "batch": 32, "truth_steps": 8}
         ran(root, search, settings, {"model": "pretrain", "teacher": "pretrain"}, "pretrain")
@@ -145,6 +146,7 @@ def test_pairs_that_were_made_with_other_conditions_are_refused(chain, tmp_path)
     save_model(tmp_path / "other", build(model.config, seed=0, table=table))
     settings = {"init": "pretrain", "method": "reflow", "train": TRAIN | {"steps": 5}}
     inputs = {"pairs": chain / "couple-round1", "init": tmp_path / "other"}
+    inputs["data"] = chain / "prepare"
     with pytest.raises(UserError, match="couple-round1 was made with other conditions than the model has"):
         reflow.run(reflow.Config(**settings), job_in(tmp_path, "reflow", "round1", inputs=inputs))
     plain = ModelConfig(architecture=MLP, shape=(2,))
