@@ -15,6 +15,7 @@ from torch import Tensor
 from benchmarks._mixtures import Mixture
 from fewstep import grids, solvers
 from fewstep.checkpoint import load_model
+from fewstep.conditions import Conditions
 from fewstep.draws import draws
 from fewstep.flow import FieldFlow, Flow, as_flow
 from fewstep.grids import Grid
@@ -47,12 +48,14 @@ def main() -> None:
     torch.set_num_threads(1)
     for dimensions, components, std in MIXTURES:
         field = FieldFlow(Mixture.drawn(dimensions, components, std))
-        (drawn,) = draws("solvers", 0, range(NOISES), shape=(dimensions,), shares=(), batch=NOISES)
+        (drawn,) = draws(
+            "solvers", 0, range(NOISES), shape=(dimensions,), conditions=Conditions(), batch=NOISES
+        )
         table(f"{dimensions}-D, {components} components of standard deviation {std}", field, *drawn)
     for folder in sys.argv[1:]:
         model = load_model(Path(folder)).eval()
-        shape, shares = model.config.shape, model.config.class_shares
-        (drawn,) = draws("solvers", 0, range(NOISES), shape=shape, shares=shares, batch=NOISES)
+        shape, law = model.config.shape, model.conditions
+        (drawn,) = draws("solvers", 0, range(NOISES), shape=shape, conditions=law, batch=NOISES)
         table(folder, as_flow(model), *drawn)
 
 

@@ -1,20 +1,23 @@
-"""Model directories: model.safetensors and config.json, what stages hand on."""
+"""Model directories: model.safetensors, config.json, perhaps conditions.safetensors; stages hand them on."""
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fewstep.conditions import Conditions, Table
 from fewstep.errors import UserError
 from fewstep.files import decoded, written_whole
 from fewstep.model import Model, ModelConfig, build
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, CONDITIONS = "model.safetensors", "config.json", "conditions.safetensors"
 
 
 def save_model(folder: Path, model: Model) -> None:
@@ -28,7 +31,16 @@ def save_model(folder: Path, model: Model) -> None:
     with written_whole(folder / WEIGHTS) as temporary:
         save_file(weights, temporary)
     with written_whole(folder / CONFIG) as temporary:
-        temporary.write_text(json.dumps(asdict(model.config), indent=2, sort_keys=True) + "\n")
+        temporary.write_text(json.dumps(_told(model.config), indent=2, sort_keys=True) + "\n")
+    if model.conditions.table is not None:
+        with written_whole(folder / CONDITIONS) as temporary:
+            model.conditions.table.save(temporary)
+
+
+def _told(config: ModelConfig) -> dict[str, Any]:
+    """Return a config as JSON values, without what it has none of."""
+    told = asdict(config)
+    return told if config.conditions else {name: told[name] for name in told if name != "conditions"}
 
 
 def load_config(folder: Path) -> ModelConfig:
@@ -52,8 +64,10 @@ def load_model(folder: Path) -> Model:
             weights are not finite or not those of that architecture; the message names the folder.
     """
     config = load_config(folder)
+    if config.conditions:
+        _must_be_there(folder / CONDITIONS)
     try:
-        model = build(config, seed=0)
+        model = build(config, seed=0, table=load_table(folder))
     except (UserError, TypeError) as error:
         raise UserError(f"{folder / CONFIG}: {error}") from error
     _content(folder, WEIGHTS)
@@ -74,21 +88,61 @@ def load_model(folder: Path) -> Model:
     return model.eval()
 
 
+def load_table(folder: Path) -> Table | None:
+    """Return the conditions that lie in a folder, of a model or of prepared data; None if there are none.
+
+    Raises:
+        UserError: if they are damaged.
+    """
+    return Table.load(folder / CONDITIONS) if (folder / CONDITIONS).exists() else None
+
+
+def table_with(folder: Path, names: Collection[str]) -> Table:
+    """Return the conditions of these names that lie in a folder.
+
+    Raises:
+        UserError: if there are none, or others.
+    """
+    table = load_table(folder)
+    if missing := set(names) - (set() if table is None else table.rows.keys()):
+        raise UserError(f"{folder} has no condition {min(missing)}; prepare data that has it")
+    assert table is not None
+    return table.only(names)
+
+
+def load_conditions(folder: Path) -> Conditions:
+    """Return the law of the conditions of the model in `folder`.
+
+    Raises:
+        UserError: if a file is missing or damaged.
+    """
+    config = load_config(folder)
+    return Conditions(config.class_shares, config.conditions, load_table(folder))
+
+
+def files_of(folder: Path) -> list[str]:
+    """Return the names of a model directory's files."""
+    return [WEIGHTS, CONFIG, *([CONDITIONS] if (folder / CONDITIONS).exists() else [])]
+
+
 def model_digest(folder: Path) -> str:
-    """Return the sha256, in hexadecimal, over the weights and the config.
+    """Return the sha256, in hexadecimal, over the weights, the config and the conditions.
 
     Raises:
         UserError: if a file is missing; the message names the folder.
     """
-    digests = [hashlib.sha256(_content(folder, name)).hexdigest() for name in (WEIGHTS, CONFIG)]
+    digests = [hashlib.sha256(_content(folder, name)).hexdigest() for name in files_of(folder)]
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def _content(folder: Path, name: str) -> bytes:
-    try:
-        return (folder / name).read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{folder} is no model directory: it has no {name}") from error
+    _must_be_there(folder / name)
+    return (folder / name).read_bytes()
+
+
+def _must_be_there(file: Path) -> None:
+    if not file.is_file():
+        raise UserError(f"{file.parent} is no model directory: it has no {file.name}")
 
 
 def _refuse_infinite(folder: Path, weights: dict[str, Tensor]) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from etils.epy import lazy_imports
 
 from fewstep import paths, predictions, randomness
+from fewstep.conditions import must_be_given
 from fewstep.errors import UserError
 from fewstep.network_times import NETWORK_TIMES
 
@@ -121,26 +122,28 @@ def check(model: Model, data: Tensor, conditions: Mapping[str, Tensor], *, seed:
 
 
 def conditions_of(config: ModelConfig, samples: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what samples are conditioned on: their labels, or the null condition if the data has none.
+    """Return what samples are conditioned on: all of it, but for labels that the data lacks: then none.
 
     Raises:
-        UserError: if the network needs labels and the data has none, or the data has labels of other classes.
+        UserError: if the network needs what the data has not, or has of other classes or another shape.
     """
+    must_be_given(config.conditions, samples, by="the data")
+    others = {name: samples[name] for name in config.conditions}
     if not config.classes:
-        return {}
+        return others
     if "label" in samples:
         if (most := int(samples["label"].max())) >= config.classes:
             raise UserError(
                 f"the data has the label {most}, and the network knows classes 0 to {config.classes - 1}; "
                 "prepare data of the network's classes"
             )
-        return {"label": samples["label"]}
+        return {"label": samples["label"], **others}
     if not config.guidable:
         raise UserError(
             f"the network needs labels of {config.classes} classes, and the data has none; prepare data "
             "with labels"
         )
-    return {}
+    return others
 
 
 def judge(own: Tensor, rivals: list[Rival], calls: int) -> Verdict:

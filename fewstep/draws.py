@@ -1,8 +1,8 @@
-"""Draws: noise and labels by number, the same in whatever batches they are drawn."""
+"""Draws: noise and conditions by number, the same in whatever batches they are drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from etils.epy import lazy_imports
@@ -11,6 +11,8 @@ from fewstep import randomness
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from fewstep.conditions import Conditions
 
 with lazy_imports():
     import torch
@@ -22,7 +24,7 @@ def draws(
     indices: range,
     *,
     shape: tuple[int, ...],
-    shares: Sequence[float],
+    conditions: Conditions,
     batch: int,
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
@@ -33,7 +35,7 @@ def draws(
         seed: names them too.
         indices: the samples, in steps of 1.
         shape: of one sample.
-        shares: how often each class comes among the labels (n,); without classes there are no conditions.
+        conditions: which those of a sample are; `conditions` of a fewstep.model.Model.
         batch: the greatest n; the last batch holds what is left.
         device: where the tensors are put.
 
@@ -42,5 +44,5 @@ def draws(
     """
     for start in range(indices.start, indices.stop, batch):
         keys = randomness.keys_of(seed, start, min(start + batch, indices.stop))
-        conditions = {"label": randomness.labels(stream, keys, shares).to(device)} if shares else {}
-        yield randomness.noises(stream, keys, shape).to(device), conditions
+        drawn = {name: values.to(device) for name, values in conditions.drawn(stream, keys).items()}
+        yield randomness.noises(stream, keys, shape).to(device), drawn

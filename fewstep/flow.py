@@ -85,7 +85,9 @@ class ModelFlow:
     def __call__(
         self, x: Tensor, t: Tensor | float, *, until: Tensor | float | None = None, **conditions: Tensor
     ) -> Tensor:
-        """See Flow; guided velocity = null + guidance (conditional - null).
+        """See Flow; guided velocity = negative + guidance (conditional - negative).
+
+        The negative is the null condition, if the model's table of conditions has no other.
 
         With `until`, a number or (batch,), the average velocity from t until then, of a flow map.
 
@@ -102,8 +104,8 @@ class ModelFlow:
             conditions["until"] = batch_times(until, x)
         velocity = self._velocity(x, times, **conditions)
         if self.guidance != 1.0:
-            null = torch.full_like(conditions["label"], self.model.config.classes)
-            unconditional = self._velocity(x, times, **{**conditions, "label": null})
+            named = {name: conditions[name] for name in self.model.config.condition_names}
+            unconditional = self._velocity(x, times, **{**conditions, **self.model.negative(named)})
             guided = unconditional + self.guidance * (velocity - unconditional)
             if (channels := self.model.config.guidance_channels) is not None:
                 guided = torch.cat([guided[:, :channels], velocity[:, channels:]], dim=1)
@@ -129,7 +131,10 @@ class ModelFlow:
     def _output(self, x: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
         """Ask the network in the type of its weights; it gets the time in float32 at least."""
         own = next((weight.dtype for weight in self.model.parameters()), x.dtype)
-        return self.model(x.to(own), t, **conditions).to(x.dtype)
+        others = {
+            name: conditions[name].to(own) for name in self.model.config.conditions if name in conditions
+        }
+        return self.model(x.to(own), t, **{**conditions, **others}).to(x.dtype)
 
 
 def as_flow(model: Model, *, guidance: float = 1.0) -> ModelFlow:

@@ -1,13 +1,15 @@
 """Model: a network, and the facts one needs to use it: what it predicts, on which path, how."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from fewstep import paths, registry
+from fewstep.conditions import LABEL, Conditions, Shapes, Table, check_shapes, must_be_given
 from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.network_times import NETWORK_TIMES
@@ -43,6 +45,9 @@ class ModelConfig:
     samples are drawn. If nobody says, all are as frequent."""
     class_names: tuple[str, ...] = ()
     """What the data calls each class, (classes,), or ()."""
+    conditions: Shapes = field(default_factory=dict)
+    """Name and shape of all else that the network is conditioned on, by the order of names; see
+    fewstep.conditions."""
     units: dict[str, tuple[float, ...]] | None = None
     """{"scale": (features,), "offset": (features,)} if it learnt from standardised points: a sample in the
     data's own units is scale * x + offset."""
@@ -85,6 +90,10 @@ class ModelConfig:
         object.__setattr__(self, "class_names", tuple(self.class_names) if self.classes else ())
         if self.units is not None:
             object.__setattr__(self, "units", {name: tuple(numbers) for name, numbers in self.units.items()})
+        object.__setattr__(
+            self, "conditions", {name: tuple(s) for name, s in sorted(self.conditions.items())}
+        )
+        check_shapes(self.conditions)
         if isinstance(self.grid, dict):
             object.__setattr__(self, "grid", Grid(**self.grid))
         _refuse_other_shares(shares, self.classes)
@@ -115,16 +124,24 @@ class ModelConfig:
             return "any"
         return "data" if self.trained_times == "until_1" else "now"
 
+    @property
+    def condition_names(self) -> tuple[str, ...]:
+        """The names of all that it is conditioned on, the label first."""
+        return (*((LABEL,) if self.classes else ()), *self.conditions)
+
     def guidance_shown(self, asked: float) -> float:
         """Return the guidance that its samples show if they are made with the scale `asked`.
 
         Raises:
-            UserError: if it has no classes, saw no hidden labels in training, or shows guidance anyway.
+            UserError: if it has no conditions, saw no hidden ones in training, or shows guidance anyway.
         """
         if asked == 1.0:
             return self.baked_guidance
-        if self.classes == 0:
-            raise UserError(f"guidance {asked} needs a class-conditional model; this one has no classes")
+        if not self.condition_names:
+            raise UserError(
+                f"guidance {asked} needs a class-conditional model; this one has no classes and no other "
+                "conditions"
+            )
         if self.baked_guidance != 1.0:
             raise UserError(f"this model was taught guidance {self.baked_guidance}; ask for 1, not {asked}")
         if not self.guidable:
@@ -148,18 +165,56 @@ class Model(nn.Module):
     """A network with its ModelConfig.
 
     The extra last class, number `config.classes`, is the null condition of classifier-free guidance.
+
+    Attributes:
+        conditions: the law of what its samples are conditioned on.
+
+    Raises:
+        UserError: if the table holds other conditions than the config declares.
     """
 
-    def __init__(self, config: ModelConfig, network: nn.Module) -> None:
+    def __init__(self, config: ModelConfig, network: nn.Module, table: Table | None = None) -> None:
         super().__init__()
         self.config = config
         self.network = network
+        self.conditions = Conditions(config.class_shares, config.conditions, table)
+        if table is not None and table.shapes != dict(config.conditions):
+            raise UserError(
+                f"the model takes the conditions {dict(config.conditions)}, but its table has {table.shapes}"
+            )
+        for name in config.conditions:  # they move with the model, and are no weights
+            self._keep("null", name, self.conditions.null)
+            self._keep("negative", name, self.conditions.negative)
+
+    def null(self, conditions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what the network is given for none of these conditions, each (batch, ...)."""
+        return self._instead(conditions, "null")
+
+    def negative(self, conditions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what guidance leads away from instead of these conditions, each (batch, ...)."""
+        return self._instead(conditions, "negative")
+
+    def _keep(self, kind: str, name: str, value: Callable[[str], Any]) -> None:
+        self.register_buffer(f"{kind}_{name}", torch.from_numpy(value(name)), persistent=False)
+
+    def _instead(self, conditions: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+        found = {}
+        for name, values in conditions.items():
+            if name == LABEL:
+                found[name] = torch.full_like(values, self.config.classes)
+            else:
+                found[name] = self.get_buffer(f"{kind}_{name}").to(values.dtype).expand_as(values)
+        return found
 
     def forward(self, x: Tensor, t: Tensor, *, until: Tensor | None = None, **conditions: Tensor) -> Tensor:
         """Return the network's raw prediction, (batch, *shape), at the path's own times t, (batch,).
 
         A network with a second time predicts for the step from t until `until`, (batch,); without it, at t.
+
+        Raises:
+            UserError: if a condition is missing, or of another shape.
         """
+        must_be_given(self.config.conditions, conditions, by="the caller")
         if until is not None:
             conditions["until"] = self._network_time(until, x)
         return self.network(x, self._network_time(t, x), **conditions)
@@ -170,14 +225,21 @@ class Model(nn.Module):
         return time.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def build(config: ModelConfig, *, seed: int) -> Model:
+def build(config: ModelConfig, *, seed: int, table: Table | None = None) -> Model:
     """Return a model with freshly drawn weights, which depend on `seed` alone.
+
+    Args:
+        config: What it is.
+        seed: Of the weights.
+        table: Its conditions, if it is to be sampled with others than those it is given.
 
     Raises:
         UserError: if the architecture or one of its options does not exist or does not fit the shape.
     """
     options = dict(config.architecture)
-    timing = {name: options.pop(name) for name in TIMING if name in options}
+    taken = {name: options.pop(name) for name in TIMING if name in options}
+    if config.conditions:
+        taken["conditions"] = config.conditions
     architecture = registry.find("fewstep.models", options.pop("name", None))
     try:
         design = architecture(**options)
@@ -186,9 +248,9 @@ def build(config: ModelConfig, *, seed: int) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return Model(config, design.build(config.shape, config.classes, **timing))
+            return Model(config, design.build(config.shape, config.classes, **taken), table)
         except TypeError as error:
-            if named := [name for name in timing if name in str(error)]:
+            if named := [name for name in taken if name in str(error)]:
                 what = named[0].replace("_", " ")
                 raise UserError(
                     f"model {config.architecture['name']} can't be given {what}: its build does not take it"

@@ -72,12 +72,22 @@ def labels(stream: str, keys: Tensor, shares: Sequence[float]) -> Tensor:
     Returns:
         The number of each sample's class.
     """
-    starts = {seed: digest64(f"{stream} label", seed) for seed in keys[:, 0].unique().tolist()}
+    ends = np.cumsum(np.asarray(shares, dtype=np.float64))
+    places = _spread(f"{stream} label", keys)
+    return torch.from_numpy(np.searchsorted(ends / ends[-1], places, side="right"))
+
+
+def rows(stream: str, keys: Tensor, count: int) -> Tensor:
+    """Return a row of a table of `count` for each sample, int64 (n,), all rows as often, as with `labels`."""
+    return torch.from_numpy((_spread(f"{stream} row", keys) * count).astype(np.int64))
+
+
+def _spread(stream: str, keys: Tensor) -> np.ndarray:
+    """Return the points of a golden-ratio sequence, in [0, 1), float64 (n,), that begins at random."""
+    starts = {seed: digest64(stream, seed) for seed in keys[:, 0].unique().tolist()}
     first = np.array([starts[seed] for seed in keys[:, 0].tolist()], dtype=np.uint64)
     points = first + keys[:, 1].numpy().astype(np.uint64) * np.uint64(GOLDEN)  # modulo 2**64
-    ends = np.cumsum(np.asarray(shares, dtype=np.float64))
-    places = (points >> np.uint64(11)) / 2.0**53  # below 1, exactly
-    return torch.from_numpy(np.searchsorted(ends / ends[-1], places, side="right"))
+    return (points >> np.uint64(11)) / 2.0**53  # below 1, exactly
 
 
 def keys_of(seed: int, start: int, stop: int) -> Tensor:

@@ -54,7 +54,7 @@ def _rebuilt(model: Model, what: str, *, seed: int, drawn: str | None = None) ->
             f"this one is given {given}"
         )
     config = replace(model.config, architecture={**model.config.architecture, what: True})
-    built = models.build(config, seed=seed).to(next(model.parameters()).device)
+    built = models.build(config, seed=seed, table=model.conditions.table).to(next(model.parameters()).device)
     known = model.network.state_dict()
     taken = {name: known[name] for name in known if drawn is None or not name.startswith(drawn)}
     built.network.load_state_dict({**built.network.state_dict(), **taken})

@@ -83,6 +83,7 @@ def coupling(config: Config, job: Job) -> tuple[Splits, PairMaker]:
     known = checkpoint.load_config(folder)
     facts = {"model": checkpoint.model_digest(folder), "seed": job.seed}
     facts |= {"guidance": known.guidance_shown(config.guidance)} | config.steps_taken()
+    facts |= checkpoint.load_conditions(folder).facts()
     facts |= {name: value for name in ("mirror", "source", "invert") if (value := getattr(config, name))}
     draws = config.noise == "drawn" and not config.source and not config.invert
     wanted = splits.splits(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from etils.epy import lazy_imports
 from pydantic import Field
 
-from fewstep.data import facts_of, path_of, source_for, split, without_empty_classes
+from fewstep.data import facts_of, kept_conditions, path_of, source_for, split, without_empty_classes
 from fewstep.errors import UserError
 from stages.preparing.settings import CodecSettings, MetricNets, MonitorNet
 from stages.run.job import Job
@@ -18,16 +18,11 @@ from stages.settings.models import outside_data
 from stages.settings.params import Params, Settings
 
 with lazy_imports():
-    from fewstep import codec, latents, rows, shards
+    from fewstep import checkpoint, codec, latents, rows, shards
     from fewstep.metrics import protocol, saved
     from stages.figures import sample_grid
     from stages.preparing import nets
     from stages.process import device
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fewstep.data import Samples
 
 VERSION = 7  # bump when the numbers this stage writes change
 
@@ -46,6 +41,9 @@ class Config(Settings):
     images that it makes of them."""
     samples_per_shard: int = Field(4096, ge=1)
     """Samples in one shard."""
+    condition_rows: int = Field(1024, ge=1)
+    """Of how many training samples models keep the conditions, to draw those of their own samples from; class
+    labels alone are drawn without."""
     metric_nets: MetricNets = MetricNets()
     """The nets that measure."""
     monitor_net: MonitorNet = MonitorNet()
@@ -94,18 +92,22 @@ def run(config: Config, job: Job) -> None:
     for note in job.facts["notes"]:
         job.progress.note(note)
     about = {"source": config.source, "seed": job.seed, "classes": classes, "pixels": samples.pixels}
+    about |= {"conditions": samples.conditions.digest} if samples.conditions is not None else {}
     written = [
         shards.write_shards(
             job.out / name,
             len(chosen),
             config.samples_per_shard,
-            partial(fields_of, samples, chosen),
+            partial(samples.fields, chosen),
             facts={"split": name} | about,
             affine={"data": samples.affine} if samples.affine else None,
             progress=job.progress,
         )
         for name, chosen in zip(("train", "held_out"), chosen_by, strict=True)
     ]
+
+    if (table := kept_conditions(samples, chosen_by[0], config.condition_rows, job.seed)) is not None:
+        table.save(job.out / checkpoint.CONDITIONS)
 
     stored = [shards.Column(split, "data") for split in written]
     train, held_out = (codec.decoded(split, autoencoder) for split in stored)
@@ -127,13 +129,6 @@ def run(config: Config, job: Job) -> None:
     sample_grid.draw_sample_grid(job.out / "samples.png", shown)
     job.picture("samples", job.out / "samples.png")
     job.facts.update(train=len(train), held_out=len(held_out), classifier_accuracy=accuracy)
-
-
-def fields_of(samples: Samples, chosen: Tensor, start: int, stop: int) -> dict[str, Tensor]:
-    """Return what is stored of the samples from `start` to `stop` among the chosen, numbers int64 (n,)."""
-    numbers = chosen[start:stop]
-    labels = {} if samples.label is None else {"label": samples.label[numbers]}
-    return {"data": samples.data[numbers], **labels}
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ from typing import Any, Literal
 from etils.epy import lazy_imports
 from pydantic import Field
 
+from fewstep.conditions import LABEL
 from fewstep.errors import UserError
+from fewstep.registry import unknown
 from fewstep.settings import TrainSettings
 from stages.run.job import Job
 from stages.run.runner import main
@@ -38,8 +40,9 @@ class Config(Settings):
     """What the network's output means."""
     path: Literal["linear", "cosine", "vp", "ve"] = "linear"
     """The path from noise to data."""
-    conditional: bool = False
-    """Whether the network is given the class labels of the data."""
+    conditional: bool | tuple[str, ...] = False
+    """Whether the network is given what the data is conditioned on: true for all of it, or the names of some,
+    such as [label, text]."""
     train: TrainSettings
     """The training loop."""
     checkpoint: str | None = None
@@ -77,9 +80,9 @@ def run(config: Config, job: Job) -> None:
         training.publish_model(job, checkpoint.load_model(folder), data, source=folder)
         return
     method = config.method.build()
-    if config.conditional and not data["classes"]:
-        raise UserError("pretrain.conditional is true, but the data has no labels; set it to false")
-    of_classes = ("classes", "class_shares", "class_names") if config.conditional else ()
+    conditions = conditions_of(config, data)
+    of_classes = ("classes", "class_shares", "class_names") if LABEL in conditions else ()
+    others = {name: shape for name, shape in conditions.items() if name != LABEL}
     description = model.ModelConfig(
         architecture=config.model.named(),
         shape=tuple(data["shape"]),
@@ -88,9 +91,29 @@ def run(config: Config, job: Job) -> None:
         path=config.path,
         **method.trained(),
         **{name: data[name] for name in of_classes},
+        conditions=others,
     )
-    student = model.build(description, seed=job.seed)
+    table = checkpoint.table_with(job.inputs["data"], conditions) if others else None
+    student = model.build(description, seed=job.seed, table=table)
     training.train_model(job, method, student, config.train, source=job.inputs["data"])
+
+
+def conditions_of(config: Config, data: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the conditions that the network is given, the label's among them.
+
+    Raises:
+        UserError: if the data has none, or not those that are asked for.
+    """
+    there = ({LABEL: ()} if data["classes"] else {}) | data.get("conditions", {})
+    if config.conditional is True and not there:
+        raise UserError(
+            "pretrain.conditional is true, but the data has no labels, nor other conditions; set it to false"
+        )
+    names = list(there if config.conditional is True else config.conditional or ())
+    for name in names:
+        if name not in there:
+            raise UserError(f"pretrain.conditional: {unknown('condition', name, list(there) or ['none'])}")
+    return {name: tuple(there[name]) for name in names}
 
 
 def gate(config: Config, key: str | None, facts: dict[str, Any]) -> str | None:

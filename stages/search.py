@@ -110,10 +110,9 @@ def run(config: Config, job: Job) -> None:
     """Write grids.json (every budget and search, with scores), the costs of jumps, and pictures."""
     method = config.method.build()
     searched, flow, student = search_model.open_searched(job, method, config.guidance)
-    known = searched.config
     problem = searches.Problem(
         checked.Checked(flow),
-        noise.Drawn(job.seed, known.shape, known.class_shares, config.batch, device()),
+        noise.Drawn(job.seed, searched.config.shape, searched.conditions, config.batch, device()),
         config.budgets,
         config.solver,
         truth_steps=config.truth_steps,

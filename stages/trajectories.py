@@ -82,6 +82,7 @@ def work(config: Config, job: Job) -> tuple[Splits, TrajectoryMaker]:
     )
     guidance = checkpoint.load_config(job.inputs["model"]).guidance_shown(fine.guidance)
     facts = {"timesteps": timesteps, "fine_steps": fine.steps, "guidance": guidance}
+    facts |= checkpoint.load_conditions(job.inputs["model"]).facts()
     wanted = splits.splits(
         job,
         train=config.samples,

@@ -15,6 +15,7 @@ from etils.epy import lazy_imports
 
 from fewstep import randomness, registry
 from fewstep.data._classes import without_empty_classes
+from fewstep.data._conditions import kept_conditions
 from fewstep.data._facts import facts_of
 from fewstep.data._samples import Samples, check_samples
 from fewstep.errors import UserError
@@ -31,6 +32,7 @@ __all__ = [
     "Source",
     "check_samples",
     "facts_of",
+    "kept_conditions",
     "named_sources",
     "path_of",
     "source_for",

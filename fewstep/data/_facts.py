@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def facts_of(samples: Samples, train: Tensor) -> dict[str, Any]:
-    """Return the shape, classes, units and notes, as JSON values.
+    """Return the shape, classes, other conditions, units and notes, as JSON values.
 
     Args:
         samples: all of them, without empty classes.
@@ -27,7 +27,7 @@ def facts_of(samples: Samples, train: Tensor) -> dict[str, Any]:
                 f"{len(unseen)} of {len(names)} classes have held-out samples alone, and are never drawn: "
                 f"{', '.join(unseen[:5])}{', ...' if unseen[5:] else ''}"
             )
-    return {
+    facts = {
         "shape": list(samples.data.shape[1:]),
         "classes": len(names),
         "class_names": list(names),
@@ -35,3 +35,6 @@ def facts_of(samples: Samples, train: Tensor) -> dict[str, Any]:
         "units": samples.units,
         "notes": notes,
     }
+    if samples.conditions is not None:
+        facts["conditions"] = {name: list(shape) for name, shape in samples.conditions.shapes.items()}
+    return facts

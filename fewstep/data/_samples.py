@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fewstep.data._ranges import check_scale
@@ -14,6 +14,7 @@ from fewstep.rows import in_pieces
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fewstep.conditions import Table
     from fewstep.rows import Rows
 
 SMALLEST_IMAGE = 8
@@ -22,13 +23,15 @@ STANDARDISE = "rescale them, or set prepare.source_options.standardise to true, 
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """A data set: images in [-1, 1] or latents (n, C, H, W) or points (n, D); perhaps with labels."""
+    """A data set: images in [-1, 1] or latents (n, C, H, W) or points (n, D); perhaps with conditions."""
 
     data: Rows
     """A tensor, or what reads samples when they are asked for. float32; or uint8 codes, which mean
     scale * code + offset."""
     label: Tensor | None = None  # (n,) int64
     class_names: tuple[str, ...] = ()
+    conditions: Table | None = None
+    """All else that samples are conditioned on, a row each."""
     affine: tuple[float, float] | None = None
     """(scale, offset) of uint8 data."""
     units: dict[str, list[float]] | None = None
@@ -42,6 +45,13 @@ class Samples:
     def pixels(self) -> bool:
         """Whether samples are images in [-1, 1], which are measured as they would be saved."""
         return len(self.data.shape) == 4 and not self.latents
+
+    def fields(self, chosen: Tensor, start: int, stop: int) -> dict[str, Tensor]:
+        """Return what shards hold of the samples from `start` to `stop` among the chosen, int64 (n,)."""
+        numbers = chosen[start:stop]
+        labels = {} if self.label is None else {"label": self.label[numbers]}
+        others = {} if self.conditions is None else self.conditions.take(numbers)
+        return {"data": self.data[numbers], **labels, **others}
 
 
 def check_samples(
@@ -99,6 +109,19 @@ def check_samples(
     if samples.label is not None:
         _check_labels(samples.label, count, where)
     return found
+
+
+def with_conditions(samples: Samples, table: Table | None, where: str) -> Samples:
+    """Return the samples with conditions, a row each.
+
+    Raises:
+        UserError: if there are more rows, or fewer.
+    """
+    if table is not None and len(table) != len(samples.data):
+        raise UserError(
+            f"{where}: conditions have {len(table)} rows; {len(samples.data)} samples need as many"
+        )
+    return replace(samples, conditions=table)
 
 
 def _check_labels(label: Tensor, n: int, where: str) -> None:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from etils.epy import lazy_imports
 
+from fewstep.data._conditions import is_of_conditions, table_of
 from fewstep.data._member import Member, MemberRows, OpenNpz
 from fewstep.data._options import check_yes_or_no
 from fewstep.data._ranges import BYTES, affine_of, check_filled, check_range
-from fewstep.data._samples import SMALLEST_IMAGE, Samples, check_samples
+from fewstep.data._samples import SMALLEST_IMAGE, Samples, check_samples, with_conditions
 from fewstep.data._units import units_of
 from fewstep.errors import UserError
 from fewstep.rows import Changed
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Npz:
     """An .npz file with x: images, uint8 or floats, latents, or points; and perhaps y: class labels (n,).
+
+    Other conditions are arrays conditions/<name>, (n, ...), each with its null/<name> and negative/<name>,
+    (...), if they are not zeros; texts, (n,), is what pictures show of them. See fewstep.conditions.
 
     Images are (n, height, width), (n, height, width, channels) or (n, channels, height, width), with
     fewer than 8 channels, so that the shape says which.
@@ -63,7 +67,7 @@ class Npz:
         file = OpenNpz(self.path if "://" in self.path else str(root / self.path), self.path)
         if "x" not in file.arrays:
             raise UserError(f"{self.path} holds {', '.join(file.arrays) or 'nothing'}, but no array 'x'")
-        others = [name for name in file.arrays if name not in ("x", "y")]
+        others = [name for name in file.arrays if name not in ("x", "y") and not is_of_conditions(name)]
         notes = (f"{self.path}: passed over {len(others)} arrays: {', '.join(others)}",) if others else ()
         label = torch.from_numpy(self._labels(file.read("y"))) if "y" in file.arrays else None
         x = file.open("x")
@@ -78,6 +82,7 @@ class Npz:
                 "width)"
             )
         samples = self._images(x, label) if image else self._points(x, label)
+        samples = with_conditions(samples, table_of(file), self.path)
         names = () if label is None else tuple(map(str, range(int(label.max()) + 1)))
         return replace(samples, class_names=names, notes=notes)
 

@@ -30,6 +30,7 @@ def facts(
         "classes": config.classes,
         "class_names": config.class_names,
         "class_shares": config.class_shares,
+        "conditions": config.conditions,
         "prediction": config.prediction,
         "path": config.path,
         "velocity_until": config.velocity_until,
@@ -86,7 +87,7 @@ def readme(name: str, told: dict[str, Any], exports: list[Export]) -> str:
     for export in exports:
         measured = told["files"][export.file]["relative_difference"]
         parts.append(f"## {export.title}: {export.file}")
-        parts.append(f"```python\n{export.call((16, *shape), classes)}```")
+        parts.append(f"```python\n{export.call((16, *shape), classes, told['conditions'])}```")
         parts.append(f"Largest difference to fewstep's own samples, relative to their size: {measured:.1e}.")
     parts.append("## Its steps")
     parts.append(f"t = {', '.join(f'{t:.9g}' for t in told['times'])}, from noise (0) to data (1).")
@@ -105,5 +106,9 @@ def table(shape: tuple[int, ...], told: dict[str, Any]) -> str:
     if told["classes"]:
         names = f": {', '.join(told['class_names'])}" if told["class_names"] else ""
         rows.append(f"| `label` | int64 (batch,) | classes 0 to {told['classes'] - 1}{names} |")
+    for name, own in told["conditions"].items():
+        rows.append(
+            f"| `{name}` | float32 (batch, {', '.join(map(str, own))}) | what a sample is conditioned on |"
+        )
     rows.append(f"| `samples` | {'float64' if told['units'] else 'float32'} {batch} | samples{values} |")
     return "\n".join(rows)

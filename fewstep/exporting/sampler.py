@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
@@ -14,7 +17,7 @@ from fewstep.units import in_units
 
 
 class Sampler(nn.Module):
-    """Noise (batch, *shape), and labels (batch,) if there are classes, to samples (batch, *shape).
+    """Noise (batch, *shape), and by name what the model is conditioned on, to samples (batch, *shape).
 
     It computes in float32; samples are in the units of the data.
 
@@ -29,9 +32,10 @@ class Sampler(nn.Module):
         self.grid = grid
         solvers.must_fit(self.flow, grid)
 
-    def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
+        self.forward = with_names(self.sample, ("noise", *model.config.condition_names))
+
+    def sample(self, noise: Tensor, **conditions: Tensor) -> Tensor:
         """Return the samples."""
-        conditions = {} if label is None else {"label": label}
         *_, x = solvers.trajectory(solvers.CountedFlow(self.flow, conditions), noise, self.grid)
         return in_units(x, self.model.config.units)
 
@@ -39,7 +43,7 @@ class Sampler(nn.Module):
         """Return inputs of `count` samples, by name; always the same ones."""
         config = self.model.config
         every = draws.draws(
-            "export", 0, range(count), shape=config.shape, shares=config.class_shares, batch=count
+            "export", 0, range(count), shape=config.shape, conditions=self.model.conditions, batch=count
         )
         noise, conditions = next(every)
         return {"noise": noise, **conditions}
@@ -50,13 +54,12 @@ class Sampler(nn.Module):
         Raises:
             UserError: torch.export can't trace the network, or the network refuses its inputs.
         """
-        examples = self.inputs(2)  # one would be taken for a constant
-        batch = Dim("batch")
+        conditions = self.inputs(2)  # one would be taken for a constant
+        noise, batch = conditions.pop("noise"), {0: Dim("batch")}
+        shapes = {"noise": batch, **dict.fromkeys(conditions, batch)}
         try:
             with torch.no_grad():
-                return torch.export.export(
-                    self, tuple(examples.values()), dynamic_shapes=tuple({0: batch} for _ in examples)
-                )
+                return torch.export.export(self, (noise,), conditions, dynamic_shapes=shapes)
         except UserError:
             raise
         except Exception as error:  # whatever the code of a network runs into when it is traced
@@ -65,6 +68,17 @@ class Sampler(nn.Module):
                 f"torch.export can't trace the model {name!r} ({first_line(error)}); its network may not "
                 "branch on values of tensors, nor on len() of one: x.shape[0] stays open"
             ) from error
+
+
+def with_names(sample: Callable[..., Tensor], names: Sequence[str]) -> Callable[..., Tensor]:
+    """Return the function with its arguments by name: torch.export can't trace one that takes any names."""
+
+    def forward(*noise: Tensor, **conditions: Tensor) -> Tensor:
+        return sample(*noise, **conditions)
+
+    parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return forward
 
 
 def first_line(error: BaseException) -> str:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.export import ExportedProgram
 
+    from fewstep.conditions import Shapes
+
 registry.add_plugins(__name__, __path__)
 
 
@@ -35,13 +37,13 @@ class Export(Protocol):
         """
 
     def write(self, program: ExportedProgram, file: Path) -> None:
-        """Write a traced sampler, from noise (batch, *shape) and perhaps label (batch,) to samples."""
+        """Write a traced sampler, from noise (batch, *shape) and conditions by name to samples."""
 
     def read(self, file: Path) -> Callable[[dict[str, Tensor]], Tensor]:
         """Return a function from the named inputs to the samples, computed by the other library."""
 
-    def call(self, size: tuple[int, ...], classes: int) -> str:
+    def call(self, size: tuple[int, ...], classes: int, conditions: Shapes) -> str:
         """Return Python, to be run in the folder, that makes `samples` of `size` (batch, *shape).
 
-        Its inputs are the variables `noise` and, if there are classes, `label`.
+        Its inputs are the variables `noise`, `label` if there are classes, and each of the conditions.
         """

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.export import ExportedProgram
 
+    from fewstep.conditions import Shapes
+
 with lazy_imports():
     import torch
 with lazy_imports(error_callback=brought_by("onnx", what="the format onnx", library="onnx")):
@@ -32,11 +34,11 @@ import onnxruntime
 sampler = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])
 noise = np.random.default_rng(0).standard_normal({size}, dtype=np.float32)
 inputs = {{"noise": noise}}
-{label}(samples,) = sampler.run(["samples"], inputs)
+{given}(samples,) = sampler.run(["samples"], inputs)
 """
-LABEL = """\
-label = np.arange({count}) % {classes}
-inputs["label"] = label
+GIVEN = """\
+{name} = {value}
+inputs["{name}"] = {name}
 """
 
 
@@ -79,10 +81,13 @@ class Onnx:
 
         return sample
 
-    def call(self, size: tuple[int, ...], classes: int) -> str:
+    def call(self, size: tuple[int, ...], classes: int, conditions: Shapes) -> str:
         """See Export.call."""
-        label = LABEL.format(count=size[0], classes=classes) if classes else ""
-        return CALL.format(file=self.file, size=size, label=label)
+        given = {"label": f"np.arange({size[0]}) % {classes}"} if classes else {}
+        for name, shape in conditions.items():
+            given[name] = f"np.zeros({(size[0], *shape)}, dtype=np.float32)  # yours"
+        lines = [GIVEN.format(name=name, value=value) for name, value in given.items()]
+        return CALL.format(file=self.file, size=size, given="".join(lines))
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> Any:

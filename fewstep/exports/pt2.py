@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.export import ExportedProgram
 
+    from fewstep.conditions import Shapes
+
 with lazy_imports():
     import torch
 
@@ -45,11 +47,12 @@ class Pt2:
     def read(self, file: Path) -> Callable[[dict[str, Tensor]], Tensor]:
         """See Export.read."""
         sampler = torch.export.load(file).module()
-        return lambda inputs: sampler(*inputs.values())
+        return lambda inputs: sampler(inputs["noise"], **{n: inputs[n] for n in inputs if n != "noise"})
 
-    def call(self, size: tuple[int, ...], classes: int) -> str:
+    def call(self, size: tuple[int, ...], classes: int, conditions: Shapes) -> str:
         """See Export.call."""
-        made = CALL.format(file=self.file, size=size)
-        if not classes:
-            return made + "samples = sampler(noise)\n"
-        return made + f"label = torch.arange({size[0]}) % {classes}\nsamples = sampler(noise, label)\n"
+        given = {"label": f"torch.arange({size[0]}) % {classes}"} if classes else {}
+        given |= {name: f"torch.zeros{(size[0], *shape)}  # yours" for name, shape in conditions.items()}
+        lines = [f"{name} = {value}\n" for name, value in given.items()]
+        named = "".join(f", {name}={name}" for name in given)
+        return CALL.format(file=self.file, size=size) + "".join(lines) + f"samples = sampler(noise{named})\n"

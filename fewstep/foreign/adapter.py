@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fewstep.conditions import NONE, Shapes
 from fewstep.errors import UserError
 from fewstep.foreign.found import Described
 
@@ -18,23 +19,23 @@ class Adapter(nn.Module):
     DiT, which hides labels; a loss would then depend on more than the sample and its key.
     """
 
-    def __init__(self, network: nn.Module, classes: int) -> None:
+    def __init__(self, network: nn.Module, classes: int, conditions: Shapes = NONE) -> None:
         super().__init__()
-        self.network, self.classes = network, classes
+        self.network, self.classes, self.conditions = network, classes, dict(conditions)
         self.train()
 
     def train(self, mode: bool = True) -> "Adapter":
         """Stay in evaluation mode, whatever is asked."""
         return super().train(False)
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """Return the output, (batch, *shape), at network times t (batch,) for label (batch,).
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None, **conditions: Tensor) -> Tensor:
+        """Return the output, (batch, *shape), at network times t (batch,) for label (batch,) and conditions.
 
         A network with more channels at its end, which also predicts a variance, is asked for the first.
         """
         if label is not None and not self.classes:
             raise UserError("a label was given to a network without classes")
-        output, channels = self.call(x, t, label), x.shape[1]
+        output, channels = self.call(x, t, label, **conditions), x.shape[1]
         if output.shape[1] not in (channels, 2 * channels):
             raise UserError(
                 f"the network made {output.shape[1]} channels of {channels}; it must give as many, or twice "
@@ -42,8 +43,11 @@ class Adapter(nn.Module):
             )
         return output[:, :channels]
 
-    def call(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
-        """Ask the network; label is None if it has no classes, or for its null condition."""
+    def call(self, x: Tensor, t: Tensor, label: Tensor | None, **conditions: Tensor) -> Tensor:
+        """Ask the network; label is None if it has no classes, or for its null condition.
+
+        Other conditions come by name, each (batch, ...): those that `describe` says, so most have none.
+        """
         raise NotImplementedError
 
     def named(self, label: Tensor | None, t: Tensor) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fewstep.conditions import NONE, Shapes
 from fewstep.errors import UserError
 from fewstep.foreign.adapter import Adapter
 from fewstep.foreign.found import DECLARATION, Found
@@ -10,7 +11,12 @@ from fewstep.model import Model, ModelConfig, build
 
 
 def config_of(
-    found: Found, shape: tuple[int, ...], declared: dict[str, Any], *, classes: int | None = None
+    found: Found,
+    shape: tuple[int, ...],
+    declared: dict[str, Any],
+    *,
+    classes: int | None = None,
+    conditions: Shapes = NONE,
 ) -> ModelConfig:
     """Return the config of the model that was found.
 
@@ -20,9 +26,11 @@ def config_of(
         declared: What a user says of DECLARATION, by name; it goes before what the folder says. A time
             that the folder counts goes with the path, so a user who says either says the time too.
         classes: How many classes it has. None: all rows of its table of labels, but for a null condition.
+        conditions: Those of the samples, by name and shape, of which it takes what it can.
 
     Raises:
-        UserError: if nobody says what is needed, or the samples or classes are not those of the network.
+        UserError: if nobody says what is needed, or the samples, classes or conditions are not those of the
+            network.
     """
     said = found.declared | declared
     said.setdefault("time_scale", 1.0)
@@ -38,11 +46,13 @@ def config_of(
         )
     if classes is None:
         classes = found.described.classes
+    taken = found.described.taken(conditions)
     return ModelConfig(
         architecture=found.architecture,
         shape=tuple(shape),
         classes=classes,
-        guidable=0 < classes < found.described.labels,
+        conditions=taken,
+        guidable=0 < classes < found.described.labels if classes else bool(taken),
         **{name: said[name] for name in DECLARATION},
     )
 

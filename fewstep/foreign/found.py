@@ -1,8 +1,12 @@
 """Found: what a folder of another library says of the model in it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from fewstep.conditions import Shapes, images
+from fewstep.errors import UserError
 
 DECLARATION = ("prediction", "path", "time", "time_scale")
 """What must be known of a model besides its network."""
@@ -20,6 +24,12 @@ class Described:
     """Rows of its table of class labels; 0 for a network without classes."""
     null: bool = False
     """Whether the last row is sure to be the null condition of guidance."""
+    conditions: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+    """All else that it is conditioned on; None where nobody says the size, such as the tokens of a text."""
+    optional: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+    """What it may be conditioned on beside that."""
+    beside: int = 0
+    """Channels of all images among its conditions together."""
 
     @property
     def classes(self) -> int:
@@ -29,6 +39,41 @@ class Described:
     def shape(self, asked: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of a sample, with the sizes that are `asked` for where nobody says."""
         return (self.channels or asked[0], *(self.side or asked[1:]))
+
+    def any_conditions(self) -> dict[str, tuple[int, ...]]:
+        """Return its conditions with 1 where nobody says the size, and an image for all its images."""
+        found = {name: tuple(size or 1 for size in shape) for name, shape in self.conditions.items()}
+        return found | ({"image": (self.beside, 1, 1)} if self.beside else {})
+
+    def taken(self, there: Shapes) -> dict[str, tuple[int, ...]]:
+        """Return those of the conditions that are there which it takes.
+
+        Raises:
+            UserError: if one is missing, or of another shape.
+        """
+        wanted = {name: self.conditions[name] for name in self.conditions}
+        wanted |= {name: shape for name, shape in self.optional.items() if name in there}
+        found = {}
+        for name, shape in wanted.items():
+            if not fits(there.get(name, ()), shape):
+                sizes = ", ".join("any" if size is None else str(size) for size in shape)
+                raise UserError(
+                    f"the network takes the condition {name} of shape ({sizes}), the data has "
+                    f"{there.get(name)} (None: not at all); prepare data with that condition"
+                )
+            found[name] = tuple(there[name])
+        shown = images(there) if self.beside else {}
+        if (channels := sum(shape[0] for shape in shown.values())) != self.beside:
+            raise UserError(
+                f"the network takes images of {self.beside} channels together as conditions, the data has "
+                f"{channels}; prepare data with such images"
+            )
+        return found | shown
+
+
+def fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    """Return whether a shape is the wanted one, where that says the size."""
+    return len(shape) == len(wanted) and all(w in (None, s) for s, w in zip(shape, wanted, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)

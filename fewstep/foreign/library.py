@@ -7,6 +7,7 @@ from etils.epy import lazy_imports
 from torch import nn
 
 from fewstep import registry
+from fewstep.conditions import Shapes
 from fewstep.errors import UserError
 from fewstep.extras import brought_by
 from fewstep.foreign.adapter import Adapter
@@ -18,7 +19,9 @@ with lazy_imports(error_callback=brought_by("foreign", what="a network of diffus
 ADAPTERS = "fewstep.foreign.adapters"
 
 
-def build(name: str, config: dict[str, Any], shape: tuple[int, ...], classes: int) -> Adapter:
+def build(
+    name: str, config: dict[str, Any], shape: tuple[int, ...], classes: int, conditions: Shapes
+) -> Adapter:
     """Return the network of class `name`, with weights that its library draws, in its adapter.
 
     Raises:
@@ -26,11 +29,13 @@ def build(name: str, config: dict[str, Any], shape: tuple[int, ...], classes: in
     """
     adapter, described = adapter_of(name), describe(name, config)
     refuse_misfit(name, described, shape, classes)
+    if (taken := described.taken(conditions)) != dict(conditions):
+        raise UserError(f"{name} takes the conditions {taken}, not {dict(conditions)}")
     try:
         network = network_class(name)(**own_options(config))
     except (TypeError, ValueError) as error:
         raise UserError(f"diffusers can't build {name} from its config: {error}") from error
-    return adapter(network, classes)
+    return adapter(network, classes, conditions)
 
 
 def describe(name: str, config: dict[str, Any]) -> Described:
@@ -54,8 +59,8 @@ def adapter_of(name: str) -> type[Adapter]:
         return registry.find(ADAPTERS, name.lower())
     if "encoder_hidden_states" in inspect.signature(network_class(name).forward).parameters:
         raise UserError(
-            f"{name} is conditioned on text, which fewstep can't supply yet; it takes networks without "
-            "conditions, or with class labels"
+            f"{name} is conditioned on text, and there is no adapter for it (there are: "
+            f"{', '.join(registry.available(ADAPTERS))})"
         )
     raise UserError(
         f"there is no adapter for {name} (there are: {', '.join(registry.available(ADAPTERS))}); write one "

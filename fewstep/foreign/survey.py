@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fewstep import declaration
 from fewstep.checkpoint import CONFIG, WEIGHTS, load_model
+from fewstep.conditions import TAKEN
 from fewstep.errors import UserError
 from fewstep.foreign.assemble import assemble, config_of
 from fewstep.foreign.formats.diffusers import Diffusers, read_json
+from fewstep.foreign.found import Described
 from fewstep.foreign.weights import sizes
 from fewstep.model import Model
 from fewstep.network_times import NETWORK_TIMES
@@ -39,8 +41,8 @@ class Seen:
     """Of CHOICES what the folder doesn't say; the model has defaults there."""
     notes: tuple[str, ...] = ()
     """What else was seen, a sentence each."""
-    own: bool = False
-    """Whether it is a model directory of fewstep."""
+    described: Described | None = None
+    """What the folder says of the network; None for a model directory of fewstep."""
 
     def rows(self) -> dict[str, str]:
         """Return what to tell of it, by name."""
@@ -56,11 +58,27 @@ class Seen:
         return {
             "network": self.network,
             "weights": self.weights,
-            "samples": f"({', '.join('any' if size is None else str(size) for size in self.shape)})",
+            "samples": shown(self.shape),
             **said,
             "classes": str(c.classes),
-            "guidance": f"on {guided}" if c.classes and c.guidable else f"none: {why_not}",
+            **self._conditions(),
+            "guidance": f"on {guided}" if c.condition_names and c.guidable else f"none: {why_not}",
         }
+
+    def _conditions(self) -> dict[str, str]:
+        """Return the row of the conditions beside the label, if there are any."""
+        if self.described is None:
+            told = [f"{name} {shape}" for name, shape in self.model.config.conditions.items()]
+        else:
+            told = [f"{name} {shown(shape)}" for name, shape in self.described.conditions.items()]
+            told += [f"perhaps {name}" for name in self.described.optional if told]
+            told += [f"images of {self.described.beside} channels"] if self.described.beside else []
+        return {"conditions": ", ".join(told)} if told else {}
+
+
+def shown(shape: tuple[int | None, ...]) -> str:
+    """Return a shape, "any" where nobody says the size."""
+    return f"({', '.join('any' if size is None else str(size) for size in shape)})"
 
 
 def look(folder: Path) -> Seen:
@@ -85,7 +103,6 @@ def _of_fewstep(folder: Path) -> Seen:
         network=f"{model.config.architecture['name']}, a model directory of fewstep",
         weights=sizes([folder / WEIGHTS]),
         shape=model.config.shape,
-        own=True,
     )
 
 
@@ -95,7 +112,8 @@ def _of_diffusers(folder: Path) -> Seen:
     assert described.channels is not None
     shape = described.shape((described.channels, 1, 1))  # a network of any side has the same weights for all
     unsaid = {"prediction": "velocity", "path": "linear", "time": "t"}
-    model = assemble(config_of(found, shape, unsaid | found.declared), found)
+    needed = described.any_conditions()
+    model = assemble(config_of(found, shape, unsaid | found.declared, conditions=needed), found)
     notes = found.notes
     if described.labels and not described.null:
         notes += (
@@ -107,6 +125,7 @@ def _of_diffusers(folder: Path) -> Seen:
         network=f"{found.architecture['network']} of diffusers",
         weights=sizes(found.files),
         shape=(described.channels, *(described.side or (None, None))),
+        described=described,
         missing=tuple(name for name in CHOICES if name not in found.declared),
         notes=notes,
     )
@@ -135,10 +154,14 @@ def check(seen: Seen, data: Path) -> declaration.Verdict | str:
     device = next(seen.model.parameters()).device
     samples = {name: each.to(device) for name, each in samples.items()}
     try:
+        if seen.described is not None:
+            there = {name: tuple(each.shape[1:]) for name, each in samples.items() if name not in TAKEN}
+            config = replace(config, conditions=seen.described.taken(there))
         conditions = declaration.conditions_of(config, samples)
     except UserError as error:
         return str(error)
-    return declaration.check(seen.model, samples["data"], conditions, seed=0)
+    model = Model(config, seen.model.network).to(device)
+    return declaration.check(model, samples["data"], conditions, seed=0)
 
 
 def report(seen: Seen, verdict: declaration.Verdict | str, place: Path, root: Path) -> str:
@@ -173,7 +196,7 @@ def lines(seen: Seen, key: str, folder: str) -> str:
         key: The name that the chain shall call it by.
         folder: As the settings name it, below data/.
     """
-    if seen.own:
+    if seen.described is None:
         return f"pretrain:\n  checkpoint: {json.dumps(folder)}"
     said: dict[str, Any] = {name: getattr(seen.model.config, name) for name in (*CHOICES, "time_scale")}
     if seen.model.config.classes:

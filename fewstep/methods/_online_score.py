@@ -137,10 +137,13 @@ class OnlineScore(OnPolicyDistillation):
         return t, x + left * fake(x, t, **conditions), x + left * teacher(x, t, **conditions)
 
     def _check_teacher(self, student: Model, teacher: Model) -> None:
-        kinds = [(model.config.shape, model.config.classes) for model in (student, teacher)]
+        kinds = [
+            (model.config.shape, model.config.classes, model.config.conditions)
+            for model in (student, teacher)
+        ]
         if kinds[0] != kinds[1]:
             raise UserError(
-                "student and teacher must make the same kind of samples; (shape, classes) are "
+                "student and teacher must make the same kind of samples; (shape, classes, conditions) are "
                 f"{kinds[0]} and {kinds[1]}"
             )
         if teacher.config.trained_times != "all":

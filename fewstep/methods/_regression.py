@@ -16,7 +16,7 @@ from fewstep.training.method import Batch, Method, Needs, conditions_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.model import Model, ModelConfig
+    from fewstep.model import Model
 
 with lazy_imports():
     import torch
@@ -34,7 +34,8 @@ class PathRegression(Method):
     times: str
     """Law of the training times, over the model's own time: uniform, logit_normal or u_shaped."""
     label_dropout: float = 0.0
-    """Share of samples whose label is dropped, so that guidance can be used later."""
+    """Share of samples whose conditions, the label and all others, are dropped, so that guidance can be used
+    later."""
 
     def __post_init__(self) -> None:
         check_law(self.times)
@@ -49,7 +50,10 @@ class PathRegression(Method):
     def check_labels(self, labels: bool) -> None:
         """See Method.check_labels."""
         if self.label_dropout and not labels:
-            raise UserError(f"label_dropout {self.label_dropout} needs a model with classes; set it to 0")
+            raise UserError(
+                f"label_dropout {self.label_dropout} needs a model with classes, or other conditions; set it "
+                "to 0"
+            )
 
     def trained(self) -> dict[str, Any]:
         """See Method.trained."""
@@ -70,16 +74,17 @@ class PathRegression(Method):
         c = path.coefficients(t)
         target = predictions.express(student.config.prediction, data, noise, c)
         point = path.sample(noise, data, t)
-        error = student(point.x, t, **self._conditions(student.config, batch, keys)) - target
+        error = student(point.x, t, **self._conditions(student, batch, keys)) - target
         if of == "data":
             return -paths.like(c.b / predictions.determinant(student.config.prediction, c), error) * error
         return paths.like(c.b, error) * error if student.config.prediction == "score" else error
 
-    def _conditions(self, config: ModelConfig, batch: Batch, keys: Tensor) -> Batch:
-
-        conditions = conditions_of(config, batch)
-        if self.label_dropout:
-            hidden = randomness.uniforms("train.label", keys) < self.label_dropout
-            label = conditions["label"]
-            conditions["label"] = torch.where(hidden.to(label.device), config.classes, label)
-        return conditions
+    def _conditions(self, student: Model, batch: Batch, keys: Tensor) -> Batch:
+        conditions = conditions_of(student.config, batch)
+        if not self.label_dropout:
+            return conditions
+        hidden = randomness.uniforms("train.label", keys) < self.label_dropout
+        return {
+            name: torch.where(paths.like(hidden.to(null.device), null), null, conditions[name])
+            for name, null in student.null(conditions).items()
+        }

@@ -104,12 +104,12 @@ class Monitor:
             self.seed,
             range(self.settings.samples),
             shape=config.shape,
-            shares=config.class_shares,
+            conditions=student.conditions,
             batch=BATCH,
             device=next(student.parameters()).device,
         )
         try:
-            return torch.cat([integrate(flow, start, grid, **labels).x.cpu() for start, labels in noise])
+            return torch.cat([integrate(flow, start, grid, **given).x.cpu() for start, given in noise])
         finally:
             student.train(was_training)
 

@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from etils.epy import lazy_imports
 
+from fewstep.conditions import NONE
+
 if TYPE_CHECKING:
     from torch import nn
+
+    from fewstep.conditions import Shapes
 
 with lazy_imports():
     from fewstep.foreign import library
@@ -23,11 +27,11 @@ class Diffusers:
     config: dict[str, Any] = field(default_factory=dict)
     """Its arguments, as in its config.json."""
 
-    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+    def build(self, shape: tuple[int, ...], classes: int, *, conditions: Shapes = NONE) -> nn.Module:
         """Return the network for images or latents of `shape` (channels, height, width).
 
         Raises:
             UserError: if there is no such class or argument, it needs what fewstep can't supply, or does not
-                fit the shape or the classes.
+                fit the shape, the classes or the conditions.
         """
-        return library.build(self.network, self.config, shape, classes)
+        return library.build(self.network, self.config, shape, classes, conditions)

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 from etils.epy import lazy_imports
 
+from fewstep.conditions import NONE
 from fewstep.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from fewstep.conditions import Shapes
 
 with lazy_imports():
     from fewstep.networks import mlp as networks
@@ -34,14 +37,21 @@ class Mlp:
             raise UserError(f"mlp: width and depth must be 1 or more, got {self}")
 
     def build(
-        self, shape: tuple[int, ...], classes: int, *, second_time: bool = False, slow_times: bool = False
+        self,
+        shape: tuple[int, ...],
+        classes: int,
+        *,
+        conditions: Shapes = NONE,
+        second_time: bool = False,
+        slow_times: bool = False,
     ) -> nn.Module:
-        """Return the network for samples of any `shape`; images are flattened."""
+        """Return the network for samples of any `shape`; images, also of conditions, are flattened."""
         return networks.MlpNetwork(
             shape,
             classes,
             width=self.width,
             depth=self.depth,
+            conditions=conditions,
             second_time=second_time,
             slow_times=slow_times,
         )

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 from etils.epy import lazy_imports
 
+from fewstep.conditions import NONE, images
 from fewstep.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from fewstep.conditions import Shapes
 
 with lazy_imports():
     from fewstep.networks import unet as networks
@@ -39,12 +42,19 @@ class Unet:
             raise UserError(f"unet: width, multipliers and blocks must be 1 or more, got {self}")
 
     def build(
-        self, shape: tuple[int, ...], classes: int, *, second_time: bool = False, slow_times: bool = False
+        self,
+        shape: tuple[int, ...],
+        classes: int,
+        *,
+        conditions: Shapes = NONE,
+        second_time: bool = False,
+        slow_times: bool = False,
     ) -> nn.Module:
         """Return the network for images of `shape` (channels, height, width).
 
         Raises:
-            UserError: if the shape is not an image's, or too small for that many levels.
+            UserError: if the shape is not an image's, or too small for that many levels, or the image of a
+                condition has another size.
         """
         if len(shape) != 3:
             raise UserError(f"unet needs images (channels, height, width), not {shape}; use mlp")
@@ -54,6 +64,12 @@ class Unet:
                 f"unet: {len(self.multipliers)} multipliers need images of {smallest}x{smallest} or more, "
                 f"got {shape[1]}x{shape[2]}; give fewer multipliers"
             )
+        for name, size in images(conditions).items():
+            if size[1:] != shape[1:]:
+                raise UserError(
+                    f"unet: condition {name} is an image of {size[1]}x{size[2]}, the samples of "
+                    f"{shape[1]}x{shape[2]}; prepare it in their size"
+                )
         return networks.UnetNetwork(
             shape[0],
             classes,
@@ -61,6 +77,7 @@ class Unet:
             multipliers=self.multipliers,
             blocks=self.blocks,
             attention=self.attention,
+            conditions=conditions,
             second_time=second_time,
             slow_times=slow_times,
         )

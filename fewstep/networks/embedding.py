@@ -1,11 +1,15 @@
-"""What every network here is conditioned on: one time or two, and a class label if there are classes."""
+"""What every network here is conditioned on: one time or two, a label if there are classes, and more."""
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
+from fewstep.conditions import NONE, Shapes
 from fewstep.errors import UserError
+from fewstep.networks.given import Embedded
 
 FASTEST = 1000.0  # radians per unit of time; the slowest feature turns by one radian
 FASTEST_OF_SLOW = 100.0  # the same where methods differentiate by the time
@@ -14,7 +18,7 @@ FITTED = 4096  # times at which slow features are fitted to others
 
 
 class Condition(nn.Module):
-    """An embedding (batch, width) of the time, and of the label where there are classes.
+    """An embedding (batch, width) of the time, of the label where there are classes, and of other conditions.
 
     Sines and cosines of geometrically spaced frequencies, then two layers; Vaswani et al. 2017,
     Ho et al. 2020 (arXiv 2006.11239), appendix B. Label number `classes` is the null condition.
@@ -27,7 +31,14 @@ class Condition(nn.Module):
     spans: Tensor
 
     def __init__(
-        self, features: int, width: int, classes: int, *, second_time: bool = False, slow_times: bool = False
+        self,
+        features: int,
+        width: int,
+        classes: int,
+        *,
+        conditions: Shapes = NONE,
+        second_time: bool = False,
+        slow_times: bool = False,
     ) -> None:
         super().__init__()
         fastest = FASTEST_OF_SLOW if slow_times else FASTEST
@@ -40,9 +51,16 @@ class Condition(nn.Module):
             self.register_buffer("spans", _frequencies(features // 2, FASTEST_OF_SPANS), persistent=False)
             self.until = _layers(features // 2, width)
             zero(self.until[-1])
+        self.others = Embedded(conditions, width)
 
-    def forward(self, t: Tensor, label: Tensor | None, until: Tensor | None = None) -> Tensor:
-        """Return the embedding, (batch, width), of t, label and until, (batch,).
+    def forward(
+        self,
+        t: Tensor,
+        label: Tensor | None,
+        until: Tensor | None = None,
+        others: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> Tensor:
+        """Return the embedding, (batch, width), of t, label and until, (batch,), and of others (batch, ...).
 
         No label is the null label; no until is t, if the network has a second time.
 
@@ -55,6 +73,8 @@ class Condition(nn.Module):
             embedding = embedding + self.until(self._waves(span, self.spans))
         elif until is not None:
             raise UserError("`until` was given to a network without a second time")
+        if self.others.layers:
+            embedding = embedding + self.others(others)
         if self.label is None:
             if label is not None:
                 raise UserError("a label was given to a network without classes")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewstep.conditions import Shapes, images
 from fewstep.networks.embedding import Condition, zero
 
 
@@ -31,22 +32,35 @@ class MlpNetwork(nn.Module):
     """Residual fully connected layers; the last starts at zero."""
 
     def __init__(
-        self, shape: tuple[int, ...], classes: int, *, width: int, depth: int, **timing: bool
+        self,
+        shape: tuple[int, ...],
+        classes: int,
+        *,
+        width: int,
+        depth: int,
+        conditions: Shapes,
+        **timing: bool,
     ) -> None:
         super().__init__()
-        size = math.prod(shape)
-        self.condition = Condition(width, width, classes, **timing)
-        self.first = nn.Linear(size, width)
+        size, self.images = math.prod(shape), images(conditions)
+        self.condition = Condition(width, width, classes, conditions=conditions, **timing)
+        self.first = nn.Linear(size + sum(map(math.prod, self.images.values())), width)
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.norm, self.last = nn.LayerNorm(width), nn.Linear(width, size)
         zero(self.last)
 
     def forward(
-        self, x: Tensor, t: Tensor, label: Tensor | None = None, until: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        label: Tensor | None = None,
+        until: Tensor | None = None,
+        **others: Tensor,
     ) -> Tensor:
-        """Return the output, (batch, *shape), at t (batch,) for label and until (batch,)."""
-        condition = functional.silu(self.condition(t, label, until))
-        h = self.first(x.flatten(1))
+        """Return the output, (batch, *shape), at t (batch,) for label, until (batch,), others (n, ...)."""
+        condition = functional.silu(self.condition(t, label, until, others))
+        seen = [x, *(others[name].to(x.dtype) for name in self.images)]
+        h = self.first(torch.cat([values.flatten(1) for values in seen], dim=1))
         for block in self.blocks:
             h = block(h, condition)
         return self.last(self.norm(h)).reshape(x.shape)

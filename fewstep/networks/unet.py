@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewstep.conditions import Shapes, images
 from fewstep.networks.embedding import Condition, zero
+from fewstep.networks.given import beside
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -84,6 +86,7 @@ class UnetNetwork(nn.Module):
         multipliers: tuple[int, ...],
         blocks: int,
         attention: bool,
+        conditions: Shapes,
         **timing: bool,
     ) -> None:
         super().__init__()
@@ -93,8 +96,10 @@ class UnetNetwork(nn.Module):
         def levels(start: Iterable[int], out: Iterable[int]) -> nn.ModuleList:
             return nn.ModuleList(Level(i, o, embedded, blocks) for i, o in zip(start, out, strict=True))
 
-        self.condition = Condition(2 * width, embedded, classes, **timing)
-        self.first = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.images = images(conditions)
+        seen = channels + sum(shape[0] for shape in self.images.values())
+        self.condition = Condition(2 * width, embedded, classes, conditions=conditions, **timing)
+        self.first = nn.Conv2d(seen, widths[0], 3, padding=1)
         self.down = levels([widths[0], *widths[:-1]], widths)
         self.shrink = nn.ModuleList(nn.Conv2d(w, w, 3, stride=2, padding=1) for w in widths[:-1])
         self.middle1 = Block(deepest, deepest, embedded)
@@ -105,11 +110,16 @@ class UnetNetwork(nn.Module):
         zero(self.last)
 
     def forward(
-        self, x: Tensor, t: Tensor, label: Tensor | None = None, until: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        label: Tensor | None = None,
+        until: Tensor | None = None,
+        **others: Tensor,
     ) -> Tensor:
-        """Return the output, (batch, channels, height, width), at t (batch,) for label and until (batch,)."""
-        condition = functional.silu(self.condition(t, label, until))
-        h, skips = self.first(x), []
+        """Return the output (n, channels, height, width) for t, label, until (n,) and others (n, ...)."""
+        condition = functional.silu(self.condition(t, label, until, others))
+        h, skips = self.first(beside(x, others, self.images)), []
         for number, level in enumerate(self.down):
             h = level(h if number == 0 else self.shrink[number - 1](h), condition)
             skips.append(h)

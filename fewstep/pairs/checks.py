@@ -37,7 +37,7 @@ def check_pairs(
     reflowed model learnt other lines, and guidance follows the mean of none.
 
     Args:
-        pairs: "noise", "data", (n, *shape), and perhaps "label", (n,); some hundreds are enough.
+        pairs: "noise", "data", (n, *shape), and what the flow is conditioned on; some hundreds are enough.
         flow: the teacher, its network in eval mode on `device`.
         grid: the grid of make_pairs.
         batch: samples in one network call.
@@ -60,7 +60,7 @@ def check_pairs(
     for start in range(0, n, batch):
         part = {name: field[start : start + batch].to(device) for name, field in pairs.items()}
         noise, data = part["noise"], part["data"]
-        conditions = {"label": part["label"]} if "label" in part else {}
+        conditions = {name: field for name, field in part.items() if name not in ("noise", "data", "weight")}
         found["back"].append(integrate_back(flow, data, grid, **conditions))
         turns, first_order = turning(trajectory(CountedFlow(flow, conditions), noise, grid), grid.times)
         found["turns"].append(turns)

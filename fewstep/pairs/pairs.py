@@ -1,10 +1,10 @@
 """Pairs: noise, and the data that a flow carries it to; Liu et al. 2022 (arXiv 2209.03003), section 2."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
+from fewstep import randomness
+from fewstep.conditions import Conditions
 from fewstep.draws import draws
 from fewstep.flow import Flow
 from fewstep.grids import Grid
@@ -20,12 +20,12 @@ def make_pairs(
     start: int,
     stop: int,
     shape: tuple[int, ...],
-    shares: Sequence[float],
+    conditions: Conditions,
     grid: Grid | Adaptive,
     batch: int,
     device: torch.device | str = "cpu",
 ) -> dict[str, Tensor]:
-    """Return the pairs start <= index < stop: "noise" and "data", (n, *shape), and "label", (n,).
+    """Return the pairs start <= index < stop: "noise" and "data", (n, *shape), and "label" or "row", (n,).
 
     Args:
         flow: the teacher, its network in eval mode on `device`.
@@ -33,7 +33,7 @@ def make_pairs(
         start: first index.
         stop: one past the last.
         shape: of one sample.
-        shares: how often each class comes among the labels, as ModelConfig.class_shares; () for none.
+        conditions: which those of an index are; `conditions` of the model.
         grid: the times and the solver to integrate with, or a tolerance to meet.
         batch: samples in one network call; it changes the last bits of the data, so fix it.
         device: where to compute; the results are on the CPU.
@@ -46,13 +46,14 @@ def make_pairs(
             message has the index, and the time.
     """
 
-    def end(flow: Flow, noise: Tensor, conditions: dict[str, Tensor]) -> Tensor:
-        return follow(flow, noise, grid, **conditions).x
+    def end(flow: Flow, noise: Tensor, given: dict[str, Tensor]) -> Tensor:
+        return follow(flow, noise, grid, **given).x
 
     indices = range(start, stop)
-    samples = draws("couple", seed, indices, shape=shape, shares=shares, batch=batch, device=device)
+    samples = draws("couple", seed, indices, shape=shape, conditions=conditions, batch=batch, device=device)
     made = followed(end, flow, samples, kind="pair", first=start)
-    return join([{"noise": noise, "data": data, **conditions} for noise, conditions, data in made])
+    pairs = join([{"noise": noise, "data": data} for noise, _, data in made])
+    return pairs | conditions.chosen("couple", randomness.keys_of(seed, start, stop))
 
 
 def join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:

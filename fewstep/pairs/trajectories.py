@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fewstep import randomness
+from fewstep.conditions import Conditions
 from fewstep.draws import draws
 from fewstep.flow import Flow
 from fewstep.grids import Grid, nearest_timesteps
@@ -21,13 +23,13 @@ def make_trajectories(
     start: int,
     stop: int,
     shape: tuple[int, ...],
-    shares: Sequence[float],
+    conditions: Conditions,
     timesteps: Sequence[float],
     fine: Grid,
     batch: int,
     device: torch.device | str = "cpu",
 ) -> dict[str, Tensor]:
-    """Return the trajectories start <= index < stop: "states", (n, timesteps, *shape), and "label", (n,).
+    """Return the trajectories start <= index < stop: "states", (n, timesteps, *shape), and "label" or "row".
 
     Args:
         flow: the teacher, its network in eval mode on `device`.
@@ -35,7 +37,7 @@ def make_trajectories(
         start: first index.
         stop: one past the last.
         shape: of one sample.
-        shares: how often each class comes among the labels, as ModelConfig.class_shares; () for none.
+        conditions: which those of an index are; `conditions` of the model.
         timesteps: the times to keep, all of them times of `fine`; keep them in the shards' facts.
         fine: the times and the solver to integrate with.
         batch: samples in one network call; it changes the last bits of the states, so fix it.
@@ -50,17 +52,20 @@ def make_trajectories(
     """
     kept = nearest_timesteps(fine.times, timesteps)
 
-    def states(flow: Flow, noise: Tensor, conditions: dict[str, Tensor]) -> Tensor:
+    def states(flow: Flow, noise: Tensor, given: dict[str, Tensor]) -> Tensor:
         found = {}
-        for position, state in enumerate(trajectory(CountedFlow(flow, conditions), noise, fine)):
+        for position, state in enumerate(trajectory(CountedFlow(flow, given), noise, fine)):
             if position in kept:
                 found[position] = state
         return torch.stack([found[position] for position in kept], dim=1)
 
     indices = range(start, stop)
-    samples = draws("trajectories", seed, indices, shape=shape, shares=shares, batch=batch, device=device)
+    samples = draws(
+        "trajectories", seed, indices, shape=shape, conditions=conditions, batch=batch, device=device
+    )
     made = followed(states, flow, samples, kind="trajectory", first=start)
-    return join([{"states": kept_states, **conditions} for _, conditions, kept_states in made])
+    trajectories = join([{"states": kept_states} for _, _, kept_states in made])
+    return trajectories | conditions.chosen("trajectories", randomness.keys_of(seed, start, stop))
 
 
 def select_timesteps(states: Tensor, stored_times: Sequence[float], grid: Grid) -> Tensor:

@@ -7,6 +7,7 @@ from typing import cast
 from torch import Tensor
 
 from fewstep import registry, solvers
+from fewstep.conditions import must_be_given
 from fewstep.errors import UserError
 from fewstep.flow import FieldFlow, Flow, as_flow
 from fewstep.grids import Grid
@@ -121,6 +122,7 @@ def _check_for(model: Model, noise: Tensor, conditions: Mapping[str, Tensor]) ->
         raise UserError(
             f"the model has {model.config.classes} classes; give each noise's: conditions={{'label': ...}}"
         )
+    must_be_given(model.config.conditions, conditions, by="search(conditions=...)")
 
 
 def student_of(model: Model, teacher: Model | None, searcher: Search, guidance: float) -> Student:

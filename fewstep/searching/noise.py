@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fewstep.conditions import Conditions
 from fewstep.draws import draws
 from fewstep.errors import UserError
 from fewstep.flow import as_state
@@ -34,8 +35,8 @@ class Drawn:
 
     seed: int
     shape: tuple[int, ...]
-    shares: tuple[float, ...]
-    """How often each class comes among the labels; () for none."""
+    conditions: Conditions
+    """Of the model."""
     batch: int
     """Noises in one network call; moves results by rounding alone."""
     device: str = "cpu"
@@ -58,7 +59,7 @@ class Drawn:
                 self.seed,
                 part,
                 shape=self.shape,
-                shares=self.shares,
+                conditions=self.conditions,
                 batch=len(part),
                 device=self.device,
             )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from fewstep.conditions import must_be_given
 from fewstep.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Needs:
     score: bool = False
     """A teacher with scores, that is, one trained on noise drawn independently of the data."""
     conditions: bool = False
-    """A model with classes; every batch then has labels."""
+    """A model with conditions; every batch then has them."""
     data: bool = False
     """Real data in addition to the stream; each batch then has it as "data"."""
     features: bool = False
@@ -70,10 +71,10 @@ class Method:
     """A way to train a student; the fields of a subclass are its options.
 
     A batch is a dictionary of tensors with the same first dimension n. Its fields depend on the stream that
-    the method needs: "data" (data, and label if there are classes), "pairs" (noise, data, label),
-    "trajectories" (states (n, steps + 1, *shape), label): the teacher's states at the student's timesteps,
-    or all stored ones and their times (n, stored); or "noise" (label alone). `keys`, int64 (n, 2), are its
-    samples' keys for fewstep.randomness.
+    the method needs: "data" (data), "pairs" (noise, data), "trajectories" (states (n, steps + 1, *shape)):
+    the teacher's states at the student's timesteps, or all stored ones and their times (n, stored); or
+    "noise" (nothing more). All have the conditions by name, the label among them if there are classes.
+    `keys`, int64 (n, 2), are its samples' keys for fewstep.randomness.
     """
 
     trained_times: ClassVar[str] = "all"
@@ -94,19 +95,19 @@ class Method:
         Raises:
             UserError: if this method can't train such a student.
         """
-        self.check_labels(bool(student.config.classes))
+        self.check_labels(bool(student.config.condition_names))
         if student.config.velocity_until == "any":
             self.check_flow_map()
         return {"student": Net(student, ema=True)}
 
     def check_labels(self, labels: bool) -> None:
-        """Check that the method can train a student with, or without, labels; needs no student.
+        """Check that the method can train a student with, or without, conditions; needs no student.
 
         Raises:
             UserError: if this method can't train such a student.
         """
         if self.needs.conditions and not labels:
-            raise UserError("it needs a model with classes")
+            raise UserError("it needs a model with classes, or other conditions")
 
     def check_steps(self, steps: int) -> None:
         """Check that the method can train a student of so many steps; needs no student.
@@ -158,10 +159,9 @@ def conditions_of(config: ModelConfig, batch: Batch) -> Batch:
     """Return the fields of the batch that a model with this config is conditioned on.
 
     Raises:
-        UserError: if the model has classes but the batch has no labels.
+        UserError: if the batch lacks one of the model's conditions, or has it in another shape.
     """
-    if not config.classes:
-        return {}
-    if "label" not in batch:
+    if config.classes and "label" not in batch:
         raise UserError(f"the model has {config.classes} classes, but its training data has no labels")
-    return {"label": batch["label"]}
+    must_be_given(config.conditions, batch, by="the training data")
+    return {name: batch[name] for name in config.condition_names}

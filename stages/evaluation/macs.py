@@ -3,6 +3,7 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from fewstep.draws import draws
 from fewstep.model import Model
 
 
@@ -10,8 +11,9 @@ from fewstep.model import Model
 def macs_of(model: Model) -> int:
     """Return the multiply-accumulates of a network call on a sample: those of products and convolutions."""
     device = next(model.parameters()).device
-    x, t = torch.zeros(1, *model.config.shape, device=device), torch.zeros(1, device=device)
-    label = {"label": torch.zeros(1, dtype=torch.int64, device=device)} if model.config.classes else {}
+    t = torch.zeros(1, device=device)
+    shape, conditions = model.config.shape, model.conditions
+    ((x, given),) = draws("macs", 0, range(1), shape=shape, conditions=conditions, batch=1, device=device)
     with FlopCounterMode(display=False) as counter:
-        model(x, t, **label)
+        model(x, t, **given)
     return counter.get_total_flops() // 2

@@ -49,11 +49,16 @@ class Protocol:
     def sample(self, block: int, model: Model, flow: Flow, grid: Grid) -> Iterator[Tensor]:
         """Yield a block of samples, (batch, *shape) at a time, on the CPU; all models get the same noise."""
         indices = range(block * self.samples, (block + 1) * self.samples)
-        shape, shares = model.config.shape, model.config.class_shares
-        for noise, labels in draws(
-            "evaluate", self.seed, indices, shape=shape, shares=shares, batch=self.batch, device=device()
+        for noise, conditions in draws(
+            "evaluate",
+            self.seed,
+            indices,
+            shape=model.config.shape,
+            conditions=model.conditions,
+            batch=self.batch,
+            device=device(),
         ):
-            yield integrate(flow, noise, grid, **labels).x.cpu()
+            yield integrate(flow, noise, grid, **conditions).x.cpu()
 
     def first(self, model: Model, flow: Flow, grid: Grid) -> Tensor:
         """Return the first samples of block 0, (n, *shape), as many as are kept whole."""

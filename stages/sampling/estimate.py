@@ -136,7 +136,7 @@ def measure(_worker: int) -> Measured:
         0,
         range(batch),
         shape=config.shape,
-        shares=config.class_shares,
+        conditions=opened.model.conditions,
         batch=batch,
         device=device(),
     )

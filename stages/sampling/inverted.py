@@ -29,7 +29,8 @@ class InvertedMaker:
         """Return what makes samples by their numbers.
 
         Raises:
-            UserError: if there are fewer real samples than the share asks for, or of another shape.
+            UserError: if there are fewer real samples than the share asks for, or of another shape, or the
+                model has conditions beside the label.
         """
         opened, data = self.maker.open(), Shards(self.data)
         steps = opened.steps
@@ -44,6 +45,12 @@ class InvertedMaker:
             raise UserError(
                 f"{self.maker.purpose} can't invert the data, which is of shape "
                 f"{tuple(data.fields['data']['shape'])}: the model takes {shape}"
+            )
+        if opened.model.config.conditions:
+            raise UserError(
+                f"{self.maker.purpose} can't invert the data: the model has the conditions "
+                f"{', '.join(opened.model.config.conditions)}, and pairs keep only rows of its table; set "
+                "invert to 0"
             )
         names = ("data", "label") if opened.model.config.classes else ("data",)
 

@@ -54,8 +54,13 @@ def grid_of_nfe(flow: Flow, solver: str, nfe: int, *, spacing: str = "uniform") 
 
 def turns_of(flow: Flow, model: Model, *, noises: int, seed: int, steps: int = 64) -> Turns:
     """Return S and F of a model's flow, means over dimensions, on noise that nothing else uses."""
-    shape, shares = model.config.shape, model.config.class_shares
-    ((noise, labels),) = draws(
-        "straightness", seed, range(noises), shape=shape, shares=shares, batch=noises, device=device()
+    ((noise, conditions),) = draws(
+        "straightness",
+        seed,
+        range(noises),
+        shape=model.config.shape,
+        conditions=model.conditions,
+        batch=noises,
+        device=device(),
     )
-    return turns(flow, noise, grids.uniform(steps, start=flow.t_start, end=flow.t_end), **labels)
+    return turns(flow, noise, grids.uniform(steps, start=flow.t_start, end=flow.t_end), **conditions)

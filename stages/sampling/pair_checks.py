@@ -5,7 +5,9 @@ from functools import reduce
 from operator import add
 from typing import Any
 
+from fewstep.conditions import images
 from fewstep.draws import draws
+from fewstep.errors import UserError
 from fewstep.grids import Grid, uniform
 from fewstep.pairs import PairStatistics, check_pairs, require_equivariant
 from fewstep.shards import Shards, counted
@@ -33,7 +35,7 @@ def check_coupling(job: Job, wanted: Splits, held_out: Shards, opened: Opened, *
         for part in counted(wanted.store.below(split), wanted.recipes[split])
     )
     checks = check_pairs(
-        held_out.load(),
+        opened.model.conditions.given(held_out.load()),
         opened.flow,
         grid=grid_of(opened),
         batch=batch,
@@ -59,19 +61,23 @@ def check_mirrored(job: Job, opened: Opened) -> None:
     """Refuse to mirror the pairs of a model that can tell left from right.
 
     Raises:
-        UserError: with how far the mirror images are off.
+        UserError: with how far the mirror images are off, or if it is given images.
     """
-    model = opened.model.config
+    model = opened.model
+    setting = f"couple.{job.key}.mirror"
+    if images(model.config.conditions):
+        raise UserError(
+            f"{setting} can't mirror pairs of a model that is given images; set {setting} to false"
+        )
     ((noise, conditions),) = draws(
         "mirror",
         job.seed,
         range(MIRRORED_NOISES),
-        shape=model.shape,
-        shares=model.class_shares,
+        shape=model.config.shape,
+        conditions=model.conditions,
         batch=MIRRORED_NOISES,
         device=device(),
     )
-    setting = f"couple.{job.key}.mirror"
     error = require_equivariant(opened.flow, noise, grid_of(opened), setting=setting, **conditions)
     job.facts["mirror_error"] = error
 

@@ -58,7 +58,7 @@ class PairMaker:
                 start=start,
                 stop=stop,
                 shape=model.config.shape,
-                shares=model.config.class_shares,
+                conditions=model.conditions,
                 grid=steps,
                 batch=self.batch,
                 device=device(),
@@ -118,12 +118,17 @@ def take_pairs(source: str, job: Job, wanted: Splits, opened: Opened) -> Shards:
     """Take pairs from a file, and return the held-out ones.
 
     Raises:
-        UserError: if they are too few, damaged, or not of the model's shape and classes.
+        UserError: if they are too few, damaged, or not of the model's shape, classes and conditions.
     """
     total = sum(recipe.samples for recipe in wanted.recipes.values())
     maker = ForeignMaker(source=source, root=Path.cwd(), purpose=f"couple.{job.key}", total=total)
     pairs, config = maker.open(), opened.model.config
     pairs.must_suit(shape=config.shape, classes=config.classes)
+    if config.conditions:
+        raise UserError(
+            f"{source} holds no conditions, but the model has {', '.join(config.conditions)}; have the model "
+            "make the pairs"
+        )
     job.facts["notes"] = pairs.notes + notes_of(pairs, total, config)
     for note in job.facts["notes"]:
         job.progress.note(note)

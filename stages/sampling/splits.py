@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from fewstep.checkpoint import CONFIG, WEIGHTS
+from fewstep.checkpoint import CONDITIONS, CONFIG, WEIGHTS, files_of
 from fewstep.flow import ModelFlow
 from fewstep.grids import Grid
 from fewstep.model import Model
@@ -84,8 +84,10 @@ def model_folder(url: str) -> Iterator[Path]:
         yield store.folder
         return
     with tempfile.TemporaryDirectory() as copied:
-        for name in (WEIGHTS, CONFIG):
-            (Path(copied) / name).write_bytes(store.read(name))
+        there = store.sizes()
+        for name in (WEIGHTS, CONFIG, CONDITIONS):
+            if name in there:
+                (Path(copied) / name).write_bytes(store.read(name))
         yield Path(copied)
 
 
@@ -139,7 +141,7 @@ class Splits:
         if "FEWSTEP_SHARDS" not in os.environ:
             return maker
         model = self.store.below("model")
-        for name in (WEIGHTS, CONFIG):
+        for name in files_of(Path(maker.model)):
             model.put(name, (Path(maker.model) / name).read_bytes())
         return replace(maker, model=model.url)  # type: ignore[type-var]  # makers are dataclasses
 

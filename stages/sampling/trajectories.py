@@ -44,7 +44,7 @@ class TrajectoryMaker:
                 start=start,
                 stop=stop,
                 shape=model.config.shape,
-                shares=model.config.class_shares,
+                conditions=model.conditions,
                 timesteps=self.timesteps,
                 fine=self.fine,
                 batch=self.batch,

@@ -119,7 +119,7 @@ def wrong_methods(
         if comes_from_elsewhere(params, init):
             continue
         try:
-            method.build().check_labels(config.conditional)
+            method.build().check_labels(bool(config.conditional))
         except UserError as error:
             told = f"pretrain.conditional is {str(config.conditional).lower()}"
             problems.append(f"{where} {method.name}: {error} ({told})")

@@ -31,7 +31,8 @@ def take(config: Any, job: Job) -> Model:
         job.progress.note(note)
     shape = tuple(job.manifests["data"]["facts"]["shape"])
     said = {name: value for name in DECLARATION if (value := getattr(config, name)) is not None}
-    described = config_of(found, shape, said, classes=config.classes)
+    there = {n: tuple(s) for n, s in job.manifests["data"]["facts"].get("conditions", {}).items()}
+    described = config_of(found, shape, said, classes=config.classes, conditions=there)
     model = assemble(replace(described, guidance_channels=config.guidance_channels), found).to(device())
     samples = Shards(job.inputs["data"] / "held_out").some(config.check_samples, seed=job.seed)
     samples = {name: each.to(device()) for name, each in samples.items()}

@@ -50,7 +50,12 @@ class TrainTask:
 
     def learn(self, student: Model | None = None, progress: Progress = SILENT) -> Trained:
         """Train on this process's share of each batch."""
-        select = self.select or (lambda batch: batch)
+        student = student or load_model(self.start)
+
+        def select(batch: Batch) -> Batch:
+            given = student.conditions.given(batch)
+            return given if self.select is None else self.select(given)
+
         shards, held_out = Shards(self.source / "train"), Shards(self.source / "held_out")
         batches = Batches(
             shards,
@@ -61,7 +66,7 @@ class TrainTask:
         )
         return train(
             self.method,
-            student or load_model(self.start),
+            student,
             load=lambda name: load_model(self.inputs[name]),
             batches=Selected(batches, select, mirror=shards.facts.get("mirror", False)),
             held_out=select(held_out.load()),

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from fewstep import codec
-from fewstep.checkpoint import load_model, save_model
+from fewstep.checkpoint import load_model, save_model, table_with
+from fewstep.conditions import LABEL, ROW, Table
 from fewstep.draws import draws
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
@@ -42,8 +43,9 @@ def student_of(init: Model, changes: dict[str, Any], architecture: Named | None,
     """
     config = replace(init.config, **changes)
     if architecture is None:
-        return Model(config, init.network)
-    return build(replace(config, architecture=architecture.named()), seed=seed)
+        return Model(config, init.network, init.conditions.table)
+    config = replace(config, architecture=architecture.named())
+    return build(config, seed=seed, table=init.conditions.table)
 
 
 def train_model(
@@ -78,9 +80,11 @@ def train_model(
             f"{source} has {training.samples} samples to train on, fewer than one batch of {settings.batch}; "
             f"lower {job.stage}{'.' + job.key if job.key else ''}.train.batch"
         )
+    if ROW in training.fields:
+        student.conditions.must_be_of(training.facts, where=str(source))
     for name, tensor in held_out.load().items():
         shape = tuple(tensor.shape[2 if name == "states" else 1 :])
-        if name not in ("label", "weight") and shape != student.config.shape:
+        if name in ("data", "noise", "states") and shape != student.config.shape:
             raise UserError(
                 f"{source} holds samples of shape {shape}, the model takes {student.config.shape}"
             )
@@ -172,10 +176,30 @@ def publish_model(job: Job, model: Model, data: dict[str, Any], *, source: Path)
                 "drawn by the class_shares in the model's config.json"
             )
         known |= {name: data[name] for name in ("class_shares", "class_names")}
-    published = Model(replace(model.config, **known), model.network)
+    published = Model(replace(model.config, **known), model.network, table_for(job, model, data, folder))
     save_model(job.out, published)
     picture_samples(job, published.to(device()).eval())
     job.facts["parameters"] = sum(p.numel() for p in model.parameters())
+
+
+def table_for(job: Job, model: Model, data: dict[str, Any], folder: Path) -> Table | None:
+    """Return what the conditions of a model's samples are drawn from: those of the data, or else its own.
+
+    Raises:
+        UserError: if neither has them, or the data has them in other shapes.
+    """
+    wanted = model.config.conditions
+    if not wanted or ("conditions" not in data and model.conditions.table is not None):
+        return model.conditions.table
+    there = {name: tuple(shape) for name, shape in data.get("conditions", {}).items()}
+    for name, shape in wanted.items():
+        if there.get(name) != shape:
+            raise UserError(
+                f"{folder} takes the condition {name} of shape {shape}, the data {there.get(name)} (None: "
+                "not at all); prepare data with that condition"
+            )
+    label = [LABEL] if model.config.classes and data["classes"] else []
+    return table_with(job.inputs["data"], [*label, *wanted])
 
 
 @torch.no_grad()
@@ -184,7 +208,13 @@ def picture_samples(job: Job, model: Model) -> None:
     flow, config = as_flow(model), model.config
     count, shape = samples_shown(config.shape), config.shape
     ((noise, conditions),) = draws(
-        "sheet", job.seed, range(count), shape=shape, shares=config.class_shares, batch=count, device=device()
+        "sheet",
+        job.seed,
+        range(count),
+        shape=shape,
+        conditions=model.conditions,
+        batch=count,
+        device=device(),
     )
     grids: list[Grid] = (
         [config.grid]

@@ -10,6 +10,7 @@ from jobs import job_in
 
 from fewstep import data
 from fewstep.checkpoint import load_config, save_model
+from fewstep.conditions import Conditions
 from fewstep.draws import draws
 from fewstep.errors import UserError
 from fewstep.model import ModelConfig, build
@@ -79,7 +80,8 @@ def adopted(folder, facts=FACTS, **config):
 def test_an_adopted_model_draws_labels_by_the_shares_of_the_data(tmp_path):
     config = adopted(tmp_path, classes=2)
     assert (config.class_shares, config.class_names) == ((0.9, 0.1), ("cat", "dog"))
-    ((_, conditions),) = draws("x", 0, range(100), shape=(3,), shares=config.class_shares, batch=100)
+    law = Conditions(config.class_shares)
+    ((_, conditions),) = draws("x", 0, range(100), shape=(3,), conditions=law, batch=100)
     assert abs(int(conditions["label"].sum()) - 10) <= 1
 
 

@@ -11,6 +11,7 @@ import torch
 from missing import make_missing
 
 from fewstep import checkpoint, command_line
+from fewstep.conditions import Table
 from fewstep.exporting import description, folder, proof
 from fewstep.exporting.sampler import Sampler
 from fewstep.exports import onnx
@@ -20,12 +21,13 @@ from fewstep.grids import Grid, uniform
 from fewstep.model import ModelConfig, build
 
 POINTS = {"name": "mlp", "width": 8, "depth": 1}
+CONDITIONS = {"text": (3, 2), "hint": (1, 5, 6)}
 IMAGES = {"name": "unet", "width": 8, "multipliers": [1, 2], "attention": True}
 
 
-def save(place, architecture=POINTS, shape=(2,), **config):
+def save(place, architecture=POINTS, shape=(2,), table=None, **config):
     """Save a model whose outputs depend on all of its inputs."""
-    model = build(ModelConfig(architecture=architecture, shape=shape, **config), seed=0)
+    model = build(ModelConfig(architecture=architecture, shape=shape, **config), seed=0, table=table)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
@@ -43,9 +45,13 @@ def fewstep(*words):
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    """A guided teacher of odd images with classes, in both formats."""
+    """A guided teacher of odd images with classes, a text and an image, in both formats."""
     place = tmp_path_factory.mktemp("teacher")
-    model = save(place / "model", IMAGES, (1, 5, 6), classes=3, class_names=("a", "b", "c"))
+    rows = {name: torch.randn(4, *shape).numpy() for name, shape in CONDITIONS.items()}
+    null = {"text": torch.randn(3, 2).numpy()}
+    table = Table(rows=rows | {"label": torch.arange(4).numpy() % 3}, null=null)
+    config = {"classes": 3, "class_names": ("a", "b", "c"), "conditions": CONDITIONS}
+    model = save(place / "model", IMAGES, (1, 5, 6), table=table, **config)
     words = ("--steps", 2, "--guidance", 2)
     assert fewstep("export", model, place / "out", *words) is None
     return place / "out"
@@ -82,6 +88,8 @@ def test_what_was_exported_is_described(teacher):
     text = (teacher / "README.md").read_text()
     assert "4 network calls" in text
     assert "classes 0 to 2: a, b, c" in text
+    assert facts["conditions"] == {"text": [3, 2], "hint": [1, 5, 6]}
+    assert "| `text` | float32 (batch, 3, 2) | what a sample is conditioned on |" in text
     assert {file.name for file in teacher.iterdir()} == facts["files"].keys() | {"fewstep.json", "README.md"}
 
 
@@ -108,8 +116,9 @@ def test_the_readme_samples_as_it_stands(which, request, monkeypatch):
         facts = told(place)
         grid = Grid(tuple(facts["times"]), solver=facts["solver"])
         sampler = Sampler(checkpoint.load_model(place.parent / "model"), grid, facts["guidance"])
-        inputs = [torch.as_tensor(names[name]) for name in ("noise", "label") if name in names]
-        torch.testing.assert_close(made, sampler(*inputs), rtol=1e-4, atol=1e-5)
+        inputs = ("noise", *config.condition_names)
+        given = {name: torch.as_tensor(names[name]) for name in inputs}
+        torch.testing.assert_close(made, sampler(**given), rtol=1e-4, atol=1e-5)
 
 
 def test_nothing_in_the_archive_is_a_pickle(teacher):

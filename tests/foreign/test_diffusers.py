@@ -197,9 +197,11 @@ def test_a_folder_that_can_not_be_taken_is_refused_with_the_remedy(tmp_path, spo
         adopted(folder)
 
 
-def test_a_model_of_text_is_refused(tmp_path):
+def test_a_model_of_text_without_an_adapter_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "SD3Transformer2DModel"}))
-    with pytest.raises(UserError, match="SD3Transformer2DModel is conditioned on text, which fewstep can't"):
+    with pytest.raises(
+        UserError, match="SD3Transformer2DModel is conditioned on text, and there is no adapter"
+    ):
         Diffusers().look(tmp_path)
 
 

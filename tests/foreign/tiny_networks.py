@@ -14,6 +14,15 @@ def unet(**more):
     return diffusers.UNet2DModel(**sizes | blocks | {"down_block_types": down, "up_block_types": up} | more)
 
 
+def text_unet(**more):
+    torch.manual_seed(0)
+    blocks = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4}
+    down, up = ("CrossAttnDownBlock2D", "DownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
+    sizes = {"sample_size": 8, "in_channels": 4, "out_channels": 4, "cross_attention_dim": 6}
+    sizes |= {"attention_head_dim": 2, "down_block_types": down, "up_block_types": up}
+    return diffusers.UNet2DConditionModel(**sizes | blocks | more)
+
+
 def dit(**more):
     torch.manual_seed(0)
     sizes = {"num_attention_heads": 2, "attention_head_dim": 4, "num_layers": 2, "norm_num_groups": 4}

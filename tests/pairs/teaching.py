@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from fewstep.conditions import Conditions
 from fewstep.flow import FieldFlow
 from fewstep.grids import uniform
 from fewstep.pairs import make_pairs, make_trajectories
@@ -13,7 +14,14 @@ FINE = uniform(32, solver="rk4")
 
 def pairs_of(flow, start=0, stop=200, *, grid=FINE, batch=64, shares=(), shape=(3,), seed=0):
     return make_pairs(
-        flow, seed=seed, start=start, stop=stop, shape=shape, shares=shares, grid=grid, batch=batch
+        flow,
+        seed=seed,
+        start=start,
+        stop=stop,
+        shape=shape,
+        conditions=Conditions(shares),
+        grid=grid,
+        batch=batch,
     )
 
 
@@ -24,7 +32,7 @@ def trajectories_of(flow, start=0, stop=20, *, timesteps=(0.0, 0.25, 1.0), fine=
         start=start,
         stop=stop,
         shape=(3,),
-        shares=shares,
+        conditions=Conditions(shares),
         timesteps=timesteps,
         fine=fine,
         batch=batch,

@@ -5,13 +5,14 @@ import torch
 from oracles import gaussian
 
 from fewstep import randomness
+from fewstep.conditions import Conditions
 from fewstep.errors import UserError
 from fewstep.flow import FieldFlow
 from fewstep.grids import uniform
 from fewstep.pairs import make_pairs, make_trajectories
 from fewstep.reference import Adaptive
 
-ASKED = {"seed": 0, "start": 5, "stop": 25, "shape": (3,), "shares": (), "batch": 8}
+ASKED = {"seed": 0, "start": 5, "stop": 25, "shape": (3,), "conditions": Conditions(), "batch": 8}
 
 
 def breaking(numbers, spoil, stream="couple"):

@@ -8,6 +8,7 @@ from jobs import job_in
 
 from fewstep import grids
 from fewstep.checkpoint import load_model, model_digest, save_model
+from fewstep.conditions import Conditions
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.model import ModelConfig, build
@@ -40,7 +41,13 @@ def inputs(tmp_path_factory):
 
     def make(start, stop):
         with torch.no_grad():
-            made = {"timesteps": FINE.times, "fine": FINE, "batch": 32, "shape": (2,), "shares": ()}
+            made = {
+                "timesteps": FINE.times,
+                "fine": FINE,
+                "batch": 32,
+                "shape": (2,),
+                "conditions": Conditions(),
+            }
             return make_trajectories(as_flow(teacher), seed=0, start=start, stop=stop, **made)
 
     facts = {"timesteps": list(FINE.times), "guidance": 1.0, "model": marks["model_digest"]}

@@ -11,7 +11,7 @@ from fewstep.foreign.found import Described
 class Dittransformer2dmodel(Adapter):
     """Its table of classes has one row more than num_embeds_ada_norm says: the null condition."""
 
-    def call(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+    def call(self, x: Tensor, t: Tensor, label: Tensor | None, **conditions: Tensor) -> Tensor:
         """See Adapter.call."""
         return self.network(x, timestep=t, class_labels=self.named(label, t), return_dict=False)[0]
 

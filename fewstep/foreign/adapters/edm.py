@@ -9,7 +9,7 @@ from fewstep.foreign.adapter import Adapter
 class Edm(Adapter):
     """Karras et al. 2022 (arXiv 2206.00364), appendix F: the null condition is a row of zeros."""
 
-    def call(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+    def call(self, x: Tensor, t: Tensor, label: Tensor | None, **conditions: Tensor) -> Tensor:
         """See Adapter.call; t is sigma."""
         label = self.named(label, t)
         if label is None:

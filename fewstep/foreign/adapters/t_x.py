@@ -8,7 +8,7 @@ from fewstep.foreign.adapter import Adapter
 class TX(Adapter):
     """The order of code for differential equations."""
 
-    def call(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+    def call(self, x: Tensor, t: Tensor, label: Tensor | None, **conditions: Tensor) -> Tensor:
         """See Adapter.call."""
         label = self.named(label, t)
         return self.network(t, x) if label is None else self.network(t, x, label)

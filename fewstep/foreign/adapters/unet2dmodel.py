@@ -11,7 +11,7 @@ from fewstep.foreign.found import Described
 class Unet2dmodel(Adapter):
     """Its table of classes may end with a null condition; its options don't say."""
 
-    def call(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+    def call(self, x: Tensor, t: Tensor, label: Tensor | None, **conditions: Tensor) -> Tensor:
         """See Adapter.call."""
         return self.network(x, t, class_labels=self.named(label, t), return_dict=False)[0]
 

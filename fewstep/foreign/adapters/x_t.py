@@ -8,7 +8,7 @@ from fewstep.foreign.adapter import Adapter
 class XT(Adapter):
     """The order of most code; its options say nothing of samples and classes."""
 
-    def call(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+    def call(self, x: Tensor, t: Tensor, label: Tensor | None, **conditions: Tensor) -> Tensor:
         """See Adapter.call."""
         label = self.named(label, t)
         return self.network(x, t) if label is None else self.network(x, t, label)

@@ -1,0 +1,283 @@
+"""Conditions: what the samples of a model depend on beside noise: a class label, and any tensors with a name.
+
+A class label is a number; how often each class comes is known of the data. Of other conditions, such as the
+embedding of a text, a model carries a `Table` with rows that were prepared, so that whoever has the model can
+draw them; shards keep the number of a row. Which row is the sample's own, as its noise is.
+
+The shape of a condition says how a network takes it: (features,) is a vector; (tokens, features) is a
+sequence, of which `<name>_mask`, (tokens,), says which tokens count (1) and which do not (0); (channels,
+height, width) is an image, which goes into a network beside the sample.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from etils.epy import lazy_imports
+
+from fewstep import randomness
+from fewstep.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+with lazy_imports():
+    import safetensors
+    import safetensors.numpy
+    import torch
+
+LABEL, ROW = "label", "row"
+TAKEN = frozenset({"data", "label", "noise", "row", "states", "t", "times", "until", "weight", "x"})
+"""Names that conditions can't have: batches and networks use them for something else."""
+MASK = "_mask"
+
+Shapes = Mapping[str, tuple[int, ...]]
+NONE: Shapes = MappingProxyType({})
+
+
+def check_shapes(shapes: Shapes) -> None:
+    """Check the names and shapes of conditions.
+
+    Raises:
+        UserError: for a name that is taken or none, or a shape that no network takes.
+    """
+    for name, shape in shapes.items():
+        if name in TAKEN or not name.isidentifier():
+            raise UserError(
+                f"a condition can't be called {name!r}; call it by letters, digits and _, and not "
+                f"{', '.join(sorted(TAKEN))}"
+            )
+        if len(shape) not in (1, 2, 3) or min(shape) < 1:
+            raise UserError(
+                f"condition {name} has shape {tuple(shape)}; it must be (features,), (tokens, features) or "
+                "(channels, height, width)"
+            )
+        of = shapes.get(name.removesuffix(MASK))
+        if is_mask(name, shapes) and of is not None and tuple(shape) != of[:1]:
+            raise UserError(
+                f"condition {name} has shape {tuple(shape)}; {name.removesuffix(MASK)} has {of[0]} tokens, "
+                f"so its mask must have {of[:1]}"
+            )
+
+
+def is_mask(name: str, shapes: Shapes) -> bool:
+    """Return whether a condition says which tokens of another one count."""
+    return name.endswith(MASK) and len(shapes.get(name.removesuffix(MASK), ())) == 2
+
+
+def images(shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """Return the conditions that are images."""
+    return {name: shape for name, shape in shapes.items() if len(shape) == 3}
+
+
+def must_be_given(shapes: Shapes, given: Mapping[str, Tensor], *, by: str) -> None:
+    """Refuse conditions that are not those of a model.
+
+    Args:
+        shapes: the conditions of the model, without its labels.
+        given: each (n, *shape).
+        by: who gives them, to begin a message with.
+
+    Raises:
+        UserError: if one is missing, or of another shape.
+    """
+    for name, shape in shapes.items():
+        if name not in given:
+            there = ", ".join(given) or "none"
+            raise UserError(
+                f"{by} must give the model its condition {name}, of shape {shape}; given: {there}"
+            )
+        if tuple(given[name].shape[1:]) != tuple(shape):
+            raise UserError(
+                f"{by} gives the condition {name} in shape {tuple(given[name].shape[1:])}, but the model "
+                f"takes {tuple(shape)}; prepare it in that shape"
+            )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Table:
+    """Conditions that were prepared, and what stands for none of them.
+
+    Raises:
+        UserError: if the numbers of rows or the shapes do not agree.
+    """
+
+    rows: Mapping[str, np.ndarray]
+    """By name, each (n, *shape); float32 or float16, and int64 for "label"."""
+    null: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What a network is given for no condition, each (*shape); zeros if nobody says."""
+    negative: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What guidance leads away from, each (*shape); the null value if nobody says."""
+    texts: tuple[str, ...] = ()
+    """What each row says, for people, (n,); or ()."""
+
+    def __post_init__(self) -> None:
+        check_shapes(self.shapes)
+        counts = {name: len(values) for name, values in self.rows.items()}
+        if self.texts:
+            counts["texts"] = len(self.texts)
+        if len(set(counts.values())) > 1:
+            raise UserError(f"conditions must have as many rows each, got {counts}")
+        for what, values in (("null", self.null), ("negative", self.negative)):
+            for name, value in values.items():
+                if value.shape != self.shapes.get(name):
+                    raise UserError(
+                        f"the {what} value of condition {name} has shape {value.shape}, its rows have "
+                        f"{self.shapes.get(name)} (None: there is no such condition)"
+                    )
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(next(iter(self.rows.values())))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Table:
+        """Return itself: nobody changes it, and averages of a model need no copy."""
+        return self
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each condition but the label."""
+        return {name: values.shape[1:] for name, values in self.rows.items() if name != LABEL}
+
+    def only(self, names: Collection[str]) -> Table:
+        """Return some of the conditions."""
+        rows, null, negative = (
+            {name: values for name, values in part.items() if name in names}
+            for part in (self.rows, self.null, self.negative)
+        )
+        return Table(rows=rows, null=null, negative=negative, texts=self.texts)
+
+    def pick(self, numbers: Tensor, **more: Tensor) -> Table:
+        """Return some of the rows, of numbers int64 (n,), and `more` conditions of these, each (n, ...)."""
+        chosen = numbers.numpy()
+        rows = {name: values[chosen] for name, values in self.rows.items()}
+        rows |= {name: values.numpy() for name, values in more.items()}
+        texts = tuple(self.texts[number] for number in chosen) if self.texts else ()
+        return Table(rows=rows, null=self.null, negative=self.negative, texts=texts)
+
+    def take(self, numbers: Tensor) -> dict[str, Tensor]:
+        """Return the rows with these numbers, int64 (n,): each (n, *shape), float32, and int64 labels."""
+        chosen = numbers.cpu().numpy()
+        found = {name: torch.from_numpy(values[chosen]) for name, values in self.rows.items()}
+        return {name: rows.float() if rows.is_floating_point() else rows for name, rows in found.items()}
+
+    def save(self, file: Path) -> None:
+        """Write a safetensors file; equal tables give equal bytes."""
+        tensors = {
+            f"{kind}/{name}": np.ascontiguousarray(values)
+            for kind, part in (("rows", self.rows), ("null", self.null), ("negative", self.negative))
+            for name, values in part.items()
+        }
+        metadata = {"texts": json.dumps(self.texts)} if self.texts else None
+        safetensors.numpy.save_file(tensors, file, metadata=metadata)
+
+    @classmethod
+    def load(cls, file: Path) -> Table:
+        """Return what `save` wrote.
+
+        Raises:
+            UserError: if the file is missing or damaged.
+        """
+        parts: dict[str, dict[str, np.ndarray]] = {"rows": {}, "null": {}, "negative": {}}
+        try:
+            with safetensors.safe_open(file, framework="numpy") as content:
+                texts = json.loads((content.metadata() or {}).get("texts", "[]"))
+                for key in sorted(content.keys()):
+                    kind, _, name = key.partition("/")
+                    parts[kind][name] = content.get_tensor(key)
+            return cls(**parts, texts=tuple(texts))
+        except (OSError, KeyError, ValueError, safetensors.SafetensorError, UserError) as error:
+            raise UserError(f"{file} holds no conditions ({error}); make its folder again") from error
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of all of it."""
+        found = hashlib.sha256(json.dumps(self.texts).encode())
+        for kind, part in (("rows", self.rows), ("null", self.null), ("negative", self.negative)):
+            for name, values in sorted(part.items()):
+                found.update(f"{kind}/{name} {values.dtype} {values.shape}\n".encode())
+                found.update(np.ascontiguousarray(values).data)
+        return found.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """The law of a model's conditions: which are those of sample number i of a stream."""
+
+    shares: tuple[float, ...] = ()
+    """How often each class comes among the labels, (classes,); () for no labels."""
+    shapes: Shapes = field(default_factory=dict)
+    """The shape of every other condition."""
+    table: Table | None = None
+    """Where those come from, and the label with them if it holds labels."""
+
+    def chosen(self, stream: str, keys: Tensor) -> dict[str, Tensor]:
+        """Return what shards keep of the conditions of samples: the label or the row, int64 (n,), or nothing.
+
+        Args:
+            stream: names the numbers.
+            keys: of the samples, int64 (n, 2): seed, index.
+
+        Raises:
+            UserError: if the model has conditions, but nothing to draw them from.
+        """
+        if self.shapes:
+            if self.table is None:
+                raise UserError(
+                    f"the model has no table of its conditions ({', '.join(self.shapes)}) to draw from; give "
+                    "them, or take a model of the chain"
+                )
+            row = {ROW: randomness.rows(stream, keys, len(self.table))}
+            if LABEL in self.table.rows or not self.shares:
+                return row
+            return {LABEL: randomness.labels(stream, keys, self.shares), **row}
+        return {LABEL: randomness.labels(stream, keys, self.shares)} if self.shares else {}
+
+    def given(self, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a batch with the conditions in place of the number of their row."""
+        given = dict(kept)
+        if ROW in given:
+            assert self.table is not None, "rows were drawn from a table"
+            given |= self.table.take(given.pop(ROW))
+        return given
+
+    def drawn(self, stream: str, keys: Tensor) -> dict[str, Tensor]:
+        """Return the conditions of samples as a flow takes them, each (n, ...); see `chosen`."""
+        return self.given(self.chosen(stream, keys))
+
+    def facts(self) -> dict[str, str]:
+        """Return what shards note of the table that their rows are of."""
+        return {"conditions": self.table.digest} if self.table is not None and self.shapes else {}
+
+    def must_be_of(self, facts: Mapping[str, Any], *, where: str) -> None:
+        """Refuse samples with rows of another table.
+
+        Raises:
+            UserError: if the samples whose shards have these facts were made with other conditions.
+        """
+        if facts.get("conditions") != self.facts().get("conditions"):
+            raise UserError(
+                f"{where} was made with other conditions than the model has; make it with a model of the "
+                "same data and the same conditions"
+            )
+
+    def null(self, name: str) -> np.ndarray:
+        """Return what a network is given for no condition, (*shape), float32."""
+        return self._value(name, () if self.table is None else (self.table.null,))
+
+    def negative(self, name: str) -> np.ndarray:
+        """Return what guidance leads away from, (*shape), float32."""
+        return self._value(name, () if self.table is None else (self.table.negative, self.table.null))
+
+    def _value(self, name: str, said: Iterable[Mapping[str, np.ndarray]]) -> np.ndarray:
+        found = next((values[name] for values in said if name in values), np.zeros(self.shapes[name]))
+        return found.astype(np.float32)

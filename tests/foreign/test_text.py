@@ -1,0 +1,162 @@
+"""Networks of diffusers that are given text and images: fewstep's Euler is the library's own sampler."""
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from jobs import job_in
+from tiny_networks import SHAPE, pipeline, text_unet
+
+from fewstep import command_line
+from fewstep.checkpoint import CONDITIONS, load_model, save_model
+from fewstep.conditions import Table
+from fewstep.draws import draws
+from fewstep.errors import UserError
+from fewstep.flow import as_flow
+from fewstep.foreign import library
+from fewstep.foreign.assemble import assemble, config_of
+from fewstep.foreign.formats.diffusers import Diffusers
+from fewstep.grids import Grid
+from fewstep.model import Model
+from fewstep.shards import write_shards
+from fewstep.solvers import integrate
+from stages import adopt
+
+SCHEDULER = {"timestep_spacing": "trailing", "beta_schedule": "scaled_linear", "beta_start": 0.00085}
+SCHEDULER |= {"beta_end": 0.012}
+SDXL = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4}
+SDXL |= {"projection_class_embeddings_input_dim": 3 + 6 * 4}
+TEXT = {"text": (5, 6)}
+CASES = {
+    "text": ({}, TEXT),
+    "masked text": ({}, TEXT | {"text_mask": (5,)}),
+    "SDXL": (SDXL, TEXT | {"pooled": (3,), "sizes": (6,)}),
+    "inpainting": ({"in_channels": 9}, TEXT | {"mask": (1, 8, 8), "masked_image": (4, 8, 8)}),
+}
+
+
+def conditions_of(shapes, seed):
+    draw = torch.Generator().manual_seed(seed)
+    found = {name: torch.randn(4, *shape, generator=draw) for name, shape in shapes.items()}
+    return found | ({"text_mask": (found["text_mask"] > 0).float()} if "text_mask" in found else {})
+
+
+def table_of(rows, null):
+    """A table with these rows, and the first of `null` in place of none."""
+    arrays = {name: values.numpy() for name, values in rows.items()}
+    return Table(rows=arrays, null={name: values[0].numpy() for name, values in null.items()})
+
+
+def adopted(folder, rows, null, **changed):
+    """Adopt a folder with a table of conditions, and read the model directory that comes of it."""
+    found, shapes = Diffusers().look(folder), {name: values.shape[1:] for name, values in rows.items()}
+    model = assemble(config_of(found, SHAPE, changed, conditions=shapes), found)
+    save_model(folder / "adopted", Model(model.config, model.network, table_of(rows, null)))
+    return load_model(folder / "adopted")
+
+
+@torch.no_grad()
+def theirs(scheduler, network, noise, given, null, guidance):
+    """Sample as the pipelines of the library do: without and with the conditions, in one batch."""
+    network.eval()
+    scheduler.set_timesteps(8)
+    both = {name: torch.cat([null[name][:1].expand_as(values), values]) for name, values in given.items()}
+    x = noise * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        asked = torch.cat([scheduler.scale_model_input(x, t)] * 2)
+        if "mask" in both:
+            asked = torch.cat([asked, both["mask"], both["masked_image"]], dim=1)
+        added = {"text_embeds": both["pooled"], "time_ids": both["sizes"]} if "pooled" in both else None
+        mask = both.get("text_mask")
+        more = {"encoder_attention_mask": mask, "added_cond_kwargs": added, "return_dict": False}
+        without, along = network(asked, t, encoder_hidden_states=both["text"], **more)[0].chunk(2)
+        x = scheduler.step(without + guidance * (along - without), t, x, return_dict=False)[0]
+    return x
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_guided_sampler_of_the_library(tmp_path, case):
+    options, shapes = CASES[case]
+    scheduler, network = diffusers.EulerDiscreteScheduler(**SCHEDULER), text_unet(**options)
+    given, null = conditions_of(shapes, 1), conditions_of(shapes, 2)
+    model = adopted(pipeline(tmp_path, network, scheduler), given, null)
+    assert model.config.guidable
+    noise = torch.randn(4, *SHAPE)
+    expected = theirs(scheduler, network, noise, given, null, 4.0)
+    flow = as_flow(model, guidance=4.0)
+    times = [1 / (1 + float(sigma)) for sigma in scheduler.sigmas[:-1]]
+    inner = [min(max(t, flow.t_start), flow.t_end) for t in times]
+    with torch.no_grad():
+        found = integrate(flow, noise, Grid((*inner, 1.0), guidance=4.0), **given).x
+    assert float((found - expected).abs().max() / expected.abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "there", "told"),
+    [
+        ({}, {}, r"takes the condition text of shape \(any, 6\), the data has None"),
+        ({}, {"text": (5, 7)}, r"takes the condition text of shape \(any, 6\), the data has \(5, 7\)"),
+        (SDXL, TEXT, r"takes the condition pooled of shape \(3\), the data has None"),
+        ({"in_channels": 9}, TEXT | {"mask": (1, 8, 8)}, "takes images of 5 channels .* the data has 1"),
+    ],
+)
+def test_data_without_its_conditions_is_refused(tmp_path, options, there, told):
+    found = Diffusers().look(pipeline(tmp_path, text_unet(**options), diffusers.DDPMScheduler()))
+    with pytest.raises(UserError, match=told):
+        config_of(found, SHAPE, {}, conditions=there)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            {"time_cond_proj_dim": 4},
+            "UNet2DConditionModel with time_cond_proj_dim 4 needs what fewstep can't",
+        ),
+        ({"cross_attention_dim": (6, 8)}, r"cross_attention_dim \(6, 8\)"),
+        ({"addition_embed_type": "image"}, "addition_embed_type 'image'"),
+    ],
+)
+def test_a_network_that_needs_more_is_refused(options, told):
+    with pytest.raises(UserError, match=told):
+        library.describe("UNet2DConditionModel", options)
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """What prepare leaves of samples with a text, and nothing else that the network does not take."""
+    draw = np.random.default_rng(0)
+    data, text = (draw.standard_normal((64, *shape)).astype("float32") for shape in (SHAPE, (5, 6)))
+    fields = {"data": torch.from_numpy(data), "text": torch.from_numpy(text), "extra": torch.zeros(64, 2)}
+    place = tmp_path / "artifacts/prepare"
+    write_shards(place / "held_out", 64, 64, lambda a, b: {n: f[a:b] for n, f in fields.items()}, facts={})
+    Table(rows={"text": text, "extra": np.zeros((64, 2), np.float32)}).save(place / CONDITIONS)
+    facts = {"shape": [*SHAPE], "units": None, "classes": 0, "class_shares": [], "class_names": []}
+    return place, facts | {"conditions": {"text": [5, 6], "extra": [2]}}
+
+
+def test_the_stage_gives_it_the_conditions_of_the_data(tmp_path, prepared, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_DEVICE", "cpu")
+    place, facts = prepared
+    folder = pipeline(tmp_path / "sd", text_unet(), diffusers.EulerDiscreteScheduler(**SCHEDULER))
+    inputs = {"data": place, "folder": folder}
+    job = job_in(tmp_path, "adopt", "sd", inputs=inputs, manifests={"data": {"facts": facts}})
+    adopt.run(adopt.Config(folder="data/sd", check_samples=16), job)
+    model = load_model(job.out)
+    assert model.config.conditions == {"text": (5, 6)}
+    assert len(model.conditions.table) == 64
+    assert {"ratio", "problems"} <= job.facts.keys()
+    ((_, given),) = draws("x", 0, range(3), shape=SHAPE, conditions=model.conditions, batch=3)
+    assert given.keys() == {"text"}
+
+
+def test_the_command_tells_its_conditions_and_checks_it(tmp_path, prepared, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = pipeline(tmp_path / "data/sd", text_unet(), diffusers.EulerDiscreteScheduler(**SCHEDULER))
+    with pytest.raises(SystemExit):
+        command_line.main(["adopt", str(folder)])
+    said = capsys.readouterr().out
+    assert "network:    UNet2DConditionModel of diffusers\n" in said
+    assert "conditions: text (any, 6), perhaps text_mask\n" in said
+    assert "guidance:   on all channels\n" in said
+    assert "is left out" not in said

@@ -1,0 +1,247 @@
+"""A chain whose points follow a vector and a label: every stage keeps the conditions of each sample."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from jobs import job_in
+
+from fewstep.checkpoint import CONDITIONS, load_model, load_table, model_digest, save_model
+from fewstep.conditions import Table
+from fewstep.draws import draws
+from fewstep.errors import UserError
+from fewstep.flow import as_flow
+from fewstep.model import ModelConfig, build
+from fewstep.shards import Shards
+from fewstep.solvers import integrate
+from stages import couple, distill, evaluate, prepare, pretrain, reflow, search, trajectories
+
+TRAIN = {"batch": 64, "learning_rate": 4e-3}
+MLP = {"name": "mlp", "width": 32, "depth": 2}
+SAMPLES = 600
+
+
+def write_npz(file, **changes):
+    """Points (600, 2) around `place` (600, 2), which is moved by the class, and spread by 0.1."""
+    draw = np.random.default_rng(0)
+    place, label = draw.uniform(-1, 1, (SAMPLES, 2)).astype("float32"), np.arange(SAMPLES) % 2
+    x = place + 2 * label[:, None] - 1 + 0.1 * draw.standard_normal((SAMPLES, 2))
+    arrays = {"x": x.astype("float32"), "y": label, "conditions/place": place}
+    np.savez(file, **{name: array for name, array in (arrays | changes).items() if array is not None})
+
+
+def ran(root, stage, config, inputs, key=None):
+    """Run a stage in this process on folders of `root`, and leave what the runner would."""
+    name = stage.__name__.rpartition(".")[2]
+    paths = {given: root / folder for given, folder in inputs.items()}
+    manifests = {
+        given: json.loads((path / "facts.json").read_text())
+        for given, path in paths.items()
+        if (path / "facts.json").exists()
+    }
+    out = root / (f"{name}-{key}" if key else name)
+    out.mkdir()
+    (root / "work" / out.name).mkdir(parents=True)
+    changes = {"out": out, "scratch": root / "work" / out.name, "inputs": paths, "manifests": manifests}
+    job = job_in(root, name, key, **changes)
+    stage.run(stage.Config(**config), job)
+    (out / "facts.json").write_text(json.dumps({"stage": name, "config": config, "facts": job.facts}))
+    return job
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """The folder in which all stages ran."""
+    root = tmp_path_factory.mktemp("chain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEWSTEP_WORKERS", "1")
+        patch.chdir(root)
+        (root / "data").mkdir()
+        write_npz(root / "data" / "points.npz")
+        nets = {"metric_nets": {"steps": 2, "clusters": 2}, "monitor_net": {"steps": 1}}
+        ran(root, prepare, {"source": "points.npz", "condition_rows": 100} | nets, {})
+        method = {"name": "flow_matching", "label_dropout": 0.1}
+        settings = {"method": method, "model": MLP, "conditional": True, "train": TRAIN | {"steps": 500}}
+        ran(root, pretrain, settings, {"data": "prepare"})
+        teacher = {"model": "pretrain", "data": "prepare"}
+        ran(root, couple, {"model": "pretrain", "pairs": 96, "held_out": 32, "nfe": 8}, teacher, "round1")
+        settings = {"init": "pretrain", "method": "reflow", "train": TRAIN | {"steps": 5}}
+        settings |= {"straightness_noises": 8}
+        inputs = {"pairs": "couple-round1", "init": "pretrain", "data": "prepare"}
+        ran(root, reflow, settings, inputs, "round1")
+        settings = {"teacher": "pretrain", "method": "uniform", "budgets": [2], "guidance": 1.5}
+        settings |= {"report_noises": 32, "batch": 32, "truth_steps": 8}
+        ran(root, search, settings, {"model": "pretrain", "teacher": "pretrain"}, "pretrain")
+        inputs = {"model": "pretrain", "search": "search-pretrain"}
+        ran(root, trajectories, {"samples": 256, "held_out": 64}, inputs, "pretrain")
+        ran(root, distill, student("straighten"), student_inputs("trajectories-pretrain"), "straight")
+        settings = student({"name": "dmd", "fake_warmup": 1}) | {"train": TRAIN | {"steps": 2}}
+        ran(root, distill, settings, student_inputs("prepare"), "boss")
+        inputs = {"data": "prepare", "model pretrain": "pretrain", "model straight": "distill-straight"}
+        settings = {"samples": 50, "blocks": 2, "nfe": [2], "reference_nfe": 4}
+        ran(root, evaluate, settings, inputs | {"search pretrain": "search-pretrain"})
+    return root
+
+
+def student(method):
+    """Settings of distill."""
+    found = {"method": method, "init": "pretrain", "teacher": "pretrain", "train_on": "trajectories/pretrain"}
+    return found | {"nfe": 2, "train": TRAIN | {"steps": 200}}
+
+
+def student_inputs(train_on):
+    models = {"init": "pretrain", "teacher": "pretrain", "search": "search-pretrain"}
+    return models | {"train_on": train_on, "data": "prepare"}
+
+
+def test_shards_hold_the_rows_of_the_data_and_the_numbers_of_rows_of_the_model(chain):
+    data = Shards(chain / "prepare" / "train").load()
+    assert {name: tuple(values.shape[1:]) for name, values in data.items()} == {
+        "data": (2,),
+        "label": (),
+        "place": (2,),
+    }
+    middle = data["place"] + 2 * data["label"][:, None] - 1
+    assert (data["data"] - middle).std() == pytest.approx(0.1, abs=0.02)
+    table = load_table(chain / "prepare")
+    assert {name: values.shape for name, values in table.rows.items()} == {"label": (100,), "place": (100, 2)}
+    for name in ("couple-round1", "trajectories-pretrain"):
+        shards = Shards(chain / name / "train")
+        assert shards.fields["row"] == {"dtype": "int64", "shape": []}
+        assert not {"label", "place"} & shards.fields.keys()
+        assert shards.facts["conditions"] == table.digest
+
+
+@pytest.mark.parametrize("model", ["pretrain", "reflow-round1", "distill-straight", "distill-boss"])
+def test_every_model_carries_the_conditions_of_the_data(chain, model):
+    loaded = load_model(chain / model)
+    assert loaded.config.conditions == {"place": (2,)}
+    assert loaded.config.classes == 2
+    assert (chain / model / CONDITIONS).read_bytes() == (chain / "prepare" / CONDITIONS).read_bytes()
+
+
+@pytest.mark.parametrize(("model", "apart"), [("pretrain", 0.35), ("distill-straight", 0.45)])
+def test_samples_follow_their_conditions(chain, model, apart):
+    loaded = load_model(chain / model)
+    flow = as_flow(loaded)
+    grid = loaded.config.grid or load_model(chain / "distill-straight").config.grid
+    ((noise, given),) = draws("check", 0, range(500), shape=(2,), conditions=loaded.conditions, batch=500)
+    with torch.no_grad():
+        made = integrate(flow, noise, grid, **given).x
+    middle = given["place"] + 2 * given["label"][:, None] - 1
+    assert (made - middle).square().mean().sqrt() < apart
+    assert (made - middle.roll(1, 0)).square().mean().sqrt() > 1.2  # those of another sample
+
+
+def test_the_guided_student_samples_without_guidance(chain):
+    assert load_model(chain / "distill-straight").config.baked_guidance == 1.5
+    headline = json.loads((chain / "evaluate" / "metrics.json").read_text())["headline"]
+    assert all(np.isfinite(row["fd_clf"]) for row in headline.values())
+
+
+def test_pairs_that_were_made_with_other_conditions_are_refused(chain, tmp_path):
+    model = load_model(chain / "pretrain")
+    table = model.conditions.table.pick(torch.arange(50))
+    save_model(tmp_path / "other", build(model.config, seed=0, table=table))
+    settings = {"init": "pretrain", "method": "reflow", "train": TRAIN | {"steps": 5}}
+    inputs = {"pairs": chain / "couple-round1", "init": tmp_path / "other"}
+    inputs["data"] = chain / "prepare"
+    with pytest.raises(UserError, match="couple-round1 was made with other conditions than the model has"):
+        reflow.run(reflow.Config(**settings), job_in(tmp_path, "reflow", "round1", inputs=inputs))
+    plain = ModelConfig(architecture=MLP, shape=(2,))
+    save_model(tmp_path / "plain", build(plain, seed=0))
+    assert model_digest(tmp_path / "plain") != model_digest(tmp_path / "other")
+    inputs["init"] = tmp_path / "plain"
+    with pytest.raises(UserError, match="was made with other conditions"):
+        reflow.run(reflow.Config(**settings), job_in(tmp_path, "reflow", "round1", inputs=inputs))
+
+
+def asked_for(chain, folder, conditional):
+    settings = {"method": "flow_matching", "model": MLP, "train": TRAIN | {"steps": 1}}
+    manifests = {"data": json.loads((chain / "prepare" / "facts.json").read_text())}
+    job = job_in(folder, "pretrain", inputs={"data": chain / "prepare"}, manifests=manifests)
+    pretrain.run(pretrain.Config(**settings, conditional=conditional), job)
+    return load_model(job.out)
+
+
+def test_a_model_may_be_given_some_of_the_conditions(chain, tmp_path):
+    model = asked_for(chain, tmp_path / "a", ["place"])
+    assert (model.config.classes, model.config.condition_names) == (0, ("place",))
+    assert model.conditions.table.rows.keys() == {"place"}
+    model = asked_for(chain, tmp_path / "b", ["label"])
+    assert (model.config.condition_names, model.conditions.table) == (("label",), None)
+    with pytest.raises(UserError, match=r"conditional: unknown condition 'plaice'; did you mean 'place'"):
+        asked_for(chain, tmp_path / "c", ["plaice"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"conditions/place": np.zeros((5, 2))}, "conditions have 5 rows; 600 samples need as many"),
+        ({"conditions/place": np.full((600, 2), np.nan)}, "conditions/place holds NaN or infinity"),
+        ({"conditions/place": np.array(["a"] * 600)}, "conditions/place is <U1; save conditions as floats"),
+        ({"conditions/noise": np.zeros((600, 2))}, "a condition can't be called 'noise'"),
+        ({"null/place": np.zeros(3)}, r"null value of condition place has shape \(3,\)"),
+        ({"texts": np.zeros(600)}, "texts is float64 of shape"),
+    ],
+)
+def test_arrays_that_are_no_conditions_are_refused(tmp_path, monkeypatch, changes, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    write_npz(tmp_path / "data" / "points.npz", **changes)
+    with pytest.raises(UserError, match=told):
+        prepare.run(prepare.Config(source="points.npz"), job_in(tmp_path, "prepare"))
+
+
+def test_an_adopted_model_is_given_the_conditions_of_the_data(chain, tmp_path):
+    facts = json.loads((chain / "prepare" / "facts.json").read_text())
+    for name, width in (("mine", 2), ("other", 3)):
+        config = ModelConfig(architecture=MLP, shape=(2,), conditions={"place": (width,)})
+        table = Table(rows={"place": np.zeros((4, width), np.float32)})
+        save_model(tmp_path / "data" / name, build(config, seed=0, table=table))
+    settings = {"method": "flow_matching", "model": MLP, "train": TRAIN | {"steps": 1}}
+    made = {"inputs": {"data": chain / "prepare"}, "manifests": {"data": facts}}
+
+    def taken(name):
+        job = job_in(tmp_path / name, "pretrain", **made)
+        job.inputs["checkpoint"] = tmp_path / "data" / name
+        pretrain.run(pretrain.Config(**settings, checkpoint=f"data/{name}"), job)
+        return load_model(job.out)
+
+    assert len(taken("mine").conditions.table) == 100
+    with pytest.raises(UserError, match=r"takes the condition place of shape \(3,\), the data \(2,\)"):
+        taken("other")
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"invert": 0.5}, "can't invert the data: the model has the conditions place"),
+        ({"source": "pairs.npz"}, "holds no conditions, but the model has place"),
+    ],
+)
+def test_pairs_whose_conditions_are_in_no_table_are_refused(chain, tmp_path, monkeypatch, asked, told):
+    monkeypatch.setenv("FEWSTEP_WORKERS", "1")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    arrays = {"noise": np.zeros((40, 2)), "data": np.zeros((40, 2)), "label": np.zeros(40, np.int64)}
+    np.savez(tmp_path / "data" / "pairs.npz", **arrays)
+    inputs = {"model": chain / "pretrain", "data": chain / "prepare"}
+    settings = {"model": "pretrain", "pairs": 32, "held_out": 8, "nfe": 8} | asked
+    with pytest.raises(UserError, match=told):
+        couple.run(couple.Config(**settings), job_in(tmp_path, "couple", "round1", inputs=inputs))
+
+
+def test_pairs_of_a_model_that_is_given_images_are_not_mirrored(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_WORKERS", "1")
+    table = Table(rows={"mask": np.zeros((4, 1, 8, 8), np.float32)})
+    network = {"name": "unet", "width": 8, "multipliers": [1]}
+    config = ModelConfig(architecture=network, shape=(1, 8, 8), conditions=table.shapes)
+    save_model(tmp_path / "model", build(config, seed=0, table=table))
+    settings = {"model": "pretrain", "pairs": 32, "held_out": 8, "nfe": 8, "mirror": True}
+    job = job_in(tmp_path, "couple", "round1", inputs={"model": tmp_path / "model"})
+    with pytest.raises(
+        UserError, match=r"couple\.round1\.mirror can't mirror pairs of a model that is given images"
+    ):
+        couple.run(couple.Config(**settings), job)
