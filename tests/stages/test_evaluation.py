@@ -1,5 +1,6 @@
 """What entries are measured against: data as it is saved, fine runs that converge, and the guidance shown."""
 
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -28,7 +29,9 @@ SHAPE = (1, 8, 8)
 PROTOCOL = Protocol(blocks=2, samples=50, batch=20, seed=0)
 
 
-def test_macs_are_those_of_a_networks_products_and_convolutions():
+def test_macs_are_those_of_a_networks_products_and_convolutions(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch._dynamo", None)  # takes seconds to import
+
     class Layers(torch.nn.Module):
         def __init__(self):
             super().__init__()
