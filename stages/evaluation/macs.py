@@ -1,11 +1,18 @@
 """How much a network call computes: the same on every machine, unlike its time."""
 
-from inspect import unwrap
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch.utils import flop_counter
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from fewstep.model import Model
+
+aten = torch.ops.aten
+FLOPS = flop_registry | {  # which lacks attention as a CPU computes it
+    aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[aten._scaled_dot_product_flash_attention]
+}
 
 
 @torch.no_grad()
@@ -14,21 +21,31 @@ def macs_of(model: Model) -> int:
     device = next(model.parameters()).device
     x, t = torch.zeros(1, *model.config.shape, device=device), torch.zeros(1, device=device)
     label = {"label": torch.zeros(1, dtype=torch.int64, device=device)} if model.config.classes else {}
-    counter = flop_counter.FlopCounterMode(display=False)
-    with Counting(counter):
+    with Counting() as counting:
         model(x, t, **label)
-    return counter.get_total_flops() // 2
+    return counting.flops // 2
 
 
-class Counting(flop_counter._FlopCounterMode):
-    """Counts as FlopCounterMode does, and leaves torch's compiler alone.
+class Counting(TorchDispatchMode):
+    """Adds up what is computed meanwhile.
 
-    torch wraps the method for `torch.compile`; the wrapper imports torch._dynamo and sympy, which takes
-    longer than to measure a small model.
+    torch's own FlopCounterMode takes other operations apart to look for these, for which it imports
+    torch._dynamo and sympy. That takes longer than to measure a small model.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False
+        return False  # else the first call imports torch._dynamo, to be left alone by it
 
-    __torch_dispatch__ = unwrap(flop_counter._FlopCounterMode.__torch_dispatch__)
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        result = func(*args, **named)
+        count: Callable[..., int] | None = FLOPS.get(func._overloadpacket)
+        self.flops += count(*args, **named, out_val=result) if count else 0
+        return result
