@@ -13,6 +13,7 @@ import pytest
 import s3
 from chain.checkout import Checkout
 from filelock import FileLock
+from processes import awake
 
 # What whoever runs the tests has set decides nothing: no test module is imported yet, and xdist's workers
 # and all that tests start inherit this. GIT_DIR, for one, would lead git from a toy project to another.
@@ -60,6 +61,8 @@ GROUPS = {
     "tests/chain/test_shared_shards.py": "killed chains",
     "tests/foreign/test_diffusers.py": "diffusers",
     "tests/foreign/test_survey.py": "diffusers",
+    "tests/infra/test_chain_on_workers.py": "team",
+    "tests/infra/test_servers.py": "team",
     "tests/stages/test_tracking.py": "mlflow",
     "tests/stages/test_registry.py": "mlflow",
     "tests/test_distributed.py": "forked",
@@ -140,9 +143,16 @@ def bucket(s3_address, monkeypatch) -> str:
 
 
 @pytest.fixture(scope="session")
-def prefect_api(tmp_path_factory):
-    """The address of a real Prefect server."""
+def prefect_server(tmp_path_factory):
+    """A real Prefect server."""
     from outages import Program  # imports prefect, which few tests need
 
     with Program("Prefect", tmp_path_factory.mktemp("server")) as server:
-        yield f"{server.address}/api"
+        yield server
+
+
+@pytest.fixture(scope="module")
+def prefect_api(prefect_server):
+    """The address of a real Prefect server, which rests while no file of tests needs it."""
+    with awake(prefect_server.process.pid):
+        yield f"{prefect_server.address}/api"

@@ -1,6 +1,7 @@
 """Digits: 1797 grey 8x8 images of handwritten digits that come with scikit-learn; no download."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from etils.epy import lazy_imports
@@ -9,10 +10,8 @@ from fewstep.data._samples import Samples
 from fewstep.extras import brought_by
 
 with lazy_imports():
+    import numpy as np
     import torch
-
-with lazy_imports(error_callback=brought_by("images", what="the digits", library="scikit-learn")):
-    from sklearn import datasets
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,18 @@ class Digits:
         Raises:
             UserError: if scikit-learn is not installed.
         """
-        digits = datasets.load_digits()
+        rows = torch.from_numpy(np.loadtxt(_file(), delimiter=","))  # 64 pixels and the class
         return Samples(
-            data=torch.from_numpy(digits.images).float()[:, None] / 8 - 1,
-            label=torch.from_numpy(digits.target).long(),
+            data=rows[:, :-1].float().reshape(-1, 1, 8, 8) / 8 - 1,
+            label=rows[:, -1].long(),
             class_names=tuple(str(digit) for digit in range(10)),
         )
+
+
+def _file() -> Path:
+    """Return the file of scikit-learn, which takes longer to import than most stages of a toy chain take."""
+    found = find_spec("sklearn")
+    if not (found and found.origin):
+        missing = ModuleNotFoundError("No module named 'sklearn'")
+        brought_by("images", what="the digits", library="scikit-learn")(missing)
+    return Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"

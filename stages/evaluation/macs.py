@@ -1,10 +1,19 @@
 """How much a network call computes: the same on every machine, unlike its time."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from fewstep.draws import draws
 from fewstep.model import Model
+
+aten = torch.ops.aten
+FLOPS = flop_registry | {  # which lacks attention as a CPU computes it
+    aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[aten._scaled_dot_product_flash_attention]
+}
 
 
 @torch.no_grad()
@@ -14,6 +23,31 @@ def macs_of(model: Model) -> int:
     t = torch.zeros(1, device=device)
     shape, conditions = model.config.shape, model.conditions
     ((x, given),) = draws("macs", 0, range(1), shape=shape, conditions=conditions, batch=1, device=device)
-    with FlopCounterMode(display=False) as counter:
+    with Counting() as counting:
         model(x, t, **given)
-    return counter.get_total_flops() // 2
+    return counting.flops // 2
+
+
+class Counting(TorchDispatchMode):
+    """Adds up what is computed meanwhile.
+
+    torch's own FlopCounterMode takes other operations apart to look for these, for which it imports
+    torch._dynamo and sympy. That takes longer than to measure a small model.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else the first call imports torch._dynamo, to be left alone by it
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        result = func(*args, **named)
+        count: Callable[..., int] | None = FLOPS.get(func._overloadpacket)
+        self.flops += count(*args, **named, out_val=result) if count else 0
+        return result

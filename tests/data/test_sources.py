@@ -53,7 +53,12 @@ def save_images(folder, images, suffix="png"):
 
 
 def test_digits(root):
+    from sklearn.datasets import load_digits
+
     samples = load("digits", root)
+    theirs = load_digits()
+    assert torch.equal((samples.data[:, 0] + 1) * 8, torch.from_numpy(theirs.images).float())
+    assert torch.equal(samples.label, torch.from_numpy(theirs.target))
     assert samples.data.shape == (1797, 1, 8, 8)
     assert (samples.data.min(), samples.data.max()) == (-1, 1)
     assert torch.equal(samples.data, (samples.data * 8).round() / 8)
@@ -127,9 +132,15 @@ def test_every_source_imports_without_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_the_digits_are_read_without_scikit_learn():
+    """It would take seconds to import."""
+    code = "import sys; from fewstep.data.digits import Digits; Digits().load(None)"
+    subprocess.run([sys.executable, "-c", f"{code}; assert 'sklearn' not in sys.modules"], check=True)
+
+
 def test_a_missing_library_is_named_with_its_extra(root, monkeypatch):
-    make_missing(monkeypatch, "sklearn.datasets", "fewstep.data.digits")
     make_missing(monkeypatch, "sklearn.datasets", "fewstep.data.patches")
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     refused(r"fewstep\[images\]", "digits", root)
     refused(r"fewstep\[images\]", "patches", root)
     save_images(root / "data" / "cats", photos())

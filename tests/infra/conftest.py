@@ -1,3 +1,5 @@
+import os
+import signal
 import uuid
 
 import pytest
@@ -5,6 +7,7 @@ import s3
 from composed import INFRA, Team
 from outages import free_port
 from postgres import server
+from processes import awake
 
 from flows.server import programs
 
@@ -42,8 +45,19 @@ def team(database, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def servers(team):
+def both_servers(team):
     """Both servers, running."""
     team.finish("buckets")
     with team.running("prefect", "mlflow") as processes:
-        yield processes
+        try:
+            yield processes
+        finally:  # to end as they do for a user
+            for process in processes.values():
+                os.killpg(process.pid, signal.SIGCONT)
+
+
+@pytest.fixture(scope="module")
+def servers(both_servers):
+    """Both servers, which rest while no file of tests needs them."""
+    with awake(*(process.pid for process in both_servers.values())):
+        yield both_servers

@@ -1,5 +1,6 @@
 """What entries are measured against: data as it is saved, fine runs that converge, and the guidance shown."""
 
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -28,17 +29,39 @@ SHAPE = (1, 8, 8)
 PROTOCOL = Protocol(blocks=2, samples=50, batch=20, seed=0)
 
 
-def test_macs_are_those_of_a_networks_products_and_convolutions():
-    class Layers(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.line = torch.nn.Conv2d(1, 3, 3, padding=1), torch.nn.Linear(8, 8)
+class Layers(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.line = torch.nn.Conv2d(1, 3, 3, padding=1), torch.nn.Linear(8, 8)
 
-        def forward(self, x, t):
-            return self.line(self.conv(x)) * t.view(-1, 1, 1, 1)
+    def forward(self, x, t):
+        return self.line(self.conv(x)) * t.view(-1, 1, 1, 1)
 
+
+class Attention(torch.nn.Module):
+    """Rows of the image look at each other, which are drawn to twice the height before."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = torch.nn.Linear(8, 8)
+
+    def forward(self, x, t):
+        x = self.line(torch.nn.functional.interpolate(x, size=(16, 8)))
+        return torch.nn.functional.scaled_dot_product_attention(x, x, x)
+
+
+@pytest.mark.parametrize(
+    ("network", "macs"),
+    [
+        (Layers, 8 * 8 * 3 * 9 + 3 * 8 * 8 * 8),
+        (Attention, 16 * 8 * 8 + 2 * 16 * 16 * 8),
+    ],
+)
+def test_macs_are_those_of_a_networks_products_and_convolutions(network, macs, monkeypatch):
+    for slow in ("torch._dynamo", "sympy"):  # take seconds to import
+        monkeypatch.setitem(sys.modules, slow, None)
     config = ModelConfig(architecture={"name": "layers"}, shape=SHAPE)
-    assert macs_of(Model(config, Layers())) == 8 * 8 * 3 * 9 + 3 * 8 * 8 * 8
+    assert macs_of(Model(config, network())) == macs
 
 
 class Louder(torch.nn.Module):
