@@ -65,7 +65,10 @@ class Training:
 
     def take_step(self, batch: Batch, keys: Tensor) -> None:
         """Make the updates of this step. Each updates one network on its own loss."""
-        torch.manual_seed(randomness.digest64(f"train step {self.step} rank {distributed.rank()}", self.seed))
+        seed = randomness.digest64(f"train step {self.step} rank {distributed.rank()}", self.seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed looks for all kinds of devices
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
         for number, network in enumerate(self.method.updates(self.step)):
             for name, trainee in self.trainees.items():
                 trainee.unlock(name == network)

@@ -25,11 +25,12 @@ class Trainee:
         """Those that the method asked for, by name."""
         kept = [(self.average, settings.ema)] if self.average is not None else []
         kept += [(self.averages[name], decay) for name, decay in net.averages.items()]
-        # The lists are kept, because collecting them takes longer than the average itself.
+        # These lists are kept, because collecting them takes longer than the average itself.
         self._followed: list[Tensor] = list(net.module.parameters())
-        self._followers: list[tuple[nn.Module, list[Tensor], float]] = [
-            (average, [*average.parameters()], decay) for average, decay in kept
+        self._followers: list[tuple[list[Tensor], float]] = [
+            ([*average.parameters()], decay) for average, decay in kept
         ]
+        self._buffers = [pair for average, _ in kept for pair in _buffers(average, net.module)]
         self.optimiser = AdamW(
             self.parameters, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
         )
@@ -60,7 +61,8 @@ class Trainee:
         loss = losses.mean()
         loss.backward()
         loss = loss.detach()
-        distributed.average([*(p.grad for p in self.parameters if p.grad is not None), loss])
+        if distributed.ranks() > 1:
+            distributed.average([*(p.grad for p in self.parameters if p.grad is not None), loss])
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * self.rate_scale
@@ -79,11 +81,11 @@ class Trainee:
     @torch.no_grad()
     def _follow(self) -> None:
         """Update the moving averages; their decays ramp up over the first updates, as in TensorFlow."""
-        for average, followers, full_decay in self._followers:
+        for followers, full_decay in self._followers:
             decay = min(full_decay, (1 + self.updates) / (10 + self.updates))
             torch._foreach_lerp_(followers, self._followed, 1 - decay)
-            for mine, theirs in zip(average.buffers(), self.module.buffers(), strict=True):
-                mine.copy_(theirs)
+        for mine, theirs, name in self._buffers:
+            getattr(mine, name).copy_(getattr(theirs, name))
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors of the training state."""
@@ -112,6 +114,12 @@ class Trainee:
             number, _, moment = name.partition("/")
             moments.setdefault(int(number), {})[moment] = tensor
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
+
+
+def _buffers(average: nn.Module, module: nn.Module) -> list[tuple[nn.Module, nn.Module, str]]:
+    """Return the parts of an average and of its network that have a buffer, and the buffer's name."""
+    parts = zip(average.modules(), module.modules(), strict=True)
+    return [(mine, theirs, name) for mine, theirs in parts for name, _ in theirs.named_buffers(recurse=False)]
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
