@@ -1,6 +1,7 @@
 """Trainee: a network with its optimiser and the moving average of its weights."""
 
 import copy
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -62,12 +63,20 @@ class Trainee:
         for parameter in self.parameters:
             parameter.requires_grad_(open_)
 
-    def update(self, losses: Tensor, rate: float) -> Tensor:
-        """Step on the mean of the losses, (n,), if it and its gradient are finite; return `in_a_row`."""
+    def update(self, losses: Iterable[Tensor], count: int, rate: float) -> Tensor:
+        """Step on the mean of the losses, if it and its gradient are finite; return `in_a_row`.
+
+        Args:
+            losses: Of `count` samples, some (n,) at a time, each computed when it is asked for.
+            count: How many.
+            rate: The learning rate of the loop.
+        """
         self.optimiser.zero_grad()
-        loss = losses.mean()
-        loss.backward()
-        loss = loss.detach()
+        loss = torch.zeros_like(self.loss)
+        for some in losses:
+            part = some.sum() / count
+            part.backward()
+            loss += part.detach()
         if distributed.ranks() > 1:
             distributed.average([*(p.grad for p in self.parameters if p.grad is not None), loss])
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
