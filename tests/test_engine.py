@@ -15,6 +15,7 @@ from fewstep.model import ModelConfig, build
 from fewstep.networks.unet import Level
 from fewstep.settings import TrainSettings
 from fewstep.training.engine import blocks
+from fewstep.training.memory import OutOfMemoryError, explained
 from fewstep.training.networks import Training
 
 SETTINGS = TrainSettings(steps=12, batch=8)
@@ -138,3 +139,37 @@ def test_wrong_values_are_named(tmp_path, monkeypatch, name, text, message):
     monkeypatch.setenv(name, text)
     with pytest.raises(UserError, match=f"{name} {message}"):
         run(tmp_path, settings=SETTINGS, progress=Recorder())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 has ..."),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:128] DefaultCPUAllocator: can't allocate memory: you ..."
+        ),
+        MemoryError(),
+    ],
+)
+def test_no_memory_is_told_in_one_message_with_what_helps(monkeypatch, error):
+    with (
+        pytest.raises(OutOfMemoryError, match=r"FEWSTEP_MICRO_BATCH=32 \(it is 64\) or FEWSTEP_RECOMPUTE=on"),
+        explained(64),
+    ):
+        raise error
+    monkeypatch.setenv("FEWSTEP_MICRO_BATCH", "1")
+    monkeypatch.setenv("FEWSTEP_RECOMPUTE", "on")
+    with pytest.raises(OutOfMemoryError) as caught, explained(64):
+        raise error
+    assert "Set more devices (FEWSTEP_PROCESSES)" in str(caught.value)
+    assert "run the stage again and it goes on" in str(caught.value)
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="shapes"), explained(8):
+        raise RuntimeError("shapes do not match")
+
+
+def test_a_network_that_is_too_large_for_this_machine_is_told():
+    with pytest.raises(OutOfMemoryError, match="out of memory"), explained(8):
+        torch.empty(2**58)
