@@ -17,6 +17,7 @@ many steps would lose in bfloat16 what each of them adds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from etils.epy import lazy_imports
@@ -152,7 +153,12 @@ def usable_times(path: str | Mapping[str, Any], prediction: str) -> tuple[float,
     An end of the path's own range is kept where the 2x2 system of fewstep.predictions has a finite,
     non-zero determinant there, and moved inwards to END_MARGIN where it has not.
     """
-    law = paths.get(path)
+    return usable_times_on(paths.get(path), prediction)
+
+
+@cache
+def usable_times_on(law: paths.Path, prediction: str) -> tuple[float, float]:
+    """Return what `usable_times` does, for a path itself; asked in every step, found once."""
     ends = law.canonical_time(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
     det = predictions.determinant(prediction, law.coefficients(torch.tensor([0.0, 1.0], dtype=torch.float64)))
     solvable = ((det.abs() > 1e-9) & (det.abs() < 1e9)).tolist()

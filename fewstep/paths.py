@@ -80,6 +80,7 @@ class Path:
         return PathSample(x=x, t=t, noise=noise, data=data, velocity=velocity)
 
 
+@dataclass(frozen=True)
 class Linear(Path):
     """Straight lines, a = t and b = 1 - t; Liu et al. 2022 (arXiv 2209.03003), eq. 1."""
 
@@ -93,6 +94,7 @@ class Linear(Path):
         return canonical
 
 
+@dataclass(frozen=True)
 class Cosine(Path):
     """A quarter turn, a = sin(pi t / 2) and b = cos(pi t / 2); Albergo and Vanden-Eijnden 2022."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING
 
 from etils.epy import lazy_imports
@@ -63,6 +64,13 @@ def draw_times(law: str, config: ModelConfig, keys: Tensor) -> Tensor:
 
     The law is rescaled to the times at which the model's prediction gives a velocity.
     """
-    ends = torch.tensor(flow.usable_times(config.path, config.prediction), dtype=torch.float64)
-    start, end = paths.get(config.path).time_of(ends).tolist()
+    start, end = _ends(paths.get(config.path), config.prediction)
     return start + (end - start) * LAWS[law](randomness.uniforms("train.time", keys))
+
+
+@cache
+def _ends(path: paths.Path, prediction: str) -> tuple[float, float]:
+    """Return the first and last of the path's own times at which the prediction gives a velocity."""
+    ends = torch.tensor(flow.usable_times_on(path, prediction), dtype=torch.float64)
+    start, end = path.time_of(ends).tolist()
+    return start, end

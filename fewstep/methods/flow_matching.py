@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from fewstep import randomness, registry
 from fewstep.errors import UserError
@@ -56,8 +57,11 @@ class FlowMatching(PathRegression):
         """Return the batch with a noise for each sample."""
         data = batch["data"]
         noise = randomness.noises("train.noise", keys, tuple(data.shape[1:])).to(data.device)
-        coupling = registry.find("fewstep.couplings", self.coupling)()
-        return {**batch, "noise": coupling.pair(noise, data)}
+        return {**batch, "noise": self._pairs.pair(noise, data)}
+
+    @cached_property
+    def _pairs(self) -> Any:
+        return registry.find("fewstep.couplings", self.coupling)()
 
     def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
         """See Method.loss."""

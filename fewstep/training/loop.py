@@ -1,7 +1,5 @@
 """The training loop, shared by all methods; a method supplies the batch preparation and the losses."""
 
-import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,14 +10,14 @@ import torch
 from torch import Tensor
 
 from fewstep import distributed
-from fewstep.errors import UserError
 from fewstep.metrics.monitor import Monitor
 from fewstep.model import Model
 from fewstep.progress import SILENT, Progress
 from fewstep.settings import TrainSettings
 from fewstep.training.method import Batch, Method
 from fewstep.training.networks import DivergedError, Training
-from fewstep.training.state import read_state, write_state
+from fewstep.training.saver import Saver
+from fewstep.training.state import read_state
 from fewstep.training.watch import Watch, Watched
 
 REPORT_STEPS = 50  # steps between two reports; fewer in a short training
@@ -72,8 +70,8 @@ def train(
 ) -> Trained:
     """Train `student` in place and return it; resume a training that was interrupted.
 
-    Equal arguments give equal weights, whether the run was interrupted or not. The environment
-    variable FEWSTEP_CHECKPOINT_SECONDS (default 20) is the time between two saves.
+    Equal arguments give equal weights, whether the run was interrupted or not. `fewstep.training.saver` says
+    when it is saved.
 
     An update whose loss or gradient is not finite is skipped. After ten such updates in a row the training
     fails, unless a monitor has looked: then it ends early, with the weights of the best look.
@@ -106,21 +104,22 @@ def train(
     if distributed.rank():
         progress = SILENT
     watch = Watch(monitor, training, progress)
-    saver = _Saver(state / "train_state.safetensors", training, watch)
+    saver = Saver(state / "train_state.safetensors", training, watch)
     saved = read_state(saver.file, training.facts, progress.note)
     first = training.evaluate(held_out)
     saver.resume(saved)
     reporter = _Reporter(training, held_out, progress)
     try:
-        while True:
-            reporter.before_step()
-            watch.before_step()
-            if training.step == settings.steps or watch.stopped:
-                break
-            saver.before_step()
-            training.take_step(*batches[training.step])
-            reporter.after_step()
-        saver.save()
+        with saver:
+            while True:
+                reporter.before_step()
+                watch.before_step()
+                if training.step == settings.steps or watch.stopped:
+                    break
+                saver.before_step()
+                training.take_step(*batches[training.step])
+                reporter.after_step()
+            saver.save()
     except DivergedError as error:
         watch.give_up(error)
     watched = watch.finish()
@@ -134,54 +133,6 @@ def train(
     known_losses, fresh = (torch.cat(training.evaluated(samples)).cpu() for samples in (known, held_out))
     count = min(len(known_losses), len(fresh))
     return replace(trained, known_losses=known_losses[:count], fresh_losses=fresh[:count])
-
-
-def _checkpoint_seconds() -> float:
-    """Return the time between two saves.
-
-    Raises:
-        UserError: if the environment variable is not a number of 0 or more.
-    """
-    text = os.environ.get("FEWSTEP_CHECKPOINT_SECONDS", "20")
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not seconds >= 0:
-        raise UserError(f"FEWSTEP_CHECKPOINT_SECONDS must be a number of seconds from 0, got {text!r}")
-    return seconds
-
-
-class _Saver:
-    """Saves the training to disk at intervals and at its end."""
-
-    def __init__(self, file: Path, training: Training, watch: Watch) -> None:
-        self.file, self.training, self.watch = file, training, watch
-        self.seconds = _checkpoint_seconds()
-        self.saved_at = time.monotonic()
-
-    def resume(self, tensors: dict[str, Tensor] | None) -> None:
-        """Restore the tensors of the file, if there was one."""
-        if tensors is not None:
-            self.training.restore(tensors)
-            self.watch.restore(tensors)
-        if distributed.mean(self.training.step, self.training.device) != self.training.step:
-            raise UserError(
-                f"the processes do not resume at the same step; all need access to {self.file.parent}"
-            )
-
-    def before_step(self) -> None:
-        """Save if the interval has passed."""
-        if time.monotonic() - self.saved_at >= self.seconds:
-            self.save()
-
-    def save(self) -> None:
-        """Replace the file, unless the training diverged."""
-        self.training.refuse_divergence()
-        if distributed.rank() == 0:
-            tensors = self.training.tensors() | self.watch.tensors()
-            write_state(self.file, tensors, self.training.facts)
-        self.saved_at = time.monotonic()
 
 
 class _Reporter:

@@ -1,7 +1,8 @@
 """Training: the networks of a method and the rest of the training state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from fewstep import distributed, randomness
 from fewstep.errors import UserError
 from fewstep.model import Model
 from fewstep.settings import TrainSettings
+from fewstep.training.engine import Engine
 from fewstep.training.method import Batch, Method
 from fewstep.training.trainee import Trainee, under
 
@@ -54,6 +56,9 @@ class Training:
             for name, average in trainee.averages.items():
                 assert name not in self.modules, f"two networks are called {name}"
                 self.modules[name] = average.requires_grad_(False)
+        self.engine = Engine.from_environment()
+        for name in nets:
+            self.engine.prepare(self.modules[name])
         self.step = 0
         self.slowed = 1.0  # what a monitor has multiplied the learning rates by
         self.lost_at = torch.tensor(-1, device=device)  # the first step at which a network had diverged
@@ -65,13 +70,16 @@ class Training:
 
     def take_step(self, batch: Batch, keys: Tensor) -> None:
         """Make the updates of this step. Each updates one network on its own loss."""
-        torch.manual_seed(randomness.digest64(f"train step {self.step} rank {distributed.rank()}", self.seed))
+        seed = randomness.digest64(f"train step {self.step} rank {distributed.rank()}", self.seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed looks for all kinds of devices
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
         for number, network in enumerate(self.method.updates(self.step)):
             for name, trainee in self.trainees.items():
                 trainee.unlock(name == network)
             own = randomness.keys_of_update(keys, number)
             losses = self._losses(self.modules, batch, network, self.step / self.settings.steps, own)
-            skips = self.trainees[network].update(losses, self.rate)
+            skips = self.trainees[network].update(losses, len(keys), self.rate)
             self.lost_at = torch.where((skips < SKIPS) | (self.lost_at >= 0), self.lost_at, self.step)
         self.step += 1
 
@@ -92,11 +100,11 @@ class Training:
             module.eval()
         count = len(next(iter(samples.values())))
         keys = randomness.keys_of(HELD_OUT_SEED, 0, count)
-        parts = []
+        parts: list[Tensor] = []
         for start in range(0, count, self.settings.batch):
             part = slice(start, start + self.settings.batch)
             batch = {name: tensor[part] for name, tensor in samples.items()}
-            parts.append(self._losses(modules, batch, "student", 1.0, keys[part]))
+            parts += self._losses(modules, batch, "student", 1.0, keys[part])
         for module in training:
             module.train()
         return parts
@@ -136,11 +144,18 @@ class Training:
 
     def _losses(
         self, modules: dict[str, nn.Module], batch: Batch, network: str, progress: float, keys: Tensor
-    ) -> Tensor:
+    ) -> Iterator[Tensor]:
+        """Yield the losses (n,) of the samples that pass through the networks at a time."""
         batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
         weight = batch.pop("weight", None)
         half = self.settings.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+        autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=half)
+        with autocast():
             batch = self.method.prepare_batch(batch, keys)
-            losses = self.method.loss(modules, batch, network, progress, keys)
-        return losses if weight is None else weight * losses
+        size = self.engine.micro_batch or len(keys)
+        for start in range(0, len(keys), size):
+            part = slice(start, start + size)
+            with autocast():
+                own = {name: tensor[part] for name, tensor in batch.items()}
+                losses = self.method.loss(modules, own, network, progress, keys[part])
+            yield losses if weight is None else weight[part] * losses

@@ -20,7 +20,7 @@ TENSORS = "tensors"
 
 
 def write_state(file: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Replace `file` by these tensors and the facts of their training.
+    """Replace `file` by these tensors, on the CPU and contiguous, and the facts of their training.
 
     Raises:
         UserError: if a tensor is not finite; the file is then unchanged.
@@ -29,9 +29,8 @@ def write_state(file: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -
     if wrong:
         raise UserError(f"training diverged: {wrong[0]} is no longer finite; lower learning_rate or clip")
     with written_whole(file) as temporary:
-        owned = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-        sealed = seal({**facts, TENSORS: _checksum(owned)})
-        save_file(owned, temporary, {FACTS: json.dumps(sealed, sort_keys=True)})
+        sealed = seal({**facts, TENSORS: _checksum(tensors)})
+        save_file(tensors, temporary, {FACTS: json.dumps(sealed, sort_keys=True)})
 
 
 def read_state(

@@ -1,6 +1,7 @@
 """Trainee: a network with its optimiser and the moving average of its weights."""
 
 import copy
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +21,20 @@ class Trainee:
     def __init__(self, net: Net, settings: TrainSettings) -> None:
         self.module = net.module.train()
         self.parameters = [p for p in net.module.parameters() if p.requires_grad]
-        self.average = copy.deepcopy(net.module).eval() if net.ema else None
-        self.averages = {name: copy.deepcopy(net.module).eval() for name in net.averages}
+        self.frozen = {name: p for name, p in net.module.named_parameters() if not p.requires_grad}
+        """Weights that stay as they are: averages share them, and the training state does not hold them."""
+        self.average = self._copy() if net.ema else None
+        self.averages = {name: self._copy() for name in net.averages}
         """Those that the method asked for, by name."""
         kept = [(self.average, settings.ema)] if self.average is not None else []
         kept += [(self.averages[name], decay) for name, decay in net.averages.items()]
-        # The lists are kept, because collecting them takes longer than the average itself.
-        self._followed: list[Tensor] = list(net.module.parameters())
-        self._followers: list[tuple[nn.Module, list[Tensor], float]] = [
-            (average, [*average.parameters()], decay) for average, decay in kept
+        # These lists are kept, because collecting them takes longer than the average itself.
+        self._followed: list[Tensor] = [*self.parameters]
+        self._followers: list[tuple[list[Tensor], float]] = [
+            ([p for name, p in average.named_parameters() if name not in self.frozen], decay)
+            for average, decay in kept
         ]
+        self._buffers = [pair for average, _ in kept for pair in _buffers(average, net.module)]
         self.optimiser = AdamW(
             self.parameters, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
         )
@@ -49,18 +54,31 @@ class Trainee:
         """The network with averaged weights, if an average is kept."""
         return self.module if self.average is None else self.average
 
+    def _copy(self) -> nn.Module:
+        """Return a copy of the network, in evaluation mode, that shares its frozen weights."""
+        return copy.deepcopy(self.module, {id(weight): weight for weight in self.frozen.values()}).eval()
+
     def unlock(self, open_: bool) -> None:
         """Switch gradients of the weights on or off."""
         for parameter in self.parameters:
             parameter.requires_grad_(open_)
 
-    def update(self, losses: Tensor, rate: float) -> Tensor:
-        """Step on the mean of the losses, (n,), if it and its gradient are finite; return `in_a_row`."""
+    def update(self, losses: Iterable[Tensor], count: int, rate: float) -> Tensor:
+        """Step on the mean of the losses, if it and its gradient are finite; return `in_a_row`.
+
+        Args:
+            losses: Of `count` samples, some (n,) at a time, each computed when it is asked for.
+            count: How many.
+            rate: The learning rate of the loop.
+        """
         self.optimiser.zero_grad()
-        loss = losses.mean()
-        loss.backward()
-        loss = loss.detach()
-        distributed.average([*(p.grad for p in self.parameters if p.grad is not None), loss])
+        loss = torch.zeros_like(self.loss)
+        for some in losses:
+            part = some.sum() / count
+            part.backward()
+            loss += part.detach()
+        if distributed.ranks() > 1:
+            distributed.average([*(p.grad for p in self.parameters if p.grad is not None), loss])
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * self.rate_scale
@@ -79,20 +97,25 @@ class Trainee:
     @torch.no_grad()
     def _follow(self) -> None:
         """Update the moving averages; their decays ramp up over the first updates, as in TensorFlow."""
-        for average, followers, full_decay in self._followers:
+        for followers, full_decay in self._followers:
             decay = min(full_decay, (1 + self.updates) / (10 + self.updates))
             torch._foreach_lerp_(followers, self._followed, 1 - decay)
-            for mine, theirs in zip(average.buffers(), self.module.buffers(), strict=True):
-                mine.copy_(theirs)
+        for mine, theirs, name in self._buffers:
+            getattr(mine, name).copy_(getattr(theirs, name))
+
+    @property
+    def _saved(self) -> dict[str, nn.Module]:
+        """The networks of the training state, by the names that their tensors have there."""
+        average = {} if self.average is None else {"average": self.average}
+        averages = {f"averages/{name}": module for name, module in self.averages.items()}
+        return {"network": self.module} | average | averages
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors of the training state."""
         found = {"updates": torch.tensor(self.updates)} | {name: getattr(self, name) for name in COUNTED}
-        found |= {f"network/{name}": tensor for name, tensor in self.module.state_dict().items()}
-        if self.average is not None:
-            found |= {f"average/{name}": tensor for name, tensor in self.average.state_dict().items()}
-        for name, average in self.averages.items():
-            found |= {f"averages/{name}/{key}": tensor for key, tensor in average.state_dict().items()}
+        for part, module in self._saved.items():
+            held = module.state_dict().items()
+            found |= {f"{part}/{name}": tensor for name, tensor in held if name not in self.frozen}
         for number, moments in self.optimiser.state_dict()["state"].items():
             found |= {f"optimiser/{number}/{name}": tensor for name, tensor in moments.items()}
         return found
@@ -102,16 +125,24 @@ class Trainee:
         self.updates = int(tensors["updates"])
         for name in COUNTED:
             getattr(self, name).copy_(tensors[name])
-        self.module.load_state_dict(under("network/", tensors))
-        if self.average is not None:
-            self.average.load_state_dict(under("average/", tensors))
-        for name, average in self.averages.items():
-            average.load_state_dict(under(f"averages/{name}/", tensors))
+        for part, module in self._saved.items():
+            module.load_state_dict({**self.frozen, **under(f"{part}/", tensors)})
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in under("optimiser/", tensors).items():
             number, _, moment = name.partition("/")
             moments.setdefault(int(number), {})[moment] = tensor
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
+
+    def restore_result(self, tensors: dict[str, Tensor]) -> None:
+        """Restore the weights of `result` alone."""
+        part = "network" if self.average is None else "average"
+        self.result.load_state_dict({**self.frozen, **under(f"{part}/", tensors)})
+
+
+def _buffers(average: nn.Module, module: nn.Module) -> list[tuple[nn.Module, nn.Module, str]]:
+    """Return the parts of an average and of its network that have a buffer, and the buffer's name."""
+    parts = zip(average.modules(), module.modules(), strict=True)
+    return [(mine, theirs, name) for mine, theirs in parts for name, _ in theirs.named_buffers(recurse=False)]
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -114,9 +114,7 @@ class Watch:
         """Restore the student's best weights and return the results; None without a monitor."""
         if self.monitor is None:
             return None
-        trainee = self.training.trainees["student"]
-        part = "network" if trainee.average is None else "average"
-        trainee.result.load_state_dict(under(f"student/{part}/", self.best))
+        self.training.trainees["student"].restore_result(under("student/", self.best))
         lost = self.lost or (collapse(self.looks) if self.monitor.settings.retreat is None else None)
         return Watched(self.picked, len(self.looks), self.retreats, lost)
 

@@ -19,6 +19,7 @@ from fewstep.progress import SILENT, Progress
 from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import Batches, Column, Shards
 from fewstep.training.loop import Trained, train
+from fewstep.training.memory import explained
 from fewstep.training.method import Batch, Method
 from stages.process.device import device
 
@@ -49,9 +50,15 @@ class TrainTask:
         return self.state / "end"
 
     def learn(self, student: Model | None = None, progress: Progress = SILENT) -> Trained:
-        """Train on this process's share of each batch."""
-        student = student or load_model(self.start)
+        """Train on this process's share of each batch.
 
+        Raises:
+            OutOfMemoryError: if it does not fit into the memory.
+        """
+        with explained(self.settings.batch // distributed.ranks()):
+            return self._learn(student or load_model(self.start), progress)
+
+    def _learn(self, student: Model, progress: Progress) -> Trained:
         def select(batch: Batch) -> Batch:
             given = student.conditions.given(batch)
             return given if self.select is None else self.select(given)

@@ -34,6 +34,7 @@ with lazy_imports():
     from torch.distributed.launcher import api as launcher
 
     from fewstep import distributed
+    from fewstep.training import memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -224,7 +225,7 @@ def begin(events: Connection, work: Callable[[Progress], Any]) -> Any:
     try:
         return work(Reported(events) if first else SILENT)
     except UserError as error:
-        if first:
+        if first or isinstance(error, memory.OutOfMemoryError):  # which may be of one device alone
             events.send(("mistake", (str(error),), {}))
             sys.exit(1)  # which ends the others
         return None  # the first process says the same

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from fewstep.errors import UserError
+from fewstep.training.memory import explained
 
 
 def report(progress):
@@ -21,6 +22,13 @@ def report(progress):
 
 def refuse(progress):
     raise UserError("the batch is odd")
+
+
+def second_has_no_memory(progress):
+    if dist.get_rank() == 1:
+        with explained(64):
+            raise MemoryError
+    time.sleep(60)
 
 
 def second_dies(progress):

@@ -119,6 +119,12 @@ def test_a_mistake_that_the_first_process_finds_is_that_of_the_stage(capfd):
 
 
 @pytest.mark.usefixtures("forked_processes")
+def test_a_process_without_memory_says_so_for_all_and_ends_the_others():
+    with pytest.raises(UserError, match=r"out of memory .* FEWSTEP_MICRO_BATCH=32"):
+        share(Group(2), group_work.second_has_no_memory, name="a", progress=SILENT)
+
+
+@pytest.mark.usefixtures("forked_processes")
 def test_a_progress_that_fails_stops_no_process_but_fails_the_training():
     class Full(Silent):
         def start(self, label, total, *, done=0, unit="step"):

@@ -1,0 +1,69 @@
+"""The time that saving takes from a training, for networks of several sizes.
+
+Run `python -m benchmarks.save_time [millions of parameters ...]` (20). A fully connected network is trained
+until its fourth save, at FEWSTEP_CHECKPOINT_SECONDS=20, with one thread, in a temporary folder (TMPDIR says
+where). The time taken is what the loop waits for copies, and what steps take longer while a file is written.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import mean, median
+
+import torch
+
+from fewstep import randomness
+from fewstep.methods.flow_matching import FlowMatching
+from fewstep.model import ModelConfig, build
+from fewstep.progress import SILENT
+from fewstep.settings import TrainSettings
+from fewstep.training.networks import Training
+from fewstep.training.saver import Saver
+from fewstep.training.watch import Watch
+
+SHAPE, DEPTH, BATCH, SAVES = (64,), 4, 8, 4
+
+
+def measure(millions: float) -> None:
+    """Train, and print what saving took."""
+    width = round((millions * 1e6 / (4 * DEPTH)) ** 0.5)
+    config = ModelConfig(architecture={"name": "mlp", "width": width, "depth": DEPTH}, shape=SHAPE)
+    settings = TrainSettings(steps=1_000_000, batch=BATCH)
+    model = build(config, seed=0)
+    training = Training(FlowMatching(), model, lambda name: model, settings, 0, torch.device("cpu"))
+    data = randomness.noises("benchmark", randomness.keys_of(0, 0, BATCH), SHAPE)
+    steps: dict[bool, list[float]] = {True: [], False: []}
+    waited = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        file = Path(folder) / "train_state.safetensors"
+        with Saver(file, training, Watch(None, training, SILENT)) as saver:
+            while len(saver.costs) < SAVES or saver.writing:
+                before = time.perf_counter()
+                saver.before_step()
+                middle = time.perf_counter()
+                training.take_step({"data": data}, randomness.keys_of(0, 0, BATCH))
+                waited += middle - before
+                steps[saver.writing].append(time.perf_counter() - middle)
+        took, size = time.perf_counter() - began, file.stat().st_size
+    slower = sum(steps[True]) - len(steps[True]) * median(steps[False])
+    weights = sum(p.numel() for p in training.modules["student"].parameters())
+    print(
+        f"{weights / 1e6:.0f} M parameters, {size / 2**20:.0f} MiB, a step of {median(steps[False]):.3f} s: "
+        f"{SAVES} saves in {took:.0f} s; waited {100 * waited / took:.2f} %, slower steps "
+        f"{100 * slower / took:.2f} %; the saver counted {mean(saver.costs):.2f} s a save, and would wait "
+        f"{saver.interval:.0f} s",
+        flush=True,
+    )
+
+
+def main(sizes: list[float]) -> None:
+    """Measure each size."""
+    torch.set_num_threads(1)
+    for millions in sizes:
+        measure(millions)
+
+
+if __name__ == "__main__":
+    main([float(size) for size in sys.argv[1:]] or [20.0])

@@ -1,0 +1,176 @@
+"""A step of fewstep's training, against a bare loop of the same network, optimiser and batch.
+
+Run `python -m benchmarks.train_step [steps]`. Batches of 128 images of 1x8x8 through the U-Net of the
+demo, one thread. Methods with one network are compared with `Bare`: forward, backward, clip, AdamW and an
+average of the weights, on noise and times from torch's generator. Methods with three are compared with the
+forwards and backwards that they need, and nothing else. The two sides take turns, a step each (200); times
+are medians, of the processor. Memory is what is kept for the backward pass, at most, each tensor once.
+"""
+
+import copy
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks._coupling import UNET
+from fewstep import grids, randomness
+from fewstep.methods.dmd import Dmd
+from fewstep.methods.flow_matching import FlowMatching
+from fewstep.methods.reflow import Reflow
+from fewstep.methods.sim import Sim
+from fewstep.methods.straighten import Straighten
+from fewstep.model import Model, ModelConfig, build
+from fewstep.settings import TrainSettings
+from fewstep.training.method import Batch, Method
+from fewstep.training.networks import Training
+
+SHAPE, BATCH, NFE = (1, 8, 8), 128, 4
+
+
+def model(nfe: int = NFE) -> Model:
+    return build(ModelConfig(architecture=UNET, shape=SHAPE, grid=grids.uniform(nfe)), seed=0)
+
+
+class Bare:
+    """The training loop that one would write without fewstep."""
+
+    def __init__(self, lose: Callable[[nn.Module, Batch], Tensor]) -> None:
+        self.lose, self.network = lose, model()
+        self.average = copy.deepcopy(self.network)
+        self.weights: list[Tensor] = [*self.network.parameters()]
+        self.averaged: list[Tensor] = [*self.average.parameters()]
+        self.optimiser = torch.optim.AdamW(self.weights, lr=1e-3, weight_decay=0.0, fused=True)
+
+    def step(self, batch: Batch) -> None:
+        """Update the network."""
+        self.optimiser.zero_grad()
+        self.lose(self.network, batch).backward()
+        nn.utils.clip_grad_norm_(self.weights, 1.0)
+        self.optimiser.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(self.averaged, self.weights, 0.002)
+
+
+def flow_matching(network: nn.Module, batch: Batch) -> Tensor:
+    return reflow(network, batch | {"noise": torch.randn(BATCH, *SHAPE)})
+
+
+def reflow(network: nn.Module, batch: Batch) -> Tensor:
+    noise, data, t = batch["noise"], batch["data"], torch.rand(BATCH)
+    x = torch.lerp(noise, data, t[:, None, None, None])
+    return (network(x, t) - (data - noise)).square().mean()
+
+
+def straighten(network: nn.Module, batch: Batch) -> Tensor:
+    x, loss = batch["states"][:, 0], torch.zeros(())
+    for number in range(NFE):
+        wanted = batch["states"][:, number + 1]
+        velocity = network(x, torch.full((BATCH,), number / NFE))
+        loss = loss + (velocity - (wanted - x) * NFE).square().mean() / NFE
+        x = x + velocity.detach() / NFE
+    return loss
+
+
+@dataclass
+class Passes:
+    """The forward and backward passes of a step with a fake network, with gradients where they are needed."""
+
+    training: Training
+    through_scores: bool
+    """Whether the student's loss is differentiated through the teacher and the fake network."""
+
+    def step(self, batch: Batch) -> None:
+        """Pass through the networks, and update none."""
+        student, fake, teacher = (self.training.modules[name] for name in ("student", "fake", "teacher"))
+        assert isinstance(student, Model)
+        assert student.config.grid is not None
+        t, timesteps = torch.full((BATCH,), 0.5), student.config.grid.times[:-1]
+
+        def samples() -> Tensor:
+            x = batch["noise"]
+            for timestep in timesteps:
+                x = x + student(x, torch.full((BATCH,), timestep)) / len(timesteps)
+            return x
+
+        self.training.trainees["student"].unlock(False)
+        self.training.trainees["fake"].unlock(True)
+        fake(samples(), t).square().mean().backward()
+        self.training.trainees["student"].unlock(True)
+        self.training.trainees["fake"].unlock(False)
+        made = samples()
+        with torch.set_grad_enabled(self.through_scores):
+            apart = fake(made, t) - teacher(made, t)
+        (apart * made).mean().backward()
+
+
+def kept(work: Callable[[Batch], None], batch: Batch) -> int:
+    """Return how many bytes are kept for the backward pass when there are most of them."""
+    held: dict[int, int] = {}
+    most = 0
+
+    def pack(tensor: Tensor) -> Tensor:
+        nonlocal most
+        storage = tensor.untyped_storage()
+        held[storage.data_ptr()] = storage.nbytes()
+        most = max(most, sum(held.values()))
+        return tensor
+
+    def unpack(tensor: Tensor) -> Tensor:
+        held.clear()  # a backward pass has begun
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        work(batch)
+    return most
+
+
+def begun(method: Method, nfe: int, steps: int) -> Training:
+    settings = TrainSettings(steps=2 * steps, batch=BATCH)
+    return Training(method, model(nfe), lambda name: model(nfe), settings, 0, torch.device("cpu"))
+
+
+def measure(name: str, training: Training, bare: Callable[[Batch], None], steps: int) -> None:
+    """Print what a step takes, the bare one, and their ratio."""
+    noise, data = (randomness.noises(part, randomness.keys_of(0, 0, BATCH), SHAPE) for part in "ab")
+    states = torch.stack([torch.lerp(noise, data, t / NFE) for t in range(NFE + 1)], dim=1)
+    batch = {"noise": noise, "data": data, "states": states}
+
+    def ours(batch: Batch) -> None:
+        first = training.step * BATCH
+        training.take_step(batch, randomness.keys_of(0, first, first + BATCH))
+
+    memory = {work: kept(work, batch) for work in (bare, ours)}
+    spent: dict[Callable[[Batch], None], list[float]] = {work: [] for work in memory}
+    for _ in range(steps):
+        for work, times in spent.items():
+            began = time.process_time()
+            work(batch)
+            times.append(time.process_time() - began)
+    mine, other = median(spent[ours]), median(spent[bare])
+    print(
+        f"{name:16} {1000 * mine:6.1f} ms, bare {1000 * other:6.1f} ms; ratio {other / mine:.3f}; kept "
+        f"{memory[ours] / 2**20:.0f} MiB against {memory[bare] / 2**20:.0f}",
+        flush=True,
+    )
+
+
+def main(steps: int) -> None:
+    """Print a line for each method."""
+    torch.set_num_threads(1)
+    one = {"flow_matching": (FlowMatching(), flow_matching), "reflow": (Reflow(), reflow)}
+    for name, (method, lose) in (one | {"straighten": (Straighten(), straighten)}).items():
+        measure(name, begun(method, NFE, steps), Bare(lose).step, steps)
+    for three in (Sim(fake_warmup=0), Dmd(fake_warmup=0)):
+        for nfe in (1, NFE):
+            training = begun(three, nfe, steps)
+            passes = Passes(training, through_scores=isinstance(three, Sim))
+            measure(f"{type(three).__name__.lower()}, {nfe} nfe", training, passes.step, steps)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if sys.argv[1:] else 200)

@@ -1,0 +1,51 @@
+"""What is said when the memory does not suffice for a training."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from fewstep.errors import UserError
+from fewstep.training.engine import Engine
+
+NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")  # of RuntimeErrors of devices
+
+
+class OutOfMemoryError(UserError):
+    """The networks of a training do not fit into the memory."""
+
+
+@contextmanager
+def explained(samples: int) -> Iterator[None]:
+    """Turn an error that says that the memory does not suffice into one that says what takes less.
+
+    Args:
+        samples: How many a process has in a step.
+
+    Raises:
+        OutOfMemoryError: instead of the error of the device.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not known and not any(words in str(error).lower() for words in NO_MEMORY):
+            raise
+        said = str(error).strip().partition("\n")[0]
+        raise OutOfMemoryError(f"out of memory ({said}). {advice(samples)}") from None
+
+
+def advice(samples: int) -> str:
+    """Return what takes less memory, beginning with what costs no time."""
+    engine = Engine.from_environment()
+    at_a_time = min(engine.micro_batch or samples, samples)
+    ways = []
+    if at_a_time > 1:
+        ways.append(f"FEWSTEP_MICRO_BATCH={at_a_time // 2} (it is {at_a_time})")
+    if not engine.recompute:
+        ways.append("FEWSTEP_RECOMPUTE=on, which takes longer")
+    ways.append("more devices (FEWSTEP_PROCESSES)")
+    return (
+        f"Set {' or '.join(ways)}: each changes no more than the rounding of a result. What was saved of the "
+        "training is kept; run the stage again and it goes on from there"
+    )

@@ -1,0 +1,129 @@
+"""Saver: the training on the disk, at intervals that follow what a save costs."""
+
+import math
+import os
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+from torch import Tensor
+
+from fewstep import distributed
+from fewstep.errors import UserError
+from fewstep.training.networks import Training
+from fewstep.training.state import write_state
+from fewstep.training.watch import Watch
+
+SHARE = 0.03  # of the time, which saving takes at most
+
+
+class Saver:
+    """Copies the training between two steps, and writes the copy while the next steps run.
+
+    The environment variable FEWSTEP_CHECKPOINT_SECONDS (default 20) is the time between two saves, which is
+    longer where saving would take more than `SHARE` of the time. At 0 each step waits for a save of its own.
+    A process that is killed during a save leaves the file of the one before.
+
+    As a context, it ends when what was begun is on the disk.
+
+    Raises:
+        UserError: if FEWSTEP_CHECKPOINT_SECONDS is not a number of 0 or more.
+    """
+
+    def __init__(self, file: Path, training: Training, watch: Watch) -> None:
+        self.file, self.training, self.watch = file, training, watch
+        self.seconds = _checkpoint_seconds()
+        self.saved_at = time.monotonic()
+        self.costs: list[float] = []
+        """Seconds that each save took from the training: of its copy, and of the processor for the rest."""
+        self._writer = ThreadPoolExecutor(1, "save")
+        self._writing: Future[float] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._writer.shutdown(wait=True)
+        self._finish()
+
+    def resume(self, tensors: dict[str, Tensor] | None) -> None:
+        """Restore the tensors of the file, if there was one.
+
+        Raises:
+            UserError: if another process resumes at another step.
+        """
+        if tensors is not None:
+            self.training.restore(tensors)
+            self.watch.restore(tensors)
+        if distributed.mean(self.training.step, self.training.device) != self.training.step:
+            raise UserError(
+                f"the processes do not resume at the same step; all need access to {self.file.parent}"
+            )
+
+    @property
+    def interval(self) -> float:
+        """Seconds from the end of one save to the next."""
+        return max(self.seconds, self.costs[-1] * (1 - SHARE) / SHARE if self.seconds and self.costs else 0.0)
+
+    @property
+    def writing(self) -> bool:
+        """Whether a copy is being written."""
+        return self._writing is not None and not self._writing.done()
+
+    def before_step(self) -> None:
+        """Save if the interval has passed, unless the last save is still being written."""
+        if self.writing:
+            return
+        self._finish()
+        if time.monotonic() - self.saved_at >= self.interval:
+            self.save()
+            if not self.seconds:
+                self._finish()
+
+    def save(self) -> None:
+        """Begin to replace the file, unless the training diverged."""
+        self.training.refuse_divergence()
+        self._finish()
+        began = time.monotonic()
+        if distributed.rank() == 0:
+            tensors = self.training.tensors() | self.watch.tensors()
+            copies = {
+                name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
+            }
+            self._writing = self._writer.submit(_write, self.file, copies, self.training.facts)
+        self.saved_at = time.monotonic()
+        self.costs.append(self.saved_at - began)
+
+    def _finish(self) -> None:
+        """Wait until what was begun is on the disk.
+
+        Raises:
+            UserError, OSError: see `write_state`.
+        """
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            self.costs[-1] += writing.result()
+
+
+def _write(file: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> float:
+    """Write the state, and return the seconds of the processor that this took."""
+    began = time.thread_time()
+    write_state(file, tensors, facts)
+    return time.thread_time() - began
+
+
+def _checkpoint_seconds() -> float:
+    """Return the time between two saves.
+
+    Raises:
+        UserError: if the environment variable is not a number of 0 or more.
+    """
+    text = os.environ.get("FEWSTEP_CHECKPOINT_SECONDS", "20")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise UserError(f"FEWSTEP_CHECKPOINT_SECONDS must be a number of seconds from 0, got {text!r}")
+    return seconds

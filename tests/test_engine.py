@@ -1,0 +1,175 @@
+"""Micro-batches and recomputed blocks: the same training in less memory."""
+
+import pytest
+import torch
+from recorded import FixedBatches, Recorder, run, student, student_of
+from torch import nn
+
+from fewstep import grids, randomness
+from fewstep.errors import UserError
+from fewstep.methods.consistency import Consistency
+from fewstep.methods.dmd import Dmd
+from fewstep.methods.flow_matching import FlowMatching
+from fewstep.methods.sim import Sim
+from fewstep.model import ModelConfig, build
+from fewstep.networks.unet import Level
+from fewstep.settings import TrainSettings
+from fewstep.training.engine import blocks
+from fewstep.training.memory import OutOfMemoryError, explained
+from fewstep.training.networks import Training
+
+SETTINGS = TrainSettings(steps=12, batch=8)
+UNET = {"name": "unet", "width": 8, "multipliers": [1, 2], "blocks": 2}
+
+
+def trained(folder, method, settings=SETTINGS):
+    batches = FixedBatches(settings.batch)
+    return run(
+        folder,
+        method=method,
+        model=student_of(method),
+        load=lambda name: student(seed=9),
+        settings=settings,
+        batches=batches,
+    )
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize(
+    "method", [FlowMatching(), Dmd(), Sim(), Consistency()], ids=lambda m: type(m).__name__
+)
+@pytest.mark.parametrize("size", ["3", "100"])
+def test_any_micro_batch_gives_the_same_training_but_for_rounding(tmp_path, monkeypatch, method, size):
+    whole = trained(tmp_path / "whole", method)
+    monkeypatch.setenv("FEWSTEP_MICRO_BATCH", size)
+    parts = trained(tmp_path / "parts", method)
+    torch.testing.assert_close(weights(parts.model), weights(whole.model), atol=2e-5, rtol=0)
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-4)
+    assert parts.held_out_loss == pytest.approx(whole.held_out_loss, rel=1e-4)
+    if int(size) >= SETTINGS.batch:
+        assert torch.equal(weights(parts.model), weights(whole.model))
+
+
+def test_what_is_done_with_all_of_a_batch_is_done_before_it_is_cut(monkeypatch):
+    seen = []
+
+    class Watching(FlowMatching):
+        def prepare_batch(self, batch, keys):
+            seen.append(("all", len(keys)))
+            return super().prepare_batch(batch, keys)
+
+        def loss(self, nets, batch, network, progress, keys):
+            seen.append(("some", len(keys)))
+            return super().loss(nets, batch, network, progress, keys)
+
+    monkeypatch.setenv("FEWSTEP_MICRO_BATCH", "3")
+    training = Training(Watching(), student(), {}.get, SETTINGS, 0, torch.device("cpu"))
+    batch, keys = FixedBatches(8)[0]
+    training.take_step(batch | {"weight": torch.ones(8)}, keys)
+    assert seen == [("all", 8), ("some", 3), ("some", 3), ("some", 2)]
+
+
+@pytest.mark.parametrize("method", [FlowMatching(), Consistency(), Sim()], ids=lambda m: type(m).__name__)
+def test_recomputed_blocks_give_the_same_bytes(tmp_path, monkeypatch, method):
+    plain = trained(tmp_path / "plain", method)
+    monkeypatch.setenv("FEWSTEP_RECOMPUTE", "on")
+    again = trained(tmp_path / "again", method)
+    assert torch.equal(weights(again.model), weights(plain.model))
+    assert (again.loss, again.held_out_loss) == (plain.loss, plain.held_out_loss)
+    states = [(tmp_path / name / "train_state.safetensors").read_bytes() for name in ("plain", "again")]
+    assert states[0] == states[1]
+
+
+def most_kept(training, batch, keys):
+    """Return how many bytes one step keeps for its backward passes when there are most of them."""
+    held, most = {}, 0
+
+    def pack(tensor):
+        nonlocal most
+        held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        most = max(most, sum(held.values()))
+        return tensor
+
+    def unpack(tensor):
+        held.clear()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        training.take_step(batch, keys)
+    return most
+
+
+def test_both_keep_less_for_the_backward_pass(monkeypatch):
+    def kept():
+        model = build(ModelConfig(architecture=UNET, shape=(1, 8, 8), grid=grids.uniform(2)), seed=0)
+        training = Training(FlowMatching(), model, {}.get, TrainSettings(steps=9), 0, torch.device("cpu"))
+        keys = randomness.keys_of(0, 0, 32)
+        return most_kept(training, {"data": randomness.noises("x", keys, (1, 8, 8))}, keys)
+
+    whole = kept()
+    monkeypatch.setenv("FEWSTEP_MICRO_BATCH", "8")
+    parts = kept()
+    monkeypatch.setenv("FEWSTEP_RECOMPUTE", "on")
+    both = kept()
+    assert parts < 0.4 * whole
+    assert both < 0.6 * parts
+
+
+def test_blocks_are_what_lists_of_modules_hold():
+    unet = build(ModelConfig(architecture=UNET, shape=(1, 8, 8)), seed=0)
+    found = list(blocks(unet))
+    assert sum(isinstance(block, Level) for block in found) == 4
+    assert not any(inner in found for block in found for inner in list(block.modules())[1:])
+    named = nn.Sequential(nn.ModuleDict({"a": nn.Linear(1, 1)}), nn.Linear(1, 1))
+    assert list(blocks(named)) == [named[0]["a"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("FEWSTEP_MICRO_BATCH", "0", "must be a number of samples from 1, got '0'"),
+        ("FEWSTEP_MICRO_BATCH", "half", "must be a number of samples from 1, got 'half'"),
+        ("FEWSTEP_RECOMPUTE", "yes", "must be on or off, got 'yes'"),
+    ],
+)
+def test_wrong_values_are_named(tmp_path, monkeypatch, name, text, message):
+    monkeypatch.setenv(name, text)
+    with pytest.raises(UserError, match=f"{name} {message}"):
+        run(tmp_path, settings=SETTINGS, progress=Recorder())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 has ..."),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:128] DefaultCPUAllocator: can't allocate memory: you ..."
+        ),
+        MemoryError(),
+    ],
+)
+def test_no_memory_is_told_in_one_message_with_what_helps(monkeypatch, error):
+    with (
+        pytest.raises(OutOfMemoryError, match=r"FEWSTEP_MICRO_BATCH=32 \(it is 64\) or FEWSTEP_RECOMPUTE=on"),
+        explained(64),
+    ):
+        raise error
+    monkeypatch.setenv("FEWSTEP_MICRO_BATCH", "1")
+    monkeypatch.setenv("FEWSTEP_RECOMPUTE", "on")
+    with pytest.raises(OutOfMemoryError) as caught, explained(64):
+        raise error
+    assert "Set more devices (FEWSTEP_PROCESSES)" in str(caught.value)
+    assert "run the stage again and it goes on" in str(caught.value)
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="shapes"), explained(8):
+        raise RuntimeError("shapes do not match")
+
+
+def test_a_network_that_is_too_large_for_this_machine_is_told():
+    with pytest.raises(OutOfMemoryError, match="out of memory"), explained(8):
+        torch.empty(2**58)

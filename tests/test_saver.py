@@ -1,0 +1,139 @@
+"""When a training is saved, what that costs it, and what the file holds; resuming is in test_resume.py."""
+
+import threading
+from dataclasses import dataclass
+
+import pytest
+import torch
+from recorded import FixedBatches, Recorder, run, student
+from safetensors.torch import load_file
+
+from fewstep.methods.flow_matching import FlowMatching
+from fewstep.settings import TrainSettings
+from fewstep.training import saver as savers
+from fewstep.training.method import Net
+from fewstep.training.networks import Training
+from fewstep.training.watch import Watch
+
+SETTINGS = TrainSettings(steps=12, batch=4)
+FILE = "train_state.safetensors"
+
+
+def training(method=None):
+    return Training(method or FlowMatching(), student(), {}.get, SETTINGS, 0, torch.device("cpu"))
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time that a saver sees, in a list of one number."""
+    now = [0.0]
+    monkeypatch.setattr(savers.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize(
+    ("asked", "cost", "interval"), [("20", 0.1, 20.0), ("20", 3.0, 97.0), ("0", 3.0, 0.0)]
+)
+def test_the_interval_follows_what_a_save_costs(tmp_path, monkeypatch, clock, asked, cost, interval):
+    monkeypatch.setenv("FEWSTEP_CHECKPOINT_SECONDS", asked)
+    monkeypatch.setattr(savers, "_write", lambda *everything: cost)
+    trained = training()
+    with savers.Saver(tmp_path / FILE, trained, Watch(None, trained, Recorder())) as saver:
+        assert saver.interval == float(asked)  # the first save comes before its cost is known
+        saver.save()
+        saver._writing.result()
+        saver.before_step()
+        assert saver.interval == pytest.approx(interval)
+        if interval:
+            assert cost / (cost + interval) <= savers.SHARE + 1e-9
+            clock[0] = interval - 1
+            saver.before_step()
+            assert len(saver.costs) == 1
+            clock[0] = interval + 1
+            saver.before_step()
+        assert len(saver.costs) == 2
+
+
+def test_steps_go_on_while_a_save_is_written_and_none_is_begun_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_CHECKPOINT_SECONDS", "1e-9")
+    written, going_on, write = [], threading.Event(), savers.write_state
+
+    def slowly(file, tensors, facts):
+        assert going_on.wait(30)  # until a step that comes after the copy
+        written.append(int(tensors["step"]))
+        write(file, tensors, facts)
+
+    @dataclass(frozen=True)
+    class Watched(FixedBatches):
+        def __getitem__(self, step):
+            if step == 11:
+                going_on.set()
+            return super().__getitem__(step)
+
+    monkeypatch.setattr(savers, "write_state", slowly)
+    run(tmp_path, settings=SETTINGS, batches=Watched(4))
+    assert (written[0], written[-1]) == (0, 12)
+    assert int(load_file(tmp_path / FILE)["step"]) == 12
+
+
+def test_what_was_begun_is_on_the_disk_when_a_training_is_interrupted(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_CHECKPOINT_SECONDS", "1e-9")
+    write = savers.write_state
+    interrupted = threading.Event()
+
+    def slowly(*everything):
+        interrupted.wait(30)
+        write(*everything)
+
+    @dataclass(frozen=True)
+    class Interrupted(FixedBatches):
+        def __getitem__(self, step):
+            if step == 3:
+                interrupted.set()
+                raise KeyboardInterrupt
+            return super().__getitem__(step)
+
+    monkeypatch.setattr(savers, "write_state", slowly)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, settings=SETTINGS, batches=Interrupted(4))
+    assert int(load_file(tmp_path / FILE)["step"]) == 0
+
+
+def test_a_full_disk_ends_the_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_CHECKPOINT_SECONDS", "1e-9")
+
+    def full(*everything):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(savers, "write_state", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path, settings=TrainSettings(steps=10_000, batch=4))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstLayerFrozen(FlowMatching):
+    """A student of which one layer stays, as the base of an adapter does."""
+
+    def networks(self, student, load):
+        student.network.first.requires_grad_(False)
+        return {"student": Net(student, ema=True, averages={"slow": 0.9})}
+
+
+def test_frozen_weights_are_held_once_and_are_not_in_the_state(tmp_path):
+    method, settings = FirstLayerFrozen(), TrainSettings(steps=6, batch=4)
+    trained = run(tmp_path / "whole", method=method, settings=settings)
+    state = load_file(tmp_path / "whole" / FILE)
+    assert not [name for name in state if "network.first." in name]
+    assert [name for name in state if "network.last.weight" in name]
+    first = student().network.first.weight
+    assert torch.equal(trained.model.network.first.weight, first)
+
+    made = training(method)
+    trainee = made.trainees["student"]
+    for average in (trainee.average, trainee.averages["slow"]):
+        assert average.network.first.weight is trainee.module.network.first.weight
+        assert average.network.last.weight is not trainee.module.network.last.weight
+    made.restore(state)
+    again = made.tensors()
+    assert again.keys() == state.keys()
+    assert all(torch.equal(again[name], state[name]) for name in state)
