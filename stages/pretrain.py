@@ -11,7 +11,7 @@ from fewstep.settings import TrainSettings
 from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.models import outside_data, wrong_methods
-from stages.settings.params import MethodPlugin, ModelPlugin, Params, Settings
+from stages.settings.params import MethodPlugin, ModelPlugin, Params, PathChoice, Settings
 
 with lazy_imports():
     from fewstep import model
@@ -36,8 +36,9 @@ class Config(Settings):
     """The architecture, a file of fewstep.models, and its options."""
     prediction: Literal["velocity", "data", "noise", "score", "v"] = "velocity"
     """What the network's output means."""
-    path: Literal["linear", "cosine", "vp", "ve"] = "linear"
-    """The path from noise to data."""
+    path: PathChoice = "linear"
+    """The path from noise to data; a name of fewstep.paths.PATHS, or a mapping of the name and the path's
+    options."""
     conditional: bool = False
     """Whether the network is given the class labels of the data."""
     train: TrainSettings

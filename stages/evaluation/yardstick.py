@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewstep import randomness, samplers
 from fewstep.draws import draws
 from fewstep.flow import Flow
 from fewstep.grids import Grid
@@ -25,6 +26,7 @@ from fewstep.metrics.saved import as_saved, outside
 from fewstep.metrics.straightness import endpoint_rmse
 from fewstep.model import Model
 from fewstep.rows import in_pieces
+from fewstep.samplers import Sampler
 from fewstep.shards import Column, Shards
 from fewstep.solvers import integrate
 from stages.evaluation import timings
@@ -45,14 +47,24 @@ class Protocol:
     seed: int
 
     @torch.no_grad()
-    def sample(self, block: int, model: Model, flow: Flow, grid: Grid) -> Iterator[Tensor]:
-        """Yield a block of samples, (batch, *shape) at a time, on the CPU; all models get the same noise."""
+    def sample(
+        self, block: int, model: Model, flow: Flow, grid: Grid, sampler: Sampler | None = None
+    ) -> Iterator[Tensor]:
+        """Yield a block of samples, (batch, *shape) at a time, on the CPU; all models get the same noise.
+
+        A `sampler` takes the steps instead of the grid's solver.
+        """
         indices = range(block * self.samples, (block + 1) * self.samples)
         shape, shares = model.config.shape, model.config.class_shares
         for noise, labels in draws(
             "evaluate", self.seed, indices, shape=shape, shares=shares, batch=self.batch, device=device()
         ):
-            yield integrate(flow, noise, grid, **labels).x.cpu()
+            if sampler is None:
+                yield integrate(flow, noise, grid, **labels).x.cpu()
+                continue
+            keys = randomness.keys_of(self.seed, indices.start, indices.start + len(noise))
+            indices = indices[len(noise) :]
+            yield samplers.sample(flow, noise, grid.times, sampler, keys=keys, **labels).x.cpu()
 
     def first(self, model: Model, flow: Flow, grid: Grid) -> Tensor:
         """Return the first samples of block 0, (n, *shape), as many as are kept whole."""
@@ -105,6 +117,7 @@ class Yardstick:
     def measure(self, entry: Entry, model: Model, flow: Flow, truth: Tensor | None) -> Result:
         """Sample an entry's blocks and score them; `truth` is where the first samples should land."""
         nets, seed = list(self.nets.values()), self.protocol.seed
+        sampler = entry.sampler.build() if entry.sampler else None
         features: list[list[np.ndarray]] = [[] for _ in nets]
         beyond, took = 0.0, 0.0
         labels: list[np.ndarray] = []
@@ -113,7 +126,7 @@ class Yardstick:
         for block in range(self.protocol.blocks):
             seen: list[list[np.ndarray]] = []
             began = time.perf_counter()
-            for part in self.protocol.sample(block, model, flow, entry.grid):
+            for part in self.protocol.sample(block, model, flow, entry.grid, sampler):
                 took += time.perf_counter() - began
                 seen.append([net.features(part) for net in nets])
                 beyond += outside(part) * len(part)

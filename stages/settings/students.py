@@ -9,8 +9,8 @@ from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.training.method import Method
 from stages.settings.models import (
-    comes_from_elsewhere,
     models,
+    no_score,
     shown_guidance,
     takes_until,
     unguidable,
@@ -130,16 +130,6 @@ def wrong_teacher(student: StudentSettings, params: Params) -> Iterator[str]:
         )
     if student.method.build().needs.score and (why := no_score(teacher, params)):
         yield f".method {student.method.name} compares scores, but {why}"
-
-
-def no_score(teacher: str, params: Params) -> str | None:
-    """Say why a teacher's velocity tells no score, None if it does."""
-    if teacher in params.keys("reflow"):
-        return f"its teacher {teacher!r} learned from pairs, which tells none; set teacher to pretrain"
-    why = (
-        None if comes_from_elsewhere(params, teacher) else params.config("pretrain").method.build().no_score()
-    )
-    return why and f"pretrain.method{why}"
 
 
 def wrong_init(student: StudentSettings, params: Params) -> Iterator[str]:
