@@ -12,8 +12,8 @@ from etils.epy import lazy_imports
 from fewstep import randomness, spacings
 from fewstep.errors import UserError
 from fewstep.flow import Flow, as_flow, as_state
+from fewstep.methods._distribution_matching import DistributionMatching
 from fewstep.methods._spans import must_take_until
-from fewstep.methods.dmd import Dmd
 from fewstep.paths import like
 from fewstep.training.method import Batch, Needs
 
@@ -27,7 +27,7 @@ with lazy_imports():
 
 
 @dataclass(frozen=True, kw_only=True)
-class Anyflow(Dmd):
+class Anyflow(DistributionMatching):
     """Distribution matching distillation of a flow map, through three jumps for any number of steps.
 
     Source: the on-policy stage of Gu et al. 2026 (arXiv 2605.13724), with the gradient of `dmd`. A sample of
