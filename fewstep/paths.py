@@ -82,16 +82,34 @@ class Path:
 
 @dataclass(frozen=True)
 class Linear(Path):
-    """Straight lines, a = t and b = 1 - t; Liu et al. 2022 (arXiv 2209.03003), eq. 1."""
+    """Straight lines, a = t and b = 1 - t; Liu et al. 2022 (arXiv 2209.03003), eq. 1.
+
+    With gamma the interpolant (1 - t) noise + t data + sqrt(gamma t (1 - t)) z of a second noise z; Albergo
+    et al. 2023 (arXiv 2303.08797). Both noises are normal, so their sum is one noise with
+    b^2 = (1 - t)^2 + gamma t (1 - t); at gamma = 2 that is 1 - t^2, a variance preserving path.
+    """
+
+    gamma: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.gamma < math.inf:
+            raise UserError(f"path linear: gamma must be a number from 0, got {self.gamma}")
 
     def coefficients(self, t: Tensor) -> Coefficients:
-        """See Path.coefficients."""
-        one = torch.ones_like(t)
-        return Coefficients(a=t, b=1 - t, da=one, db=-one)
+        """See Path.coefficients; with gamma db is minus infinity at t = 1."""
+        one, left = torch.ones_like(t), 1 - t
+        if not self.gamma:
+            return Coefficients(a=t, b=left, da=one, db=-one)
+        b = (left * (left + self.gamma * t)).sqrt()
+        return Coefficients(a=t, b=b, da=one, db=(self.gamma * (1 - 2 * t) - 2 * left) / (2 * b))
 
     def time_of(self, canonical: Tensor) -> Tensor:
-        """See Path.time_of."""
-        return canonical
+        """See Path.time_of; u^2 + gamma u = (b / a)^2 for u = (1 - t) / t."""
+        if not self.gamma:
+            return canonical
+        noise_part = (1 - canonical) ** 2
+        root = ((self.gamma * canonical) ** 2 + 4 * noise_part).sqrt()
+        return 1 / (1 + 2 * noise_part / (canonical * (self.gamma * canonical + root)))
 
 
 @dataclass(frozen=True)
@@ -202,10 +220,8 @@ class Table(Path):
         smaller = torch.exp(-log_sigma.abs())  # of sigma and 1 / sigma
         larger_share = (1 + smaller**2).rsqrt()
         noisy, smaller_share = log_sigma > 0, smaller * larger_share
-        a, b = (
-            torch.where(noisy, smaller_share, larger_share),
-            torch.where(noisy, larger_share, smaller_share),
-        )
+        a = torch.where(noisy, smaller_share, larger_share)
+        b = torch.where(noisy, larger_share, smaller_share)
         return Coefficients(a=a, b=b, da=-a * b**2 * slope, db=b * a**2 * slope)
 
     def time_of(self, canonical: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Methods, searches, solvers, models, couplings and data sources: plug-ins, found by their file name.
+"""Methods, searches, solvers, samplers, models, couplings and data: plug-ins, found by their file name.
 
 Each is one file of a package, such as fewstep.methods; files that start with an underscore are helpers.
 Plug-ins of your own lie outside fewstep, in the folder that the environment variable FEWSTEP_PLUGINS

@@ -6,14 +6,13 @@ from typing import Any, Literal
 from etils.epy import lazy_imports
 from pydantic import Field, ValidationInfo, field_validator
 
-from fewstep import paths
 from fewstep.network_times import NETWORK_TIMES
 from fewstep.predictions import PARTS
 from fewstep.registry import unknown
 from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.models import outside_data
-from stages.settings.params import FormatPlugin, Params, Settings
+from stages.settings.params import FormatPlugin, Params, PathChoice, Settings
 
 with lazy_imports():
     from stages.training import adoption, training
@@ -30,7 +29,7 @@ class Config(Settings):
     """What is in the folder, a file of fewstep.foreign.formats, and its options."""
     prediction: str | None = None
     """What the network's output means; a row of fewstep.predictions.PARTS."""
-    path: str | dict[str, Any] | None = None
+    path: PathChoice | None = None
     """The path from noise to data that it learnt; a name of fewstep.paths.PATHS, or a mapping of the name and
     the path's options."""
     time: str | None = None
@@ -45,13 +44,6 @@ class Config(Settings):
     """Samples of the data on which the declaration is checked."""
     gates: Literal["stop", "warn"] = "stop"
     """Whether a declaration that is probably wrong stops the chain, or is only reported."""
-
-    @field_validator("path")
-    @classmethod
-    def _path_exists(cls, path: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
-        if path is not None:
-            paths.get(path)
-        return path
 
     @field_validator("prediction", "time")
     @classmethod

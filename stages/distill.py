@@ -6,6 +6,7 @@ from pathlib import Path
 
 from etils.epy import lazy_imports
 
+from fewstep.errors import UserError
 from fewstep.settings import MonitorSettings, TrainSettings
 from stages.run.job import Job
 from stages.run.runner import main
@@ -80,6 +81,11 @@ def run(config: Config, job: Job) -> None:
         "in_range": shards.Shards(job.inputs["data"] / "train").facts["pixels"],
     }
     student = training.student_of(init, {}, config.model, seed=job.seed)
+    if method.needs.flow_map and student.config.velocity_until != "any":
+        raise UserError(
+            f"distill@{job.key}: {config.init} is no flow map, which method {config.method.name} goes on "
+            "with; set init to a student of flow_map"
+        )
     if method.needs.second_time and student.config.velocity_until == "now":
         student = timing.with_second_time(student, seed=job.seed)
     if method.needs.slow_times and not student.config.architecture.get("slow_times"):

@@ -11,6 +11,7 @@ from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.models import models
 from stages.settings.params import Count, Params, Settings, SolverName
+from stages.settings.samplers import EntryName, SamplerSettings, wrong_samplers
 from stages.settings.steps import broken_steps
 
 with lazy_imports():
@@ -37,6 +38,8 @@ class Config(Settings):
     reference_nfe: int = Field(16, ge=1)
     """NFE of the first fine run, which is doubled until the distance to the data converges. The last is what
     all models are compared with: in distance, and by endpoint_rmse."""
+    samplers: dict[EntryName, SamplerSettings] = Field({})
+    """Models that are also sampled with other steps than a solver's, by a name of your own for each."""
     batch: int = Field(125, ge=1)
     """Samples in one network call."""
 
@@ -58,7 +61,8 @@ def check(params: Params) -> list[str]:
             f"evaluate.reference {config.reference!r} is no teacher; there are: {', '.join(known)}"
         )
     where = "evaluate.reference_nfe"
-    return problems + broken_steps(where, config.reference_nfe, config.reference_solver)
+    problems += broken_steps(where, config.reference_nfe, config.reference_solver)
+    return problems + wrong_samplers(config.samplers, params)
 
 
 def output(key: str | None) -> str:
@@ -71,7 +75,9 @@ def run(config: Config, job: Job) -> None:
     remove_models_no_longer_named(job)
     protocol = yardstick.Protocol(config.blocks, config.samples, config.batch, job.seed)
     fine = evaluation.FineRun(config.reference, config.reference_solver, config.reference_nfe)
-    measured = evaluation.evaluate(job, protocol, fine, nfe=config.nfe, version=VERSION)
+    measured = evaluation.evaluate(
+        job, protocol, fine, nfe=config.nfe, samplers=config.samplers, version=VERSION
+    )
     report.write_tables(job.out, measured)
     report.write_report(job, measured, config.model_dump(mode="json"))
     for row in measured.rows:  # in the tracker a line for each model, its steps the NFE

@@ -13,7 +13,7 @@ from fewstep.settings import TrainSettings
 from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.models import outside_data, wrong_methods
-from stages.settings.params import MethodPlugin, ModelPlugin, Params, Settings
+from stages.settings.params import MethodPlugin, ModelPlugin, Params, PathChoice, Settings
 
 with lazy_imports():
     from fewstep import checkpoint, model
@@ -38,8 +38,9 @@ class Config(Settings):
     """The architecture, a file of fewstep.models, and its options."""
     prediction: Literal["velocity", "data", "noise", "score", "v"] = "velocity"
     """What the network's output means."""
-    path: Literal["linear", "cosine", "vp", "ve"] = "linear"
-    """The path from noise to data."""
+    path: PathChoice = "linear"
+    """The path from noise to data; a name of fewstep.paths.PATHS, or a mapping of the name and the path's
+    options."""
     conditional: bool | tuple[str, ...] = False
     """Whether the network is given what the data is conditioned on: true for all of it, or the names of some,
     such as [label, text]."""

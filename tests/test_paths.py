@@ -2,9 +2,10 @@ import oracles
 import pytest
 import torch
 
-from fewstep import paths
+from fewstep import grids, paths
 from fewstep.errors import UserError
-from fewstep.flow import usable_times
+from fewstep.flow import as_flow, usable_times
+from fewstep.solvers import integrate
 
 INNER = torch.tensor([0.05, 0.3, 0.5, 0.8, 0.95], dtype=torch.float64)
 
@@ -105,6 +106,29 @@ def test_the_table_of_stable_diffusion_ends_before_data_and_zero_snr_begins_at_n
     assert (1 - start) / start == pytest.approx(2**12, rel=1e-3)
 
 
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_a_second_noise_on_the_way_is_part_of_one_noise(gamma):
+    path, step = paths.get({"name": "linear", "gamma": gamma}), 1e-6
+    here, after, before = (path.coefficients(INNER + shift) for shift in (0, step, -step))
+    torch.testing.assert_close(here.b**2, (1 - INNER) ** 2 + gamma * INNER * (1 - INNER))
+    torch.testing.assert_close(here.db, (after.b - before.b) / (2 * step), rtol=1e-6, atol=1e-7)
+    times = torch.cat([torch.zeros(1), INNER, torch.ones(1)]).double()
+    torch.testing.assert_close(path.time_of(path.canonical_time(times)), times, rtol=1e-9, atol=1e-9)
+
+
+def test_the_velocity_of_an_interpolant_between_gaussians():
+    """b = m' + var' / (2 var) (x - m): gamma^2 = 2 t (1 - t); Albergo et al. 2023 (arXiv 2303.08797)."""
+    oracle, mean, std = oracles.gaussian([2.0], [0.8]), 2.0, 0.8
+    model = oracles.as_model(oracle, path={"name": "linear", "gamma": 2.0})
+    x, t = oracle.noise(5), INNER[:, None]
+    var = (1 - t) ** 2 + (t * std) ** 2 + 2 * t * (1 - t)
+    slope = (-2 * (1 - t) + 2 * t * std**2 + 2 - 4 * t) / (2 * var)
+    torch.testing.assert_close(model(x, INNER), mean + slope * (x - t * mean), rtol=1e-12, atol=1e-12)
+    flow = as_flow(model)
+    ends = integrate(flow, x, grids.uniform(400, end=flow.t_end, solver="heun")).x
+    torch.testing.assert_close(ends, mean + std * x, rtol=0, atol=1e-4)
+
+
 def test_the_range_of_ve_is_an_option():
     assert usable_times({"name": "ve", "sigma_min": 0.01, "sigma_max": 50.0}, "data") == pytest.approx(
         (1 / 51, 1 / 1.01)
@@ -123,7 +147,9 @@ def test_the_range_of_ve_is_an_option():
         ({"name": "table", "num_train_timesteps": 1}, "num_train_timesteps must be 2 or more, got 1"),
         ({"name": "ve", "sigma_min": 90.0}, "0 < sigma_min < sigma_max must hold, got 90.0 and 80.0"),
         ({"name": "vp", "beta_max": "high"}, "path vp: "),
-        ({"name": "linear", "shift": 3}, "path linear: unknown option 'shift'.*none"),
+        ({"name": "linear", "shift": 3}, "path linear: unknown option 'shift'.*gamma"),
+        ({"name": "linear", "gamma": -1.0}, "path linear: gamma must be a number from 0, got -1.0"),
+        ({"name": "cosine", "shift": 3}, "path cosine: unknown option 'shift'.*none"),
         ({"beta_start": 0.1}, "unknown path 'None'"),
     ],
 )

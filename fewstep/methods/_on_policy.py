@@ -54,10 +54,25 @@ class OnPolicyDistillation(Method):
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""
+        self.check_sampling(student)
+        return super().networks(student, load)
+
+    def check_sampling(self, student: Model) -> None:
+        """Refuse a student that does not sample as `own_samples` does.
+
+        Raises:
+            UserError: if it has no grid of Euler steps, or one that does not fit it.
+        """
         timesteps_of(student)
         assert student.config.grid is not None
         must_fit(as_flow(student), student.config.grid)
-        return super().networks(student, load)
+
+    def own_samples(self, student: Model, noise: Tensor, conditions: Batch, keys: Tensor) -> Tensor:
+        """Return what the student makes of noise, (n, *shape), with gradients through its steps."""
+        assert student.config.grid is not None
+        # Not `integrate`, which waits for the device: an update that is not finite is left out anyway.
+        states = trajectory(CountedFlow(as_flow(student), conditions), noise, student.config.grid)
+        return deque(states, maxlen=1).pop()
 
     def critic_loss(self, network: str, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
         """Return the loss (n,) of another network than the student on its samples (n, *shape)."""
@@ -83,8 +98,6 @@ class OnPolicyDistillation(Method):
 
     def _samples(self, student: Model, batch: Batch, keys: Tensor) -> Tensor:
         config = student.config
-        assert config.grid is not None
-        conditions = conditions_of(config, batch)
         if self.needs.stream == "pairs":
             if not {"noise", "data"} <= batch.keys():
                 raise UserError(
@@ -95,6 +108,4 @@ class OnPolicyDistillation(Method):
         else:
             noise = randomness.noises("train.noise", keys, config.shape)
             noise = noise.to(next(student.parameters(), noise).device)
-        # Not `integrate`, which waits for the device: an update that is not finite is left out anyway.
-        states = trajectory(CountedFlow(as_flow(student), conditions), noise, config.grid)
-        return deque(states, maxlen=1).pop()
+        return self.own_samples(student, noise, conditions_of(config, batch), keys)

@@ -7,36 +7,59 @@ from typing import TYPE_CHECKING
 
 from etils.epy import lazy_imports
 
-from fewstep.methods._distances import l2
-from fewstep.methods._online_score import LEAST_SIZE, OnlineScore
+from fewstep.errors import UserError
+from fewstep.flow import as_flow, over_step
+from fewstep.methods._distribution_matching import DistributionMatching
+from fewstep.methods._timesteps import at_timesteps, draw_timesteps, timesteps_of
 from fewstep.paths import like
-from fewstep.training.method import Batch, Nets
+from fewstep.registry import unknown
+from fewstep.solvers import CountedFlow, trajectory
+from fewstep.training.method import Batch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fewstep.model import Model
+
 with lazy_imports():
     import torch
 
+THROUGH = ("all", "last")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Dmd(OnlineScore):
+class Dmd(DistributionMatching):
     """Follow the gradient of the divergence between the student's noised samples and the teacher's.
 
-    Source: distribution matching distillation, Yin et al. 2023 (arXiv 2311.18828), eq. 7 and 8: the
-    gradient of the Kullback-Leibler divergence with respect to a sample is the difference of the scores,
-    here in units of data and divided by the size of the teacher's correction. As in Yin et al. 2024 (arXiv
-    2405.14867) there is no regression by default, and the fake network may be updated several times a step.
+    Source: distribution matching distillation, Yin et al. 2023 (arXiv 2311.18828). As in Yin et al. 2024
+    (arXiv 2405.14867) there is no regression by default, and the fake network may be updated several times a
+    step.
     """
 
-    def score_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
-        """See OnlineScore.score_loss: half the square of `gradient`, whose gradient it is."""
-        with torch.no_grad():
-            _, fake, teacher = self.estimates(nets, samples, batch, keys)
-            wanted = samples - self.gradient(samples, fake, teacher)
-        return l2(samples - wanted) / 2
+    through: str = "all"
+    """all: gradients go through all steps of a sample. last: through one call, as in Yin et al. 2024; the
+    sample is then where the velocity at a random timestep, reached without gradients, leads at once."""
 
-    def gradient(self, samples: Tensor, fake: Tensor, teacher: Tensor) -> Tensor:
-        """Return the gradient by each sample; samples, estimates and result are (n, *shape)."""
-        size = (samples - teacher).flatten(1).abs().mean(dim=1).clamp(min=LEAST_SIZE)
-        return (fake - teacher) / like(size, samples)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.through not in THROUGH:
+            raise UserError(unknown("through", self.through, list(THROUGH)))
+        if self.through == "last" and self.regression_weight:
+            raise UserError(
+                "through last judges no whole samples, which regression_weight compares with pairs; set "
+                "through to all, or regression_weight to 0"
+            )
+
+    def own_samples(self, student: Model, noise: Tensor, conditions: Batch, keys: Tensor) -> Tensor:
+        """See OnPolicyDistillation.own_samples."""
+        if self.through == "all":
+            return super().own_samples(student, noise, conditions, keys)
+        assert student.config.grid is not None
+        flow = CountedFlow(as_flow(student), conditions)
+        with torch.no_grad():
+            states = torch.stack(list(trajectory(flow, noise, student.config.grid)), dim=1)
+        times = at_timesteps(timesteps_of(student), states)
+        each = torch.arange(len(states), device=states.device)
+        timestep = draw_timesteps(student.config.grid.steps, keys).to(states.device)
+        x, t = states[each, timestep], times[each, timestep]
+        return x + like(1 - t, x) * over_step(flow, x, t, torch.ones_like(t))

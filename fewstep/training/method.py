@@ -57,6 +57,8 @@ class Needs:
     """A feature network for its loss."""
     second_time: bool = False
     """A network that takes a second time, the end of a step; see fewstep.timing.with_second_time."""
+    flow_map: bool = False
+    """A student that is a flow map already, trained by another method."""
     slow_times: bool = False
     """A network that may be differentiated by its times; see fewstep.timing.with_slow_times."""
 

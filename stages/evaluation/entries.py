@@ -16,6 +16,7 @@ from torch import Tensor
 from fewstep.grids import Grid
 from fewstep.metrics.protocol import BlockScores
 from stages.evaluation import kept_files
+from stages.settings.params import Named
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Entry:
     """Of the model."""
     guidance: float
     """The scale of classifier-free guidance that its samples show: the grid's, or what it was taught."""
+    sampler: Named | None = None
+    """What takes the steps instead of the grid's solver; see fewstep.samplers."""
 
     @property
     def name(self) -> str:
@@ -94,5 +97,6 @@ class KeptEntries:
 
     def _file(self, entry: Entry, truth: Grid | None) -> Path:
         grids = [grid and grid.to_json() for grid in (entry.grid, truth)]
-        decides = json.dumps([entry.digest, *grids, *self.facts], sort_keys=True)
+        sampler = [entry.sampler.named()] if entry.sampler else []
+        decides = json.dumps([entry.digest, *grids, *sampler, *self.facts], sort_keys=True)
         return self.folder / f"{hashlib.sha256(decides.encode()).hexdigest()[:32]}.json"

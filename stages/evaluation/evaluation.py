@@ -1,12 +1,13 @@
 """The evaluation as a whole: which entries there are, and the rows they become."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fewstep import codec, solvers
@@ -26,6 +27,7 @@ from stages.figures.sample_grid import samples_shown
 from stages.run.job import Job
 from stages.sampling.open_model import grid_of_nfe, open_model, turns_of
 from stages.searching.grids_file import read_grids
+from stages.settings.samplers import SamplerSettings
 from stages.workers.spread import spread
 
 STRAIGHTNESS_NOISES = 256
@@ -100,7 +102,13 @@ class Measured:
 
 
 def evaluate(
-    job: Job, protocol: Protocol, fine: FineRun, *, nfe: tuple[int, ...], version: int
+    job: Job,
+    protocol: Protocol,
+    fine: FineRun,
+    *,
+    nfe: tuple[int, ...],
+    samplers: Mapping[str, SamplerSettings],
+    version: int,
 ) -> Evaluation:
     """Measure every entry, the kept ones for free, and return the rows.
 
@@ -109,13 +117,21 @@ def evaluate(
         protocol: How many samples, of which noise.
         fine: The run that gives the truth, and to which distances are compared.
         nfe: NFE at which models trained at all times are sampled with equal steps.
+        samplers: By name, which models are sampled with other steps than a solver's.
         version: Of the code that measures; entries that another version measured are not used.
     """
     folders = {
         name.removeprefix("model "): path for name, path in job.inputs.items() if name.startswith("model ")
     }
     models = {name: open_model(folder) for name, folder in folders.items()}
-    entries = [entry for name, model in models.items() for entry in entries_of(name, model, nfe, job)]
+    entries = [
+        entry
+        for name, model in models.items()
+        for entry in (
+            *entries_of(name, model, nfe, job),
+            *sampled_entries(name, model, samplers, model_digest(folders[name])),
+        )
+    ]
     nets = load_nets(job.inputs["data"])
     train, held_out = (Shards(job.inputs["data"] / split) for split in ("train", "held_out"))
     data = [train.digest, held_out.digest, *(net.digest for net in nets.values())]
@@ -154,6 +170,7 @@ def evaluate(
             job.seed,
         )
         | common[entry.model]
+        | ({"map_preserving": False} if entry.sampler else {})
         for entry in shown
     ]
     return Evaluation(
@@ -256,6 +273,20 @@ def entries_of(name: str, model: Model, equal_nfe: tuple[int, ...], job: Job) ->
     return entries
 
 
+def sampled_entries(
+    name: str, model: Model, samplers: Mapping[str, SamplerSettings], digest: str
+) -> Iterator[Entry]:
+    """Yield the entries of one model that samplers make: equal steps, or shorter last ones."""
+    flow = as_flow(model)
+    for kind, asked in samplers.items():
+        for nfe in asked.nfe if asked.model == name else ():
+            grid = uniform(nfe, start=flow.t_start, end=flow.t_end)
+            if asked.last_step and nfe > 1:
+                inner = torch.linspace(flow.t_start, 1 - asked.last_step, nfe, dtype=torch.float64)
+                grid = Grid((*inner.tolist(), 1.0))
+            yield Entry(name, kind, grid, nfe, digest, model.config.baked_guidance, asked.sampler)
+
+
 def nfe_of(grid: Grid) -> int:
     """Return the NFE of a sample; guidance doubles it."""
     return solvers.velocities(grid.solver, grid.steps) * (1 if grid.guidance == 1 else 2)
@@ -296,7 +327,7 @@ def row(
         "model": entry.model,
         "grid": entry.kind,
         "times": list(entry.grid.times),
-        "solver": entry.grid.solver,
+        "solver": entry.sampler.name if entry.sampler else entry.grid.solver,
         "guidance": entry.guidance,
         "nfe": entry.nfe,
         "samples": scores.blocks * scores.samples_per_block,

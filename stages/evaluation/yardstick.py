@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep import codec
+from fewstep import codec, randomness, samplers
 from fewstep.codec import Codec
 from fewstep.draws import draws
 from fewstep.flow import Flow
@@ -26,6 +26,7 @@ from fewstep.metrics.saved import as_saved, outside
 from fewstep.metrics.straightness import endpoint_rmse
 from fewstep.model import Model
 from fewstep.rows import in_pieces
+from fewstep.samplers import Sampler
 from fewstep.shards import Column, Shards
 from fewstep.solvers import integrate
 from stages.evaluation import timings
@@ -46,8 +47,13 @@ class Protocol:
     seed: int
 
     @torch.no_grad()
-    def sample(self, block: int, model: Model, flow: Flow, grid: Grid) -> Iterator[Tensor]:
-        """Yield a block of samples, (batch, *shape) at a time, on the CPU; all models get the same noise."""
+    def sample(
+        self, block: int, model: Model, flow: Flow, grid: Grid, sampler: Sampler | None = None
+    ) -> Iterator[Tensor]:
+        """Yield a block of samples, (batch, *shape) at a time, on the CPU; all models get the same noise.
+
+        A `sampler` takes the steps instead of the grid's solver.
+        """
         indices = range(block * self.samples, (block + 1) * self.samples)
         for noise, conditions in draws(
             "evaluate",
@@ -58,7 +64,12 @@ class Protocol:
             batch=self.batch,
             device=device(),
         ):
-            yield integrate(flow, noise, grid, **conditions).x.cpu()
+            if sampler is None:
+                yield integrate(flow, noise, grid, **conditions).x.cpu()
+                continue
+            keys = randomness.keys_of(self.seed, indices.start, indices.start + len(noise))
+            indices = indices[len(noise) :]
+            yield samplers.sample(flow, noise, grid.times, sampler, keys=keys, **conditions).x.cpu()
 
     def first(self, model: Model, flow: Flow, grid: Grid) -> Tensor:
         """Return the first samples of block 0, (n, *shape), as many as are kept whole."""
@@ -113,6 +124,7 @@ class Yardstick:
     def measure(self, entry: Entry, model: Model, flow: Flow, truth: Tensor | None) -> Result:
         """Sample an entry's blocks and score them; `truth` is where the first samples should land."""
         nets, seed = list(self.nets.values()), self.protocol.seed
+        sampler = entry.sampler.build() if entry.sampler else None
         features: list[list[np.ndarray]] = [[] for _ in nets]
         beyond, took = 0.0, 0.0
         labels: list[np.ndarray] = []
@@ -121,7 +133,7 @@ class Yardstick:
         for block in range(self.protocol.blocks):
             seen: list[list[np.ndarray]] = []
             began = time.perf_counter()
-            for part in self.protocol.sample(block, model, flow, entry.grid):
+            for part in self.protocol.sample(block, model, flow, entry.grid, sampler):
                 took += time.perf_counter() - began
                 images = codec.seen(part, self.codec)
                 seen.append([net.features(images) for net in nets])

@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import PydanticCustomError, core_schema
 
-from fewstep import registry
+from fewstep import paths, registry
 from fewstep.errors import UserError
 from stages.settings import messages
 
@@ -19,6 +19,9 @@ class Settings(BaseModel):
     """Named values from params.yaml: an unknown one is an error, and none changes later."""
 
     model_config = STRICT
+
+
+SOLVERS, SAMPLERS = "fewstep.solvers", "fewstep.samplers"
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,11 @@ def registered(package: str) -> Any:
 
     def check(name: str) -> str:
         names = registry.available(package)
+        if package == SOLVERS and name in registry.available(SAMPLERS):
+            raise UserError(
+                f"{name} is a sampler, which does not take each noise to one sample as a flow does; "
+                f"evaluate.samplers alone takes it. Take a solver: {', '.join(names)}"
+            )
         if name not in names:
             raise UserError(registry.unknown(registry.singular(package), name, names))
         return name
@@ -104,10 +112,22 @@ def registered(package: str) -> Any:
     return Registered
 
 
+def known_path(path: str | dict[str, Any]) -> str | dict[str, Any]:
+    """Return a path's name, or the mapping of its name and options, if there is such a path.
+
+    Raises:
+        UserError: if there is none.
+    """
+    paths.get(path)
+    return path
+
+
 Count = Annotated[int, Field(ge=1)]
 Guidance = Annotated[float, Field(allow_inf_nan=False)]
 MethodPlugin = Annotated[Any, Plugin("fewstep.methods")]
 FormatPlugin = Annotated[Any, Plugin("fewstep.foreign.formats")]
 ModelPlugin = Annotated[Any, Plugin("fewstep.models")]
+PathChoice = Annotated[str | dict[str, Any], AfterValidator(known_path)]
 SearchPlugin = Annotated[Any, Plugin("fewstep.searches")]
-SolverName = Annotated[str, registered("fewstep.solvers")]
+SamplerPlugin = Annotated[Any, Plugin(SAMPLERS)]
+SolverName = Annotated[str, registered(SOLVERS)]

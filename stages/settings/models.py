@@ -157,6 +157,14 @@ def training_method(params: Params, model: str) -> Method | None:
     return params.config(stage, model).method.build() if stage else None
 
 
+def no_score(model: str, params: Params) -> str | None:
+    """Say why a model's velocity tells no score, None if it does."""
+    if model in (*params.keys("reflow"), *params.keys("distill")):
+        return f"{model!r} learned from what a model made, which tells none; take pretrain"
+    why = None if comes_from_elsewhere(params, model) else params.config("pretrain").method.build().no_score()
+    return why and f"pretrain.method{why}"
+
+
 def shown_guidance(params: Params, model: str) -> float:
     """Return the guidance that a model's samples show without being asked for, as its sections say."""
     for _ in models(params):  # no chain of models is longer; one that goes in a circle is refused elsewhere

@@ -9,8 +9,8 @@ from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.training.method import Method
 from stages.settings.models import (
-    comes_from_elsewhere,
     models,
+    no_score,
     shown_guidance,
     takes_until,
     unguidable,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 # what distill gives a method beside its stream and labels
-SUPPLIED = ("teacher", "score", "all_states", "data", "second_time", "slow_times")
+SUPPLIED = ("teacher", "score", "all_states", "data", "second_time", "flow_map", "slow_times")
 
 
 def number_or_any(nfe: Any) -> Any:
@@ -132,16 +132,6 @@ def wrong_teacher(student: StudentSettings, params: Params) -> Iterator[str]:
         yield f".method {student.method.name} compares scores, but {why}"
 
 
-def no_score(teacher: str, params: Params) -> str | None:
-    """Say why a teacher's velocity tells no score, None if it does."""
-    if teacher in params.keys("reflow"):
-        return f"its teacher {teacher!r} learned from pairs, which tells none; set teacher to pretrain"
-    why = (
-        None if comes_from_elsewhere(params, teacher) else params.config("pretrain").method.build().no_score()
-    )
-    return why and f"pretrain.method{why}"
-
-
 def wrong_init(student: StudentSettings, params: Params) -> Iterator[str]:
     """Yield what is wrong with the model that a student starts from."""
     init = student.init
@@ -155,12 +145,23 @@ def wrong_init(student: StudentSettings, params: Params) -> Iterator[str]:
             f".init {init!r} takes {nfe} NFE, the student is to take {student.nfe}; start from a "
             "student of as many, or from its teacher"
         )
+    elif student.method.build().needs.flow_map and not is_flow_map(student, params):
+        yield (
+            f".init {init!r} is no flow map, which method {student.method.name} goes on with; start from a "
+            "student of flow_map"
+        )
     elif student.model is None and takes_until(params, init):
         try:
             student.method.build().check_flow_map()
         except UserError as error:
             method = student.method.name
             yield f".init {init!r} is a flow map, whose steps method {method} would make it forget: {error}"
+
+
+def is_flow_map(student: StudentSettings, params: Params) -> bool:
+    """Return whether a student starts as a flow map; an adopted model says it itself, when it is read."""
+    adopted = student.init in params.keys("adopt")
+    return student.model is None and (adopted or takes_until(params, student.init))
 
 
 def wrong_guidance(student: StudentSettings, params: Params) -> Iterator[str]:

@@ -63,7 +63,10 @@ PAIRS_OF_ITS_TEACHER = {"one-step": {"teacher": "pretrain"}}
         ),
         ({"pretrain": {"method": "flow_maching"}}, "unknown method 'flow_maching'; did you mean 'flow_match"),
         ({"pretrain": {"model": "unett"}}, "pretrain.model: unknown model 'unett'; did you mean 'unet'? (th"),
-        ({"pretrain": {"path": "lineer"}}, "pretrain.path should be 'linear', 'cosine', 'vp' or 've', got '"),
+        (
+            {"pretrain": {"path": "lineer"}},
+            "pretrain.path: unknown path 'lineer'; did you mean 'linear'? (there",
+        ),
         ({"search": {"pretrain": {"method": "belman"}}}, "unknown search 'belman'; did you mean 'bellman'?"),
         (
             {"search": {"pretrain": {"teacher": "round1"}}},

@@ -75,6 +75,33 @@ def test_the_gradient_goes_through_every_step():
     torch.testing.assert_close(found, (2 * (made - data) * noise * (1 + 0.7 / 2)).sum())
 
 
+def test_dmd_through_last_is_the_sampler_up_to_a_random_timestep_and_learns_one_call():
+    config = ModelConfig(architecture={"name": "slope"}, shape=(1,), grid=grids.uniform(2))
+    model, keys = Model(config, Slope()), randomness.keys_of(0, 0, 400)
+    noise = torch.linspace(-2, 2, 400)[:, None] + 0.001
+    samples = Dmd(through="last").own_samples(model, noise, {}, keys)
+    middle = noise * (1 + 0.7 / 2)
+    from_start, from_middle = noise * 1.7, middle * (1 + 0.7 / 2)  # the last step of the grid, as it is
+    first = (samples - from_start).abs() < 1e-5
+    assert 0.4 < float(first.double().mean()) < 0.6
+    torch.testing.assert_close(samples, torch.where(first, from_start, from_middle))
+    torch.testing.assert_close(from_middle, integrate(as_flow(model), noise, config.grid).x)
+    (found,) = torch.autograd.grad(samples.sum(), model.network.a)
+    torch.testing.assert_close(found, torch.where(first, noise, middle / 2).sum())  # none through `middle`
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"through": "lst"}, "unknown through 'lst'; did you mean 'last'"),
+        ({"through": "last", "regression_weight": 1.0}, "through last judges no whole samples"),
+    ],
+)
+def test_wrong_ways_through_are_told(options, told):
+    with pytest.raises(UserError, match=told):
+        Dmd(**options)
+
+
 def test_with_one_step_and_no_critic_the_loss_is_that_of_endpoint():
     method, model, batch = Adversarial(weight=0.0), student(grid=grids.uniform(1)), pairs()
     found, wanted = (

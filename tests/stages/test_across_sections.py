@@ -137,7 +137,7 @@ def changed(**settings):
         ),
         (
             {"distill__one_at_step__teacher": "round1"},
-            r"method sim compares scores, but its teacher 'round1' learned from pairs, which tells none",
+            r"method sim compares scores, but 'round1' learned from what a model made, which tells none",
         ),
         (
             {"pretrain__method": {"name": "flow_matching", "coupling": "optimal_transport"}},

@@ -21,9 +21,11 @@ from fewstep.model import Model, ModelConfig
 from fewstep.shards import Shards, write_shards
 from stages.evaluation import evaluation, yardstick
 from stages.evaluation.entries import Entry
-from stages.evaluation.evaluation import FineRun, converge, entries_of
+from stages.evaluation.evaluation import FineRun, converge, entries_of, sampled_entries
 from stages.evaluation.macs import macs_of
 from stages.evaluation.yardstick import Protocol, Yardstick, first_of, measure_constants
+from stages.settings.params import Plugin
+from stages.settings.samplers import SamplerSettings
 
 SHAPE = (1, 8, 8)
 PROTOCOL = Protocol(blocks=2, samples=50, batch=20, seed=0)
@@ -133,6 +135,22 @@ def test_images_are_measured_as_they_would_be_saved_and_what_that_takes_off_is_t
         assert result.more[name] == pytest.approx(saved.more[name])
     assert result.more["outside"] == pytest.approx(0.74, abs=0.02)  # of a normal of deviation 3
     assert saved.more["outside"] == 0
+
+
+def test_a_sampler_gives_a_sample_the_same_noise_in_any_batch_and_has_entries_of_its_own():
+    made = loud(grid=None, trained_times="all")
+    sde = Plugin("fewstep.samplers").decode({"name": "sde", "strength": 0.5})
+    asked = SamplerSettings(model="a", sampler=sde, nfe=(1, 4), last_step=0.1)
+    one, four = sampled_entries("a", made, {"soft": asked}, "digest")
+    assert not list(sampled_entries("b", made, {"soft": asked}, "digest"))
+    assert (one.name, four.name, one.grid.times) == ("a@1/soft", "a@4/soft", (0.0, 1.0))
+    assert four.grid.times == pytest.approx((0, 0.3, 0.6, 0.9, 1))
+    here, there = (
+        torch.cat(list(replace(PROTOCOL, batch=size).sample(1, made, as_flow(made), four.grid, sde.build())))
+        for size in (20, 50)
+    )
+    torch.testing.assert_close(here, there)
+    assert not torch.allclose(here, torch.cat(list(PROTOCOL.sample(1, made, as_flow(made), four.grid))))
 
 
 def test_how_far_a_sample_ends_from_the_truth_is_measured_raw(prepared, constants):

@@ -1,0 +1,252 @@
+"""Claims of papers, tried on what fits this machine: both sides of each, over three seeds.
+
+Run `python -m benchmarks.claims NAME`, or without a name for all; minutes each on two cores. The data is a
+mixture of 10 Gaussians in 8 dimensions, the networks are small MLPs. Printed is the energy distance of 4000
+samples to as many of the data, times 1000, the mean over seeds with its standard error: lower is better, and
+0 is the least. docs/claims.md says what each paper claims and how its claim fared.
+"""
+
+import copy
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from benchmarks._mixtures import Mixture
+from fewstep import grids, randomness, samplers
+from fewstep.flow import as_flow
+from fewstep.methods.anyflow import Anyflow
+from fewstep.methods.endpoint import Endpoint
+from fewstep.methods.flow_guided import FlowGuided
+from fewstep.methods.flow_map import FlowMap
+from fewstep.methods.flow_matching import FlowMatching
+from fewstep.methods.phased import Phased
+from fewstep.methods.reflow import Reflow
+from fewstep.methods.straighten import Straighten
+from fewstep.model import Model, ModelConfig, build
+from fewstep.samplers.reinterpolate import Reinterpolate
+from fewstep.samplers.sde import Sde
+from fewstep.settings import TrainSettings
+from fewstep.solvers import integrate, trajectory
+from fewstep.timing import with_second_time
+from fewstep.training.loop import train
+from fewstep.training.method import Batch, Method
+
+SEEDS, SAMPLES, POOL, BATCH, FINE = (0, 1, 2), 4000, 16_000, 256, 32
+DATA = Mixture.drawn(8, 10, 0.3)
+SHAPE = (DATA.means.shape[1],)
+WIDE, NARROW = ({"name": "mlp", "width": width, "depth": 3} for width in (96, 32))
+
+
+class Pool:
+    """Batches of random rows of some tensors."""
+
+    def __init__(self, rows: Batch, seed: int) -> None:
+        self.rows, self.seed = rows, seed
+
+    def __getitem__(self, step: int) -> tuple[Batch, Tensor]:
+        """Return batch number `step` and its keys."""
+        draw = torch.Generator().manual_seed(1_000_000 * self.seed + step)
+        pick = torch.randint(len(next(iter(self.rows.values()))), (BATCH,), generator=draw)
+        keys = randomness.keys_of(self.seed, step * BATCH, (step + 1) * BATCH)
+        return {name: rows[pick] for name, rows in self.rows.items()}, keys
+
+
+def fit(
+    method: Method, student: Model, rows: Batch, seed: int, *, steps: int, rate: float = 1e-3, **models: Model
+) -> Model:
+    """Return a trained copy of `student`, whose config says what the method trained."""
+    student = copy.deepcopy(student)
+    student.config = replace(student.config, **method.trained())
+    settings = TrainSettings(steps=steps, batch=BATCH, learning_rate=rate, warmup=20, ema=0.99)
+    held_out = {name: values[:BATCH] for name, values in rows.items()}
+    with TemporaryDirectory() as folder:
+        return train(
+            method,
+            student,
+            load=lambda name: copy.deepcopy(models[name]),
+            batches=Pool(rows, seed),
+            held_out=held_out,
+            settings=settings,
+            seed=seed,
+            state=Path(folder),
+        ).model
+
+
+def noise_of(stream: str, seed: int, count: int) -> Tensor:
+    """Return noises (count, *SHAPE)."""
+    return randomness.noises(stream, randomness.keys_of(seed, 0, count), SHAPE)
+
+
+def data_of(seed: int, count: int) -> Tensor:
+    """Return samples of the mixture, (count, *SHAPE)."""
+    draw = torch.Generator().manual_seed(seed)
+    pick = torch.randint(len(DATA.means), (count,), generator=draw)
+    return DATA.means[pick] + DATA.std * torch.randn(count, *SHAPE, generator=draw)
+
+
+def fresh(architecture: dict, seed: int) -> Model:
+    """Return an untrained model."""
+    return build(ModelConfig(architecture=architecture, shape=SHAPE), seed=seed)
+
+
+@cache
+def teacher_of(seed: int) -> Model:
+    """Return the pretrained model of a seed."""
+    return fit(FlowMatching(), fresh(WIDE, seed), {"data": data_of(seed, POOL)}, seed, steps=3000, rate=2e-3)
+
+
+@cache
+@torch.no_grad()
+def states_of(seed: int) -> Tensor:
+    """Return the teacher's trajectories at FINE + 1 equal times, (POOL, FINE + 1, *SHAPE)."""
+    grid = grids.uniform(FINE, solver="heun")
+    return torch.stack(list(trajectory(as_flow(teacher_of(seed)), noise_of("pool", seed, POOL), grid)), dim=1)
+
+
+def pairs_of(seed: int) -> Batch:
+    """Return the teacher's pairs."""
+    return {"noise": states_of(seed)[:, 0], "data": states_of(seed)[:, -1]}
+
+
+@cache
+def reflowed(seed: int, times: str = "u_shaped", distance: str = "l2") -> Model:
+    """Return the teacher after one reflow."""
+    return fit(Reflow(times=times, distance=distance), teacher_of(seed), pairs_of(seed), seed, steps=1500)
+
+
+def on_grid(model: Model, steps: int) -> Model:
+    """Return a copy that carries a grid of equal Euler steps."""
+    model = copy.deepcopy(model)
+    model.config = replace(model.config, grid=grids.uniform(steps))
+    return model
+
+
+@torch.no_grad()
+def distance(samples: Tensor) -> float:
+    """Return 1000 times the energy distance to the data, an unbiased estimate; Szekely and Rizzo 2013."""
+    real, n = data_of(10**6, len(samples)), len(samples)
+    own, data = (torch.cdist(x, x).sum() / (n * (n - 1)) for x in (samples, real))
+    return 1000 * float(2 * torch.cdist(samples, real).mean() - own - data)
+
+
+@torch.no_grad()
+def solved(model: Model, seed: int, steps: int, solver: str = "euler") -> float:
+    """Return the distance of a model's samples."""
+    return distance(
+        integrate(as_flow(model), noise_of("test", seed, SAMPLES), grids.uniform(steps, solver=solver)).x
+    )
+
+
+@torch.no_grad()
+def sampled(model: Model, seed: int, steps: int, sampler: samplers.Sampler) -> float:
+    """Return the distance of samples that a sampler makes."""
+    keys = randomness.keys_of(seed, 0, SAMPLES)
+    noise = noise_of("test", seed, SAMPLES)
+    return distance(samplers.sample(as_flow(model), noise, grids.uniform(steps).times, sampler, keys=keys).x)
+
+
+def interpolants(seed: int) -> dict[str, float]:
+    """Stochastic interpolants: which sampler is better at few calls, and which at many?"""
+    teacher, found = teacher_of(seed), {}
+    for steps in (4, 16, 64, 256):
+        found[f"{steps:>3} calls, flow, euler"] = solved(teacher, seed, steps)
+        for diffusion in ("bound", "noise"):
+            found[f"{steps:>3} calls, sde, {diffusion}"] = sampled(
+                teacher, seed, steps, Sde(diffusion=diffusion)
+            )
+    return found
+
+
+def rf_plus_plus(seed: int) -> dict[str, float]:
+    """RF++: times and distance of reflow at one call; and re-interpolation at more."""
+    found = {
+        f"1 call, {times}, {of}": solved(reflowed(seed, times, of), seed, 1)
+        for times in ("uniform", "u_shaped")
+        for of in ("l2", "huber")
+    }
+    model = reflowed(seed)
+    for steps in (2, 4):
+        found[f"{steps} calls, u_shaped, l2, euler"] = solved(model, seed, steps)
+        found[f"{steps} calls, u_shaped, l2, reinterpolate"] = sampled(model, seed, steps, Reinterpolate())
+    found["4 calls, teacher, reinterpolate"] = sampled(teacher_of(seed), seed, 4, Reinterpolate())
+    return found
+
+
+def rectified_flow(seed: int) -> dict[str, float]:
+    """Rectified flow: reflow makes few Euler steps enough."""
+    models = {"teacher": teacher_of(seed), "reflowed": reflowed(seed)}
+    return {
+        f"{steps} calls, {name}": solved(m, seed, steps)
+        for steps in (1, 2, 4, 8)
+        for name, m in models.items()
+    } | {"converged teacher": solved(models["teacher"], seed, FINE, "heun")}
+
+
+def slimflow(seed: int) -> dict[str, float]:
+    """SlimFlow, a student of an eighth of the weights: with annealing and flow guidance, and without."""
+    pairs, found, small = pairs_of(seed), {}, {}
+    for anneal in (0.0, 0.5):
+        small[anneal] = fit(Reflow(anneal=anneal), fresh(NARROW, seed), pairs, seed, steps=1500, rate=2e-3)
+        found[f"1 call, reflow from scratch, anneal {anneal}"] = solved(small[anneal], seed, 1)
+    start = on_grid(small[0.5], 1)
+    for name, method in (("endpoint", Endpoint()), ("flow_guided", FlowGuided())):
+        student = fit(method, start, pairs, seed, steps=1000, teacher=small[0.5])
+        found[f"1 call, then {name}"] = solved(student, seed, 1)
+    return found
+
+
+def rectified_diffusion(seed: int) -> dict[str, float]:
+    """Rectified Diffusion: phases against straightening at the timesteps, 4 calls."""
+    start, found = on_grid(teacher_of(seed), 4), {"4 calls, teacher": solved(teacher_of(seed), seed, 4)}
+    rows = {"states": states_of(seed)[:, :: FINE // 4]}
+    for name, method in (("phased", Phased()), ("straighten", Straighten())):
+        found[f"4 calls, {name}"] = solved(fit(method, start, rows, seed, steps=600), seed, 4)
+    return found
+
+
+def any_step(seed: int) -> dict[str, float]:
+    """Flow map and AnyFlow: one student for any number of calls, and its on-policy stage."""
+    student, states = with_second_time(teacher_of(seed), seed=seed), states_of(seed)
+    times = torch.linspace(0, 1, FINE + 1).expand(POOL, -1)
+    mapped = fit(FlowMap(), student, {"states": states, "times": times}, seed, steps=1500)
+    label = {"label": torch.zeros(POOL)}  # a batch of noise alone has no other field
+    finished = fit(Anyflow(), mapped, label, seed, steps=300, rate=5e-5, teacher=teacher_of(seed))
+    models = {"flow_map": mapped, "then anyflow": finished}
+    return {
+        f"{steps} calls, {name}": solved(m, seed, steps)
+        for steps in (1, 2, 4, 8)
+        for name, m in models.items()
+    }
+
+
+CLAIMS: dict[str, Callable[[int], dict[str, float]]] = {
+    claim.__name__: claim
+    for claim in (rectified_flow, interpolants, rf_plus_plus, slimflow, rectified_diffusion, any_step)
+}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    names = sys.argv[1:] or list(CLAIMS)
+    if unknown := [name for name in names if name not in CLAIMS]:
+        sys.exit(f"unknown claim {unknown[0]!r}; there are: {', '.join(CLAIMS)}")
+    for name in names:
+        began = perf_counter()
+        by_seed = [CLAIMS[name](seed) for seed in SEEDS]
+        print(f"\n{CLAIMS[name].__doc__}")
+        for label in by_seed[0]:
+            values = torch.tensor([found[label] for found in by_seed])
+            error = float(values.std()) / len(SEEDS) ** 0.5
+            print(f"  {label:<44}{float(values.mean()):>9.2f} ± {error:.2f}")
+        print(f"  ({perf_counter() - began:.0f} s)", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Samplers go from noise to data without following the flow; one file a sampler, found by its name.
+
+A solver (fewstep.solvers) takes each noise to the sample that the flow makes of it. A sampler keeps the law
+of the states at each time, but not the map, so searches, pairs and trajectories take solvers alone. A sampler
+is a frozen dataclass whose fields are its options. Each of its steps takes one velocity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+from fewstep import randomness, registry
+from fewstep.errors import UserError
+from fewstep.finite import refuse_not_finite
+from fewstep.flow import Flow, as_state, velocity_until
+from fewstep.grids import Grid
+from fewstep.solvers import CountedFlow, Solution, must_fit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+registry.add_plugins(__name__, __path__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What one call of a flow says of a state x = (1 - t) noise + t data."""
+
+    data: Tensor  # (batch, *shape)  E[data | x]
+    noise: Tensor  # (batch, *shape)  E[noise | x], which is -(1 - t) times the score
+
+
+class Sampler(Protocol):
+    """What a file of this package defines."""
+
+    learned_from: ClassVar[Literal["independent", "pairs"]]
+    """What its model must have learned from: noise drawn independently of the data, which gives a score, or
+    pairs, of which each noise has one data."""
+
+    def step(self, estimate: Estimate, noise: Tensor, fresh: Tensor, t: float, t_next: float) -> Tensor:
+        """Return the state (batch, *shape) at t_next.
+
+        Args:
+            estimate: of the state at t.
+            noise: what the sample started from, (batch, *shape).
+            fresh: standard normal noise, drawn for this step alone, (batch, *shape).
+            t: where the step starts, canonical.
+            t_next: where it ends; 1 in the last step.
+        """
+
+
+def sample(
+    flow: Flow, noise: Tensor, times: Sequence[float], sampler: Sampler, *, keys: Tensor, **conditions: Tensor
+) -> Solution:
+    """Return the samples, (batch, *shape), that a sampler makes of `noise`, and the calls it took.
+
+    Args:
+        flow: The flow of a model that learned from what the sampler asks for.
+        noise: (batch, *shape); states are float32, or float64 where it is.
+        times: Those of a Grid: from the flow's t_start to 1.
+        sampler: Takes the steps.
+        keys: Of the samples, int64 (batch, 2): they name the noise of each step; see fewstep.randomness.
+        **conditions: What the flow is conditioned on, each (batch, ...).
+
+    Raises:
+        UserError: if the flow gives average velocities, or the times don't fit it.
+        NotFiniteError: if a state is not finite; the message has the step, and the time.
+    """
+    if velocity_until(flow) != "now":
+        raise UserError(
+            "this model gives average velocities, which tell no estimate of the noise in a state; a sampler "
+            "needs a model with a velocity at each time"
+        )
+    grid = Grid(tuple(times))
+    must_fit(flow, grid)
+    counted, noise = CountedFlow(flow, conditions), as_state(noise)
+    x = noise * (1 - grid.times[0])
+    for number, (t, t_next) in enumerate(pairwise(grid.times)):
+        fresh = randomness.noises(f"sampler.{number}", keys, tuple(noise.shape[1:])).to(noise)
+        velocity = counted(x, t)
+        estimate = Estimate(data=x + (1 - t) * velocity, noise=x - t * velocity)
+        x = sampler.step(estimate, noise, fresh, t, t_next)
+        refuse_not_finite("state", x, t_next, f" after step {number + 1} of {grid.steps}")
+    return Solution(x, counted.nfe)
