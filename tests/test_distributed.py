@@ -138,6 +138,15 @@ def test_a_gpu_that_is_named_is_the_one_that_is_taken(monkeypatch, asked, local_
     assert taken == [torch.device(got)]
 
 
+@pytest.mark.parametrize("most", [1, 5, 100])
+def test_what_is_exchanged_at_a_time_is_in_order_and_not_too_much(monkeypatch, most):
+    monkeypatch.setattr(distributed, "BUCKET", most)
+    tensors = [torch.zeros(size) for size in (3, 2, 4, 1, 1)]
+    buckets = list(distributed._buckets(tensors))
+    assert [id(tensor) for bucket in buckets for tensor in bucket] == [id(tensor) for tensor in tensors]
+    assert [len(bucket) for bucket in buckets] == {1: [1] * 5, 5: [2, 2, 1], 100: [5]}[most]
+
+
 def test_alone_everything_does_nothing(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert distributed.join("cpu") == torch.device("cpu")

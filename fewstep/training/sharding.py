@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, TypeGuard
 from etils.epy import lazy_imports
 from torch import Tensor, nn
 
+from fewstep import distributed
 from fewstep.errors import UserError
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 with lazy_imports():
-    from torch.distributed import fsdp
+    from torch.distributed import device_mesh, fsdp
     from torch.distributed import tensor as dtensors
 
 
@@ -35,9 +36,11 @@ def shard(network: nn.Module, blocks: Iterable[nn.Module]) -> None:
         if not weight.dim():
             raise UserError(f"FEWSTEP_SHARD: {name} is a single number, which has no parts; set it to off")
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # no method changes outputs in place
+    where = next(network.parameters()).device.type
+    mesh = device_mesh.init_device_mesh(where, (distributed.ranks(),))
     for block in blocks:
-        fsdp.fully_shard(block)
-    fsdp.fully_shard(network)
+        fsdp.fully_shard(block, mesh=mesh)
+    fsdp.fully_shard(network, mesh=mesh)
 
 
 def gathered(network: nn.Module) -> list[Tensor]:
