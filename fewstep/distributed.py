@@ -1,11 +1,13 @@
 """Several processes, one a device, as torchrun starts them; alone, everything here does nothing."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+BUCKET = 2**23  # numbers in one exchange of gradients
 
 
 def join(device: torch.device | str = "cpu") -> torch.device:
@@ -35,14 +37,27 @@ def ranks() -> int:
 
 
 def average(tensors: Sequence[Tensor]) -> None:
-    """Replace the tensors by their means over all processes, in one exchange."""
+    """Replace the tensors by their means over all processes, in few exchanges that need little memory."""
     if ranks() == 1:
         return
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    dist.all_reduce(flat)
-    flat /= ranks()
-    for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-        tensor.copy_(mean.view_as(tensor))
+    for bucket in _buckets(tensors):
+        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+        dist.all_reduce(flat)
+        flat /= ranks()
+        for tensor, mean in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield the tensors in order, as many at a time as have BUCKET numbers together, but one at least."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        if bucket and sum(map(torch.numel, bucket)) + tensor.numel() > BUCKET:
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
 
 
 def mean(number: float, device: torch.device) -> float:

@@ -1,11 +1,13 @@
 """Several processes compute what one would with the whole batch."""
 
+import shutil
+
 import forked
 import pytest
 import torch
 import torch.distributed as dist
 import trainings
-from recorded import run, student
+from recorded import Recorder, run, student
 from safetensors.torch import load_file
 
 from fewstep import distributed
@@ -15,7 +17,7 @@ from fewstep.settings import TrainSettings
 SETTINGS = TrainSettings(steps=30, batch=16)
 
 
-def two_processes(folder, *facts, work=trainings.shared):
+def two_processes(folder, *facts, work=trainings.shared, **environment):
     """Have two processes work, with the variables that torchrun sets; return exit codes and error texts."""
     store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     common = {
@@ -24,6 +26,7 @@ def two_processes(folder, *facts, work=trainings.shared):
         "MASTER_PORT": str(store.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # of the starter, which alone can have a port and keep it
         "WORLD_SIZE": "2",
+        **environment,
     }
     errors = [folder / f"errors{rank}" for rank in "01"]
     children = [
@@ -63,6 +66,48 @@ def test_two_processes_resume_together(whole, tmp_path):
     assert model_digest(tmp_path / "model0") == model_digest(whole / "model0")
 
 
+def close(folder, alone):
+    """Assert that both models of two processes are one, and but for rounding that of one process."""
+    models = [load_model(folder / f"model{rank}") for rank in (0, 1)]
+    for mine, first, second in zip(alone.model.parameters(), *(m.parameters() for m in models), strict=True):
+        assert torch.equal(first, second)
+        torch.testing.assert_close(mine, first, atol=1e-5, rtol=0)
+
+
+def test_sharded_weights_train_as_whole_ones_and_go_on_in_any_number_of_processes(tmp_path):
+    alone, file = run(tmp_path / "alone", settings=SETTINGS), "train_state.safetensors"
+    for name in ("two", "whole"):
+        (tmp_path / name).mkdir()
+    assert two_processes(tmp_path / "two", "shared", 17, FEWSTEP_SHARD="on")[0] == [3, 3]
+    state = tmp_path / "two" / "state"
+    assert int(load_file(state / file)["step"]) == 17
+    shapes = [{n: t.shape for n, t in load_file(f / file).items()} for f in (state, tmp_path / "alone")]
+    assert shapes[0] == shapes[1]
+    shutil.copytree(state, tmp_path / "one")
+    shutil.copytree(state, tmp_path / "whole" / "state")
+    codes, errors = two_processes(tmp_path / "two", FEWSTEP_SHARD="on", FEWSTEP_RECOMPUTE="on")
+    assert codes == [0, 0], errors
+    close(tmp_path / "two", alone)
+    recorder = Recorder()
+    on = run(tmp_path / "one", settings=SETTINGS, progress=recorder)
+    assert recorder.started == [("train", 30, 17)]
+    for mine, other in zip(alone.model.parameters(), on.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=0)
+    codes, errors = two_processes(tmp_path / "whole", FEWSTEP_SHARD="off")
+    assert codes == [0, 0], errors
+    close(tmp_path / "whole", alone)
+
+
+@pytest.mark.parametrize("method", trainings.METHODS)
+def test_all_networks_of_a_method_are_sharded_and_train_as_whole_ones(tmp_path, method):
+    alone = trainings.of_method(tmp_path / "alone", method)
+    codes, errors = two_processes(
+        tmp_path, method, work=trainings.shared_of_method, FEWSTEP_SHARD="on", FEWSTEP_MICRO_BATCH="3"
+    )
+    assert codes == [0, 0], errors
+    close(tmp_path, alone)
+
+
 def test_the_first_of_two_processes_looks_and_both_end_with_what_it_picked(tmp_path):
     codes, errors = two_processes(tmp_path, work=trainings.shared_and_watched)
     assert codes == [0, 0], errors
@@ -91,6 +136,15 @@ def test_a_gpu_that_is_named_is_the_one_that_is_taken(monkeypatch, asked, local_
         monkeypatch.setenv("LOCAL_RANK", local_rank)
     assert distributed.join(asked) == torch.device(got)
     assert taken == [torch.device(got)]
+
+
+@pytest.mark.parametrize("most", [1, 5, 100])
+def test_what_is_exchanged_at_a_time_is_in_order_and_not_too_much(monkeypatch, most):
+    monkeypatch.setattr(distributed, "BUCKET", most)
+    tensors = [torch.zeros(size) for size in (3, 2, 4, 1, 1)]
+    buckets = list(distributed._buckets(tensors))
+    assert [id(tensor) for bucket in buckets for tensor in bucket] == [id(tensor) for tensor in tensors]
+    assert [len(bucket) for bucket in buckets] == {1: [1] * 5, 5: [2, 2, 1], 100: [5]}[most]
 
 
 def test_alone_everything_does_nothing(monkeypatch):

@@ -17,6 +17,7 @@ from fewstep.settings import TrainSettings
 from fewstep.training.engine import blocks
 from fewstep.training.memory import OutOfMemoryError, explained
 from fewstep.training.networks import Training
+from fewstep.training.sharding import shard
 
 SETTINGS = TrainSettings(steps=12, batch=8)
 UNET = {"name": "unet", "width": 8, "multipliers": [1, 2], "blocks": 2}
@@ -118,6 +119,13 @@ def test_both_keep_less_for_the_backward_pass(monkeypatch):
     assert both < 0.6 * parts
 
 
+def test_a_weight_that_has_no_parts_is_named():
+    network = nn.Module()
+    network.scale = nn.Parameter(torch.zeros(()))
+    with pytest.raises(UserError, match="FEWSTEP_SHARD: scale is a single number"):
+        shard(network, [])
+
+
 def test_blocks_are_what_lists_of_modules_hold():
     unet = build(ModelConfig(architecture=UNET, shape=(1, 8, 8)), seed=0)
     found = list(blocks(unet))
@@ -133,6 +141,7 @@ def test_blocks_are_what_lists_of_modules_hold():
         ("FEWSTEP_MICRO_BATCH", "0", "must be a number of samples from 1, got '0'"),
         ("FEWSTEP_MICRO_BATCH", "half", "must be a number of samples from 1, got 'half'"),
         ("FEWSTEP_RECOMPUTE", "yes", "must be on or off, got 'yes'"),
+        ("FEWSTEP_SHARD", "2", "must be on or off, got '2'"),
     ],
 )
 def test_wrong_values_are_named(tmp_path, monkeypatch, name, text, message):
@@ -161,7 +170,9 @@ def test_no_memory_is_told_in_one_message_with_what_helps(monkeypatch, error):
     monkeypatch.setenv("FEWSTEP_RECOMPUTE", "on")
     with pytest.raises(OutOfMemoryError) as caught, explained(64):
         raise error
-    assert "Set more devices (FEWSTEP_PROCESSES)" in str(caught.value)
+    assert "Set more devices (FEWSTEP_PROCESSES) that share the weights (FEWSTEP_SHARD=on):" in str(
+        caught.value
+    )
     assert "run the stage again and it goes on" in str(caught.value)
 
 

@@ -4,12 +4,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from recorded import FixedBatches, Recorder, run
-from watching import watched
+from recorded import FixedBatches, Recorder, run, student, student_of
+from watching import gaussian_monitor, watched
 
 from fewstep import distributed
 from fewstep.checkpoint import save_model
+from fewstep.methods.consistency import Consistency
+from fewstep.methods.sim import Sim
 from fewstep.settings import TrainSettings
+from fewstep.training.loop import Trained
 
 
 def alone(state: Path) -> None:
@@ -43,6 +46,31 @@ def shared(folder: Path, kind: str = "shared", stop: int = -1) -> None:
         device=device,
     )
     assert bool(recorder.measured) == (distributed.rank() == 0)
+    save_model(folder / f"model{distributed.rank()}", trained.model)
+    distributed.leave()
+
+
+METHODS = {"consistency": Consistency(), "sim": Sim()}
+
+
+def of_method(state: Path, name: str, rank: int = 0, ranks: int = 1) -> Trained:
+    """Train by a method of several networks, or of several passes through one."""
+    method = METHODS[name]
+    return run(
+        state,
+        method=method,
+        model=student_of(method),
+        load=lambda name: student(seed=9),
+        settings=TrainSettings(steps=12, batch=16),
+        batches=FixedBatches(16, rank, ranks),
+        monitor=gaussian_monitor(mean=0.0, looks=3) if name == "consistency" else None,
+    )
+
+
+def shared_of_method(folder: Path, name: str) -> None:
+    """Train so as one of two processes, of which each holds a part of all weights."""
+    distributed.join()
+    trained = of_method(folder / "state", name, distributed.rank(), 2)
     save_model(folder / f"model{distributed.rank()}", trained.model)
     distributed.leave()
 

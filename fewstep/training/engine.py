@@ -20,6 +20,9 @@ with lazy_imports():
     from torch import nn as layers
     from torch.utils import checkpoint
 
+    from fewstep import distributed
+    from fewstep.training import sharding
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -29,21 +32,30 @@ class Engine:
     """Samples that pass through the networks at a time in a process; None for its whole share of a batch."""
     recompute: bool = False
     """Whether the backward pass computes each block again instead of finding what the forward pass kept."""
+    sharded: bool = False
+    """Whether each process holds a part of the weights, and of all that belongs to them."""
 
     @classmethod
     def from_environment(cls) -> Engine:
-        """Read FEWSTEP_MICRO_BATCH and FEWSTEP_RECOMPUTE.
+        """Read FEWSTEP_MICRO_BATCH, FEWSTEP_RECOMPUTE and FEWSTEP_SHARD, which several processes can do.
 
         Raises:
             UserError: if one has an impossible value.
         """
-        return cls(_micro_batch(), _switch("FEWSTEP_RECOMPUTE"))
+        sharded = _switch("FEWSTEP_SHARD") and distributed.ranks() > 1
+        return cls(_micro_batch(), _switch("FEWSTEP_RECOMPUTE"), sharded)
 
     def prepare(self, network: nn.Module) -> None:
-        """Have a network compute as asked; copies that were made of it before compute as ever."""
+        """Have a network compute as asked; averages, of which no backward pass is made, are only sharded."""
         if self.recompute:
             for block in blocks(network):
                 block.forward = partial(checkpoint.checkpoint, block.forward, use_reentrant=False)
+        self.spread(network)
+
+    def spread(self, network: nn.Module) -> None:
+        """Leave each process its part of a network's weights, if that is asked."""
+        if self.sharded:
+            sharding.shard(network, list(blocks(network)))
 
 
 def blocks(network: nn.Module) -> Iterator[nn.Module]:

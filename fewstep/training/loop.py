@@ -124,7 +124,7 @@ def train(
         watch.give_up(error)
     watched = watch.finish()
     held_out_loss = reporter.measure(evaluate=True)["held_out"]
-    model = training.trainees["student"].result.eval()
+    model = training.trainees["student"].whole_result().eval()
     assert isinstance(model, Model)
     loss = training.losses().get("student", first)  # a training that went back to its start has no other
     trained = Trained(model, first, held_out_loss, loss, training.skipped(), watched)

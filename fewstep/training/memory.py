@@ -45,6 +45,8 @@ def advice(samples: int) -> str:
     if not engine.recompute:
         ways.append("FEWSTEP_RECOMPUTE=on, which takes longer")
     ways.append("more devices (FEWSTEP_PROCESSES)")
+    if not engine.sharded:
+        ways[-1] += " that share the weights (FEWSTEP_SHARD=on)"
     return (
         f"Set {' or '.join(ways)}: each changes no more than the rounding of a result. What was saved of the "
         "training is kept; run the stage again and it goes on from there"

@@ -49,16 +49,16 @@ class Training:
         torch.manual_seed(randomness.digest64("train networks", seed))
         nets = method.networks(student, load)
         self.modules: dict[str, nn.Module] = {name: net.module.to(device) for name, net in nets.items()}
-        self.trainees = {name: Trainee(net, settings) for name, net in nets.items() if net.trains}
+        self.engine = Engine.from_environment()
+        self.trainees = {
+            name: Trainee(net, settings, self.engine) for name, net in nets.items() if net.trains
+        }
         for name in nets.keys() - self.trainees.keys():
-            self.modules[name].eval().requires_grad_(False)
+            self.engine.prepare(self.modules[name].eval().requires_grad_(False))
         for trainee in self.trainees.values():
             for name, average in trainee.averages.items():
                 assert name not in self.modules, f"two networks are called {name}"
                 self.modules[name] = average.requires_grad_(False)
-        self.engine = Engine.from_environment()
-        for name in nets:
-            self.engine.prepare(self.modules[name])
         self.step = 0
         self.slowed = 1.0  # what a monitor has multiplied the learning rates by
         self.lost_at = torch.tensor(-1, device=device)  # the first step at which a network had diverged

@@ -12,9 +12,11 @@ from torch import Tensor
 from fewstep import distributed
 from fewstep.errors import UserError
 from fewstep.training.networks import Training
+from fewstep.training.sharding import whole
 from fewstep.training.state import write_state
 from fewstep.training.watch import Watch
 
+ASKED = 8  # steps after which the first of several processes is asked again whether to save
 SHARE = 0.03  # of the time, which saving takes at most
 
 
@@ -73,24 +75,35 @@ class Saver:
 
     def before_step(self) -> None:
         """Save if the interval has passed, unless the last save is still being written."""
-        if self.writing:
+        if not self._due():
             return
-        self._finish()
-        if time.monotonic() - self.saved_at >= self.interval:
-            self.save()
-            if not self.seconds:
-                self._finish()
+        self.save()
+        if not self.seconds:
+            self._finish()
+
+    def _due(self) -> bool:
+        """Return whether to save before this step; where weights are sharded the first process says when."""
+        if not self.seconds:
+            return True
+        sharded = self.training.engine.sharded
+        if sharded and self.training.step % ASKED:
+            return False
+        due = not self.writing and time.monotonic() - self.saved_at >= self.interval
+        if not self.writing:
+            self._finish()
+        return bool(distributed.first([due], self.training.device)[0]) if sharded else due
 
     def save(self) -> None:
         """Begin to replace the file, unless the training diverged."""
         self.training.refuse_divergence()
         self._finish()
         began = time.monotonic()
-        if distributed.rank() == 0:
-            tensors = self.training.tensors() | self.watch.tensors()
-            copies = {
-                name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
-            }
+        first, copies = distributed.rank() == 0, {}
+        for name, tensor in (self.training.tensors() | self.watch.tensors()).items():
+            held = whole(tensor.detach())  # one at a time, and in all processes
+            if first:
+                copies[name] = held.to("cpu", copy=True).contiguous()
+        if first:
             self._writing = self._writer.submit(_write, self.file, copies, self.training.facts)
         self.saved_at = time.monotonic()
         self.costs.append(self.saved_at - began)

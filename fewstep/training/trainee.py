@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from fewstep import distributed
 from fewstep.optimisers import AdamW
 from fewstep.settings import TrainSettings
+from fewstep.training import sharding
+from fewstep.training.engine import Engine
 from fewstep.training.method import Net
 
 LOSS_MEMORY = 50  # number of updates in the mean loss
@@ -18,14 +20,19 @@ COUNTED = ("loss", "skipped", "in_a_row")  # on the device
 class Trainee:
     """A network that the loop updates, and the state that a resumed run needs."""
 
-    def __init__(self, net: Net, settings: TrainSettings) -> None:
+    def __init__(self, net: Net, settings: TrainSettings, engine: Engine) -> None:
         self.module = net.module.train()
+        self.average = _copy(self.module) if net.ema else None
+        self.averages = {name: _copy(self.module) for name in net.averages}
+        """Those that the method asked for, by name."""
+        self._shell = sharding.Shell(self.result) if engine.sharded else None
+        engine.prepare(self.module)
+        for average in [*self.averages.values(), *([self.average] if self.average is not None else [])]:
+            engine.spread(average)
         self.parameters = [p for p in net.module.parameters() if p.requires_grad]
+        self._locked = [*self.parameters, *(p for p in sharding.gathered(net.module) if p.requires_grad)]
         self.frozen = {name: p for name, p in net.module.named_parameters() if not p.requires_grad}
         """Weights that stay as they are: averages share them, and the training state does not hold them."""
-        self.average = self._copy() if net.ema else None
-        self.averages = {name: self._copy() for name in net.averages}
-        """Those that the method asked for, by name."""
         kept = [(self.average, settings.ema)] if self.average is not None else []
         kept += [(self.averages[name], decay) for name, decay in net.averages.items()]
         # These lists are kept, because collecting them takes longer than the average itself.
@@ -54,13 +61,13 @@ class Trainee:
         """The network with averaged weights, if an average is kept."""
         return self.module if self.average is None else self.average
 
-    def _copy(self) -> nn.Module:
-        """Return a copy of the network, in evaluation mode, that shares its frozen weights."""
-        return copy.deepcopy(self.module, {id(weight): weight for weight in self.frozen.values()}).eval()
+    def whole_result(self) -> nn.Module:
+        """Return `result` with whole weights; all processes must ask for it."""
+        return self.result if self._shell is None else self._shell.filled(self.result)
 
     def unlock(self, open_: bool) -> None:
         """Switch gradients of the weights on or off."""
-        for parameter in self.parameters:
+        for parameter in self._locked:
             parameter.requires_grad_(open_)
 
     def update(self, losses: Iterable[Tensor], count: int, rate: float) -> Tensor:
@@ -72,14 +79,17 @@ class Trainee:
             rate: The learning rate of the loop.
         """
         self.optimiser.zero_grad()
-        loss = torch.zeros_like(self.loss)
+        loss, seen = torch.zeros_like(self.loss), 0
         for some in losses:
             part = some.sum() / count
+            seen += len(some)
+            sharding.last_of_update(self.module, seen == count)
             part.backward()
             loss += part.detach()
         if distributed.ranks() > 1:
-            distributed.average([*(p.grad for p in self.parameters if p.grad is not None), loss])
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
+            gradients = [p.grad for p in self.parameters if p.grad is not None] if self._shell is None else []
+            distributed.average([*gradients, loss])
+        norm = sharding.whole(nn.utils.clip_grad_norm_(self.parameters, self.clip))
         for group in self.optimiser.param_groups:
             group["lr"] = rate * self.rate_scale
         wrong = ~torch.isfinite(loss + norm)
@@ -126,17 +136,26 @@ class Trainee:
         for name in COUNTED:
             getattr(self, name).copy_(tensors[name])
         for part, module in self._saved.items():
-            module.load_state_dict({**self.frozen, **under(f"{part}/", tensors)})
+            sharding.load(module, {**self.frozen, **under(f"{part}/", tensors)})
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in under("optimiser/", tensors).items():
             number, _, moment = name.partition("/")
-            moments.setdefault(int(number), {})[moment] = tensor
+            weight = self.parameters[int(number)]
+            moments.setdefault(int(number), {})[moment] = (
+                sharding.held_as(weight, tensor) if tensor.dim() else tensor
+            )
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
 
     def restore_result(self, tensors: dict[str, Tensor]) -> None:
         """Restore the weights of `result` alone."""
         part = "network" if self.average is None else "average"
-        self.result.load_state_dict({**self.frozen, **under(f"{part}/", tensors)})
+        sharding.load(self.result, {**self.frozen, **under(f"{part}/", tensors)})
+
+
+def _copy(network: nn.Module) -> nn.Module:
+    """Return a copy of a network, in evaluation mode, that shares its frozen weights."""
+    frozen = {id(weight): weight for weight in network.parameters() if not weight.requires_grad}
+    return copy.deepcopy(network, frozen).eval()
 
 
 def _buffers(average: nn.Module, module: nn.Module) -> list[tuple[nn.Module, nn.Module, str]]:

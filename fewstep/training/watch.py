@@ -72,7 +72,8 @@ class Watch:
 
     def _look(self, monitor: Monitor, step: int) -> None:
         self.training.refuse_divergence()
-        seen = monitor.look(self._student, step) if distributed.rank() == 0 else Look(step, 0, 0, 0)
+        looks = distributed.rank() == 0 or self.training.engine.sharded  # all must ask a sharded network
+        seen = monitor.look(self._student, step) if looks else Look(step, 0, 0, 0)
         _, *numbers = distributed.first(astuple(seen), self.training.device)
         look = Look(step, *numbers)
         if not math.isfinite(look.fd):
