@@ -254,6 +254,12 @@ class Conditions:
         """Return the conditions of samples as a flow takes them, each (n, ...); see `chosen`."""
         return self.given(self.chosen(stream, keys))
 
+    def texts(self, stream: str, keys: Tensor) -> list[str]:
+        """Return what the conditions of samples say, for people; [] if nobody wrote it down."""
+        if self.table is None or not self.table.texts:
+            return []
+        return [self.table.texts[row] for row in self.chosen(stream, keys)[ROW].tolist()]
+
     def facts(self) -> dict[str, str]:
         """Return what shards note of the table that their rows are of."""
         return {"conditions": self.table.digest} if self.table is not None and self.shapes else {}

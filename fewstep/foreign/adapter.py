@@ -1,6 +1,6 @@
 """Adapter: a network of another library, called as fewstep calls a network."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -18,6 +18,9 @@ class Adapter(nn.Module):
     The network stays in evaluation mode while it is trained: some draw inside when they are not, such as
     DiT, which hides labels; a loss would then depend on more than the sample and its key.
     """
+
+    takes_any: ClassVar[bool] = False
+    """Whether it gives a network conditions of any name."""
 
     def __init__(self, network: nn.Module, classes: int, conditions: Shapes = NONE) -> None:
         super().__init__()

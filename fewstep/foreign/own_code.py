@@ -14,11 +14,12 @@ from torch import nn
 
 from fewstep import registry
 from fewstep.checkouts import checkout_of
+from fewstep.conditions import Shapes
 from fewstep.errors import UserError
 from fewstep.foreign.adapter import Adapter
 
 
-def build(network: str, options: dict[str, Any], adapter: str, classes: int) -> Adapter:
+def build(network: str, options: dict[str, Any], adapter: str, classes: int, conditions: Shapes) -> Adapter:
     """Return a network named as module:Class, in its adapter.
 
     Raises:
@@ -29,7 +30,13 @@ def build(network: str, options: dict[str, Any], adapter: str, classes: int) -> 
         made = kind(**options)
     except (TypeError, ValueError) as error:
         raise UserError(f"network {network}: {error}") from error
-    return registry.find("fewstep.foreign.adapters", adapter)(made, classes)
+    found: type[Adapter] = registry.find("fewstep.foreign.adapters", adapter)
+    if conditions and not found.takes_any:
+        raise UserError(
+            f"network {network}: the adapter {adapter} gives a network no {', '.join(conditions)}; take x_t "
+            "or t_x"
+        )
+    return found(made, classes, conditions)
 
 
 def class_of(network: str) -> type[nn.Module]:

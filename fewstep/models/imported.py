@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 from etils.epy import lazy_imports
 
 from fewstep import registry
+from fewstep.conditions import NONE
 from fewstep.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from fewstep.conditions import Shapes
 
 with lazy_imports():
     from fewstep.foreign import own_code
@@ -40,10 +43,11 @@ class Imported:
         if self.adapter not in known:
             raise UserError(registry.unknown("adapter", self.adapter, known))
 
-    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+    def build(self, shape: tuple[int, ...], classes: int, *, conditions: Shapes = NONE) -> nn.Module:
         """Return the network, in its adapter.
 
         Raises:
-            UserError: if there is no such file or class, it is no torch module, or takes no such arguments.
+            UserError: if there is no such file or class, it is no torch module, or takes no such arguments
+                or conditions.
         """
-        return own_code.build(self.network, self.options, self.adapter, classes)
+        return own_code.build(self.network, self.options, self.adapter, classes, conditions)

@@ -18,6 +18,7 @@ from fewstep.metrics.features import FeatureNet
 from fewstep.metrics.nets import load_nets
 from fewstep.metrics.protocol import Floor, moved, ratio
 from fewstep.model import Model
+from fewstep.randomness import keys_of
 from fewstep.shards import Shards
 from stages.artifacts.scratch import state
 from stages.evaluation.entries import Entry, KeptEntries, Result
@@ -42,6 +43,8 @@ class Evaluation:
     """One for each entry: its name, what was sampled and the scores."""
     sample_grids: list[Tensor]
     """Samples of the same noises, one grid an entry."""
+    texts: list[str]
+    """What these are conditioned on, for people; [] if nobody wrote it down."""
     teacher: str
     """The name of the entry that others are compared with: the finest run of the reference."""
     fine_runs: list[str]
@@ -176,6 +179,9 @@ def evaluate(
     return Evaluation(
         rows,
         [measured.results[entry].samples for entry in shown],
+        models[fine.model].conditions.texts(
+            "evaluate", keys_of(job.seed, 0, samples_shown(models[fine.model].config.shape))
+        ),
         teacher=fine_runs[1.0][0].name,
         fine_runs=[told for _, told in fine_runs.values()],
         floor=floor,

@@ -104,10 +104,11 @@ def draw_sample_grids(folder: Path, evaluation: Evaluation) -> list[tuple[str, P
     overview += [(row["name"], samples) for row, samples in named if row["name"] == evaluation.teacher]
     overview += [(row["name"], samples) for row, samples in named if row["grid"] == "own"]
     drawn = [("Students beside their teacher", folder / "samples.png")]
-    draw_sample_grid(drawn[0][1], overview)
+    draw_sample_grid(drawn[0][1], overview, evaluation.texts)
     for line in dict.fromkeys(series(row) for row in evaluation.rows if row["grid"] != "own"):
         path = folder / f"samples-{line.replace(', ', '-')}.png"
-        draw_sample_grid(path, [(row["name"], samples) for row, samples in named if series(row) == line])
+        of_line = [(row["name"], samples) for row, samples in named if series(row) == line]
+        draw_sample_grid(path, of_line, evaluation.texts)
         drawn.append((line, path))
     return drawn
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -38,25 +39,31 @@ def spread_over(data: Rows) -> Tensor:
     return data[torch.tensor([number * len(data) // count for number in range(count)])]
 
 
-def draw_sample_grid(path: Path, rows: Labelled) -> None:
+def draw_sample_grid(path: Path, rows: Labelled, texts: Sequence[str] = ()) -> None:
     """Draw one labelled row of samples per entry, or a panel of points.
 
-    Every row holds samples (n, *shape) of the same noises in the same order, so columns compare.
+    Every row holds samples (n, *shape) of the same noises in the same order, so columns compare. Of images,
+    `texts` says what those of a column are conditioned on.
     """
     if rows[0][1].dim() == 4:
-        draw_image_grid(path, rows)
+        draw_image_grid(path, rows, texts)
     else:
         point_panels(path, rows)
 
 
-def draw_image_grid(path: Path, rows: Labelled) -> None:
-    """Draw images (n, C, H, W): small ones enlarged, pixel for pixel, and large ones reduced."""
+def draw_image_grid(path: Path, rows: Labelled, texts: Sequence[str] = ()) -> None:
+    """Draw images (n, C, H, W): small ones enlarged, pixel for pixel, and large ones reduced.
+
+    Below them stands the text of each column, cut where the picture ends.
+    """
     font = ImageFont.load_default(TEXT)
     left = MARGIN + int(max(font.getlength(label) for label, _ in rows)) + MARGIN
     tiles = [as_tiles(samples) for _, samples in rows]
     _, height, width, _ = tiles[0].shape
     columns = max(len(row) for row in tiles)
-    size = (left + columns * (width + GAP) - GAP + MARGIN, 2 * MARGIN + len(rows) * (height + GAP) - GAP)
+    told = [f"{number}: {' '.join(text.split())}" for number, text in enumerate(texts[:columns], start=1)]
+    below = 2 * MARGIN + len(rows) * (height + GAP) - GAP
+    size = (left + columns * (width + GAP) - GAP + MARGIN, below + len(told) * (TEXT + GAP))
     grid = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(grid)
     for number, ((label, _), row) in enumerate(zip(rows, tiles, strict=True)):
@@ -64,6 +71,8 @@ def draw_image_grid(path: Path, rows: Labelled) -> None:
         pen.text((left - MARGIN, top + height / 2), label, fill="#222222", font=font, anchor="rm")
         for column, tile in enumerate(row):
             grid.paste(Image.fromarray(tile), (left + column * (width + GAP), top))
+    for number, text in enumerate(told):
+        pen.text((MARGIN, below + number * (TEXT + GAP)), text, fill="#222222", font=font)
     grid.save(path)
 
 

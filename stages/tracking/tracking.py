@@ -21,7 +21,7 @@ WAIT_WHEN_DOWN = 0.3  # seconds to wait for a tracker that was down
 LOG_BYTES = 2**20
 ATTACHED = {".json", ".csv", ".html", ".safetensors"}
 ATTACHED_BYTES = 64 * 2**20
-WEIGHTS = "model.safetensors"
+WEIGHTS, CONDITIONS = "model.safetensors", "conditions.safetensors"
 OWN = "own"  # the grid of a student: it alone fixes the NFE of the model
 HELD_AGAINST = ("backends", "samples", "blocks", "seed")  # in a row of metrics.json
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
@@ -180,6 +180,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def model_files(out: Path) -> list[Path]:
     """Return the files of a result that is a model; [] if it is none."""
     files = [out / name for name in (WEIGHTS, "config.json", manifests.NAME)]
+    files += [out / CONDITIONS] if (out / CONDITIONS).exists() else []
     return files if (out / WEIGHTS).exists() and (out / "config.json").exists() else []
 
 

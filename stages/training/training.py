@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fewstep import codec
+from fewstep import codec, randomness
 from fewstep.checkpoint import load_model, save_model, table_with
 from fewstep.conditions import LABEL, ROW, Table
 from fewstep.draws import draws
@@ -226,5 +226,6 @@ def picture_samples(job: Job, model: Model) -> None:
         (f"{grid.steps} NFE", codec.seen(integrate(flow, noise, grid, **conditions).x, through))
         for grid in grids
     ]
-    draw_sample_grid(job.out / "samples.png", rows)
+    texts = model.conditions.texts("sheet", randomness.keys_of(job.seed, 0, count))
+    draw_sample_grid(job.out / "samples.png", rows, texts)
     job.picture("samples", job.out / "samples.png")

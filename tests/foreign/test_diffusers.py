@@ -198,9 +198,9 @@ def test_a_folder_that_can_not_be_taken_is_refused_with_the_remedy(tmp_path, spo
 
 
 def test_a_model_of_text_without_an_adapter_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "SD3Transformer2DModel"}))
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "SanaTransformer2DModel"}))
     with pytest.raises(
-        UserError, match="SD3Transformer2DModel is conditioned on text, and there is no adapter"
+        UserError, match="SanaTransformer2DModel is conditioned on text, and there is no adapter"
     ):
         Diffusers().look(tmp_path)
 

@@ -212,7 +212,7 @@ def of_other_size(folder):
         (pickled, "no weights but model.bin, which may run code when it is read; load"),
         (without_weights, "has no weights: no file that ends in .safetensors; load"),
         (of_class("Unet3000"), "has no network class 'Unet3000'; install the version"),
-        (of_class("SD3Transformer2DModel"), "is conditioned on text, and there is no adapter for it"),
+        (of_class("SanaTransformer2DModel"), "is conditioned on text, and there is no adapter for it"),
         (of_other_size, "its options say another network than its weights"),
     ],
 )

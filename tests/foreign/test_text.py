@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from jobs import job_in
-from tiny_networks import SHAPE, pipeline, text_unet
+from tiny_networks import SHAPE, pipeline, pixart, sd3, text_unet
 
 from fewstep import command_line
 from fewstep.checkpoint import CONDITIONS, load_model, save_model
@@ -22,16 +22,23 @@ from fewstep.shards import write_shards
 from fewstep.solvers import integrate
 from stages import adopt
 
+FLOW = diffusers.FlowMatchEulerDiscreteScheduler
 SCHEDULER = {"timestep_spacing": "trailing", "beta_schedule": "scaled_linear", "beta_start": 0.00085}
 SCHEDULER |= {"beta_end": 0.012}
 SDXL = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4}
 SDXL |= {"projection_class_embeddings_input_dim": 3 + 6 * 4}
 TEXT = {"text": (5, 6)}
+MASKED = TEXT | {"text_mask": (5,)}
+LARGE = {"use_additional_conditions": True, "num_attention_heads": 3, "cross_attention_dim": 12}
+SIZED = MASKED | {"resolution": (2,), "aspect_ratio": (1,)}
 CASES = {
-    "text": ({}, TEXT),
-    "masked text": ({}, TEXT | {"text_mask": (5,)}),
-    "SDXL": (SDXL, TEXT | {"pooled": (3,), "sizes": (6,)}),
-    "inpainting": ({"in_channels": 9}, TEXT | {"mask": (1, 8, 8), "masked_image": (4, 8, 8)}),
+    "text": (text_unet, {}, TEXT),
+    "masked text": (text_unet, {}, MASKED),
+    "SDXL": (text_unet, SDXL, TEXT | {"pooled": (3,), "sizes": (6,)}),
+    "inpainting": (text_unet, {"in_channels": 9}, TEXT | {"mask": (1, 8, 8), "masked_image": (4, 8, 8)}),
+    "SD3": (sd3, {}, TEXT | {"pooled": (3,)}),
+    "PixArt": (pixart, {}, MASKED),
+    "large PixArt": (pixart, LARGE, SIZED),
 }
 
 
@@ -61,30 +68,41 @@ def theirs(scheduler, network, noise, given, null, guidance):
     network.eval()
     scheduler.set_timesteps(8)
     both = {name: torch.cat([null[name][:1].expand_as(values), values]) for name, values in given.items()}
-    x = noise * scheduler.init_noise_sigma
+    more = {"encoder_hidden_states": both["text"], "return_dict": False}
+    if isinstance(network, diffusers.SD3Transformer2DModel):
+        more["pooled_projections"] = both["pooled"]
+    elif isinstance(network, diffusers.PixArtTransformer2DModel):
+        sizes = {name: both.get(name) for name in ("resolution", "aspect_ratio")}
+        more |= {"encoder_attention_mask": both["text_mask"], "added_cond_kwargs": sizes}
+    else:
+        added = {"text_embeds": both["pooled"], "time_ids": both["sizes"]} if "pooled" in both else None
+        more |= {"encoder_attention_mask": both.get("text_mask"), "added_cond_kwargs": added}
+    x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     for t in scheduler.timesteps:
-        asked = torch.cat([scheduler.scale_model_input(x, t)] * 2)
+        asked = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        asked = torch.cat([asked] * 2)
         if "mask" in both:
             asked = torch.cat([asked, both["mask"], both["masked_image"]], dim=1)
-        added = {"text_embeds": both["pooled"], "time_ids": both["sizes"]} if "pooled" in both else None
-        mask = both.get("text_mask")
-        more = {"encoder_attention_mask": mask, "added_cond_kwargs": added, "return_dict": False}
-        without, along = network(asked, t, encoder_hidden_states=both["text"], **more)[0].chunk(2)
+        output = network(asked, timestep=t.expand(len(asked)), **more)[0]
+        without, along = output[:, : x.shape[1]].chunk(2)
         x = scheduler.step(without + guidance * (along - without), t, x, return_dict=False)[0]
     return x
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_guided_sampler_of_the_library(tmp_path, case):
-    options, shapes = CASES[case]
-    scheduler, network = diffusers.EulerDiscreteScheduler(**SCHEDULER), text_unet(**options)
+    made, options, shapes = CASES[case]
+    network = made(**options)
+    is_flow = case == "SD3"
+    scheduler = FLOW(shift=3.0) if is_flow else diffusers.EulerDiscreteScheduler(**SCHEDULER)
     given, null = conditions_of(shapes, 1), conditions_of(shapes, 2)
     model = adopted(pipeline(tmp_path, network, scheduler), given, null)
     assert model.config.guidable
     noise = torch.randn(4, *SHAPE)
     expected = theirs(scheduler, network, noise, given, null, 4.0)
     flow = as_flow(model, guidance=4.0)
-    times = [1 / (1 + float(sigma)) for sigma in scheduler.sigmas[:-1]]
+    sigmas = scheduler.sigmas[:-1].tolist()
+    times = [1 - sigma if is_flow else 1 / (1 + sigma) for sigma in sigmas]
     inner = [min(max(t, flow.t_start), flow.t_end) for t in times]
     with torch.no_grad():
         found = integrate(flow, noise, Grid((*inner, 1.0), guidance=4.0), **given).x

@@ -23,6 +23,31 @@ def text_unet(**more):
     return diffusers.UNet2DConditionModel(**sizes | blocks | more)
 
 
+def awake(network):
+    """Move the weights, some of which begin as zeros."""
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    return network
+
+
+def sd3(**more):
+    torch.manual_seed(0)
+    sizes = {"sample_size": 8, "patch_size": 2, "in_channels": 4, "out_channels": 4, "num_layers": 2}
+    sizes |= {"attention_head_dim": 4, "num_attention_heads": 2, "caption_projection_dim": 8}
+    sizes |= {"joint_attention_dim": 6, "pooled_projection_dim": 3, "pos_embed_max_size": 8}
+    return awake(diffusers.SD3Transformer2DModel(**sizes | more))
+
+
+def pixart(**more):
+    torch.manual_seed(0)
+    sizes = {"sample_size": 8, "patch_size": 2, "in_channels": 4, "out_channels": 8, "num_layers": 2}
+    sizes |= {"attention_head_dim": 4, "num_attention_heads": 2, "cross_attention_dim": 8}
+    return awake(
+        diffusers.PixArtTransformer2DModel(**sizes | {"caption_channels": 6, "norm_num_groups": 4} | more)
+    )
+
+
 def dit(**more):
     torch.manual_seed(0)
     sizes = {"num_attention_heads": 2, "attention_head_dim": 4, "num_layers": 2, "norm_num_groups": 4}
@@ -33,11 +58,7 @@ def dit(**more):
         "patch_size": 2,
         "num_embeds_ada_norm": 5,
     }
-    network = diffusers.DiTTransformer2DModel(**sizes | more)
-    with torch.no_grad():  # some of them begin as zeros
-        for weight in network.parameters():
-            weight.add_(0.05 * torch.randn_like(weight))
-    return network
+    return awake(diffusers.DiTTransformer2DModel(**sizes | more))
 
 
 def pipeline(folder, network, scheduler=None, *, component="unet", **saving):

@@ -11,7 +11,8 @@ import yaml
 from jobs import job_in
 from safetensors.torch import save_file
 
-from fewstep.checkpoint import load_model
+from fewstep.checkpoint import CONDITIONS, load_model
+from fewstep.conditions import Table
 from fewstep.errors import UserError
 from fewstep.shards import write_shards
 from stages import adopt
@@ -35,6 +36,18 @@ class Exact(nn.Module):
         t = t[:, None, None, None].clamp(max=0.999)
         side = torch.tanh((t / (1 - t) ** 2 * x * self.at).flatten(1).sum(1))[:, None, None, None]
         return (side * self.at - x) / (1 - t)
+
+
+class Told(nn.Module):
+    """The exact velocity for data that is `place`, with features (4,), in each row."""
+
+    def __init__(self):
+        super().__init__()
+        self.at = nn.Parameter(torch.zeros(1, 4, 4))
+
+    def forward(self, t, x, place):
+        t = t[:, None, None, None].clamp(max=0.999)
+        return (place[:, None, None] + 0 * self.at - x) / (1 - t)
 '''
 FORMAT = {"name": "state_dict", "network": "nets.exact:Exact", "options": {"channels": 1}, "adapter": "t_x"}
 SAID = {"folder": "data/mine", "format": FORMAT, "prediction": "velocity", "path": "linear", "time": "t"}
@@ -76,6 +89,23 @@ def test_a_model_is_adopted_and_read_like_any_other(job):
     assert list(model.network.state_dict()) == ["network.at"]
     assert job.facts["ratio"] < 0.5
     assert (job.out / "samples.png").exists()
+
+
+def test_a_network_of_the_users_own_takes_conditions_by_name(job):
+    place = torch.randn(256, 4, generator=torch.Generator().manual_seed(3))
+    data = {"data": place[:, None, None].expand(256, 1, 4, 4), "place": place}
+    held_out = job.inputs["data"].with_name("placed") / "held_out"
+    write_shards(held_out, 256, 256, lambda a, b: {n: f[a:b] for n, f in data.items()}, facts={})
+    Table(rows={"place": place.numpy()}).save(held_out.with_name(CONDITIONS))
+    facts = job.manifests["data"]["facts"] | {"conditions": {"place": [4]}}
+    inputs = job.inputs | {"data": held_out.parent}
+    told = FORMAT | {"network": "nets.exact:Told", "options": {}, "conditions": {"place": [4]}}
+    job = replace(job, inputs=inputs, manifests={"data": {"facts": facts}})
+    assert run(job, format=told) is None
+    assert job.facts["ratio"] < 0.01
+    assert load_model(job.out).config.conditions == {"place": (4,)}
+    with pytest.raises(UserError, match="the adapter edm gives a network no place; take x_t or t_x"):
+        run(job, format=told | {"adapter": "edm"})
 
 
 def test_a_wrong_declaration_stops_the_chain_unless_it_is_told_not_to(job):

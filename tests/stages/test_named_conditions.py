@@ -7,6 +7,7 @@ import pytest
 import torch
 from jobs import job_in
 
+from fewstep import randomness
 from fewstep.checkpoint import CONDITIONS, load_model, load_table, model_digest, save_model
 from fewstep.conditions import Table
 from fewstep.draws import draws
@@ -16,6 +17,7 @@ from fewstep.model import ModelConfig, build
 from fewstep.shards import Shards
 from fewstep.solvers import integrate
 from stages import couple, distill, evaluate, prepare, pretrain, reflow, search, trajectories
+from stages.tracking.tracking import model_files
 
 TRAIN = {"batch": 64, "learning_rate": 4e-3}
 MLP = {"name": "mlp", "width": 32, "depth": 2}
@@ -27,7 +29,8 @@ def write_npz(file, **changes):
     draw = np.random.default_rng(0)
     place, label = draw.uniform(-1, 1, (SAMPLES, 2)).astype("float32"), np.arange(SAMPLES) % 2
     x = place + 2 * label[:, None] - 1 + 0.1 * draw.standard_normal((SAMPLES, 2))
-    arrays = {"x": x.astype("float32"), "y": label, "conditions/place": place}
+    texts = np.array([f"at {a:.1f} {b:.1f}" for a, b in place])
+    arrays = {"x": x.astype("float32"), "y": label, "conditions/place": place, "texts": texts}
     np.savez(file, **{name: array for name, array in (arrays | changes).items() if array is not None})
 
 
@@ -119,6 +122,8 @@ def test_every_model_carries_the_conditions_of_the_data(chain, model):
     assert loaded.config.conditions == {"place": (2,)}
     assert loaded.config.classes == 2
     assert (chain / model / CONDITIONS).read_bytes() == (chain / "prepare" / CONDITIONS).read_bytes()
+    (chain / model / "manifest.json").touch()
+    assert chain / model / CONDITIONS in model_files(chain / model)  # what the registry gets
 
 
 @pytest.mark.parametrize(("model", "apart"), [("pretrain", 0.35), ("distill-straight", 0.45)])
@@ -132,6 +137,12 @@ def test_samples_follow_their_conditions(chain, model, apart):
     middle = given["place"] + 2 * given["label"][:, None] - 1
     assert (made - middle).square().mean().sqrt() < apart
     assert (made - middle.roll(1, 0)).square().mean().sqrt() > 1.2  # those of another sample
+
+
+def test_what_a_sample_is_conditioned_on_is_told_to_people(chain):
+    law, keys = load_model(chain / "distill-straight").conditions, randomness.keys_of(0, 0, 5)
+    place = law.drawn("evaluate", keys)["place"]
+    assert law.texts("evaluate", keys) == [f"at {a:.1f} {b:.1f}" for a, b in place.tolist()]
 
 
 def test_the_guided_student_samples_without_guidance(chain):
@@ -178,7 +189,7 @@ def test_a_model_may_be_given_some_of_the_conditions(chain, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"conditions/place": np.zeros((5, 2))}, "conditions have 5 rows; 600 samples need as many"),
+        ({"conditions/place": np.zeros((5, 2)), "texts": None}, "conditions have 5 rows; 600 samples need"),
         ({"conditions/place": np.full((600, 2), np.nan)}, "conditions/place holds NaN or infinity"),
         ({"conditions/place": np.array(["a"] * 600)}, "conditions/place is <U1; save conditions as floats"),
         ({"conditions/noise": np.zeros((600, 2))}, "a condition can't be called 'noise'"),

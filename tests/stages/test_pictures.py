@@ -3,7 +3,15 @@ import torch
 from fake_project import Project
 from PIL import Image
 
-from stages.figures.sample_grid import GAP, MARGIN, as_tiles, draw_sample_grid, samples_shown, spread_over
+from stages.figures.sample_grid import (
+    GAP,
+    MARGIN,
+    TEXT,
+    as_tiles,
+    draw_sample_grid,
+    samples_shown,
+    spread_over,
+)
 
 
 def test_a_sheet_shows_samples_from_all_over_the_data():
@@ -34,6 +42,18 @@ def test_a_grid_is_of_a_size_to_look_at(tmp_path, shape, tile):
         assert picture.size[0] - 2 * (tile[0] + GAP) < 60  # the label and margins
         assert picture.size[1] == 2 * MARGIN + 2 * (tile[1] + GAP) - GAP
         assert picture.convert("L").getextrema() == (0, 255)
+
+
+def test_texts_of_columns_stand_below_the_images(tmp_path):
+    images = torch.zeros(2, 3, 96, 96)
+    draw_sample_grid(tmp_path / "plain.png", [("a", images)])
+    draw_sample_grid(tmp_path / "told.png", [("a", images)], ["a\ncat", "a dog", "of no column"])
+    with Image.open(tmp_path / "plain.png") as plain, Image.open(tmp_path / "told.png") as told:
+        assert told.size == (plain.size[0], plain.size[1] + 2 * (TEXT + GAP))
+        assert told.crop((0, 0, *plain.size)).tobytes() == plain.tobytes()
+        for top in (plain.size[1], plain.size[1] + TEXT + GAP):
+            line = told.crop((0, top, told.size[0], top + TEXT + GAP)).convert("L")
+            assert line.getextrema()[0] < 100
 
 
 def test_large_images_are_averaged_and_fewer_are_shown():

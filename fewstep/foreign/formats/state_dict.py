@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from etils.epy import lazy_imports
 
+from fewstep.conditions import check_shapes
 from fewstep.errors import UserError
 from fewstep.models.imported import Imported
 
@@ -37,7 +38,12 @@ class StateDict:
     null: bool = False
     """Whether the last of them is the null condition."""
 
+    conditions: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Name and shape of all else that it is conditioned on and takes by name; see fewstep.conditions."""
+
     def __post_init__(self) -> None:
+        object.__setattr__(self, "conditions", {name: tuple(s) for name, s in self.conditions.items()})
+        check_shapes(self.conditions)
         Imported(network=self.network, options=self.options, adapter=self.adapter)
         if self.null and self.labels < 2:
             raise UserError(
@@ -52,5 +58,5 @@ class StateDict:
             "options": self.options,
             "adapter": self.adapter,
         }
-        described = found.Described(labels=self.labels, null=self.null)
+        described = found.Described(labels=self.labels, null=self.null, conditions=self.conditions)
         return found.Found(architecture=architecture, files=weights.files_of(folder), described=described)
