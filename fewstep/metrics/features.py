@@ -89,7 +89,7 @@ class FeatureNet(nn.Module):
         return self.head(functional.silu(self.body(x)))
 
     def measured(self, samples: Tensor) -> Tensor:
-        """Return features (n, 64) of samples (n, *shape) as they are, scaled as in `features`, with gradients."""
+        """Return features (n, 64) of samples (n, *shape) as they are, scaled as `features` are."""
         return self.body(as_seen(samples)) / self.spread
 
     def features(self, data: Rows) -> np.ndarray:
