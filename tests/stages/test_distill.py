@@ -7,21 +7,24 @@ import pytest
 import torch
 from jobs import job_in
 
-from fewstep import grids
+from fewstep import codec, grids
 from fewstep.checkpoint import load_model, model_digest, save_model
 from fewstep.conditions import Conditions
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
+from fewstep.methods.endpoint import Endpoint
 from fewstep.metrics import features
 from fewstep.metrics.denoiser import MONITOR, train_denoiser
 from fewstep.model import ModelConfig, build
 from fewstep.pairs import make_trajectories
+from fewstep.settings import TrainSettings
 from fewstep.shards import Shards, write_shards
 from stages import distill
 from stages.evaluation.evaluation import entries_of, straightness
 from stages.sampling.open_model import open_flow
 from stages.searching.grids_file import SearchedGrids, write_grids
 from stages.settings.students import must_continue
+from stages.training.task import TrainTask
 
 FINE = grids.uniform(8, solver="heun")
 TRAIN = {"steps": 20, "batch": 16}
@@ -126,6 +129,21 @@ def test_a_student_learns_by_features_of_the_net_that_measures_no_result(inputs,
     )
     assert model_digest(plain.out) != model_digest(seen.out)
     assert seen.facts["first_held_out_loss"] > plain.facts["first_held_out_loss"]
+
+
+def test_features_where_a_model_makes_latents_are_refused(monkeypatch, inputs, tmp_path):
+    monkeypatch.setattr(codec, "of_prepared", lambda prepared: "a codec")
+    task = TrainTask(
+        method=Endpoint(feature_weight=1.0),
+        settings=TrainSettings(steps=1),
+        source=tmp_path,
+        select=None,
+        seed=0,
+        state=tmp_path,
+        inputs=inputs,
+    )
+    with pytest.raises(UserError, match="this model makes latents; set it to 0"):
+        task.load("features")
 
 
 def test_its_weights_depend_on_the_seed_alone(any_step, inputs, tmp_path):
