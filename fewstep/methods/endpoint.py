@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from etils.epy import lazy_imports
 
+from fewstep.errors import UserError
 from fewstep.flow import as_flow, over_step
-from fewstep.methods._distances import DISTANCES, check_distance
+from fewstep.methods._distances import DISTANCES, check_distance, l2
 from fewstep.methods._timesteps import draw_timesteps, in_range_of, timesteps_of
 from fewstep.paths import like
-from fewstep.training.method import Batch, Method, Net, Nets, conditions_of
+from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,14 +41,25 @@ class Endpoint(Method):
 
     distance: str = "l2"
     """l2, huber or huber_each."""
+    feature_weight: float = 0.0
+    """Weight of the squared distance in features, between the data that a velocity leads to and that of the
+    pair, beside `distance`; Lee et al. 2024 with LPIPS. The features are those that monitors look at."""
 
     def __post_init__(self) -> None:
         check_distance(self.distance)
+        if not 0 <= self.feature_weight < math.inf:
+            raise UserError(f"feature_weight must be a weight from 0, got {self.feature_weight}")
 
-    def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
+    @property
+    def needs(self) -> Needs:
+        """See Method.needs."""
+        return replace(super().needs, features=self.feature_weight > 0)
+
+    def networks(self, student: Model, load: Callable[[str], Any]) -> dict[str, Net]:
         """See Method.networks."""
         timesteps_of(student)
-        return super().networks(student, load)
+        features = {"features": Net(load("features"), trains=False)} if self.feature_weight else {}
+        return super().networks(student, load) | features
 
     def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
         """See Method.loss."""
@@ -59,4 +72,8 @@ class Endpoint(Method):
         done = like((t - t_start) / (1 - t_start), data)  # the part of the chord before x
         x = done * data + (1 - done) * start
         velocity = over_step(as_flow(student), x, t, until, **conditions_of(student.config, batch))
-        return DISTANCES[self.distance](velocity - (data - start) / (1 - t_start))
+        losses = DISTANCES[self.distance](velocity - (data - start) / (1 - t_start))
+        if not self.feature_weight:
+            return losses
+        end, seen = x + like(1 - t, x) * velocity, nets["features"].measured
+        return losses + self.feature_weight * l2(seen(end) - seen(data))

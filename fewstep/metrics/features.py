@@ -88,6 +88,10 @@ class FeatureNet(nn.Module):
         """Return the class scores, (n, classes)."""
         return self.head(functional.silu(self.body(x)))
 
+    def measured(self, samples: Tensor) -> Tensor:
+        """Return features (n, 64) of samples (n, *shape) as they are, scaled as `features` are."""
+        return self.body(as_seen(samples)) / self.spread
+
     def features(self, data: Rows) -> np.ndarray:
         """Return the features, float64 (n, 64), divided by their standard deviations on the train split."""
         return np.concatenate(list(self.features_by_batch(data)))

@@ -17,7 +17,8 @@ class Reinterpolate:
 
     States are those of training, the lines of pairs, however wrong the first estimates were. Where each noise
     has one data that is right; where it has not, as for a model that learned from independent noise, states
-    get the variance of no time, and samples fall to pieces. With one step it is Euler's. It has no options.
+    get a law that the model has not seen, and more steps do not lead to the data's. With one step it is
+    Euler's. It has no options.
     """
 
     learned_from: ClassVar[Literal["independent", "pairs"]] = "pairs"

@@ -38,7 +38,7 @@ class Needs:
     """What a method needs besides the student. Stages read this and never compare a method's name.
 
     A stage rejects a method before any work if it trains on another stream, or needs something that the
-    stage can't supply. No stage supplies `features` yet.
+    stage can't supply.
     """
 
     stream: Literal["data", "pairs", "trajectories", "noise"]
@@ -54,7 +54,8 @@ class Needs:
     data: bool = False
     """Real data in addition to the stream; each batch then has it as "data"."""
     features: bool = False
-    """A feature network for its loss."""
+    """A feature network for its loss, which `networks` loads as "features": that of monitors, which measures
+    no result."""
     second_time: bool = False
     """A network that takes a second time, the end of a step; see fewstep.timing.with_second_time."""
     flow_map: bool = False

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 # what distill gives a method beside its stream and labels
-SUPPLIED = ("teacher", "score", "all_states", "data", "second_time", "flow_map", "slow_times")
+SUPPLIED = ("teacher", "score", "all_states", "data", "second_time", "flow_map", "slow_times", "features")
 
 
 def number_or_any(nfe: Any) -> Any:

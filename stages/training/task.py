@@ -10,8 +10,10 @@ from torch import Tensor
 
 from fewstep import codec, distributed
 from fewstep.checkpoint import load_model, save_model
+from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.metrics import denoiser, features
+from fewstep.metrics.features import FeatureNet
 from fewstep.metrics.monitor import Monitor
 from fewstep.model import Model
 from fewstep.pairs import mirror_half, select_timesteps
@@ -74,7 +76,7 @@ class TrainTask:
         return train(
             self.method,
             student,
-            load=lambda name: load_model(self.inputs[name]),
+            load=self.load,
             batches=Selected(batches, select, mirror=shards.facts.get("mirror", False)),
             held_out=select(held_out.load()),
             settings=self.settings,
@@ -94,9 +96,27 @@ class TrainTask:
         save_model(self.end, trained.model)
         return {part.name: getattr(trained, part.name) for part in fields(trained) if part.name != "model"}
 
+    def load(self, name: str) -> Any:
+        """Return the model of an input, or "features", the net of `prepare` that no result is measured by.
+
+        Raises:
+            UserError: if features are asked for where a model makes latents, which the net does not see.
+        """
+        if name != "features":
+            return load_model(self.inputs[name])
+        if codec.of_prepared(self.inputs["data"]) is not None:
+            raise UserError(
+                "feature_weight compares features of samples as they are seen, and this model makes latents; "
+                "set it to 0"
+            )
+        return self._monitor_net()
+
+    def _monitor_net(self) -> FeatureNet:
+        return features.load(self.inputs["data"], name=denoiser.MONITOR)[0]
+
     def watched_by(self, settings: MonitorSettings) -> Monitor:
         """Return the monitor that looks at the student, with the net and the data of `prepare`."""
-        net, _ = features.load(self.inputs["data"], name=denoiser.MONITOR)
+        net = self._monitor_net()
         data = Column(Shards(self.inputs["data"] / "train"), "data").some(MOST_DATA, seed=self.seed)
         through = codec.of_prepared(self.inputs["data"])
         return Monitor(net.to(device()), codec.decoded(data, through), settings, self.seed, through)

@@ -118,7 +118,7 @@ def changed(**settings):
         ),
         (
             {"reflow__round1__method": {"name": "reflow", "label_dropout": 0.1}},
-            r"reflow\.round1\.method reflow: label_dropout 0\.1 needs a model with classes; set it to 0",
+            r"round1\.method reflow: label_dropout 0\.1 needs a model with classes, or other conditions; set",
         ),
         (
             {
