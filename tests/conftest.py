@@ -47,9 +47,9 @@ atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
 # Files that share what takes seconds to make or to import: one process runs all of a group.
 GROUPS = {
-    "tests/flows/test_pools.py": "teams",
-    "tests/flows/test_recover.py": "teams",
-    "tests/flows/test_sweep.py": "teams",
+    "tests/flows/test_pools.py": "flows",
+    "tests/flows/test_recover.py": "flows",
+    "tests/flows/test_sweep.py": "flows",
     "tests/flows/test_artifacts.py": "flows",
     "tests/flows/test_door.py": "flows",
     "tests/flows/test_outages.py": "flows",
@@ -61,8 +61,8 @@ GROUPS = {
     "tests/chain/test_shared_shards.py": "killed chains",
     "tests/foreign/test_diffusers.py": "diffusers",
     "tests/foreign/test_survey.py": "diffusers",
-    "tests/infra/test_chain_on_workers.py": "team",
-    "tests/infra/test_servers.py": "team",
+    "tests/infra/test_chain_on_workers.py": "infra",
+    "tests/infra/test_servers.py": "infra",
     "tests/stages/test_tracking.py": "mlflow",
     "tests/stages/test_registry.py": "mlflow",
     "tests/test_distributed.py": "forked",
