@@ -1,6 +1,7 @@
 """One environment for all tests; servers and a tiny chain that really ran, for all who need them."""
 
 import atexit
+import gc
 import os
 import shutil
 import sys
@@ -14,6 +15,9 @@ import s3
 from chain.checkout import Checkout
 from filelock import FileLock
 from processes import awake
+
+# To look for garbage among all that tests import takes as long as to import it.
+gc.disable()
 
 # What whoever runs the tests has set decides nothing: no test module is imported yet, and xdist's workers
 # and all that tests start inherit this. GIT_DIR, for one, would lead git from a toy project to another.
@@ -75,6 +79,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes minutes, so that no process is left with it at the end."""
     turns = {"flows": 0, "infra": 1, "chain": 2}
     items.sort(key=lambda item: turns.get(item.path.parent.name, 3))
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage from now on, but not among what stays to the end."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)
