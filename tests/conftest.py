@@ -1,6 +1,7 @@
 """One environment for all tests; servers and a tiny chain that really ran, for all who need them."""
 
 import atexit
+import gc
 import os
 import shutil
 import sys
@@ -14,6 +15,9 @@ import s3
 from chain.checkout import Checkout
 from filelock import FileLock
 from processes import awake
+
+# To look for garbage among all that tests import takes as long as to import it.
+gc.disable()
 
 # What whoever runs the tests has set decides nothing: no test module is imported yet, and xdist's workers
 # and all that tests start inherit this. GIT_DIR, for one, would lead git from a toy project to another.
@@ -47,9 +51,9 @@ atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
 # Files that share what takes seconds to make or to import: one process runs all of a group.
 GROUPS = {
-    "tests/flows/test_pools.py": "teams",
-    "tests/flows/test_recover.py": "teams",
-    "tests/flows/test_sweep.py": "teams",
+    "tests/flows/test_pools.py": "flows",
+    "tests/flows/test_recover.py": "flows",
+    "tests/flows/test_sweep.py": "flows",
     "tests/flows/test_artifacts.py": "flows",
     "tests/flows/test_door.py": "flows",
     "tests/flows/test_outages.py": "flows",
@@ -61,8 +65,9 @@ GROUPS = {
     "tests/chain/test_shared_shards.py": "killed chains",
     "tests/foreign/test_diffusers.py": "diffusers",
     "tests/foreign/test_survey.py": "diffusers",
-    "tests/infra/test_chain_on_workers.py": "team",
-    "tests/infra/test_servers.py": "team",
+    "tests/foreign/test_text.py": "diffusers",
+    "tests/infra/test_chain_on_workers.py": "infra",
+    "tests/infra/test_servers.py": "infra",
     "tests/stages/test_tracking.py": "mlflow",
     "tests/stages/test_registry.py": "mlflow",
     "tests/test_distributed.py": "forked",
@@ -75,6 +80,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes minutes, so that no process is left with it at the end."""
     turns = {"flows": 0, "infra": 1, "chain": 2}
     items.sort(key=lambda item: turns.get(item.path.parent.name, 3))
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage from now on, but not among what stays to the end."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

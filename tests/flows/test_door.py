@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from etils.epy import lazy_imports
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import PrefectHTTPStatusError
@@ -16,8 +17,11 @@ from workspace import CHECKOUT
 
 from fewstep.errors import UserError
 from flows import stage, worker
-from flows.server import connection, deployed, door, login, own, programs
+from flows.server import connection, deployed, login, own, programs
 from flows.workers import pools
+
+with lazy_imports():  # takes seconds, also of the processes that run other tests
+    from flows.server import door
 
 EVIL = "https://evil.example"
 JOB = json.loads((CHECKOUT / pools.JOB).read_text())

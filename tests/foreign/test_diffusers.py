@@ -3,9 +3,9 @@
 import json
 import re
 
-import diffusers
 import pytest
 import torch
+from etils.epy import lazy_imports
 from safetensors.torch import load_file, save_file
 from tiny_networks import SHAPE, dit, pipeline, unet
 
@@ -17,6 +17,9 @@ from fewstep.foreign.assemble import assemble, config_of
 from fewstep.foreign.formats.diffusers import Diffusers
 from fewstep.grids import Grid
 from fewstep.solvers import integrate
+
+with lazy_imports():  # takes seconds, also of the processes that run other tests
+    import diffusers
 
 STEPS = 64
 SCALED = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -231,11 +234,14 @@ def test_what_no_scheduler_says_must_be_declared(tmp_path):
 @pytest.mark.parametrize(
     ("scheduler", "told"),
     [
-        (diffusers.EDMEulerScheduler(), "EDMEulerScheduler is no scheduler of a flow or of a table of betas"),
-        (diffusers.DDPMScheduler(trained_betas=[0.1, 0.2]), "has its own trained_betas"),
+        (
+            lambda: diffusers.EDMEulerScheduler(),
+            "EDMEulerScheduler is no scheduler of a flow or of a table of betas",
+        ),
+        (lambda: diffusers.DDPMScheduler(trained_betas=[0.1, 0.2]), "has its own trained_betas"),
     ],
 )
 def test_a_scheduler_that_says_nothing_usable_is_told(tmp_path, scheduler, told):
-    found = Diffusers().look(pipeline(tmp_path, unet(), scheduler))
+    found = Diffusers().look(pipeline(tmp_path, unet(), scheduler()))
     assert not found.declared
     assert told in found.notes[0]

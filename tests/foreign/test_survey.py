@@ -4,10 +4,10 @@ import json
 import re
 from pathlib import Path
 
-import diffusers
 import pytest
 import torch
 import yaml
+from etils.epy import lazy_imports
 from tiny_networks import SHAPE, dit, pipeline, unet
 
 from fewstep import command_line, declaration
@@ -19,9 +19,18 @@ from fewstep.shards import write_shards
 from stages.adopt import Config
 from stages.settings import yaml_text
 
+with lazy_imports():  # takes seconds, also of the processes that run other tests
+    import diffusers
+
 PAGE = (Path(__file__).parents[2] / "docs/adopt-a-model.md").read_text()
-FLOW = diffusers.FlowMatchEulerDiscreteScheduler
-TABLES = diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_start=1e-5, beta_end=0.0123456789)
+
+
+def tables():
+    return diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_start=1e-5, beta_end=0.0123456789)
+
+
+def labelled():
+    return unet(num_class_embeds=6)
 
 
 @pytest.fixture(autouse=True)
@@ -69,14 +78,15 @@ def chosen(settings, shape=SHAPE, **more):
 @pytest.mark.parametrize(
     ("folder", "network", "scheduler", "component"),
     [
-        ("ddpm", unet(), TABLES, "unet"),
-        ("on", unet(num_class_embeds=6), diffusers.DDPMScheduler(prediction_type="v_prediction"), "unet"),
-        ("1e5 (best)", dit(), FLOW(), "transformer"),
+        ("ddpm", unet, tables, "unet"),
+        ("on", labelled, lambda: diffusers.DDPMScheduler(prediction_type="v_prediction"), "unet"),
+        ("1e5 (best)", dit, lambda: diffusers.FlowMatchEulerDiscreteScheduler(), "transformer"),
     ],
     ids=["without classes", "labels", "classes and a null condition"],
 )
 def test_the_lines_say_to_the_chain_what_the_folder_says(here, ask, folder, network, scheduler, component):
-    pipeline(here / "data" / folder, network, scheduler, component=component)
+    network = network()
+    pipeline(here / "data" / folder, network, scheduler(), component=component)
     said, ended = ask(here / "data" / folder)
     assert ended is None
     [(key, settings)] = section(said)["adopt"].items()
@@ -105,7 +115,7 @@ def test_what_the_folder_does_not_say_is_left_to_the_user(here, ask):
 
 
 def test_what_is_not_taken_is_said(here, ask):
-    folder = pipeline(here / "elsewhere", unet(num_class_embeds=6).to(torch.bfloat16), TABLES)
+    folder = pipeline(here / "elsewhere", labelled().to(torch.bfloat16), tables())
     for part in ("vae", "text_encoder"):
         (folder / part).mkdir()
         (folder / part / "config.json").write_text("{}")
@@ -121,7 +131,7 @@ def test_what_is_not_taken_is_said(here, ask):
 
 
 def test_what_is_not_as_it_is_declared_fails(here, ask):
-    pipeline(here / "data/untrained", unet(), TABLES)
+    pipeline(here / "data/untrained", unet(), tables())
     prepared(here, {"data": torch.randn(16, *SHAPE)})
     said, ended = ask("data/untrained")
     assert "the check of the declaration failed: its estimate of the data has" in ended
@@ -148,7 +158,7 @@ def test_what_is_not_as_it_is_declared_fails(here, ask):
     ids=["channels", "points", "no labels", "more labels"],
 )
 def test_data_that_does_not_fit_leaves_the_check_out(here, ask, data, told):
-    pipeline(here / "data/labelled", unet(num_class_embeds=6), TABLES)
+    pipeline(here / "data/labelled", labelled(), tables())
     prepared(here, data)
     said, ended = ask("data/labelled")
     assert ended is None
@@ -217,7 +227,7 @@ def of_other_size(folder):
     ],
 )
 def test_a_folder_that_can_not_be_taken_is_one_message(here, ask, spoil, told):
-    folder = pipeline(here / "data/spoilt", unet(), TABLES)
+    folder = pipeline(here / "data/spoilt", unet(), tables())
     spoil(folder)
     said, ended = ask(folder)
     assert told in ended
@@ -230,7 +240,7 @@ def test_no_folder_and_an_empty_one(here, ask):
 
 
 def test_the_page_runs_as_written(here, ask):
-    pipeline(here / "data/ddpm", unet(), TABLES)
+    pipeline(here / "data/ddpm", unet(), tables())
     blocks = [
         yaml.safe_load(text)["adopt"] for text in re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.S | re.M)
     ]

@@ -1,9 +1,9 @@
 """Networks of diffusers that are given text and images: fewstep's Euler is the library's own sampler."""
 
-import diffusers
 import numpy as np
 import pytest
 import torch
+from etils.epy import lazy_imports
 from jobs import job_in
 from tiny_networks import SHAPE, pipeline, pixart, sd3, text_unet
 
@@ -22,7 +22,9 @@ from fewstep.shards import write_shards
 from fewstep.solvers import integrate
 from stages import adopt
 
-FLOW = diffusers.FlowMatchEulerDiscreteScheduler
+with lazy_imports():  # takes seconds, also of the processes that run other tests
+    import diffusers
+
 SCHEDULER = {"timestep_spacing": "trailing", "beta_schedule": "scaled_linear", "beta_start": 0.00085}
 SCHEDULER |= {"beta_end": 0.012}
 SDXL = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4}
@@ -94,7 +96,11 @@ def test_the_guided_sampler_of_the_library(tmp_path, case):
     made, options, shapes = CASES[case]
     network = made(**options)
     is_flow = case == "SD3"
-    scheduler = FLOW(shift=3.0) if is_flow else diffusers.EulerDiscreteScheduler(**SCHEDULER)
+    scheduler = (
+        diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+        if is_flow
+        else diffusers.EulerDiscreteScheduler(**SCHEDULER)
+    )
     given, null = conditions_of(shapes, 1), conditions_of(shapes, 2)
     model = adopted(pipeline(tmp_path, network, scheduler), given, null)
     assert model.config.guidable

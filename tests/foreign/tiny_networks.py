@@ -1,7 +1,10 @@
 """Networks of diffusers, as small as they go, and folders of them as the library writes them."""
 
-import diffusers
 import torch
+from etils.epy import lazy_imports
+
+with lazy_imports():  # takes seconds, also of the processes that run other tests
+    import diffusers
 
 SHAPE = (4, 8, 8)
 
