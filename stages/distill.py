@@ -50,13 +50,20 @@ def output(key: str | None) -> str:
 
 def check(params: Params) -> list[str]:
     """Return what is wrong between students and the sections they build on."""
-    students = {key: params.config("distill", key) for key in params.keys("distill")}
-    unwatched = [
-        f"distill.{key}.monitor looks at a student on its own grid; one of any nfe has none: set it to null"
-        for key, student in students.items()
-        if student.monitor and student.nfe == "any"
-    ]
-    return doubled_models(params) + wrong_students(params) + unwatched
+    problems = doubled_models(params) + wrong_students(params)
+    for key in params.keys("distill"):
+        student = params.config("distill", key)
+        if student.monitor and student.nfe == "any":
+            problems.append(
+                f"distill.{key}.monitor looks at a student on its own grid; one of any nfe has none: "
+                "set it to null"
+            )
+        if student.monitor and student.method.build().needs.features:
+            problems.append(
+                f"distill.{key}.monitor sees the features that the method's own loss pulls at, so it would "
+                "choose by them; set it to null, or feature_weight to 0"
+            )
+    return problems
 
 
 def run(config: Config, job: Job) -> None:

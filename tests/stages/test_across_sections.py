@@ -190,6 +190,13 @@ def changed(**settings):
         (ANY_STEP | {"distill__any_at_step__init": "boss-4"}, r"any-step\.init 'boss-4' takes 4 NFE"),
         (ANY_STEP | {"distill__any_at_step__monitor": {}}, r"any-step\.monitor looks .* set it to null"),
         (
+            {
+                "distill__endpoint__method": {"name": "endpoint", "feature_weight": 1},
+                "distill__endpoint__monitor": {},
+            },
+            r"distill\.endpoint\.monitor sees the features that the method's own loss pulls at",
+        ),
+        (
             ANY_STEP | {"couple__round1__model": "any-step"},
             "'any-step' gives average velocities; choose from",
         ),
