@@ -34,6 +34,8 @@ def found(error: ValidationError, model: type) -> Iterator[tuple[tuple, str]]:
             yield where, " is not a setting; " + suggest(str(where[-1]), names_at(model, where[:-1]))
         elif kind in MISSING:
             yield where, " is missing"
+        elif kind == "model_type":
+            yield where, f" should be a mapping of settings, got {problem['input']!r}"
         elif kind == "value_error":
             yield where, f": {problem['ctx']['error']}"
         else:

@@ -271,8 +271,15 @@ def test_a_pipeline_has_its_codec_in_vae(tmp_path):
     assert codec.read(tmp_path).scaling == 1.5
 
 
-def test_a_codec_outside_of_data_is_refused_before_any_work():
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"folder": "models/vae"}, r"prepare\.codec\.folder 'models/vae' must be a folder under data/"),
+        ("data/vae", r"prepare\.codec should be a mapping of settings, got 'data/vae'"),
+    ],
+)
+def test_a_codec_that_is_no_folder_of_data_is_refused_before_any_work(setting, message):
     raw = yaml.safe_load(Path("params.yaml").read_text())
-    raw["prepare"]["codec"] = {"folder": "models/vae"}
-    with pytest.raises(UserError, match=r"prepare.codec.folder 'models/vae' must be a folder under data/"):
+    raw["prepare"]["codec"] = setting
+    with pytest.raises(UserError, match=message):
         checks.check(Params(raw))
