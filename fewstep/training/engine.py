@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from etils.epy import lazy_imports
 
-from fewstep.errors import UserError
+from fewstep import variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,8 +41,11 @@ class Engine:
         Raises:
             UserError: if one has an impossible value.
         """
-        sharded = _switch("FEWSTEP_SHARD") and distributed.ranks() > 1
-        return cls(_micro_batch(), _switch("FEWSTEP_RECOMPUTE"), sharded)
+        return cls(
+            micro_batch=variables.count("FEWSTEP_MICRO_BATCH", "samples", default=None),
+            recompute=variables.is_on("FEWSTEP_RECOMPUTE"),
+            sharded=variables.is_on("FEWSTEP_SHARD") and distributed.ranks() > 1,
+        )
 
     def prepare(self, network: nn.Module) -> None:
         """Have a network compute as asked; averages, of which no backward pass is made, are only sharded."""
@@ -67,20 +69,3 @@ def blocks(network: nn.Module) -> Iterator[nn.Module]:
             yield from module.values()
         else:
             yield from blocks(module)
-
-
-def _micro_batch() -> int | None:
-    text = os.environ.get("FEWSTEP_MICRO_BATCH")
-    if text is None:
-        return None
-    if not (text.isdecimal() and int(text)):
-        raise UserError(f"FEWSTEP_MICRO_BATCH must be a number of samples from 1, got {text!r}")
-    return int(text)
-
-
-def _switch(name: str) -> bool:
-    """Return whether an environment variable is on; it is off unless it is set."""
-    text = os.environ.get(name, "off")
-    if text not in ("on", "off"):
-        raise UserError(f"{name} must be on or off, got {text!r}")
-    return text == "on"

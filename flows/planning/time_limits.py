@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterable
 
+from fewstep import variables
 from fewstep.errors import UserError
 from stages.settings.messages import suggest
 
@@ -17,10 +18,7 @@ def stages_at_once() -> int:
     Raises:
         UserError: It is no number of stages.
     """
-    wanted = os.environ.get(AT_ONCE, "2")
-    if not (wanted.isdecimal() and int(wanted)):
-        raise UserError(f"{AT_ONCE} must be a number of stages from 1, got {wanted!r}")
-    return int(wanted)
+    return variables.count(AT_ONCE, "stages", default=2)
 
 
 def seconds_allowed(stages: Iterable[str]) -> dict[str, float]:

@@ -4,7 +4,6 @@ The worker gets what it needs as parameters of a flow run, and returns the stage
 only the driver merges. Outputs travel through DVC's remote, or a cache that all machines share.
 """
 
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling, Crashed
 
+from fewstep import variables
 from fewstep.errors import UserError
 from fewstep.files import read_text
 from flows import stage as stage_flow
@@ -44,9 +44,7 @@ def wanted() -> bool:
     Raises:
         UserError: It has another value than on and off.
     """
-    if (value := os.environ.get("FEWSTEP_POOLS", "off")) not in ("on", "off"):
-        raise UserError(f"FEWSTEP_POOLS must be on or off, got {value!r}")
-    return value == "on"
+    return variables.is_on("FEWSTEP_POOLS")
 
 
 def pool_of(stage: str, root: Path) -> str:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from etils.epy import lazy_imports
 
+from fewstep import variables
 from fewstep.errors import UserError
 from fewstep.progress import SILENT, Progress
 from fewstep.secrets import scrub
@@ -72,7 +73,7 @@ class Group:
         Raises:
             UserError: if one has an impossible value, or the processes have no GPU each.
         """
-        machines = positive("FEWSTEP_NODES", "machines")
+        machines = variables.count("FEWSTEP_NODES", "machines", default=1)
         return cls(processes(), machines, machine_number(), rendezvous() if machines > 1 else "")
 
 
@@ -90,25 +91,16 @@ def refuse_torchrun() -> None:
         )
 
 
-def positive(variable: str, of_what: str) -> int:
-    """Return what an environment variable counts; 1 if it is not set.
-
-    Raises:
-        UserError: if it is no number from 1.
-    """
-    asked = os.environ.get(variable, "1")
-    if not (asked.isdecimal() and int(asked)):
-        raise UserError(f"{variable} must be a number of {of_what} from 1, got {asked!r}")
-    return int(asked)
-
-
 def machine_number() -> int:
     """Return which of the machines of a training this is, from 0: FEWSTEP_NODE_RANK.
 
     Raises:
         UserError: if it is no number below FEWSTEP_NODES.
     """
-    machines, asked = positive("FEWSTEP_NODES", "machines"), os.environ.get("FEWSTEP_NODE_RANK", "0")
+    machines, asked = (
+        variables.count("FEWSTEP_NODES", "machines", default=1),
+        os.environ.get("FEWSTEP_NODE_RANK", "0"),
+    )
     if not (asked.isdecimal() and int(asked) < machines):
         raise UserError(
             f"FEWSTEP_NODE_RANK must be from 0 to {machines - 1} (FEWSTEP_NODES - 1), got {asked!r}"
@@ -135,7 +127,7 @@ def processes() -> int:
     Raises:
         UserError: if it is no number from 1, or more than there are GPUs to train on.
     """
-    count, where = positive("FEWSTEP_PROCESSES", "processes"), device()
+    count, where = variables.count("FEWSTEP_PROCESSES", "processes", default=1), device()
     if count > 1 and where != "cpu" and (where != "cuda" or count > torch.cuda.device_count()):
         raise UserError(
             f"FEWSTEP_PROCESSES {count} needs a GPU for each process, of {torch.cuda.device_count()} here, "

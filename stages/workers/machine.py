@@ -6,6 +6,7 @@ from pathlib import Path
 
 from etils.epy import lazy_imports
 
+from fewstep import variables
 from fewstep.errors import UserError
 from fewstep.registry import unknown
 from stages.process.device import device
@@ -43,12 +44,7 @@ def workers(*, default: int) -> int:
     Raises:
         UserError: if FEWSTEP_WORKERS is no number from 1.
     """
-    asked = os.environ.get("FEWSTEP_WORKERS")
-    if asked is None:
-        return default
-    if not (asked.isdecimal() and int(asked)):
-        raise UserError(f"FEWSTEP_WORKERS must be a number of processes from 1, got {asked!r}")
-    return int(asked)
+    return variables.count("FEWSTEP_WORKERS", "processes", default=default)
 
 
 def cores() -> int:

@@ -1,0 +1,34 @@
+"""Environment variables: numbers and switches, read where they are needed and refused in one way."""
+
+import os
+from typing import TypeVar
+
+from fewstep.errors import UserError
+
+Default = TypeVar("Default", int, None)
+
+
+def count(variable: str, of_what: str, *, default: Default) -> int | Default:
+    """Return the number, from 1, that an environment variable holds, or `default` where it is not set.
+
+    Raises:
+        UserError: if it is no number from 1.
+    """
+    asked = os.environ.get(variable)
+    if asked is None:
+        return default
+    if not (asked.isdecimal() and int(asked)):
+        raise UserError(f"{variable} must be a number of {of_what} from 1, got {asked!r}")
+    return int(asked)
+
+
+def is_on(variable: str) -> bool:
+    """Return whether an environment variable is on; it is off unless it is set.
+
+    Raises:
+        UserError: if it is neither on nor off.
+    """
+    asked = os.environ.get(variable, "off")
+    if asked not in ("on", "off"):
+        raise UserError(f"{variable} must be on or off, got {asked!r}")
+    return asked == "on"
