@@ -14,7 +14,8 @@ def join(device: torch.device | str = "cpu") -> torch.device:
     """Join the processes that torchrun started beside this one, if any; return this one's device.
 
     The addresses and ranks come from the environment that torchrun sets; "cuda" becomes the GPU of
-    this process, "cuda:1" stays what it is. Joining twice does no harm.
+    this process, "cuda:1" stays what it is. It returns when all have joined: one that left at once, because
+    it found a mistake, would break the joining of others. Joining twice does no harm.
     """
     device = torch.device(device)
     if device.type == "cuda":
@@ -23,6 +24,7 @@ def join(device: torch.device | str = "cpu") -> torch.device:
         torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.barrier()
     return device
 
 

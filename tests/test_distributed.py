@@ -41,6 +41,11 @@ def two_processes(folder, *facts, work=trainings.shared, **environment):
     return codes, [file.read_text() for file in errors]
 
 
+def test_nobody_goes_on_before_all_have_joined(tmp_path):
+    codes, errors = two_processes(tmp_path, work=trainings.joined_late)
+    assert codes == [0, 0], errors
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """What two processes trained without interruption."""

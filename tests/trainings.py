@@ -1,9 +1,11 @@
 """Trainings that tests run in processes of their own, to kill them or to have several share one."""
 
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch.distributed as dist
 from recorded import FixedBatches, Recorder, run, student, student_of
 from watching import gaussian_monitor, watched
 
@@ -72,6 +74,22 @@ def shared_of_method(folder: Path, name: str) -> None:
     distributed.join()
     trained = of_method(folder / "state", name, distributed.rank(), 2)
     save_model(folder / f"model{distributed.rank()}", trained.model)
+    distributed.leave()
+
+
+def joined_late(folder: Path) -> None:
+    """Join as one of two processes, of which the second takes a while; the first must wait for it."""
+    begin, late = dist.init_process_group, folder / "late"
+
+    def slowly(backend: str) -> None:
+        begin(backend)
+        if distributed.rank():
+            time.sleep(1)
+            late.touch()
+
+    dist.init_process_group = slowly
+    distributed.join()
+    assert late.exists()
     distributed.leave()
 
 
