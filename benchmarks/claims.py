@@ -2,8 +2,9 @@
 
 Run `python -m benchmarks.claims NAME`, or without a name for all; minutes each on two cores. The data is a
 mixture of 10 Gaussians in 8 dimensions, the networks are small MLPs. Printed is the energy distance of 4000
-samples to as many of the data, times 1000, the mean over seeds with its standard error: lower is better, and
-0 is the least. docs/claims.md says what each paper claims and how its claim fared.
+samples to as many of the data, times 1000, the mean over seeds with its standard error: lower is better.
+It is unbiased, so that of the data itself is about 0. docs/claims.md says what each paper claims and how that
+fared.
 """
 
 import copy
@@ -157,10 +158,7 @@ def interpolants(seed: int) -> dict[str, float]:
     teacher, found = teacher_of(seed), {}
     for steps in (4, 16, 64, 256):
         found[f"{steps:>3} calls, flow, euler"] = solved(teacher, seed, steps)
-        for diffusion in ("bound", "noise"):
-            found[f"{steps:>3} calls, sde, {diffusion}"] = sampled(
-                teacher, seed, steps, Sde(diffusion=diffusion)
-            )
+        found[f"{steps:>3} calls, sde, bound"] = sampled(teacher, seed, steps, Sde())
     return found
 
 

@@ -109,7 +109,8 @@ class Linear(Path):
             return canonical
         noise_part = (1 - canonical) ** 2
         root = ((self.gamma * canonical) ** 2 + 4 * noise_part).sqrt()
-        return 1 / (1 + 2 * noise_part / (canonical * (self.gamma * canonical + root)))
+        reach = canonical * (self.gamma * canonical + root)
+        return reach / (reach + 2 * noise_part)
 
 
 @dataclass(frozen=True)

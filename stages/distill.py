@@ -58,7 +58,13 @@ def check(params: Params) -> list[str]:
                 f"distill.{key}.monitor looks at a student on its own grid; one of any nfe has none: "
                 "set it to null"
             )
-        if student.monitor and student.method.build().needs.features:
+        features = student.method.build().needs.features
+        if features and params.config("prepare").codec:
+            problems.append(
+                f"distill.{key}.method compares features of images, but prepare.codec makes latents of them; "
+                "set feature_weight to 0"
+            )
+        if student.monitor and features:
             problems.append(
                 f"distill.{key}.monitor sees the features that the method's own loss pulls at, so it would "
                 "choose by them; set it to null, or feature_weight to 0"

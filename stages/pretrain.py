@@ -6,6 +6,7 @@ from typing import Any, Literal
 from etils.epy import lazy_imports
 from pydantic import Field
 
+from fewstep import paths
 from fewstep.conditions import LABEL
 from fewstep.errors import UserError
 from fewstep.registry import unknown
@@ -64,13 +65,18 @@ def output(key: str | None) -> str:
 
 def check(params: Params) -> list[str]:
     """Return what is wrong: the method must learn from the data, and an adopted model lie under data/."""
-    checkpoint = params.config("pretrain").checkpoint
-    if checkpoint is not None and (problems := outside_data([("pretrain.checkpoint", checkpoint)])):
-        return problems
-    method = params.config("pretrain").method
+    config = params.config("pretrain")
+    method, checkpoint, problems = config.method, config.checkpoint, []
+    if checkpoint is not None and (outside := outside_data([("pretrain.checkpoint", checkpoint)])):
+        return outside
     if method.build().needs.stream != "data":
         return [f"pretrain.method {method.name} learns from {method.build().needs.stream}, not from data"]
-    return wrong_methods(params, [("pretrain.method", method, "pretrain")])
+    if config.prediction == "velocity" and getattr(paths.get(config.path), "gamma", 0):
+        problems.append(
+            "pretrain.prediction velocity has no bound near data on a path with gamma; set it to v, noise or "
+            "data"
+        )
+    return problems + wrong_methods(params, [("pretrain.method", method, "pretrain")])
 
 
 def run(config: Config, job: Job) -> None:

@@ -114,6 +114,8 @@ def test_a_second_noise_on_the_way_is_part_of_one_noise(gamma):
     torch.testing.assert_close(here.db, (after.b - before.b) / (2 * step), rtol=1e-6, atol=1e-7)
     times = torch.cat([torch.zeros(1), INNER, torch.ones(1)]).double()
     torch.testing.assert_close(path.time_of(path.canonical_time(times)), times, rtol=1e-9, atol=1e-9)
+    at_noise = torch.zeros((), dtype=torch.float64)
+    assert float(torch.func.jvp(path.time_of, (at_noise,), (torch.ones_like(at_noise),))[1]) == 1
 
 
 def test_the_velocity_of_an_interpolant_between_gaussians():

@@ -5,14 +5,18 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 from recorded import FixedBatches, Recorder, run, student, student_of
+from torch import nn
 from watching import gaussian_monitor, watched
 
 from fewstep import distributed
 from fewstep.checkpoint import save_model
 from fewstep.methods.consistency import Consistency
+from fewstep.methods.endpoint import Endpoint
 from fewstep.methods.sim import Sim
+from fewstep.metrics.features import FeatureNet, Features
 from fewstep.settings import TrainSettings
 from fewstep.training.loop import Trained
 
@@ -52,7 +56,15 @@ def shared(folder: Path, kind: str = "shared", stop: int = -1) -> None:
     distributed.leave()
 
 
-METHODS = {"consistency": Consistency(), "sim": Sim()}
+METHODS = {"consistency": Consistency(), "sim": Sim(), "endpoint": Endpoint(feature_weight=1.0)}
+
+
+def network(name: str) -> nn.Module:
+    """Return what a method loads beside its student."""
+    if name == "features":
+        torch.manual_seed(1)
+        return Features(FeatureNet((2,), 0)).requires_grad_(False)
+    return student(seed=9)
 
 
 def of_method(state: Path, name: str, rank: int = 0, ranks: int = 1) -> Trained:
@@ -62,7 +74,7 @@ def of_method(state: Path, name: str, rank: int = 0, ranks: int = 1) -> Trained:
         state,
         method=method,
         model=student_of(method),
-        load=lambda name: student(seed=9),
+        load=network,
         settings=TrainSettings(steps=12, batch=16),
         batches=FixedBatches(16, rank, ranks),
         monitor=gaussian_monitor(mean=0.0, looks=3) if name == "consistency" else None,

@@ -34,6 +34,7 @@ class Anyflow(DistributionMatching):
     K steps is made in three: from noise to a random one of its timesteps, over the step there, and from its
     end to data. Where the flow map is right, that is the sample of K steps, and gradients go through three
     calls for any K. The student must be a flow map already: wrong jumps lead to states that do not occur.
+    Unlike there, a step does not add the loss that made the flow map, and times of comparison are uniform.
     """
 
     trained_times = "all"

@@ -75,5 +75,5 @@ class Endpoint(Method):
         losses = DISTANCES[self.distance](velocity - (data - start) / (1 - t_start))
         if not self.feature_weight:
             return losses
-        end, seen = x + like(1 - t, x) * velocity, nets["features"].measured
+        end, seen = x + like(1 - t, x) * velocity, nets["features"]
         return losses + self.feature_weight * l2(seen(end) - seen(data))

@@ -88,10 +88,6 @@ class FeatureNet(nn.Module):
         """Return the class scores, (n, classes)."""
         return self.head(functional.silu(self.body(x)))
 
-    def measured(self, samples: Tensor) -> Tensor:
-        """Return features (n, 64) of samples (n, *shape) as they are, scaled as `features` are."""
-        return self.body(as_seen(samples)) / self.spread
-
     def features(self, data: Rows) -> np.ndarray:
         """Return the features, float64 (n, 64), divided by their standard deviations on the train split."""
         return np.concatenate(list(self.features_by_batch(data)))
@@ -118,6 +114,18 @@ class FeatureNet(nn.Module):
     def _by_batch(self, call: Callable[[Tensor], Tensor], data: Rows) -> Iterator[Tensor]:
         for numbers in torch.arange(len(data)).split(BATCH):
             yield call(self.look_at(data, numbers)).cpu()
+
+
+class Features(nn.Module):
+    """The features of a net as a network of its own, for a loss."""
+
+    def __init__(self, net: FeatureNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """Return features (n, 64) of samples (n, *shape) as they are, scaled as `FeatureNet.features` are."""
+        return self.net.body(as_seen(samples)) / self.net.spread
 
 
 def train_feature_net(

@@ -1,8 +1,8 @@
 """Samplers go from noise to data without following the flow; one file a sampler, found by its name.
 
-A solver (fewstep.solvers) takes each noise to the sample that the flow makes of it. A sampler keeps the law
-of the states at each time, but not the map, so searches, pairs and trajectories take solvers alone. A sampler
-is a frozen dataclass whose fields are its options. Each of its steps takes one velocity.
+A solver (fewstep.solvers) takes each noise to the sample that the flow makes of it. A sampler does not, so
+searches, pairs and trajectories take solvers alone. A sampler is a frozen dataclass whose fields are its
+options. Each of its steps takes one velocity.
 """
 
 from __future__ import annotations

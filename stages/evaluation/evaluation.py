@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fewstep import codec, solvers
 from fewstep.checkpoint import model_digest
+from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.grids import Grid, uniform
 from fewstep.metrics.features import FeatureNet
@@ -287,7 +288,12 @@ def sampled_entries(
     for kind, asked in samplers.items():
         for nfe in asked.nfe if asked.model == name else ():
             grid = uniform(nfe, start=flow.t_start, end=flow.t_end)
-            if asked.last_step and nfe > 1:
+            if asked.last_step:
+                if not flow.t_start < 1 - asked.last_step <= flow.t_end:
+                    raise UserError(
+                        f"evaluate.samplers.{kind}.last_step {asked.last_step:g} does not fit {name}: it "
+                        f"must be from {1 - flow.t_end:g} up to, but not, {1 - flow.t_start:g}"
+                    )
                 inner = torch.linspace(flow.t_start, 1 - asked.last_step, nfe, dtype=torch.float64)
                 grid = Grid((*inner.tolist(), 1.0))
             yield Entry(name, kind, grid, nfe, digest, model.config.baked_guidance, asked.sampler)

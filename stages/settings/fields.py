@@ -102,7 +102,7 @@ def registered(package: str) -> Any:
         names = registry.available(package)
         if package == SOLVERS and name in registry.available(SAMPLERS):
             raise UserError(
-                f"{name} is a sampler, which does not take each noise to one sample as a flow does; "
+                f"{name} is a sampler, whose samples are not those of the flow; "
                 f"evaluate.samplers alone takes it. Take a solver: {', '.join(names)}"
             )
         if name not in names:

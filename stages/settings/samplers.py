@@ -24,7 +24,8 @@ class SamplerSettings(Settings):
     nfe: tuple[Count, ...] = Field(min_length=1)
     """NFE, each of as many equal steps."""
     last_step: float | None = Field(None, gt=0, lt=1)
-    """Length of the last step, in canonical time; the others are then equal. null: it is as long as they."""
+    """Length of the last step, in canonical time; the others are then equal. null: it is as long as they. It
+    needs 2 NFE or more."""
 
 
 def wrong_samplers(asked: Mapping[str, SamplerSettings], params: Params) -> list[str]:
@@ -36,6 +37,8 @@ def wrong_samplers(asked: Mapping[str, SamplerSettings], params: Params) -> list
             problems.append(f"{where}: the report has another entry of that name; rename it")
         if len(set(settings.nfe)) < len(settings.nfe):
             problems.append(f"{where}.nfe {list(settings.nfe)} names a number twice")
+        if settings.last_step and 1 in settings.nfe:
+            problems.append(f"{where}.last_step changes nothing of one step; ask for nfe from 2")
         missing = missing_flows(params, [(f"{where}.model", settings.model)])
         problems += missing or wrong_model(where, settings, params)
     return problems

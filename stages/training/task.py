@@ -109,7 +109,7 @@ class TrainTask:
                 "feature_weight compares features of samples as they are seen, and this model makes latents; "
                 "set it to 0"
             )
-        return self._monitor_net()
+        return features.Features(self._monitor_net())
 
     def _monitor_net(self) -> FeatureNet:
         return features.load(self.inputs["data"], name=denoiser.MONITOR)[0]

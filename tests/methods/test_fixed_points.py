@@ -222,16 +222,14 @@ def test_straighten_reaches_zero_loss_and_then_euler_is_exact(on_policy):
 
 
 def test_features_count_beside_the_distance_and_vanish_with_it():
-    class First:
+    def first(x):
         """Features that see the first number alone, twice as large."""
-
-        def measured(self, x):
-            return 2 * x[:, :1]
+        return 2 * x[:, :1]
 
     noise, keys = ORACLE.noise(20), randomness.keys_of(0, 0, 20)
     model, batch = as_model(REFLOWED), {"noise": noise, "data": ORACLE.mean + ORACLE.std * noise}
     model.config = replace(model.config, grid=GRID, trained_times="grid")
-    nets, method = {"student": model, "features": First()}, Endpoint(feature_weight=3.0)
+    nets, method = {"student": model, "features": first}, Endpoint(feature_weight=3.0)
     assert method.needs.features
     assert not Endpoint().needs.features
     assert method.loss(nets, batch, "student", 0.0, keys).max() < 1e-12

@@ -16,7 +16,7 @@ from fewstep.model import Model, ModelConfig, build
 
 KINDS = [Sim(), Sim(divergence="squared", alpha=1.0), Sim(divergence="squared"), Dmd(), Dmd(through="last")]
 NAMES = ["huber", "squared", "squared with alpha", "dmd", "dmd through last"]
-CONVENTIONS = list(product(paths.PATHS, predictions.PARTS))
+CONVENTIONS = list(product([*paths.PATHS, {"name": "linear", "gamma": 2.0}], predictions.PARTS))
 MEAN, STD, SIGMA = 0.4, 0.8, 0.6  # of the generator, and of the noise added when data has scale 1
 T = 1 / (1 + SIGMA)
 

@@ -14,6 +14,7 @@ from fewstep.metrics.protocol import BlockScores
 from flows import gc
 from stages.evaluation import evaluation
 from stages.evaluation.entries import Entry, KeptEntries, Result
+from stages.settings.params import Plugin
 
 ENTRY, OTHER = (Entry(name, "uniform", uniform(4), 4, name, 1.0) for name in ("boss-4", "pretrain"))
 TRUTH = uniform(32)
@@ -35,6 +36,11 @@ def test_a_cell_is_found_under_all_that_decides_it(kept):
     assert same(kept.read(ENTRY, TRUTH), RESULT)
     assert kept.read(OTHER, TRUTH) is None
     assert kept.read(replace(ENTRY, grid=uniform(5)), TRUTH) is None
+    soft, softer = ({"name": "sde", "strength": strength} for strength in (0.5, 1.0))
+    sampled = [replace(ENTRY, sampler=Plugin("fewstep.samplers").decode(each)) for each in (soft, softer)]
+    kept.write(sampled[0], TRUTH, replace(RESULT, more={"recall": 0.7}))
+    assert [kept.read(entry, TRUTH) is None for entry in sampled] == [False, True]
+    assert kept.read(ENTRY, TRUTH).more == RESULT.more
     assert kept.read(ENTRY, uniform(64)) is kept.read(ENTRY, None) is None
     assert KeptEntries(kept.folder, "protocol", 2).read(ENTRY, TRUTH) is None
 

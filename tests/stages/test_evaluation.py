@@ -11,6 +11,7 @@ from jobs import Listener, job_in
 
 from fewstep import model
 from fewstep.checkpoint import model_digest, save_model
+from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.grids import uniform
 from fewstep.metrics import features
@@ -145,6 +146,11 @@ def test_a_sampler_gives_a_sample_the_same_noise_in_any_batch_and_has_entries_of
     assert not list(sampled_entries("b", made, {"soft": asked}, "digest"))
     assert (one.name, four.name, one.grid.times) == ("a@1/soft", "a@4/soft", (0.0, 1.0))
     assert four.grid.times == pytest.approx((0, 0.3, 0.6, 0.9, 1))
+    short = loud(grid=None, trained_times="all", path="ve", prediction="data")  # does not reach the data
+    with pytest.raises(
+        UserError, match=r"evaluate\.samplers\.soft\.last_step 0\.001 does not fit a: it must be"
+    ):
+        list(sampled_entries("a", short, {"soft": asked.model_copy(update={"last_step": 0.001})}, "digest"))
     here, there = (
         torch.cat(list(replace(PROTOCOL, batch=size).sample(1, made, as_flow(made), four.grid, sde.build())))
         for size in (20, 50)

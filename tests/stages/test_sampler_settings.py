@@ -42,6 +42,11 @@ def asked(model, sampler, nfe=(8,)):
         ("soft", asked("pretrain", "sde", (8, 8)), "samplers.soft.nfe [8, 8] names a number twice"),
         (
             "soft",
+            asked("pretrain", "sde", (1, 8)) | {"last_step": 0.02},
+            "samplers.soft.last_step changes nothing of one step; ask for nfe from 2",
+        ),
+        (
+            "soft",
             asked("round1", "sde"),
             "samplers.soft.model 'round1' gives no score, which sampler sde needs",
         ),
@@ -64,7 +69,7 @@ def test_a_sampler_that_does_not_suit_is_refused(name, settings, told):
 )
 def test_what_needs_a_map_takes_no_sampler(section, setting):
     told = refused(section, **{setting: "sde"})
-    assert f"{section}.{setting}: sde is a sampler, which does not take each noise to one sample" in told
+    assert f"{section}.{setting}: sde is a sampler, whose samples are not those of the flow" in told
 
 
 def test_samplers_that_suit_are_taken():
