@@ -52,7 +52,7 @@ def load_config(folder: Path) -> ModelConfig:
     content = decoded(_content(folder, CONFIG), folder / CONFIG)
     try:
         return ModelConfig(**json.loads(content))
-    except (UserError, TypeError, json.JSONDecodeError) as error:
+    except (UserError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise UserError(f"{folder / CONFIG}: {error}") from error
 
 

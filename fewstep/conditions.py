@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+import keyword
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -36,8 +37,11 @@ with lazy_imports():
     import torch
 
 LABEL, ROW = "label", "row"
-TAKEN = frozenset({"data", "label", "noise", "row", "states", "t", "times", "until", "weight", "x"})
-"""Names that conditions can't have: batches and networks use them for something else."""
+TAKEN = frozenset(
+    {"data", "flow", "grid", "inputs", "keys", "label", "noise", "np", "row", "sampler", "samples", "self"}
+    | {"setting", "states", "t", "times", "tolerance", "torch", "until", "weight", "x"}
+)
+"""Names that conditions can't have: batches, networks and the functions that pass them on use them."""
 MASK = "_mask"
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -51,12 +55,12 @@ def check_shapes(shapes: Shapes) -> None:
         UserError: for a name that is taken or none, or a shape that no network takes.
     """
     for name, shape in shapes.items():
-        if name in TAKEN or not name.isidentifier():
+        if name in TAKEN or not name.isidentifier() or keyword.iskeyword(name):
             raise UserError(
                 f"a condition can't be called {name!r}; call it by letters, digits and _, and not "
                 f"{', '.join(sorted(TAKEN))}"
             )
-        if len(shape) not in (1, 2, 3) or min(shape) < 1:
+        if len(shape) not in (1, 2, 3) or not all(type(size) is int and size >= 1 for size in shape):
             raise UserError(
                 f"condition {name} has shape {tuple(shape)}; it must be (features,), (tokens, features) or "
                 "(channels, height, width)"
@@ -66,6 +70,33 @@ def check_shapes(shapes: Shapes) -> None:
             raise UserError(
                 f"condition {name} has shape {tuple(shape)}; {name.removesuffix(MASK)} has {of[0]} tokens, "
                 f"so its mask must have {of[:1]}"
+            )
+
+
+def shapes_of(facts: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the conditions of data with these facts."""
+    return {name: tuple(shape) for name, shape in facts.get("conditions", {}).items()}
+
+
+def must_have(wanted: Mapping[str, tuple[int | None, ...]], there: Shapes, *, by: str) -> None:
+    """Refuse data whose conditions are not those that a network takes.
+
+    Args:
+        wanted: their shapes, with None where any size will do.
+        there: those of the data.
+        by: who takes them, to begin a message with.
+
+    Raises:
+        UserError: if one is missing, or of another shape.
+    """
+    for name, shape in wanted.items():
+        found = there.get(name, ())
+        if len(found) != len(shape) or any(w not in (None, s) for w, s in zip(shape, found, strict=True)):
+            sizes = ", ".join("any" if size is None else str(size) for size in shape)
+            told = f"({sizes},)" if len(shape) == 1 else f"({sizes})"
+            raise UserError(
+                f"{by} takes the condition {name} of shape {told}, the data has {there.get(name)} (None: "
+                "not at all); prepare data with that condition"
             )
 
 
@@ -127,8 +158,14 @@ class Table:
             counts["texts"] = len(self.texts)
         if len(set(counts.values())) > 1:
             raise UserError(f"conditions must have as many rows each, got {counts}")
+        if not any(counts.values()):
+            raise UserError("a table of conditions must have a row")
         for what, values in (("null", self.null), ("negative", self.negative)):
             for name, value in values.items():
+                if (mask := name + MASK) in self.rows and mask not in values:
+                    raise UserError(
+                        f"the {what} value of condition {name} needs {what}/{mask}: else no token counts"
+                    )
                 if value.shape != self.shapes.get(name):
                     raise UserError(
                         f"the {what} value of condition {name} has shape {value.shape}, its rows have "
@@ -172,11 +209,7 @@ class Table:
 
     def save(self, file: Path) -> None:
         """Write a safetensors file; equal tables give equal bytes."""
-        tensors = {
-            f"{kind}/{name}": np.ascontiguousarray(values)
-            for kind, part in (("rows", self.rows), ("null", self.null), ("negative", self.negative))
-            for name, values in part.items()
-        }
+        tensors = {name: np.ascontiguousarray(values) for name, values in self._arrays()}
         metadata = {"texts": json.dumps(self.texts)} if self.texts else None
         safetensors.numpy.save_file(tensors, file, metadata=metadata)
 
@@ -195,18 +228,22 @@ class Table:
                     kind, _, name = key.partition("/")
                     parts[kind][name] = content.get_tensor(key)
             return cls(**parts, texts=tuple(texts))
-        except (OSError, KeyError, ValueError, safetensors.SafetensorError, UserError) as error:
+        except (OSError, KeyError, ValueError, TypeError, safetensors.SafetensorError, UserError) as error:
             raise UserError(f"{file} holds no conditions ({error}); make its folder again") from error
 
     @cached_property
     def digest(self) -> str:
         """The sha256 of all of it."""
         found = hashlib.sha256(json.dumps(self.texts).encode())
-        for kind, part in (("rows", self.rows), ("null", self.null), ("negative", self.negative)):
-            for name, values in sorted(part.items()):
-                found.update(f"{kind}/{name} {values.dtype} {values.shape}\n".encode())
-                found.update(np.ascontiguousarray(values).data)
+        for name, values in self._arrays():
+            found.update(f"{name} {values.dtype} {values.shape}\n".encode())
+            found.update(np.ascontiguousarray(values).data)
         return found.hexdigest()
+
+    def _arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield all arrays by the names that they have in a file."""
+        for kind, part in (("rows", self.rows), ("null", self.null), ("negative", self.negative)):
+            yield from ((f"{kind}/{name}", values) for name, values in sorted(part.items()))
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,11 +53,13 @@ def average(tensors: Sequence[Tensor]) -> None:
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Yield the tensors in order, as many at a time as have BUCKET numbers together, but one at least."""
     bucket: list[Tensor] = []
+    held = 0
     for tensor in tensors:
-        if bucket and sum(map(torch.numel, bucket)) + tensor.numel() > BUCKET:
+        if bucket and held + tensor.numel() > BUCKET:
             yield bucket
-            bucket = []
+            bucket, held = [], 0
         bucket.append(tensor)
+        held += tensor.numel()
     if bucket:
         yield bucket
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from fewstep.errors import UserError
 
+UMASK = os.umask(0)  # asked for while one thread runs: it must be set to be known
+os.umask(UMASK)
+
 
 @contextmanager
 def written_whole(file: Path, suffix: str = ".tmp") -> Iterator[Path]:
@@ -20,6 +23,7 @@ def written_whole(file: Path, suffix: str = ".tmp") -> Iterator[Path]:
     temporary = file.with_name(file.name + suffix)
     try:
         yield temporary
+        temporary.chmod(0o666 & ~UMASK)  # safetensors makes files that nobody else can read
         _flush(temporary)
         temporary.replace(file)
     except BaseException:
@@ -52,6 +56,17 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
         remove(temporary)
         raise
     _flush(folder.parent)
+
+
+@contextmanager
+def emptied(folder: Path) -> Iterator[Path]:
+    """Yield a folder that is empty, whatever a killed process left there, and remove it in the end."""
+    remove(folder)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        remove(folder)
 
 
 def flush_below(folder: Path, *, names_only: bool = False) -> None:

@@ -92,7 +92,6 @@ def run(config: Config, job: Job) -> None:
     for note in job.facts["notes"]:
         job.progress.note(note)
     about = {"source": config.source, "seed": job.seed, "classes": classes, "pixels": samples.pixels}
-    about |= {"conditions": samples.conditions.digest} if samples.conditions is not None else {}
     written = [
         shards.write_shards(
             job.out / name,
@@ -117,7 +116,7 @@ def run(config: Config, job: Job) -> None:
         autoencoder.save(job.out / codec.PREPARED)
         job.facts["codec"], told = latents.judge(autoencoder, source, stored[1], chosen_by[1])
         job.progress.note(told)
-    if samples is not source and source.pixels:  # the images are at hand, and cost no decoding
+    if samples is not source:  # the images are at hand, and cost no decoding
         train = rows.Chosen(latents.images_of(source), chosen_by[0])
         shown = [("data", sample_grid.spread_over(train)), ("decoded", shown[0][1])]
     seen = rows.Changed(train, saved.as_saved) if pixels else train

@@ -7,7 +7,7 @@ from etils.epy import lazy_imports
 from pydantic import Field
 
 from fewstep import paths
-from fewstep.conditions import LABEL
+from fewstep.conditions import LABEL, shapes_of
 from fewstep.errors import UserError
 from fewstep.registry import unknown
 from fewstep.settings import TrainSettings
@@ -111,7 +111,7 @@ def conditions_of(config: Config, data: dict[str, Any]) -> dict[str, tuple[int, 
     Raises:
         UserError: if the data has none, or not those that are asked for.
     """
-    there = ({LABEL: ()} if data["classes"] else {}) | data.get("conditions", {})
+    there = ({LABEL: ()} if data["classes"] else {}) | shapes_of(data)
     if config.conditional is True and not there:
         raise UserError(
             "pretrain.conditional is true, but the data has no labels, nor other conditions; set it to false"
@@ -120,7 +120,7 @@ def conditions_of(config: Config, data: dict[str, Any]) -> dict[str, tuple[int, 
     for name in names:
         if name not in there:
             raise UserError(f"pretrain.conditional: {unknown('condition', name, list(there) or ['none'])}")
-    return {name: tuple(there[name]) for name in names}
+    return {name: there[name] for name in names}
 
 
 def gate(config: Config, key: str | None, facts: dict[str, Any]) -> str | None:

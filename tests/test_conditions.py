@@ -68,6 +68,12 @@ def test_own_networks_see_each_condition_of_the_sample_alone(architecture):
     torch.testing.assert_close(model(x, t, **conditions | {"text": unseen}), whole)
 
 
+@pytest.mark.parametrize("name", ["type", "keys_", "train", "forward"])
+def test_own_networks_take_conditions_called_as_a_part_of_a_module_is(name):
+    model = model_of({name: (2,)}, shape=(2,))
+    assert model(torch.randn(4, 2), torch.rand(4), **{name: torch.randn(4, 2)}).shape == (4, 2)
+
+
 @pytest.mark.parametrize("batch", [1, 3, 20])
 def test_a_condition_belongs_to_the_number_of_its_sample(batch):
     table = table_of(shapes={"pooled": (4,)})
@@ -214,6 +220,9 @@ def test_rows_of_another_table_are_refused():
     [
         ({"noise": (2,)}, "can't be called 'noise'"),
         ({"my text": (2,)}, "can't be called 'my text'"),
+        ({"class": (2,)}, "can't be called 'class'"),
+        ({"flow": (2,)}, "can't be called 'flow'"),
+        ({"text": (2.5,)}, r"condition text has shape \(2\.5,\)"),
         ({"text": ()}, r"condition text has shape \(\)"),
         ({"text": (2, 0)}, r"condition text has shape \(2, 0\)"),
         ({"text": (5, 2), "text_mask": (4,)}, r"text has 5 tokens, so its mask must have \(5,\)"),
@@ -230,6 +239,11 @@ def test_a_table_that_does_not_fit_is_refused():
         Table(rows=rows)
     with pytest.raises(UserError, match=r"null value of condition a has shape \(3,\), its rows have \(2,\)"):
         Table(rows={"a": rows["a"]}, null={"a": np.zeros(3)})
+    with pytest.raises(UserError, match="must have a row"):
+        Table(rows={"a": rows["a"][:0]})
+    masked = {"a": np.zeros((3, 5, 2)), "a_mask": np.ones((3, 5))}
+    with pytest.raises(UserError, match="negative value of condition a needs negative/a_mask: else no token"):
+        Table(rows=masked, negative={"a": np.zeros((5, 2))})
     with pytest.raises(UserError, match=r"takes the conditions \{'a': \(2,\)\}, but its table has"):
         model_of({"a": (2,)}, table=table_of(shapes={"a": (3,)}))
 

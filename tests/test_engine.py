@@ -170,7 +170,7 @@ def test_no_memory_is_told_in_one_message_with_what_helps(monkeypatch, error):
     monkeypatch.setenv("FEWSTEP_RECOMPUTE", "on")
     with pytest.raises(OutOfMemoryError) as caught, explained(64):
         raise error
-    assert "Set more devices (FEWSTEP_PROCESSES) that share the weights (FEWSTEP_SHARD=on):" in str(
+    assert "Use more devices (FEWSTEP_PROCESSES) that share the weights (FEWSTEP_SHARD=on):" in str(
         caught.value
     )
     assert "run the stage again and it goes on" in str(caught.value)

@@ -3,14 +3,18 @@
 import threading
 from dataclasses import dataclass
 
+import forked
 import pytest
 import torch
+import trainings
 from recorded import FixedBatches, Recorder, run, student
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.settings import TrainSettings
 from fewstep.training import saver as savers
+from fewstep.training import state
 from fewstep.training.method import Net
 from fewstep.training.networks import Training
 from fewstep.training.watch import Watch
@@ -42,6 +46,7 @@ def test_the_interval_follows_what_a_save_costs(tmp_path, monkeypatch, clock, as
         assert saver.interval == float(asked)  # the first save comes before its cost is known
         saver.save()
         saver._writing.result()
+        clock[0] = 21 if interval > 21 else 0  # it is time, but for a cost that is seen only now
         saver.before_step()
         assert saver.interval == pytest.approx(interval)
         if interval:
@@ -103,11 +108,44 @@ def test_a_full_disk_ends_the_training(tmp_path, monkeypatch):
     monkeypatch.setenv("FEWSTEP_CHECKPOINT_SECONDS", "1e-9")
 
     def full(*everything):
-        raise OSError(28, "No space left on device")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")  # as safetensors says it
+
+    @dataclass(frozen=True)
+    class Soon(FixedBatches):
+        def __getitem__(self, step):
+            assert step < 1000
+            return super().__getitem__(step)
 
     monkeypatch.setattr(savers, "write_state", full)
-    with pytest.raises(OSError, match="No space left"):
-        run(tmp_path, settings=TrainSettings(steps=10_000, batch=4))
+    with pytest.raises(SafetensorError, match="No space left"):
+        run(tmp_path, settings=TrainSettings(steps=10_000, batch=4), batches=Soon(4))
+
+
+def test_what_ended_a_training_is_told_and_not_what_befell_a_save_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_CHECKPOINT_SECONDS", "1e-9")
+    interrupted = threading.Event()
+
+    def full(*everything):
+        interrupted.wait(30)
+        raise OSError(28, "No space left on device")
+
+    @dataclass(frozen=True)
+    class Interrupted(FixedBatches):
+        def __getitem__(self, step):
+            interrupted.set()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(savers, "write_state", full)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, settings=SETTINGS, batches=Interrupted(4))
+
+
+def test_a_save_that_is_killed_leaves_nothing_for_long(tmp_path):
+    for _ in range(2):
+        assert forked.end_of(forked.begin(trainings.killed_in_a_save, tmp_path / FILE)) == 9
+    assert not (tmp_path / FILE).exists()
+    state.write_state(tmp_path / FILE, {"a": torch.zeros(2)}, {})
+    assert [file.name for file in tmp_path.iterdir()] == [FILE]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,13 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_then_the_name_is(tmp_p
     assert flushed == [(tmp_path / "file").stat().st_ino, "renamed", tmp_path.stat().st_ino]
 
 
+def test_others_may_read_what_a_library_made_for_its_owner_alone(tmp_path):
+    with files.written_whole(tmp_path / "file") as temporary:
+        temporary.touch(mode=0o600)
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_folder_is_put_on_the_disk_with_all_that_is_below_it(tmp_path, flushed):
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "a/b/file").touch()

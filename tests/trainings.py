@@ -1,5 +1,6 @@
 """Trainings that tests run in processes of their own, to kill them or to have several share one."""
 
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from fewstep.methods.endpoint import Endpoint
 from fewstep.methods.sim import Sim
 from fewstep.metrics.features import FeatureNet, Features
 from fewstep.settings import TrainSettings
+from fewstep.training import state
 from fewstep.training.loop import Trained
 
 
@@ -87,6 +89,17 @@ def shared_of_method(folder: Path, name: str) -> None:
     trained = of_method(folder / "state", name, distributed.rank(), 2)
     save_model(folder / f"model{distributed.rank()}", trained.model)
     distributed.leave()
+
+
+def killed_in_a_save(file: Path) -> None:
+    """Die while safetensors writes to a file of a random name, beside the one that it is to become."""
+
+    def killed(tensors: dict, file: Path, facts: dict) -> None:
+        file.with_name(f".tmp{os.getpid()}").write_bytes(b"half of it")
+        os._exit(9)
+
+    state.save_file = killed
+    state.write_state(file, {"a": torch.zeros(2)}, {})
 
 
 def joined_late(folder: Path) -> None:

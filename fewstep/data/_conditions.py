@@ -8,7 +8,7 @@ import numpy as np
 from etils.epy import lazy_imports
 
 from fewstep import randomness
-from fewstep.conditions import Table
+from fewstep.conditions import LABEL, Table
 from fewstep.data._member import OpenNpz
 from fewstep.errors import UserError
 
@@ -42,6 +42,8 @@ def table_of(file: OpenNpz) -> Table | None:
             parts[kind][name] = _numbers(file, array)
     if not parts["conditions"]:
         return None
+    if LABEL in parts["conditions"]:
+        raise UserError(f"{file.name}: class labels are the array y, not conditions/{LABEL}")
     try:
         return Table(
             rows=parts["conditions"], null=parts["null"], negative=parts["negative"], texts=_texts(file)
@@ -64,7 +66,7 @@ def _numbers(file: OpenNpz, array: str) -> np.ndarray:
     values = file.read(array)
     if values.dtype.kind not in "fiub":
         raise UserError(f"{file.name}: {array} is {values.dtype}; save conditions as floats")
-    values = values if values.dtype == np.float16 else values.astype(np.float32)
+    values = values if values.dtype == np.float16 else values.astype(np.float32, copy=False)
     if not np.isfinite(values).all():
         raise UserError(f"{file.name}: {array} holds NaN or infinity; remove or mend them")
     return values

@@ -67,7 +67,9 @@ class Npz:
         file = OpenNpz(self.path if "://" in self.path else str(root / self.path), self.path)
         if "x" not in file.arrays:
             raise UserError(f"{self.path} holds {', '.join(file.arrays) or 'nothing'}, but no array 'x'")
-        others = [name for name in file.arrays if name not in ("x", "y") and not is_of_conditions(name)]
+        table = table_of(file)
+        taken = [name for name in file.arrays if table is not None and is_of_conditions(name)]
+        others = [name for name in file.arrays if name not in ("x", "y", *taken)]
         notes = (f"{self.path}: passed over {len(others)} arrays: {', '.join(others)}",) if others else ()
         label = torch.from_numpy(self._labels(file.read("y"))) if "y" in file.arrays else None
         x = file.open("x")
@@ -82,7 +84,7 @@ class Npz:
                 "width)"
             )
         samples = self._images(x, label) if image else self._points(x, label)
-        samples = with_conditions(samples, table_of(file), self.path)
+        samples = with_conditions(samples, table, self.path)
         names = () if label is None else tuple(map(str, range(int(label.max()) + 1)))
         return replace(samples, class_names=names, notes=notes)
 

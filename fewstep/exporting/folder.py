@@ -81,7 +81,7 @@ def failures_of(name: str) -> Iterator[None]:
         yield
     except (UserError, OSError):
         raise
-    except Exception as error:
+    except Exception as error:  # libraries raise whatever an operator that they lack leads to
         raise UserError(f"the format {name} can't hold this sampler: {first_line(error)}") from error
 
 

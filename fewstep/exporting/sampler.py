@@ -77,7 +77,7 @@ def with_names(sample: Callable[..., Tensor], names: Sequence[str]) -> Callable[
         return sample(*noise, **conditions)
 
     parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
-    forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # which inspect reads
     return forward
 
 

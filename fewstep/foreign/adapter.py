@@ -4,7 +4,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from fewstep.conditions import NONE, Shapes
 from fewstep.errors import UserError
 from fewstep.foreign.found import Described
 
@@ -22,9 +21,9 @@ class Adapter(nn.Module):
     takes_any: ClassVar[bool] = False
     """Whether it gives a network conditions of any name."""
 
-    def __init__(self, network: nn.Module, classes: int, conditions: Shapes = NONE) -> None:
+    def __init__(self, network: nn.Module, classes: int) -> None:
         super().__init__()
-        self.network, self.classes, self.conditions = network, classes, dict(conditions)
+        self.network, self.classes = network, classes
         self.train()
 
     def train(self, mode: bool = True) -> "Adapter":

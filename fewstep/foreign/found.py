@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fewstep.conditions import Shapes, images
+from fewstep.conditions import Shapes, images, must_have
 from fewstep.errors import UserError
 
 DECLARATION = ("prediction", "path", "time", "time_scale")
@@ -51,17 +51,10 @@ class Described:
         Raises:
             UserError: if one is missing, or of another shape.
         """
-        wanted = {name: self.conditions[name] for name in self.conditions}
-        wanted |= {name: shape for name, shape in self.optional.items() if name in there}
-        found = {}
-        for name, shape in wanted.items():
-            if not fits(there.get(name, ()), shape):
-                sizes = ", ".join("any" if size is None else str(size) for size in shape)
-                raise UserError(
-                    f"the network takes the condition {name} of shape ({sizes}), the data has "
-                    f"{there.get(name)} (None: not at all); prepare data with that condition"
-                )
-            found[name] = tuple(there[name])
+        optional = {name: shape for name, shape in self.optional.items() if name in there}
+        wanted = dict(self.conditions) | optional
+        must_have(wanted, there, by="the network")
+        found = {name: tuple(there[name]) for name in wanted}
         shown = images(there) if self.beside else {}
         if (channels := sum(shape[0] for shape in shown.values())) != self.beside:
             raise UserError(
@@ -69,11 +62,6 @@ class Described:
                 f"{channels}; prepare data with such images"
             )
         return found | shown
-
-
-def fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    """Return whether a shape is the wanted one, where that says the size."""
-    return len(shape) == len(wanted) and all(w in (None, s) for s, w in zip(shape, wanted, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)

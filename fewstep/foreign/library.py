@@ -35,7 +35,7 @@ def build(
         network = network_class(name)(**own_options(config))
     except (TypeError, ValueError) as error:
         raise UserError(f"diffusers can't build {name} from its config: {error}") from error
-    return adapter(network, classes, conditions)
+    return adapter(network, classes)
 
 
 def describe(name: str, config: dict[str, Any]) -> Described:

@@ -36,7 +36,7 @@ def build(network: str, options: dict[str, Any], adapter: str, classes: int, con
             f"network {network}: the adapter {adapter} gives a network no {', '.join(conditions)}; take x_t "
             "or t_x"
         )
-    return found(made, classes, conditions)
+    return found(made, classes)
 
 
 def class_of(network: str) -> type[nn.Module]:

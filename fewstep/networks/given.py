@@ -1,11 +1,13 @@
 """What a network here is given beside its sample and the time: vectors, sequences and images with a name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from fewstep.conditions import MASK, Shapes, images, is_mask
+from fewstep.conditions import MASK, Shapes, is_mask
+
+PREFIX = "of_"  # of the names of layers, which must not be those of a module's own attributes
 
 
 class Embedded(nn.Module):
@@ -19,7 +21,7 @@ class Embedded(nn.Module):
         super().__init__()
         self.layers = nn.ModuleDict(
             {
-                name: nn.Sequential(nn.Linear(shape[-1], width), nn.SiLU(), nn.Linear(width, width))
+                PREFIX + name: nn.Sequential(nn.Linear(shape[-1], width), nn.SiLU(), nn.Linear(width, width))
                 for name, shape in shapes.items()
                 if len(shape) < 3 and not is_mask(name, shapes)
             }
@@ -29,7 +31,7 @@ class Embedded(nn.Module):
         """Return the embedding of one or more conditions, each (batch, *shape)."""
         means = [
             self._mean(layers(conditions[name]), conditions.get(name + MASK))
-            for name, layers in self.layers.items()
+            for name, layers in ((key.removeprefix(PREFIX), layers) for key, layers in self.layers.items())
         ]
         return torch.stack(means).sum(dim=0)
 
@@ -43,6 +45,6 @@ class Embedded(nn.Module):
         return (counts * embedded).sum(dim=1) / counts.sum(dim=1).clamp(min=1)
 
 
-def beside(x: Tensor, conditions: Mapping[str, Tensor], shapes: Shapes) -> Tensor:
-    """Return the sample (batch, channels, height, width) with the channels of all images after its own."""
-    return torch.cat([x, *(conditions[name].to(x.dtype) for name in images(shapes))], dim=1)
+def beside(x: Tensor, conditions: Mapping[str, Tensor], names: Iterable[str]) -> list[Tensor]:
+    """Return the sample and the images with these names, each (batch, ...), in the type of the sample."""
+    return [x, *(conditions[name].to(x.dtype) for name in names)]

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from fewstep.conditions import Shapes, images
 from fewstep.networks.embedding import Condition, zero
+from fewstep.networks.given import beside
 
 
 class Block(nn.Module):
@@ -59,8 +60,8 @@ class MlpNetwork(nn.Module):
     ) -> Tensor:
         """Return the output, (batch, *shape), at t (batch,) for label, until (batch,), others (n, ...)."""
         condition = functional.silu(self.condition(t, label, until, others))
-        seen = [x, *(others[name].to(x.dtype) for name in self.images)]
-        h = self.first(torch.cat([values.flatten(1) for values in seen], dim=1))
+        seen = [values.flatten(1) for values in beside(x, others, self.images)]
+        h = self.first(torch.cat(seen, dim=1))
         for block in self.blocks:
             h = block(h, condition)
         return self.last(self.norm(h)).reshape(x.shape)

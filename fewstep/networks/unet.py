@@ -119,7 +119,7 @@ class UnetNetwork(nn.Module):
     ) -> Tensor:
         """Return the output (n, channels, height, width) for t, label, until (n,) and others (n, ...)."""
         condition = functional.silu(self.condition(t, label, until, others))
-        h, skips = self.first(beside(x, others, self.images)), []
+        h, skips = self.first(torch.cat(beside(x, others, self.images), dim=1)), []
         for number, level in enumerate(self.down):
             h = level(h if number == 0 else self.shrink[number - 1](h), condition)
             skips.append(h)

@@ -8,7 +8,8 @@ import torch
 from fewstep.errors import UserError
 from fewstep.training.engine import Engine
 
-NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")  # of RuntimeErrors of devices
+# what RuntimeErrors of devices say
+NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory")
 
 
 class OutOfMemoryError(UserError):
@@ -48,6 +49,6 @@ def advice(samples: int) -> str:
     if not engine.sharded:
         ways[-1] += " that share the weights (FEWSTEP_SHARD=on)"
     return (
-        f"Set {' or '.join(ways)}: each changes no more than the rounding of a result. What was saved of the "
-        "training is kept; run the stage again and it goes on from there"
+        f"Use {' or '.join(ways)}: results then differ by rounding (and by dropout, if there is any). What "
+        "was saved of the training is kept; run the stage again and it goes on from there"
     )

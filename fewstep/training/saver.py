@@ -4,6 +4,7 @@ import math
 import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -45,9 +46,11 @@ class Saver:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._writer.shutdown(wait=True)
-        self._finish()
+        # What ended the training is raised, and not what befell a save beside it.
+        with suppress(*([Exception] if kind else [])):
+            self._finish()
 
     def resume(self, tensors: dict[str, Tensor] | None) -> None:
         """Restore the tensors of the file, if there was one.
@@ -65,7 +68,7 @@ class Saver:
 
     @property
     def interval(self) -> float:
-        """Seconds from the end of one save to the next."""
+        """Seconds from the copy of one save to that of the next."""
         return max(self.seconds, self.costs[-1] * (1 - SHARE) / SHARE if self.seconds and self.costs else 0.0)
 
     @property
@@ -88,9 +91,9 @@ class Saver:
         sharded = self.training.engine.sharded
         if sharded and self.training.step % ASKED:
             return False
-        due = not self.writing and time.monotonic() - self.saved_at >= self.interval
         if not self.writing:
-            self._finish()
+            self._finish()  # then its cost is known
+        due = not self.writing and time.monotonic() - self.saved_at >= self.interval
         return bool(distributed.first([due], self.training.device)[0]) if sharded else due
 
     def save(self) -> None:
@@ -99,10 +102,11 @@ class Saver:
         self._finish()
         began = time.monotonic()
         first, copies = distributed.rank() == 0, {}
-        for name, tensor in (self.training.tensors() | self.watch.tensors()).items():
-            held = whole(tensor.detach())  # one at a time, and in all processes
-            if first:
-                copies[name] = held.to("cpu", copy=True).contiguous()
+        for source, changes in ((self.training, True), (self.watch, False)):
+            for name, tensor in source.tensors().items():
+                held = whole(tensor.detach())  # one at a time, and in all processes
+                if first:
+                    copies[name] = held.to("cpu", copy=changes).contiguous()
         if first:
             self._writing = self._writer.submit(_write, self.file, copies, self.training.facts)
         self.saved_at = time.monotonic()

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fewstep.errors import UserError
-from fewstep.files import set_aside, written_whole
+from fewstep.files import emptied, set_aside, written_whole
 from fewstep.sealed import seal, unseal
 
 FACTS = "facts"  # a single metadata key: safetensors writes several in random order
@@ -28,9 +28,11 @@ def write_state(file: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -
     wrong = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if wrong:
         raise UserError(f"training diverged: {wrong[0]} is no longer finite; lower learning_rate or clip")
-    with written_whole(file) as temporary:
-        sealed = seal({**facts, TENSORS: _checksum(tensors)})
-        save_file(tensors, temporary, {FACTS: json.dumps(sealed, sort_keys=True)})
+    sealed = seal({**facts, TENSORS: _checksum(tensors)})
+    # safetensors writes to a file of a random name first, which stays if the process is killed.
+    with written_whole(file) as temporary, emptied(file.with_name(f"{file.name}.d")) as folder:
+        save_file(tensors, folder / file.name, {FACTS: json.dumps(sealed, sort_keys=True)})
+        (folder / file.name).replace(temporary)
 
 
 def read_state(

@@ -43,7 +43,8 @@ class Watch:
         self.monitor, self.training, self.progress = monitor, training, progress
         self.looks: list[Look] = []
         self.best: dict[str, Tensor] = {}
-        """Everything that changes from step to step, as it was at the best look."""
+        """Everything that changes from step to step, as it was at the best look, on the CPU; it is replaced,
+        and never changed."""
         self.retreats = 0
         self.lost: str | None = None
         if monitor is not None:
@@ -82,7 +83,7 @@ class Watch:
         told = {f"monitor.{name}": value for name, value in asdict(look).items() if name != "step"}
         self.progress.measure(step, **told)
         if look is self.picked:
-            self.best = {name: x.detach().clone() for name, x in self.training.tensors().items()}
+            self.best = {name: x.detach().to("cpu", copy=True) for name, x in self.training.tensors().items()}
         elif monitor.settings.retreat is None:
             if (what := collapse(self.looks)) and not collapse(self.looks[:-1]):
                 self.progress.note(what)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fewstep import declaration
+from fewstep.conditions import shapes_of
 from fewstep.foreign.assemble import assemble, config_of
 from fewstep.foreign.found import DECLARATION
 from fewstep.shards import Shards
@@ -31,7 +32,7 @@ def take(config: Any, job: Job) -> Model:
         job.progress.note(note)
     shape = tuple(job.manifests["data"]["facts"]["shape"])
     said = {name: value for name in DECLARATION if (value := getattr(config, name)) is not None}
-    there = {n: tuple(s) for n, s in job.manifests["data"]["facts"].get("conditions", {}).items()}
+    there = shapes_of(job.manifests["data"]["facts"])
     described = config_of(found, shape, said, classes=config.classes, conditions=there)
     model = assemble(replace(described, guidance_channels=config.guidance_channels), found).to(device())
     samples = Shards(job.inputs["data"] / "held_out").some(config.check_samples, seed=job.seed)

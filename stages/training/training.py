@@ -9,7 +9,7 @@ import torch
 
 from fewstep import codec, randomness
 from fewstep.checkpoint import load_model, save_model, table_with
-from fewstep.conditions import LABEL, ROW, Table
+from fewstep.conditions import LABEL, ROW, Table, must_have, shapes_of
 from fewstep.draws import draws
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
@@ -82,8 +82,8 @@ def train_model(
         )
     if ROW in training.fields:
         student.conditions.must_be_of(training.facts, where=str(source))
-    for name, tensor in held_out.load().items():
-        shape = tuple(tensor.shape[2 if name == "states" else 1 :])
+    for name, field in held_out.fields.items():
+        shape = tuple(field["shape"][1 if name == "states" else 0 :])
         if name in ("data", "noise", "states") and shape != student.config.shape:
             raise UserError(
                 f"{source} holds samples of shape {shape}, the model takes {student.config.shape}"
@@ -191,13 +191,7 @@ def table_for(job: Job, model: Model, data: dict[str, Any], folder: Path) -> Tab
     wanted = model.config.conditions
     if not wanted or ("conditions" not in data and model.conditions.table is not None):
         return model.conditions.table
-    there = {name: tuple(shape) for name, shape in data.get("conditions", {}).items()}
-    for name, shape in wanted.items():
-        if there.get(name) != shape:
-            raise UserError(
-                f"{folder} takes the condition {name} of shape {shape}, the data {there.get(name)} (None: "
-                "not at all); prepare data with that condition"
-            )
+    must_have(wanted, shapes_of(data), by=str(folder))
     label = [LABEL] if model.config.classes and data["classes"] else []
     return table_with(job.inputs["data"], [*label, *wanted])
 

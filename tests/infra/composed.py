@@ -2,7 +2,9 @@
 
 import os
 import re
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from processes import wait_for
 from workspace import CHECKOUT
 
 from flows.server import programs
+from flows.system import processes
 
 INFRA = CHECKOUT / "infra"
 FILE = INFRA / "compose.yaml"
@@ -57,9 +60,10 @@ class Team:
     def start(self, service: str, command: list[str], log: Path, **more: str) -> subprocess.Popen:
         """Start a command as in a container of the service."""
         home = {"PREFECT_HOME": str(self.folder / service)}
+        follow = [sys.executable, "-IS", "-c", processes.FOLLOW, str(os.getpid())]  # also to its death
         with log.open("a") as out:
             return subprocess.Popen(
-                command,
+                [*follow, shutil.which(command[0]) or command[0], *command[1:]],
                 cwd=CHECKOUT,  # where containers start too
                 env=os.environ | self.environment(service) | home | more,
                 stdout=out,

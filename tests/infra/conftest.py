@@ -1,6 +1,7 @@
 import os
 import signal
 import uuid
+from contextlib import suppress
 
 import pytest
 import s3
@@ -53,7 +54,8 @@ def both_servers(team):
             yield processes
         finally:  # to end as they do for a user
             for process in processes.values():
-                os.killpg(process.pid, signal.SIGCONT)
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGCONT)
 
 
 @pytest.fixture(scope="module")

@@ -193,6 +193,7 @@ def test_a_model_may_be_given_some_of_the_conditions(chain, tmp_path):
         ({"conditions/place": np.full((600, 2), np.nan)}, "conditions/place holds NaN or infinity"),
         ({"conditions/place": np.array(["a"] * 600)}, "conditions/place is <U1; save conditions as floats"),
         ({"conditions/noise": np.zeros((600, 2))}, "a condition can't be called 'noise'"),
+        ({"conditions/label": np.zeros((600, 2))}, "class labels are the array y, not conditions/label"),
         ({"null/place": np.zeros(3)}, r"null value of condition place has shape \(3,\)"),
         ({"texts": np.zeros(600)}, "texts is float64 of shape"),
     ],
@@ -221,7 +222,7 @@ def test_an_adopted_model_is_given_the_conditions_of_the_data(chain, tmp_path):
         return load_model(job.out)
 
     assert len(taken("mine").conditions.table) == 100
-    with pytest.raises(UserError, match=r"takes the condition place of shape \(3,\), the data \(2,\)"):
+    with pytest.raises(UserError, match=r"takes the condition place of shape \(3,\), the data has \(2,\)"):
         taken("other")
 
 

@@ -5,13 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.conditions import images
 from fewstep.errors import UserError
 from fewstep.foreign.adapter import Adapter, side_of
 from fewstep.foreign.found import Described
 
 UNKNOWN = ("class_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")
 """Arguments with which a network needs what fewstep has no name for."""
+SIZES = ("addition_time_embed_dim", "projection_class_embeddings_input_dim")
+"""Arguments that say the shapes of SDXL's conditions."""
 
 
 class Unet2dconditionmodel(Adapter):
@@ -23,7 +24,7 @@ class Unet2dconditionmodel(Adapter):
 
     def call(self, x: Tensor, t: Tensor, label: Tensor | None, **conditions: Tensor) -> Tensor:
         """See Adapter.call."""
-        beside = [conditions[name] for name in images(self.conditions)]
+        beside = [conditions[name] for name in sorted(conditions) if conditions[name].dim() == 4]
         added = None
         if "pooled" in conditions:
             added = {"text_embeds": conditions["pooled"], "time_ids": conditions["sizes"]}
@@ -46,6 +47,9 @@ class Unet2dconditionmodel(Adapter):
             needed.append(f"addition_embed_type {added!r}")
         if not isinstance(width, int):
             needed.append(f"cross_attention_dim {width!r}")
+        if added == "text_time":
+            sizes = {name: options.get(name) for name in SIZES}
+            needed += [f"{name} {size!r}" for name, size in sizes.items() if not isinstance(size, int)]
         if needed:
             raise UserError(f"UNet2DConditionModel with {needed[0]} needs what fewstep can't supply")
         conditions: dict[str, tuple[int | None, ...]] = {"text": (None, width)}
