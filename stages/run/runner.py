@@ -1,6 +1,5 @@
 """How a stage runs: command line, settings, inputs, scratch, progress, tracking, publishing."""
 
-import errno
 import os
 import shutil
 import sys
@@ -17,6 +16,7 @@ from fewstep.errors import UserError
 from fewstep.files import flush_below
 from fewstep.secrets import scrub
 from stages.artifacts import manifests
+from stages.artifacts.full_disk import full_folder
 from stages.artifacts.plan import Plan
 from stages.artifacts.scratch import Scratch, publish, root
 from stages.process import records
@@ -26,8 +26,6 @@ from stages.run.job import Job
 from stages.settings import checks, discovery
 from stages.tracking.tracking import Tracking
 from stages.workers.distributed import OthersFinishError, machine_number, refuse_torchrun
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last is a limit on the size of files
 
 
 def main(file: Path) -> None:
@@ -222,13 +220,3 @@ def job_of(plan: Plan, scratch: Scratch, progress: Shown, picture: Callable[[str
         progress=progress,
         picture=picture,
     )
-
-
-def full_folder(error: BaseException | None) -> Path | None:
-    """Return the folder in which there is no space left, None if neither error nor its causes say so."""
-    while error is not None:
-        if getattr(error, "errno", None) in FULL or any(os.strerror(number) in str(error) for number in FULL):
-            folder = Path(getattr(error, "filename", None) or "").parent
-            return folder if folder.is_dir() and folder != Path() else Scratch.parent()
-        error = error.__cause__ or error.__context__
-    return None

@@ -6,6 +6,7 @@ when one of them dies. On several machines the stage of the first publishes, tho
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -25,6 +26,7 @@ from fewstep import variables
 from fewstep.errors import UserError
 from fewstep.progress import SILENT, Progress
 from fewstep.secrets import scrub
+from stages.artifacts.full_disk import full_folder
 from stages.process.device import device
 from stages.process.parent import follow_parent
 
@@ -147,6 +149,7 @@ def share(group: Group, work: Callable[[Progress], Any], *, name: str, progress:
 
     Raises:
         UserError: what the first process raised.
+        OSError: if a process found a disk full.
         RuntimeError: if a process died.
         OthersFinishError: on another machine than the first, when the work is done.
     """
@@ -167,6 +170,8 @@ def share(group: Group, work: Callable[[Progress], Any], *, name: str, progress:
             relay.join()
     if relay.mistake is not None:
         raise UserError(relay.mistake)
+    if relay.full is not None:
+        raise relay.full
     if isinstance(failure, elastic_errors.ChildFailedError):
         rank, died = failure.get_first_failure()
         raise RuntimeError(f"process {rank} of this training ended with {died.exitcode}") from None
@@ -221,7 +226,10 @@ def begin(events: Connection, work: Callable[[Progress], Any]) -> Any:
             events.send(("mistake", (str(error),), {}))
             sys.exit(1)  # which ends the others
         return None  # the first process says the same
-    except Exception:
+    except Exception as error:
+        if (folder := full_folder(error)) is not None:
+            events.send(("full", (str(folder / "the state"),), {}))
+            sys.exit(1)
         print(scrub(traceback.format_exc()), end="", file=sys.stderr)
         raise
     finally:
@@ -258,6 +266,7 @@ class Relay(Thread):
         super().__init__(daemon=True)
         self.events, self.progress = events, progress
         self.mistake: str | None = None
+        self.full: OSError | None = None
         self.failure: Exception | None = None
 
     def run(self) -> None:
@@ -270,6 +279,8 @@ class Relay(Thread):
                     return
                 if name == "mistake":
                     (self.mistake,) = arguments
+                elif name == "full":
+                    self.full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *arguments)
                 elif self.failure is None:
                     try:
                         getattr(self.progress, name)(*arguments, **options)

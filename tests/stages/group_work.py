@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import torch.distributed as dist
+from safetensors import SafetensorError
 
 from fewstep.errors import UserError
 from fewstep.training.memory import explained
@@ -21,6 +22,11 @@ def report(progress):
 
 def refuse(progress):
     raise UserError("the batch is odd")
+
+
+def fill(progress):
+    """Find the disk full, as safetensors says it."""
+    raise SafetensorError("I/O error: No space left on device (os error 28)")
 
 
 def second_has_no_memory(progress):

@@ -16,6 +16,7 @@ from workspace import CHECKOUT
 
 from fewstep.errors import UserError
 from fewstep.progress import SILENT, Silent
+from stages.artifacts.full_disk import full_folder
 from stages.workers import distributed
 from stages.workers.distributed import Group, processes, share
 
@@ -115,6 +116,14 @@ def test_the_first_of_two_processes_reports_and_its_result_comes_back(monkeypatc
 def test_a_mistake_that_the_first_process_finds_is_that_of_the_stage(capfd):
     with pytest.raises(UserError, match="the batch is odd"):
         share(Group(2), group_work.refuse, name="a", progress=SILENT)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("forked_processes")
+def test_a_full_disk_is_told_as_alone(capfd):
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        share(Group(2), group_work.fill, name="a", progress=SILENT)
+    assert full_folder(raised.value) is not None
     assert "Traceback" not in capfd.readouterr().err
 
 
