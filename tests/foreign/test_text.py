@@ -13,7 +13,7 @@ from fewstep.conditions import Table
 from fewstep.draws import draws
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
-from fewstep.foreign import library
+from fewstep.foreign import library, survey
 from fewstep.foreign.assemble import assemble, config_of
 from fewstep.foreign.formats.diffusers import Diffusers
 from fewstep.grids import Grid
@@ -184,3 +184,20 @@ def test_the_command_tells_its_conditions_and_checks_it(tmp_path, prepared, monk
     assert "conditions: text (any, 6), perhaps text_mask\n" in said
     assert "guidance:   on all channels\n" in said
     assert "is left out" not in said
+
+
+def test_a_network_for_inpainting_is_checked_with_the_images_of_the_data(tmp_path):
+    made, options, shapes = CASES["inpainting"]
+    scheduler = diffusers.EulerDiscreteScheduler(**SCHEDULER)
+    folder = pipeline(tmp_path / "net", made(**options), scheduler)
+    draw = torch.Generator().manual_seed(0)
+    fields = {n: torch.randn(32, *shape, generator=draw) for n, shape in {"data": SHAPE, **shapes}.items()}
+    write_shards(tmp_path / "held_out", 32, 32, lambda a, b: {n: f[a:b] for n, f in fields.items()}, facts={})
+    verdict = survey.check(survey.look(folder), tmp_path)
+    assert not isinstance(verdict, str)
+    assert verdict.calls
+
+
+def test_a_config_without_the_sizes_of_its_conditions_is_refused():
+    with pytest.raises(UserError, match="with addition_time_embed_dim None needs what fewstep can't supply"):
+        library.describe("UNet2DConditionModel", {"addition_embed_type": "text_time"})
