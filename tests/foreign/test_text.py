@@ -120,7 +120,7 @@ def test_the_guided_sampler_of_the_library(tmp_path, case):
     [
         ({}, {}, r"takes the condition text of shape \(any, 6\), the data has None"),
         ({}, {"text": (5, 7)}, r"takes the condition text of shape \(any, 6\), the data has \(5, 7\)"),
-        (SDXL, TEXT, r"takes the condition pooled of shape \(3\), the data has None"),
+        (SDXL, TEXT, r"takes the condition pooled of shape \(3,\), the data has None"),
         ({"in_channels": 9}, TEXT | {"mask": (1, 8, 8)}, "takes images of 5 channels .* the data has 1"),
     ],
 )
