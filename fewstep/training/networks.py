@@ -14,6 +14,7 @@ from fewstep.model import Model
 from fewstep.settings import TrainSettings
 from fewstep.training.engine import Engine
 from fewstep.training.method import Batch, Method
+from fewstep.training.phases import phase
 from fewstep.training.trainee import Trainee, under
 
 HELD_OUT_SEED = (
@@ -150,12 +151,12 @@ class Training:
         weight = batch.pop("weight", None)
         half = self.settings.precision == "bfloat16"
         autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=half)
-        with autocast():
+        with autocast(), phase("forward"):
             batch = self.method.prepare_batch(batch, keys)
         size = self.engine.micro_batch or len(keys)
         for start in range(0, len(keys), size):
             part = slice(start, start + size)
-            with autocast():
+            with autocast(), phase("forward"):
                 own = {name: tensor[part] for name, tensor in batch.items()}
                 losses = self.method.loss(modules, own, network, progress, keys[part])
             yield losses if weight is None else weight[part] * losses

@@ -12,6 +12,7 @@ from fewstep.settings import TrainSettings
 from fewstep.training import sharding
 from fewstep.training.engine import Engine
 from fewstep.training.method import Net
+from fewstep.training.phases import phase
 
 LOSS_MEMORY = 50  # number of updates in the mean loss
 COUNTED = ("loss", "skipped", "in_a_row")  # on the device
@@ -84,25 +85,34 @@ class Trainee:
             part = some.sum() / count
             seen += len(some)
             sharding.last_of_update(self.module, seen == count)
-            part.backward()
+            with phase("backward"):
+                part.backward()
             loss += part.detach()
         if distributed.ranks() > 1:
             gradients = [p.grad for p in self.parameters if p.grad is not None] if self._shell is None else []
-            distributed.average([*gradients, loss])
-        norm = sharding.whole(nn.utils.clip_grad_norm_(self.parameters, self.clip))
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate * self.rate_scale
-        wrong = ~torch.isfinite(loss + norm)
-        # skips a step without a device synchronisation, as torch's GradScaler does
-        self.optimiser.found_inf = wrong.float()  # type: ignore[attr-defined]
-        self.optimiser.step()
-        self._follow()
+            with phase("exchange"):
+                distributed.average([*gradients, loss])
+        with phase("optimiser"):
+            wrong = self._step(loss, rate * self.rate_scale)
+        with phase("average"):
+            self._follow()
         weight = max(1 / LOSS_MEMORY, 1 / (self.updates + 1))
         self.loss.lerp_(torch.where(wrong, self.loss, loss), weight)
         self.updates += 1
         self.skipped += wrong
         self.in_a_row.add_(1).mul_(wrong)
         return self.in_a_row
+
+    def _step(self, loss: Tensor, rate: float) -> Tensor:
+        """Step, unless `loss` or the gradient is not finite; return whether it is left out, on the device."""
+        norm = sharding.whole(nn.utils.clip_grad_norm_(self.parameters, self.clip))
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        wrong = ~torch.isfinite(loss + norm)
+        # skips a step without a device synchronisation, as torch's GradScaler does
+        self.optimiser.found_inf = wrong.float()  # type: ignore[attr-defined]
+        self.optimiser.step()
+        return wrong
 
     @torch.no_grad()
     def _follow(self) -> None:

@@ -194,7 +194,8 @@ def work(plan: Plan, scratch: Scratch, progress: Shown, tracking: Tracking, *, a
     plan.check_inputs()
     for folder in (scratch.out, scratch.work):
         folder.mkdir(parents=True, exist_ok=True)
-    job = replace(job_of(plan, scratch, progress, tracking.picture), again=again)
+    job = job_of(plan, scratch, progress, tracking.picture)
+    job = replace(job, attach=tracking.attach, again=again)
     plan.module.run(plan.config, job)
     progress.finish()
     flush_below(scratch.out)  # the manifest says that all of it is whole

@@ -40,6 +40,8 @@ class TrainTask:
     state: Path
     inputs: dict[str, Path]
     monitor: MonitorSettings | None = None
+    profile: Path | None = None
+    """Folder of the profile that FEWSTEP_PROFILE asks for."""
 
     @property
     def start(self) -> Path:
@@ -84,6 +86,7 @@ class TrainTask:
             state=self.state,
             known=select(shards.load(held_out.samples)) if self.method.needs.stream == "pairs" else None,
             monitor=self.watched_by(self.monitor) if self.monitor else None,
+            profile=self.profile,
             progress=progress,
             device=distributed.join(device()),
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fewstep import codec, randomness
+from fewstep import codec, randomness, variables
 from fewstep.checkpoint import load_model, save_model, table_with
 from fewstep.conditions import LABEL, ROW, Table, must_have, shapes_of
 from fewstep.draws import draws
@@ -21,9 +21,11 @@ from fewstep.shards import Shards
 from fewstep.solvers import integrate
 from fewstep.training.loop import Trained
 from fewstep.training.method import Batch, Method
+from stages.artifacts.scratch import state
 from stages.figures.sample_grid import draw_sample_grid, samples_shown
 from stages.process.device import device
 from stages.run.job import Job
+from stages.settings.discovery import address
 from stages.settings.params import Named
 from stages.training.task import TrainTask
 from stages.workers.distributed import Group, share
@@ -88,8 +90,12 @@ def train_model(
             raise UserError(
                 f"{source} holds samples of shape {shape}, the model takes {student.config.shape}"
             )
-    task = TrainTask(method, settings, source, select, job.seed, job.scratch, job.inputs, monitor)
+    profile = state() / "profiles" / address(job.stage, job.key)
+    task = TrainTask(method, settings, source, select, job.seed, job.scratch, job.inputs, monitor, profile)
     trained = learn(job, task, student, Group.from_environment())
+    if variables.count("FEWSTEP_PROFILE", "steps", default=None):
+        for file in sorted(profile.glob("*")):
+            job.attach("profile", file)
     save_model(job.out, trained.model)
     picture_samples(job, trained.model)
     job.facts.update(

@@ -127,6 +127,20 @@ def test_a_training_on_pairs_tells_of_them_and_of_its_loss_on_fresh_ones(tmp_pat
     assert "64 pairs are enough" in told["advice"]
 
 
+def test_a_profile_lies_beside_other_state_and_is_sent_to_the_tracker(monkeypatch, tmp_path, shards):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("FEWSTEP_PROFILE", "2")
+    sent = []
+    job = replace(job_in(tmp_path, "distill", "boss-4"), attach=lambda *which: sent.append(which))
+    train_model(job, FlowMatching(), student(), SETTINGS, source=shards / "data")
+    folder = tmp_path / ".fewstep/profiles/distill@boss-4"
+    assert sent == [("profile", folder / name) for name in ("profile.txt", "trace.json.gz")]
+    assert all(file.stat().st_size for _, file in sent)
+    monkeypatch.delenv("FEWSTEP_PROFILE")
+    train_model(job, FlowMatching(), student(), SETTINGS, source=shards / "data")
+    assert len(sent) == 2
+
+
 def test_a_training_on_data_tells_of_no_pairs(tmp_path, shards):
     job = job_in(tmp_path, "pretrain")
     train_model(job, FlowMatching(), student(), SETTINGS, source=shards / "data")
