@@ -28,7 +28,7 @@ class Trainee:
         """Those that the method asked for, by name."""
         self._shell = sharding.Shell(self.result) if engine.sharded else None
         engine.prepare(self.module)
-        for average in [*self.averages.values(), *([self.average] if self.average is not None else [])]:
+        for average in self.every_average:
             engine.spread(average)
         self.parameters = [p for p in net.module.parameters() if p.requires_grad]
         self._locked = [*self.parameters, *(p for p in sharding.gathered(net.module) if p.requires_grad)]
@@ -56,6 +56,11 @@ class Trainee:
         """Updates that were skipped because the loss or its gradient was not finite."""
         self.in_a_row = self.skipped.clone()
         """How many updates in a row were skipped, up to the last one."""
+
+    @property
+    def every_average(self) -> list[nn.Module]:
+        """All moving averages of the network."""
+        return [*self.averages.values(), *([self.average] if self.average is not None else [])]
 
     @property
     def result(self) -> nn.Module:
