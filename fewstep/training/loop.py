@@ -105,9 +105,9 @@ def train(
         UserError: if the method can't train such a student, the losses stop being finite, `state` belongs
             to another training, or FEWSTEP_CHECKPOINT_SECONDS or FEWSTEP_PROFILE has an impossible value.
     """
-    training = Training(method, student, load, settings, seed, torch.device(device))
     if distributed.rank():
         progress = SILENT
+    training = Training(method, student, load, settings, seed, torch.device(device), progress.note)
     watch = Watch(monitor, training, progress)
     saver = Saver(state / "train_state.safetensors", training, watch)
     saved = read_state(saver.file, training.facts, progress.note)

@@ -38,6 +38,7 @@ class Training:
         settings: TrainSettings,
         seed: int,
         device: torch.device,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.method, self.settings, self.seed, self.device = method, settings, seed, device
         self.facts: dict[str, Any] = {  # must equal those of the state on disk
@@ -50,7 +51,7 @@ class Training:
         torch.manual_seed(randomness.digest64("train networks", seed))
         nets = method.networks(student, load)
         self.modules: dict[str, nn.Module] = {name: net.module.to(device) for name, net in nets.items()}
-        self.engine = Engine.from_environment()
+        self.engine = Engine.from_environment().usable(device, say)
         self.trainees = {
             name: Trainee(net, settings, self.engine) for name, net in nets.items() if net.trains
         }

@@ -71,7 +71,7 @@ class MemoryPlan:
                 f"{kind:12}{size / MIB:10,.0f} MiB{there if kind in ('data', 'saves') else ''}"
                 for kind, size in kinds.items()
             ),
-            f"{'at most':12}{self.verdict(self.needed(asked))} of {self.free / MIB:,.0f} that are free",
+            f"{'at most':12}{self.verdict(self.needed(asked))}; {self.free / MIB:,.0f} MiB are free",
             *(
                 f"with {name:44}{self.verdict(self.needed(found.footprint(other)))}"
                 for name, other in self.others().items()

@@ -41,7 +41,7 @@ def test_a_plan_tells_each_kind_and_what_would_fit():
     told = dict(re.findall(r"^(\w+) +([\d,]+) MiB", "\n".join(lines), re.M))
     kinds = {"weights": "40", "gradients": "40", "moments": "80", "averages": "40", "activations": "512"}
     assert told == kinds | {"data": "5", "saves": "160"}
-    assert "at most            672 MiB, does not fit of 400 that are free" in lines
+    assert "at most            672 MiB, does not fit; 400 MiB are free" in lines
     verdicts = dict(re.findall(r"^with (.+?)  +([\d,]+ MiB, .*)$", "\n".join(lines), re.M))
     assert verdicts == {
         "FEWSTEP_MICRO_BATCH=16": "328 MiB, fits",
