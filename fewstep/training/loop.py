@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fewstep import distributed
+from fewstep import distributed, power_averages
 from fewstep.metrics.monitor import Monitor
 from fewstep.model import Model
 from fewstep.progress import SILENT, Progress
@@ -20,6 +20,7 @@ from fewstep.training.networks import DivergedError, Training
 from fewstep.training.phases import phase
 from fewstep.training.profile import Profile
 from fewstep.training.saver import Saver
+from fewstep.training.snapshots import Snapshots
 from fewstep.training.state import read_state
 from fewstep.training.watch import Watch, Watched
 
@@ -113,6 +114,7 @@ def train(
     saved = read_state(saver.file, training.facts, progress.note)
     first = training.evaluate(held_out)
     saver.resume(saved)
+    snapshots = Snapshots(state / power_averages.FOLDER, training)
     reporter = _Reporter(training, held_out, progress)
     profiled = Profile(profile or state / "profile", training, progress)
     try:
@@ -120,6 +122,7 @@ def train(
             while True:
                 reporter.before_step()
                 watch.before_step()
+                snapshots.before_step()
                 if training.step == settings.steps or watch.stopped:
                     break
                 with profiled.of_step(saver.save):
@@ -128,6 +131,7 @@ def train(
                         batch, keys = batches[training.step]
                     training.take_step(batch, keys)
                 reporter.after_step()
+            snapshots.save()
             saver.save()
     except DivergedError as error:
         watch.give_up(error)

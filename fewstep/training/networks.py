@@ -1,7 +1,7 @@
 """Training: the networks of a method and the rest of the training state."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -53,7 +53,9 @@ class Training:
         self.modules: dict[str, nn.Module] = {name: net.module.to(device) for name, net in nets.items()}
         self.engine = Engine.from_environment().usable(device, say)
         self.trainees = {
-            name: Trainee(net, settings, self.engine) for name, net in nets.items() if net.trains
+            name: Trainee(net, settings if name == "student" else replace(settings, widths=()), self.engine)
+            for name, net in nets.items()
+            if net.trains
         }
         for name in nets.keys() - self.trainees.keys():
             self.engine.prepare(self.modules[name].eval().requires_grad_(False))

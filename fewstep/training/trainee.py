@@ -1,12 +1,13 @@
 """Trainee: a network with its optimiser and the moving average of its weights."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from fewstep import distributed
+from fewstep import distributed, power_averages
 from fewstep.optimisers import AdamW
 from fewstep.settings import TrainSettings
 from fewstep.training import sharding
@@ -24,8 +25,13 @@ class Trainee:
     def __init__(self, net: Net, settings: TrainSettings, engine: Engine) -> None:
         self.module = net.module.train()
         self.average = _copy(self.module) if net.ema else None
-        self.averages = {name: _copy(self.module) for name in net.averages}
-        """Those that the method asked for, by name."""
+        decays: dict[str, Callable[[int], float]] = {
+            name: partial(_ramped, decay) for name, decay in net.averages.items()
+        }
+        for width in settings.widths:
+            decays[width_name(width)] = partial(power_averages.decay, gamma=power_averages.gamma_of(width))
+        self.averages = {name: _copy(self.module) for name in decays}
+        """Those that the method or the settings ask for, by name."""
         self._shell = sharding.Shell(self.result) if engine.sharded else None
         engine.prepare(self.module)
         for average in self.every_average:
@@ -34,11 +40,12 @@ class Trainee:
         self._locked = [*self.parameters, *(p for p in sharding.gathered(net.module) if p.requires_grad)]
         self.frozen = {name: p for name, p in net.module.named_parameters() if not p.requires_grad}
         """Weights that stay as they are: averages share them, and the training state does not hold them."""
-        kept = [(self.average, settings.ema)] if self.average is not None else []
-        kept += [(self.averages[name], decay) for name, decay in net.averages.items()]
+        kept: list[tuple[nn.Module, Callable[[int], float]]]
+        kept = [(self.average, partial(_ramped, settings.ema))] if self.average is not None else []
+        kept += [(self.averages[name], decay) for name, decay in decays.items()]
         # These lists are kept, because collecting them takes longer than the average itself.
         self._followed: list[Tensor] = [*self.parameters]
-        self._followers: list[tuple[list[Tensor], float]] = [
+        self._followers: list[tuple[list[Tensor], Callable[[int], float]]] = [
             ([p for name, p in average.named_parameters() if name not in self.frozen], decay)
             for average, decay in kept
         ]
@@ -121,10 +128,9 @@ class Trainee:
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """Update the moving averages; their decays ramp up over the first updates, as in TensorFlow."""
-        for followers, full_decay in self._followers:
-            decay = min(full_decay, (1 + self.updates) / (10 + self.updates))
-            torch._foreach_lerp_(followers, self._followed, 1 - decay)
+        """Update the moving averages."""
+        for followers, decay in self._followers:
+            torch._foreach_lerp_(followers, self._followed, 1 - decay(self.updates))
         for mine, theirs, name in self._buffers:
             getattr(mine, name).copy_(getattr(theirs, name))
 
@@ -165,6 +171,16 @@ class Trainee:
         """Restore the weights of `result` alone."""
         part = "network" if self.average is None else "average"
         sharding.load(self.result, {**self.frozen, **under(f"{part}/", tensors)})
+
+
+def width_name(width: float) -> str:
+    """Return the name, among the networks that a method sees, of the power-function average of a width."""
+    return f"width_{width:g}"
+
+
+def _ramped(decay: float, updates: int) -> float:
+    """Return a decay that ramps up over the first updates, as in TensorFlow."""
+    return min(decay, (1 + updates) / (10 + updates))
 
 
 def _copy(network: nn.Module) -> nn.Module:

@@ -16,12 +16,13 @@ from fewstep.flow import as_flow
 from fewstep.grids import Grid, uniform
 from fewstep.model import Model, ModelConfig, build
 from fewstep.pairs import PairLoss
+from fewstep.power_averages import FOLDER
 from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import Shards
 from fewstep.solvers import integrate
 from fewstep.training.loop import Trained
 from fewstep.training.method import Batch, Method
-from stages.artifacts.scratch import state
+from stages.artifacts.scratch import link, state
 from stages.figures.sample_grid import draw_sample_grid, samples_shown
 from stages.process.device import device
 from stages.run.job import Job
@@ -120,6 +121,8 @@ def train_model(job: Job, untrained: Untrained) -> Trained:
         for file in sorted(profiles(job).glob("*")):
             job.attach("profile", file)
     save_model(job.out, trained.model)
+    for file in sorted((job.scratch / FOLDER).glob("*.safetensors")):
+        link(file, job.out / FOLDER / file.name)
     picture_samples(job, trained.model)
     job.facts.update(
         first_held_out_loss=trained.first_held_out_loss,
