@@ -12,6 +12,7 @@ from fewstep.optimisers import AdamW
 from fewstep.settings import TrainSettings
 from fewstep.training import sharding
 from fewstep.training.engine import Engine
+from fewstep.training.exchange import Exchange
 from fewstep.training.method import Net
 from fewstep.training.phases import phase
 
@@ -53,6 +54,8 @@ class Trainee:
         self.optimiser = AdamW(
             self.parameters, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
         )
+        several = distributed.ranks() > 1 and not engine.sharded  # FSDP2 exchanges by itself
+        self._exchange = Exchange(self.parameters) if several else None
         self.rate_scale = net.learning_rate
         self.clip = settings.clip
         self.updates = 0
@@ -97,13 +100,15 @@ class Trainee:
             part = some.sum() / count
             seen += len(some)
             sharding.last_of_update(self.module, seen == count)
+            if self._exchange is not None and seen == count:
+                self._exchange.begin()
             with phase("backward"):
                 part.backward()
             loss += part.detach()
-        if distributed.ranks() > 1:
-            gradients = [p.grad for p in self.parameters if p.grad is not None] if self._shell is None else []
-            with phase("exchange"):
-                distributed.average([*gradients, loss])
+        with phase("exchange"):
+            if self._exchange is not None:
+                self._exchange.end()
+            distributed.average([loss])
         with phase("optimiser"):
             wrong = self._step(loss, rate * self.rate_scale)
         with phase("average"):
