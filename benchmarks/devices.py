@@ -1,5 +1,7 @@
 """Training by one process, by two with all weights each, and by two that share them: memory and speed.
 
+Gradients of two are exchanged in pieces while others are computed, and once more in one piece, at the end.
+
 Run `python -m benchmarks.devices [millions of parameters] [batch]` (100, 16). A fully connected network of
 eight blocks learns by flow matching, one thread a process, gloo. Memory is the most that a process had,
 without what it had before the network was made, and malloc gives back what is freed; a step is the median
@@ -35,10 +37,13 @@ def none(name: str) -> Model:
     raise KeyError(name)
 
 
-def work(rank: int, variables: dict[str, str], millions: float, batch: int, told: SimpleQueue) -> None:
+def work(
+    rank: int, variables: dict[str, str], piece: int, millions: float, batch: int, told: SimpleQueue
+) -> None:
     """Train as one of the processes; the first tells memory and time."""
     os.environ.update(variables, RANK=str(rank), MASTER_ADDR="localhost", MASTER_PORT=PORT)
     torch.set_num_threads(1)
+    distributed.BUCKET = piece
     distributed.join()
     before, share = peak(), batch // distributed.ranks()
     width = round((millions * 1e6 / (4 * DEPTH)) ** 0.5)
@@ -59,17 +64,18 @@ def work(rank: int, variables: dict[str, str], millions: float, batch: int, told
 def main(millions: float, batch: int) -> None:
     """Measure each way."""
     ways = {
-        "one process": {"WORLD_SIZE": "1"},
-        "two, all weights each": {"WORLD_SIZE": "2"},
-        "two, sharded": {"WORLD_SIZE": "2", "FEWSTEP_SHARD": "on"},
+        "one process": ({"WORLD_SIZE": "1"}, distributed.BUCKET),
+        "two, all weights each": ({"WORLD_SIZE": "2"}, distributed.BUCKET),
+        "two, exchanged at the end": ({"WORLD_SIZE": "2"}, 2**62),
+        "two, sharded": ({"WORLD_SIZE": "2", "FEWSTEP_SHARD": "on"}, distributed.BUCKET),
     }
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     first: list[float] = []
     print("| processes | memory of each, MiB | of one | step, s | throughput over one |")
     print("|---|---|---|---|---|")
-    for name, variables in ways.items():
+    for name, (variables, piece) in ways.items():
         told = mp.get_context("spawn").SimpleQueue()
-        mp.spawn(work, (variables, millions, batch, told), nprocs=int(variables["WORLD_SIZE"]))
+        mp.spawn(work, (variables, piece, millions, batch, told), nprocs=int(variables["WORLD_SIZE"]))
         memory, seconds = told.get()
         first = first or [memory, seconds]
         shares = f"{memory / first[0]:.2f} | {seconds:.2f} | {first[1] / seconds:.2f}"

@@ -5,13 +5,16 @@ demo, one thread. Methods with one network are compared with `Bare`: forward, ba
 average of the weights, on noise and times from torch's generator. Methods with three are compared with the
 forwards and backwards that they need, and nothing else. The two sides take turns, a step each (200); times
 are medians, of the processor. Memory is what is kept for the backward pass, at most, each tensor once.
+The last lines compare flow matching with FEWSTEP_CHANNELS_LAST, and with FEWSTEP_COMPILE, with it alone.
 """
 
 import copy
+import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import torch
@@ -134,16 +137,18 @@ def begun(method: Method, nfe: int, steps: int) -> Training:
     return Training(method, model(nfe), lambda name: model(nfe), settings, 0, torch.device("cpu"))
 
 
+def step(training: Training, batch: Batch) -> None:
+    first = training.step * BATCH
+    training.take_step(batch, randomness.keys_of(0, first, first + BATCH))
+
+
 def measure(name: str, training: Training, bare: Callable[[Batch], None], steps: int) -> None:
     """Print what a step takes, the bare one, and their ratio."""
     noise, data = (randomness.noises(part, randomness.keys_of(0, 0, BATCH), SHAPE) for part in "ab")
     states = torch.stack([torch.lerp(noise, data, t / NFE) for t in range(NFE + 1)], dim=1)
     batch = {"noise": noise, "data": data, "states": states}
 
-    def ours(batch: Batch) -> None:
-        first = training.step * BATCH
-        training.take_step(batch, randomness.keys_of(0, first, first + BATCH))
-
+    ours = partial(step, training)
     memory = {work: kept(work, batch) for work in (bare, ours)}
     spent: dict[Callable[[Batch], None], list[float]] = {work: [] for work in memory}
     for _ in range(steps):
@@ -170,6 +175,12 @@ def main(steps: int) -> None:
             training = begun(three, nfe, steps)
             passes = Passes(training, through_scores=isinstance(three, Sim))
             measure(f"{type(three).__name__.lower()}, {nfe} nfe", training, passes.step, steps)
+    for variable in ("FEWSTEP_CHANNELS_LAST", "FEWSTEP_COMPILE"):
+        plain = begun(FlowMatching(), NFE, steps)
+        os.environ[variable] = "on"
+        changed = begun(FlowMatching(), NFE, steps)
+        del os.environ[variable]
+        measure(variable, changed, partial(step, plain), steps)
 
 
 if __name__ == "__main__":

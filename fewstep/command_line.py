@@ -1,7 +1,7 @@
-"""The command `fewstep`: search, sample, export or adopt a model, and in a checkout run the pipeline.
+"""The command `fewstep`: what is done with a model, and in a checkout what is done with the pipeline.
 
-The package holds `search`, `sample`, `export` and `adopt`. A checkout of the project has further commands in
-flows/commands.py, which is loaded from the working directory or a folder above it.
+The package holds `search`, `sample`, `export`, `adopt` and `average`. A checkout of the project has further
+commands in flows/commands.py, which is loaded from the working directory or a folder above it.
 """
 
 import importlib
@@ -25,7 +25,7 @@ with lazy_imports():  # loaded at first use, so that help is there at once
     import torch
     from PIL import Image
 
-    from fewstep import checkpoint, draws, flow, grids, registry, solvers, units
+    from fewstep import checkpoint, draws, flow, grids, power_averages, registry, solvers, units
     from fewstep import codec as codecs
     from fewstep.exporting import folder
     from fewstep.foreign import survey
@@ -82,6 +82,7 @@ def app_of(root: Path | None) -> App:
     app.command(sample)
     app.command(export)
     app.command(adopt)
+    app.command(average)
     if root is None:
         app.help_epilogue = f"In a checkout of fewstep there are also: {', '.join(OF_A_CHECKOUT)}."
         return app
@@ -280,6 +281,20 @@ def adopt(model: Path, /, *, data: Path = Path("artifacts/prepare"), device: str
     print(survey.report(seen, verdict, Path(os.path.abspath(model)), root))
     if not isinstance(verdict, str) and verdict.problems:
         raise UserError(f"the check of the declaration failed: {'; '.join(verdict.problems)}")
+
+
+def average(model: Path, /, *, width: float, out: Path) -> None:
+    """Write a model with another average of its training's weights, which must have been trained with widths.
+
+    Args:
+        model: A model directory with averages.
+        width: The relative width of the average: a smaller one counts the last steps more.
+        out: The model directory to write.
+
+    Raises:
+        UserError: The folder holds no averages, or there is no such width.
+    """
+    checkpoint.save_model(out, power_averages.averaged(model, width))
 
 
 def load(folder: Path, device: str) -> "Model":

@@ -42,15 +42,20 @@ def average(tensors: Sequence[Tensor]) -> None:
     """Replace the tensors by their means over all processes, in few exchanges that need little memory."""
     if ranks() == 1:
         return
-    for bucket in _buckets(tensors):
+    for bucket in buckets(tensors):
         flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
         dist.all_reduce(flat)
         flat /= ranks()
-        for tensor, mean in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
-            tensor.copy_(mean.view_as(tensor))
+        scatter(flat, bucket)
 
 
-def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+def scatter(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Replace the tensors by their parts of `flat`, which holds one after the other."""
+    for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+def buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Yield the tensors in order, as many at a time as have BUCKET numbers together, but one at least."""
     bucket: list[Tensor] = []
     held = 0

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fewstep.errors import UserError
+from fewstep.power_averages import WIDEST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,11 @@ class TrainSettings:
     """Greatest norm of a gradient; longer ones are scaled down to it."""
     ema: float = 0.998
     """Decay of the moving average of the weights, once its ramp (1 + n) / (10 + n) has passed it."""
+    widths: tuple[float, ...] = ()
+    """Relative widths of further averages, by powers of the step, such as [0.05, 0.1]. From two,
+    `fewstep average` makes that of any other width after the training."""
+    snapshots: int = 16
+    """How many times these are kept, evenly over the steps."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type in which networks compute; weights and optimiser stay float32."""
 
@@ -48,6 +54,10 @@ class TrainSettings:
         _require(self, "betas", in_range, "two numbers from 0 up to but not 1")
         _require(self, "clip", self.clip > 0, "a positive number")
         _require(self, "ema", 0 <= self.ema < 1, "from 0 up to but not 1")
+        object.__setattr__(self, "widths", tuple(map(float, self.widths)))
+        allowed = len(set(self.widths)) == len(self.widths) and all(0 < w <= WIDEST for w in self.widths)
+        _require(self, "widths", allowed, f"different numbers above 0 and up to {WIDEST}")
+        _require(self, "snapshots", self.snapshots >= 1, "1 or more")
         _require(self, "precision", self.precision in ("float32", "bfloat16"), "float32 or bfloat16")
 
     def rate(self, step: int) -> float:

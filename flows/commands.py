@@ -3,8 +3,6 @@
 What a command needs is imported when it runs, so that help is there at once.
 """
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +23,8 @@ with lazy_imports():  # loaded at first use
     from flows import ui as pages
     from flows import why as reasons
     from flows import worker as workers
-    from stages.settings import checks, discovery, messages
+    from flows.planning import measuring
+    from stages.settings import checks
 
 FLAT = Parameter(name="*")
 """Each field of a request is an option."""
@@ -46,40 +45,31 @@ def plan(
     /,
     *,
     price: float | None = None,
+    memory: bool = False,
     choice: Annotated[Choice, FLAT] = Choice(),  # noqa: B008 - it is immutable
 ) -> None:
-    """Report what a run would do, without a server; or, for a STAGE, what making its samples would take.
+    """Report what a run would do, without a server; or, for a STAGE, what it would take.
 
     Args:
-        stage: A stage that makes samples, such as couple@round1. It measures the time of a sample.
+        stage: A stage that makes samples, such as couple@round1, which measures the time of a sample; or one
+            that trains, such as pretrain, which measures the memory of a few samples.
         price: Of an hour of one worker, to report the cost of making the samples of STAGE.
+        memory: Report what memory each training would take, and what would take less.
         choice: The stages that a run would bring up to date.
 
     Raises:
-        UserError: STAGE makes no samples, or an option does not fit it.
+        UserError: STAGE makes no samples and trains nothing, or an option does not fit it.
     """
+    if (stage is not None or memory) and choice != Choice():
+        raise UserError("give a stage, --memory or options of a run, and not several of them")
     if stage is not None:
-        if choice != Choice():
-            raise UserError("give a stage or options of a run, not both")
-        measure(stage, price)
+        measuring.measure(stage, price)
+    if memory:
+        measuring.measure_trainings()
+        return
     if price is not None:
         raise UserError("--price needs a stage that makes samples, such as couple@round1")
     print(runs.plan(Path.cwd(), choice))
-
-
-def measure(stage: str, price: float | None) -> None:
-    """Become the process of a stage that measures what making its samples takes.
-
-    Raises:
-        UserError: There is no such stage, or it makes no samples.
-    """
-    name, _, key = stage.partition("@")
-    able = [other for other in discovery.names() if hasattr(discovery.load(other), "plan")]
-    if name not in able:
-        raise UserError(f"{name} is no stage that makes samples; {messages.suggest(name, able)}")
-    command = [sys.executable, "-m", f"stages.{name}", *filter(None, [key]), "--plan"]
-    command += [] if price is None else ["--price", str(price)]
-    os.execv(sys.executable, command)
 
 
 def why() -> None:

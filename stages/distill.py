@@ -1,5 +1,7 @@
 """Distill: a student that needs few calls, on the grid searched for its teacher, or on any."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +20,7 @@ with lazy_imports():
     from fewstep import checkpoint, shards, timing
     from stages.sampling import open_model
     from stages.searching import grids_file
-    from stages.training import task, training
+    from stages.training import memory_plan, task, training
 
 VERSION = 4  # bump when the numbers this stage writes change
 
@@ -74,6 +76,16 @@ def check(params: Params) -> list[str]:
 
 def run(config: Config, job: Job) -> None:
     """Train a copy of a model for the grid of its teacher and budget, or any, and write its directory."""
+    training.train_model(job, untrained(config, job))
+
+
+def plan(config: Config, job: Job) -> memory_plan.MemoryPlan:
+    """Return what memory the training takes."""
+    return memory_plan.plan_memory(job, untrained(config, job))
+
+
+def untrained(config: Config, job: Job) -> training.Untrained:
+    """Return the student before its training."""
     method, init = config.method.build(), open_model.open_model(job.inputs["init"])
     found = grids_file.read_grids(job.inputs["search"])
     grid = found.fine if config.nfe == "any" else found.grid(config.nfe, asked_by=f"distill@{job.key}")
@@ -112,9 +124,7 @@ def run(config: Config, job: Job) -> None:
         else:
             assert own is not None, "only methods that need all states train for any number of calls"
             select = partial(task.at_timesteps, stored, own)
-    training.train_model(
-        job, method, student, config.train, source=source, select=select, monitor=config.monitor
-    )
+    return training.Untrained(method, student, config.train, source, select, config.monitor)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Pretrain: a flow model from the prepared data."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +20,7 @@ from stages.settings.params import MethodPlugin, ModelPlugin, Params, PathChoice
 
 with lazy_imports():
     from fewstep import checkpoint, model
-    from stages.training import training
+    from stages.training import memory_plan, training
 
 VERSION = 1  # bump when the numbers this stage writes change
 
@@ -81,12 +83,21 @@ def check(params: Params) -> list[str]:
 
 def run(config: Config, job: Job) -> None:
     """Train from freshly drawn weights and write the model directory of their moving average."""
-    data = job.manifests["data"]["facts"]
     if config.checkpoint:
-        folder = job.inputs["checkpoint"]
+        data, folder = job.manifests["data"]["facts"], job.inputs["checkpoint"]
         training.publish_model(job, checkpoint.load_model(folder), data, source=folder)
-        return
-    method = config.method.build()
+    else:
+        training.train_model(job, untrained(config, job))
+
+
+def plan(config: Config, job: Job) -> memory_plan.MemoryPlan | None:
+    """Return what memory the training takes, if there is one."""
+    return None if config.checkpoint else memory_plan.plan_memory(job, untrained(config, job))
+
+
+def untrained(config: Config, job: Job) -> training.Untrained:
+    """Return the model before its training, with freshly drawn weights."""
+    data, method = job.manifests["data"]["facts"], config.method.build()
     conditions = conditions_of(config, data)
     of_classes = ("classes", "class_shares", "class_names") if LABEL in conditions else ()
     others = {name: shape for name, shape in conditions.items() if name != LABEL}
@@ -102,7 +113,7 @@ def run(config: Config, job: Job) -> None:
     )
     table = checkpoint.table_with(job.inputs["data"], conditions) if others else None
     student = model.build(description, seed=job.seed, table=table)
-    training.train_model(job, method, student, config.train, source=job.inputs["data"])
+    return training.Untrained(method, student, config.train, job.inputs["data"])
 
 
 def conditions_of(config: Config, data: dict[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -1,6 +1,9 @@
 """Reflow: retrain a flow on the pairs it made of noise, which straightens it."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from etils.epy import lazy_imports
 from pydantic import Field
@@ -14,7 +17,10 @@ from stages.settings.params import MethodPlugin, ModelPlugin, Params, Settings
 with lazy_imports():
     from fewstep import flow, shards
     from stages.sampling import open_model
-    from stages.training import training
+    from stages.training import memory_plan, training
+
+if TYPE_CHECKING:
+    from fewstep.model import Model
 
 VERSION = 3  # bump when the numbers this stage writes change
 
@@ -70,12 +76,9 @@ def check(params: Params) -> list[str]:
 
 def run(config: Config, job: Job) -> None:
     """Train from the initial model's weights, and measure how straight the flow was and is."""
-    method = config.method.build()
     init, before = open_model.open_flow(job.inputs["init"], purpose=f"reflow@{job.key}")
     was = open_model.turns_of(before, init, noises=config.straightness_noises, seed=job.seed)
-    taught = {"baked_guidance": shards.Shards(job.inputs["pairs"] / "train").facts["guidance"]}
-    student = training.student_of(init, taught | method.trained(), config.model, seed=job.seed)
-    trained = training.train_model(job, method, student, config.train, source=job.inputs["pairs"])
+    trained = training.train_model(job, untrained(config, job, init))
     now = open_model.turns_of(
         flow.as_flow(trained.model), trained.model, noises=config.straightness_noises, seed=job.seed
     )
@@ -85,6 +88,20 @@ def run(config: Config, job: Job) -> None:
         f"straightness S (0 is straight) went from {was.straightness:.4g} to {now.straightness:.4g}, "
         f"F (0 is of first order) from {was.first_order:.4g} to {now.first_order:.4g}"
     )
+
+
+def plan(config: Config, job: Job) -> memory_plan.MemoryPlan:
+    """Return what memory the training takes."""
+    init, _ = open_model.open_flow(job.inputs["init"], purpose=f"reflow@{job.key}")
+    return memory_plan.plan_memory(job, untrained(config, job, init))
+
+
+def untrained(config: Config, job: Job, init: Model) -> training.Untrained:
+    """Return the model before its training, with the weights of `init` unless it is another architecture."""
+    method, pairs = config.method.build(), job.inputs["pairs"]
+    taught = {"baked_guidance": shards.Shards(pairs / "train").facts["guidance"]}
+    student = training.student_of(init, taught | method.trained(), config.model, seed=job.seed)
+    return training.Untrained(method, student, config.train, pairs)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,11 @@ def test_nobody_goes_on_before_all_have_joined(tmp_path):
     assert codes == [0, 0], errors
 
 
+def test_gradients_are_exchanged_while_others_are_made_and_are_means(tmp_path):
+    codes, errors = two_processes(tmp_path, work=trainings.exchanged)
+    assert codes == [0, 0], errors
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """What two processes trained without interruption."""
@@ -103,6 +108,15 @@ def test_sharded_weights_train_as_whole_ones_and_go_on_in_any_number_of_processe
     close(tmp_path / "whole", alone)
 
 
+def test_several_networks_and_passes_exchange_their_gradients(tmp_path):
+    alone = trainings.of_method(tmp_path / "alone", "sim")
+    codes, errors = two_processes(
+        tmp_path, "sim", work=trainings.shared_of_method, FEWSTEP_MICRO_BATCH="3", FEWSTEP_RECOMPUTE="on"
+    )
+    assert codes == [0, 0], errors
+    close(tmp_path, alone)
+
+
 @pytest.mark.parametrize("method", trainings.METHODS)
 def test_all_networks_of_a_method_are_sharded_and_train_as_whole_ones(tmp_path, method):
     alone = trainings.of_method(tmp_path / "alone", method)
@@ -147,7 +161,7 @@ def test_a_gpu_that_is_named_is_the_one_that_is_taken(monkeypatch, asked, local_
 def test_what_is_exchanged_at_a_time_is_in_order_and_not_too_much(monkeypatch, most):
     monkeypatch.setattr(distributed, "BUCKET", most)
     tensors = [torch.zeros(size) for size in (3, 2, 4, 1, 1)]
-    buckets = list(distributed._buckets(tensors))
+    buckets = list(distributed.buckets(tensors))
     assert [id(tensor) for bucket in buckets for tensor in bucket] == [id(tensor) for tensor in tensors]
     assert [len(bucket) for bucket in buckets] == {1: [1] * 5, 5: [2, 2, 1], 100: [5]}[most]
 

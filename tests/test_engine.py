@@ -73,6 +73,63 @@ def test_what_is_done_with_all_of_a_batch_is_done_before_it_is_cut(monkeypatch):
     assert seen == [("all", 8), ("some", 3), ("some", 3), ("some", 2)]
 
 
+def test_blocks_are_compiled_and_nothing_else(tmp_path, monkeypatch):
+    compiled, traced = [], torch.compile
+
+    def compile_(function):
+        compiled.append(function)
+        return traced(function, backend="eager")
+
+    plain = trained(tmp_path / "plain", FlowMatching())
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setenv("FEWSTEP_COMPILE", "on")
+    again = trained(tmp_path / "again", FlowMatching())
+    assert len(compiled) - 1 == len(list(blocks(student())))  # and the function that tries the compiler
+    torch.testing.assert_close(weights(again.model), weights(plain.model), atol=2e-5, rtol=0)
+
+
+def test_without_a_compiler_one_line_says_so_and_the_bytes_are_the_same(tmp_path, monkeypatch):
+    plain = trained(tmp_path / "plain", FlowMatching())
+
+    def fail(function):
+        raise RuntimeError("No working C++ compiler found\nin many lines")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    monkeypatch.setenv("FEWSTEP_COMPILE", "on")
+    again = run(
+        tmp_path / "again",
+        method=FlowMatching(),
+        model=student_of(FlowMatching()),
+        settings=SETTINGS,
+        progress=(recorder := Recorder()),
+    )
+    (note,) = recorder.notes
+    assert "nothing can be compiled here (No working C++ compiler found); blocks stay" in note
+    assert torch.equal(weights(again.model), weights(plain.model))
+
+
+def test_channels_last_changes_the_layout_and_numbers_by_rounding(monkeypatch):
+    def stepped():
+        model = build(ModelConfig(architecture=UNET, shape=(1, 8, 8)), seed=0)
+        training = Training(FlowMatching(), model, {}.get, TrainSettings(steps=9), 0, torch.device("cpu"))
+        keys = randomness.keys_of(0, 0, 8)
+        for _ in range(3):
+            training.take_step({"data": randomness.noises("x", keys, (1, 8, 8))}, keys)
+        return training
+
+    plain = stepped()
+    monkeypatch.setenv("FEWSTEP_CHANNELS_LAST", "on")
+    last = stepped()
+    torch.testing.assert_close(
+        weights(last.modules["student"]), weights(plain.modules["student"]), atol=1e-4, rtol=0
+    )
+    images = [p for p in last.modules["student"].parameters() if p.dim() == 4 and p.shape[-1] > 1]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in images)
+    saved = last.tensors()
+    last.restore({name: tensor.contiguous() for name, tensor in saved.items()})
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in images)
+
+
 @pytest.mark.parametrize("method", [FlowMatching(), Consistency(), Sim()], ids=lambda m: type(m).__name__)
 def test_recomputed_blocks_give_the_same_bytes(tmp_path, monkeypatch, method):
     plain = trained(tmp_path / "plain", method)
@@ -142,6 +199,8 @@ def test_blocks_are_what_lists_of_modules_hold():
         ("FEWSTEP_MICRO_BATCH", "half", "must be a number of samples from 1, got 'half'"),
         ("FEWSTEP_RECOMPUTE", "yes", "must be on or off, got 'yes'"),
         ("FEWSTEP_SHARD", "2", "must be on or off, got '2'"),
+        ("FEWSTEP_COMPILE", "1", "must be on or off, got '1'"),
+        ("FEWSTEP_CHANNELS_LAST", "yes", "must be on or off, got 'yes'"),
     ],
 )
 def test_wrong_values_are_named(tmp_path, monkeypatch, name, text, message):

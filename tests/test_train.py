@@ -127,7 +127,7 @@ def test_reports(tmp_path):
     steps = [step for step, _ in recorder.measured]
     assert steps == list(range(0, 81, 2))
     assert [step for step, values in recorder.measured if "held_out" in values] == list(range(0, 81, 8))
-    names = {"loss", "learning_rate", "steps_per_second"}
+    names = {"loss", "learning_rate", "steps_per_second", "data_wait"}
     assert all(names <= values.keys() for _, values in recorder.measured[1:])
 
 

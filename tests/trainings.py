@@ -20,6 +20,7 @@ from fewstep.methods.sim import Sim
 from fewstep.metrics.features import FeatureNet, Features
 from fewstep.settings import TrainSettings
 from fewstep.training import state
+from fewstep.training.exchange import Exchange
 from fewstep.training.loop import Trained
 
 
@@ -100,6 +101,55 @@ def killed_in_a_save(file: Path) -> None:
 
     state.save_file = killed
     state.write_state(file, {"a": torch.zeros(2)}, {})
+
+
+def exchanged(folder: Path) -> None:
+    """Compare gradients that are exchanged meanwhile with the means of those of both processes."""
+    distributed.join()
+    distributed.BUCKET = 20  # numbers of a layer, so that each is a piece
+    rank, (layers, alone) = distributed.rank(), (network_of_layers(), network_of_layers())
+    exchange = Exchange(list(layers.parameters()))
+    assert len(exchange.pieces) == 6
+    sent_early = []
+    for share in (0, 2, 3):  # passes of an update; after the last, gradients are exchanged
+        if share == 3:
+            exchange.begin()
+        layers(inputs(rank, share)).square().sum().backward()
+        sent_early.append(exchange.sent if exchange.on else 0)
+    exchange.end()
+    assert sent_early[:2] == [0, 0]
+    assert sent_early[2] == 5  # the layer that is not used is sent in the end
+    for share in (0, 2, 3):
+        for each in (0, 1):
+            (alone(inputs(each, share)).square().sum() / 2).backward()
+    for mine, other in zip(layers.parameters(), alone.parameters(), strict=True):
+        assert (mine.grad is None) == (other.grad is None)
+        if mine.grad is not None:
+            torch.testing.assert_close(mine.grad, other.grad)
+    distributed.leave()
+
+
+class Layers(nn.Module):
+    """Layers of which the first is not used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Linear(4, 4)
+        self.used = nn.Sequential(*(nn.Linear(4, 4) for _ in range(5)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.used(x)
+
+
+def network_of_layers() -> nn.Module:
+    """Return equal layers in each process."""
+    torch.manual_seed(2)
+    return Layers()
+
+
+def inputs(rank: int, share: int) -> torch.Tensor:
+    """Return what one process sees in one pass."""
+    return torch.randn(3, 4, generator=torch.Generator().manual_seed(10 * rank + share))
 
 
 def joined_late(folder: Path) -> None:

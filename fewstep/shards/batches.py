@@ -11,6 +11,8 @@ from fewstep.errors import UserError
 from fewstep.shards.fields import decode, empty
 from fewstep.shards.read import Shards
 
+WINDOW = 65536  # samples among which those of a batch are chosen
+
 
 @dataclass(frozen=True)
 class Window:
@@ -46,7 +48,7 @@ class Batches:
     """
 
     def __init__(
-        self, shards: Shards, *, seed: int, size: int, rank: int = 0, ranks: int = 1, window: int = 65536
+        self, shards: Shards, *, seed: int, size: int, rank: int = 0, ranks: int = 1, window: int = WINDOW
     ) -> None:
         if size < 1 or size % ranks:
             raise UserError(f"a batch of {size} samples can't be shared equally by {ranks} processes")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,16 +11,19 @@ from etils.epy import lazy_imports
 from fewstep import variables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from torch import nn
+    from torch import Tensor, nn
 
 with lazy_imports():
+    import torch
     from torch import nn as layers
     from torch.utils import checkpoint
 
     from fewstep import distributed
     from fewstep.training import sharding
+
+RECOMPILED = 64  # times that a function is compiled anew for other shapes, before it is left as it is
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,14 @@ class Engine:
     """Whether the backward pass computes each block again instead of finding what the forward pass kept."""
     sharded: bool = False
     """Whether each process holds a part of the weights, and of all that belongs to them."""
+    compiled: bool = False
+    """Whether each block is compiled."""
+    channels_last: bool = False
+    """Whether the weights of convolutions, and so images, have their channels last in memory."""
 
     @classmethod
     def from_environment(cls) -> Engine:
-        """Read FEWSTEP_MICRO_BATCH, FEWSTEP_RECOMPUTE and FEWSTEP_SHARD, which several processes can do.
+        """Read FEWSTEP_MICRO_BATCH and the switches FEWSTEP_RECOMPUTE, _SHARD, _COMPILE and _CHANNELS_LAST.
 
         Raises:
             UserError: if one has an impossible value.
@@ -44,11 +51,25 @@ class Engine:
         return cls(
             micro_batch=variables.count("FEWSTEP_MICRO_BATCH", "samples", default=None),
             recompute=variables.is_on("FEWSTEP_RECOMPUTE"),
-            sharded=variables.is_on("FEWSTEP_SHARD") and distributed.ranks() > 1,
+            sharded=variables.is_on("FEWSTEP_SHARD") and distributed.ranks() > 1,  # which only several can do
+            compiled=variables.is_on("FEWSTEP_COMPILE"),
+            channels_last=variables.is_on("FEWSTEP_CHANNELS_LAST"),
         )
+
+    def usable(self, device: torch.device, say: Callable[[str], None]) -> Engine:
+        """Return this engine without what can't be done here, of which `say` is told."""
+        if not (self.compiled and (why := compiler_fails(device))):
+            return self
+        say(f"FEWSTEP_COMPILE is on, but nothing can be compiled here ({why}); blocks stay as they are")
+        return replace(self, compiled=False)
 
     def prepare(self, network: nn.Module) -> None:
         """Have a network compute as asked; averages, of which no backward pass is made, are only sharded."""
+        if self.channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.compiled:
+            for block in blocks(network):
+                block.forward = torch.compile(block.forward)
         if self.recompute:
             for block in blocks(network):
                 block.forward = partial(checkpoint.checkpoint, block.forward, use_reentrant=False)
@@ -58,6 +79,20 @@ class Engine:
         """Leave each process its part of a network's weights, if that is asked."""
         if self.sharded:
             sharding.shard(network, list(blocks(network)))
+
+
+def compiler_fails(device: torch.device) -> str | None:
+    """Return why nothing can be compiled for a device, None if it can; it takes some seconds."""
+    torch._dynamo.config.recompile_limit = RECOMPILED  # blocks of one class and many shapes are one function
+    try:
+        torch.compile(_twice)(torch.ones(2, device=device))
+    except Exception as error:
+        return str(error).strip().partition("\n")[0] or type(error).__name__
+    return None
+
+
+def _twice(x: Tensor) -> Tensor:
+    return 2 * x
 
 
 def blocks(network: nn.Module) -> Iterator[nn.Module]:

@@ -1,7 +1,8 @@
 """The training loop, shared by all methods; a method supplies the batch preparation and the losses."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -9,14 +10,17 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fewstep import distributed
+from fewstep import distributed, power_averages
 from fewstep.metrics.monitor import Monitor
 from fewstep.model import Model
 from fewstep.progress import SILENT, Progress
 from fewstep.settings import TrainSettings
 from fewstep.training.method import Batch, Method
 from fewstep.training.networks import DivergedError, Training
+from fewstep.training.phases import phase
+from fewstep.training.profile import Profile
 from fewstep.training.saver import Saver
+from fewstep.training.snapshots import Snapshots
 from fewstep.training.state import read_state
 from fewstep.training.watch import Watch, Watched
 
@@ -65,6 +69,7 @@ def train(
     state: Path,
     known: Batch | None = None,
     monitor: Monitor | None = None,
+    profile: Path | None = None,
     progress: Progress = SILENT,
     device: torch.device | str = "cpu",
 ) -> Trained:
@@ -90,6 +95,7 @@ def train(
         known: Training samples whose losses are compared with held-out ones, to measure memorisation.
         monitor: Evaluates the student at intervals. The training ends with the weights of the best look,
             and stops early when the monitor's patience runs out. Only the first process runs it.
+        profile: Folder of the profile that FEWSTEP_PROFILE asks for; one in `state` by default.
         progress: Receives the steps and losses.
         device: The device to train on.
 
@@ -98,27 +104,34 @@ def train(
 
     Raises:
         UserError: if the method can't train such a student, the losses stop being finite, `state` belongs
-            to another training, or FEWSTEP_CHECKPOINT_SECONDS is not a number of 0 or more.
+            to another training, or FEWSTEP_CHECKPOINT_SECONDS or FEWSTEP_PROFILE has an impossible value.
     """
-    training = Training(method, student, load, settings, seed, torch.device(device))
     if distributed.rank():
         progress = SILENT
+    training = Training(method, student, load, settings, seed, torch.device(device), progress.note)
     watch = Watch(monitor, training, progress)
     saver = Saver(state / "train_state.safetensors", training, watch)
     saved = read_state(saver.file, training.facts, progress.note)
     first = training.evaluate(held_out)
     saver.resume(saved)
+    snapshots = Snapshots(state / power_averages.FOLDER, training)
     reporter = _Reporter(training, held_out, progress)
+    profiled = Profile(profile or state / "profile", training, progress)
     try:
         with saver:
             while True:
                 reporter.before_step()
                 watch.before_step()
+                snapshots.before_step()
                 if training.step == settings.steps or watch.stopped:
                     break
-                saver.before_step()
-                training.take_step(*batches[training.step])
+                with profiled.of_step(saver.save):
+                    saver.before_step()
+                    with reporter.waiting():
+                        batch, keys = batches[training.step]
+                    training.take_step(batch, keys)
                 reporter.after_step()
+            snapshots.save()
             saver.save()
     except DivergedError as error:
         watch.give_up(error)
@@ -144,6 +157,8 @@ class _Reporter:
         self.reports = range(0, steps, min(REPORT_STEPS, max(1, steps // 40)))
         self.evaluations = range(0, steps, max(1, steps // 10))
         self.last = training.step, time.monotonic()
+        self.waited = 0.0
+        """Seconds since the last report in which there was no batch yet."""
         self.shown: dict[str, float] = {}
         progress.start("train", steps, done=training.step)
 
@@ -153,6 +168,14 @@ class _Reporter:
         if step in self.reports or step in self.evaluations:
             self.training.refuse_divergence()
             self.measure(evaluate=step in self.evaluations)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time of this context as that of waiting for a batch."""
+        began = time.monotonic()
+        with phase("data"):
+            yield
+        self.waited += time.monotonic() - began
 
     def after_step(self) -> None:
         """Count the step."""
@@ -165,8 +188,10 @@ class _Reporter:
         values = losses | {"learning_rate": self.training.rate}
         if step > self.last[0]:
             values["steps_per_second"] = (step - self.last[0]) / (then - self.last[1])
+            values["data_wait"] = self.waited / (then - self.last[1])
+            losses |= {"data_wait": round(values["data_wait"], 2)}
         if evaluate:
             values["held_out"] = self.training.evaluate(self.held_out)
         self.progress.measure(step, **values)
-        self.shown, self.last = losses, (step, time.monotonic())
+        self.shown, self.last, self.waited = losses, (step, time.monotonic()), 0.0
         return values

@@ -1,7 +1,7 @@
 """Training: the networks of a method and the rest of the training state."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from fewstep.model import Model
 from fewstep.settings import TrainSettings
 from fewstep.training.engine import Engine
 from fewstep.training.method import Batch, Method
+from fewstep.training.phases import phase
 from fewstep.training.trainee import Trainee, under
 
 HELD_OUT_SEED = (
@@ -37,6 +38,7 @@ class Training:
         settings: TrainSettings,
         seed: int,
         device: torch.device,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.method, self.settings, self.seed, self.device = method, settings, seed, device
         self.facts: dict[str, Any] = {  # must equal those of the state on disk
@@ -49,9 +51,11 @@ class Training:
         torch.manual_seed(randomness.digest64("train networks", seed))
         nets = method.networks(student, load)
         self.modules: dict[str, nn.Module] = {name: net.module.to(device) for name, net in nets.items()}
-        self.engine = Engine.from_environment()
+        self.engine = Engine.from_environment().usable(device, say)
         self.trainees = {
-            name: Trainee(net, settings, self.engine) for name, net in nets.items() if net.trains
+            name: Trainee(net, settings if name == "student" else replace(settings, widths=()), self.engine)
+            for name, net in nets.items()
+            if net.trains
         }
         for name in nets.keys() - self.trainees.keys():
             self.engine.prepare(self.modules[name].eval().requires_grad_(False))
@@ -150,12 +154,12 @@ class Training:
         weight = batch.pop("weight", None)
         half = self.settings.precision == "bfloat16"
         autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=half)
-        with autocast():
+        with autocast(), phase("forward"):
             batch = self.method.prepare_batch(batch, keys)
         size = self.engine.micro_batch or len(keys)
         for start in range(0, len(keys), size):
             part = slice(start, start + size)
-            with autocast():
+            with autocast(), phase("forward"):
                 own = {name: tensor[part] for name, tensor in batch.items()}
                 losses = self.method.loss(modules, own, network, progress, keys[part])
             yield losses if weight is None else weight[part] * losses

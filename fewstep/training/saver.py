@@ -13,6 +13,7 @@ from torch import Tensor
 from fewstep import distributed
 from fewstep.errors import UserError
 from fewstep.training.networks import Training
+from fewstep.training.phases import phase
 from fewstep.training.sharding import whole
 from fewstep.training.state import write_state
 from fewstep.training.watch import Watch
@@ -100,6 +101,11 @@ class Saver:
         """Begin to replace the file, unless the training diverged."""
         self.training.refuse_divergence()
         self._finish()
+        with phase("save"):
+            self._begin()
+
+    def _begin(self) -> None:
+        """Copy the training, and have the copy written."""
         began = time.monotonic()
         first, copies = distributed.rank() == 0, {}
         for source, changes in ((self.training, True), (self.watch, False)):

@@ -1,17 +1,20 @@
 """Trainee: a network with its optimiser and the moving average of its weights."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from fewstep import distributed
+from fewstep import distributed, power_averages
 from fewstep.optimisers import AdamW
 from fewstep.settings import TrainSettings
 from fewstep.training import sharding
 from fewstep.training.engine import Engine
+from fewstep.training.exchange import Exchange
 from fewstep.training.method import Net
+from fewstep.training.phases import phase
 
 LOSS_MEMORY = 50  # number of updates in the mean loss
 COUNTED = ("loss", "skipped", "in_a_row")  # on the device
@@ -23,21 +26,27 @@ class Trainee:
     def __init__(self, net: Net, settings: TrainSettings, engine: Engine) -> None:
         self.module = net.module.train()
         self.average = _copy(self.module) if net.ema else None
-        self.averages = {name: _copy(self.module) for name in net.averages}
-        """Those that the method asked for, by name."""
+        decays: dict[str, Callable[[int], float]] = {
+            name: partial(_ramped, decay) for name, decay in net.averages.items()
+        }
+        for width in settings.widths:
+            decays[width_name(width)] = partial(power_averages.decay, gamma=power_averages.gamma_of(width))
+        self.averages = {name: _copy(self.module) for name in decays}
+        """Those that the method or the settings ask for, by name."""
         self._shell = sharding.Shell(self.result) if engine.sharded else None
         engine.prepare(self.module)
-        for average in [*self.averages.values(), *([self.average] if self.average is not None else [])]:
+        for average in self.every_average:
             engine.spread(average)
         self.parameters = [p for p in net.module.parameters() if p.requires_grad]
         self._locked = [*self.parameters, *(p for p in sharding.gathered(net.module) if p.requires_grad)]
         self.frozen = {name: p for name, p in net.module.named_parameters() if not p.requires_grad}
         """Weights that stay as they are: averages share them, and the training state does not hold them."""
-        kept = [(self.average, settings.ema)] if self.average is not None else []
-        kept += [(self.averages[name], decay) for name, decay in net.averages.items()]
+        kept: list[tuple[nn.Module, Callable[[int], float]]]
+        kept = [(self.average, partial(_ramped, settings.ema))] if self.average is not None else []
+        kept += [(self.averages[name], decay) for name, decay in decays.items()]
         # These lists are kept, because collecting them takes longer than the average itself.
         self._followed: list[Tensor] = [*self.parameters]
-        self._followers: list[tuple[list[Tensor], float]] = [
+        self._followers: list[tuple[list[Tensor], Callable[[int], float]]] = [
             ([p for name, p in average.named_parameters() if name not in self.frozen], decay)
             for average, decay in kept
         ]
@@ -45,6 +54,8 @@ class Trainee:
         self.optimiser = AdamW(
             self.parameters, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
         )
+        several = distributed.ranks() > 1 and not engine.sharded  # FSDP2 exchanges by itself
+        self._exchange = Exchange(self.parameters) if several else None
         self.rate_scale = net.learning_rate
         self.clip = settings.clip
         self.updates = 0
@@ -55,6 +66,11 @@ class Trainee:
         """Updates that were skipped because the loss or its gradient was not finite."""
         self.in_a_row = self.skipped.clone()
         """How many updates in a row were skipped, up to the last one."""
+
+    @property
+    def every_average(self) -> list[nn.Module]:
+        """All moving averages of the network."""
+        return [*self.averages.values(), *([self.average] if self.average is not None else [])]
 
     @property
     def result(self) -> nn.Module:
@@ -84,19 +100,19 @@ class Trainee:
             part = some.sum() / count
             seen += len(some)
             sharding.last_of_update(self.module, seen == count)
-            part.backward()
+            if self._exchange is not None and seen == count:
+                self._exchange.begin()
+            with phase("backward"):
+                part.backward()
             loss += part.detach()
-        if distributed.ranks() > 1:
-            gradients = [p.grad for p in self.parameters if p.grad is not None] if self._shell is None else []
-            distributed.average([*gradients, loss])
-        norm = sharding.whole(nn.utils.clip_grad_norm_(self.parameters, self.clip))
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate * self.rate_scale
-        wrong = ~torch.isfinite(loss + norm)
-        # skips a step without a device synchronisation, as torch's GradScaler does
-        self.optimiser.found_inf = wrong.float()  # type: ignore[attr-defined]
-        self.optimiser.step()
-        self._follow()
+        with phase("exchange"):
+            if self._exchange is not None:
+                self._exchange.end()
+            distributed.average([loss])
+        with phase("optimiser"):
+            wrong = self._step(loss, rate * self.rate_scale)
+        with phase("average"):
+            self._follow()
         weight = max(1 / LOSS_MEMORY, 1 / (self.updates + 1))
         self.loss.lerp_(torch.where(wrong, self.loss, loss), weight)
         self.updates += 1
@@ -104,12 +120,22 @@ class Trainee:
         self.in_a_row.add_(1).mul_(wrong)
         return self.in_a_row
 
+    def _step(self, loss: Tensor, rate: float) -> Tensor:
+        """Step, unless `loss` or the gradient is not finite; return whether it is left out, on the device."""
+        norm = sharding.whole(nn.utils.clip_grad_norm_(self.parameters, self.clip))
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        wrong = ~torch.isfinite(loss + norm)
+        # skips a step without a device synchronisation, as torch's GradScaler does
+        self.optimiser.found_inf = wrong.float()  # type: ignore[attr-defined]
+        self.optimiser.step()
+        return wrong
+
     @torch.no_grad()
     def _follow(self) -> None:
-        """Update the moving averages; their decays ramp up over the first updates, as in TensorFlow."""
-        for followers, full_decay in self._followers:
-            decay = min(full_decay, (1 + self.updates) / (10 + self.updates))
-            torch._foreach_lerp_(followers, self._followed, 1 - decay)
+        """Update the moving averages."""
+        for followers, decay in self._followers:
+            torch._foreach_lerp_(followers, self._followed, 1 - decay(self.updates))
         for mine, theirs, name in self._buffers:
             getattr(mine, name).copy_(getattr(theirs, name))
 
@@ -150,6 +176,16 @@ class Trainee:
         """Restore the weights of `result` alone."""
         part = "network" if self.average is None else "average"
         sharding.load(self.result, {**self.frozen, **under(f"{part}/", tensors)})
+
+
+def width_name(width: float) -> str:
+    """Return the name, among the networks that a method sees, of the power-function average of a width."""
+    return f"width_{width:g}"
+
+
+def _ramped(decay: float, updates: int) -> float:
+    """Return a decay that ramps up over the first updates, as in TensorFlow."""
+    return min(decay, (1 + updates) / (10 + updates))
 
 
 def _copy(network: nn.Module) -> nn.Module:

@@ -32,5 +32,7 @@ class Job:
     progress: Progress
     picture: Callable[[str, Path], None]
     """Sends a picture to the tracker, under a name."""
+    attach: Callable[[str, Path], None] = lambda folder, file: None
+    """Sends a file that is no output to the tracker, into a folder there."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Counts and checks for the manifest; plain values that the inputs determine."""

@@ -110,7 +110,7 @@ def read_plan(stage: str, key: str | None) -> Plan:
 
 
 def show_plan(stage: str, key: str | None, price: float | None) -> None:
-    """Print what a stage that makes samples will take.
+    """Print what a stage that makes samples, or trains, will take.
 
     Raises:
         UserError: for everything that would stop the stage.
@@ -120,9 +120,10 @@ def show_plan(stage: str, key: str | None, price: float | None) -> None:
     if scratch.read_finished(progress.note):
         progress.note("is made already; there is nothing to spend")
         return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it warns of what a measurement does not see
     estimate = plan.module.plan(plan.config, job_of(plan, scratch, progress, lambda name, file: None))
     for line in (
-        estimate.lines(price) if estimate else ["takes its samples from a file; nothing is to be spent"]
+        estimate.lines(price) if estimate else ["takes what it makes from a file; nothing is to be spent"]
     ):
         progress.note(line)
 
@@ -194,7 +195,8 @@ def work(plan: Plan, scratch: Scratch, progress: Shown, tracking: Tracking, *, a
     plan.check_inputs()
     for folder in (scratch.out, scratch.work):
         folder.mkdir(parents=True, exist_ok=True)
-    job = replace(job_of(plan, scratch, progress, tracking.picture), again=again)
+    job = job_of(plan, scratch, progress, tracking.picture)
+    job = replace(job, attach=tracking.attach, again=again)
     plan.module.run(plan.config, job)
     progress.finish()
     flush_below(scratch.out)  # the manifest says that all of it is whole

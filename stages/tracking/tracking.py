@@ -59,6 +59,11 @@ class Tracking:
         if self.outbox:
             self.outbox.attach("pictures", name + file.suffix, file)
 
+    def attach(self, folder: str, file: Path) -> None:
+        """Record a file that is no output, unless it is large."""
+        if self.outbox and file.stat().st_size <= ATTACHED_BYTES:
+            self.outbox.attach(folder, file.name, file)
+
     def made(self, manifest: Path, out: Path, facts: dict[str, Any]) -> None:
         """Record the manifest and small files of the result, and the counts and checks among its facts.
 

@@ -20,9 +20,11 @@ from fewstep.pairs import mirror_half, select_timesteps
 from fewstep.progress import SILENT, Progress
 from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import Batches, Column, Shards
+from fewstep.training import footprint
 from fewstep.training.loop import Trained, train
 from fewstep.training.memory import explained
 from fewstep.training.method import Batch, Method
+from fewstep.training.networks import Training
 from stages.process.device import device
 
 MOST_DATA = 10_000  # samples of the training data that a monitor needs
@@ -40,6 +42,8 @@ class TrainTask:
     state: Path
     inputs: dict[str, Path]
     monitor: MonitorSettings | None = None
+    profile: Path | None = None
+    """Folder of the profile that FEWSTEP_PROFILE asks for."""
 
     @property
     def start(self) -> Path:
@@ -60,11 +64,35 @@ class TrainTask:
         with explained(self.settings.batch // distributed.ranks()):
             return self._learn(student or load_model(self.start), progress)
 
-    def _learn(self, student: Model, progress: Progress) -> Trained:
+    def measure(self, student: Model) -> footprint.Measured:
+        """Find out what memory the training takes, in one process; the student is of no use afterwards.
+
+        Raises:
+            OutOfMemoryError: if the few samples that are tried do not fit into the memory.
+        """
+        shards = Shards(self.source / "train")
+        with explained(max(footprint.SAMPLES)):
+            training = Training(
+                self.method, student, self.load, self.settings, self.seed, torch.device(device())
+            )
+            batches = Batches(shards, seed=self.seed, size=footprint.BATCH, window=1)
+            return footprint.measure(training, *self._selected(batches, student)[0])
+
+    def _selects(self, student: Model) -> Callable[[Batch], Batch]:
+        """Return what makes of a stored batch what the method sees."""
+
         def select(batch: Batch) -> Batch:
             given = student.conditions.given(batch)
             return given if self.select is None else self.select(given)
 
+        return select
+
+    def _selected(self, batches: Batches, student: Model) -> "Selected":
+        mirror = batches.shards.facts.get("mirror", False)
+        return Selected(batches, self._selects(student), mirror=mirror)
+
+    def _learn(self, student: Model, progress: Progress) -> Trained:
+        select = self._selects(student)
         shards, held_out = Shards(self.source / "train"), Shards(self.source / "held_out")
         batches = Batches(
             shards,
@@ -77,13 +105,14 @@ class TrainTask:
             self.method,
             student,
             load=self.load,
-            batches=Selected(batches, select, mirror=shards.facts.get("mirror", False)),
+            batches=self._selected(batches, student),
             held_out=select(held_out.load()),
             settings=self.settings,
             seed=self.seed,
             state=self.state,
             known=select(shards.load(held_out.samples)) if self.method.needs.stream == "pairs" else None,
             monitor=self.watched_by(self.monitor) if self.monitor else None,
+            profile=self.profile,
             progress=progress,
             device=distributed.join(device()),
         )

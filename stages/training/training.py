@@ -1,13 +1,13 @@
 """What the training stages share: a training on an artifact, the model directory, facts, a sample grid."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fewstep import codec, randomness
+from fewstep import codec, randomness, variables
 from fewstep.checkpoint import load_model, save_model, table_with
 from fewstep.conditions import LABEL, ROW, Table, must_have, shapes_of
 from fewstep.draws import draws
@@ -16,14 +16,17 @@ from fewstep.flow import as_flow
 from fewstep.grids import Grid, uniform
 from fewstep.model import Model, ModelConfig, build
 from fewstep.pairs import PairLoss
+from fewstep.power_averages import FOLDER
 from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import Shards
 from fewstep.solvers import integrate
 from fewstep.training.loop import Trained
 from fewstep.training.method import Batch, Method
+from stages.artifacts.scratch import link, state
 from stages.figures.sample_grid import draw_sample_grid, samples_shown
 from stages.process.device import device
 from stages.run.job import Job
+from stages.settings.discovery import address
 from stages.settings.params import Named
 from stages.training.task import TrainTask
 from stages.workers.distributed import Group, share
@@ -48,49 +51,78 @@ def student_of(init: Model, changes: dict[str, Any], architecture: Named | None,
     return build(config, seed=seed, table=init.conditions.table)
 
 
-def train_model(
-    job: Job,
-    method: Method,
-    student: Model,
-    settings: TrainSettings,
-    *,
-    source: Path,
-    select: Callable[[Batch], Batch] | None = None,
-    monitor: MonitorSettings | None = None,
-) -> Trained:
-    """Train `student` on the shards of `source`, write its model directory, and picture its samples.
+@dataclass(frozen=True)
+class Untrained:
+    """What a stage trains, how, and on what."""
+
+    method: Method
+    student: Model
+    """The model before training."""
+    settings: TrainSettings
+    source: Path
+    """An artifact with the splits train and held_out."""
+    select: Callable[[Batch], Batch] | None = None
+    """What to make of each batch before the method sees it; it must be fit to be sent to a process."""
+    monitor: MonitorSettings | None = None
+    """How the training is watched, if it is, in the data of the input "data"."""
+
+    def task(self, job: Job) -> TrainTask:
+        """Return the training as its processes take part in it.
+
+        Args:
+            job: The stage's job; the input "teacher", if any, is what the method may load.
+
+        Raises:
+            UserError: if there are fewer samples than a batch needs, or their shape is not the model's.
+        """
+        training, held_out = Shards(self.source / "train"), Shards(self.source / "held_out")
+        if training.samples < self.settings.batch:
+            raise UserError(
+                f"{self.source} has {training.samples} samples to train on, fewer than one batch of "
+                f"{self.settings.batch}; lower {job.stage}{'.' + job.key if job.key else ''}.train.batch"
+            )
+        if ROW in training.fields:
+            self.student.conditions.must_be_of(training.facts, where=str(self.source))
+        for name, field in held_out.fields.items():
+            shape = tuple(field["shape"][1 if name == "states" else 0 :])
+            if name in ("data", "noise", "states") and shape != self.student.config.shape:
+                raise UserError(
+                    f"{self.source} holds samples of shape {shape}, the model takes "
+                    f"{self.student.config.shape}"
+                )
+        return TrainTask(
+            self.method,
+            self.settings,
+            self.source,
+            self.select,
+            job.seed,
+            job.scratch,
+            job.inputs,
+            self.monitor,
+            profiles(job),
+        )
+
+
+def profiles(job: Job) -> Path:
+    """Return the folder of the profile that FEWSTEP_PROFILE asks for."""
+    return state() / "profiles" / address(job.stage, job.key)
+
+
+def train_model(job: Job, untrained: Untrained) -> Trained:
+    """Train a student, write its model directory, and picture its samples.
 
     FEWSTEP_PROCESSES says how many processes of this machine share it, FEWSTEP_NODES how many machines.
 
-    Args:
-        job: The stage's job; the input "teacher", if any, is what the method may load.
-        method: How to train.
-        student: The model before training.
-        settings: The loop's settings.
-        source: An artifact with the splits train and held_out.
-        select: What to make of each batch before the method sees it; it must be fit to be sent to a process.
-        monitor: How the training is watched, if it is, in the data of the input "data".
-
     Raises:
-        UserError: if there are fewer samples than a batch needs, or their shape is not the model's.
+        UserError: see `Untrained.task`.
     """
-    training, held_out = Shards(source / "train"), Shards(source / "held_out")
-    if training.samples < settings.batch:
-        raise UserError(
-            f"{source} has {training.samples} samples to train on, fewer than one batch of {settings.batch}; "
-            f"lower {job.stage}{'.' + job.key if job.key else ''}.train.batch"
-        )
-    if ROW in training.fields:
-        student.conditions.must_be_of(training.facts, where=str(source))
-    for name, field in held_out.fields.items():
-        shape = tuple(field["shape"][1 if name == "states" else 0 :])
-        if name in ("data", "noise", "states") and shape != student.config.shape:
-            raise UserError(
-                f"{source} holds samples of shape {shape}, the model takes {student.config.shape}"
-            )
-    task = TrainTask(method, settings, source, select, job.seed, job.scratch, job.inputs, monitor)
-    trained = learn(job, task, student, Group.from_environment())
+    trained = learn(job, untrained.task(job), untrained.student, Group.from_environment())
+    if variables.count("FEWSTEP_PROFILE", "steps", default=None):
+        for file in sorted(profiles(job).glob("*")):
+            job.attach("profile", file)
     save_model(job.out, trained.model)
+    for file in sorted((job.scratch / FOLDER).glob("*.safetensors")):
+        link(file, job.out / FOLDER / file.name)
     picture_samples(job, trained.model)
     job.facts.update(
         first_held_out_loss=trained.first_held_out_loss,
@@ -99,8 +131,8 @@ def train_model(
         parameters=sum(p.numel() for p in trained.model.parameters()),
     )
     note_monitor(job, trained)
-    if method.needs.stream == "pairs":
-        note_pairs(job, source, training.samples, trained)
+    if untrained.method.needs.stream == "pairs":
+        note_pairs(job, untrained.source, trained)
     return trained
 
 
@@ -127,19 +159,18 @@ def note_monitor(job: Job, trained: Trained) -> None:
         )
 
 
-def note_pairs(job: Job, source: Path, pairs: int, trained: Trained) -> None:
+def note_pairs(job: Job, source: Path, trained: Trained) -> None:
     """Note among the job's facts what is known of its pairs, and its loss on fresh ones.
 
     Args:
         job: Of the training; it gains the facts "pair_loss", and "pairs" if the coupling has a manifest.
         source: The coupling, whose name is its key.
-        pairs: How many it has to train on.
         trained: The result of the training.
     """
     assert trained.known_losses is not None
     assert trained.fresh_losses is not None
     loss = PairLoss.of(trained.known_losses, trained.fresh_losses)
-    advice = loss.advice(pairs, f"couple.{source.name}")
+    advice = loss.advice(Shards(source / "train").samples, f"couple.{source.name}")
     job.progress.note(advice)
     job.facts["pair_loss"] = asdict(loss) | {"advice": advice}
     name = next((name for name, path in job.inputs.items() if path == source), "")

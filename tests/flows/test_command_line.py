@@ -11,6 +11,7 @@ from workspace import CHECKOUT
 
 from fewstep import command_line
 from flows import commands
+from flows.planning import measuring
 
 HEAVY = {"torch", "prefect", "mlflow", "dvc", "matplotlib", "sklearn", "pandas", "numpy"}
 COMMANDS = ("search", "sample", "export", "adopt", *command_line.OF_A_CHECKOUT)
@@ -45,7 +46,7 @@ def test_help_is_there_before_anything_heavy_is_imported(words):
 def test_every_command_of_the_checkout_is_one_of_the_command_line():
     own = {name: value for name, value in vars(commands).items() if isinstance(value, FunctionType)}
     defined = {name for name, value in own.items() if value.__module__ == "flows.commands"}
-    assert defined - {"measure"} == set(command_line.OF_A_CHECKOUT)
+    assert defined == set(command_line.OF_A_CHECKOUT)
 
 
 def test_the_package_names_its_command():
@@ -93,8 +94,19 @@ def test_a_clone_runs_its_own_code(tmp_path):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["plan", "pretrain"], "pretrain is no stage that makes samples; there are: couple, trajectories"),
-        (["plan", "couple@round1", "--force"], "give a stage or options of a run, not both"),
+        (
+            ["plan", "evaluate"],
+            "evaluate is no stage that makes samples or trains; there are: couple, distill, pretrain, reflow, "
+            "trajectories",
+        ),
+        (
+            ["plan", "couple@round1", "--force"],
+            "give a stage, --memory or options of a run, and not several of them",
+        ),
+        (
+            ["plan", "--memory", "--only", "pretrain"],
+            "give a stage, --memory or options of a run, and not several of them",
+        ),
         (["plan", "--price", "2"], "--price needs a stage that makes samples, such as couple@round1"),
     ],
 )
@@ -107,11 +119,22 @@ def test_a_plan_is_of_a_run_or_of_a_stages_samples(monkeypatch, words, told):
 
 def test_the_plan_of_a_stage_is_that_of_its_own_command(monkeypatch):
     started = []
-    monkeypatch.setattr(commands.os, "execv", lambda program, words: started.append(words[1:]))
-    commands.measure("couple@round1", 2.5)
-    commands.measure("couple@round1", None)
+    monkeypatch.setattr(measuring.os, "execv", lambda program, words: started.append(words[1:]))
+    measuring.measure("couple@round1", 2.5)
+    measuring.measure("couple@round1", None)
     wanted = ["-m", "stages.couple", "round1", "--plan"]
     assert started == [[*wanted, "--price", "2.5"], wanted]
+
+
+def test_the_plan_of_memory_asks_each_training(monkeypatch):
+    monkeypatch.chdir(CHECKOUT)
+    started = []
+    monkeypatch.setattr(measuring.subprocess, "run", lambda words: started.append(words[2:]))
+    commands.plan(memory=True)
+    assert ["stages.pretrain", "--plan"] in started
+    assert ["stages.reflow", "round1", "--plan"] in started
+    assert ["stages.distill", "boss-4", "--plan"] in started
+    assert {words[0] for words in started} == {"stages.pretrain", "stages.reflow", "stages.distill"}
 
 
 def test_an_option_that_does_not_exist_is_answered_with_the_nearest():

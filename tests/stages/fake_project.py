@@ -49,6 +49,10 @@ def run(config, job: Job) -> None:
     job.facts["parts"] = config.parts
     (job.scratch / "sheet.png").write_bytes(b"a picture")
     job.picture("sheet", job.scratch / "sheet.png")
+    for size in (1, 64 * 2**20 + 1):  # a large one is not sent
+        with (job.scratch / f"trace-{size}").open("wb") as trace:
+            trace.truncate(size)
+        job.attach("profile", job.scratch / f"trace-{size}")
 
 
 if __name__ == "__main__":

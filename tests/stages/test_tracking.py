@@ -72,7 +72,7 @@ def test_settings_numbers_pictures_and_files_are_there(tracked):
     assert params["seed"] == "0"
     assert metrics == [(0, 1.0), (1, 1 / 2), (2, 1 / 3)]
     names = [f.name for f in tracked.folder.glob(f".fewstep/mlartifacts/{made['id']}/artifacts/*/*")]
-    assert sorted(names) == ["manifest.json", "sheet.png"]
+    assert sorted(names) == ["manifest.json", "sheet.png", "trace-1"]
     assert len(made["source.git.commit"]) == 40
 
 

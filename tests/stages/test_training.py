@@ -23,7 +23,7 @@ from fewstep.shards import Batches, Shards, write_shards
 from stages.artifacts import manifests
 from stages.settings.params import Plugin
 from stages.training.task import Selected, at_timesteps
-from stages.training.training import student_of, train_model
+from stages.training.training import Untrained, student_of, train_model
 
 SETTINGS = TrainSettings(steps=20, batch=16)
 FINE = grids.uniform(4)
@@ -71,12 +71,12 @@ def train(kind, shards, folder):
     """Train a student as pretrain would, or as distill would, and return the weights that are published."""
     job, model = job_in(folder, "pretrain"), student()
     if kind == "data":
-        train_model(job, FlowMatching(), model, SETTINGS, source=shards / kind)
+        train_model(job, Untrained(FlowMatching(), model, SETTINGS, source=shards / kind))
     else:
         own = grids.uniform(2)
         model.config = replace(model.config, grid=own, trained_times="grid")
         select = partial(at_timesteps, list(FINE.times), own)
-        train_model(job, Straighten(), model, SETTINGS, source=shards / kind, select=select)
+        train_model(job, Untrained(Straighten(), model, SETTINGS, source=shards / kind, select=select))
     return list(load_model(job.out).parameters())
 
 
@@ -117,7 +117,7 @@ def test_a_training_on_pairs_tells_of_them_and_of_its_loss_on_fresh_ones(tmp_pat
     source = couplings / "plain"
     made = {"inputs": {"pairs": source, "data": tmp_path}, "manifests": {"pairs": manifests.read(source)}}
     job = replace(job_in(tmp_path, "pretrain", **made), progress=Listener(said))
-    train_model(job, Reflow(), student((1, 2, 2)), SETTINGS, source=couplings / "plain")
+    train_model(job, Untrained(Reflow(), student((1, 2, 2)), SETTINGS, source=couplings / "plain"))
     told = job.facts["pair_loss"]
     assert told.keys() == {"train", "held_out", "ratio", "difference_se", "advice"}
     assert told["held_out"] == pytest.approx(job.facts["held_out_loss"], rel=1e-6)
@@ -127,9 +127,23 @@ def test_a_training_on_pairs_tells_of_them_and_of_its_loss_on_fresh_ones(tmp_pat
     assert "64 pairs are enough" in told["advice"]
 
 
+def test_a_profile_lies_beside_other_state_and_is_sent_to_the_tracker(monkeypatch, tmp_path, shards):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("FEWSTEP_PROFILE", "2")
+    sent = []
+    job = replace(job_in(tmp_path, "distill", "boss-4"), attach=lambda *which: sent.append(which))
+    train_model(job, Untrained(FlowMatching(), student(), SETTINGS, source=shards / "data"))
+    folder = tmp_path / ".fewstep/profiles/distill@boss-4"
+    assert sent == [("profile", folder / name) for name in ("profile.txt", "trace.json.gz")]
+    assert all(file.stat().st_size for _, file in sent)
+    monkeypatch.delenv("FEWSTEP_PROFILE")
+    train_model(job, Untrained(FlowMatching(), student(), SETTINGS, source=shards / "data"))
+    assert len(sent) == 2
+
+
 def test_a_training_on_data_tells_of_no_pairs(tmp_path, shards):
     job = job_in(tmp_path, "pretrain")
-    train_model(job, FlowMatching(), student(), SETTINGS, source=shards / "data")
+    train_model(job, Untrained(FlowMatching(), student(), SETTINGS, source=shards / "data"))
     assert not job.facts.keys() & {"pairs", "pair_loss"}
 
 
@@ -149,7 +163,7 @@ def test_half_of_the_batches_are_mirrored_if_the_pairs_are_marked_so(couplings):
 def test_mirrored_pairs_make_another_model(tmp_path, couplings):
     def weights(name):
         job = job_in(tmp_path / name, "pretrain")
-        train_model(job, Reflow(), student((1, 2, 2)), SETTINGS, source=couplings / name)
+        train_model(job, Untrained(Reflow(), student((1, 2, 2)), SETTINGS, source=couplings / name))
         return list(load_model(job.out).parameters())
 
     assert not all(map(torch.equal, weights("plain"), weights("mirrored")))
@@ -176,7 +190,7 @@ def test_a_watched_training_publishes_the_weights_that_the_monitor_picked(
     model.config = replace(model.config, grid=own, trained_times="grid")
     select = partial(at_timesteps, list(FINE.times), own)
     source = shards / "states"
-    train_model(job, Straighten(), model, SETTINGS, source=source, select=select, monitor=settings)
+    train_model(job, Untrained(Straighten(), model, SETTINGS, source=source, select=select, monitor=settings))
     told = job.facts["monitor"]
     assert told["looks"] == 3
     assert any(f"the monitor picked the weights of step {told['picked']['step']}" in line for line in said)
@@ -188,7 +202,7 @@ def test_a_watched_training_publishes_the_weights_that_the_monitor_picked(
 
 def test_a_training_without_a_monitor_tells_of_none(tmp_path, shards):
     job = job_in(tmp_path, "pretrain")
-    train_model(job, FlowMatching(), student(), SETTINGS, source=shards / "data")
+    train_model(job, Untrained(FlowMatching(), student(), SETTINGS, source=shards / "data"))
     assert not job.facts.keys() & {"monitor", "skipped_updates"}
 
 
@@ -202,15 +216,14 @@ def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch, tmp_path, s
 def test_a_model_of_another_shape_than_its_samples_is_refused_with_both(tmp_path, shards, kind):
     source = shards / kind
     with pytest.raises(UserError, match=rf"{source} holds samples of shape \(2,\), the model takes \(3,\)"):
-        train_model(job_in(tmp_path, "pretrain"), FlowMatching(), student((3,)), SETTINGS, source=source)
+        train_model(
+            job_in(tmp_path, "pretrain"), Untrained(FlowMatching(), student((3,)), SETTINGS, source=source)
+        )
 
 
 def test_fewer_samples_than_a_batch_are_refused_with_the_setting(tmp_path, shards):
     with pytest.raises(UserError, match=r"64 samples to train on.*batch of 65; lower pretrain\.train\.batch"):
         train_model(
             job_in(tmp_path, "pretrain"),
-            FlowMatching(),
-            student(),
-            replace(SETTINGS, batch=65),
-            source=shards / "data",
+            Untrained(FlowMatching(), student(), replace(SETTINGS, batch=65), shards / "data"),
         )

@@ -1,0 +1,145 @@
+"""What memory a training will take on this machine, and what it would take in other ways."""
+
+from dataclasses import dataclass, replace
+from itertools import takewhile
+
+import psutil
+import torch
+
+from fewstep import variables
+from fewstep.errors import UserError
+from fewstep.shards import Shards
+from fewstep.shards.batches import WINDOW
+from fewstep.shards.fields import empty
+from fewstep.training.engine import Engine
+from fewstep.training.footprint import Engaged, Footprint, Measured
+from stages.process.device import device
+from stages.run.job import Job
+from stages.training.training import Untrained
+from stages.workers.distributed import Group
+from stages.workers.machine import CGROUPS
+
+MIB = 2**20
+DEVICES = (2, 8)  # times as many, that are told of
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """The memory of each process of a training."""
+
+    measured: Measured
+    batch: int
+    """Samples of a step, over all processes."""
+    way: Engaged
+    """As the environment has it."""
+    ranks: int
+    free: int
+    """Bytes of the device that are free."""
+    data: int
+    """Bytes of the samples that wait to be used, in the memory of the machine."""
+    on_cpu: bool
+    copies: int
+    """Copies of the training state in the memory of the machine: that of a save, and of the best look."""
+
+    @property
+    def saved(self) -> int:
+        """Bytes of one copy of the training state."""
+        held = self.measured.held
+        return held.gradients + held.moments + held.averages
+
+    def needed(self, footprint: Footprint) -> int:
+        """Return the bytes of the device that a process takes."""
+        return footprint.total + (self.data + self.copies * self.saved if self.on_cpu else 0)
+
+    def lines(self, price: float | None) -> list[str]:
+        """Return what a user wants to know.
+
+        Raises:
+            UserError: for a price, since nothing of it is known.
+        """
+        if price is not None:
+            raise UserError("--price is for stages that make samples; this one trains")
+        found, way = self.measured, self.way
+        asked = found.footprint(way)
+        kinds = {name: getattr(asked, name) for name in ("weights", "gradients", "moments", "averages")}
+        kinds |= {"activations": asked.activations, "data": self.data, "saves": self.copies * self.saved}
+        there = "" if self.on_cpu else " (in the memory of the machine, not of the GPU)"
+        return [
+            f"{found.trained:,} parameters are trained, {found.frozen:,} are not; batch {self.batch}, "
+            f"{min(way.micro_batch, way.share)} samples at a time in each of {self.ranks} processes",
+            *(
+                f"{kind:12}{size / MIB:10,.0f} MiB{there if kind in ('data', 'saves') else ''}"
+                for kind, size in kinds.items()
+            ),
+            f"{'at most':12}{self.verdict(self.needed(asked))}; {self.free / MIB:,.0f} MiB are free",
+            *(
+                f"with {name:44}{self.verdict(self.needed(found.footprint(other)))}"
+                for name, other in self.others().items()
+            ),
+        ]
+
+    def verdict(self, needed: int) -> str:
+        """Return a number of bytes, and whether they are there."""
+        return f"{needed / MIB:10,.0f} MiB, {'fits' if needed <= self.free else 'does not fit'}"
+
+    def others(self) -> dict[str, Engaged]:
+        """Return other ways to compute the training, by the variables that ask for them."""
+        way, found = self.way, {}
+        halves = [min(way.micro_batch, way.share) // 2**times for times in range(1, 32)]
+        smaller = [replace(way, micro_batch=size) for size in takewhile(bool, halves)]
+        again = [] if way.recompute else [("FEWSTEP_RECOMPUTE=on", replace(way, recompute=True))]
+        for name, base in [("", way), *again]:
+            if name:
+                found[name] = base
+            tried = [replace(base, micro_batch=one.micro_batch) for one in smaller]
+            if tried:
+                size = next((one for one in tried if self.fits(one)), tried[-1])
+                found[f"FEWSTEP_MICRO_BATCH={size.micro_batch} {name}".strip()] = size
+        for times in DEVICES:
+            ranks = times * self.ranks
+            if self.batch % ranks == 0:
+                shared = replace(way, share=self.batch // ranks)
+                if way.shards == 1:
+                    found[f"FEWSTEP_PROCESSES={ranks}"] = shared
+                found[f"FEWSTEP_PROCESSES={ranks} FEWSTEP_SHARD=on"] = replace(shared, shards=ranks)
+        return found
+
+    def fits(self, way: Engaged) -> bool:
+        """Return whether there is as much memory as a way takes."""
+        return self.needed(self.measured.footprint(way)) <= self.free
+
+
+def plan_memory(job: Job, untrained: Untrained) -> MemoryPlan:
+    """Measure a training; its student is of no use afterwards.
+
+    Raises:
+        UserError: if the environment has an impossible value, or a few samples do not fit into the memory.
+    """
+    task = untrained.task(job)
+    engine, group, free = Engine.from_environment(), Group.from_environment(), free_memory()
+    ranks = group.processes * group.machines
+    share = task.settings.batch // ranks
+    shards = Shards(task.source / "train")
+    each = sum(tensor.nbytes for tensor in empty(shards.fields, 1).values())
+    sharded = ranks > 1 and variables.is_on("FEWSTEP_SHARD")
+    return MemoryPlan(
+        measured=task.measure(untrained.student),
+        batch=task.settings.batch,
+        way=Engaged(share, engine.micro_batch or share, engine.recompute, ranks if sharded else 1),
+        ranks=ranks,
+        free=free,
+        data=each * min(shards.samples, WINDOW),
+        on_cpu=device() == "cpu",
+        copies=1 if task.monitor is None else 2,
+    )
+
+
+def free_memory() -> int:
+    """Return the bytes that are free on the device that trains; a container may be allowed fewer."""
+    if (where := device()) != "cpu":
+        return torch.cuda.mem_get_info(where)[0]
+    try:
+        allowed = int((CGROUPS / "memory.max").read_text())
+    except (OSError, ValueError):  # no version 2 of control groups, or no limit
+        return psutil.virtual_memory().available
+    return min(allowed, psutil.virtual_memory().available)
