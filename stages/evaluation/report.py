@@ -84,6 +84,7 @@ def write_report(job: Job, evaluation: Evaluation, settings: dict[str, Any]) -> 
         best=best_by_nfe(evaluation.rows),
         curve=picture(job.out / "curve.png"),
         grids=picture(job.out / "grids.png"),
+        texts=evaluation.texts,
         sample_grids=[(name, picture(path)) for name, path in grids_of_samples],
         searches=[
             (name.removeprefix("search "), picture(path / "search.png"))
