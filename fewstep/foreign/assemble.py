@@ -52,6 +52,7 @@ def config_of(
         shape=tuple(shape),
         classes=classes,
         conditions=taken,
+        guidance_input=found.described.guidance_input,
         guidable=0 < classes < found.described.labels if classes else bool(taken),
         **{name: said[name] for name in DECLARATION},
     )

@@ -228,7 +228,7 @@ def fine_entry(teacher: Model, fine: FineRun, doublings: int, guidance: float, d
         grid_of_nfe(flow, fine.solver, fine.nfe * flow.nfe_per_velocity * 2**doublings),
         guidance=guidance,
     )
-    return Entry(fine.model, "fine", grid, nfe_of(grid), digest, guidance)
+    return Entry(fine.model, "fine", grid, nfe_of(grid, teacher), digest, guidance)
 
 
 WORKER: dict[str, Any] = {}  # what a worker process keeps from one entry to the next
@@ -259,7 +259,7 @@ def entries_of(name: str, model: Model, equal_nfe: tuple[int, ...], job: Job) ->
     equal = partial(uniform, start=flow.t_start, end=flow.t_end)
 
     def entry(kind: str, grid: Grid) -> Entry:
-        return Entry(name, kind, grid, nfe_of(grid), digest, grid.guidance if baked == 1 else baked)
+        return Entry(name, kind, grid, nfe_of(grid, model), digest, grid.guidance if baked == 1 else baked)
 
     if (own := model.config.grid) is not None:
         entries = [entry("own", own)]
@@ -299,9 +299,10 @@ def sampled_entries(
             yield Entry(name, kind, grid, nfe, digest, model.config.baked_guidance, asked.sampler)
 
 
-def nfe_of(grid: Grid) -> int:
-    """Return the NFE of a sample; guidance doubles it."""
-    return solvers.velocities(grid.solver, grid.steps) * (1 if grid.guidance == 1 else 2)
+def nfe_of(grid: Grid, model: Model) -> int:
+    """Return the NFE of a sample; guidance doubles it, but of a network that takes it as an input."""
+    velocities = solvers.velocities(grid.solver, grid.steps)
+    return velocities * model.config.calls_per_velocity(grid.guidance)
 
 
 def same_times(a: Grid, b: Grid) -> bool:

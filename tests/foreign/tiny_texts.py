@@ -2,6 +2,7 @@
 
 import string
 
+import tiny_networks
 import torch
 from etils.epy import lazy_imports
 from tiny_networks import autoencoder, pixart, sd3, text_unet
@@ -80,3 +81,10 @@ def stable_diffusion_3(*, with_t5=True):
 def pixart_alpha():
     parts = {"transformer": pixart(), "vae": autoencoder(), "scheduler": diffusers.DDPMScheduler()}
     return diffusers.PixArtAlphaPipeline(**parts, text_encoder=t5(), tokenizer=t5_tokenizer())
+
+
+def flux():
+    parts = {"transformer": tiny_networks.flux(), "vae": autoencoder(), "text_encoder_2": t5()}
+    parts |= {"scheduler": diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=False)}
+    parts |= {"text_encoder": clip(), "tokenizer": clip_tokenizer(), "tokenizer_2": t5_tokenizer()}
+    return diffusers.FluxPipeline(**parts)
