@@ -1,33 +1,17 @@
 """Text encoders and tokenizers, as small as they go, and pipelines of diffusers with them."""
 
-import string
-
 import tiny_networks
 import torch
 from etils.epy import lazy_imports
 from tiny_networks import autoencoder, pixart, sd3, text_unet
+from tiny_tokenizers import LETTERS, clip_tokenizer, t5_tokenizer
 
 with lazy_imports():  # takes seconds, also of the processes that run other tests
     import diffusers
     import transformers
 
 WIDTH = 6
-LETTERS = string.ascii_lowercase + string.digits
 SIZES = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": WIDTH, "intermediate_size": 8}
-
-
-def clip_tokenizer(length=12):
-    """One token a letter."""
-    said = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(letter + "</w>" for letter in LETTERS)]
-    vocab = {token: number for number, token in enumerate(said)}
-    return transformers.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=length)
-
-
-def t5_tokenizer():
-    """One token a letter."""
-    said = ["<pad>", "</s>", "<unk>", "\u2581", *LETTERS]
-    vocab = [(token, 0.0 if token.startswith("<") else -1.0) for token in said]
-    return transformers.T5Tokenizer(vocab=vocab, extra_ids=0)
 
 
 def clip(kind="CLIPTextModel", **more):
