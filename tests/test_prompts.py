@@ -3,7 +3,7 @@
 import pytest
 
 from fewstep.errors import UserError
-from fewstep.prompts import read_prompts
+from fewstep.prompts import read_captions, read_prompts
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,14 @@ def test_a_mistake_in_the_file_is_told_with_its_place(tmp_path, name, content, c
 def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(UserError, match=r"there is no .*a\.txt to take prompts from; put it there"):
         read_prompts(tmp_path / "a.txt")
+
+
+def test_captions_are_found_by_the_name_of_their_file(tmp_path):
+    (tmp_path / "a.csv").write_text("file_name,text\nb.png,a cat\na.png,two dogs\n")
+    assert read_captions(tmp_path / "a.csv", "text") == {"b.png": "a cat", "a.png": "two dogs"}
+    (tmp_path / "a.csv").write_text("file_name,text\nb.png,a cat\nb.png,two dogs\n")
+    with pytest.raises(UserError, match=r"a\.csv: line 3 names b\.png again; leave one of its rows"):
+        read_captions(tmp_path / "a.csv", "text")
+    (tmp_path / "a.csv").write_text("name,text\nb.png,a cat\n")
+    with pytest.raises(UserError, match=r"a\.csv: line 2: unknown column 'file_name'"):
+        read_captions(tmp_path / "a.csv", "text")

@@ -78,7 +78,7 @@ def read(
 
     Args:
         folder: Of the pipeline, as `save_pretrained` writes it.
-        size: Height and width of its samples, which are latents if the folder has an autoencoder.
+        size: Height and width of its images in pixels; see `pixels`.
         tokens: See TextPipeline.
         device: Where the encoders run.
 
@@ -115,13 +115,15 @@ def read(
     for part in parts.values():
         if isinstance(part, nn.Module):
             part.to(device)
-    factor = _factor(folder / "vae" / NETWORK)
-    return find(pipe, folder, (size[0] * factor, size[1] * factor), tokens)
+    return find(pipe, folder, size, tokens)
 
 
-def _factor(config: Path) -> int:
-    """Return how many pixels a sample's are wide and high."""
-    return 2 ** (len(read_json(config).get("block_out_channels", [0])) - 1) if config.is_file() else 1
+def pixels(folder: Path, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the size in pixels of samples of a size, which are latents if a folder has an autoencoder."""
+    if not (config := folder / "vae" / NETWORK).is_file():
+        return size
+    factor = 2 ** (len(read_json(config).get("block_out_channels", [0])) - 1)
+    return size[0] * factor, size[1] * factor
 
 
 def _part(place: Path, said: Any) -> Any:

@@ -77,9 +77,9 @@ def encoded(config: Any, job: Job, found: Found, shape: tuple[int, ...]) -> Tabl
     if config.prompts is None:
         return None
     prompts = read_prompts(job.inputs["prompts"], config.prompts.column)
-    pipeline = text_encoders.read(
-        job.inputs["folder"], size=(shape[-2], shape[-1]), tokens=config.prompts.tokens, device=device()
-    )
+    folder = job.inputs["folder"]
+    size = text_encoders.pixels(folder, (shape[-2], shape[-1]))
+    pipeline = text_encoders.read(folder, size=size, tokens=config.prompts.tokens, device=device())
     wanted, negative = found.described.conditions, config.prompts.negative
     table = text_encoders.table_of(pipeline, prompts, wanted, negative=negative, progress=job.progress)
     job.facts["prompts"] = len(table)

@@ -14,13 +14,13 @@ from jobs import job_in
 from tiny_networks import SHAPE
 
 from fewstep import command_line, randomness
-from fewstep.checkpoint import load_model
+from fewstep.checkpoint import load_model, load_table
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.foreign import text_encoders
 from fewstep.foreign.formats.diffusers import Diffusers
-from fewstep.shards import write_shards
-from stages import adopt
+from fewstep.shards import Shards, write_shards
+from stages import adopt, prepare
 from stages.settings import checks
 from stages.settings.params import Params
 
@@ -72,7 +72,7 @@ def theirs(name, pipe, prompts, **asked):
 def test_conditions_of_prompts_are_those_of_the_library(folders, name):
     pipe, folder = folders[name]
     wanted = Diffusers().look(folder).described.conditions
-    encoders = text_encoders.read(folder, size=SHAPE[1:])
+    encoders = text_encoders.read(folder, size=(16, 16))
     table = text_encoders.table_of(encoders, PROMPTS, wanted, negative="ugly")
     known = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": True}
     given, null = theirs(name, pipe, PROMPTS, **known)
@@ -196,3 +196,34 @@ def test_the_settings_and_the_command_of_the_page_are_those_of_a_pipeline(
         command_line.main(list(command))
     assert not ended.value.code
     assert "set prompts.file beside the folder to a file of prompts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("latents", [False, True])
+def test_prepare_encodes_what_its_images_show(folders, tmp_path, monkeypatch, latents):
+    pipe, folder = folders["sdxl"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEWSTEP_DEVICE", "cpu")
+    draw = np.random.default_rng(0)
+    x = draw.integers(0, 256, (80, 16, 16, 3)).astype(np.uint8)
+    x = draw.standard_normal((80, *SHAPE)).astype(np.float32) if latents else x
+    texts = [f"{number} dogs" for number in range(80)]
+    Path("data").mkdir()
+    np.savez("data/a.npz", x=x, texts=np.array(texts))
+    nets = {"metric_nets": {"steps": 1, "public_features": False, "clusters": 2}, "monitor_net": {"steps": 1}}
+    said = {"codec": {"folder": "data/sd"}, "text_encoders": {"folder": "data/sd", "negative": "ugly"}}
+    config = {"source": "a.npz", "source_options": {"latents": True} if latents else {}} | nets | said
+    job = job_in(tmp_path, "prepare", inputs={"codec": folder, "text_encoders": folder})
+    prepare.run(prepare.Config(**config), job)
+    assert {"codec", "text_encoders"} <= prepare.inputs(prepare.Config(**config), None).keys()
+    data, table = Shards(job.out / "train").load(), load_table(job.out)
+    given, null = theirs("sdxl", pipe, list(table.texts), device="cpu", do_classifier_free_guidance=True)
+    assert set(table.texts) < set(texts)
+    np.testing.assert_allclose(table.rows["pooled"], given["pooled"], atol=1e-6)
+    np.testing.assert_allclose(table.null["pooled"], null["pooled"][0], atol=1e-6)
+    assert table.negative.keys() == table.null.keys()
+    assert data["sizes"].unique(dim=0).tolist() == [[16, 16, 0, 0, 16, 16]]
+    assert job.facts["conditions"] == {"text": [12, 12], "pooled": [3], "sizes": [6]}
+    one = job_in(tmp_path / "two", "prepare", inputs={"text_encoders": folder})
+    np.savez("data/a.npz", x=x)
+    with pytest.raises(UserError, match="encode what images show, and the source does not say it; give"):
+        prepare.run(prepare.Config(**config), one)
