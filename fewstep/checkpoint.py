@@ -39,8 +39,8 @@ def save_model(folder: Path, model: Model) -> None:
 
 def _told(config: ModelConfig) -> dict[str, Any]:
     """Return a config as JSON values, without what it has none of."""
-    told = asdict(config)
-    return told if config.conditions else {name: told[name] for name in told if name != "conditions"}
+    lacking = {name for name in ("conditions", "guidance_input") if not getattr(config, name)}
+    return {name: value for name, value in asdict(config).items() if name not in lacking}
 
 
 def load_config(folder: Path) -> ModelConfig:

@@ -38,7 +38,21 @@ with lazy_imports():
 
 LABEL, ROW = "label", "row"
 TAKEN = frozenset(
-    {"data", "flow", "grid", "inputs", "keys", "label", "noise", "np", "row", "sampler", "samples", "self"}
+    {
+        "data",
+        "flow",
+        "grid",
+        "guidance",
+        "inputs",
+        "keys",
+        "label",
+        "noise",
+        "np",
+        "row",
+        "sampler",
+        "samples",
+        "self",
+    }
     | {"setting", "states", "t", "times", "tolerance", "torch", "until", "weight", "x"}
 )
 """Names that conditions can't have: batches, networks and the functions that pass them on use them."""

@@ -226,7 +226,8 @@ class Asked:
         key = (canonical, size, round(time, 6))
         if key not in self._answers:
             times = torch.full((len(x),), time, dtype=x.dtype, device=x.device)
-            self._answers[key] = self.model.network(x, times, **self.conditions)
+            given = {**self.conditions, **self.model.guidance_input(x)}
+            self._answers[key] = self.model.network(x, times, **given)
             self.calls += 1
         return self._answers[key]
 

@@ -79,7 +79,7 @@ class ModelFlow:
         self.path = paths.get(model.config.path)
         self.t_start, self.t_end = usable_times(model.config.path, model.config.prediction)
         model.config.guidance_shown(guidance)  # refuses what it can't show
-        self.nfe_per_velocity = 1 if guidance == 1.0 else 2
+        self.nfe_per_velocity = model.config.calls_per_velocity(guidance)
         self.velocity_until = model.config.velocity_until
         self.clamped_from = clamped_from(model.config)
 
@@ -88,7 +88,8 @@ class ModelFlow:
     ) -> Tensor:
         """See Flow; guided velocity = negative + guidance (conditional - negative).
 
-        The negative is the null condition, if the model's table of conditions has no other.
+        The negative is the null condition, if the model's table of conditions has no other. A network with a
+        guidance_input gives the guided velocity itself.
 
         With `until`, a number or (batch,), the average velocity from t until then, of a flow map.
 
@@ -104,7 +105,7 @@ class ModelFlow:
                 )
             conditions["until"] = batch_times(until, x)
         velocity = self._velocity(x, times, **conditions)
-        if self.guidance != 1.0:
+        if self.nfe_per_velocity == 2:
             named = {name: conditions[name] for name in self.model.config.condition_names}
             unconditional = self._velocity(x, times, **{**conditions, **self.model.negative(named)})
             guided = unconditional + self.guidance * (velocity - unconditional)
@@ -135,7 +136,7 @@ class ModelFlow:
         others = {
             name: conditions[name].to(own) for name in self.model.config.conditions if name in conditions
         }
-        return self.model(x.to(own), t, **{**conditions, **others}).to(x.dtype)
+        return self.model(x.to(own), t, guidance=self.guidance, **{**conditions, **others}).to(x.dtype)
 
 
 def as_flow(model: Model, *, guidance: float = 1.0) -> ModelFlow:

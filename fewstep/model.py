@@ -76,8 +76,12 @@ class ModelConfig:
     """On how many of the first channels guidance acts; the others stay conditional. None: on all."""
     guidable: bool = True
     """Whether its null class was trained, by hiding labels, as classifier-free guidance needs."""
+    guidance_input: bool = False
+    """Whether its network is given the scale of guidance as an input, and so shows it in one call; it was
+    distilled from a guided one (Meng et al. 2023, arXiv 2210.03142)."""
     baked_guidance: float = 1.0
-    """The scale of classifier-free guidance that its samples show though they are made without; 1 is none."""
+    """The scale of classifier-free guidance that its samples show though they are made without; 1 is none. A
+    network with a guidance_input is given it."""
     deterministic: bool = True
     """Whether the same noise always gives the same sample."""
     grid: Grid | None = None
@@ -106,6 +110,10 @@ class ModelConfig:
             raise UserError(
                 f"guidance_channels must be from 1 to the {self.shape[0]} channels of a sample, "
                 f"got {self.guidance_channels}"
+            )
+        if self.guidance_input and self.guidance_channels is not None:
+            raise UserError(
+                "guidance is an input of this network, and acts on all channels: leave out guidance_channels"
             )
         if self.trained_times == "grid" and self.grid is None:
             raise UserError("a model trained only at the timesteps of a grid must carry that grid")
@@ -137,19 +145,23 @@ class ModelConfig:
         """
         if asked == 1.0:
             return self.baked_guidance
-        if not self.condition_names:
+        if not self.condition_names and not self.guidance_input:
             raise UserError(
                 f"guidance {asked} needs a class-conditional model; this one has no classes and no other "
                 "conditions"
             )
         if self.baked_guidance != 1.0:
             raise UserError(f"this model was taught guidance {self.baked_guidance}; ask for 1, not {asked}")
-        if not self.guidable:
+        if not self.guidable and not self.guidance_input:
             raise UserError(
                 f"guidance {asked} needs a model that was trained with label_dropout; this one never saw a "
                 "hidden label"
             )
         return asked
+
+    def calls_per_velocity(self, guidance: float) -> int:
+        """Return how many network calls a velocity with that guidance costs."""
+        return 1 if guidance == 1.0 or self.guidance_input else 2
 
 
 def _refuse_other_shares(shares: tuple[float, ...], classes: int) -> None:
@@ -206,10 +218,19 @@ class Model(nn.Module):
                 found[name] = self.get_buffer(f"{kind}_{name}").to(values.dtype).expand_as(values)
         return found
 
-    def forward(self, x: Tensor, t: Tensor, *, until: Tensor | None = None, **conditions: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        *,
+        until: Tensor | None = None,
+        guidance: float = 1.0,
+        **conditions: Tensor,
+    ) -> Tensor:
         """Return the network's raw prediction, (batch, *shape), at the path's own times t, (batch,).
 
         A network with a second time predicts for the step from t until `until`, (batch,); without it, at t.
+        One with a guidance_input is given `guidance`; others know none.
 
         Raises:
             UserError: if a condition is missing, or of another shape.
@@ -217,7 +238,13 @@ class Model(nn.Module):
         must_be_given(self.config.conditions, conditions, by="the caller")
         if until is not None:
             conditions["until"] = self._network_time(until, x)
-        return self.network(x, self._network_time(t, x), **conditions)
+        return self.network(x, self._network_time(t, x), **conditions, **self.guidance_input(x, guidance))
+
+    def guidance_input(self, x: Tensor, guidance: float = 1.0) -> dict[str, Tensor]:
+        """Return what its network is given of guidance beside x (batch, *shape): (batch,), or nothing."""
+        if not self.config.guidance_input:
+            return {}
+        return {"guidance": x.new_full((x.shape[0],), self.config.guidance_shown(guidance))}
 
     def _network_time(self, t: Tensor, x: Tensor) -> Tensor:
         """Return what the network is given for a time of its path: in float32 at least."""
@@ -240,6 +267,8 @@ def build(config: ModelConfig, *, seed: int, table: Table | None = None) -> Mode
     taken = {name: options.pop(name) for name in TIMING if name in options}
     if config.conditions:
         taken["conditions"] = config.conditions
+    if config.guidance_input:
+        taken["guidance_input"] = True
     architecture = registry.find("fewstep.models", options.pop("name", None))
     try:
         design = architecture(**options)

@@ -20,6 +20,20 @@ with lazy_imports():
 VERSION = 1  # bump when the numbers this stage writes change
 
 
+class Prompts(Settings):
+    """Settings of the texts that a model draws the conditions of its samples from."""
+
+    file: str
+    """The file with them, below data/: .txt with a prompt a line, or .csv, .tsv or .jsonl."""
+    column: str | None = None
+    """Which column of a table holds them; null for a table of one."""
+    negative: str | None = None
+    """What guidance is to lead away from; null leaves it to the pipeline, for most of which it is an empty
+    text."""
+    tokens: int | None = Field(None, ge=1)
+    """How many tokens of a long text are encoded; null takes as many as the pipeline does."""
+
+
 class Config(Settings):
     """Settings of the adopt stage, each key of which is a model; what is null, the folder says."""
 
@@ -40,6 +54,8 @@ class Config(Settings):
     """Classes of its labels, without the null condition; null takes all labels that it has."""
     guidance_channels: int | None = Field(None, ge=1)
     """On how many of the first channels guidance acts; null: on all."""
+    prompts: Prompts | None = None
+    """Texts that the folder's own encoders turn into the model's conditions; null takes those of the data."""
     check_samples: int = Field(128, ge=16)
     """Samples of the data on which the declaration is checked."""
     gates: Literal["stop", "warn"] = "stop"
@@ -56,7 +72,8 @@ class Config(Settings):
 
 def inputs(config: Config, key: str | None) -> dict[str, str]:
     """Return the artifacts this stage reads."""
-    return {"data": "artifacts/prepare", "folder": config.folder}
+    prompts = {"prompts": config.prompts.file} if config.prompts else {}
+    return {"data": "artifacts/prepare", "folder": config.folder} | prompts
 
 
 def output(key: str | None) -> str:
@@ -65,16 +82,19 @@ def output(key: str | None) -> str:
 
 
 def check(params: Params) -> list[str]:
-    """Return what is wrong: DVC sees the folders under data/ alone."""
-    return outside_data(
-        (f"adopt.{key}.folder", params.config("adopt", key).folder) for key in params.keys("adopt")
-    )
+    """Return what is wrong: DVC sees what lies under data/ alone."""
+    adopted = {f"adopt.{key}": params.config("adopt", key) for key in params.keys("adopt")}
+    folders = [(f"{where}.folder", config.folder) for where, config in adopted.items()]
+    files = [(f"{where}.prompts.file", c.prompts.file) for where, c in adopted.items() if c.prompts]
+    return outside_data(folders) + outside_data(files, what="file")
 
 
 def run(config: Config, job: Job) -> None:
     """Build the network, check what is declared of it, and write its model directory."""
     model = adoption.take(config, job)
-    training.publish_model(job, model, job.manifests["data"]["facts"], source=job.inputs["folder"])
+    table = model.conditions.table  # of prompts, if there are any
+    data, folder = job.manifests["data"]["facts"], job.inputs["folder"]
+    training.publish_model(job, model, data, source=folder, table=table)
 
 
 def gate(config: Config, key: str | None, facts: dict[str, Any]) -> str | None:

@@ -9,13 +9,14 @@ from pydantic import Field
 from stages.artifacts import manifests
 from stages.run.job import Job
 from stages.run.runner import main
+from stages.settings.features import FeatureSettings, feature_inputs, wrong_features
 from stages.settings.models import models
 from stages.settings.params import Count, Params, Settings, SolverName
 from stages.settings.samplers import EntryName, SamplerSettings, wrong_samplers
 from stages.settings.steps import broken_steps
 
 with lazy_imports():
-    from stages.evaluation import evaluation, report, yardstick
+    from stages.evaluation import by_features, evaluation, report, yardstick
 
 VERSION = 4  # bump when the numbers this stage writes change
 
@@ -40,6 +41,8 @@ class Config(Settings):
     all models are compared with: in distance, and by endpoint_rmse."""
     samplers: dict[EntryName, SamplerSettings] = Field({})
     """Models that are also sampled with other steps than a solver's, by a name of your own for each."""
+    features: dict[EntryName, FeatureSettings] = Field({})
+    """Networks in whose features samples are also compared, by a name of your own for each."""
     batch: int = Field(125, ge=1)
     """Samples in one network call."""
 
@@ -47,6 +50,7 @@ class Config(Settings):
 def inputs(config: Config, key: str | None, params: Params) -> dict[str, str]:
     """Return the artifacts this stage reads: the data, and every model and search that params name."""
     found = {"data": "artifacts/prepare"}
+    found |= feature_inputs(config.features)
     found |= {f"model {name}": f"artifacts/models/{name}" for name in models(params)}
     return found | {f"search {name}": f"artifacts/search/{name}" for name in params.keys("search")}
 
@@ -62,6 +66,7 @@ def check(params: Params) -> list[str]:
         )
     where = "evaluate.reference_nfe"
     problems += broken_steps(where, config.reference_nfe, config.reference_solver)
+    problems += wrong_features(config.features)
     return problems + wrong_samplers(config.samplers, params)
 
 
@@ -75,8 +80,16 @@ def run(config: Config, job: Job) -> None:
     remove_models_no_longer_named(job)
     protocol = yardstick.Protocol(config.blocks, config.samples, config.batch, job.seed)
     fine = evaluation.FineRun(config.reference, config.reference_solver, config.reference_nfe)
+    features = {
+        name: by_features.Asked(
+            settings.backend.build(),
+            {what: job.inputs[f"features {name} {what}"] for what in settings.backend.build().paths()},
+            job.inputs.get(f"features {name} reference"),
+        )
+        for name, settings in config.features.items()
+    }
     measured = evaluation.evaluate(
-        job, protocol, fine, nfe=config.nfe, samplers=config.samplers, version=VERSION
+        job, protocol, fine, nfe=config.nfe, samplers=config.samplers, features=features, version=VERSION
     )
     report.write_tables(job.out, measured)
     report.write_report(job, measured, config.model_dump(mode="json"))
@@ -96,7 +109,8 @@ def remove_models_no_longer_named(job: Job) -> None:
     artifacts/search. What is removed stays in DVC's cache.
     """
     named = set(job.inputs.values())
-    for folder in {path.parent for name, path in job.inputs.items() if name != "data"}:
+    made = ("model ", "search ")  # what else is read is the user's
+    for folder in {path.parent for name, path in job.inputs.items() if name.startswith(made)}:
         for path in sorted(set(folder.iterdir()) - named):
             if not (path / manifests.NAME).exists() and path.suffix not in LEFTOVERS:
                 job.progress.note(

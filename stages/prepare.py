@@ -11,7 +11,7 @@ from pydantic import Field
 
 from fewstep.data import facts_of, kept_conditions, path_of, source_for, split, without_empty_classes
 from fewstep.errors import UserError
-from stages.preparing.settings import CodecSettings, MetricNets, MonitorNet
+from stages.preparing.settings import CodecSettings, MetricNets, MonitorNet, TextEncoders
 from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.models import outside_data
@@ -21,7 +21,7 @@ with lazy_imports():
     from fewstep import checkpoint, codec, latents, rows, shards
     from fewstep.metrics import protocol, saved
     from stages.figures import sample_grid
-    from stages.preparing import nets
+    from stages.preparing import captions, nets
     from stages.process import device
 
 VERSION = 7  # bump when the numbers this stage writes change
@@ -39,6 +39,8 @@ class Config(Settings):
     codec: CodecSettings | None = None
     """The autoencoder whose latents models learn and make; null for none. Pictures show and nets measure the
     images that it makes of them."""
+    text_encoders: TextEncoders | None = None
+    """The encoders that make conditions of what the source says of each image; null for none."""
     samples_per_shard: int = Field(4096, ge=1)
     """Samples in one shard."""
     condition_rows: int = Field(1024, ge=1)
@@ -57,7 +59,8 @@ def inputs(config: Config, key: str | None) -> dict[str, str]:
     """
     path = path_of(config.source)
     found = {"source": path} if path and Path(path).exists() else {}
-    return found | ({"codec": config.codec.folder} if config.codec else {})
+    folders = {"codec": config.codec, "text_encoders": config.text_encoders}
+    return found | {name: each.folder for name, each in folders.items() if each}
 
 
 def output(key: str | None) -> str:
@@ -73,13 +76,15 @@ def check(params: Params) -> list[str]:
             source_for(config.source, Path(), **config.source_options)
     except UserError as error:
         return [f"prepare: {error}"]
-    return outside_data([("prepare.codec.folder", config.codec.folder)] if config.codec else [])
+    folders = {"codec": config.codec, "text_encoders": config.text_encoders}
+    return outside_data((f"prepare.{name}.folder", each.folder) for name, each in folders.items() if each)
 
 
 def run(config: Config, job: Job) -> None:
     """Write the shards of both splits, the nets that measure, the monitor's, and a grid of real samples."""
     here = Path()  # holds data/
     source = without_empty_classes(source_for(config.source, here, **config.source_options).load(here))
+    source = captions.with_texts_encoded(source, config, job)
     samples, autoencoder = source, None
     if config.codec:
         autoencoder = codec.read(job.inputs["codec"]).to(device.device())

@@ -52,6 +52,18 @@ def table_of(file: OpenNpz) -> Table | None:
         raise UserError(f"{file.name}: {error}") from error
 
 
+def texts_of(file: OpenNpz, count: int) -> tuple[str, ...]:
+    """Return what each of `count` samples shows; () if the file does not say.
+
+    Raises:
+        UserError: if there are more texts, or fewer, or they are none.
+    """
+    texts = _texts(file)
+    if len(texts) not in (0, count):
+        raise UserError(f"{file.name}: there are {len(texts)} texts; {count} samples need as many")
+    return texts
+
+
 def kept_conditions(samples: Samples, train: Tensor, most: int, seed: int) -> Table | None:
     """Return the conditions, with the labels, of at most `most` of the samples with numbers `train`, (n,)."""
     if samples.conditions is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 from etils.epy import lazy_imports
@@ -31,12 +32,13 @@ def endings() -> set[str]:
     }
 
 
-def listed(folder: Path, name: str) -> tuple[list[str], list[str]]:
+def listed(folder: Path, name: str, *, read: Collection[str] = ()) -> tuple[list[str], list[str]]:
     """Return the images below a folder, as relative paths in order, and notes of what else is there.
 
     Args:
         folder: where to look; whatever has a name that starts with a dot is not part of it.
         name: what the user calls it.
+        read: files in it that are no images, but are read.
 
     Raises:
         UserError: if there are no images, a folder in it is a link, files are links to nothing, or a name is
@@ -49,7 +51,7 @@ def listed(folder: Path, name: str) -> tuple[list[str], list[str]]:
         ending = Path(file).suffix.lower()
         if ending in readable and (folder / file).is_file():
             images.append(file)
-        else:
+        elif file not in read:
             others[ending or Path(file).name] += 1
     count = others.total()
     passed_over = f"passed over {count} files that are no images: {counted(others)}" if count else ""

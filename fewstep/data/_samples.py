@@ -32,6 +32,8 @@ class Samples:
     class_names: tuple[str, ...] = ()
     conditions: Table | None = None
     """All else that samples are conditioned on, a row each."""
+    texts: tuple[str, ...] = ()
+    """What each sample shows, of a source without conditions: prepare.text_encoders make them of it."""
     affine: tuple[float, float] | None = None
     """(scale, offset) of uint8 data."""
     units: dict[str, list[float]] | None = None

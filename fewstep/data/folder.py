@@ -11,6 +11,7 @@ import numpy as np
 from etils.epy import lazy_imports
 
 from fewstep import rows
+from fewstep.data._captions import captions_file, captions_of
 from fewstep.data._listing import classes_of, listed
 from fewstep.data._options import check_whole
 from fewstep.data._pictures import PictureRows, Pictures
@@ -43,6 +44,9 @@ class Folder:
     """Crop each image to its central square and resize that to side x side; None: as they are."""
     frames: Literal["first", "all"] | None = None
     """Which frames or pages of a file are samples; None refuses files that hold several."""
+    texts: str | None = None
+    """The column of metadata.csv or metadata.jsonl in the folder that says what an image shows, whose column
+    file_name has its path; of which prepare.text_encoders make conditions."""
     value_range: tuple[float, float] = BYTES
     """The range of the pixels' bytes, which becomes [-1, 1]; such as (0, 1) for masks of 0 and 1."""
 
@@ -64,7 +68,9 @@ class Folder:
         folder = root / self.path
         if not folder.is_dir():
             raise UserError(f"there is no folder {self.path}; put it there")
-        files, notes = listed(folder, self.path)
+        table = None if self.texts is None else captions_file(folder, self.path)
+        files, notes = listed(folder, self.path, read=[] if table is None else [table.name])
+        said = [] if table is None else captions_of(files, table, str(self.texts))
         classes, more = classes_of(files, self.path)
         look = Look(Pictures(folder, self.path, self.side, self.frames))
         survey = survey_of(look.parts(files))
@@ -72,6 +78,8 @@ class Folder:
             notes.append(
                 f"{self.path}: passed over {look.left_out} frames that are not the first of their file"
             )
+        counts = zip(said, look.counts, strict=False)  # no texts have no counts
+        texts = [text for text, count in counts for _ in range(count)]
         data = look.rows(files)
         number_of = {label: number for number, label in enumerate(classes)}
         owners = [number_of.get(file.partition("/")[0], 0) for file in files]
@@ -79,6 +87,7 @@ class Folder:
             data=data,
             label=torch.from_numpy(np.repeat(owners, look.counts)) if classes else None,
             class_names=classes,
+            texts=tuple(texts),
             affine=affine_of(self.value_range),
             notes=(*notes, *more),
         )

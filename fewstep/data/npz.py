@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from etils.epy import lazy_imports
 
-from fewstep.data._conditions import is_of_conditions, table_of
+from fewstep.data._conditions import TEXTS, is_of_conditions, table_of, texts_of
 from fewstep.data._member import Member, MemberRows, OpenNpz
 from fewstep.data._options import check_yes_or_no
 from fewstep.data._ranges import BYTES, affine_of, check_filled, check_range
@@ -31,7 +31,8 @@ class Npz:
     """An .npz file with x: images, uint8 or floats, latents, or points; and perhaps y: class labels (n,).
 
     Other conditions are arrays conditions/<name>, (n, ...), each with its null/<name> and negative/<name>,
-    (...), if they are not zeros; texts, (n,), is what pictures show of them. See fewstep.conditions.
+    (...), if they are not zeros; texts, (n,), is what pictures show of them. See fewstep.conditions. Texts
+    alone are what prepare.text_encoders make conditions of.
 
     Images are (n, height, width), (n, height, width, channels) or (n, channels, height, width), with
     fewer than 8 channels, so that the shape says which.
@@ -68,7 +69,7 @@ class Npz:
         if "x" not in file.arrays:
             raise UserError(f"{self.path} holds {', '.join(file.arrays) or 'nothing'}, but no array 'x'")
         table = table_of(file)
-        taken = [name for name in file.arrays if table is not None and is_of_conditions(name)]
+        taken = [TEXTS] if table is None else [name for name in file.arrays if is_of_conditions(name)]
         others = [name for name in file.arrays if name not in ("x", "y", *taken)]
         notes = (f"{self.path}: passed over {len(others)} arrays: {', '.join(others)}",) if others else ()
         label = torch.from_numpy(self._labels(file.read("y"))) if "y" in file.arrays else None
@@ -86,7 +87,8 @@ class Npz:
         samples = self._images(x, label) if image else self._points(x, label)
         samples = with_conditions(samples, table, self.path)
         names = () if label is None else tuple(map(str, range(int(label.max()) + 1)))
-        return replace(samples, class_names=names, notes=notes)
+        texts = () if table is not None else texts_of(file, len(samples.data))
+        return replace(samples, class_names=names, notes=notes, texts=texts)
 
     def _images(self, x: Member, label: Tensor | None) -> Samples:
         if self.standardise:

@@ -2,5 +2,5 @@
 
 The network is built again by its own library or from its own class, its weights keep their names below one
 prefix, and what is written is a model directory like any other: see fewstep.models.diffusers and
-fewstep.models.imported.
+fewstep.models.imported. The text encoders of a pipeline make its conditions (text_encoders, pipelines).
 """

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fewstep.conditions import NONE, Shapes
+from fewstep.conditions import NONE, Shapes, Table
 from fewstep.errors import UserError
 from fewstep.foreign.adapter import Adapter
 from fewstep.foreign.found import DECLARATION, Found
@@ -52,18 +52,24 @@ def config_of(
         shape=tuple(shape),
         classes=classes,
         conditions=taken,
+        guidance_input=found.described.guidance_input,
         guidable=0 < classes < found.described.labels if classes else bool(taken),
         **{name: said[name] for name in DECLARATION},
     )
 
 
-def assemble(config: ModelConfig, found: Found) -> Model:
+def assemble(config: ModelConfig, found: Found, table: Table | None = None) -> Model:
     """Return the model with the weights that were found, on the CPU and in evaluation mode.
+
+    Args:
+        config: What it is.
+        found: What a format saw.
+        table: What its conditions are drawn from, if that is known.
 
     Raises:
         UserError: if the network can't be built, or the weights are not its own.
     """
-    model = build(config, seed=0)
+    model = build(config, seed=0, table=table)
     assert isinstance(model.network, Adapter)
     fill(model.network.network, found.files)
     return model.eval()

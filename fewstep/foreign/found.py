@@ -28,6 +28,10 @@ class Described:
     """All else that it is conditioned on; None where nobody says the size, such as the tokens of a text."""
     optional: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
     """What it may be conditioned on beside that."""
+    guidance_input: bool = False
+    """Whether it is given the scale of guidance; see fewstep.model.ModelConfig."""
+    sides: int = 1
+    """What height and width of a sample must be multiples of."""
     beside: int = 0
     """Channels of all images among its conditions together."""
 

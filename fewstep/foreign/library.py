@@ -20,7 +20,12 @@ ADAPTERS = "fewstep.foreign.adapters"
 
 
 def build(
-    name: str, config: dict[str, Any], shape: tuple[int, ...], classes: int, conditions: Shapes
+    name: str,
+    config: dict[str, Any],
+    shape: tuple[int, ...],
+    classes: int,
+    conditions: Shapes,
+    guidance_input: bool,
 ) -> Adapter:
     """Return the network of class `name`, with weights that its library draws, in its adapter.
 
@@ -31,6 +36,9 @@ def build(
     refuse_misfit(name, described, shape, classes)
     if (taken := described.taken(conditions)) != dict(conditions):
         raise UserError(f"{name} takes the conditions {taken}, not {dict(conditions)}")
+    if guidance_input != described.guidance_input:
+        told = "takes no guidance" if guidance_input else "takes guidance"
+        raise UserError(f"{name} {told} as an input; set guidance_input to {str(not guidance_input).lower()}")
     try:
         network = network_class(name)(**own_options(config))
     except (TypeError, ValueError) as error:
@@ -113,6 +121,11 @@ def refuse_misfit(name: str, described: Described, shape: tuple[int, ...], class
         raise UserError(
             f"{name} makes samples of shape {own}, but {tuple(shape)} are asked for; "
             "prepare data of the network's shape"
+        )
+    if wrong := [side for side in shape[1:] if side % described.sides]:
+        raise UserError(
+            f"{name} makes samples whose sides are multiples of {described.sides}, and not {wrong[0]}; "
+            "prepare such data"
         )
     possible = {described.classes}
     if described.labels > 1:

@@ -7,6 +7,7 @@ data/ and artifacts/ do, and so does a folder where somebody unpacked a model.
 
 import importlib
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from torch import nn
 
 from fewstep import registry
 from fewstep.checkouts import checkout_of
-from fewstep.conditions import Shapes
 from fewstep.errors import UserError
 from fewstep.foreign.adapter import Adapter
 
 
-def build(network: str, options: dict[str, Any], adapter: str, classes: int, conditions: Shapes) -> Adapter:
-    """Return a network named as module:Class, in its adapter.
+def build(
+    network: str, options: dict[str, Any], adapter: str, classes: int, named: Collection[str]
+) -> Adapter:
+    """Return a network named as module:Class, in its adapter, which gives it all that is `named`.
 
     Raises:
         UserError: see fewstep.models.imported.Imported.build.
@@ -31,10 +33,9 @@ def build(network: str, options: dict[str, Any], adapter: str, classes: int, con
     except (TypeError, ValueError) as error:
         raise UserError(f"network {network}: {error}") from error
     found: type[Adapter] = registry.find("fewstep.foreign.adapters", adapter)
-    if conditions and not found.takes_any:
+    if named and not found.takes_any:
         raise UserError(
-            f"network {network}: the adapter {adapter} gives a network no {', '.join(conditions)}; take x_t "
-            "or t_x"
+            f"network {network}: the adapter {adapter} gives a network no {', '.join(named)}; take x_t or t_x"
         )
     return found(made, classes)
 

@@ -55,6 +55,8 @@ class Seen:
             said["time"] += f", times {declaration.plain(c.time_scale)}"
         guided = f"the first {c.guidance_channels} channels" if c.guidance_channels else "all channels"
         why_not = "no null condition is known" if c.classes else "it has no classes"
+        told = f"on {guided}" if c.condition_names and c.guidable else f"none: {why_not}"
+        told = "an input of the network" if c.guidance_input else told
         return {
             "network": self.network,
             "weights": self.weights,
@@ -62,7 +64,7 @@ class Seen:
             **said,
             "classes": str(c.classes),
             **self._conditions(),
-            "guidance": f"on {guided}" if c.condition_names and c.guidable else f"none: {why_not}",
+            "guidance": told,
         }
 
     def _conditions(self) -> dict[str, str]:
@@ -110,7 +112,9 @@ def _of_diffusers(folder: Path) -> Seen:
     found = Diffusers().look(folder)
     described = found.described
     assert described.channels is not None
-    shape = described.shape((described.channels, 1, 1))  # a network of any side has the same weights for all
+    shape = described.shape(
+        (described.channels, described.sides, described.sides)
+    )  # a network of any side has the same weights for all
     unsaid = {"prediction": "velocity", "path": "linear", "time": "t"}
     needed = described.any_conditions()
     model = assemble(config_of(found, shape, unsaid | found.declared, conditions=needed), found)

@@ -27,11 +27,18 @@ class Diffusers:
     config: dict[str, Any] = field(default_factory=dict)
     """Its arguments, as in its config.json."""
 
-    def build(self, shape: tuple[int, ...], classes: int, *, conditions: Shapes = NONE) -> nn.Module:
+    def build(
+        self,
+        shape: tuple[int, ...],
+        classes: int,
+        *,
+        conditions: Shapes = NONE,
+        guidance_input: bool = False,
+    ) -> nn.Module:
         """Return the network for images or latents of `shape` (channels, height, width).
 
         Raises:
             UserError: if there is no such class or argument, it needs what fewstep can't supply, or does not
-                fit the shape, the classes or the conditions.
+                fit the shape, the classes, the conditions or guidance as an input.
         """
-        return library.build(self.network, self.config, shape, classes, conditions)
+        return library.build(self.network, self.config, shape, classes, conditions, guidance_input)

@@ -43,11 +43,19 @@ class Imported:
         if self.adapter not in known:
             raise UserError(registry.unknown("adapter", self.adapter, known))
 
-    def build(self, shape: tuple[int, ...], classes: int, *, conditions: Shapes = NONE) -> nn.Module:
+    def build(
+        self,
+        shape: tuple[int, ...],
+        classes: int,
+        *,
+        conditions: Shapes = NONE,
+        guidance_input: bool = False,
+    ) -> nn.Module:
         """Return the network, in its adapter.
 
         Raises:
             UserError: if there is no such file or class, it is no torch module, or takes no such arguments
                 or conditions.
         """
-        return own_code.build(self.network, self.options, self.adapter, classes, conditions)
+        named = (*conditions, *(("guidance",) if guidance_input else ()))
+        return own_code.build(self.network, self.options, self.adapter, classes, named)

@@ -7,7 +7,7 @@ a changed student costs its own entries alone, and a killed evaluation goes on a
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ class Result:
     """By each net."""
     more: dict[str, float | None]
     samples: Tensor  # (n, *shape), the first samples
+    features: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By each network that the user asked for; see stages.evaluation.by_features."""
 
 
 class KeptEntries:
@@ -79,7 +81,7 @@ class KeptEntries:
                 BlockScores(**by_net | {"fd_without": tuple(by_net["fd_without"])})
                 for by_net in found["scores"]
             )
-            return Result(scores, found["more"], tensors["samples"])
+            return Result(scores, found["more"], tensors["samples"], found.get("features", {}))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -88,7 +90,8 @@ class KeptEntries:
 
     def write(self, entry: Entry, truth: Grid | None, result: Result) -> None:
         """Keep an entry, whole or not at all."""
-        facts = {"scores": [asdict(by_net) for by_net in result.scores], "more": result.more}
+        scores = [asdict(by_net) for by_net in result.scores]
+        facts = {"scores": scores, "more": result.more, "features": result.features}
         kept_files.write(self._file(entry, truth), facts, {"samples": result.samples})
 
     def forget(self, entry: Entry, truth: Grid | None) -> None:

@@ -16,12 +16,14 @@ from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.grids import Grid, uniform
 from fewstep.metrics.features import FeatureNet
-from fewstep.metrics.nets import load_nets
+from fewstep.metrics.nets import FIRST, load_nets
 from fewstep.metrics.protocol import Floor, moved, ratio
 from fewstep.model import Model
 from fewstep.randomness import keys_of
 from fewstep.shards import Shards
 from stages.artifacts.scratch import state
+from stages.evaluation import by_features
+from stages.evaluation.by_features import Features
 from stages.evaluation.entries import Entry, KeptEntries, Result
 from stages.evaluation.macs import macs_of
 from stages.evaluation.yardstick import Constants, Protocol, Yardstick, measure_constants
@@ -54,6 +56,8 @@ class Evaluation:
     """By the first net."""
     backends: dict[str, str]
     """Of each net, by name."""
+    features: dict[str, str]
+    """What decides the numbers by each network that the user asked for, by name."""
     real: Tensor
     """Some of the training data, for the sample grids."""
 
@@ -78,11 +82,12 @@ class Measured:
     """The model directories."""
     kept: KeptEntries
     results: dict[Entry, Result]
+    features: Features
 
     @cached_property
     def constants(self) -> Constants:
         """The constants of the data."""
-        return measure_constants(self.job.inputs["data"], self.protocol)
+        return measure_constants(self.job.inputs["data"], self.protocol, self.features)
 
     def measure(self, entries: Sequence[Entry], truths: dict[float, tuple[Grid, Tensor]]) -> None:
         """Measure what is not kept; `truths` holds, by guidance, a fine grid and where it takes noises."""
@@ -97,7 +102,7 @@ class Measured:
         if not missing:
             return
         ends = {guidance: ends for guidance, (_, ends) in truths.items()}
-        shared = (self.job.inputs["data"], self.protocol, self.constants, self.folders, ends)
+        shared = (self.job.inputs["data"], self.protocol, self.constants, self.features, self.folders, ends)
         missing.sort(key=lambda entry: -entry.nfe)
         for entry, result in spread(measure, missing, start_worker=start_worker, facts=shared):
             self.kept.write(entry, grids.get(entry.guidance), result)
@@ -112,6 +117,7 @@ def evaluate(
     *,
     nfe: tuple[int, ...],
     samplers: Mapping[str, SamplerSettings],
+    features: Features,
     version: int,
 ) -> Evaluation:
     """Measure every entry, the kept ones for free, and return the rows.
@@ -122,6 +128,7 @@ def evaluate(
         fine: The run that gives the truth, and to which distances are compared.
         nfe: NFE at which models trained at all times are sampled with equal steps.
         samplers: By name, which models are sampled with other steps than a solver's.
+        features: By name, networks that the user asked for, in whose features samples are compared, too.
         version: Of the code that measures; entries that another version measured are not used.
     """
     folders = {
@@ -139,8 +146,9 @@ def evaluate(
     nets = load_nets(job.inputs["data"])
     train, held_out = (Shards(job.inputs["data"] / split) for split in ("train", "held_out"))
     data = [train.digest, held_out.digest, *(net.digest for net in nets.values())]
-    facts = (vars(protocol), data, model_digest(folders[fine.model]), version)
-    measured = Measured(job, protocol, folders, KeptEntries(state() / "entries", *facts), {})
+    asked = by_features.protocols(features, nets[FIRST].shape, pixels=nets[FIRST].pixels)
+    facts = (vars(protocol), data, model_digest(folders[fine.model]), version, *([asked] if asked else []))
+    measured = Measured(job, protocol, folders, KeptEntries(state() / "entries", *facts), {}, features)
     with ThreadPoolExecutor() as threads:  # a second core is free until the workers start
         straight = threads.map(partial(straightness, seed=job.seed), models.values())
         fine_runs = converge(
@@ -187,6 +195,7 @@ def evaluate(
         fine_runs=[told for _, told in fine_runs.values()],
         floor=floor,
         backends={name: net.backend for name, net in nets.items()},
+        features=asked,
         real=codec.seen(real, codec.of_prepared(job.inputs["data"])),
     )
 
@@ -228,7 +237,7 @@ def fine_entry(teacher: Model, fine: FineRun, doublings: int, guidance: float, d
         grid_of_nfe(flow, fine.solver, fine.nfe * flow.nfe_per_velocity * 2**doublings),
         guidance=guidance,
     )
-    return Entry(fine.model, "fine", grid, nfe_of(grid), digest, guidance)
+    return Entry(fine.model, "fine", grid, nfe_of(grid, teacher), digest, guidance)
 
 
 WORKER: dict[str, Any] = {}  # what a worker process keeps from one entry to the next
@@ -238,11 +247,13 @@ def start_worker(
     prepared: Path,
     protocol: Protocol,
     constants: Constants,
+    features: Features,
     folders: dict[str, Path],
     ends: dict[float, Tensor],
 ) -> None:
     """Load the nets, and what every entry is compared with."""
-    WORKER.update(yardstick=Yardstick(prepared, protocol, constants), folders=folders, ends=ends)
+    yardstick = Yardstick(prepared, protocol, constants, features)
+    WORKER.update(yardstick=yardstick, folders=folders, ends=ends)
 
 
 def measure(entry: Entry) -> Result:
@@ -259,7 +270,7 @@ def entries_of(name: str, model: Model, equal_nfe: tuple[int, ...], job: Job) ->
     equal = partial(uniform, start=flow.t_start, end=flow.t_end)
 
     def entry(kind: str, grid: Grid) -> Entry:
-        return Entry(name, kind, grid, nfe_of(grid), digest, grid.guidance if baked == 1 else baked)
+        return Entry(name, kind, grid, nfe_of(grid, model), digest, grid.guidance if baked == 1 else baked)
 
     if (own := model.config.grid) is not None:
         entries = [entry("own", own)]
@@ -299,9 +310,10 @@ def sampled_entries(
             yield Entry(name, kind, grid, nfe, digest, model.config.baked_guidance, asked.sampler)
 
 
-def nfe_of(grid: Grid) -> int:
-    """Return the NFE of a sample; guidance doubles it."""
-    return solvers.velocities(grid.solver, grid.steps) * (1 if grid.guidance == 1 else 2)
+def nfe_of(grid: Grid, model: Model) -> int:
+    """Return the NFE of a sample; guidance doubles it, but of a network that takes it as an input."""
+    velocities = solvers.velocities(grid.solver, grid.steps)
+    return velocities * model.config.calls_per_velocity(grid.guidance)
 
 
 def same_times(a: Grid, b: Grid) -> bool:
@@ -362,4 +374,6 @@ def row(
         "kid_clf": scores.kid_clf,
         "kid_clf_se": scores.kid_clf_se,
         "kid_floor": floor.kid_clf,
-    } | result.more
+        **result.more,
+        **({"features": result.features} if result.features else {}),
+    }

@@ -47,6 +47,7 @@ def write_tables(folder: Path, evaluation: Evaluation) -> None:
     headline = {row["name"]: {name: row[name] for name in HEADLINE} for row in evaluation.rows}
     facts = {"teacher": evaluation.teacher, "fine_runs": evaluation.fine_runs}
     text = {"headline": headline, "rows": evaluation.rows, **facts}
+    text |= {"features": evaluation.features} if evaluation.features else {}
     (folder / "metrics.json").write_text(json.dumps(text, indent=1) + "\n")
     with (folder / "curve.csv").open("w", newline="") as file:
         table = csv.writer(file)
@@ -84,6 +85,9 @@ def write_report(job: Job, evaluation: Evaluation, settings: dict[str, Any]) -> 
         best=best_by_nfe(evaluation.rows),
         curve=picture(job.out / "curve.png"),
         grids=picture(job.out / "grids.png"),
+        texts=evaluation.texts,
+        features=evaluation.features,
+        columns=own_columns(evaluation),
         sample_grids=[(name, picture(path)) for name, path in grids_of_samples],
         searches=[
             (name.removeprefix("search "), picture(path / "search.png"))
@@ -95,6 +99,17 @@ def write_report(job: Job, evaluation: Evaluation, settings: dict[str, Any]) -> 
         stages=[*made_by(job), {"address": "evaluate", "settings": json.dumps(settings, indent=1)}],
     )
     (job.out / "report.html").write_text(text)
+
+
+def own_columns(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """Return what was measured by networks that the user asked for, as names of a network and of a number."""
+    found = [
+        (name, number)
+        for row in evaluation.rows
+        for name in evaluation.features
+        for number in row["features"][name]
+    ]
+    return [each for each in dict.fromkeys(found) if not each[1].endswith("_se")]
 
 
 def draw_sample_grids(folder: Path, evaluation: Evaluation) -> list[tuple[str, Path]]:

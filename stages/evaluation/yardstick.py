@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial, reduce
 from operator import add
 from pathlib import Path
@@ -29,11 +29,13 @@ from fewstep.rows import in_pieces
 from fewstep.samplers import Sampler
 from fewstep.shards import Column, Shards
 from fewstep.solvers import integrate
-from stages.evaluation import timings
+from stages.evaluation import by_features, timings
+from stages.evaluation.by_features import Features
 from stages.evaluation.entries import Entry, Result
 from stages.figures.sample_grid import samples_shown
 from stages.process.device import device
 
+NOTHING: Features = {}
 FIRST_BYTES = 2**26  # of samples that are kept whole, for what is measured on the samples themselves
 
 
@@ -71,6 +73,11 @@ class Protocol:
             indices = indices[len(noise) :]
             yield samplers.sample(flow, noise, grid.times, sampler, keys=keys, **conditions).x.cpu()
 
+    def texts(self, block: int, model: Model) -> list[str]:
+        """Return what the samples of a block are conditioned on, for people; [] if nobody wrote it down."""
+        keys = randomness.keys_of(self.seed, block * self.samples, (block + 1) * self.samples)
+        return model.conditions.texts("evaluate", keys)
+
     def first(self, model: Model, flow: Flow, grid: Grid) -> Tensor:
         """Return the first samples of block 0, (n, *shape), as many as are kept whole."""
         return first_of(self.sample(0, model, flow, grid))
@@ -86,9 +93,11 @@ class Constants:
     shares: np.ndarray  # (classes,)  of the classes that the first net finds in the training data
     held_out_distance: float
     """The median distance of held-out data to the nearest training sample."""
+    statistics: Mapping[str, Moments] = field(default_factory=dict)
+    """By the name of each network that the user asked for, what its features are held against."""
 
 
-def measure_constants(prepared: Path, protocol: Protocol) -> Constants:
+def measure_constants(prepared: Path, protocol: Protocol, features: Features = NOTHING) -> Constants:
     """Return the constants of the data that `prepare` wrote."""
     nets, seed, through = list(load_nets(prepared).values()), protocol.seed, codec.of_prepared(prepared)
     train, held_out = (Column(Shards(prepared / split), "data") for split in ("train", "held_out"))
@@ -109,14 +118,18 @@ def measure_constants(prepared: Path, protocol: Protocol) -> Constants:
     few = first_of(in_pieces(held_out.some(protocol.samples, seed=seed)))
     as_vectors = partial(vectors, saved=nets[0].pixels and through is None)
     distance = median_nearest(as_vectors(few), map(as_vectors, in_pieces(train)))
-    return Constants(references, floors, counts / counts.sum(), distance)
+    statistics = by_features.references(features, in_pieces(codec.decoded(train, through)))
+    return Constants(references, floors, counts / counts.sum(), distance, statistics)
 
 
 class Yardstick:
     """Nets and constants, to measure entries with; images are measured as a codec shows them."""
 
-    def __init__(self, prepared: Path, protocol: Protocol, constants: Constants) -> None:
+    def __init__(
+        self, prepared: Path, protocol: Protocol, constants: Constants, features: Features = NOTHING
+    ) -> None:
         self.nets = load_nets(prepared)
+        self.backends = {name: asked.load() for name, asked in features.items()}
         self.codec: Codec | None = codec.of_prepared(prepared)
         self.train = Column(Shards(prepared / "train"), "data")
         self.protocol, self.constants = protocol, constants
@@ -130,13 +143,17 @@ class Yardstick:
         labels: list[np.ndarray] = []
         firsts: list[Tensor] = []
         most = most_whole(model.config.shape)
+        sums = by_features.Sums(self.backends, self.constants.statistics, self.protocol.blocks)
         for block in range(self.protocol.blocks):
             seen: list[list[np.ndarray]] = []
+            texts = self.protocol.texts(block, model)
             began = time.perf_counter()
             for part in self.protocol.sample(block, model, flow, entry.grid, sampler):
                 took += time.perf_counter() - began
                 images = codec.seen(part, self.codec)
                 seen.append([net.features(images) for net in nets])
+                sums.add(block, images, texts[: len(part)])
+                texts = texts[len(part) :]
                 beyond += outside(images) * len(part)
                 if block == 0:
                     labels.append(nets[0].classify(images))
@@ -159,7 +176,8 @@ class Yardstick:
                 self.constants.references, features, self.constants.floors, strict=True
             )
         )
-        return Result(scores, more, codec.seen(first[: samples_shown(first.shape[1:])], self.codec).clone())
+        shown = codec.seen(first[: samples_shown(first.shape[1:])], self.codec).clone()
+        return Result(scores, more, shown, sums.scores())
 
     def _copying(self, samples: Tensor) -> float | None:
         """Return how far samples are from the training data, over how far held-out data is.

@@ -25,6 +25,18 @@ class MonitorNet(Settings):
     """Training steps."""
 
 
+class TextEncoders(Settings):
+    """Settings of what makes conditions of the texts of samples; see fewstep.foreign.text_encoders."""
+
+    folder: str
+    """The folder of a pipeline with its text encoders, below data/."""
+    negative: str | None = None
+    """What guidance is to lead away from; null leaves it to the pipeline, for most of which it is an empty
+    text."""
+    tokens: int | None = Field(None, ge=1)
+    """How many tokens of a long text are encoded; null takes as many as the pipeline does."""
+
+
 class CodecSettings(Settings):
     """Settings of the autoencoder in whose latents models work; see fewstep.codec."""
 

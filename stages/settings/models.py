@@ -13,12 +13,12 @@ def models(params: Params) -> list[str]:
     return ["pretrain", *params.keys("adopt"), *params.keys("reflow"), *params.keys("distill")]
 
 
-def outside_data(named: Iterable[tuple[str, str]]) -> list[str]:
-    """Return what is wrong with folders, given as (where, folder), in which a model is to be found."""
+def outside_data(named: Iterable[tuple[str, str]], *, what: str = "folder") -> list[str]:
+    """Return what is wrong with folders or files of the user's, given as (where, path)."""
     return [
-        f"{where} {folder!r} must be a folder under data/, where DVC sees it change"
-        for where, folder in named
-        if (parts := PurePosixPath(folder).parts)[:1] != ("data",) or len(parts) == 1 or ".." in parts
+        f"{where} {path!r} must be a {what} under data/, where DVC sees it change"
+        for where, path in named
+        if (parts := PurePosixPath(path).parts)[:1] != ("data",) or len(parts) == 1 or ".." in parts
     ]
 
 

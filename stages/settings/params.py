@@ -11,6 +11,7 @@ from fewstep.errors import UserError
 from fewstep.files import read_text
 from stages.settings import discovery, messages, yaml_text
 from stages.settings.fields import (
+    BackendPlugin,
     Count,
     FormatPlugin,
     Guidance,
@@ -26,6 +27,7 @@ from stages.settings.fields import (
 )
 
 __all__ = [
+    "BackendPlugin",
     "Count",
     "FormatPlugin",
     "Guidance",

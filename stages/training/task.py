@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep import codec, distributed
+from fewstep import codec, distributed, randomness
 from fewstep.checkpoint import load_model, save_model
+from fewstep.conditions import ROW
 from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.metrics import denoiser, features
@@ -78,22 +79,30 @@ class TrainTask:
             batches = Batches(shards, seed=self.seed, size=footprint.BATCH, window=1)
             return footprint.measure(training, *self._selected(batches, student)[0])
 
-    def _selects(self, student: Model) -> Callable[[Batch], Batch]:
-        """Return what makes of a stored batch what the method sees."""
+    def _selects(self, student: Model, shards: Shards) -> Callable[[Batch, Tensor], Batch]:
+        """Return what makes of a stored batch, and its keys, what the method sees."""
+        drawn = self.draws_conditions(student, shards)
 
-        def select(batch: Batch) -> Batch:
+        def select(batch: Batch, keys: Tensor) -> Batch:
             given = student.conditions.given(batch)
+            if drawn:
+                given |= student.conditions.drawn("train.conditions", keys)
             return given if self.select is None else self.select(given)
 
         return select
 
     def _selected(self, batches: Batches, student: Model) -> "Selected":
         mirror = batches.shards.facts.get("mirror", False)
-        return Selected(batches, self._selects(student), mirror=mirror)
+        return Selected(batches, self._selects(student, batches.shards), mirror=mirror)
 
     def _learn(self, student: Model, progress: Progress) -> Trained:
-        select = self._selects(student)
         shards, held_out = Shards(self.source / "train"), Shards(self.source / "held_out")
+        select = self._selects(student, shards)
+
+        def all_of(shards: Shards, samples: int) -> Batch:
+            batch = shards.load(samples)
+            return select(batch, randomness.keys_of(self.seed, 0, len(next(iter(batch.values())))))
+
         batches = Batches(
             shards,
             seed=self.seed,
@@ -106,16 +115,23 @@ class TrainTask:
             student,
             load=self.load,
             batches=self._selected(batches, student),
-            held_out=select(held_out.load()),
+            held_out=all_of(held_out, held_out.samples),
             settings=self.settings,
             seed=self.seed,
             state=self.state,
-            known=select(shards.load(held_out.samples)) if self.method.needs.stream == "pairs" else None,
+            known=all_of(shards, held_out.samples) if self.method.needs.stream == "pairs" else None,
             monitor=self.watched_by(self.monitor) if self.monitor else None,
             profile=self.profile,
             progress=progress,
             device=distributed.join(device()),
         )
+
+    def draws_conditions(self, student: Model, shards: Shards) -> bool:
+        """Return whether conditions are drawn for each batch, as its noise is: of data without them."""
+        needs, told = self.method.needs, student.config.conditions
+        if needs.stream != "noise" or needs.data or ROW in shards.fields:
+            return False
+        return any(name not in shards.fields for name in told)
 
     def take_part(self, progress: Progress) -> dict[str, Any] | None:
         """Train as one process of a group; the first saves the model and returns what else is known."""
@@ -154,13 +170,13 @@ class TrainTask:
 class Selected:
     """Batches as a method sees them: part of what they hold, and half of them mirrored if that is asked."""
 
-    def __init__(self, batches: Batches, select: Callable[[Batch], Batch], *, mirror: bool) -> None:
+    def __init__(self, batches: Batches, select: Callable[[Batch, Tensor], Batch], *, mirror: bool) -> None:
         self.batches, self.select, self.mirror = batches, select, mirror
 
     def __getitem__(self, step: int) -> tuple[Batch, Tensor]:
         """Return batch number `step`, and its keys; see fewstep.shards.Batches."""
         batch, keys = self.batches[step]
-        selected = self.select(batch)
+        selected = self.select(batch, keys)
         return mirror_half(selected, keys) if self.mirror else selected, keys
 
 

@@ -178,7 +178,9 @@ def note_pairs(job: Job, source: Path, trained: Trained) -> None:
         job.facts["pairs"] = {fact: manifest["facts"][fact] for fact in KEPT if fact in manifest["facts"]}
 
 
-def publish_model(job: Job, model: Model, data: dict[str, Any], *, source: Path) -> None:
+def publish_model(
+    job: Job, model: Model, data: dict[str, Any], *, source: Path, table: Table | None = None
+) -> None:
     """Publish a model that was not trained here as if it had been, on the prepared data.
 
     Args:
@@ -186,6 +188,7 @@ def publish_model(job: Job, model: Model, data: dict[str, Any], *, source: Path)
         model: On the CPU.
         data: The facts of `prepare`, whose class shares and units the published model has.
         source: The folder it comes from, for messages.
+        table: What its conditions are drawn from; None for those of the data, or else its own.
 
     Raises:
         UserError: if its samples have another shape, other units or other classes than the data.
@@ -207,7 +210,8 @@ def publish_model(job: Job, model: Model, data: dict[str, Any], *, source: Path)
                 "drawn by the class_shares in the model's config.json"
             )
         known |= {name: data[name] for name in ("class_shares", "class_names")}
-    published = Model(replace(model.config, **known), model.network, table_for(job, model, data, folder))
+    table = table or table_for(job, model, data, folder)
+    published = Model(replace(model.config, **known), model.network, table)
     save_model(job.out, published)
     picture_samples(job, published.to(device()).eval())
     job.facts["parameters"] = sum(p.numel() for p in model.parameters())

@@ -185,7 +185,7 @@ def test_a_network_that_can_not_be_traced_is_named(tmp_path, monkeypatch):
 
 
 def test_what_a_network_refuses_is_not_said_to_be_a_mistake_of_tracing(tmp_path, monkeypatch):
-    def refuse(x, t):
+    def refuse(x, t, **given):
         raise command_line.UserError("a label was given to a network without classes")
 
     sampler = Sampler(checkpoint.load_model(save(tmp_path)), uniform(1), 1.0)

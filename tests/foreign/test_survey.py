@@ -120,7 +120,8 @@ def test_what_is_not_taken_is_said(here, ask):
         (folder / part).mkdir()
         (folder / part / "config.json").write_text("{}")
     said, _ = ask(folder)
-    assert "note: of the pipeline these parts are not taken: text_encoder, vae\n" in said
+    assert "note: of the pipeline these parts are not taken: vae\n" in said
+    assert "note: there is a text_encoder: set prompts.file beside the folder to a file of prompts" in said
     assert (
         "note: there is a vae: the samples of the network are latents; set prepare.codec.folder to " in said
     )
@@ -244,14 +245,16 @@ def test_the_page_runs_as_written(here, ask):
     blocks = [
         yaml.safe_load(text)["adopt"] for text in re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.S | re.M)
     ]
-    whole, network_alone, own_code = (next(iter(block.values())) for block in blocks)
+    whole, network_alone, of_prompts, own_code = (next(iter(block.values())) for block in blocks)
     assert chosen(whole)[1].prediction == "noise"
     (here / "data/ddpm/scheduler/scheduler_config.json").unlink()
     found, config = chosen(network_alone)
     assert not found.declared
     assert config.path["beta_end"] == 0.012
     assert Config(**own_code).format.name == "state_dict"
-    [command] = re.findall(r"^    fewstep (adopt .*)$", PAGE, re.M)
+    assert Config(**of_prompts).prompts.file.startswith("data/")
+    [of_a_pipeline, command] = re.findall(r"^    fewstep (adopt .*)$", PAGE, re.M)
+    assert of_a_pipeline.split()[1:] == [of_prompts["folder"]]
     said, ended = ask(*command.split()[1:])
     assert ended is None
     assert "adopt:\n  ddpm:\n" in said

@@ -51,6 +51,14 @@ def pixart(**more):
     )
 
 
+def flux(**more):
+    torch.manual_seed(0)
+    sizes = {"in_channels": 16, "num_layers": 1, "num_single_layers": 1, "guidance_embeds": True}
+    sizes |= {"attention_head_dim": 8, "num_attention_heads": 2, "axes_dims_rope": (2, 2, 4)}
+    sizes |= {"joint_attention_dim": 6, "pooled_projection_dim": 6}
+    return awake(diffusers.FluxTransformer2DModel(**sizes | more))
+
+
 def dit(**more):
     torch.manual_seed(0)
     sizes = {"num_attention_heads": 2, "attention_head_dim": 4, "num_layers": 2, "norm_num_groups": 4}

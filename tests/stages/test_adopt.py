@@ -178,6 +178,11 @@ def test_an_adopted_model_has_its_key_for_a_name_everywhere():
     ("changed", "told"),
     [
         ({"folder": "/etc"}, "adopt.mine.folder '/etc' must be a folder under data/"),
+        (
+            {"prompts": {"file": "prompts.txt"}},
+            "adopt.mine.prompts.file 'prompts.txt' must be a file under data/",
+        ),
+        ({"prompts": {"file": "data/a.txt", "tokens": 0}}, r"adopt\.mine\.prompts\.tokens"),
         ({"path": "curve"}, "adopt.mine.path: unknown path 'curve'"),
         ({"path": {"name": "table", "betas": 1}}, "adopt.mine.path: path table: unknown option 'betas'"),
         ({"prediction": "epsilon"}, "adopt.mine.prediction: unknown prediction 'epsilon'"),

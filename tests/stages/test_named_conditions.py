@@ -29,7 +29,7 @@ def write_npz(file, **changes):
     draw = np.random.default_rng(0)
     place, label = draw.uniform(-1, 1, (SAMPLES, 2)).astype("float32"), np.arange(SAMPLES) % 2
     x = place + 2 * label[:, None] - 1 + 0.1 * draw.standard_normal((SAMPLES, 2))
-    texts = np.array([f"at {a:.1f} {b:.1f}" for a, b in place])
+    texts = np.array([f"<at> {a:.1f} {b:.1f}" for a, b in place])
     arrays = {"x": x.astype("float32"), "y": label, "conditions/place": place, "texts": texts}
     np.savez(file, **{name: array for name, array in (arrays | changes).items() if array is not None})
 
@@ -142,7 +142,11 @@ def test_samples_follow_their_conditions(chain, model, apart):
 def test_what_a_sample_is_conditioned_on_is_told_to_people(chain):
     law, keys = load_model(chain / "distill-straight").conditions, randomness.keys_of(0, 0, 5)
     place = law.drawn("evaluate", keys)["place"]
-    assert law.texts("evaluate", keys) == [f"at {a:.1f} {b:.1f}" for a, b in place.tolist()]
+    texts = [f"{a:.1f} {b:.1f}" for a, b in place.tolist()]
+    assert law.texts("evaluate", keys) == [f"<at> {text}" for text in texts]
+    page = (chain / "evaluate" / "report.html").read_text()
+    assert "<at>" not in page
+    assert all(f"<li>&lt;at&gt; {text}</li>" in page for text in texts)
 
 
 def test_the_guided_student_samples_without_guidance(chain):

@@ -1,6 +1,6 @@
 """Training as stages do it: what they refuse, and a training that several processes share."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import pytest
@@ -9,6 +9,7 @@ from jobs import Listener, job_in
 
 from fewstep import grids, randomness
 from fewstep.checkpoint import load_model
+from fewstep.conditions import Table
 from fewstep.errors import UserError
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.methods.reflow import Reflow
@@ -20,6 +21,7 @@ from fewstep.model import ModelConfig, build
 from fewstep.pairs import mirror_half
 from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import Batches, Shards, write_shards
+from fewstep.training.method import Method, Needs
 from stages.artifacts import manifests
 from stages.settings.params import Plugin
 from stages.training.task import Selected, at_timesteps
@@ -151,7 +153,7 @@ def test_half_of_the_batches_are_mirrored_if_the_pairs_are_marked_so(couplings):
     def batches(name):
         stored = Batches(Shards(couplings / name / "train"), seed=0, size=16)
         mirror = stored.shards.facts.get("mirror", False)
-        return Selected(stored, lambda batch: batch, mirror=mirror)
+        return Selected(stored, lambda batch, keys: batch, mirror=mirror)
 
     (plain, keys), (mirrored, same_keys) = batches("plain")[3], batches("mirrored")[3]
     assert torch.equal(keys, same_keys)
@@ -204,6 +206,34 @@ def test_a_training_without_a_monitor_tells_of_none(tmp_path, shards):
     job = job_in(tmp_path, "pretrain")
     train_model(job, Untrained(FlowMatching(), student(), SETTINGS, source=shards / "data"))
     assert not job.facts.keys() & {"monitor", "skipped_updates"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listening(Method):
+    """Keeps what it is given to learn from."""
+
+    heard: list
+    needs = Needs(stream="noise")
+
+    def loss(self, nets, batch, network, progress, keys):
+        self.heard.append((batch, keys))
+        weights = sum(weight.square().sum() for weight in nets["student"].parameters())
+        return weights.expand(len(keys))
+
+
+def test_conditions_that_the_data_lacks_are_drawn_for_each_batch_from_the_models_own(tmp_path, shards):
+    place = torch.arange(8.0)[:, None].expand(8, 2).numpy()
+    architecture = {"name": "mlp", "width": 16}
+    config = ModelConfig(architecture=architecture, shape=(2,), conditions={"place": (2,)})
+    model, heard = build(config, seed=0, table=Table(rows={"place": place})), []
+    train_model(job_in(tmp_path, "distill"), Listening(heard=heard), model, SETTINGS, source=shards / "data")
+    taken = [each for each in heard if each[1][0, 0] == 0]  # those of held-out samples have another seed
+    assert len(taken) == SETTINGS.steps
+    for batch, keys in taken:
+        assert torch.equal(batch["place"], model.conditions.drawn("train.conditions", keys)["place"])
+    assert len({row for batch, _ in heard for row in batch["place"][:, 0].tolist()}) == 8
+    with pytest.raises(UserError, match="the training data must give the model its condition place"):
+        train_model(job_in(tmp_path / "b", "x"), FlowMatching(), model, SETTINGS, source=shards / "data")
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch, tmp_path, shards):

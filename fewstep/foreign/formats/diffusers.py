@@ -20,6 +20,8 @@ with lazy_imports():
 
 PIPELINE, NETWORK, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
 COMPONENTS = ("transformer", "unet")
+ENCODER = "text_encoder"
+"""What the names of text encoders begin with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,12 @@ class Diffusers:
         described = library.describe(name, config)
         declared, notes = scheduler_of(folder, place)
         parts = sorted(file.parent.name for file in folder.glob("*/config.json") if file.parent != place)
+        if encoders := [part for part in parts if part.startswith(ENCODER)]:
+            parts = [part for part in parts if part not in encoders]
+            notes += (
+                f"there is a {encoders[0]}: set prompts.file beside the folder to a file of prompts, and it "
+                "makes the conditions",
+            )
         if parts:
             notes += (f"of the pipeline these parts are not taken: {', '.join(parts)}",)
         if "vae" in parts:

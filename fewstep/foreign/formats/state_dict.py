@@ -41,6 +41,9 @@ class StateDict:
     conditions: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Name and shape of all else that it is conditioned on and takes by name; see fewstep.conditions."""
 
+    guidance_input: bool = False
+    """Whether it takes the scale of guidance by the name guidance, (batch,)."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "conditions", {name: tuple(s) for name, s in self.conditions.items()})
         check_shapes(self.conditions)
@@ -58,5 +61,10 @@ class StateDict:
             "options": self.options,
             "adapter": self.adapter,
         }
-        described = found.Described(labels=self.labels, null=self.null, conditions=self.conditions)
+        described = found.Described(
+            labels=self.labels,
+            null=self.null,
+            conditions=self.conditions,
+            guidance_input=self.guidance_input,
+        )
         return found.Found(architecture=architecture, files=weights.files_of(folder), described=described)

@@ -1,0 +1,69 @@
+"""TextPipeline: how a pipeline of diffusers makes conditions of prompts."""
+
+import inspect
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fewstep.errors import UserError
+
+Named = dict[str, Tensor]
+"""Conditions by name, each (n, *shape)."""
+
+
+class TextPipeline:
+    """A file of fewstep.foreign.pipelines defines one for a class of diffusers.
+
+    Args:
+        pipe: The pipeline of diffusers, with its text encoders and tokenizers and nothing else.
+        folder: Where it was read.
+        size: Height and width of its images in pixels.
+        tokens: How many tokens a long text may have; None for as many as the pipeline takes.
+
+    Raises:
+        UserError: if the number of tokens can't be chosen.
+    """
+
+    optional: ClassVar[tuple[str, ...]] = ()
+    """Parts that it can go without."""
+
+    def __init__(self, pipe: Any, folder: Path, size: tuple[int, int], tokens: int | None = None) -> None:
+        self.pipe, self.folder, self.size = pipe, folder, size
+        self.asked = {} if tokens is None else {"max_sequence_length": tokens}
+        if self.asked and "max_sequence_length" not in inspect.signature(pipe.encode_prompt).parameters:
+            raise UserError(
+                f"{type(pipe).__name__} encodes as many tokens as its tokenizer says; leave tokens out"
+            )
+
+    def encode(self, texts: list[str]) -> Named:
+        """Return the conditions of texts, as the pipeline does without guidance; float32, on the CPU."""
+        return self._ask(texts, do_classifier_free_guidance=False)[0]
+
+    def without(self, negative: str | None = None) -> Named:
+        """Return what the pipeline guides away from, of shape (1, ...); None: where no prompt says it."""
+        said = {} if negative is None else {"negative_prompt": [negative]}
+        return self._ask([""], do_classifier_free_guidance=True, **said)[1]
+
+    @torch.no_grad()
+    def _ask(self, texts: list[str], **guided: Any) -> tuple[Named, Named]:
+        given, without = self.call(texts, **guided, **self.asked)
+        return tuple(  # type: ignore[return-value]
+            {name: each.float().cpu() for name, each in part.items() if each is not None}
+            for part in (given, without)
+        )
+
+    def call(self, texts: list[str], **asked: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return what the pipeline's `encode_prompt` makes of texts, and of the negative prompt if guided.
+
+        Args:
+            texts: The prompts.
+            **asked: do_classifier_free_guidance; negative_prompt, one text, if there is one; and
+                max_sequence_length if somebody chose it.
+        """
+        raise NotImplementedError
+
+    def of_all(self, texts: list[str], *numbers: float) -> Tensor:
+        """Return the same numbers for each text, (n, numbers)."""
+        return torch.tensor([numbers]).expand(len(texts), -1)
