@@ -39,6 +39,7 @@ class Training:
         device: torch.device,
     ) -> None:
         self.method, self.settings, self.seed, self.device = method, settings, seed, device
+        self.law = student.noise
         self.facts: dict[str, Any] = {  # must equal those of the state on disk
             "layout": 3,
             "method": [type(method).__name__, asdict(method)],
@@ -151,7 +152,7 @@ class Training:
         half = self.settings.precision == "bfloat16"
         autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=half)
         with autocast():
-            batch = self.method.prepare_batch(batch, keys)
+            batch = self.method.prepare_batch(batch, keys, self.law)
         size = self.engine.micro_batch or len(keys)
         for start in range(0, len(keys), size):
             part = slice(start, start + size)

@@ -60,6 +60,7 @@ class Protocol:
             self.seed,
             indices,
             shape=model.config.shape,
+            law=model.noise,
             conditions=model.conditions,
             batch=self.batch,
             device=device(),

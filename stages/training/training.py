@@ -88,6 +88,12 @@ def train_model(
             raise UserError(
                 f"{source} holds samples of shape {shape}, the model takes {student.config.shape}"
             )
+    made_of, starts_from = training.facts.get("noise", "gaussian"), student.config.noise
+    if method.needs.stream in ("pairs", "trajectories") and made_of != starts_from:
+        raise UserError(
+            f"{source} was made of noise {made_of}, but the model starts from {starts_from}; train on what "
+            "was made of the same noise"
+        )
     task = TrainTask(method, settings, source, select, job.seed, job.scratch, job.inputs, monitor)
     trained = learn(job, task, student, Group.from_environment())
     save_model(job.out, trained.model)
@@ -206,6 +212,7 @@ def picture_samples(job: Job, model: Model) -> None:
         job.seed,
         range(count),
         shape=shape,
+        law=model.noise,
         conditions=model.conditions,
         batch=count,
         device=device(),
