@@ -97,7 +97,8 @@ def train_model(
     task = TrainTask(method, settings, source, select, job.seed, job.scratch, job.inputs, monitor)
     trained = learn(job, task, student, Group.from_environment())
     save_model(job.out, trained.model)
-    picture_samples(job, trained.model)
+    if not trained.model.config.refines:  # which alone makes no samples
+        picture_samples(job, trained.model)
     job.facts.update(
         first_held_out_loss=trained.first_held_out_loss,
         held_out_loss=trained.held_out_loss,
