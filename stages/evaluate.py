@@ -11,6 +11,7 @@ from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.models import models
 from stages.settings.params import Count, Params, Settings, SolverName
+from stages.settings.refined import RefinedSettings, wrong_refined
 from stages.settings.samplers import EntryName, SamplerSettings, wrong_samplers
 from stages.settings.steps import broken_steps
 
@@ -40,6 +41,8 @@ class Config(Settings):
     all models are compared with: in distance, and by endpoint_rmse."""
     samplers: dict[EntryName, SamplerSettings] = Field({})
     """Models that are also sampled with other steps than a solver's, by a name of your own for each."""
+    refined: dict[EntryName, RefinedSettings] = Field({})
+    """Models that are also sampled with a refiner beside them, by a name of your own for each."""
     batch: int = Field(125, ge=1)
     """Samples in one network call."""
 
@@ -62,6 +65,7 @@ def check(params: Params) -> list[str]:
         )
     where = "evaluate.reference_nfe"
     problems += broken_steps(where, config.reference_nfe, config.reference_solver)
+    problems += wrong_refined(config.refined, config.samplers, params)
     return problems + wrong_samplers(config.samplers, params)
 
 
@@ -76,7 +80,13 @@ def run(config: Config, job: Job) -> None:
     protocol = yardstick.Protocol(config.blocks, config.samples, config.batch, job.seed)
     fine = evaluation.FineRun(config.reference, config.reference_solver, config.reference_nfe)
     measured = evaluation.evaluate(
-        job, protocol, fine, nfe=config.nfe, samplers=config.samplers, version=VERSION
+        job,
+        protocol,
+        fine,
+        nfe=config.nfe,
+        samplers=config.samplers,
+        refined=config.refined,
+        version=VERSION,
     )
     report.write_tables(job.out, measured)
     report.write_report(job, measured, config.model_dump(mode="json"))
