@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from etils.epy import lazy_imports
 
-from fewstep import paths, predictions
+from fewstep import noises, paths, predictions
 from fewstep.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class ModelFlow:
         model.config.guidance_shown(guidance)  # refuses what it can't show
         self.nfe_per_velocity = model.config.calls_per_velocity(guidance)
         self.velocity_until = model.config.velocity_until
+        self.noise = model.noise
         self.clamped_from = clamped_from(model.config)
 
     def __call__(
@@ -143,8 +144,14 @@ def as_flow(model: Model, *, guidance: float = 1.0) -> ModelFlow:
     """Return the canonical flow of `model`, with classifier-free `guidance` (1: none).
 
     Raises:
-        UserError: see ModelConfig.guidance_shown.
+        UserError: see ModelConfig.guidance_shown; or if the model is a refiner, which is none without its
+            teacher.
     """
+    if model.config.refines:
+        raise UserError(
+            "this model is a refiner, which predicts changes of its teacher's velocity, and is no flow "
+            "without it; sample its teacher, or both by fewstep.refining"
+        )
     return ModelFlow(model, guidance=guidance)
 
 
@@ -191,6 +198,11 @@ def clamped_from(config: ModelConfig) -> float | None:
 def velocity_until(flow: Flow) -> Until:
     """Return what a flow's velocity is the average to; a flow that does not say is one at one time."""
     return getattr(flow, "velocity_until", "now")
+
+
+def noise_of(flow: Flow) -> noises.Law:
+    """Return the law of the noise that a flow starts from; one of a flow that does not say is normal."""
+    return getattr(flow, "noise", noises.GAUSSIAN)
 
 
 def over_step(flow: Flow, x: Tensor, t: Tensor | float, until: Tensor | float, **conditions: Any) -> Tensor:

@@ -1,36 +1,37 @@
 """The evaluation as a whole: which entries there are, and the rows they become."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from fewstep import codec, solvers
+from fewstep import codec
 from fewstep.checkpoint import model_digest
-from fewstep.errors import UserError
 from fewstep.flow import as_flow
-from fewstep.grids import Grid, uniform
+from fewstep.grids import Grid
 from fewstep.metrics.features import FeatureNet
 from fewstep.metrics.nets import FIRST, load_nets
 from fewstep.metrics.protocol import Floor, moved, ratio
 from fewstep.model import Model
+from fewstep.progress import Progress
 from fewstep.randomness import keys_of
 from fewstep.shards import Shards
 from stages.artifacts.scratch import state
 from stages.evaluation import by_features
 from stages.evaluation.by_features import Features
 from stages.evaluation.entries import Entry, KeptEntries, Result
+from stages.evaluation.listed import entries_of, nfe_of, sampled_entries
 from stages.evaluation.macs import macs_of
+from stages.evaluation.refined import refined_entries
 from stages.evaluation.yardstick import Constants, Protocol, Yardstick, measure_constants
 from stages.figures.sample_grid import samples_shown
 from stages.run.job import Job
 from stages.sampling.open_model import grid_of_nfe, open_model, turns_of
-from stages.searching.grids_file import read_grids
+from stages.settings.refined import RefinedSettings
 from stages.settings.samplers import SamplerSettings
 from stages.workers.spread import spread
 
@@ -118,6 +119,7 @@ def evaluate(
     nfe: tuple[int, ...],
     samplers: Mapping[str, SamplerSettings],
     features: Features,
+    refined: Mapping[str, RefinedSettings],
     version: int,
 ) -> Evaluation:
     """Measure every entry, the kept ones for free, and return the rows.
@@ -129,18 +131,20 @@ def evaluate(
         nfe: NFE at which models trained at all times are sampled with equal steps.
         samplers: By name, which models are sampled with other steps than a solver's.
         features: By name, networks that the user asked for, in whose features samples are compared, too.
+        refined: By name, which models are sampled with a refiner beside them.
         version: Of the code that measures; entries that another version measured are not used.
     """
     folders = {
         name.removeprefix("model "): path for name, path in job.inputs.items() if name.startswith("model ")
     }
-    models = {name: open_model(folder) for name, folder in folders.items()}
+    models = models_in(folders, job.progress)
     entries = [
         entry
         for name, model in models.items()
         for entry in (
             *entries_of(name, model, nfe, job),
             *sampled_entries(name, model, samplers, model_digest(folders[name])),
+            *refined_entries(name, model, refined, folders),
         )
     ]
     nets = load_nets(job.inputs["data"])
@@ -183,6 +187,7 @@ def evaluate(
         )
         | common[entry.model]
         | ({"map_preserving": False} if entry.sampler else {})
+        | ({} if models[entry.model].noise == models[fine.model].noise else {"endpoint_rmse": None})
         for entry in shown
     ]
     return Evaluation(
@@ -198,6 +203,15 @@ def evaluate(
         features=asked,
         real=codec.seen(real, codec.of_prepared(job.inputs["data"])),
     )
+
+
+def models_in(folders: Mapping[str, Path], progress: Progress) -> dict[str, Model]:
+    """Return the models in these folders, by name, that make samples; a refiner alone makes none."""
+    opened = {name: open_model(folder) for name, folder in folders.items()}
+    for name, model in opened.items():
+        if model.config.refines:
+            progress.note(f"{name} is a refiner: evaluate.refined samples it beside its teacher")
+    return {name: model for name, model in opened.items() if not model.config.refines}
 
 
 def converge(
@@ -260,67 +274,8 @@ def measure(entry: Entry) -> Result:
     """Measure one entry, in a worker process."""
     model = open_model(WORKER["folders"][entry.model])
     flow = as_flow(model, guidance=entry.grid.guidance)
-    return WORKER["yardstick"].measure(entry, model, flow, WORKER["ends"].get(entry.guidance))
-
-
-def entries_of(name: str, model: Model, equal_nfe: tuple[int, ...], job: Job) -> list[Entry]:
-    """Return the entries of one model: its own grid, or equal steps and what was searched."""
-    digest = model_digest(job.inputs[f"model {name}"])
-    flow, baked = as_flow(model), model.config.baked_guidance
-    equal = partial(uniform, start=flow.t_start, end=flow.t_end)
-
-    def entry(kind: str, grid: Grid) -> Entry:
-        return Entry(name, kind, grid, nfe_of(grid, model), digest, grid.guidance if baked == 1 else baked)
-
-    if (own := model.config.grid) is not None:
-        entries = [entry("own", own)]
-    else:
-        entries = [entry("uniform", equal(nfe)) for nfe in equal_nfe]
-    if f"search {name}" in job.inputs:
-        found = read_grids(job.inputs[f"search {name}"])
-        for grid in found.grids.values():
-            grid.must_suit(model=digest)
-        kind = found.method["name"].replace("uniform", "searched-uniform")  # not the entries above
-        entries += [
-            entry(kind, grid)
-            for steps, grid in sorted(found.grids.items())
-            if (grid.guidance, grid.solver) != (1, "euler")
-            or steps not in equal_nfe
-            or not same_times(grid, equal(steps))
-        ]
-    return entries
-
-
-def sampled_entries(
-    name: str, model: Model, samplers: Mapping[str, SamplerSettings], digest: str
-) -> Iterator[Entry]:
-    """Yield the entries of one model that samplers make: equal steps, or shorter last ones."""
-    flow = as_flow(model)
-    for kind, asked in samplers.items():
-        for nfe in asked.nfe if asked.model == name else ():
-            grid = uniform(nfe, start=flow.t_start, end=flow.t_end)
-            if asked.last_step:
-                if not flow.t_start < 1 - asked.last_step <= flow.t_end:
-                    raise UserError(
-                        f"evaluate.samplers.{kind}.last_step {asked.last_step:g} does not fit {name}: it "
-                        f"must be from {1 - flow.t_end:g} up to, but not, {1 - flow.t_start:g}"
-                    )
-                inner = torch.linspace(flow.t_start, 1 - asked.last_step, nfe, dtype=torch.float64)
-                grid = Grid((*inner.tolist(), 1.0))
-            yield Entry(name, kind, grid, nfe, digest, model.config.baked_guidance, asked.sampler)
-
-
-def nfe_of(grid: Grid, model: Model) -> int:
-    """Return the NFE of a sample; guidance doubles it, but of a network that takes it as an input."""
-    velocities = solvers.velocities(grid.solver, grid.steps)
-    return velocities * model.config.calls_per_velocity(grid.guidance)
-
-
-def same_times(a: Grid, b: Grid) -> bool:
-    """Return whether two grids visit the same times to 1e-9."""
-    return len(a.times) == len(b.times) and all(
-        abs(x - y) < 1e-9 for x, y in zip(a.times, b.times, strict=True)
-    )
+    refiner = open_model(WORKER["folders"][entry.refinement.refiner]) if entry.refinement else None
+    return WORKER["yardstick"].measure(entry, model, flow, WORKER["ends"].get(entry.guidance), refiner)
 
 
 def ends_of(grid: Grid, teacher: Model, protocol: Protocol) -> Tensor:
@@ -333,6 +288,13 @@ def straightness(model: Model, seed: int) -> float | None:
     if model.config.trained_times != "all" or model.config.velocity_until != "now":
         return None
     return turns_of(as_flow(model), model, noises=STRAIGHTNESS_NOISES, seed=seed).straightness
+
+
+def solver_of(entry: Entry) -> str:
+    """Return what took the steps of an entry, in a word or two."""
+    if entry.refinement:
+        return f"heun_pc, {entry.refinement.refiner}"
+    return entry.sampler.name if entry.sampler else entry.grid.solver
 
 
 def row(
@@ -351,7 +313,7 @@ def row(
         "model": entry.model,
         "grid": entry.kind,
         "times": list(entry.grid.times),
-        "solver": entry.sampler.name if entry.sampler else entry.grid.solver,
+        "solver": solver_of(entry),
         "guidance": entry.guidance,
         "nfe": entry.nfe,
         "samples": scores.blocks * scores.samples_per_block,

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 
+from fewstep import noises
 from fewstep.errors import UserError
 from fewstep.training.method import Method
 from stages.settings.params import Named, Params
@@ -54,6 +55,12 @@ def takes_until(params: Params, model: str) -> bool:
     return False
 
 
+def is_refiner(model: str, params: Params) -> bool:
+    """Return whether a model says how the velocity of another one changes, and is no flow."""
+    students = params.keys("distill")
+    return model in students and params.config("distill", model).method.build().needs.last_velocity
+
+
 def flows(params: Params) -> list[str]:
     """Return the names of the models with a velocity at all times: to be coupled, reflowed and searched."""
     students = [
@@ -61,6 +68,7 @@ def flows(params: Params) -> list[str]:
         for key in params.keys("distill")
         if (method := params.config("distill", key).method.build()).trained_times == "all"
         and not method.needs.second_time
+        and not method.needs.last_velocity
     ]
     return ["pretrain", *params.keys("adopt"), *params.keys("reflow"), *students]
 
@@ -81,11 +89,11 @@ def missing_flows(params: Params, named: Iterable[tuple[str, str]]) -> list[str]
             problems.append(f"{where}: {name!r} is no model; there are: {', '.join(there)}")
             continue
         needs = params.config("distill", name).method.build().needs
-        why = (
-            "gives average velocities"
-            if needs.second_time
-            else "is trained only at the timesteps of its grid"
-        )
+        why = "is trained only at the timesteps of its grid"
+        if needs.second_time:
+            why = "gives average velocities"
+        elif needs.last_velocity:
+            why = "is a refiner, which is no flow without its teacher"
         problems.append(f"{where}: {name!r} {why}; choose from: {', '.join(there)}")
     return problems
 
@@ -115,6 +123,13 @@ def wrong_methods(
         for where, method, _ in named
         if (missing := method.build().needs.unmet({"conditions", *supplied}))
     ]
+    if params.config("prepare").codec:
+        problems += [
+            f"{where} compares features of images, but prepare.codec makes latents of them; "
+            "set feature_weight to 0"
+            for where, method, _ in named
+            if method.build().needs.features
+        ]
     for where, method, init in named:
         if comes_from_elsewhere(params, init):
             continue
@@ -123,6 +138,12 @@ def wrong_methods(
         except UserError as error:
             told = f"pretrain.conditional is {str(config.conditional).lower()}"
             problems.append(f"{where} {method.name}: {error} ({told})")
+        if method.build().needs.score:  # its teacher is refused, see no_score
+            continue
+        try:
+            method.build().check_noise(noises.get(config.noise))
+        except UserError as error:
+            problems.append(f"{where} {method.name}: {error}")
     return problems
 
 
@@ -161,7 +182,12 @@ def no_score(model: str, params: Params) -> str | None:
     """Say why a model's velocity tells no score, None if it does."""
     if model in (*params.keys("reflow"), *params.keys("distill")):
         return f"{model!r} learned from what a model made, which tells none; take pretrain"
-    why = None if comes_from_elsewhere(params, model) else params.config("pretrain").method.build().no_score()
+    if comes_from_elsewhere(params, model):
+        return None
+    pretrain = params.config("pretrain")
+    if pretrain.noise != "gaussian":
+        return f"pretrain.noise is {noises.get(pretrain.noise).told()}, which gives none"
+    why = pretrain.method.build().no_score()
     return why and f"pretrain.method{why}"
 
 

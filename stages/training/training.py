@@ -90,6 +90,12 @@ class Untrained:
                     f"{self.source} holds samples of shape {shape}, the model takes "
                     f"{self.student.config.shape}"
                 )
+        made_of, starts_from = training.facts.get("noise", "gaussian"), self.student.config.noise
+        if self.method.needs.stream in ("pairs", "trajectories") and made_of != starts_from:
+            raise UserError(
+                f"{self.source} was made of noise {made_of}, but the model starts from {starts_from}; "
+                "train on what was made of the same noise"
+            )
         return TrainTask(
             self.method,
             self.settings,
@@ -123,7 +129,8 @@ def train_model(job: Job, untrained: Untrained) -> Trained:
     save_model(job.out, trained.model)
     for file in sorted((job.scratch / FOLDER).glob("*.safetensors")):
         link(file, job.out / FOLDER / file.name)
-    picture_samples(job, trained.model)
+    if not trained.model.config.refines:  # which alone makes no samples
+        picture_samples(job, trained.model)
     job.facts.update(
         first_held_out_loss=trained.first_held_out_loss,
         held_out_loss=trained.held_out_loss,
@@ -241,6 +248,7 @@ def picture_samples(job: Job, model: Model) -> None:
         job.seed,
         range(count),
         shape=shape,
+        law=model.noise,
         conditions=model.conditions,
         batch=count,
         device=device(),

@@ -19,7 +19,7 @@ from fewstep.foreign.formats.diffusers import Diffusers
 from fewstep.grids import Grid, uniform
 from fewstep.model import Model, ModelConfig, build
 from fewstep.solvers import integrate
-from stages.evaluation.evaluation import nfe_of
+from stages.evaluation.listed import nfe_of
 
 SHAPE = (4, 8, 12)
 TIMES = (0.0, 0.1, 0.3, 0.7)

@@ -20,6 +20,7 @@ from fewstep.methods.phased import Phased
 from fewstep.methods.reflow import Reflow
 from fewstep.methods.straighten import Straighten
 from fewstep.model import Model, ModelConfig
+from fewstep.noises import GAUSSIAN
 from fewstep.paths import like
 from fewstep.solvers import integrate, walk
 
@@ -49,7 +50,7 @@ class Shifted(nn.Module):
 
     def __init__(self, model, n):
         super().__init__()
-        self.model, self.config = model, model.config
+        self.model, self.config, self.noise = model, model.config, model.noise
         self.shift = torch.zeros(n, dtype=torch.float64, requires_grad=True)
 
     def forward(self, x, t, **conditions):
@@ -59,7 +60,7 @@ class Shifted(nn.Module):
 def test_flow_matching_leaves_the_irreducible_loss():
     n, method = 20_000, FlowMatching()
     keys = randomness.keys_of(0, 0, n)
-    batch = method.prepare_batch({"data": ORACLE.sample(n)}, keys)
+    batch = method.prepare_batch({"data": ORACLE.sample(n)}, keys, GAUSSIAN)
     losses = method.loss({"student": as_model(ORACLE)}, batch, "student", 0.0, keys)
     expected = ORACLE.irreducible_loss / 2  # a mean over two dimensions, not a sum
     assert float(losses.mean()) == pytest.approx(expected, abs=4 * float(losses.std()) / math.sqrt(n))
@@ -71,7 +72,11 @@ def test_flow_matching_does_not_move_the_exact_field(path, prediction):
     keys = randomness.keys_of(0, 0, n)
     model = Shifted(as_model(ORACLE, path=path, prediction=prediction), n)
     losses = method.loss(
-        {"student": model}, method.prepare_batch({"data": ORACLE.sample(n)}, keys), "student", 0.0, keys
+        {"student": model},
+        method.prepare_batch({"data": ORACLE.sample(n)}, keys, GAUSSIAN),
+        "student",
+        0.0,
+        keys,
     )
     (gradient,) = torch.autograd.grad(losses.sum(), model.shift)
     assert abs(gradient.mean()) < 4 * gradient.std() / math.sqrt(n)
@@ -82,7 +87,7 @@ def test_flow_matching_does_not_move_the_exact_field(path, prediction):
 def test_reflow_on_any_path_has_no_loss_at_the_reflowed_field(path, prediction, distance):
     method, keys = Reflow(distance=distance), randomness.keys_of(0, 0, 50)
     model = as_model(REFLOWED, path=path, prediction=prediction)
-    batch = method.prepare_batch(pairs(50), keys)
+    batch = method.prepare_batch(pairs(50), keys, GAUSSIAN)
     assert method.loss({"student": model}, batch, "student", 0.0, keys).max() < 1e-9
     off = Shifted(model, 50)
     off.shift.data += 0.1
@@ -95,7 +100,7 @@ def test_an_error_of_the_data_is_that_of_the_data_which_the_prediction_stands_fo
     model, keys, seen = as_model(ORACLE, path=path, prediction=prediction), randomness.keys_of(0, 0, 50), []
     model.register_forward_hook(lambda module, args, output: seen.append((*args, output)))
     batch = pairs(50)
-    error = Reflow().error(model, batch, keys, of="data")
+    error = Reflow().errors(model, batch, keys).data
     exact, huber = (
         as_model(REFLOWED, path=path, prediction=prediction),
         Reflow(distance="huber_each", compare="data"),
@@ -219,24 +224,6 @@ def test_straighten_reaches_zero_loss_and_then_euler_is_exact(on_policy):
     assert closure() < 1e-12
     endpoint = ORACLE.mean + ORACLE.std * noise
     torch.testing.assert_close(integrate(as_flow(model), noise, GRID).x, endpoint, atol=1e-4, rtol=0)
-
-
-def test_features_count_beside_the_distance_and_vanish_with_it():
-    def first(x):
-        """Features that see the first number alone, twice as large."""
-        return 2 * x[:, :1]
-
-    noise, keys = ORACLE.noise(20), randomness.keys_of(0, 0, 20)
-    model, batch = as_model(REFLOWED), {"noise": noise, "data": ORACLE.mean + ORACLE.std * noise}
-    model.config = replace(model.config, grid=GRID, trained_times="grid")
-    nets, method = {"student": model, "features": first}, Endpoint(feature_weight=3.0)
-    assert method.needs.features
-    assert not Endpoint().needs.features
-    assert method.loss(nets, batch, "student", 0.0, keys).max() < 1e-12
-    model.config = replace(model.config, grid=grids.uniform(1))
-    off = torch.tensor([[0.1, 0.0], [0.0, 0.1]]).repeat(10, 1)
-    found = method.loss(nets, batch | {"data": batch["data"] + off}, "student", 0.0, keys)
-    torch.testing.assert_close(found[:2], torch.tensor([0.005 + 3 * 0.04, 0.005], dtype=torch.float64))
 
 
 def test_straighten_on_policy_starts_each_step_where_the_student_is():

@@ -1,0 +1,77 @@
+"""Which entries an evaluation has of one model: its own grid, or equal steps, searched grids and samplers."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+import torch
+
+from fewstep import solvers
+from fewstep.checkpoint import model_digest
+from fewstep.errors import UserError
+from fewstep.flow import as_flow
+from fewstep.grids import Grid, uniform
+from fewstep.model import Model
+from stages.evaluation.entries import Entry
+from stages.run.job import Job
+from stages.searching.grids_file import read_grids
+from stages.settings.samplers import SamplerSettings
+
+
+def entries_of(name: str, model: Model, equal_nfe: tuple[int, ...], job: Job) -> list[Entry]:
+    """Return the entries of one model: its own grid, or equal steps and what was searched."""
+    digest = model_digest(job.inputs[f"model {name}"])
+    flow, baked = as_flow(model), model.config.baked_guidance
+    equal = partial(uniform, start=flow.t_start, end=flow.t_end)
+
+    def entry(kind: str, grid: Grid) -> Entry:
+        return Entry(name, kind, grid, nfe_of(grid, model), digest, grid.guidance if baked == 1 else baked)
+
+    if (own := model.config.grid) is not None:
+        entries = [entry("own", own)]
+    else:
+        entries = [entry("uniform", equal(nfe)) for nfe in equal_nfe]
+    if f"search {name}" in job.inputs:
+        found = read_grids(job.inputs[f"search {name}"])
+        for grid in found.grids.values():
+            grid.must_suit(model=digest)
+        kind = found.method["name"].replace("uniform", "searched-uniform")  # not the entries above
+        entries += [
+            entry(kind, grid)
+            for steps, grid in sorted(found.grids.items())
+            if (grid.guidance, grid.solver) != (1, "euler")
+            or steps not in equal_nfe
+            or not same_times(grid, equal(steps))
+        ]
+    return entries
+
+
+def sampled_entries(
+    name: str, model: Model, samplers: Mapping[str, SamplerSettings], digest: str
+) -> Iterator[Entry]:
+    """Yield the entries of one model that samplers make: equal steps, or shorter last ones."""
+    flow = as_flow(model)
+    for kind, asked in samplers.items():
+        for nfe in asked.nfe if asked.model == name else ():
+            grid = uniform(nfe, start=flow.t_start, end=flow.t_end)
+            if asked.last_step:
+                if not flow.t_start < 1 - asked.last_step <= flow.t_end:
+                    raise UserError(
+                        f"evaluate.samplers.{kind}.last_step {asked.last_step:g} does not fit {name}: it "
+                        f"must be from {1 - flow.t_end:g} up to, but not, {1 - flow.t_start:g}"
+                    )
+                inner = torch.linspace(flow.t_start, 1 - asked.last_step, nfe, dtype=torch.float64)
+                grid = Grid((*inner.tolist(), 1.0))
+            yield Entry(name, kind, grid, nfe, digest, model.config.baked_guidance, asked.sampler)
+
+
+def nfe_of(grid: Grid, model: Model) -> int:
+    """Return the NFE of a sample; guidance doubles it, but of a network that takes it as an input."""
+    velocities = solvers.velocities(grid.solver, grid.steps)
+    return velocities * model.config.calls_per_velocity(grid.guidance)
+
+
+def same_times(a: Grid, b: Grid) -> bool:
+    """Return whether two grids visit the same times to 1e-9."""
+    return len(a.times) == len(b.times) and all(
+        abs(x - y) < 1e-9 for x, y in zip(a.times, b.times, strict=True)
+    )
