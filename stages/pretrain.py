@@ -9,9 +9,8 @@ from etils.epy import lazy_imports
 from pydantic import Field
 
 from fewstep import noises, paths
-from fewstep.conditions import LABEL, shapes_of
+from fewstep.conditions import LABEL
 from fewstep.errors import UserError
-from fewstep.registry import unknown
 from fewstep.settings import TrainSettings
 from stages.run.job import Job
 from stages.run.runner import main
@@ -20,7 +19,7 @@ from stages.settings.params import MethodPlugin, ModelPlugin, NoiseChoice, Param
 
 with lazy_imports():
     from fewstep import checkpoint, model
-    from stages.training import memory_plan, training
+    from stages.training import given, memory_plan, training
 
 VERSION = 1  # bump when the numbers this stage writes change
 
@@ -105,7 +104,7 @@ def plan(config: Config, job: Job) -> memory_plan.MemoryPlan | None:
 def untrained(config: Config, job: Job) -> training.Untrained:
     """Return the model before its training, with freshly drawn weights."""
     data, method = job.manifests["data"]["facts"], config.method.build()
-    conditions = conditions_of(config, data)
+    conditions = given.conditions_of(config.conditional, data)
     of_classes = ("classes", "class_shares", "class_names") if LABEL in conditions else ()
     others = {name: shape for name, shape in conditions.items() if name != LABEL}
     description = model.ModelConfig(
@@ -122,24 +121,6 @@ def untrained(config: Config, job: Job) -> training.Untrained:
     table = checkpoint.table_with(job.inputs["data"], conditions) if others else None
     student = model.build(description, seed=job.seed, table=table)
     return training.Untrained(method, student, config.train, job.inputs["data"])
-
-
-def conditions_of(config: Config, data: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the conditions that the network is given, the label's among them.
-
-    Raises:
-        UserError: if the data has none, or not those that are asked for.
-    """
-    there = ({LABEL: ()} if data["classes"] else {}) | shapes_of(data)
-    if config.conditional is True and not there:
-        raise UserError(
-            "pretrain.conditional is true, but the data has no labels, nor other conditions; set it to false"
-        )
-    names = list(there if config.conditional is True else config.conditional or ())
-    for name in names:
-        if name not in there:
-            raise UserError(f"pretrain.conditional: {unknown('condition', name, list(there) or ['none'])}")
-    return {name: there[name] for name in names}
 
 
 def gate(config: Config, key: str | None, facts: dict[str, Any]) -> str | None:

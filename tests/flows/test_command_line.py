@@ -96,8 +96,8 @@ def test_a_clone_runs_its_own_code(tmp_path):
     [
         (
             ["plan", "evaluate"],
-            "evaluate is no stage that makes samples or trains; there are: couple, distill, pretrain, reflow, "
-            "trajectories",
+            "evaluate is no stage that makes samples or trains; there are: couple, distill, pretrain, "
+            "reflow, trajectories",
         ),
         (
             ["plan", "couple@round1", "--force"],
