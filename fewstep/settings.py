@@ -42,7 +42,7 @@ class TrainSettings:
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type in which networks compute; weights and optimiser stay float32."""
     frozen: Literal["float32", "bfloat16"] = "float32"
-    """Type of the weights of networks that are not trained, such as a teacher; bfloat16 halves their bytes, and
+    """Type of the weights of networks that are not trained, such as a teacher; bfloat16 halves the bytes and
     needs precision bfloat16."""
 
     def __post_init__(self) -> None:
