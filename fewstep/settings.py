@@ -41,6 +41,9 @@ class TrainSettings:
     """How many times these are kept, evenly over the steps."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type in which networks compute; weights and optimiser stay float32."""
+    frozen: Literal["float32", "bfloat16"] = "float32"
+    """Type of the weights of networks that are not trained, such as a teacher; bfloat16 halves the bytes and
+    needs precision bfloat16."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(map(float, self.betas)))  # torch takes no whole numbers
@@ -59,6 +62,8 @@ class TrainSettings:
         _require(self, "widths", allowed, f"different numbers above 0 and up to {WIDEST}")
         _require(self, "snapshots", self.snapshots >= 1, "1 or more")
         _require(self, "precision", self.precision in ("float32", "bfloat16"), "float32 or bfloat16")
+        half = self.frozen == self.precision == "bfloat16"
+        _require(self, "frozen", half or self.frozen == "float32", "float32, or precision and it bfloat16")
 
     def rate(self, step: int) -> float:
         """Return the learning rate of `step`, counted from 0."""

@@ -86,6 +86,22 @@ def test_frozen_networks_and_those_beside_the_student_are_counted():
     assert measured.least_gradients == 4 * min(own, critic)
 
 
+def test_frozen_networks_may_have_half_of_the_bytes():
+    def measured(**settings):
+        networks = {"student": student(), "teacher": student(seed=1)}
+        train = TrainSettings(steps=9, batch=16, precision="bfloat16", **settings)
+        training = Training(TwoNetworks(), networks["student"], networks.get, train, 0, CPU)
+        return training, footprint.measure(training, *FixedBatches(footprint.BATCH)[0])
+
+    _, whole = measured()
+    training, half = measured(frozen="bfloat16")
+    own = sum(p.numel() for p in training.modules["teacher"].parameters())
+    assert whole.held.weights - half.held.weights == 2 * own
+    assert half.held.gradients == whole.held.gradients
+    assert {b.dtype for b in training.modules["teacher"].buffers()} <= {torch.float32}
+    assert {p.dtype for p in training.modules["student"].parameters()} == {torch.float32}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Half(Method):
     """Trains one half of a student, whose other half is shared with its average."""

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from fewstep import command_line, draws
+from fewstep import command_line, draws, pictures
 from fewstep.checkpoint import load_model, model_digest, save_model
 from fewstep.conditions import Conditions
 from fewstep.flow import as_flow
@@ -82,6 +82,25 @@ def test_a_search_writes_the_grids_that_sampling_takes(made, capsys, tmp_path):
     assert f"5 samples in {wanted.nfe} network calls each" in capsys.readouterr().out
 
 
+def test_steps_at_once_give_the_samples_of_one_after_the_other(made, tmp_path):
+    words = [
+        "sample",
+        made(classes=3, class_shares=(0.2, 0.0, 0.8)),
+        "--steps",
+        12,
+        "--samples",
+        5,
+        "--batch",
+        2,
+    ]
+    assert fewstep(*words, "--out", "x.safetensors") is None
+    assert fewstep(*words, "--at-once", 6, "--out", "y.safetensors") is None
+    one, other = (load_file(tmp_path / f"{name}.safetensors") for name in "xy")
+    assert torch.equal(one["label"], other["label"])
+    torch.testing.assert_close(one["samples"], other["samples"], atol=5e-3, rtol=0)
+    assert "steps at once must be 1 or more" in fewstep(*words, "--at-once", 0, "--out", "z.safetensors")
+
+
 def test_images_are_one_picture(made, tmp_path):
     model = made(IMAGES, (1, 4, 4))
     assert fewstep("sample", model, "--steps", 1, "--samples", 5, "--out", "some/new/samples.png") is None
@@ -92,7 +111,7 @@ def test_images_are_one_picture(made, tmp_path):
 
 def test_pictures_hold_each_sample_in_its_place(tmp_path):
     samples = torch.linspace(-1, 1, 6).view(6, 1, 1, 1).expand(6, 3, 2, 2)
-    command_line.write_picture(samples, tmp_path / "x.png")
+    pictures.write(samples, tmp_path / "x.png")
     with Image.open(tmp_path / "x.png") as picture:
         places = [(x, y) for y in (0, 2, 4) for x in (0, 2)]
         assert [picture.getpixel(place)[0] for place in places] == [0, 51, 102, 153, 204, 255]

@@ -21,6 +21,8 @@ from fewstep.settings import MonitorSettings, TrainSettings
         ("clip", float("nan")),
         ("ema", 1.0),
         ("precision", "float16"),
+        ("frozen", "float16"),
+        ("frozen", "bfloat16"),  # precision is float32
     ],
 )
 def test_impossible_values_are_refused_by_name(name, value):

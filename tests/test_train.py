@@ -5,13 +5,15 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from recorded import FixedBatches, Recorder, TwoNetworks, run, student
+from recorded import FixedBatches, Recorder, TwoNetworks, run, student, student_of
 from safetensors.torch import load_file
 from torch import nn
 
 from fewstep import randomness
 from fewstep.errors import UserError
+from fewstep.methods.dmd import Dmd
 from fewstep.methods.flow_matching import FlowMatching
+from fewstep.methods.sim import Sim
 from fewstep.settings import TrainSettings
 from fewstep.training.method import Method, Net
 from fewstep.training.networks import SKIPS, Training
@@ -189,6 +191,24 @@ def test_bfloat16_computes_in_bfloat16_but_keeps_float32(tmp_path):
     full = run(tmp_path / "full", method=FlowMatching(), settings=TrainSettings(steps=20, batch=16))
     assert half.held_out_loss == pytest.approx(full.held_out_loss, rel=0.02)
     assert half.held_out_loss != full.held_out_loss
+
+
+@pytest.mark.parametrize("method", [Dmd(fake_warmup=0), Sim(fake_warmup=0)], ids=lambda m: type(m).__name__)
+def test_a_teacher_in_half_precision_teaches_nearly_the_same(tmp_path, method):
+    def taught(frozen):
+        settings = TrainSettings(steps=6, batch=16, precision="bfloat16", frozen=frozen)
+        return run(
+            tmp_path / frozen,
+            method=method,
+            model=student_of(method),
+            load=lambda name: student(seed=9),
+            settings=settings,
+        )
+
+    whole, half = taught("float32"), taught("bfloat16")
+    for mine, other in zip(half.model.parameters(), whole.model.parameters(), strict=True):
+        assert mine.dtype == torch.float32
+        torch.testing.assert_close(mine, other, atol=2e-3, rtol=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,7 +59,11 @@ class Training:
             if net.trains
         }
         for name in nets.keys() - self.trainees.keys():
-            self.engine.prepare(self.modules[name].eval().requires_grad_(False))
+            frozen = self.modules[name].eval().requires_grad_(False)
+            if settings.frozen == "bfloat16":
+                for weight in frozen.parameters():
+                    weight.data = weight.data.to(torch.bfloat16)  # buffers, such as tables, stay exact
+            self.engine.prepare(frozen)
         for trainee in self.trainees.values():
             for name, average in trainee.averages.items():
                 assert name not in self.modules, f"two networks are called {name}"

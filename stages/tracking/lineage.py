@@ -17,7 +17,20 @@ from stages.settings import discovery
 from stages.tracking import recording
 
 HOLD_SAMPLES = ("prepare", "couple", "trajectories")
-SETTINGS = ("FEWSTEP_THREADS", "FEWSTEP_PROCESSES", "FEWSTEP_NODES", "FEWSTEP_BACKEND", "FEWSTEP_WORKERS")
+SETTINGS = tuple(
+    f"FEWSTEP_{name}"
+    for name in (
+        "THREADS",
+        "PROCESSES",
+        "NODES",
+        "BACKEND",
+        "WORKERS",
+        "MICRO_BATCH",
+        "COMPILE",
+        "CHANNELS_LAST",
+    )
+)
+"""What sets the speed, and the last bits, of a result."""
 PROCESS = uuid.uuid4().hex[:12]
 
 

@@ -74,15 +74,15 @@ def inputs(tmp_path_factory):
 
 def distilled(folder, inputs, **changes):
     """Run the stage in this process and return the job."""
-    settings = {
-        "init": "pretrain",
-        "teacher": "pretrain",
-        "train_on": "trajectories/pretrain",
-        "train": TRAIN,
-    }
     job = job_in(folder, "distill", "student", inputs=inputs)
-    distill.run(distill.Config(**settings | {"train": TRAIN} | changes), job)
+    distill.run(configured(**changes), job)
     return job
+
+
+def configured(**changes):
+    """Return the settings of a student."""
+    models = {"init": "pretrain", "teacher": "pretrain", "train_on": "trajectories/pretrain"}
+    return distill.Config(**models | {"train": TRAIN} | changes)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +106,15 @@ def test_a_flow_map_carries_no_grid_and_is_measured_at_every_nfe(any_step):
     entries = entries_of("any-step", student, (1, 2, 4, 8), job)
     assert [entry.name for entry in entries] == [f"any-step@{nfe}" for nfe in (1, 2, 4, 8)]
     assert straightness(student, seed=0) is None
+
+
+def test_a_plan_measures_the_student_that_would_be_trained_and_makes_nothing(any_step, inputs, tmp_path):
+    job = job_in(tmp_path, "distill", "student", inputs=inputs)
+    plan = distill.plan(configured(method="flow_map", nfe="any"), job)
+    assert plan.measured.trained == any_step.facts["parameters"]
+    assert plan.batch == TRAIN["batch"]
+    assert not list(job.out.iterdir())
+    assert not list(job.scratch.iterdir())
 
 
 def test_a_student_learns_by_features_of_the_net_that_measures_no_result(inputs, tmp_path):

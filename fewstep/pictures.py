@@ -1,0 +1,29 @@
+"""Samples as one picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from etils.epy import lazy_imports
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+with lazy_imports():
+    import torch
+    from PIL import Image
+
+
+def write(samples: Tensor, file: Path) -> None:
+    """Write images (n, channels, height, width) in [-1, 1] as one PNG, in about as many rows as columns."""
+    count, channels, height, width = samples.shape
+    columns = round(count**0.5) or 1
+    rows = -(-count // columns)
+    pixels = ((samples.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    sheet = torch.full((rows * columns, channels, height, width), 255, dtype=torch.uint8)
+    sheet[:count] = pixels
+    tiled = sheet.view(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)
+    picture = tiled.reshape(rows * height, columns * width, channels).expand(-1, -1, 3).contiguous()
+    Image.fromarray(picture.numpy()).save(file, "PNG")
