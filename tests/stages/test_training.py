@@ -226,14 +226,17 @@ def test_conditions_that_the_data_lacks_are_drawn_for_each_batch_from_the_models
     architecture = {"name": "mlp", "width": 16}
     config = ModelConfig(architecture=architecture, shape=(2,), conditions={"place": (2,)})
     model, heard = build(config, seed=0, table=Table(rows={"place": place})), []
-    train_model(job_in(tmp_path, "distill"), Listening(heard=heard), model, SETTINGS, source=shards / "data")
+    source = shards / "data"
+    train_model(
+        job_in(tmp_path, "distill"), Untrained(Listening(heard=heard), model, SETTINGS, source=source)
+    )
     taken = [each for each in heard if each[1][0, 0] == 0]  # those of held-out samples have another seed
     assert len(taken) == SETTINGS.steps
     for batch, keys in taken:
         assert torch.equal(batch["place"], model.conditions.drawn("train.conditions", keys)["place"])
     assert len({row for batch, _ in heard for row in batch["place"][:, 0].tolist()}) == 8
     with pytest.raises(UserError, match="the training data must give the model its condition place"):
-        train_model(job_in(tmp_path / "b", "x"), FlowMatching(), model, SETTINGS, source=shards / "data")
+        train_model(job_in(tmp_path / "b", "x"), Untrained(FlowMatching(), model, SETTINGS, source=source))
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch, tmp_path, shards):
