@@ -137,7 +137,8 @@ class ModelFlow:
         others = {
             name: conditions[name].to(own) for name in self.model.config.conditions if name in conditions
         }
-        return self.model(x.to(own), t, guidance=self.guidance, **{**conditions, **others}).to(x.dtype)
+        asked = {"guidance": self.guidance} if self.model.config.guidance_input else {}
+        return self.model(x.to(own), t, **asked, **{**conditions, **others}).to(x.dtype)
 
 
 def as_flow(model: Model, *, guidance: float = 1.0) -> ModelFlow:

@@ -239,10 +239,11 @@ class Model(nn.Module):
         """Return the network's raw prediction, (batch, *shape), at the path's own times t, (batch,).
 
         A network with a second time predicts for the step from t until `until`, (batch,); without it, at t.
-        One with a guidance_input is given `guidance`; others know none.
+        One with a guidance_input is given `guidance`.
 
         Raises:
-            UserError: if a condition is missing, or of another shape.
+            UserError: if a condition is missing, or of another shape, or guidance is asked of a network that
+                takes none.
         """
         must_be_given(self.config.conditions, conditions, by="the caller")
         if until is not None:
@@ -252,6 +253,10 @@ class Model(nn.Module):
     def guidance_input(self, x: Tensor, guidance: float = 1.0) -> dict[str, Tensor]:
         """Return what its network is given of guidance beside x (batch, *shape): (batch,), or nothing."""
         if not self.config.guidance_input:
+            if guidance != 1.0:
+                raise UserError(
+                    f"guidance {guidance} was given to a network that takes none as an input; ask as_flow"
+                )
             return {}
         return {"guidance": x.new_full((x.shape[0],), self.config.guidance_shown(guidance))}
 

@@ -37,8 +37,9 @@ def build(
     if (taken := described.taken(conditions)) != dict(conditions):
         raise UserError(f"{name} takes the conditions {taken}, not {dict(conditions)}")
     if guidance_input != described.guidance_input:
-        told = "takes no guidance" if guidance_input else "takes guidance"
-        raise UserError(f"{name} {told} as an input; set guidance_input to {str(not guidance_input).lower()}")
+        if guidance_input:
+            raise UserError(f"{name} takes no guidance as an input; set guidance_input to false")
+        raise UserError(f"{name} takes guidance as an input; set guidance_input to true, or build it without")
     try:
         network = network_class(name)(**own_options(config))
     except (TypeError, ValueError) as error:

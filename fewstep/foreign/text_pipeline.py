@@ -49,10 +49,7 @@ class TextPipeline:
     @torch.no_grad()
     def _ask(self, texts: list[str], **guided: Any) -> tuple[Named, Named]:
         given, without = self.call(texts, **guided, **self.asked)
-        return tuple(  # type: ignore[return-value]
-            {name: each.float().cpu() for name, each in part.items() if each is not None}
-            for part in (given, without)
-        )
+        return _plain(given), _plain(without)
 
     def call(self, texts: list[str], **asked: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return what the pipeline's `encode_prompt` makes of texts, and of the negative prompt if guided.
@@ -67,3 +64,8 @@ class TextPipeline:
     def of_all(self, texts: list[str], *numbers: float) -> Tensor:
         """Return the same numbers for each text, (n, numbers)."""
         return torch.tensor([numbers]).expand(len(texts), -1)
+
+
+def _plain(conditions: dict[str, Any]) -> Named:
+    """Return those that there are, in float32 and on the CPU."""
+    return {name: each.float().cpu() for name, each in conditions.items() if each is not None}

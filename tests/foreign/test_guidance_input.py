@@ -18,8 +18,12 @@ from fewstep.foreign.assemble import assemble, config_of
 from fewstep.foreign.formats.diffusers import Diffusers
 from fewstep.grids import Grid, uniform
 from fewstep.model import Model, ModelConfig, build
+from fewstep.models.diffusers import Diffusers as DiffusersNetwork
+from fewstep.models.unet import Unet
 from fewstep.solvers import integrate
 from stages.evaluation.listed import nfe_of
+from stages.settings.params import Named
+from stages.training.training import student_of
 
 SHAPE = (4, 8, 12)
 TIMES = (0.0, 0.1, 0.3, 0.7)
@@ -73,6 +77,17 @@ def test_a_student_keeps_the_guidance_that_it_was_taught(flux):
         as_flow(student, guidance=2.0)
     save_model(folder / "student", student)
     assert load_model(folder / "student").config == student.config
+
+
+def test_a_student_of_another_architecture_takes_no_guidance(flux):
+    small = Named("unet", Unet(width=8, multipliers=(1,)))
+    student = student_of(flux[2], {"baked_guidance": 3.5}, small, seed=0)
+    assert not student.config.guidance_input
+    assert student.config.guidance_shown(1.0) == 3.5
+    options = flux[2].config.architecture["config"]
+    own = Named("diffusers", DiffusersNetwork(network="FluxTransformer2DModel", config=options))
+    with pytest.raises(UserError, match="set guidance_input to true, or build it without"):
+        student_of(flux[2], {}, own, seed=0)
 
 
 def test_its_declaration_is_checked(flux):
@@ -133,6 +148,9 @@ def test_networks_of_all_kinds_are_given_it(tmp_path):
     model = Model(config, Scales())
     x = torch.zeros(3, 2)
     assert (model(x, torch.zeros(3)) == 1).all()
+    other = Model(replace(config, guidance_input=False), Scales())
+    with pytest.raises(UserError, match=r"guidance 2\.0 was given to a network that takes none as an input"):
+        other(x, torch.zeros(3), guidance=2.0)
     assert (as_flow(model, guidance=2.5)(x, 0.3) == 2.5).all()
     assert (integrate(as_flow(model, guidance=2.5), x, uniform(2, guidance=2.5)).x == 2.5).all()
     save_model(tmp_path, Model(replace(config, guidance_input=False), nn.Linear(1, 1)))

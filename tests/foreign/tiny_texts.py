@@ -62,9 +62,9 @@ def stable_diffusion_3(*, with_t5=True):
     return diffusers.StableDiffusion3Pipeline(**parts, text_encoder_3=third[0], tokenizer_3=third[1])
 
 
-def pixart_alpha():
+def pixart_alpha(kind="PixArtAlphaPipeline"):
     parts = {"transformer": pixart(), "vae": autoencoder(), "scheduler": diffusers.DDPMScheduler()}
-    return diffusers.PixArtAlphaPipeline(**parts, text_encoder=t5(), tokenizer=t5_tokenizer())
+    return getattr(diffusers, kind)(**parts, text_encoder=t5(), tokenizer=t5_tokenizer())
 
 
 def flux():
@@ -72,3 +72,7 @@ def flux():
     parts |= {"scheduler": diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=False)}
     parts |= {"text_encoder": clip(), "tokenizer": clip_tokenizer(), "tokenizer_2": t5_tokenizer()}
     return diffusers.FluxPipeline(**parts)
+
+
+def pixart_sigma():
+    return pixart_alpha("PixArtSigmaPipeline")
