@@ -4,6 +4,7 @@ from pathlib import Path
 
 from fewstep.checkpoint import save_model
 from fewstep.model import ModelConfig, build
+from fewstep.noises import GAUSSIAN
 from fewstep.progress import SILENT
 from fewstep.shards import Shards
 from stages.run.job import Job
@@ -29,6 +30,7 @@ def maker(model: Path, *, nfe: int, batch: int = 128) -> PairMaker:
         solver="heun",
         nfe=nfe,
         spacing="uniform",
+        law=GAUSSIAN,
         times=None,
         tolerance=None,
         guidance=1.0,

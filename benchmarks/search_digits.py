@@ -33,7 +33,9 @@ MODELS, NOISES, REPEATS = ("pretrain", "round1"), 128, 3
 
 
 def question(model: Model, flow: ModelFlow, budgets: tuple[int, ...]) -> Problem:
-    return Problem(Checked(flow), Drawn(0, model.config.shape, model.conditions, NOISES), budgets)
+    return Problem(
+        Checked(flow), Drawn(0, model.config.shape, model.noise, model.conditions, NOISES), budgets
+    )
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from benchmarks._mixtures import Mixture
 from benchmarks._search_table import BEST, BUDGETS, print_table
 from fewstep.conditions import Conditions
 from fewstep.flow import FieldFlow
+from fewstep.noises import GAUSSIAN
 from fewstep.searches import Problem
 from fewstep.searching.checked import Checked
 from fewstep.searching.noise import Drawn
@@ -28,7 +29,7 @@ def main() -> None:
     beaten = 0
     for name, (dimensions, components, std) in MIXTURES.items():
         flow = Checked(FieldFlow(Mixture.drawn(dimensions, components, std)))
-        noise = Drawn(seed=0, shape=(dimensions,), conditions=Conditions(), batch=512)
+        noise = Drawn(seed=0, shape=(dimensions,), law=GAUSSIAN, conditions=Conditions(), batch=512)
         problem = Problem(flow, noise, BUDGETS, truth_steps=TRUTH_STEPS)
         title = f"{name}, {components} components of standard deviation {std}"
         beaten += print_table(title, problem, dimensions=dimensions, comparisons=comparisons)

@@ -20,6 +20,7 @@ from fewstep.draws import draws
 from fewstep.flow import FieldFlow, Flow, as_flow
 from fewstep.grids import Grid
 from fewstep.metrics.straightness import endpoint_rmse
+from fewstep.noises import GAUSSIAN
 
 NAMES, VELOCITIES, NOISES = ("euler", "ab2", "heun", "heun_pc"), (4, 8, 16, 32), 512
 SPACINGS = ("uniform", "tan")
@@ -49,13 +50,19 @@ def main() -> None:
     for dimensions, components, std in MIXTURES:
         field = FieldFlow(Mixture.drawn(dimensions, components, std))
         (drawn,) = draws(
-            "solvers", 0, range(NOISES), shape=(dimensions,), conditions=Conditions(), batch=NOISES
+            "solvers",
+            0,
+            range(NOISES),
+            shape=(dimensions,),
+            law=GAUSSIAN,
+            conditions=Conditions(),
+            batch=NOISES,
         )
         table(f"{dimensions}-D, {components} components of standard deviation {std}", field, *drawn)
     for folder in sys.argv[1:]:
         model = load_model(Path(folder)).eval()
         shape, law = model.config.shape, model.conditions
-        (drawn,) = draws("solvers", 0, range(NOISES), shape=shape, conditions=law, batch=NOISES)
+        (drawn,) = draws("solvers", 0, range(NOISES), shape=shape, law=GAUSSIAN, conditions=law, batch=NOISES)
         table(folder, as_flow(model), *drawn)
 
 

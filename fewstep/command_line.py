@@ -320,9 +320,15 @@ def placed(model: "Model", device: str) -> "Model":
 
 def drawn(model: "Model", count: int, seed: int, device: str) -> "tuple[Tensor, dict[str, Tensor]]":
     """Return noise (count, *shape) and what a model is conditioned on, (count,) each."""
-    shape, law = model.config.shape, model.conditions
     every = draws.draws(
-        "command line", seed, range(count), shape=shape, conditions=law, batch=count, device=device
+        "command line",
+        seed,
+        range(count),
+        shape=model.config.shape,
+        law=model.noise,
+        conditions=model.conditions,
+        batch=count,
+        device=device,
     )
     return next(every)
 

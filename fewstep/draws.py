@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewstep.conditions import Conditions
+    from fewstep.noises import Law
 
 with lazy_imports():
     import torch
@@ -24,6 +25,7 @@ def draws(
     indices: range,
     *,
     shape: tuple[int, ...],
+    law: Law,
     conditions: Conditions,
     batch: int,
     device: torch.device | str = "cpu",
@@ -35,6 +37,7 @@ def draws(
         seed: names them too.
         indices: the samples, in steps of 1.
         shape: of one sample.
+        law: of the noise; `noise` of a fewstep.model.Model.
         conditions: which those of a sample are; `conditions` of a fewstep.model.Model.
         batch: the greatest n; the last batch holds what is left.
         device: where the tensors are put.
@@ -45,4 +48,4 @@ def draws(
     for start in range(indices.start, indices.stop, batch):
         keys = randomness.keys_of(seed, start, min(start + batch, indices.stop))
         drawn = {name: values.to(device) for name, values in conditions.drawn(stream, keys).items()}
-        yield randomness.noises(stream, keys, shape).to(device), drawn
+        yield law.draw(stream, keys, shape).to(device), drawn

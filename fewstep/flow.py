@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from etils.epy import lazy_imports
 
-from fewstep import paths, predictions
+from fewstep import noises, paths, predictions
 from fewstep.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class ModelFlow:
         model.config.guidance_shown(guidance)  # refuses what it can't show
         self.nfe_per_velocity = model.config.calls_per_velocity(guidance)
         self.velocity_until = model.config.velocity_until
+        self.noise = model.noise
         self.clamped_from = clamped_from(model.config)
 
     def __call__(
@@ -191,6 +192,11 @@ def clamped_from(config: ModelConfig) -> float | None:
 def velocity_until(flow: Flow) -> Until:
     """Return what a flow's velocity is the average to; a flow that does not say is one at one time."""
     return getattr(flow, "velocity_until", "now")
+
+
+def noise_of(flow: Flow) -> noises.Law:
+    """Return the law of the noise that a flow starts from; one of a flow that does not say is normal."""
+    return getattr(flow, "noise", noises.GAUSSIAN)
 
 
 def over_step(flow: Flow, x: Tensor, t: Tensor | float, until: Tensor | float, **conditions: Any) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fewstep import paths, registry
+from fewstep import noises, paths, registry
 from fewstep.conditions import LABEL, Conditions, Shapes, Table, check_shapes, must_be_given
 from fewstep.errors import UserError
 from fewstep.grids import Grid
@@ -55,8 +55,8 @@ class ModelConfig:
     """What the network's output means; a row of fewstep.predictions.PARTS."""
     path: str | dict[str, Any] = "linear"
     """The path it was trained on, and in whose own time it is called: a name, or {"name": ..., options}."""
-    noise: Literal["gaussian"] = "gaussian"
-    """The law of the noise."""
+    noise: str | dict[str, Any] = "gaussian"
+    """The law of the noise: a name of fewstep.noises.LAWS, or {"name": ..., options}."""
     time: str = "t"
     """Which time the network is given; a row of fewstep.network_times.NETWORK_TIMES."""
     time_scale: float = 1.0
@@ -101,7 +101,9 @@ class ModelConfig:
         if isinstance(self.grid, dict):
             object.__setattr__(self, "grid", Grid(**self.grid))
         _refuse_other_shares(shares, self.classes)
-        paths.get(self.path)
+        law = noises.get(self.noise)
+        object.__setattr__(self, "noise", law.named())
+        noises.must_suit(law, path=paths.get(self.path), prediction=self.prediction)
         if self.prediction not in PARTS:
             raise UserError(unknown("prediction", self.prediction, list(PARTS)))
         if self.time not in NETWORK_TIMES:
@@ -180,6 +182,7 @@ class Model(nn.Module):
 
     Attributes:
         conditions: the law of what its samples are conditioned on.
+        noise: the law of the noise that its samples start from.
 
     Raises:
         UserError: if the table holds other conditions than the config declares.
@@ -189,6 +192,7 @@ class Model(nn.Module):
         super().__init__()
         self.config = config
         self.network = network
+        self.noise = noises.get(config.noise)
         self.conditions = Conditions(config.class_shares, config.conditions, table)
         if table is not None and table.shapes != dict(config.conditions):
             raise UserError(

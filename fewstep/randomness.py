@@ -58,6 +58,12 @@ def uniforms(stream: str, keys: Tensor) -> Tensor:
     return torch.tensor(numbers, dtype=torch.float32)
 
 
+def chi_squared(stream: str, keys: Tensor, degrees: float) -> Tensor:
+    """Return one chi-squared number with so many degrees of freedom per sample, float64 (n,)."""
+    numbers = [draw.chisquare(degrees) for draw in _generators(stream, keys)]
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
 def labels(stream: str, keys: Tensor, shares: Sequence[float]) -> Tensor:
     """Return a class for each sample, int64 (n,), each class as often as its share says.
 

@@ -16,7 +16,7 @@ from stages.settings.pair_sources import PairSource
 from stages.settings.params import Params
 
 with lazy_imports():
-    from fewstep import checkpoint, shards
+    from fewstep import checkpoint, noises, shards
     from stages.sampling import estimate, inverted, pair_checks, pairs, splits
 
 if TYPE_CHECKING:
@@ -72,18 +72,20 @@ def check(params: Params) -> list[str]:
 def coupling(config: Config, job: Job) -> tuple[Splits, PairMaker]:
     """Return the pairs that the settings ask for, and how the model makes them."""
     folder = job.inputs["model"]
+    known = checkpoint.load_config(folder)
     maker = pairs.PairMaker(
         model=str(folder.resolve()),
         purpose=f"couple@{job.key}",
         seed=job.seed,
         batch=config.batch,
+        law=noises.get(known.noise),
         total=config.pairs + config.held_out,
         **config.steps_asked_for(),
     )
-    known = checkpoint.load_config(folder)
     facts = {"model": checkpoint.model_digest(folder), "seed": job.seed}
     facts |= {"guidance": known.guidance_shown(config.guidance)} | config.steps_taken()
     facts |= checkpoint.load_conditions(folder).facts()
+    facts |= noises.fact_of(known.noise)
     facts |= {name: value for name in ("mirror", "source", "invert") if (value := getattr(config, name))}
     draws = config.noise == "drawn" and not config.source and not config.invert
     wanted = splits.splits(
@@ -93,7 +95,9 @@ def coupling(config: Config, job: Job) -> tuple[Splits, PairMaker]:
         per_shard=config.pairs_per_shard,
         facts=facts,
         dtypes=dict.fromkeys(["data"] if draws else ["noise", "data"], config.dtype),
-        drawn=lambda first: {"noise": shards.drawn("couple", job.seed, first, known.shape)} if draws else {},
+        drawn=lambda first: (
+            {"noise": shards.drawn("couple", job.seed, first, known.shape, maker.law)} if draws else {}
+        ),
     )
     return wanted, maker
 

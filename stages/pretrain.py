@@ -8,7 +8,7 @@ from typing import Any, Literal
 from etils.epy import lazy_imports
 from pydantic import Field
 
-from fewstep import paths
+from fewstep import noises, paths
 from fewstep.conditions import LABEL, shapes_of
 from fewstep.errors import UserError
 from fewstep.registry import unknown
@@ -16,7 +16,7 @@ from fewstep.settings import TrainSettings
 from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.models import outside_data, wrong_methods
-from stages.settings.params import MethodPlugin, ModelPlugin, Params, PathChoice, Settings
+from stages.settings.params import MethodPlugin, ModelPlugin, NoiseChoice, Params, PathChoice, Settings
 
 with lazy_imports():
     from fewstep import checkpoint, model
@@ -44,6 +44,8 @@ class Config(Settings):
     path: PathChoice = "linear"
     """The path from noise to data; a name of fewstep.paths.PATHS, or a mapping of the name and the path's
     options."""
+    noise: NoiseChoice = "gaussian"
+    """The law of the noise: a name of fewstep.noises.LAWS, or a mapping of the name and its options."""
     conditional: bool | tuple[str, ...] = False
     """Whether the network is given what the data is conditioned on: true for all of it, or the names of some,
     such as [label, text]."""
@@ -78,6 +80,11 @@ def check(params: Params) -> list[str]:
             "pretrain.prediction velocity has no bound near data on a path with gamma; set it to v, noise or "
             "data"
         )
+    try:
+        law, path = noises.get(config.noise), paths.get(config.path)
+        noises.must_suit(law, path=path, prediction=config.prediction)
+    except UserError as error:
+        problems.append(f"pretrain.noise: {error}")
     return problems + wrong_methods(params, [("pretrain.method", method, "pretrain")])
 
 
@@ -107,6 +114,7 @@ def untrained(config: Config, job: Job) -> training.Untrained:
         units=data["units"],
         prediction=config.prediction,
         path=config.path,
+        noise=config.noise,
         **method.trained(),
         **{name: data[name] for name in of_classes},
         conditions=others,

@@ -112,7 +112,9 @@ def run(config: Config, job: Job) -> None:
     searched, flow, student = search_model.open_searched(job, method, config.guidance)
     problem = searches.Problem(
         checked.Checked(flow),
-        noise.Drawn(job.seed, searched.config.shape, searched.conditions, config.batch, device()),
+        noise.Drawn(
+            job.seed, searched.config.shape, searched.noise, searched.conditions, config.batch, device()
+        ),
         config.budgets,
         config.solver,
         truth_steps=config.truth_steps,

@@ -14,7 +14,7 @@ from stages.settings.models import missing_flows
 from stages.settings.params import Params, Settings
 
 with lazy_imports():
-    from fewstep import checkpoint, grids
+    from fewstep import checkpoint, grids, noises
     from stages.sampling import estimate, splits, trajectories
     from stages.searching import grids_file
 
@@ -80,8 +80,10 @@ def work(config: Config, job: Job) -> tuple[Splits, TrajectoryMaker]:
         timesteps=tuple(timesteps),
         batch=config.batch,
     )
-    guidance = checkpoint.load_config(job.inputs["model"]).guidance_shown(fine.guidance)
+    known = checkpoint.load_config(job.inputs["model"])
+    guidance = known.guidance_shown(fine.guidance)
     facts = {"timesteps": timesteps, "fine_steps": fine.steps, "guidance": guidance}
+    facts |= noises.fact_of(known.noise)
     facts |= checkpoint.load_conditions(job.inputs["model"]).facts()
     wanted = splits.splits(
         job,

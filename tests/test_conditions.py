@@ -17,6 +17,7 @@ from fewstep.flow import as_flow
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.model import Model, ModelConfig, build
 from fewstep.models.mlp import Mlp
+from fewstep.noises import GAUSSIAN
 from fewstep.searching.call import search
 from fewstep.training.method import conditions_of
 
@@ -78,7 +79,10 @@ def test_own_networks_take_conditions_called_as_a_part_of_a_module_is(name):
 def test_a_condition_belongs_to_the_number_of_its_sample(batch):
     table = table_of(shapes={"pooled": (4,)})
     law = Conditions((), table.shapes, table)
-    parts = [more for _, more in draws("couple", 3, range(5, 25), shape=(2,), conditions=law, batch=batch)]
+    parts = [
+        more
+        for _, more in draws("couple", 3, range(5, 25), shape=(2,), law=GAUSSIAN, conditions=law, batch=batch)
+    ]
     keys = randomness.keys_of(3, 5, 25)
     kept = law.chosen("couple", keys)
     often = law.chosen("couple", randomness.keys_of(3, 0, 1000))["row"].bincount()

@@ -58,9 +58,9 @@ def test_what_is_done_with_all_of_a_batch_is_done_before_it_is_cut(monkeypatch):
     seen = []
 
     class Watching(FlowMatching):
-        def prepare_batch(self, batch, keys):
+        def prepare_batch(self, batch, keys, law):
             seen.append(("all", len(keys)))
-            return super().prepare_batch(batch, keys)
+            return super().prepare_batch(batch, keys, law)
 
         def loss(self, nets, batch, network, progress, keys):
             seen.append(("some", len(keys)))

@@ -14,6 +14,7 @@ from fewstep.conditions import Conditions
 from fewstep.flow import as_flow
 from fewstep.grids import Grid, uniform
 from fewstep.model import ModelConfig, build
+from fewstep.noises import GAUSSIAN
 from fewstep.solvers import integrate
 
 POINTS = {"name": "mlp", "width": 8}
@@ -69,7 +70,9 @@ def test_a_search_writes_the_grids_that_sampling_takes(made, capsys, tmp_path):
     assert fewstep("sample", model, *words, "--batch", 2) is None
     found = load_file(tmp_path / "x.safetensors")
     law = Conditions((0.2, 0.0, 0.8))
-    noise, conditions = next(draws.draws("command line", 0, range(5), shape=(2,), conditions=law, batch=5))
+    noise, conditions = next(
+        draws.draws("command line", 0, range(5), shape=(2,), law=GAUSSIAN, conditions=law, batch=5)
+    )
     assert found["label"].tolist() == conditions["label"].tolist()
     assert set(found["label"].tolist()) == {0, 2}
     flow = as_flow(load_model(model), guidance=1.5)

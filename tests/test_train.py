@@ -71,9 +71,9 @@ def test_held_out_losses_are_weighted_too_and_no_method_sees_a_weight():
     seen = set()
 
     class Watching(FlowMatching):
-        def prepare_batch(self, batch, keys):
+        def prepare_batch(self, batch, keys, law):
             seen.update(batch)
-            return super().prepare_batch(batch, keys)
+            return super().prepare_batch(batch, keys, law)
 
     training = Training(
         Watching(), student(), {}.get, TrainSettings(steps=1, batch=4), 0, torch.device("cpu")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fewstep import __version__
+from fewstep import __version__, noises
 from fewstep.exports import Export
 from fewstep.grids import Grid
 from fewstep.model import ModelConfig
@@ -43,7 +43,7 @@ def facts(
         "in_range": config.in_range,
         "units": config.units,
         "files": {name: {"relative_difference": value} for name, value in differences.items()},
-    }
+    } | noises.fact_of(config.noise)
 
 
 def sigmas(grid: Grid) -> list[float]:
@@ -89,6 +89,13 @@ def readme(name: str, told: dict[str, Any], exports: list[Export]) -> str:
         parts.append(f"## {export.title}: {export.file}")
         parts.append(f"```python\n{export.call((16, *shape), classes, told['conditions'])}```")
         parts.append(f"Largest difference to fewstep's own samples, relative to their size: {measured:.1e}.")
+    if "noise" in told:
+        degrees = f"{told['noise']['degrees']:g}"
+        parts.append(
+            f"Noise of these calls is normal, and this model starts from {noises.get(told['noise']).told()}: "
+            f"multiply that of each sample by sqrt({degrees} / w), where w is one chi-squared number with "
+            f"{degrees} degrees of freedom."
+        )
     parts.append("## Its steps")
     parts.append(f"t = {', '.join(f'{t:.9g}' for t in told['times'])}, from noise (0) to data (1).")
     if told["manual_sigmas"]:
@@ -102,7 +109,7 @@ def table(shape: tuple[int, ...], told: dict[str, Any]) -> str:
     batch = f"(batch, {', '.join(map(str, shape))})"
     values = ", in the units of the data" if told["units"] else ", in [-1, 1]" if told["in_range"] else ""
     rows = ["| tensor | type and shape | what |", "|---|---|---|"]
-    rows.append(f"| `noise` | float32 {batch} | standard normal |")
+    rows.append(f"| `noise` | float32 {batch} | {noises.get(told.get('noise', 'gaussian')).told()} |")
     if told["classes"]:
         names = f": {', '.join(told['class_names'])}" if told["class_names"] else ""
         rows.append(f"| `label` | int64 (batch,) | classes 0 to {told['classes'] - 1}{names} |")

@@ -41,9 +41,14 @@ class Sampler(nn.Module):
 
     def inputs(self, count: int) -> dict[str, Tensor]:
         """Return inputs of `count` samples, by name; always the same ones."""
-        config = self.model.config
         every = draws.draws(
-            "export", 0, range(count), shape=config.shape, conditions=self.model.conditions, batch=count
+            "export",
+            0,
+            range(count),
+            shape=self.model.config.shape,
+            law=self.model.noise,
+            conditions=self.model.conditions,
+            batch=count,
         )
         noise, conditions = next(every)
         return {"noise": noise, **conditions}

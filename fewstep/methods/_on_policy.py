@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from etils.epy import lazy_imports
 
-from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.methods._distances import l2
@@ -106,6 +105,6 @@ class OnPolicyDistillation(Method):
                 )
             noise = batch["noise"]
         else:
-            noise = randomness.noises("train.noise", keys, config.shape)
+            noise = student.noise.draw("train.noise", keys, config.shape)
             noise = noise.to(next(student.parameters(), noise).device)
         return self.own_samples(student, noise, conditions_of(config, batch), keys)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewstep.model import Model
+    from fewstep.noises import Law
     from fewstep.training.method import Batch
 
 with lazy_imports():
@@ -114,9 +115,9 @@ def average_velocity(flow: ModelFlow, conditions: Batch) -> Callable[[Tensor, Te
     return lambda x, t, until: flow(x, t, until=until, **conditions)
 
 
-def fresh_noise(data: Tensor, keys: Tensor) -> Tensor:
-    """Return the noise of each sample of data (n, *shape)."""
-    return randomness.noises("train.noise", keys, tuple(data.shape[1:])).to(data)
+def fresh_noise(law: Law, data: Tensor, keys: Tensor) -> Tensor:
+    """Return noise of this law for each sample of data (n, *shape)."""
+    return law.draw("train.noise", keys, tuple(data.shape[1:])).to(data)
 
 
 def on_chord(noise: Tensor, data: Tensor, t: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ class Consistency(Method):
         """See Method.loss."""
         student: Model = nets["student"]
         flow, data, conditions = as_flow(student), batch["data"], conditions_of(student.config, batch)
-        noise = _spans.fresh_noise(data, keys)
+        noise = _spans.fresh_noise(student.noise, data, keys)
         share = randomness.uniforms("train.time", keys).to(data)
         teacher = as_flow(nets["teacher"], guidance=self.guidance) if self.teacher else None
 

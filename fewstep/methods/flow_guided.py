@@ -75,7 +75,7 @@ class FlowGuided(Method):
         (t_start, _), distance = timesteps_of(student), DISTANCES[self.distance]
         conditions = conditions_of(student.config, batch)
         noise, data = batch["noise"], in_range_of(student.config, batch["data"])
-        fresh = fresh_noise(data, keys)
+        fresh = fresh_noise(student.noise, data, keys)
         starts = (1 - t_start) * torch.cat([noise, fresh])
         twice = {name: torch.cat([values, values]) for name, values in conditions.items()}
         ends = starts + (1 - t_start) * over_step(as_flow(student), starts, t_start, 1.0, **twice)

@@ -91,7 +91,7 @@ class FlowMapDistillation(Method):
             flow, keys, to_data=self.to_data, from_noise=self.from_noise, at_once=self.at_once
         )
         t, until = t.to(data), until.to(data)
-        x = _spans.on_chord(_spans.fresh_noise(data, keys), data, t)
+        x = _spans.on_chord(_spans.fresh_noise(student.noise, data, keys), data, t)
         conditions = conditions_of(student.config, batch)
         with torch.no_grad():
             target = self.target(nets, x, t, until, conditions, keys)

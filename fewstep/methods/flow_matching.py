@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from fewstep import randomness, registry
+from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.methods._distances import l2
 from fewstep.methods._regression import PathRegression
@@ -14,6 +14,8 @@ from fewstep.training.method import Batch, Needs, Nets
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from fewstep.noises import Law
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +55,10 @@ class FlowMatching(PathRegression):
             return None
         return f".coupling {self.coupling} makes noise depend on data, so there is none; use independent"
 
-    def prepare_batch(self, batch: Batch, keys: Tensor) -> Batch:
+    def prepare_batch(self, batch: Batch, keys: Tensor, law: Law) -> Batch:
         """Return the batch with a noise for each sample."""
         data = batch["data"]
-        noise = randomness.noises("train.noise", keys, tuple(data.shape[1:])).to(data.device)
+        noise = law.draw("train.noise", keys, tuple(data.shape[1:])).to(data.device)
         return {**batch, "noise": self._pairs.pair(noise, data)}
 
     @cached_property

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewstep.model import Model
+    from fewstep.noises import Law
 
 with lazy_imports():
     import torch
@@ -76,12 +77,12 @@ class Meanflow(Method):
         """See Method.trained."""
         return super().trained() | {"in_range": False, "map_preserving": self.learn_from == "pairs"}
 
-    def prepare_batch(self, batch: Batch, keys: Tensor) -> Batch:
+    def prepare_batch(self, batch: Batch, keys: Tensor, law: Law) -> Batch:
         """Return the batch with a noise for each sample."""
         return (
             batch
             if self.learn_from == "pairs"
-            else {**batch, "noise": _spans.fresh_noise(batch["data"], keys)}
+            else {**batch, "noise": _spans.fresh_noise(law, batch["data"], keys)}
         )
 
     def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:

@@ -9,11 +9,14 @@ from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.methods._distances import DISTANCES, check_distance
 from fewstep.methods._regression import PathRegression
+from fewstep.noises import must_be_normal
 from fewstep.registry import unknown
 from fewstep.training.method import Batch, Nets
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from fewstep.noises import Law
 
 COMPARED = ("prediction", "data")
 
@@ -47,6 +50,12 @@ class Reflow(PathRegression):
             raise UserError(unknown("compare", self.compare, list(COMPARED)))
         if not 0 <= self.anneal <= 1:
             raise UserError(f"anneal is a share of the training from 0 to 1, got {self.anneal}")
+
+    def check_noise(self, law: Law) -> None:
+        """See Method.check_noise."""
+        super().check_noise(law)
+        if self.anneal:
+            must_be_normal(law, what="annealing, which adds two noises to one of the same law,")
 
     def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
         """See Method.loss."""

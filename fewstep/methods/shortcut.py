@@ -71,7 +71,7 @@ class Shortcut(Method):
         t, until, halved = self.steps(flow.t_start, keys)
         t, until, halved = t.to(data), until.to(data), halved.to(data.device)
         t = t.clamp(max=flow.t_end)
-        noise = _spans.fresh_noise(data, keys)
+        noise = _spans.fresh_noise(student.noise, data, keys)
         x = _spans.on_chord(noise, data, t)
         with torch.no_grad():
             u = _spans.average_velocity(as_flow(nets["target"]), conditions)

@@ -104,6 +104,7 @@ class Monitor:
             self.seed,
             range(self.settings.samples),
             shape=config.shape,
+            law=student.noise,
             conditions=student.conditions,
             batch=BATCH,
             device=next(student.parameters()).device,

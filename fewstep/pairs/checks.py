@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from fewstep.errors import UserError
-from fewstep.flow import Flow
+from fewstep.flow import Flow, noise_of
 from fewstep.grids import Grid
 from fewstep.metrics.straightness import turning
+from fewstep.noises import GAUSSIAN
 from fewstep.pairs.backwards import integrate_back
 from fewstep.pairs.crossing import crossing
 from fewstep.pairs.pair_checks import PairChecks
@@ -55,7 +56,8 @@ def check_pairs(
     n = len(pairs["noise"])
     if n < 2:
         raise UserError(f"pairs are checked against each other: make at least 2, got {n}")
-    statistics = statistics or PairStatistics.of(pairs, total=n)
+    law = noise_of(flow)
+    statistics = statistics or PairStatistics.of(pairs, total=n, law=law)
     found: dict[str, list[Tensor]] = {"back": [], "turns": [], "first order": [], "cross": [], "gap": []}
     for start in range(0, n, batch):
         part = {name: field[start : start + batch].to(device) for name, field in pairs.items()}
@@ -72,15 +74,18 @@ def check_pairs(
             found["gap"].append(random_cost - cost - turns - cross)
     measured = {name: torch.cat(parts).cpu().double() for name, parts in found.items() if parts}
     noise, back, gap = pairs["noise"].double(), measured["back"], measured.get("gap")
-    noise_off, noise_z = statistics.noise.worst()
+    normal = statistics.normal
+    noise_off, noise_z = normal.worst()
+    if law != GAUSSIAN:
+        noise_off += f", mapped from {law.told()} to normal noise,"
     return PairChecks(
         count=statistics.count,
         noise_z=noise_z,
         noise_off=noise_off,
         data_z=statistics.data.worst()[1],
-        noise_norm=statistics.noise.norm,
-        noise_autocorrelation=statistics.noise.autocorrelation,
-        worst_norm_z=statistics.noise.farthest,
+        noise_norm=normal.norm,
+        noise_autocorrelation=normal.autocorrelation,
+        worst_norm_z=normal.farthest,
         duplicates=statistics.copies.found,
         back_rmse=float((back - noise).square().mean().sqrt()),
         stranger_rmse=float((back - noise.roll(1, 0)).square().mean().sqrt()),

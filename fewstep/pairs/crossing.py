@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from fewstep import randomness
-from fewstep.flow import Flow
+from fewstep.flow import Flow, noise_of
 from fewstep.paths import like
 
 TIMES = 8  # on each line; stratified, so that few are enough
@@ -26,7 +26,7 @@ def crossing(flow: Flow, data: Tensor, numbers: range, **conditions: Tensor) -> 
         **conditions: what the flow is conditioned on, each (n, ...).
     """
     keys = randomness.keys_of(0, numbers.start, numbers.stop)  # one seed for all, so that flows compare
-    noise = randomness.noises("crossing noise", keys, tuple(data.shape[1:])).to(data.device)
+    noise = noise_of(flow).draw("crossing noise", keys, tuple(data.shape[1:])).to(data.device)
     offset = randomness.uniforms("crossing times", keys).to(data.device)
     line, missed = data - noise, torch.zeros(len(data), dtype=torch.float64, device=data.device)
     for stratum in range(TIMES):

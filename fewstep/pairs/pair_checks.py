@@ -27,7 +27,8 @@ class PairChecks:
     """Pairs that the statistics are of: all of them but for back, stranger, straightness, first_order,
     crossing and gap."""
     noise_z: float
-    """How far, in standard errors, the noise is from standard normal in its worst statistic."""
+    """How far, in standard errors, the noise is from standard normal in its worst statistic. Noise of another
+    law is mapped to normal noise first, as for the other numbers of the noise; see fewstep.noises."""
     noise_off: str
     """That statistic."""
     data_z: float

@@ -6,7 +6,7 @@ from torch import Tensor
 from fewstep import randomness
 from fewstep.conditions import Conditions
 from fewstep.draws import draws
-from fewstep.flow import Flow
+from fewstep.flow import Flow, noise_of
 from fewstep.grids import Grid
 from fewstep.pairs._followed import followed
 from fewstep.reference import Adaptive, follow
@@ -50,7 +50,16 @@ def make_pairs(
         return follow(flow, noise, grid, **given).x
 
     indices = range(start, stop)
-    samples = draws("couple", seed, indices, shape=shape, conditions=conditions, batch=batch, device=device)
+    samples = draws(
+        "couple",
+        seed,
+        indices,
+        shape=shape,
+        law=noise_of(flow),
+        conditions=conditions,
+        batch=batch,
+        device=device,
+    )
     made = followed(end, flow, samples, kind="pair", first=start)
     pairs = join([{"noise": noise, "data": data} for noise, _, data in made])
     return pairs | conditions.chosen("couple", randomness.keys_of(seed, start, stop))

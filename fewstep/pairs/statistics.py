@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from fewstep.noises import GAUSSIAN, Law
 from fewstep.pairs.copies import Copies
 from fewstep.pairs.normality import NormalSums
 
@@ -26,15 +28,18 @@ class PairStatistics:
     """Sums of noise times data, of each coordinate, (*shape)."""
     copies: Copies
     """Of the noises."""
+    mapped: NormalSums | None = None
+    """Of the noise as it would be if its law were normal; None if that is its law."""
 
     @classmethod
-    def of(cls, pairs: dict[str, Tensor], *, total: int) -> PairStatistics:
+    def of(cls, pairs: dict[str, Tensor], *, total: int, law: Law = GAUSSIAN) -> PairStatistics:
         """Return the statistics of one shard.
 
         Args:
             pairs: "noise" and "data", (n, *shape), on the CPU; all shards as they were made, or all as
                 they are stored, since rounding would hide a copy.
             total: pairs in all shards together; it decides which noises are compared across shards.
+            law: of the noise.
         """
         noise, data = (pairs[name].float().numpy() for name in ("noise", "data"))
         return cls(
@@ -42,12 +47,20 @@ class PairStatistics:
             data=NormalSums.of(data),
             products=(noise.astype(np.float64) * data).sum(0),
             copies=Copies.of(noise, total=total),
+            mapped=None if law == GAUSSIAN else NormalSums.of(law.as_normal(noise)),
         )
 
     def __add__(self, other: PairStatistics) -> PairStatistics:
         """Return the statistics of both sets together."""
         names = ("noise", "data", "products", "copies")
-        return PairStatistics(**{name: getattr(self, name) + getattr(other, name) for name in names})
+        mapped = self.mapped + other.mapped if self.mapped and other.mapped else None
+        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        return PairStatistics(**sums, mapped=mapped)
+
+    @property
+    def normal(self) -> NormalSums:
+        """Of what is standard normal if the noise is of its law."""
+        return self.mapped or self.noise
 
     @property
     def count(self) -> int:
@@ -78,12 +91,14 @@ class PairStatistics:
 
     def to_json(self) -> str:
         """Return these statistics as JSON; numbers survive exactly."""
-        plain = {
+        plain: dict[str, Any] = {
             "noise": self.noise.plain(),
             "data": self.data.plain(),
             "products": self.products.tolist(),
             "copies": {"found": self.copies.found, "digests": sorted(self.copies.digests)},
         }
+        if self.mapped:
+            plain["mapped"] = self.mapped.plain()
         return json.dumps(plain, sort_keys=True)
 
     @classmethod
@@ -95,4 +110,5 @@ class PairStatistics:
             data=NormalSums.restore(plain["data"]),
             products=np.array(plain["products"]),
             copies=Copies(plain["copies"]["found"], frozenset(plain["copies"]["digests"])),
+            mapped=NormalSums.restore(plain["mapped"]) if "mapped" in plain else None,
         )

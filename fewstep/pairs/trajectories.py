@@ -8,7 +8,7 @@ from torch import Tensor
 from fewstep import randomness
 from fewstep.conditions import Conditions
 from fewstep.draws import draws
-from fewstep.flow import Flow
+from fewstep.flow import Flow, noise_of
 from fewstep.grids import Grid, nearest_timesteps
 from fewstep.pairs._followed import followed
 from fewstep.pairs.pairs import join
@@ -61,7 +61,14 @@ def make_trajectories(
 
     indices = range(start, stop)
     samples = draws(
-        "trajectories", seed, indices, shape=shape, conditions=conditions, batch=batch, device=device
+        "trajectories",
+        seed,
+        indices,
+        shape=shape,
+        law=noise_of(flow),
+        conditions=conditions,
+        batch=batch,
+        device=device,
     )
     made = followed(states, flow, samples, kind="trajectory", first=start)
     trajectories = join([{"states": kept_states} for _, _, kept_states in made])

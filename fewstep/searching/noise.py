@@ -17,6 +17,7 @@ from fewstep.conditions import Conditions
 from fewstep.draws import draws
 from fewstep.errors import UserError
 from fewstep.flow import as_state
+from fewstep.noises import Law
 
 ROLES = ("search", "polish", "select", "report")
 APART = 1 << 32  # from the first index of a role's noises to that of the next
@@ -35,8 +36,9 @@ class Drawn:
 
     seed: int
     shape: tuple[int, ...]
+    law: Law
     conditions: Conditions
-    """Of the model."""
+    """Of the model, as the law of the noise."""
     batch: int
     """Noises in one network call; moves results by rounding alone."""
     device: str = "cpu"
@@ -59,6 +61,7 @@ class Drawn:
                 self.seed,
                 part,
                 shape=self.shape,
+                law=self.law,
                 conditions=self.conditions,
                 batch=len(part),
                 device=self.device,

@@ -1,11 +1,12 @@
 """The fields of a set: how each is stored, or drawn anew when it is read, and what is read from it."""
 
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
 
-from fewstep import randomness
+from fewstep import noises
+from fewstep.noises import GAUSSIAN, Law
 
 DTYPES = {
     "float32": torch.float32,
@@ -23,6 +24,8 @@ class NoiseSource(TypedDict):
     seed: int
     first: int
     """Index in that stream of the set's sample number 0."""
+    law: NotRequired[str | dict[str, Any]]
+    """Of the noise, see fewstep.noises; left out if it is normal."""
     begins: list[float]
     """Its first numbers: one must notice if another version of numpy draws others."""
 
@@ -41,7 +44,7 @@ class Field(TypedDict):
     """Present in a field that isn't stored."""
 
 
-def drawn(stream: str, seed: int, first: int, shape: tuple[int, ...]) -> Field:
+def drawn(stream: str, seed: int, first: int, shape: tuple[int, ...], law: Law = GAUSSIAN) -> Field:
     """Return a field of noise that need not be stored.
 
     Args:
@@ -49,9 +52,12 @@ def drawn(stream: str, seed: int, first: int, shape: tuple[int, ...]) -> Field:
         seed: names the noise too.
         first: index of the set's sample number 0; those of the others follow it.
         shape: of one sample.
+        law: of the noise.
     """
-    begins = randomness.noise(stream, seed, first, shape).flatten()[:4].tolist()
+    begins = law.draw(stream, torch.tensor([[seed, first]]), shape).flatten()[:4].tolist()
     source = NoiseSource(stream=stream, seed=seed, first=first, begins=begins)
+    if law != GAUSSIAN:
+        source["law"] = law.named()
     return Field(dtype="float32", shape=list(shape), drawn=source)
 
 
@@ -59,7 +65,7 @@ def draw(field: Field, numbers: Tensor) -> Tensor:
     """Return the noise (n, *shape) of the samples with these numbers in the set, int64 (n,)."""
     source = field["drawn"]
     keys = torch.stack([torch.full_like(numbers, source["seed"]), numbers + source["first"]], dim=1)
-    return randomness.noises(source["stream"], keys, tuple(field["shape"]))
+    return noises.get(source.get("law", "gaussian")).draw(source["stream"], keys, tuple(field["shape"]))
 
 
 def is_drawn_as_ever(field: Field) -> bool:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from fewstep.conditions import must_be_given
 from fewstep.errors import UserError
+from fewstep.noises import must_be_normal
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fewstep.model import Model, ModelConfig
+    from fewstep.noises import Law
 
 Batch = dict[str, "Tensor"]
 Nets = Mapping[str, Any]  # modules by name; the "student" and the "teacher" are fewstep.model.Model
@@ -99,6 +101,7 @@ class Method:
             UserError: if this method can't train such a student.
         """
         self.check_labels(bool(student.config.condition_names))
+        self.check_noise(student.noise)
         if student.config.velocity_until == "any":
             self.check_flow_map()
         return {"student": Net(student, ema=True)}
@@ -111,6 +114,15 @@ class Method:
         """
         if self.needs.conditions and not labels:
             raise UserError("it needs a model with classes, or other conditions")
+
+    def check_noise(self, law: Law) -> None:
+        """Check that the method can train a student that starts from noise of this law; needs no student.
+
+        Raises:
+            UserError: if this method can't train such a student.
+        """
+        if self.needs.score:
+            must_be_normal(law, what="the score that it compares")
 
     def check_steps(self, steps: int) -> None:
         """Check that the method can train a student of so many steps; needs no student.
@@ -146,8 +158,11 @@ class Method:
         """Return the names of the networks to update in this step, in order. Each update has its own keys."""
         return ("student",)
 
-    def prepare_batch(self, batch: Batch, keys: Tensor) -> Batch:
-        """Return the batch after operations on all of it, such as re-pairing; never in place."""
+    def prepare_batch(self, batch: Batch, keys: Tensor, law: Law) -> Batch:
+        """Return the batch after operations on all of it, such as re-pairing; never in place.
+
+        `law` is that of the noise that the student's samples start from, and of the noise that is added here.
+        """
         return batch
 
     def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:

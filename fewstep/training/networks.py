@@ -41,6 +41,7 @@ class Training:
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.method, self.settings, self.seed, self.device = method, settings, seed, device
+        self.law = student.noise
         self.facts: dict[str, Any] = {  # must equal those of the state on disk
             "layout": 3,
             "method": [type(method).__name__, asdict(method)],
@@ -155,7 +156,7 @@ class Training:
         half = self.settings.precision == "bfloat16"
         autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=half)
         with autocast(), phase("forward"):
-            batch = self.method.prepare_batch(batch, keys)
+            batch = self.method.prepare_batch(batch, keys, self.law)
         size = self.engine.micro_batch or len(keys)
         for start in range(0, len(keys), size):
             part = slice(start, start + size)

@@ -183,6 +183,7 @@ def evaluate(
         )
         | common[entry.model]
         | ({"map_preserving": False} if entry.sampler else {})
+        | ({} if models[entry.model].noise == models[fine.model].noise else {"endpoint_rmse": None})
         for entry in shown
     ]
     return Evaluation(

@@ -21,8 +21,16 @@ def macs_of(model: Model) -> int:
     """Return the multiply-accumulates of a network call on a sample: those of products and convolutions."""
     device = next(model.parameters()).device
     t = torch.zeros(1, device=device)
-    shape, conditions = model.config.shape, model.conditions
-    ((x, given),) = draws("macs", 0, range(1), shape=shape, conditions=conditions, batch=1, device=device)
+    ((x, given),) = draws(
+        "macs",
+        0,
+        range(1),
+        shape=model.config.shape,
+        law=model.noise,
+        conditions=model.conditions,
+        batch=1,
+        device=device,
+    )
     with Counting() as counting:
         model(x, t, **given)
     return counting.flops // 2

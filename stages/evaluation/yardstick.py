@@ -62,6 +62,7 @@ class Protocol:
             self.seed,
             indices,
             shape=model.config.shape,
+            law=model.noise,
             conditions=model.conditions,
             batch=self.batch,
             device=device(),

@@ -136,6 +136,7 @@ def measure(_worker: int) -> Measured:
         0,
         range(batch),
         shape=config.shape,
+        law=opened.model.noise,
         conditions=opened.model.conditions,
         batch=batch,
         device=device(),

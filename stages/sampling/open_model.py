@@ -59,6 +59,7 @@ def turns_of(flow: Flow, model: Model, *, noises: int, seed: int, steps: int = 6
         seed,
         range(noises),
         shape=model.config.shape,
+        law=model.noise,
         conditions=model.conditions,
         batch=noises,
         device=device(),

@@ -74,6 +74,7 @@ def check_mirrored(job: Job, opened: Opened) -> None:
         job.seed,
         range(MIRRORED_NOISES),
         shape=model.config.shape,
+        law=model.noise,
         conditions=model.conditions,
         batch=MIRRORED_NOISES,
         device=device(),

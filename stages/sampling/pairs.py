@@ -9,6 +9,7 @@ from fewstep.errors import UserError
 from fewstep.flow import Flow
 from fewstep.grids import Grid
 from fewstep.model import ModelConfig
+from fewstep.noises import Law
 from fewstep.pairs import PairStatistics, make_pairs
 from fewstep.pairs.imported import ForeignPairs, open_pairs
 from fewstep.reference import Adaptive
@@ -38,6 +39,8 @@ class PairMaker:
     tolerance: float | None
     guidance: float
     batch: int
+    law: Law
+    """Of the model's noise."""
     total: int
     """Pairs in all."""
 
@@ -76,7 +79,7 @@ class PairMaker:
 
     def count(self, fields: dict[str, Tensor]) -> str:
         """Return what is to be known of the pairs of a shard without a network."""
-        return PairStatistics.of(fields, total=self.total).to_json()
+        return PairStatistics.of(fields, total=self.total, law=self.law).to_json()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,8 @@ class ForeignMaker:
     """The folder that holds data/."""
     purpose: str
     """The setting that asks, for messages."""
+    law: Law
+    """Of the model's noise."""
     total: int
     """Pairs in all."""
 
@@ -111,7 +116,7 @@ class ForeignMaker:
 
     def count(self, fields: dict[str, Tensor]) -> str:
         """Return what is to be known of the pairs of a shard without a network."""
-        return PairStatistics.of(fields, total=self.total).to_json()
+        return PairStatistics.of(fields, total=self.total, law=self.law).to_json()
 
 
 def take_pairs(source: str, job: Job, wanted: Splits, opened: Opened) -> Shards:
@@ -121,8 +126,9 @@ def take_pairs(source: str, job: Job, wanted: Splits, opened: Opened) -> Shards:
         UserError: if they are too few, damaged, or not of the model's shape, classes and conditions.
     """
     total = sum(recipe.samples for recipe in wanted.recipes.values())
-    maker = ForeignMaker(source=source, root=Path.cwd(), purpose=f"couple.{job.key}", total=total)
-    pairs, config = maker.open(), opened.model.config
+    law, config = opened.model.noise, opened.model.config
+    maker = ForeignMaker(source=source, root=Path.cwd(), purpose=f"couple.{job.key}", law=law, total=total)
+    pairs = maker.open()
     pairs.must_suit(shape=config.shape, classes=config.classes)
     if config.conditions:
         raise UserError(

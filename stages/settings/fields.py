@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import PydanticCustomError, core_schema
 
-from fewstep import paths, registry
+from fewstep import noises, paths, registry
 from fewstep.errors import UserError
 from stages.settings import messages
 
@@ -122,6 +122,15 @@ def known_path(path: str | dict[str, Any]) -> str | dict[str, Any]:
     return path
 
 
+def known_noise(noise: str | dict[str, Any]) -> str | dict[str, Any]:
+    """Return a law of noise in its one form, with its options, if there is such a law.
+
+    Raises:
+        UserError: if there is none.
+    """
+    return noises.get(noise).named()
+
+
 Count = Annotated[int, Field(ge=1)]
 Guidance = Annotated[float, Field(allow_inf_nan=False)]
 MethodPlugin = Annotated[Any, Plugin("fewstep.methods")]
@@ -129,6 +138,7 @@ FormatPlugin = Annotated[Any, Plugin("fewstep.foreign.formats")]
 ModelPlugin = Annotated[Any, Plugin("fewstep.models")]
 PathChoice = Annotated[str | dict[str, Any], AfterValidator(known_path)]
 BackendPlugin = Annotated[Any, Plugin("fewstep.metrics.backends")]
+NoiseChoice = Annotated[str | dict[str, Any], AfterValidator(known_noise)]
 SearchPlugin = Annotated[Any, Plugin("fewstep.searches")]
 SamplerPlugin = Annotated[Any, Plugin(SAMPLERS)]
 SolverName = Annotated[str, registered(SOLVERS)]

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 
+from fewstep import noises
 from fewstep.errors import UserError
 from fewstep.training.method import Method
 from stages.settings.params import Named, Params
@@ -123,6 +124,12 @@ def wrong_methods(
         except UserError as error:
             told = f"pretrain.conditional is {str(config.conditional).lower()}"
             problems.append(f"{where} {method.name}: {error} ({told})")
+        if method.build().needs.score:  # its teacher is refused, see no_score
+            continue
+        try:
+            method.build().check_noise(noises.get(config.noise))
+        except UserError as error:
+            problems.append(f"{where} {method.name}: {error}")
     return problems
 
 
@@ -161,7 +168,12 @@ def no_score(model: str, params: Params) -> str | None:
     """Say why a model's velocity tells no score, None if it does."""
     if model in (*params.keys("reflow"), *params.keys("distill")):
         return f"{model!r} learned from what a model made, which tells none; take pretrain"
-    why = None if comes_from_elsewhere(params, model) else params.config("pretrain").method.build().no_score()
+    if comes_from_elsewhere(params, model):
+        return None
+    pretrain = params.config("pretrain")
+    if pretrain.noise != "gaussian":
+        return f"pretrain.noise is {noises.get(pretrain.noise).told()}, which gives none"
+    why = pretrain.method.build().no_score()
     return why and f"pretrain.method{why}"
 
 

@@ -90,6 +90,12 @@ class Untrained:
                     f"{self.source} holds samples of shape {shape}, the model takes "
                     f"{self.student.config.shape}"
                 )
+        made_of, starts_from = training.facts.get("noise", "gaussian"), self.student.config.noise
+        if self.method.needs.stream in ("pairs", "trajectories") and made_of != starts_from:
+            raise UserError(
+                f"{self.source} was made of noise {made_of}, but the model starts from {starts_from}; train "
+                "on what was made of the same noise"
+            )
         return TrainTask(
             self.method,
             self.settings,
@@ -241,6 +247,7 @@ def picture_samples(job: Job, model: Model) -> None:
         job.seed,
         range(count),
         shape=shape,
+        law=model.noise,
         conditions=model.conditions,
         batch=count,
         device=device(),

@@ -14,6 +14,7 @@ from fewstep.conditions import Conditions
 from fewstep.draws import draws
 from fewstep.errors import UserError
 from fewstep.model import ModelConfig, build
+from fewstep.noises import GAUSSIAN
 from stages import pretrain
 from stages.training import training
 
@@ -81,7 +82,7 @@ def test_an_adopted_model_draws_labels_by_the_shares_of_the_data(tmp_path):
     config = adopted(tmp_path, classes=2)
     assert (config.class_shares, config.class_names) == ((0.9, 0.1), ("cat", "dog"))
     law = Conditions(config.class_shares)
-    ((_, conditions),) = draws("x", 0, range(100), shape=(3,), conditions=law, batch=100)
+    ((_, conditions),) = draws("x", 0, range(100), shape=(3,), law=GAUSSIAN, conditions=law, batch=100)
     assert abs(int(conditions["label"].sum()) - 10) <= 1
 
 

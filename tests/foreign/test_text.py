@@ -18,6 +18,7 @@ from fewstep.foreign.assemble import assemble, config_of
 from fewstep.foreign.formats.diffusers import Diffusers
 from fewstep.grids import Grid
 from fewstep.model import Model
+from fewstep.noises import GAUSSIAN
 from fewstep.shards import write_shards
 from fewstep.solvers import integrate
 from stages import adopt
@@ -170,7 +171,7 @@ def test_the_stage_gives_it_the_conditions_of_the_data(tmp_path, prepared, monke
     assert model.config.conditions == {"text": (5, 6)}
     assert len(model.conditions.table) == 64
     assert {"ratio", "problems"} <= job.facts.keys()
-    ((_, given),) = draws("x", 0, range(3), shape=SHAPE, conditions=model.conditions, batch=3)
+    ((_, given),) = draws("x", 0, range(3), shape=SHAPE, law=GAUSSIAN, conditions=model.conditions, batch=3)
     assert given.keys() == {"text"}
 
 

@@ -19,6 +19,7 @@ from fewstep.methods.flow_map_distillation import IDENTITIES, FlowMapDistillatio
 from fewstep.methods.meanflow import Meanflow
 from fewstep.methods.shortcut import Shortcut
 from fewstep.model import Model, ModelConfig, build
+from fewstep.noises import GAUSSIAN
 from fewstep.settings import TrainSettings
 from fewstep.timing import with_second_time, with_slow_times
 from fewstep.training.networks import Training
@@ -31,7 +32,7 @@ KEYS = randomness.keys_of(0, 0, N)
 
 def loss(method, nets, batch, progress=1.0):
     keys = randomness.keys_of(0, 0, len(batch["data"]))
-    return method.loss(nets, method.prepare_batch(batch, keys), "student", progress, keys)
+    return method.loss(nets, method.prepare_batch(batch, keys, GAUSSIAN), "student", progress, keys)
 
 
 def as_consistency(oracle, **config):
@@ -100,7 +101,7 @@ def test_meanflow_on_data_does_not_move_the_exact_map_and_its_target_has_the_kno
     method = Meanflow(learn_from="data", at_once=0.01, exact=True)
     model = Shifted(as_flow_map(oracle), n)
     keys = randomness.keys_of(0, 0, n)
-    batch = method.prepare_batch({"data": oracle.sample(n)}, keys)
+    batch = method.prepare_batch({"data": oracle.sample(n)}, keys, GAUSSIAN)
     losses = method.loss({"student": model}, batch, "student", 0.0, keys)
     (gradient,) = torch.autograd.grad(losses.sum(), model.shift)
     assert abs(gradient.mean()) < 4 * gradient.std() / math.sqrt(n)

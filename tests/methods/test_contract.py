@@ -11,6 +11,7 @@ import torch
 from fewstep import grids, randomness, registry
 from fewstep.errors import UserError
 from fewstep.model import ModelConfig, build
+from fewstep.noises import GAUSSIAN
 from fewstep.timing import with_second_time, with_slow_times
 
 NAMES = registry.available("fewstep.methods")
@@ -80,7 +81,7 @@ def nets_of(method, model):
 
 def losses(method, nets, network, n):
     batch, keys = batch_of(n)
-    return method.loss(nets, method.prepare_batch(batch, keys), network, 0.5, keys)
+    return method.loss(nets, method.prepare_batch(batch, keys, GAUSSIAN), network, 0.5, keys)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -106,7 +107,7 @@ def test_the_batch_is_left_as_it_was(name):
     method, (batch, keys) = method_named(name), batch_of(5)
     before = {key: tensor.clone() for key, tensor in batch.items()}
     _, nets = nets_of(method, student_of(method))
-    method.loss(nets, method.prepare_batch(batch, keys), method.updates(0)[0], 0.0, keys)
+    method.loss(nets, method.prepare_batch(batch, keys, GAUSSIAN), method.updates(0)[0], 0.0, keys)
     assert batch.keys() == before.keys()
     assert all(torch.equal(batch[key], before[key]) for key in batch)
 
@@ -152,10 +153,12 @@ def test_labels_are_needed_with_classes_and_ignored_without(name):
         for network in method.updates(0):
             if model.config.classes:
                 with pytest.raises(UserError, match="no label"):
-                    method.loss(nets, method.prepare_batch(given, keys), network, 0.0, keys)
+                    method.loss(nets, method.prepare_batch(given, keys, GAUSSIAN), network, 0.0, keys)
             else:
                 assert (
-                    method.loss(nets, method.prepare_batch(given, keys), network, 0.0, keys).isfinite().all()
+                    method.loss(nets, method.prepare_batch(given, keys, GAUSSIAN), network, 0.0, keys)
+                    .isfinite()
+                    .all()
                 )
 
 

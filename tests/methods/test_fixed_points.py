@@ -20,6 +20,7 @@ from fewstep.methods.phased import Phased
 from fewstep.methods.reflow import Reflow
 from fewstep.methods.straighten import Straighten
 from fewstep.model import Model, ModelConfig
+from fewstep.noises import GAUSSIAN
 from fewstep.paths import like
 from fewstep.solvers import integrate, walk
 
@@ -49,7 +50,7 @@ class Shifted(nn.Module):
 
     def __init__(self, model, n):
         super().__init__()
-        self.model, self.config = model, model.config
+        self.model, self.config, self.noise = model, model.config, model.noise
         self.shift = torch.zeros(n, dtype=torch.float64, requires_grad=True)
 
     def forward(self, x, t, **conditions):
@@ -59,7 +60,7 @@ class Shifted(nn.Module):
 def test_flow_matching_leaves_the_irreducible_loss():
     n, method = 20_000, FlowMatching()
     keys = randomness.keys_of(0, 0, n)
-    batch = method.prepare_batch({"data": ORACLE.sample(n)}, keys)
+    batch = method.prepare_batch({"data": ORACLE.sample(n)}, keys, GAUSSIAN)
     losses = method.loss({"student": as_model(ORACLE)}, batch, "student", 0.0, keys)
     expected = ORACLE.irreducible_loss / 2  # a mean over two dimensions, not a sum
     assert float(losses.mean()) == pytest.approx(expected, abs=4 * float(losses.std()) / math.sqrt(n))
@@ -71,7 +72,11 @@ def test_flow_matching_does_not_move_the_exact_field(path, prediction):
     keys = randomness.keys_of(0, 0, n)
     model = Shifted(as_model(ORACLE, path=path, prediction=prediction), n)
     losses = method.loss(
-        {"student": model}, method.prepare_batch({"data": ORACLE.sample(n)}, keys), "student", 0.0, keys
+        {"student": model},
+        method.prepare_batch({"data": ORACLE.sample(n)}, keys, GAUSSIAN),
+        "student",
+        0.0,
+        keys,
     )
     (gradient,) = torch.autograd.grad(losses.sum(), model.shift)
     assert abs(gradient.mean()) < 4 * gradient.std() / math.sqrt(n)
@@ -82,7 +87,7 @@ def test_flow_matching_does_not_move_the_exact_field(path, prediction):
 def test_reflow_on_any_path_has_no_loss_at_the_reflowed_field(path, prediction, distance):
     method, keys = Reflow(distance=distance), randomness.keys_of(0, 0, 50)
     model = as_model(REFLOWED, path=path, prediction=prediction)
-    batch = method.prepare_batch(pairs(50), keys)
+    batch = method.prepare_batch(pairs(50), keys, GAUSSIAN)
     assert method.loss({"student": model}, batch, "student", 0.0, keys).max() < 1e-9
     off = Shifted(model, 50)
     off.shift.data += 0.1

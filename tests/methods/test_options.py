@@ -14,6 +14,7 @@ from fewstep.methods.flow_matching import FlowMatching
 from fewstep.methods.phased import Phased
 from fewstep.methods.reflow import Reflow, annealed
 from fewstep.model import ModelConfig, build
+from fewstep.noises import GAUSSIAN
 
 ORACLE = gaussian([0.0], [1.0])
 EVEN = (torch.arange(1_000_000, dtype=torch.float64) + 0.5) / 1_000_000
@@ -98,8 +99,8 @@ def test_optimal_transport_reorders_the_noise_and_shortens_the_paths():
     method, keys = FlowMatching(coupling="optimal_transport"), randomness.keys_of(0, 0, 32)
     data = {"data": torch.randn(32, 2, generator=torch.Generator().manual_seed(0))}
     plain, paired = (
-        FlowMatching().prepare_batch(data, keys)["noise"],
-        method.prepare_batch(data, keys)["noise"],
+        FlowMatching().prepare_batch(data, keys, GAUSSIAN)["noise"],
+        method.prepare_batch(data, keys, GAUSSIAN)["noise"],
     )
     assert torch.equal(plain.sort(dim=0).values, paired.sort(dim=0).values)
     assert (paired - data["data"]).square().sum() < (plain - data["data"]).square().sum()

@@ -3,13 +3,14 @@
 import oracles
 
 from fewstep.conditions import Conditions
+from fewstep.noises import GAUSSIAN
 from fewstep.searches import Problem
 from fewstep.searching.noise import Drawn, Given
 
 
 def about(flow=None, *, budgets=(1, 2, 3, 8), seed=0, shape=(2,), shares=(), batch=16, **more):
     """A question about `flow`, by default a lopsided mixture in the plane, with drawn noise."""
-    noise = Drawn(seed, shape, Conditions(shares), batch)
+    noise = Drawn(seed, shape, GAUSSIAN, Conditions(shares), batch)
     return Problem(flow or oracles.two_gaussians().flow(), noise, tuple(budgets), **more)
 
 

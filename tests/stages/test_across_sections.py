@@ -144,6 +144,19 @@ def changed(**settings):
             r"distill\.boss-4\.method dmd compares scores, but pretrain\.method\.coupling opt",
         ),
         (
+            {"pretrain__noise": {"name": "student_t", "degrees": 128}},
+            r"distill\.boss-4\.method dmd compares scores, but pretrain\.noise is student_t with 128 degrees",
+        ),
+        (
+            {"pretrain__noise": "student_t", "pretrain__prediction": "score"},
+            r"pretrain\.noise: prediction score, .* holds for normal noise alone",
+        ),
+        (
+            {"pretrain__noise": "student_t", "reflow__round1__method": {"name": "reflow", "anneal": 0.5}},
+            r"reflow\.round1\.method reflow: annealing, .* holds for normal noise alone",
+        ),
+        ({"pretrain__noise": {"name": "student_t", "degrees": 2}}, r"pretrain\.noise.*a number above 2"),
+        (
             {"distill__one_at_step__method": {"name": "sim", "regression_weight": 0.5}},
             r"distill\.one-step: method sim with a regression_weight learns from couple/\.\.\., not from ",
         ),

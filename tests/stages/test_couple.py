@@ -8,18 +8,23 @@ import pytest
 import torch
 from jobs import job_in
 
+from fewstep import randomness
 from fewstep.checkpoint import load_model, save_model
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.grids import uniform
+from fewstep.methods.reflow import Reflow
 from fewstep.model import ModelConfig, build
+from fewstep.noises import StudentT
 from fewstep.pairs.imported import open_pairs
 from fewstep.progress import Silent
+from fewstep.settings import TrainSettings
 from fewstep.shards import Shards, write_shards
 from fewstep.solvers import integrate
 from stages import couple
 from stages.couple import Config
 from stages.sampling.pairs import notes_of
+from stages.training.training import train_model
 
 UNET = {"name": "unet", "width": 8, "multipliers": [1]}
 
@@ -34,9 +39,9 @@ class Notes(Silent):
         self.said.append(text)
 
 
-def write_model(folder, *, network, shape, lively=1.0):
+def write_model(folder, *, network, shape, lively=1.0, noise="gaussian"):
     """Write a model whose last layer, which starts at zero, gives velocities."""
-    model = build(ModelConfig(architecture=network, shape=shape), seed=0)
+    model = build(ModelConfig(architecture=network, shape=shape, noise=noise), seed=0)
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.network.parameters():
@@ -242,3 +247,18 @@ def test_a_model_that_tells_left_from_right_makes_no_mirrored_pairs(tmp_path):
 def test_the_log_tells_what_the_pairs_will_take(points, tmp_path):
     job = run(points, tmp_path, nfe=4)
     assert job.progress.said[0].startswith("64 of 64 to make x 4 NFE on 1 workers: about 0:0")
+
+
+@pytest.mark.parametrize("stored", ["drawn", "stored"])
+def test_pairs_of_other_noise_are_drawn_checked_and_noted_by_its_law(tmp_path, stored):
+    noise = {"name": "student_t", "degrees": 3.0}
+    network = {"name": "mlp", "width": 16, "depth": 1}
+    model = write_model(tmp_path / "model", network=network, shape=(2,), noise=noise)
+    job = run(model, tmp_path / "out", pairs=400, noise=stored)
+    keys = randomness.keys_of(job.seed, 0, 400)
+    assert pairs(job)["noise"].equal(StudentT(3).draw("couple", keys, (2,)))
+    assert job.facts["noise"] == noise
+    assert job.facts["checks"]["noise_z"] < 5
+    student = build(ModelConfig(architecture=network, shape=(2,)), seed=0)
+    with pytest.raises(UserError, match=r"made of noise .*student_t.*, but the model starts from gaussian"):
+        train_model(job, Reflow(), student, TrainSettings(steps=1, batch=8), source=job.out)

@@ -7,6 +7,7 @@ from jobs import job_in
 from fewstep.checkpoint import save_model
 from fewstep.errors import UserError
 from fewstep.model import ModelConfig, build
+from fewstep.noises import GAUSSIAN
 from stages.sampling import splits as splits_module
 from stages.sampling.estimate import Estimate, estimate
 from stages.sampling.pairs import PairMaker
@@ -25,7 +26,8 @@ def model(tmp_path_factory):
 
 def maker_of(model, **changes):
     options = {"purpose": "a test", "seed": 0, "solver": "euler", "nfe": 4, "spacing": "uniform"}
-    options |= {"times": None, "tolerance": None, "guidance": 1.0, "batch": 16, "total": 240}
+    options |= {"times": None, "tolerance": None, "guidance": 1.0, "batch": 16}
+    options |= {"law": GAUSSIAN, "total": 240}
     return PairMaker(model=str(model), **options | changes)
 
 

@@ -14,6 +14,7 @@ from fewstep.draws import draws
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.model import ModelConfig, build
+from fewstep.noises import GAUSSIAN
 from fewstep.shards import Shards
 from fewstep.solvers import integrate
 from stages import couple, distill, evaluate, prepare, pretrain, reflow, search, trajectories
@@ -131,7 +132,9 @@ def test_samples_follow_their_conditions(chain, model, apart):
     loaded = load_model(chain / model)
     flow = as_flow(loaded)
     grid = loaded.config.grid or load_model(chain / "distill-straight").config.grid
-    ((noise, given),) = draws("check", 0, range(500), shape=(2,), conditions=loaded.conditions, batch=500)
+    ((noise, given),) = draws(
+        "check", 0, range(500), shape=(2,), law=GAUSSIAN, conditions=loaded.conditions, batch=500
+    )
     with torch.no_grad():
         made = integrate(flow, noise, grid, **given).x
     middle = given["place"] + 2 * given["label"][:, None] - 1
