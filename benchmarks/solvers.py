@@ -61,8 +61,15 @@ def main() -> None:
         table(f"{dimensions}-D, {components} components of standard deviation {std}", field, *drawn)
     for folder in sys.argv[1:]:
         model = load_model(Path(folder)).eval()
-        shape, law = model.config.shape, model.conditions
-        (drawn,) = draws("solvers", 0, range(NOISES), shape=shape, law=GAUSSIAN, conditions=law, batch=NOISES)
+        (drawn,) = draws(
+            "solvers",
+            0,
+            range(NOISES),
+            shape=model.config.shape,
+            law=model.noise,
+            conditions=model.conditions,
+            batch=NOISES,
+        )
         table(folder, as_flow(model), *drawn)
 
 

@@ -61,11 +61,6 @@ def check(params: Params) -> list[str]:
                 "set it to null"
             )
         features = student.method.build().needs.features
-        if features and params.config("prepare").codec:
-            problems.append(
-                f"distill.{key}.method compares features of images, but prepare.codec makes latents of them; "
-                "set feature_weight to 0"
-            )
         if student.monitor and features:
             problems.append(
                 f"distill.{key}.monitor sees the features that the method's own loss pulls at, so it would "

@@ -57,7 +57,9 @@ def check(params: Params) -> list[str]:
     rounds = {key: params.config("reflow", key) for key in params.keys("reflow")}
     problems = missing_flows(params, [(f"reflow.{key}.init", config.init) for key, config in rounds.items()])
     problems += wrong_methods(
-        params, [(f"reflow.{key}.method", config.method, config.init) for key, config in rounds.items()]
+        params,
+        [(f"reflow.{key}.method", config.method, config.init) for key, config in rounds.items()],
+        supplied=("features",),
     )
     for key, config in rounds.items():
         method = config.method

@@ -22,6 +22,31 @@ with lazy_imports():
     import torch
 
 
+@dataclass(frozen=True)
+class Errors:
+    """How far a model's outputs are from what they should be, at points of paths."""
+
+    output: Tensor  # (n, *shape)
+    meaning: str  # a row of fewstep.predictions.PARTS
+    c: paths.Coefficients
+
+    @property
+    def prediction(self) -> Tensor:
+        """Of what is predicted, (n, *shape); of a score times b."""
+        return paths.like(self.c.b, self.output) * self.output if self.meaning == "score" else self.output
+
+    @property
+    def data(self) -> Tensor:
+        """Of the data that the prediction stands for, (n, *shape)."""
+        share = self.c.b / predictions.determinant(self.meaning, self.c)
+        return -paths.like(share, self.output) * self.output
+
+    @property
+    def noisiness(self) -> Tensor:
+        """The part of noise in the points, b / (a + b), (n,): 1 - t in canonical time."""
+        return self.c.b / (self.c.a + self.c.b)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PathRegression(Method):
     """Regress the model's prediction at a random point of its own path from noise to data.
@@ -59,14 +84,13 @@ class PathRegression(Method):
         """See Method.trained."""
         return super().trained() | {"guidable": self.label_dropout > 0}
 
-    def error(self, student: Model, batch: Batch, keys: Tensor, *, of: str = "prediction") -> Tensor:
-        """Return the student's error at one point of each sample's path, (n, *shape).
+    def errors(self, student: Model, batch: Batch, keys: Tensor) -> Errors:
+        """Return the student's errors at one point of each sample's path.
 
         Args:
             student: The model.
             batch: Noise and data, and labels if it has classes.
             keys: Of the samples.
-            of: "prediction", or "data": the error of the data that the prediction stands for.
         """
         noise, data = batch["noise"], batch["data"]
         path = paths.get(student.config.path)
@@ -74,10 +98,8 @@ class PathRegression(Method):
         c = path.coefficients(t)
         target = predictions.express(student.config.prediction, data, noise, c)
         point = path.sample(noise, data, t)
-        error = student(point.x, t, **self._conditions(student, batch, keys)) - target
-        if of == "data":
-            return -paths.like(c.b / predictions.determinant(student.config.prediction, c), error) * error
-        return paths.like(c.b, error) * error if student.config.prediction == "score" else error
+        output = student(point.x, t, **self._conditions(student, batch, keys))
+        return Errors(output - target, student.config.prediction, c)
 
     def _conditions(self, student: Model, batch: Batch, keys: Tensor) -> Batch:
         conditions = conditions_of(student.config, batch)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from etils.epy import lazy_imports
 
-from fewstep.errors import UserError
 from fewstep.flow import as_flow, over_step
-from fewstep.methods._distances import DISTANCES, check_distance, l2
+from fewstep.methods._distances import DISTANCES, check_distance
+from fewstep.methods._features import check_weight, feature_distance, feature_net
 from fewstep.methods._timesteps import draw_timesteps, in_range_of, timesteps_of
 from fewstep.paths import like
 from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
@@ -47,8 +46,7 @@ class Endpoint(Method):
 
     def __post_init__(self) -> None:
         check_distance(self.distance)
-        if not 0 <= self.feature_weight < math.inf:
-            raise UserError(f"feature_weight must be a weight from 0, got {self.feature_weight}")
+        check_weight(self.feature_weight)
 
     @property
     def needs(self) -> Needs:
@@ -58,8 +56,7 @@ class Endpoint(Method):
     def networks(self, student: Model, load: Callable[[str], Any]) -> dict[str, Net]:
         """See Method.networks."""
         timesteps_of(student)
-        features = {"features": Net(load("features"), trains=False)} if self.feature_weight else {}
-        return super().networks(student, load) | features
+        return super().networks(student, load) | (feature_net(load) if self.feature_weight else {})
 
     def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
         """See Method.loss."""
@@ -75,5 +72,5 @@ class Endpoint(Method):
         losses = DISTANCES[self.distance](velocity - (data - start) / (1 - t_start))
         if not self.feature_weight:
             return losses
-        end, seen = x + like(1 - t, x) * velocity, nets["features"]
-        return losses + self.feature_weight * l2(seen(end) - seen(data))
+        end = x + like(1 - t, x) * velocity
+        return losses + self.feature_weight * feature_distance(nets["features"], end, data)

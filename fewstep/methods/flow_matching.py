@@ -67,4 +67,4 @@ class FlowMatching(PathRegression):
 
     def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
         """See Method.loss."""
-        return l2(self.error(nets["student"], batch, keys))
+        return l2(self.errors(nets["student"], batch, keys).prediction)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.methods._distances import DISTANCES, check_distance
+from fewstep.methods._features import check_weight, feature_distance, feature_net
 from fewstep.methods._regression import PathRegression
 from fewstep.noises import must_be_normal
 from fewstep.registry import unknown
-from fewstep.training.method import Batch, Nets
+from fewstep.training.method import Batch, Needs, Net, Nets
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fewstep.model import Model
     from fewstep.noises import Law
 
 COMPARED = ("prediction", "data")
+GROWTHS = ("none", "near_data")
+LEAST_NOISE = 1e-5  # part of noise that a weight is divided by, as in the code of Lee et al. 2024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,12 @@ class Reflow(PathRegression):
     """What is compared: the prediction, or the data that it stands for. Then errors near the noise count
     more, and those near the data less."""
 
+    feature_weight: float = 0.0
+    """Weight of the squared distance in features between the data that a prediction stands for and that of
+    the pair. `distance` is then weighted by t, canonical, so that features alone count near the noise; Lee et
+    al. 2024 with LPIPS. The features are those that monitors look at, and no report."""
+    feature_growth: str = "none"
+    """none, or near_data: the weight is then divided by 1 - t."""
     anneal: float = 0.0
     """Share of the training in which fresh noise gives way to that of the pairs: it begins as on random pairs
     of noise and the teacher's samples, which suits a student that starts from scratch."""
@@ -48,8 +59,22 @@ class Reflow(PathRegression):
         check_distance(self.distance)
         if self.compare not in COMPARED:
             raise UserError(unknown("compare", self.compare, list(COMPARED)))
+        check_weight(self.feature_weight)
+        if self.feature_growth not in GROWTHS:
+            raise UserError(unknown("feature_growth", self.feature_growth, list(GROWTHS)))
+        if self.feature_growth != "none" and not self.feature_weight:
+            raise UserError(f"feature_growth {self.feature_growth} is of a feature_weight, which is 0")
         if not 0 <= self.anneal <= 1:
             raise UserError(f"anneal is a share of the training from 0 to 1, got {self.anneal}")
+
+    @property
+    def needs(self) -> Needs:
+        """See Method.needs."""
+        return replace(super().needs, features=self.feature_weight > 0)
+
+    def networks(self, student: Model, load: Callable[[str], Any]) -> dict[str, Net]:
+        """See Method.networks."""
+        return super().networks(student, load) | (feature_net(load) if self.feature_weight else {})
 
     def check_noise(self, law: Law) -> None:
         """See Method.check_noise."""
@@ -61,7 +86,14 @@ class Reflow(PathRegression):
         """See Method.loss."""
         if self.anneal:
             batch = batch | {"noise": annealed(batch["noise"], max(0.0, 1 - progress / self.anneal), keys)}
-        return DISTANCES[self.distance](self.error(nets["student"], batch, keys, of=self.compare))
+        errors = self.errors(nets["student"], batch, keys)
+        losses = DISTANCES[self.distance](errors.data if self.compare == "data" else errors.prediction)
+        if not self.feature_weight:
+            return losses
+        seen = feature_distance(nets["features"], batch["data"] + errors.data, batch["data"])
+        if self.feature_growth == "near_data":
+            seen = seen / errors.noisiness.clamp(min=LEAST_NOISE)
+        return (1 - errors.noisiness) * losses + self.feature_weight * seen
 
 
 def annealed(noise: Tensor, fresh: float, keys: Tensor) -> Tensor:

@@ -116,6 +116,13 @@ def wrong_methods(
         for where, method, _ in named
         if (missing := method.build().needs.unmet({"conditions", *supplied}))
     ]
+    if params.config("prepare").codec:
+        problems += [
+            f"{where} compares features of images, but prepare.codec makes latents of them; "
+            "set feature_weight to 0"
+            for where, method, _ in named
+            if method.build().needs.features
+        ]
     for where, method, init in named:
         if comes_from_elsewhere(params, init):
             continue

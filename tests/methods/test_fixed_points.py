@@ -100,7 +100,7 @@ def test_an_error_of_the_data_is_that_of_the_data_which_the_prediction_stands_fo
     model, keys, seen = as_model(ORACLE, path=path, prediction=prediction), randomness.keys_of(0, 0, 50), []
     model.register_forward_hook(lambda module, args, output: seen.append((*args, output)))
     batch = pairs(50)
-    error = Reflow().error(model, batch, keys, of="data")
+    error = Reflow().errors(model, batch, keys).data
     exact, huber = (
         as_model(REFLOWED, path=path, prediction=prediction),
         Reflow(distance="huber_each", compare="data"),
@@ -224,24 +224,6 @@ def test_straighten_reaches_zero_loss_and_then_euler_is_exact(on_policy):
     assert closure() < 1e-12
     endpoint = ORACLE.mean + ORACLE.std * noise
     torch.testing.assert_close(integrate(as_flow(model), noise, GRID).x, endpoint, atol=1e-4, rtol=0)
-
-
-def test_features_count_beside_the_distance_and_vanish_with_it():
-    def first(x):
-        """Features that see the first number alone, twice as large."""
-        return 2 * x[:, :1]
-
-    noise, keys = ORACLE.noise(20), randomness.keys_of(0, 0, 20)
-    model, batch = as_model(REFLOWED), {"noise": noise, "data": ORACLE.mean + ORACLE.std * noise}
-    model.config = replace(model.config, grid=GRID, trained_times="grid")
-    nets, method = {"student": model, "features": first}, Endpoint(feature_weight=3.0)
-    assert method.needs.features
-    assert not Endpoint().needs.features
-    assert method.loss(nets, batch, "student", 0.0, keys).max() < 1e-12
-    model.config = replace(model.config, grid=grids.uniform(1))
-    off = torch.tensor([[0.1, 0.0], [0.0, 0.1]]).repeat(10, 1)
-    found = method.loss(nets, batch | {"data": batch["data"] + off}, "student", 0.0, keys)
-    torch.testing.assert_close(found[:2], torch.tensor([0.005 + 3 * 0.04, 0.005], dtype=torch.float64))
 
 
 def test_straighten_on_policy_starts_each_step_where_the_student_is():

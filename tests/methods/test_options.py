@@ -57,6 +57,29 @@ def test_huber_is_l2_near_zero_and_l1_far_away():
     torch.testing.assert_close(_distances.huber(large), large.norm(dim=(1, 2)) / 6, rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize("size", [1e-6, 1e3])
+def test_the_gradient_of_huber_is_linear_near_zero_and_bounded_far_away(size):
+    """Lee et al. 2024, eq. 9: e / (c d) for small errors, the unit vector over d for large ones."""
+    error = size * torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(_distances.huber(error.requires_grad_()).sum(), error)
+    expected = error / (0.00054 * 3) / 3 if size < 1 else error / error.norm() / 3
+    torch.testing.assert_close(gradient, expected.detach(), rtol=1e-4, atol=0)
+
+
+def test_huber_keeps_the_mean_of_pairs_but_not_that_of_crossing_lines():
+    """Any premetric has the optimum of l2 where data is a function of the state, and only there."""
+    shift = torch.linspace(-1, 1, 2001, dtype=torch.float64)[:, None, None]
+
+    def best(data, distance):
+        losses = distance((data[None] + shift - data.mean()).flatten(0, 1)).reshape(2001, -1).mean(1)
+        return float(data.mean() - shift[losses.argmin()])
+
+    one, three = torch.full((3, 1), 0.4).double(), torch.tensor([[0.0], [0.1], [0.8]]).double()
+    assert best(one, _distances.huber) == pytest.approx(best(one, _distances.l2), abs=1e-3)
+    assert best(three, _distances.l2) == pytest.approx(0.3, abs=1e-3)
+    assert best(three, _distances.huber) == pytest.approx(0.1, abs=5e-3)
+
+
 def test_huber_each_is_huber_of_single_values():
     error = torch.tensor([[0.0, 3.0, -1e-5]], dtype=torch.float64)
     expected = (0 + 3.0 - 0.001 + 1e-10 / 0.002) / 3

@@ -263,6 +263,11 @@ def changed(**settings):
             | {"distill__endpoint__method": {"name": "endpoint", "feature_weight": 1}},
             r"distill\.endpoint\.method compares features of images, but prepare\.codec makes latents",
         ),
+        (
+            {"prepare__codec": {"folder": "data/vae"}}
+            | {"reflow__round1__method": {"name": "reflow", "feature_weight": 1}},
+            r"reflow\.round1\.method compares features of images, but prepare\.codec makes latents",
+        ),
         ({"pretrain__checkpoint": "."}, r"pretrain\.checkpoint '\.' must be a folder under data/"),
         ({"pretrain__checkpoint": ""}, "pretrain.checkpoint '' must be a folder under data/"),
         ({"pretrain__checkpoint": "data"}, "must be a folder under data/"),

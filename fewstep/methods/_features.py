@@ -1,0 +1,34 @@
+"""Feature distance: between samples as a net sees them, by methods whose loss is not of numbers alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from fewstep.errors import UserError
+from fewstep.methods._distances import l2
+from fewstep.training.method import Net
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def check_weight(weight: float) -> None:
+    """Check the weight of a feature distance.
+
+    Raises:
+        UserError: if it can be none.
+    """
+    if not 0 <= weight < math.inf:
+        raise UserError(f"feature_weight must be a weight from 0, got {weight}")
+
+
+def feature_net(load: Callable[[str], Any]) -> dict[str, Net]:
+    """Return the net by whose features samples are compared, as one of a method's networks."""
+    return {"features": Net(load("features"), trains=False)}
+
+
+def feature_distance(net: Callable[[Tensor], Tensor], made: Tensor, data: Tensor) -> Tensor:
+    """Return the mean squared difference in features, (n,), of samples and data, both (n, *shape)."""
+    return l2(net(made) - net(data))

@@ -1,0 +1,57 @@
+"""Methods that compare samples by features as well as by numbers."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from oracles import as_model
+from test_fixed_points import CONVENTIONS, GRID, ORACLE, REFLOWED, pairs
+
+from fewstep import grids, paths, randomness
+from fewstep.methods import _distances, _times
+from fewstep.methods.endpoint import Endpoint
+from fewstep.methods.reflow import Reflow
+
+
+def test_features_count_beside_the_distance_and_vanish_with_it():
+    def first(x):
+        """Features that see the first number alone, twice as large."""
+        return 2 * x[:, :1]
+
+    noise, keys = ORACLE.noise(20), randomness.keys_of(0, 0, 20)
+    model, batch = as_model(REFLOWED), {"noise": noise, "data": ORACLE.mean + ORACLE.std * noise}
+    model.config = replace(model.config, grid=GRID, trained_times="grid")
+    nets, method = {"student": model, "features": first}, Endpoint(feature_weight=3.0)
+    assert method.needs.features
+    assert not Endpoint().needs.features
+    assert method.loss(nets, batch, "student", 0.0, keys).max() < 1e-12
+    model.config = replace(model.config, grid=grids.uniform(1))
+    off = torch.tensor([[0.1, 0.0], [0.0, 0.1]]).repeat(10, 1)
+    found = method.loss(nets, batch | {"data": batch["data"] + off}, "student", 0.0, keys)
+    torch.testing.assert_close(found[:2], torch.tensor([0.005 + 3 * 0.04, 0.005], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("growth", ["none", "near_data"])
+@pytest.mark.parametrize(("path", "prediction"), CONVENTIONS)
+def test_reflow_compares_the_data_of_a_prediction_by_features_as_well(path, prediction, growth):
+    """Lee et al. 2024, section 4.2: t H + LPIPS, or LPIPS / (1 - t), at canonical times."""
+    batch, keys, seen = pairs(50), randomness.keys_of(0, 0, 50), []
+    method = Reflow(distance="huber", feature_weight=3.0, feature_growth=growth)
+    assert method.needs.features
+    assert not Reflow().needs.features
+
+    def first(x):
+        seen.append(x)
+        return 2 * x[:, :1]
+
+    exact = {"student": as_model(REFLOWED, path=path, prediction=prediction), "features": first}
+    assert method.loss(exact, batch, "student", 0.0, keys).max() < 1e-9
+    model = as_model(ORACLE, path=path, prediction=prediction)
+    errors = Reflow().errors(model, batch, keys)
+    t = paths.get(path).canonical_time(_times.draw_times("u_shaped", model.config, keys).double())
+    torch.testing.assert_close(errors.noisiness, 1 - t)
+    found = method.loss({"student": model, "features": first}, batch, "student", 0.0, keys)
+    off = (2 * (seen[-2] - seen[-1])[:, 0]).square()
+    torch.testing.assert_close(seen[-2], batch["data"] + errors.data)
+    seen_off = off / (1 - t).clamp(min=1e-5) if growth == "near_data" else off
+    torch.testing.assert_close(found, t * _distances.huber(errors.prediction) + 3 * seen_off)
