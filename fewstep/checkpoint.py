@@ -64,7 +64,7 @@ def load_model(folder: Path) -> Model:
             weights are not finite or not those of that architecture; the message names the folder.
     """
     config = load_config(folder)
-    if config.conditions:
+    if config.conditions and not config.refines:
         _must_be_there(folder / CONDITIONS)
     try:
         model = build(config, seed=0, table=load_table(folder))

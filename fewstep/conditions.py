@@ -57,6 +57,8 @@ TAKEN = frozenset(
 )
 """Names that conditions can't have: batches, networks and the functions that pass them on use them."""
 MASK = "_mask"
+LAST_VELOCITY = "last_velocity"
+"""What only a refiner is conditioned on; see fewstep.refining."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 NONE: Shapes = MappingProxyType({})

@@ -144,8 +144,14 @@ def as_flow(model: Model, *, guidance: float = 1.0) -> ModelFlow:
     """Return the canonical flow of `model`, with classifier-free `guidance` (1: none).
 
     Raises:
-        UserError: see ModelConfig.guidance_shown.
+        UserError: see ModelConfig.guidance_shown; or if the model is a refiner, which is none without its
+            teacher.
     """
+    if model.config.refines:
+        raise UserError(
+            "this model is a refiner, which predicts changes of its teacher's velocity, and is no flow "
+            "without it; sample its teacher, or both by fewstep.refining"
+        )
     return ModelFlow(model, guidance=guidance)
 
 

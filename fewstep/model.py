@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep import noises, paths, registry
-from fewstep.conditions import LABEL, Conditions, Shapes, Table, check_shapes, must_be_given
+from fewstep.conditions import LABEL, LAST_VELOCITY, Conditions, Shapes, Table, check_shapes, must_be_given
 from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.network_times import NETWORK_TIMES
@@ -133,6 +133,11 @@ class ModelConfig:
         if self.architecture.get("second_time"):
             return "any"
         return "data" if self.trained_times == "until_1" else "now"
+
+    @property
+    def refines(self) -> bool:
+        """Whether it says how the velocity of another model changes, and is no flow; see fewstep.refining."""
+        return LAST_VELOCITY in self.conditions
 
     @property
     def condition_names(self) -> tuple[str, ...]:

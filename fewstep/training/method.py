@@ -62,6 +62,8 @@ class Needs:
     """A network that takes a second time, the end of a step; see fewstep.timing.with_second_time."""
     flow_map: bool = False
     """A student that is a flow map already, trained by another method."""
+    last_velocity: bool = False
+    """A student that is a refiner, and is given the last velocity; see fewstep.refining."""
     slow_times: bool = False
     """A network that may be differentiated by its times; see fewstep.timing.with_slow_times."""
 

@@ -12,6 +12,7 @@ from fewstep import grids, randomness, registry
 from fewstep.errors import UserError
 from fewstep.model import ModelConfig, build
 from fewstep.noises import GAUSSIAN
+from fewstep.refining import refiner_for
 from fewstep.timing import with_second_time, with_slow_times
 
 NAMES = registry.available("fewstep.methods")
@@ -44,6 +45,8 @@ def student_of(method, **changes):
     """Return a student that the method can train."""
     grid = grids.uniform(1 if method.trained_times == "until_1" else STEPS)
     needs = method.needs
+    if needs.last_velocity:
+        return refiner_for(student(**changes), {"name": "mlp", "width": 8, "depth": 1}, seed=0)
     return student(second_time=needs.second_time, slow_times=needs.slow_times, grid=grid, **changes)
 
 
