@@ -17,7 +17,7 @@ from stages.settings.params import Params
 from stages.settings.students import StudentSettings, must_continue, wrong_students
 
 with lazy_imports():
-    from fewstep import checkpoint, shards, timing
+    from fewstep import checkpoint, refining, shards, timing
     from stages.sampling import open_model
     from stages.searching import grids_file
     from stages.training import memory_plan, task, training
@@ -100,7 +100,11 @@ def untrained(config: Config, job: Job) -> training.Untrained:
         "baked_guidance": facts.get("guidance", init.config.baked_guidance),
         "in_range": shards.Shards(job.inputs["data"] / "train").facts["pixels"],
     }
-    student = training.student_of(init, {}, config.model, seed=job.seed)
+    if method.needs.last_velocity:
+        assert config.model is not None, "settings refuse it"
+        student = refining.refiner_for(init, config.model.named(), seed=job.seed)
+    else:
+        student = training.student_of(init, {}, config.model, seed=job.seed)
     if method.needs.flow_map and student.config.velocity_until != "any":
         raise UserError(
             f"distill@{job.key}: {config.init} is no flow map, which method {config.method.name} goes on "

@@ -36,8 +36,6 @@ class Refiner(Method):
     nothing without this teacher.
     """
 
-    map_preserving = True
-
     span: float = 0.12
     """The longest step, in canonical time; longer steps of a sampler ask for what was not learnt."""
     guidance: float = 1.0
@@ -71,7 +69,7 @@ class Refiner(Method):
 
     def trained(self) -> dict[str, Any]:
         """See Method.trained."""
-        return super().trained() | {"baked_guidance": self.guidance}
+        return super().trained() | {"baked_guidance": self.guidance, "in_range": False}
 
     def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
         """See Method.loss."""

@@ -19,6 +19,7 @@ from fewstep.metrics.features import FeatureNet
 from fewstep.metrics.nets import FIRST, load_nets
 from fewstep.metrics.protocol import Floor, moved, ratio
 from fewstep.model import Model
+from fewstep.progress import Progress
 from fewstep.randomness import keys_of
 from fewstep.shards import Shards
 from stages.artifacts.scratch import state
@@ -134,7 +135,7 @@ def evaluate(
     folders = {
         name.removeprefix("model "): path for name, path in job.inputs.items() if name.startswith("model ")
     }
-    models = {name: open_model(folder) for name, folder in folders.items()}
+    models = models_in(folders, job.progress)
     entries = [
         entry
         for name, model in models.items()
@@ -199,6 +200,15 @@ def evaluate(
         features=asked,
         real=codec.seen(real, codec.of_prepared(job.inputs["data"])),
     )
+
+
+def models_in(folders: Mapping[str, Path], progress: Progress) -> dict[str, Model]:
+    """Return the models in these folders, by name, that make samples; a refiner alone makes none."""
+    opened = {name: open_model(folder) for name, folder in folders.items()}
+    for name, model in opened.items():
+        if model.config.refines:
+            progress.note(f"{name} is a refiner, which makes no samples without its teacher: it has no entry")
+    return {name: model for name, model in opened.items() if not model.config.refines}
 
 
 def converge(

@@ -55,6 +55,12 @@ def takes_until(params: Params, model: str) -> bool:
     return False
 
 
+def is_refiner(model: str, params: Params) -> bool:
+    """Return whether a model says how the velocity of another one changes, and is no flow."""
+    students = params.keys("distill")
+    return model in students and params.config("distill", model).method.build().needs.last_velocity
+
+
 def flows(params: Params) -> list[str]:
     """Return the names of the models with a velocity at all times: to be coupled, reflowed and searched."""
     students = [
@@ -62,6 +68,7 @@ def flows(params: Params) -> list[str]:
         for key in params.keys("distill")
         if (method := params.config("distill", key).method.build()).trained_times == "all"
         and not method.needs.second_time
+        and not method.needs.last_velocity
     ]
     return ["pretrain", *params.keys("adopt"), *params.keys("reflow"), *students]
 
@@ -82,11 +89,11 @@ def missing_flows(params: Params, named: Iterable[tuple[str, str]]) -> list[str]
             problems.append(f"{where}: {name!r} is no model; there are: {', '.join(there)}")
             continue
         needs = params.config("distill", name).method.build().needs
-        why = (
-            "gives average velocities"
-            if needs.second_time
-            else "is trained only at the timesteps of its grid"
-        )
+        why = "is trained only at the timesteps of its grid"
+        if needs.second_time:
+            why = "gives average velocities"
+        elif needs.last_velocity:
+            why = "is a refiner, which is no flow without its teacher"
         problems.append(f"{where}: {name!r} {why}; choose from: {', '.join(there)}")
     return problems
 

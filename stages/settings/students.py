@@ -9,6 +9,7 @@ from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.training.method import Method
 from stages.settings.models import (
+    is_refiner,
     models,
     no_score,
     shown_guidance,
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
 
 # what distill gives a method beside its stream and labels
-SUPPLIED = ("teacher", "score", "all_states", "data", "second_time", "flow_map", "slow_times", "features")
+SUPPLIED = (
+    *("teacher", "score", "all_states", "data", "features"),
+    *("second_time", "flow_map", "slow_times", "last_velocity"),
+)
 
 
 def number_or_any(nfe: Any) -> Any:
@@ -104,7 +108,8 @@ def wrong_nfe(student: StudentSettings) -> Iterator[str]:
     method = student.method.build()
     if method.trained_times == "until_1" and student.nfe != 1:
         yield f".nfe {student.nfe}: method {student.method.name} trains to jump to data; set it to 1"
-    if (student.nfe == "any") == method.needs.second_time or method.trained_times == "until_1":
+    any_number = method.needs.second_time or method.needs.last_velocity
+    if (student.nfe == "any") == any_number or method.trained_times == "until_1":
         return
     if student.nfe == "any":
         yield f".nfe any is for flow maps; method {student.method.name} needs a number"
@@ -145,6 +150,10 @@ def wrong_init(student: StudentSettings, params: Params) -> Iterator[str]:
             f".init {init!r} takes {nfe} NFE, the student is to take {student.nfe}; start from a "
             "student of as many, or from its teacher"
         )
+    elif student.method.build().needs.last_velocity:
+        yield from wrong_refiner(student)
+    elif is_refiner(init, params):
+        yield f".init {init!r} is a refiner, which is no flow without its teacher; start from that"
     elif student.method.build().needs.flow_map and not is_flow_map(student, params):
         yield (
             f".init {init!r} is no flow map, which method {student.method.name} goes on with; start from a "
@@ -156,6 +165,17 @@ def wrong_init(student: StudentSettings, params: Params) -> Iterator[str]:
         except UserError as error:
             method = student.method.name
             yield f".init {init!r} is a flow map, whose steps method {method} would make it forget: {error}"
+
+
+def wrong_refiner(student: StudentSettings) -> Iterator[str]:
+    """Yield what is wrong with a student that refines its teacher."""
+    if student.init != student.teacher:
+        yield (
+            f".init {student.init!r} must be {student.teacher!r}, its teacher, which gives a refiner its "
+            "shape and classes"
+        )
+    if student.model is None:
+        yield ".model null: a refiner has an architecture of its own, smaller than its teacher's; name it"
 
 
 def is_flow_map(student: StudentSettings, params: Params) -> bool:
@@ -193,7 +213,9 @@ def fits(method: type[Method]) -> bool:
 
 def makes_students(method: Method) -> bool:
     """Return whether a method makes more of a model than its training on data did."""
-    return method.needs.stream != "data" or method.needs.second_time or method.trained_times != "all"
+    needs = method.needs
+    own_kind = needs.second_time or needs.last_velocity
+    return needs.stream != "data" or own_kind or method.trained_times != "all"
 
 
 def mismatch(student: StudentSettings, params: Params) -> str | None:

@@ -129,7 +129,8 @@ def train_model(job: Job, untrained: Untrained) -> Trained:
     save_model(job.out, trained.model)
     for file in sorted((job.scratch / FOLDER).glob("*.safetensors")):
         link(file, job.out / FOLDER / file.name)
-    picture_samples(job, trained.model)
+    if not trained.model.config.refines:  # which alone makes no samples
+        picture_samples(job, trained.model)
     job.facts.update(
         first_held_out_loss=trained.first_held_out_loss,
         held_out_loss=trained.held_out_loss,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from jobs import job_in
 
-from fewstep import codec, grids
+from fewstep import codec, grids, refining
 from fewstep.checkpoint import load_model, model_digest, save_model
 from fewstep.conditions import Conditions
 from fewstep.errors import UserError
@@ -172,3 +172,24 @@ def test_a_student_of_one_grid_can_not_go_on_with_any():
     config = ModelConfig(architecture={"name": "mlp"}, shape=(2,), trained_times="grid", grid=grid)
     with pytest.raises(UserError, match=r"straight was trained for the grid .* can't go on with any grid"):
         must_continue("straight", config, None)
+
+
+def test_a_refiner_is_trained_beside_its_teacher_and_samples_with_it(inputs, tmp_path):
+    small = {"name": "mlp", "width": 8, "depth": 1}
+    job = distilled(
+        tmp_path,
+        inputs | {"train_on": inputs["data"]},
+        method="refiner",
+        nfe="any",
+        model=small,
+        train_on="prepare",
+    )
+    refiner, teacher = load_model(job.out), load_model(inputs["teacher"])
+    assert refiner.config.refines
+    assert job.facts["held_out_loss"] < job.facts["first_held_out_loss"]
+    assert not (job.out / "samples.png").exists()
+    with torch.no_grad():
+        made = refining.follow(as_flow(teacher), refiner, torch.randn(4, 2), refining.Blocks(1, 1, 1))
+    assert (made.nfe, made.refinements) == (3, 2)
+    with pytest.raises(UserError, match="is a refiner"):
+        open_flow(job.out, purpose="couple")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from jobs import Listener, job_in
 
-from fewstep import model
+from fewstep import model, refining
 from fewstep.checkpoint import model_digest, save_model
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
@@ -22,7 +22,7 @@ from fewstep.model import Model, ModelConfig
 from fewstep.shards import Shards, write_shards
 from stages.evaluation import evaluation, yardstick
 from stages.evaluation.entries import Entry
-from stages.evaluation.evaluation import FineRun, converge, entries_of, sampled_entries
+from stages.evaluation.evaluation import FineRun, converge, entries_of, models_in, sampled_entries
 from stages.evaluation.macs import macs_of
 from stages.evaluation.yardstick import Protocol, Yardstick, first_of, measure_constants
 from stages.settings.params import Plugin
@@ -252,6 +252,14 @@ def test_each_guidance_has_a_fine_run_of_its_own(teacher):
         2.5: (2.5, 32),  # guidance takes two calls a velocity
     }
     assert runs[2.5][0].name == "pretrain@32/fine, guidance 2.5"
+
+
+def test_a_refiner_has_no_entry(teacher, tmp_path):
+    (made, folder), said = teacher, []
+    refiner = refining.refiner_for(made, {"name": "mlp", "width": 4, "depth": 1}, seed=0)
+    save_model(tmp_path / "turbo", refiner)
+    assert set(models_in({"pretrain": folder, "turbo": tmp_path / "turbo"}, Listener(said))) == {"pretrain"}
+    assert said == ["turbo is a refiner, which makes no samples without its teacher: it has no entry"]
 
 
 def test_a_student_is_compared_with_the_guidance_that_it_was_taught(teacher, tmp_path):
