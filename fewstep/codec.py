@@ -31,6 +31,8 @@ PREPARED = "codec"
 """Its folder in what `prepare` writes."""
 CONFIG, WEIGHTS, COMPONENT = "config.json", weights.WHOLE, "vae"
 CLASS = "AutoencoderKL"
+ROUNDS = 8  # of power iteration
+SMALL = 1e-2  # root mean square of the change of a latent, whose own is about 1, that a derivative is told by
 BATCH = 16  # of network calls; fixed, because rounding differs a little between batch sizes
 
 
@@ -44,9 +46,7 @@ class Codec:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images (n, C, H, W), meant for [-1, 1], of latents (n, c, h, w), on their device."""
-        return self._by_batch(
-            lambda part: self.network.decode(part / self.scaling + self.shift).sample, latents
-        )
+        return self._by_batch(self._images, latents)
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return the latents (n, c, h, w) of images (n, C, H, W) in [-1, 1], on the images' device.
@@ -67,6 +67,31 @@ class Codec:
         return torch.cat(
             [call(part.to(own)).to(samples) for part in samples.split(BATCH)], dim=dim
         ).contiguous()
+
+    def stretch(self, latents: Tensor) -> float:
+        """Return the largest factor by which decoding stretches a small change of these latents (n, c, h, w).
+
+        That is the largest singular value of its derivative at any of them, by power iteration, so a lower
+        bound of the Lipschitz constant L in W2(images) <= L W2(latents) + what the autoencoder loses; Dao et
+        al. 2023 (arXiv 2307.08698). Lengths are norms over all numbers of a sample.
+        """
+        own = next(self.network.parameters())
+        z = latents.to(own)
+        draw = torch.Generator().manual_seed(0)
+        change, longest = torch.randn(z.shape, generator=draw).to(z), 0.0
+        for _ in range(ROUNDS):
+            change = change / change.flatten(1).norm(dim=1)[:, None, None, None]
+            small = SMALL * z[0].numel() ** 0.5 * change
+            with torch.enable_grad():
+                at = z.clone().requires_grad_()
+                images = self._images(at)
+                moved = (self._images(z + small) - images).detach() / (SMALL * z[0].numel() ** 0.5)
+                (change,) = torch.autograd.grad(images, at, moved)
+            longest = float(moved.flatten(1).norm(dim=1).max())
+        return longest
+
+    def _images(self, latents: Tensor) -> Tensor:
+        return self.network.decode(latents / self.scaling + self.shift).sample
 
     def to(self, device: str | torch.device) -> Codec:
         """Move the network to a device."""

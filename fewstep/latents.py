@@ -16,6 +16,7 @@ from fewstep.errors import UserError
 from fewstep.rows import Changed, Rows
 
 JUDGED = 256  # held-out samples by which a codec is judged
+STRETCHED = 8  # of them at which its derivative is looked at
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,11 @@ def judge(codec: Codec, source: Samples, latents: Rows, numbers: Tensor) -> tupl
     some = torch.arange(min(len(latents), JUDGED))
     values = latents[some]
     facts: dict[str, Any] = {"mean": float(values.mean()), "std": float(values.std()), "rmse": None}
-    told = f"latents have mean {facts['mean']:.3g} and standard deviation {facts['std']:.3g}"
+    facts["stretch"] = codec.stretch(values[:STRETCHED])
+    told = (
+        f"latents have mean {facts['mean']:.3g} and standard deviation {facts['std']:.3g}, and decoding "
+        f"stretches small changes of them up to {facts['stretch']:.3g} times"
+    )
     if source.pixels:
         lost = codec.decode(values).clamp(-1, 1) - images_of(source)[numbers[some]]
         facts["rmse"] = float(lost.square().mean().sqrt())

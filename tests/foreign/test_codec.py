@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -84,6 +85,24 @@ def test_latents_are_those_of_the_library():
         torch.testing.assert_close(ours.encode(pixels, noise), drawn, rtol=0, atol=2e-6)
         shown = library.decode(drawn / 1.5 + 0.1).sample
     torch.testing.assert_close(ours.decode(drawn), shown, rtol=0, atol=2e-6)
+
+
+def test_the_stretch_of_a_decoder_is_the_largest_singular_value_of_its_derivative(made):
+    weights = torch.randn(12, 8, generator=torch.Generator().manual_seed(3)).double()
+
+    class Linear(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weights = torch.nn.Parameter(weights, requires_grad=False)
+
+        def decode(self, z):
+            return SimpleNamespace(sample=(z.flatten(1) @ self.weights.T).reshape(-1, 3, 2, 2))
+
+    latents = torch.randn(5, 2, 2, 2).double()
+    found = codec.Codec(Linear(), 0.5, 0.1).stretch(latents)  # scaling 0.5: an image moves twice as far
+    assert found == pytest.approx(2 * float(torch.linalg.matrix_norm(weights, 2)), rel=0.02)
+    assert found <= 2 * float(torch.linalg.matrix_norm(weights, 2)) * (1 + 1e-6)
+    assert made[0].facts["codec"]["stretch"] > 0
 
 
 def test_prepare_writes_the_latents_of_its_images_and_the_codec(made, folder):
