@@ -7,7 +7,7 @@ their own. Printed are the root mean square distance from 256 RK4 steps, the ene
 1000, and microseconds a sample, the least of a few runs; of the first two the mean over three seeds.
 """
 
-from time import perf_counter
+from time import process_time
 
 import torch
 from torch import Tensor
@@ -35,12 +35,12 @@ def macs_of(model: Model) -> int:
 
 
 def timed(run) -> tuple[Tensor, float]:
-    """Return what a run makes, and the least microseconds a sample that it takes."""
+    """Return what a run makes, and the least microseconds of a core a sample that it takes."""
     seconds = []
     for _ in range(RUNS):
-        began = perf_counter()
+        began = process_time()
         made = run()
-        seconds.append(perf_counter() - began)
+        seconds.append(process_time() - began)
     return made, 1e6 * min(seconds) / len(made)
 
 

@@ -12,6 +12,7 @@ from stages.run.runner import main
 from stages.settings.features import FeatureSettings, feature_inputs, wrong_features
 from stages.settings.models import models
 from stages.settings.params import Count, Params, Settings, SolverName
+from stages.settings.refined import RefinedSettings, wrong_refined
 from stages.settings.samplers import EntryName, SamplerSettings, wrong_samplers
 from stages.settings.steps import broken_steps
 
@@ -43,6 +44,8 @@ class Config(Settings):
     """Models that are also sampled with other steps than a solver's, by a name of your own for each."""
     features: dict[EntryName, FeatureSettings] = Field({})
     """Networks in whose features samples are also compared, by a name of your own for each."""
+    refined: dict[EntryName, RefinedSettings] = Field({})
+    """Models that are also sampled with a refiner beside them, by a name of your own for each."""
     batch: int = Field(125, ge=1)
     """Samples in one network call."""
 
@@ -67,6 +70,7 @@ def check(params: Params) -> list[str]:
     where = "evaluate.reference_nfe"
     problems += broken_steps(where, config.reference_nfe, config.reference_solver)
     problems += wrong_features(config.features)
+    problems += wrong_refined(config.refined, config.samplers, params)
     return problems + wrong_samplers(config.samplers, params)
 
 
@@ -89,7 +93,14 @@ def run(config: Config, job: Job) -> None:
         for name, settings in config.features.items()
     }
     measured = evaluation.evaluate(
-        job, protocol, fine, nfe=config.nfe, samplers=config.samplers, features=features, version=VERSION
+        job,
+        protocol,
+        fine,
+        nfe=config.nfe,
+        samplers=config.samplers,
+        refined=config.refined,
+        features=features,
+        version=VERSION,
     )
     report.write_tables(job.out, measured)
     report.write_report(job, measured, config.model_dump(mode="json"))

@@ -15,8 +15,20 @@ from torch import Tensor
 
 from fewstep.grids import Grid
 from fewstep.metrics.protocol import BlockScores
+from fewstep.refining import Blocks
 from stages.evaluation import kept_files
 from stages.settings.params import Named
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What takes the steps beside a model's own calls."""
+
+    refiner: str
+    """Its name among the models."""
+    digest: str
+    """Of the refiner."""
+    blocks: Blocks
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,8 @@ class Entry:
     """The scale of classifier-free guidance that its samples show: the grid's, or what it was taught."""
     sampler: Named | None = None
     """What takes the steps instead of the grid's solver; see fewstep.samplers."""
+    refinement: Refinement | None = None
+    """The blocks of steps, and the refiner that takes the last; see fewstep.refining."""
 
     @property
     def name(self) -> str:
@@ -101,5 +115,6 @@ class KeptEntries:
     def _file(self, entry: Entry, truth: Grid | None) -> Path:
         grids = [grid and grid.to_json() for grid in (entry.grid, truth)]
         sampler = [entry.sampler.named()] if entry.sampler else []
-        decides = json.dumps([entry.digest, *grids, *sampler, *self.facts], sort_keys=True)
+        refinement = [asdict(entry.refinement)] if entry.refinement else []
+        decides = json.dumps([entry.digest, *grids, *sampler, *refinement, *self.facts], sort_keys=True)
         return self.folder / f"{hashlib.sha256(decides.encode()).hexdigest()[:32]}.json"

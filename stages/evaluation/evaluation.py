@@ -27,11 +27,13 @@ from stages.evaluation import by_features
 from stages.evaluation.by_features import Features
 from stages.evaluation.entries import Entry, KeptEntries, Result
 from stages.evaluation.macs import macs_of
+from stages.evaluation.refined import refined_entries
 from stages.evaluation.yardstick import Constants, Protocol, Yardstick, measure_constants
 from stages.figures.sample_grid import samples_shown
 from stages.run.job import Job
 from stages.sampling.open_model import grid_of_nfe, open_model, turns_of
 from stages.searching.grids_file import read_grids
+from stages.settings.refined import RefinedSettings
 from stages.settings.samplers import SamplerSettings
 from stages.workers.spread import spread
 
@@ -119,6 +121,7 @@ def evaluate(
     nfe: tuple[int, ...],
     samplers: Mapping[str, SamplerSettings],
     features: Features,
+    refined: Mapping[str, RefinedSettings],
     version: int,
 ) -> Evaluation:
     """Measure every entry, the kept ones for free, and return the rows.
@@ -130,6 +133,7 @@ def evaluate(
         nfe: NFE at which models trained at all times are sampled with equal steps.
         samplers: By name, which models are sampled with other steps than a solver's.
         features: By name, networks that the user asked for, in whose features samples are compared, too.
+        refined: By name, which models are sampled with a refiner beside them.
         version: Of the code that measures; entries that another version measured are not used.
     """
     folders = {
@@ -142,6 +146,7 @@ def evaluate(
         for entry in (
             *entries_of(name, model, nfe, job),
             *sampled_entries(name, model, samplers, model_digest(folders[name])),
+            *refined_entries(name, model, refined, folders),
         )
     ]
     nets = load_nets(job.inputs["data"])
@@ -207,7 +212,7 @@ def models_in(folders: Mapping[str, Path], progress: Progress) -> dict[str, Mode
     opened = {name: open_model(folder) for name, folder in folders.items()}
     for name, model in opened.items():
         if model.config.refines:
-            progress.note(f"{name} is a refiner, which makes no samples without its teacher: it has no entry")
+            progress.note(f"{name} is a refiner: evaluate.refined samples it beside its teacher")
     return {name: model for name, model in opened.items() if not model.config.refines}
 
 
@@ -271,7 +276,8 @@ def measure(entry: Entry) -> Result:
     """Measure one entry, in a worker process."""
     model = open_model(WORKER["folders"][entry.model])
     flow = as_flow(model, guidance=entry.grid.guidance)
-    return WORKER["yardstick"].measure(entry, model, flow, WORKER["ends"].get(entry.guidance))
+    refiner = open_model(WORKER["folders"][entry.refinement.refiner]) if entry.refinement else None
+    return WORKER["yardstick"].measure(entry, model, flow, WORKER["ends"].get(entry.guidance), refiner)
 
 
 def entries_of(name: str, model: Model, equal_nfe: tuple[int, ...], job: Job) -> list[Entry]:
@@ -346,6 +352,13 @@ def straightness(model: Model, seed: int) -> float | None:
     return turns_of(as_flow(model), model, noises=STRAIGHTNESS_NOISES, seed=seed).straightness
 
 
+def solver_of(entry: Entry) -> str:
+    """Return what took the steps of an entry, in a word or two."""
+    if entry.refinement:
+        return f"heun_pc, {entry.refinement.refiner}"
+    return entry.sampler.name if entry.sampler else entry.grid.solver
+
+
 def row(
     entry: Entry,
     results: dict[Entry, Result],
@@ -362,7 +375,7 @@ def row(
         "model": entry.model,
         "grid": entry.kind,
         "times": list(entry.grid.times),
-        "solver": entry.sampler.name if entry.sampler else entry.grid.solver,
+        "solver": solver_of(entry),
         "guidance": entry.guidance,
         "nfe": entry.nfe,
         "samples": scores.blocks * scores.samples_per_block,

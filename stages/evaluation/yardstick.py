@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep import codec, randomness, samplers
+from fewstep import codec, randomness, refining, samplers
 from fewstep.codec import Codec
 from fewstep.draws import draws
 from fewstep.flow import Flow
@@ -25,6 +25,7 @@ from fewstep.metrics.protocol import KEPT, Floor, Reference, measure_floor, scor
 from fewstep.metrics.saved import as_saved, outside
 from fewstep.metrics.straightness import endpoint_rmse
 from fewstep.model import Model
+from fewstep.refining import Blocks
 from fewstep.rows import in_pieces
 from fewstep.samplers import Sampler
 from fewstep.shards import Column, Shards
@@ -50,11 +51,17 @@ class Protocol:
 
     @torch.no_grad()
     def sample(
-        self, block: int, model: Model, flow: Flow, grid: Grid, sampler: Sampler | None = None
+        self,
+        block: int,
+        model: Model,
+        flow: Flow,
+        grid: Grid,
+        sampler: Sampler | None = None,
+        refined: tuple[Model, Blocks] | None = None,
     ) -> Iterator[Tensor]:
         """Yield a block of samples, (batch, *shape) at a time, on the CPU; all models get the same noise.
 
-        A `sampler` takes the steps instead of the grid's solver.
+        A `sampler` takes the steps instead of the grid's solver; or blocks of steps do, with a refiner.
         """
         indices = range(block * self.samples, (block + 1) * self.samples)
         for noise, conditions in draws(
@@ -67,6 +74,10 @@ class Protocol:
             batch=self.batch,
             device=device(),
         ):
+            if refined is not None:
+                refiner, blocks = refined
+                yield refining.follow(flow, refiner, noise, blocks, times=grid.times, **conditions).x.cpu()
+                continue
             if sampler is None:
                 yield integrate(flow, noise, grid, **conditions).x.cpu()
                 continue
@@ -135,10 +146,13 @@ class Yardstick:
         self.train = Column(Shards(prepared / "train"), "data")
         self.protocol, self.constants = protocol, constants
 
-    def measure(self, entry: Entry, model: Model, flow: Flow, truth: Tensor | None) -> Result:
+    def measure(
+        self, entry: Entry, model: Model, flow: Flow, truth: Tensor | None, refiner: Model | None = None
+    ) -> Result:
         """Sample an entry's blocks and score them; `truth` is where the first samples should land."""
         nets, seed = list(self.nets.values()), self.protocol.seed
         sampler = entry.sampler.build() if entry.sampler else None
+        refined = (refiner, entry.refinement.blocks) if refiner and entry.refinement else None
         features: list[list[np.ndarray]] = [[] for _ in nets]
         beyond, took = 0.0, 0.0
         labels: list[np.ndarray] = []
@@ -149,7 +163,7 @@ class Yardstick:
             seen: list[list[np.ndarray]] = []
             texts = self.protocol.texts(block, model)
             began = time.perf_counter()
-            for part in self.protocol.sample(block, model, flow, entry.grid, sampler):
+            for part in self.protocol.sample(block, model, flow, entry.grid, sampler, refined):
                 took += time.perf_counter() - began
                 images = codec.seen(part, self.codec)
                 seen.append([net.features(images) for net in nets])

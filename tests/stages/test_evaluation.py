@@ -19,13 +19,17 @@ from fewstep.metrics.nets import load_nets, train_nets
 from fewstep.metrics.protocol import BlockScores
 from fewstep.metrics.saved import as_saved
 from fewstep.model import Model, ModelConfig
+from fewstep.noises import GAUSSIAN
+from fewstep.randomness import keys_of
 from fewstep.shards import Shards, write_shards
 from stages.evaluation import evaluation, yardstick
-from stages.evaluation.entries import Entry
+from stages.evaluation.entries import Entry, KeptEntries
 from stages.evaluation.evaluation import FineRun, converge, entries_of, models_in, sampled_entries
 from stages.evaluation.macs import macs_of
+from stages.evaluation.refined import refined_entries
 from stages.evaluation.yardstick import Protocol, Yardstick, first_of, measure_constants
 from stages.settings.params import Plugin
+from stages.settings.refined import RefinedSettings
 from stages.settings.samplers import SamplerSettings
 
 SHAPE = (1, 8, 8)
@@ -259,7 +263,34 @@ def test_a_refiner_has_no_entry(teacher, tmp_path):
     refiner = refining.refiner_for(made, {"name": "mlp", "width": 4, "depth": 1}, seed=0)
     save_model(tmp_path / "turbo", refiner)
     assert set(models_in({"pretrain": folder, "turbo": tmp_path / "turbo"}, Listener(said))) == {"pretrain"}
-    assert said == ["turbo is a refiner, which makes no samples without its teacher: it has no entry"]
+    assert said == ["turbo is a refiner: evaluate.refined samples it beside its teacher"]
+
+
+def test_a_model_has_entries_beside_its_refiner_that_count_its_own_calls(tmp_path):
+    made = loud(grid=None, trained_times="all")
+    refiner = refining.refiner_for(
+        Model(replace(made.config, architecture={"name": "mlp"}), made.network),
+        {"name": "mlp", "width": 4, "depth": 1},
+        seed=0,
+    )
+    folders = {"a": tmp_path / "a", "turbo": tmp_path / "turbo"}
+    save_model(folders["turbo"], refiner)
+    save_model(folders["a"], made)
+    asked = {"fast": RefinedSettings(model="a", refiner="turbo", blocks=[(1, 1, 2), (0, 2, 0)])}
+    three, plain = refined_entries("a", made, asked, folders)
+    assert not list(refined_entries("b", made, asked, folders))
+    assert (three.name, three.nfe, three.grid.steps) == ("a@3/fast-h1p1r2", 3, 4)
+    assert (plain.name, plain.nfe) == ("a@3/fast-h0p2r0", 3)
+    kept = KeptEntries(tmp_path / "kept")
+    assert len({kept._file(entry, None) for entry in (three, plain, replace(three, refinement=None))}) == 3
+    flow = as_flow(made)
+    (part,) = replace(PROTOCOL, batch=50).sample(
+        0, made, flow, three.grid, refined=(refiner, three.refinement.blocks)
+    )
+    noise = GAUSSIAN.draw("evaluate", keys_of(0, 0, 50), SHAPE)
+    with torch.no_grad():
+        wanted = refining.follow(flow, refiner, noise, refining.Blocks(1, 1, 2)).x
+    torch.testing.assert_close(part, wanted)
 
 
 def test_a_student_is_compared_with_the_guidance_that_it_was_taught(teacher, tmp_path):

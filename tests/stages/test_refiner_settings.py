@@ -21,9 +21,25 @@ REFINER = {
 }
 
 
+def asked(**changes):
+    entry = {"model": "pretrain", "refiner": "turbo", "blocks": [[1, 2, 3]]}
+    return REFINER | {"evaluate__refined": {"fast": entry | changes}}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        (
+            asked(refiner="boss-4"),
+            r"evaluate\.refined\.fast\.refiner 'boss-4' is no refiner; there are: turbo",
+        ),
+        (asked(model="round1"), r"fast\.model 'round1' is not what turbo was trained beside; set it to pret"),
+        (asked(blocks=[[0, 0, 3]]), r"evaluate\.refined\.fast\.blocks.*need a step of the flow"),
+        (asked(blocks=[[1, 0, 0], [1, 0, 0]]), r"evaluate\.refined\.fast\.blocks name steps twice"),
+        (
+            REFINER | {"evaluate__refined": {"fine": asked()["evaluate__refined"]["fast"]}},
+            r"evaluate\.refined\.fine: the report has another entry of that name",
+        ),
         (
             REFINER | {"distill__turbo__init": "round1"},
             r"distill\.turbo\.init 'round1' must be 'pretrain', its teacher",
@@ -47,6 +63,6 @@ def test_a_refiner_is_told_apart_from_students_at_once(settings, message):
 
 
 def test_a_refiner_beside_its_teacher_is_no_mistake():
-    params = Params(changed(**REFINER))
+    params = Params(changed(**asked()))
     checks.check(params)
     assert "turbo" not in flows(params)

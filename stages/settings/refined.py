@@ -1,0 +1,52 @@
+"""Which models are sampled beside a refiner, in which blocks, and whether it was trained beside them."""
+
+from collections.abc import Iterator, Mapping
+
+from pydantic import Field, field_validator
+
+from fewstep import registry
+from fewstep.refining import Blocks
+from stages.settings.models import is_refiner
+from stages.settings.params import Params, Settings
+from stages.settings.samplers import TAKEN
+
+
+class RefinedSettings(Settings):
+    """What a refiner is tried with."""
+
+    model: str
+    """The model: the refiner's teacher."""
+    refiner: str
+    """A key of distill whose method is refiner."""
+    blocks: tuple[tuple[int, int, int], ...] = Field(min_length=1)
+    """Numbers of steps, each of three kinds in this order: of Heun, of heun_pc, refined; see
+    fewstep.refining.Blocks. Steps are equal."""
+
+    @field_validator("blocks")
+    @classmethod
+    def _can_be(cls, blocks: tuple[tuple[int, int, int], ...]) -> tuple[tuple[int, int, int], ...]:
+        for numbers in blocks:
+            Blocks(*numbers)
+        return blocks
+
+
+def wrong_refined(
+    asked: Mapping[str, RefinedSettings], others: Mapping[str, Settings], params: Params
+) -> Iterator[str]:
+    """Yield what is wrong with evaluate.refined; `others` are the entries of evaluate.samplers."""
+    for name, settings in asked.items():
+        where = f"evaluate.refined.{name}"
+        if name in (*others, *TAKEN, *registry.available("fewstep.searches")):
+            yield f"{where}: the report has another entry of that name; rename it"
+        if len(set(settings.blocks)) < len(settings.blocks):
+            yield f"{where}.blocks name steps twice"
+        if not is_refiner(settings.refiner, params):
+            known = [key for key in params.keys("distill") if is_refiner(key, params)]
+            yield (
+                f"{where}.refiner {settings.refiner!r} is no refiner; there are: {', '.join(known) or 'none'}"
+            )
+        elif (teacher := params.config("distill", settings.refiner).teacher) != settings.model:
+            yield (
+                f"{where}.model {settings.model!r} is not what {settings.refiner} was trained beside; set it "
+                f"to {teacher}"
+            )
