@@ -12,6 +12,7 @@ from scipy import stats
 from fewstep import checkpoint, grids, noises, randomness, samplers, shards
 from fewstep.draws import draws
 from fewstep.errors import UserError
+from fewstep.exporting import description
 from fewstep.flow import FieldFlow, as_flow
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.methods.reflow import Reflow
@@ -246,3 +247,15 @@ def test_a_sampler_that_adds_no_noise_takes_any():
 def test_a_law_that_can_not_be_is_refused(noise, told):
     with pytest.raises(UserError, match=told):
         noises.get(noise)
+
+
+def test_an_exported_sampler_says_how_its_noise_is_drawn():
+    told = {"guidance": 1.0, "nfe": 2, "digest": "d", "differences": {}}
+    own, normal = (
+        description.facts(student(noise).config, grids.uniform(2), **told) for noise in (T3, "gaussian")
+    )
+    text = description.readme("m", own, [])
+    assert "| `noise` | float32 (batch, 2) | student_t with 3 degrees |" in text
+    assert "multiply that of each sample by sqrt(3 / w)" in text
+    assert "noise" not in normal
+    assert "| standard normal |" in description.readme("m", normal, [])
