@@ -8,14 +8,13 @@ from typing import Any, Literal
 from etils.epy import lazy_imports
 from pydantic import Field
 
-from fewstep import noises, paths
 from fewstep.conditions import LABEL, shapes_of
 from fewstep.errors import UserError
 from fewstep.registry import unknown
 from fewstep.settings import TrainSettings
 from stages.run.job import Job
 from stages.run.runner import main
-from stages.settings.models import outside_data, wrong_methods
+from stages.settings.models import outside_data, wrong_methods, wrong_path
 from stages.settings.params import MethodPlugin, ModelPlugin, NoiseChoice, Params, PathChoice, Settings
 
 with lazy_imports():
@@ -70,22 +69,12 @@ def output(key: str | None) -> str:
 def check(params: Params) -> list[str]:
     """Return what is wrong: the method must learn from the data, and an adopted model lie under data/."""
     config = params.config("pretrain")
-    method, checkpoint, problems = config.method, config.checkpoint, []
+    method, checkpoint = config.method, config.checkpoint
     if checkpoint is not None and (outside := outside_data([("pretrain.checkpoint", checkpoint)])):
         return outside
     if method.build().needs.stream != "data":
         return [f"pretrain.method {method.name} learns from {method.build().needs.stream}, not from data"]
-    if config.prediction == "velocity" and getattr(paths.get(config.path), "gamma", 0):
-        problems.append(
-            "pretrain.prediction velocity has no bound near data on a path with gamma; set it to v, noise or "
-            "data"
-        )
-    try:
-        law, path = noises.get(config.noise), paths.get(config.path)
-        noises.must_suit(law, path=path, prediction=config.prediction)
-    except UserError as error:
-        problems.append(f"pretrain.noise: {error}")
-    return problems + wrong_methods(params, [("pretrain.method", method, "pretrain")])
+    return wrong_path(params) + wrong_methods(params, [("pretrain.method", method, "pretrain")])
 
 
 def run(config: Config, job: Job) -> None:

@@ -24,9 +24,9 @@ from fewstep.randomness import keys_of
 from fewstep.shards import Shards, write_shards
 from stages.evaluation import evaluation, yardstick
 from stages.evaluation.entries import Entry, KeptEntries
-from stages.evaluation.evaluation import FineRun, converge, entries_of, models_in, sampled_entries
+from stages.evaluation.evaluation import FineRun, converge, entries_of, sampled_entries
 from stages.evaluation.macs import macs_of
-from stages.evaluation.refined import refined_entries
+from stages.evaluation.refined import models_in, refined_entries
 from stages.evaluation.yardstick import Protocol, Yardstick, first_of, measure_constants
 from stages.settings.params import Plugin
 from stages.settings.refined import RefinedSettings
