@@ -198,7 +198,7 @@ class Asked:
 
     def __init__(self, model: Model, data: Tensor, conditions: Mapping[str, Tensor], keys: Tensor) -> None:
         self.model, self.data, self.conditions, self.keys = model, data, conditions, keys
-        self.noise = randomness.noises("declaration", keys, tuple(data.shape[1:])).to(data)
+        self.noise = model.noise.draw("declaration", keys, tuple(data.shape[1:])).to(data)
         self.variance = data.var(dim=0).clamp(min=1e-8)
         self.calls = 0
         self._answers: dict[tuple[float, ...], Tensor] = {}

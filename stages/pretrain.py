@@ -8,18 +8,18 @@ from typing import Any, Literal
 from etils.epy import lazy_imports
 from pydantic import Field
 
-from fewstep import noises, paths
-from fewstep.conditions import LABEL
+from fewstep.conditions import LABEL, shapes_of
 from fewstep.errors import UserError
+from fewstep.registry import unknown
 from fewstep.settings import TrainSettings
 from stages.run.job import Job
 from stages.run.runner import main
-from stages.settings.models import outside_data, wrong_methods
+from stages.settings.models import outside_data, wrong_methods, wrong_path
 from stages.settings.params import MethodPlugin, ModelPlugin, NoiseChoice, Params, PathChoice, Settings
 
 with lazy_imports():
     from fewstep import checkpoint, model
-    from stages.training import given, memory_plan, training
+    from stages.training import memory_plan, training
 
 VERSION = 1  # bump when the numbers this stage writes change
 
@@ -69,22 +69,12 @@ def output(key: str | None) -> str:
 def check(params: Params) -> list[str]:
     """Return what is wrong: the method must learn from the data, and an adopted model lie under data/."""
     config = params.config("pretrain")
-    method, checkpoint, problems = config.method, config.checkpoint, []
+    method, checkpoint = config.method, config.checkpoint
     if checkpoint is not None and (outside := outside_data([("pretrain.checkpoint", checkpoint)])):
         return outside
     if method.build().needs.stream != "data":
         return [f"pretrain.method {method.name} learns from {method.build().needs.stream}, not from data"]
-    if config.prediction == "velocity" and getattr(paths.get(config.path), "gamma", 0):
-        problems.append(
-            "pretrain.prediction velocity has no bound near data on a path with gamma; set it to v, noise or "
-            "data"
-        )
-    try:
-        law, path = noises.get(config.noise), paths.get(config.path)
-        noises.must_suit(law, path=path, prediction=config.prediction)
-    except UserError as error:
-        problems.append(f"pretrain.noise: {error}")
-    return problems + wrong_methods(params, [("pretrain.method", method, "pretrain")])
+    return wrong_path(params) + wrong_methods(params, [("pretrain.method", method, "pretrain")])
 
 
 def run(config: Config, job: Job) -> None:
@@ -104,7 +94,7 @@ def plan(config: Config, job: Job) -> memory_plan.MemoryPlan | None:
 def untrained(config: Config, job: Job) -> training.Untrained:
     """Return the model before its training, with freshly drawn weights."""
     data, method = job.manifests["data"]["facts"], config.method.build()
-    conditions = given.conditions_of(config.conditional, data)
+    conditions = conditions_of(config, data)
     of_classes = ("classes", "class_shares", "class_names") if LABEL in conditions else ()
     others = {name: shape for name, shape in conditions.items() if name != LABEL}
     description = model.ModelConfig(
@@ -121,6 +111,24 @@ def untrained(config: Config, job: Job) -> training.Untrained:
     table = checkpoint.table_with(job.inputs["data"], conditions) if others else None
     student = model.build(description, seed=job.seed, table=table)
     return training.Untrained(method, student, config.train, job.inputs["data"])
+
+
+def conditions_of(config: Config, data: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the conditions that the network is given, the label's among them.
+
+    Raises:
+        UserError: if the data has none, or not those that are asked for.
+    """
+    there = ({LABEL: ()} if data["classes"] else {}) | shapes_of(data)
+    if config.conditional is True and not there:
+        raise UserError(
+            "pretrain.conditional is true, but the data has no labels, nor other conditions; set it to false"
+        )
+    names = list(there if config.conditional is True else config.conditional or ())
+    for name in names:
+        if name not in there:
+            raise UserError(f"pretrain.conditional: {unknown('condition', name, list(there) or ['none'])}")
+    return {name: there[name] for name in names}
 
 
 def gate(config: Config, key: str | None, facts: dict[str, Any]) -> str | None:

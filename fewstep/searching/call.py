@@ -59,8 +59,8 @@ def search(
     Args:
         model: A fewstep Model, a Flow, or any callable velocity(x, t): x (n, *shape) is (1 - t) noise +
             t data, t is (n,), from 0 (noise) to 1 (data), and the velocity points from noise to data.
-        noise: Standard normal, (N, *shape), on the model's device. It is dealt to disjoint sets; if it
-            doesn't suffice, the message says how much does.
+        noise: Of the law of the model, normal if it says none, (N, *shape), on its device. It is dealt to
+            disjoint sets; if it doesn't suffice, the message says how much does.
         budgets: Numbers of steps to find a grid for.
         method: The name of a search (a file of fewstep.searches), or one with options of yours.
         solver: The solver that will take the steps.

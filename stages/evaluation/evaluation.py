@@ -17,7 +17,6 @@ from fewstep.metrics.features import FeatureNet
 from fewstep.metrics.nets import FIRST, load_nets
 from fewstep.metrics.protocol import Floor, moved, ratio
 from fewstep.model import Model
-from fewstep.progress import Progress
 from fewstep.randomness import keys_of
 from fewstep.shards import Shards
 from stages.artifacts.scratch import state
@@ -26,7 +25,7 @@ from stages.evaluation.by_features import Features
 from stages.evaluation.entries import Entry, KeptEntries, Result
 from stages.evaluation.listed import entries_of, nfe_of, sampled_entries
 from stages.evaluation.macs import macs_of
-from stages.evaluation.refined import refined_entries
+from stages.evaluation.refined import models_in, refined_entries
 from stages.evaluation.yardstick import Constants, Protocol, Yardstick, measure_constants
 from stages.figures.sample_grid import samples_shown
 from stages.run.job import Job
@@ -203,15 +202,6 @@ def evaluate(
         features=asked,
         real=codec.seen(real, codec.of_prepared(job.inputs["data"])),
     )
-
-
-def models_in(folders: Mapping[str, Path], progress: Progress) -> dict[str, Model]:
-    """Return the models in these folders, by name, that make samples; a refiner alone makes none."""
-    opened = {name: open_model(folder) for name, folder in folders.items()}
-    for name, model in opened.items():
-        if model.config.refines:
-            progress.note(f"{name} is a refiner: evaluate.refined samples it beside its teacher")
-    return {name: model for name, model in opened.items() if not model.config.refines}
 
 
 def converge(

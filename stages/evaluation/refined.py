@@ -1,4 +1,4 @@
-"""Entries of models that are sampled with a refiner beside them."""
+"""Models that make samples, and their entries with a refiner beside them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -7,9 +7,20 @@ from pathlib import Path
 from fewstep.checkpoint import load_config, model_digest
 from fewstep.flow import as_flow
 from fewstep.model import Model
+from fewstep.progress import Progress
 from fewstep.refining import Blocks, grid_of
 from stages.evaluation.entries import Entry, Refinement
+from stages.sampling.open_model import open_model
 from stages.settings.refined import RefinedSettings
+
+
+def models_in(folders: Mapping[str, Path], progress: Progress) -> dict[str, Model]:
+    """Return the models in these folders, by name, that make samples; a refiner alone makes none."""
+    opened = {name: open_model(folder) for name, folder in folders.items()}
+    for name, model in opened.items():
+        if model.config.refines:
+            progress.note(f"{name} is a refiner: evaluate.refined samples it beside its teacher")
+    return {name: model for name, model in opened.items() if not model.config.refines}
 
 
 def refined_entries(

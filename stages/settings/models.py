@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 
-from fewstep import noises
+from fewstep import noises, paths
 from fewstep.errors import UserError
 from fewstep.training.method import Method
 from stages.settings.params import Named, Params
@@ -144,6 +144,22 @@ def wrong_methods(
             method.build().check_noise(noises.get(config.noise))
         except UserError as error:
             problems.append(f"{where} {method.name}: {error}")
+    return problems
+
+
+def wrong_path(params: Params) -> list[str]:
+    """Return what does not go together of the path, the noise and the prediction of the pretrained model."""
+    config, problems = params.config("pretrain"), []
+    path = paths.get(config.path)
+    if config.prediction == "velocity" and getattr(path, "gamma", 0):
+        problems.append(
+            "pretrain.prediction velocity has no bound near data on a path with gamma; set it to v, noise or "
+            "data"
+        )
+    try:
+        noises.must_suit(noises.get(config.noise), path=path, prediction=config.prediction)
+    except UserError as error:
+        problems.append(f"pretrain.noise: {error}")
     return problems
 
 

@@ -47,8 +47,7 @@ def student_of(init: Model, changes: dict[str, Any], architecture: Named | None,
     config = replace(init.config, **changes)
     if architecture is None:
         return Model(config, init.network, init.conditions.table)
-    # of a network that takes guidance as an input, the student is taught one scale, and needs none
-    config = replace(config, architecture=architecture.named(), guidance_input=False)
+    config = replace(config, architecture=architecture.named())
     return build(config, seed=seed, table=init.conditions.table)
 
 
@@ -94,8 +93,8 @@ class Untrained:
         made_of, starts_from = training.facts.get("noise", "gaussian"), self.student.config.noise
         if self.method.needs.stream in ("pairs", "trajectories") and made_of != starts_from:
             raise UserError(
-                f"{self.source} was made of noise {made_of}, but the model starts from {starts_from}; "
-                "train on what was made of the same noise"
+                f"{self.source} was made of noise {made_of}, but the model starts from {starts_from}; train "
+                "on what was made of the same noise"
             )
         return TrainTask(
             self.method,

@@ -24,10 +24,10 @@ from fewstep.randomness import keys_of
 from fewstep.shards import Shards, write_shards
 from stages.evaluation import evaluation, yardstick
 from stages.evaluation.entries import Entry, KeptEntries
-from stages.evaluation.evaluation import FineRun, converge, models_in
+from stages.evaluation.evaluation import FineRun, converge
 from stages.evaluation.listed import entries_of, sampled_entries
 from stages.evaluation.macs import macs_of
-from stages.evaluation.refined import refined_entries
+from stages.evaluation.refined import models_in, refined_entries
 from stages.evaluation.yardstick import Protocol, Yardstick, first_of, measure_constants
 from stages.settings.params import Plugin
 from stages.settings.refined import RefinedSettings
