@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fewstep import __version__
+from fewstep.exporting.sampler import Sampler
 from fewstep.exports import Export
 from fewstep.grids import Grid
 from fewstep.model import ModelConfig
@@ -68,26 +69,26 @@ def manual_sigmas(config: ModelConfig, grid: Grid) -> str | None:
     return ", ".join(f"{ratio:.9g}" for ratio in ratios)
 
 
-def readme(name: str, told: dict[str, Any], exports: list[Export]) -> str:
+def readme(name: str, told: dict[str, Any], exports: list[Export], sampler: Sampler) -> str:
     """Return README.md.
 
     Args:
         name: of the model.
         told: what `facts` returned.
         exports: the formats that were written.
+        sampler: what they hold.
     """
-    shape, classes = tuple(told["shape"]), told["classes"]
     parts = [
         f"# Sampler of {name}",
         f"fewstep {told['fewstep']} made this folder of the model with the digest `{told['model_digest']}`. "
-        f"A file holds the whole sampler: {told['nfe']} network calls a sample, solver `{told['solver']}`, "
+        f"Each holds the whole sampler: {told['nfe']} network calls a sample, solver `{told['solver']}`, "
         f"guidance {told['guidance']:g}. Any batch size goes.",
-        table(shape, told),
+        table(tuple(told["shape"]), told),
     ]
     for export in exports:
         measured = told["files"][export.file]["relative_difference"]
         parts.append(f"## {export.title}: {export.file}")
-        parts.append(f"```python\n{export.call((16, *shape), classes, told['conditions'])}```")
+        parts.append(f"```python\n{export.call(sampler)}```")
         parts.append(f"Largest difference to fewstep's own samples, relative to their size: {measured:.1e}.")
     parts.append("## Its steps")
     parts.append(f"t = {', '.join(f'{t:.9g}' for t in told['times'])}, from noise (0) to data (1).")

@@ -1,0 +1,99 @@
+"""Exports of adopted networks to diffusers: the other library samples as fewstep does."""
+
+import json
+import re
+
+import pytest
+import torch
+from foreign.adopted import BETAS, NETWORKS, adopted
+
+from fewstep import checkpoint
+from fewstep.errors import UserError
+from fewstep.exporting import folder
+from fewstep.exporting.sampler import Sampler
+from fewstep.grids import Grid, uniform
+from fewstep.model import ModelConfig, build
+
+GRIDS = {"flow": Grid((0.0, 0.1, 0.35, 1.0)), "betas": Grid((0.07, 0.35, 0.8, 1.0))}
+
+
+def exported(model, grid, place, formats=("diffusers",)):
+    """Export a model, and return its differences."""
+    checkpoint.save_model(place / "model", model)
+    return folder.export(place / "model", grid, place / "out", formats=formats)
+
+
+def run_readme(place, monkeypatch):
+    """Run the calls of a README, and return what each names."""
+    monkeypatch.chdir(place)
+    calls = re.findall(r"```python\n(.*?)```", (place / "README.md").read_text(), re.S)
+    names = [{} for _ in calls]
+    for call, found in zip(calls, names, strict=True):
+        assert "fewstep" not in call
+        exec(call, found)
+    return names
+
+
+@pytest.mark.parametrize("declared", [{}, BETAS, BETAS | {"prediction": "v"}], ids=["flow", "noise", "v"])
+@pytest.mark.parametrize("name", ["UNet2DModel", "SD3Transformer2DModel"])
+def test_the_library_samples_as_fewstep_does(name, declared, tmp_path):
+    grid = GRIDS["betas" if declared else "flow"]
+    (difference,) = exported(adopted(name, **declared), grid, tmp_path).values()
+    assert 0 <= difference <= 2e-5
+    told = json.loads((tmp_path / "out/diffusers/sampling.json").read_text())
+    ratio = {t: (1 - t) / t for t in grid.times if t}
+    assert told["sigmas"] == ([ratio[t] for t in grid.times] if declared else [1.0, 0.9, 0.65])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_readme_samples_as_it_stands(name, tmp_path, monkeypatch):
+    student = {"grid": GRIDS["flow"], "in_range": True} if name == "UNet2DModel" else {}
+    model = adopted(name, **student)
+    exported(model, GRIDS["flow"], tmp_path)
+    files = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.*")}
+    component = "transformer" if "Transformer" in name else "unet"
+    assert files == {
+        f"diffusers/{component}/config.json",
+        f"diffusers/{component}/diffusion_pytorch_model.safetensors",
+        "diffusers/scheduler/scheduler_config.json",
+        "diffusers/sampling.json",
+        "fewstep.json",
+        "README.md",
+    }
+    (names,) = run_readme(tmp_path / "out", monkeypatch)
+    inputs = {name: names[name] for name in ("noise", *model.config.condition_names)}
+    ours = Sampler(model, GRIDS["flow"], 1.0)(**inputs)
+    torch.testing.assert_close(names["samples"], ours, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("declared", "grid", "guidance", "message"),
+    [
+        (
+            {},
+            uniform(2, solver="heun"),
+            1.0,
+            "it takes Euler steps of a velocity at one time, not those",
+        ),
+        ({}, uniform(2), 2.0, "pipelines guide by themselves; export guidance 1"),
+        (BETAS | {"prediction": "data"}, uniform(2, start=0.07), 1.0, "takes no network that predicts data"),
+        (
+            {"prediction": "velocity"},
+            uniform(2),
+            1.0,
+            "no scheduler has the path linear with the pred",
+        ),
+        (BETAS | {"path": "cosine"}, uniform(2, start=0.1), 1.0, "no scheduler has the path cosine with"),
+    ],
+)
+def test_what_no_scheduler_follows_is_refused(declared, grid, guidance, message, tmp_path):
+    checkpoint.save_model(tmp_path / "model", adopted("UNet2DModel", **{"guidable": True} | declared))
+    with pytest.raises(UserError, match=f"{message}.*Take pt2 or onnx"):
+        folder.export(tmp_path / "model", grid, tmp_path / "out", guidance=guidance, formats=["diffusers"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_of_fewstep_is_refused(tmp_path):
+    model = build(ModelConfig(architecture={"name": "mlp"}, shape=(2,)), seed=0)
+    with pytest.raises(UserError, match="the model's architecture is mlp, no network of diffusers"):
+        exported(model, uniform(2), tmp_path)
