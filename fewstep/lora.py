@@ -52,9 +52,16 @@ def with_lora(model: Model, settings: LoraSettings, *, seed: int, base: str | No
 
 def merged(model: Model) -> Model:
     """Return a model with its adapter, if it is one, added to the weights."""
-    if model.config.lora is None:
-        return model
-    networks.merge(model.network)
+    return model if model.config.lora is None else _taken_out(model, merge=True)
+
+
+def without(model: Model) -> Model:
+    """Return the model over whose weights an adapter was trained."""
+    return _taken_out(model, merge=False)
+
+
+def _taken_out(model: Model, *, merge: bool) -> Model:
+    networks.take_out(model.network, merge=merge)
     config = replace(model.config, lora=None, lora_base=None)
     whole = models.Model(config, model.network.requires_grad_(True), model.conditions.table)
     return whole.train(model.training)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from fewstep import __version__
@@ -40,6 +41,8 @@ def facts(
         "manual_sigmas": manual_sigmas(config, grid),
         "solver": grid.solver,
         "nfe": nfe,
+        "lora": None if config.lora is None else asdict(config.lora),
+        "lora_base": config.lora_base,
         "guidance": config.guidance_shown(guidance),
         "in_range": config.in_range,
         "units": config.units,
@@ -81,10 +84,15 @@ def readme(name: str, told: dict[str, Any], exports: list[Export], sampler: Samp
     parts = [
         f"# Sampler of {name}",
         f"fewstep {told['fewstep']} made this folder of the model with the digest `{told['model_digest']}`. "
-        f"Each holds the whole sampler: {told['nfe']} network calls a sample, solver `{told['solver']}`, "
+        f"Sampling takes {told['nfe']} network calls a sample, solver `{told['solver']}`, "
         f"guidance {told['guidance']:g}. Any batch size goes.",
         table(tuple(told["shape"]), told),
     ]
+    if told["lora_base"]:
+        parts.append(
+            f"The model is an adapter over that with the digest `{told['lora_base']}`. Files of an adapter "
+            "hold it alone, all others have it in their weights."
+        )
     for export in exports:
         measured = told["files"][export.file]["relative_difference"]
         parts.append(f"## {export.title}: {export.file}")

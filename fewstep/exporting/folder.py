@@ -60,7 +60,7 @@ def export(
                     f"nothing was written to {out}. Leave {name} out of the formats"
                 )
         told = description.facts(
-            sampler.model.config,
+            checkpoint.load_config(model),
             grid,
             guidance=guidance,
             nfe=nfe,

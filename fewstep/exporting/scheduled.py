@@ -102,7 +102,12 @@ def table_of(config: ModelConfig) -> paths.Table | None:
 
 def component_of(sampler: Sampler) -> str:
     """Return what pipelines call the network: unet or transformer."""
-    return "transformer" if "Transformer" in sampler.model.config.architecture["network"] else "unet"
+    return component_named(sampler.model.config.architecture["network"])
+
+
+def component_named(network: str) -> str:
+    """Return what pipelines call a network of a class: unet or transformer."""
+    return "transformer" if "Transformer" in network else "unet"
 
 
 def network_of(sampler: Sampler) -> Any:

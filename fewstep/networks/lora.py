@@ -92,10 +92,11 @@ def endings(names: list[str], most: int = 8) -> list[str]:
     return list(dict.fromkeys(words))[:most]
 
 
-def merge(network: nn.Module) -> None:
-    """Add adapters to the weights that they adapt, and take them out."""
-    for name, layer in list(adapted(network)):
-        layer.merge()
+def take_out(network: nn.Module, *, merge: bool) -> None:
+    """Take the adapters out of a network, whose weights get what they added to them if `merge`."""
+    for name, layer in adapted(network):
+        if merge:
+            layer.merge()
         network.set_submodule(name, layer.get_base_layer())
     vars(network).pop("peft_config", None)
 
