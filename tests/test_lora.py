@@ -6,11 +6,10 @@ from functools import partial
 
 import pytest
 import torch
-from foreign import tiny_networks
+from foreign.adopted import NETWORKS, adopted
 from recorded import FixedBatches, Recorder, run, student, student_of
 
 from fewstep import checkpoint, grids, registry
-from fewstep.conditions import Table
 from fewstep.errors import UserError
 from fewstep.lora import merged, share, trainable_copy, with_lora
 from fewstep.methods.dmd import Dmd
@@ -21,13 +20,6 @@ from fewstep.timing import with_second_time
 from fewstep.training.networks import Training
 
 LORA = LoraSettings(rank=2, alpha=4)
-FOREIGN = {
-    "UNet2DModel": (tiny_networks.unet, {}),
-    "DiTTransformer2DModel": (tiny_networks.dit, {"classes": 5}),
-    "UNet2DConditionModel": (tiny_networks.text_unet, {"conditions": {"text": (3, 6)}}),
-    "SD3Transformer2DModel": (tiny_networks.sd3, {"conditions": {"text": (3, 6), "pooled": (3,)}}),
-    "PixArtTransformer2DModel": (tiny_networks.pixart, {"conditions": {"text": (3, 6)}}),
-}
 
 
 def moved(model, seed=0):
@@ -49,18 +41,6 @@ def own(name):
     return moved(build(ModelConfig(architecture=architecture, shape=shape, classes=3), seed=0).eval())
 
 
-def foreign(name):
-    make, known = FOREIGN[name]
-    network = make()
-    architecture = {"name": "diffusers", "network": name, "config": dict(network.config)}
-    architecture["config"] = {k: v for k, v in architecture["config"].items() if not k.startswith("_")}
-    config = ModelConfig(architecture=architecture, shape=tiny_networks.SHAPE, **known)
-    rows = {name: torch.zeros(2, *shape).numpy() for name, shape in config.conditions.items()}
-    model = build(config, seed=0, table=Table(rows=rows) if rows else None)
-    model.network.network.load_state_dict(network.state_dict())
-    return model.eval()
-
-
 def answer(model):
     """Return what a model says of a few samples."""
     generator = torch.Generator().manual_seed(1)
@@ -73,7 +53,7 @@ def answer(model):
         return model(x, torch.tensor([0.1, 0.5, 0.9]), **given)
 
 
-MODELS = [partial(own, "mlp"), partial(own, "unet"), *(partial(foreign, name) for name in FOREIGN)]
+MODELS = [partial(own, "mlp"), partial(own, "unet"), *(partial(adopted, name) for name in NETWORKS)]
 
 
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.args[0])
