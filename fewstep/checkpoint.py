@@ -1,4 +1,9 @@
-"""Model directories: model.safetensors, config.json, perhaps conditions.safetensors; stages hand them on."""
+"""Model directories: model.safetensors, config.json, perhaps further files; stages hand them on.
+
+A model that was trained as an adapter has the weights of its base in model.safetensors, with the bytes that
+they have in the directory of that, and its own in lora.safetensors: it needs no other directory, and a store
+of files by their content, as DVC's cache, holds the base once.
+"""
 
 import hashlib
 import json
@@ -8,16 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from etils.epy import lazy_imports
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fewstep import lora
 from fewstep.conditions import Conditions, Table
 from fewstep.errors import UserError
 from fewstep.files import decoded, written_whole
 from fewstep.model import Model, ModelConfig, build
 
+with lazy_imports():
+    from fewstep.networks import lora as adapters
+
 WEIGHTS, CONFIG, CONDITIONS = "model.safetensors", "config.json", "conditions.safetensors"
+LORA = "lora.safetensors"
+LEFT_OUT = ("conditions", "guidance_input", "lora", "lora_base")  # of config.json, if a model has none
 
 
 def save_model(folder: Path, model: Model) -> None:
@@ -26,10 +38,15 @@ def save_model(folder: Path, model: Model) -> None:
     Raises:
         UserError: if a weight is not finite.
     """
-    weights = {name: t.detach().cpu().clone().contiguous() for name, t in model.network.state_dict().items()}
-    _refuse_infinite(folder, weights)
-    with written_whole(folder / WEIGHTS) as temporary:
-        save_file(weights, temporary)
+    files: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in model.network.state_dict().items():
+        file, named = _place(model.config, name)
+        files.setdefault(file, {})[named] = tensor.detach().cpu().clone().contiguous()
+    for weights in files.values():
+        _refuse_infinite(folder, weights)
+    for file, weights in files.items():
+        with written_whole(folder / file) as temporary:
+            save_file(weights, temporary)
     with written_whole(folder / CONFIG) as temporary:
         temporary.write_text(json.dumps(_told(model.config), indent=2, sort_keys=True) + "\n")
     if model.conditions.table is not None:
@@ -39,8 +56,7 @@ def save_model(folder: Path, model: Model) -> None:
 
 def _told(config: ModelConfig) -> dict[str, Any]:
     """Return a config as JSON values, without what it has none of."""
-    lacking = {name for name in ("conditions", "guidance_input") if not getattr(config, name)}
-    return {name: value for name, value in asdict(config).items() if name not in lacking}
+    return {name: value for name, value in asdict(config).items() if value or name not in LEFT_OUT}
 
 
 def load_config(folder: Path) -> ModelConfig:
@@ -56,8 +72,12 @@ def load_config(folder: Path) -> ModelConfig:
         raise UserError(f"{folder / CONFIG}: {error}") from error
 
 
-def load_model(folder: Path) -> Model:
+def load_model(folder: Path, *, merge: bool = True) -> Model:
     """Return the model in `folder`, on the CPU and in evaluation mode.
+
+    Args:
+        folder: The model directory.
+        merge: Whether an adapter is added to the weights of its base; otherwise it can be gone on with.
 
     Raises:
         UserError: if a file is missing or damaged, the config or its architecture can't be, or the
@@ -70,22 +90,44 @@ def load_model(folder: Path) -> Model:
         model = build(config, seed=0, table=load_table(folder))
     except (UserError, TypeError) as error:
         raise UserError(f"{folder / CONFIG}: {error}") from error
-    _content(folder, WEIGHTS)
+    state = model.network.state_dict()
+    places = {name: _place(config, name) for name in state}
+    files: dict[str, dict[str, Tensor]] = {}
+    for name, (file, named) in places.items():
+        files.setdefault(file, {})[named] = state[name]
+    found = {file: _weights(folder, file, wanted) for file, wanted in files.items()}
+    model.network.load_state_dict({name: found[file][named] for name, (file, named) in places.items()})
+    return (lora.merged(model) if merge else model).eval()
+
+
+def _place(config: ModelConfig, name: str) -> tuple[str, str]:
+    """Return which file of a model directory holds a weight of the network, and its name there."""
+    if config.lora is None:
+        return WEIGHTS, name
+    return LORA if adapters.is_of_adapter(name) else WEIGHTS, adapters.name_in_file(name)
+
+
+def _weights(folder: Path, file: str, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights in a file of a model directory, of the names and shapes of those `wanted`.
+
+    Raises:
+        UserError: see `load_model`.
+    """
+    _content(folder, file)
     try:
-        weights = load_file(folder / WEIGHTS)
+        weights = load_file(folder / file)
     except SafetensorError as error:
-        raise UserError(f"{folder / WEIGHTS} is damaged ({error})") from error
-    wanted = {name: list(tensor.shape) for name, tensor in model.network.state_dict().items()}
+        raise UserError(f"{folder / file} is damaged ({error})") from error
+    shapes = {name: list(tensor.shape) for name, tensor in wanted.items()}
     found = {name: list(tensor.shape) for name, tensor in weights.items()}
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
+    for name in sorted(shapes.keys() | found.keys()):
+        if shapes.get(name) != found.get(name):
             raise UserError(
-                f"{folder / WEIGHTS} does not fit {CONFIG}: it has {name} of shape {found.get(name)}, "
-                f"the architecture of {wanted.get(name)} (None: not at all)"
+                f"{folder / file} does not fit {CONFIG}: it has {name} of shape {found.get(name)}, "
+                f"the architecture of {shapes.get(name)} (None: not at all)"
             )
     _refuse_infinite(folder, weights)
-    model.network.load_state_dict(weights)
-    return model.eval()
+    return weights
 
 
 def load_table(folder: Path) -> Table | None:
@@ -122,11 +164,11 @@ def load_conditions(folder: Path) -> Conditions:
 
 def files_of(folder: Path) -> list[str]:
     """Return the names of a model directory's files."""
-    return [WEIGHTS, CONFIG, *([CONDITIONS] if (folder / CONDITIONS).exists() else [])]
+    return [WEIGHTS, CONFIG, *(name for name in (CONDITIONS, LORA) if (folder / name).exists())]
 
 
 def model_digest(folder: Path) -> str:
-    """Return the sha256, in hexadecimal, over the weights, the config and the conditions.
+    """Return the sha256, in hexadecimal, over the weights, the config, the conditions and the adapter.
 
     Raises:
         UserError: if a file is missing; the message names the folder.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from etils.epy import lazy_imports
 from torch import Tensor, nn
 
 from fewstep import noises, paths, registry
@@ -15,6 +16,10 @@ from fewstep.grids import Grid
 from fewstep.network_times import NETWORK_TIMES
 from fewstep.predictions import PARTS
 from fewstep.registry import unknown
+from fewstep.settings import LoraSettings
+
+with lazy_imports():
+    from fewstep.networks import lora as adapters
 
 TIMING = ("second_time", "slow_times")  # what an architecture's `build` may take; see fewstep.timing
 
@@ -86,6 +91,10 @@ class ModelConfig:
     """Whether the same noise always gives the same sample."""
     grid: Grid | None = None
     """The grid a few-step student samples with."""
+    lora: LoraSettings | None = None
+    """The adapter in its network, whose other weights are those of another model; see fewstep.lora."""
+    lora_base: str | None = None
+    """The digest of that model's directory, if it had one."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -100,6 +109,8 @@ class ModelConfig:
         check_shapes(self.conditions)
         if isinstance(self.grid, dict):
             object.__setattr__(self, "grid", Grid(**self.grid))
+        if isinstance(self.lora, dict):
+            object.__setattr__(self, "lora", LoraSettings(**self.lora))
         _refuse_other_shares(shares, self.classes)
         law = noises.get(self.noise)
         object.__setattr__(self, "noise", law.named())
@@ -275,7 +286,8 @@ def build(config: ModelConfig, *, seed: int, table: Table | None = None) -> Mode
         table: Its conditions, if it is to be sampled with others than those it is given.
 
     Raises:
-        UserError: if the architecture or one of its options does not exist or does not fit the shape.
+        UserError: if the architecture or one of its options does not exist or does not fit the shape, or the
+            adapter does not fit the network.
     """
     options = dict(config.architecture)
     taken = {name: options.pop(name) for name in TIMING if name in options}
@@ -291,7 +303,7 @@ def build(config: ModelConfig, *, seed: int, table: Table | None = None) -> Mode
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return Model(config, design.build(config.shape, config.classes, **taken), table)
+            network = design.build(config.shape, config.classes, **taken)
         except TypeError as error:
             if named := [name for name in taken if name in str(error)]:
                 what = named[0].replace("_", " ")
@@ -299,3 +311,6 @@ def build(config: ModelConfig, *, seed: int, table: Table | None = None) -> Mode
                     f"model {config.architecture['name']} can't be given {what}: its build does not take it"
                 ) from None
             raise
+        if config.lora is not None:
+            adapters.put_in(network, config.lora)
+    return Model(config, network, table)

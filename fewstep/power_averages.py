@@ -31,7 +31,7 @@ with lazy_imports():
     import safetensors
     import safetensors.torch
 
-    from fewstep import checkpoint
+    from fewstep import checkpoint, lora
 
 WIDEST = 0.28  # gamma is 0 at 1 / (2 sqrt(3)): all steps count alike
 FOLDER = "averages"
@@ -85,7 +85,7 @@ def averaged(folder: Path, width: float) -> Model:
     """
     if not 0 < width <= WIDEST:
         raise UserError(f"the width of an average is above 0 and up to {WIDEST}, got {width}")
-    model = checkpoint.load_model(folder)
+    model = checkpoint.load_model(folder, merge=False)
     files = {float(file.stem): file for file in sorted((folder / FOLDER).glob("*.safetensors"))}
     if not files:
         raise UserError(
@@ -107,4 +107,4 @@ def averaged(folder: Path, width: float) -> Model:
                     mixed[weight] = mixed[weight] + tensor if weight in mixed else tensor
     held = model.state_dict()
     model.load_state_dict(held | {name: tensor.to(held[name].dtype) for name, tensor in mixed.items()})
-    return model
+    return lora.merged(model)

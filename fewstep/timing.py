@@ -22,7 +22,8 @@ def with_second_time(model: Model, *, seed: int) -> Model:
     It starts as `model` at any second time. Only its new layers are drawn, and depend on `seed` alone.
 
     Raises:
-        UserError: if its architecture has no such network, or is given times in another unit than its path's.
+        UserError: if its architecture has no such network, it is given times in another unit than its path's,
+            or is an adapter.
     """
     return _rebuilt(model, "second_time", seed=seed)
 
@@ -34,7 +35,8 @@ def with_slow_times(model: Model, *, seed: int) -> Model:
     reproduce the embedding of `model` but for what in it is faster; Zhang et al. 2025 (arXiv 2511.23342).
 
     Raises:
-        UserError: if its architecture has no such network, or is given times in another unit than its path's.
+        UserError: if its architecture has no such network, it is given times in another unit than its path's,
+            or is an adapter.
     """
     slower = _rebuilt(model, "slow_times", drawn="condition.time.", seed=seed)
     slower.network.condition.fit_times(model.network.condition)  # type: ignore[union-attr, operator]
@@ -52,6 +54,11 @@ def _rebuilt(model: Model, what: str, *, seed: int, drawn: str | None = None) ->
         raise UserError(
             f"{what.replace('_', ' ')} is for networks that are given times from 0 to 1; "
             f"this one is given {given}"
+        )
+    if model.config.lora is not None:
+        raise UserError(
+            f"lora: a network with {what.replace('_', ' ')} would be another base than that of the adapter "
+            "which the training starts from; start from its base, or set lora to null, which trains all"
         )
     config = replace(model.config, architecture={**model.config.architecture, what: True})
     built = models.build(config, seed=seed, table=model.conditions.table).to(next(model.parameters()).device)

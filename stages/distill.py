@@ -17,7 +17,7 @@ from stages.settings.params import Params
 from stages.settings.students import StudentSettings, must_continue, wrong_students
 
 with lazy_imports():
-    from fewstep import checkpoint, refining, shards, timing
+    from fewstep import checkpoint, lora, refining, shards, timing
     from stages.sampling import open_model
     from stages.searching import grids_file
     from stages.training import memory_plan, task, training
@@ -81,7 +81,8 @@ def plan(config: Config, job: Job) -> memory_plan.MemoryPlan:
 
 def untrained(config: Config, job: Job) -> training.Untrained:
     """Return the student before its training."""
-    method, init = config.method.build(), open_model.open_model(job.inputs["init"])
+    method = config.method.build()
+    init = open_model.open_model(job.inputs["init"], merge=config.lora is None)
     found = grids_file.read_grids(job.inputs["search"])
     grid = found.fine if config.nfe == "any" else found.grid(config.nfe, asked_by=f"distill@{job.key}")
     grid.must_suit(model=checkpoint.model_digest(job.inputs["teacher"]))
@@ -115,6 +116,9 @@ def untrained(config: Config, job: Job) -> training.Untrained:
     if method.needs.slow_times and not student.config.architecture.get("slow_times"):
         student = timing.with_slow_times(student, seed=job.seed)
     student = training.student_of(student, taught | method.trained(), None, seed=job.seed)
+    if config.lora is not None:
+        base = checkpoint.model_digest(job.inputs["init"])
+        student = lora.with_lora(student, config.lora, seed=job.seed, base=base)
     select = None
     if method.needs.stream == "trajectories":
         stored = facts["timesteps"]

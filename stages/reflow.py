@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from etils.epy import lazy_imports
 from pydantic import Field
 
-from fewstep.settings import TrainSettings
+from fewstep.settings import LoraSettings, TrainSettings
 from stages.run.job import Job
 from stages.run.runner import main
-from stages.settings.models import missing_flows, wrong_methods
+from stages.settings.models import missing_flows, wrong_lora, wrong_methods
 from stages.settings.params import MethodPlugin, ModelPlugin, Params, Settings
 
 with lazy_imports():
-    from fewstep import flow, shards
+    from fewstep import checkpoint, flow, lora, shards
     from stages.sampling import open_model
     from stages.training import memory_plan, training
 
@@ -35,6 +35,8 @@ class Config(Settings):
     weights, and init gives path, prediction and classes alone. null is that of init."""
     method: MethodPlugin = Field("reflow", validate_default=True)
     """The training method, a file of fewstep.methods that learns from pairs, and its options."""
+    lora: LoraSettings | None = None
+    """The adapter that is trained in place of the weights of init; {} is usual, null trains the weights."""
     train: TrainSettings
     """The training loop."""
     straightness_noises: int = Field(256, ge=1)
@@ -62,6 +64,7 @@ def check(params: Params) -> list[str]:
         supplied=("features",),
     )
     for key, config in rounds.items():
+        problems += [f"reflow.{key}{told}" for told in wrong_lora(config, params)]
         method = config.method
         if method.build().needs.stream != "pairs":
             problems.append(
@@ -78,7 +81,7 @@ def check(params: Params) -> list[str]:
 
 def run(config: Config, job: Job) -> None:
     """Train from the initial model's weights, and measure how straight the flow was and is."""
-    init, before = open_model.open_flow(job.inputs["init"], purpose=f"reflow@{job.key}")
+    init, before = opened(config, job)
     was = open_model.turns_of(before, init, noises=config.straightness_noises, seed=job.seed)
     trained = training.train_model(job, untrained(config, job, init))
     now = open_model.turns_of(
@@ -94,8 +97,14 @@ def run(config: Config, job: Job) -> None:
 
 def plan(config: Config, job: Job) -> memory_plan.MemoryPlan:
     """Return what memory the training takes."""
-    init, _ = open_model.open_flow(job.inputs["init"], purpose=f"reflow@{job.key}")
+    init, _ = opened(config, job)
     return memory_plan.plan_memory(job, untrained(config, job, init))
+
+
+def opened(config: Config, job: Job) -> tuple[Model, flow.ModelFlow]:
+    """Return the initial model and its flow."""
+    purpose = f"reflow@{job.key}"
+    return open_model.open_flow(job.inputs["init"], purpose=purpose, merge=config.lora is None)
 
 
 def untrained(config: Config, job: Job, init: Model) -> training.Untrained:
@@ -103,6 +112,9 @@ def untrained(config: Config, job: Job, init: Model) -> training.Untrained:
     method, pairs = config.method.build(), job.inputs["pairs"]
     taught = {"baked_guidance": shards.Shards(pairs / "train").facts["guidance"]}
     student = training.student_of(init, taught | method.trained(), config.model, seed=job.seed)
+    if config.lora is not None:
+        base = checkpoint.model_digest(job.inputs["init"])
+        student = lora.with_lora(student, config.lora, seed=job.seed, base=base)
     return training.Untrained(method, student, config.train, pairs)
 
 

@@ -11,7 +11,7 @@ from recorded import Recorder, run, student
 from safetensors.torch import load_file
 
 from fewstep import distributed
-from fewstep.checkpoint import load_model, model_digest
+from fewstep.checkpoint import load_model, model_digest, save_model
 from fewstep.settings import TrainSettings
 
 SETTINGS = TrainSettings(steps=30, batch=16)
@@ -125,6 +125,18 @@ def test_all_networks_of_a_method_are_sharded_and_train_as_whole_ones(tmp_path, 
     )
     assert codes == [0, 0], errors
     close(tmp_path, alone)
+
+
+def test_two_processes_train_an_adapter_as_one_does(tmp_path):
+    alone = trainings.of_adapter(tmp_path / "alone")
+    codes, errors = two_processes(tmp_path, work=trainings.shared_of_adapter, FEWSTEP_MICRO_BATCH="3")
+    assert codes == [0, 0], errors
+    save_model(tmp_path / "model", alone.model)
+    mine, first, second = (load_model(tmp_path / name) for name in ("model", "model0", "model1"))
+    for weights in zip(mine.parameters(), first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(weights[1], weights[2])
+        torch.testing.assert_close(weights[0], weights[1], atol=1e-5, rtol=0)
+    assert model_digest(tmp_path / "model0") == model_digest(tmp_path / "model1")
 
 
 def test_the_first_of_two_processes_looks_and_both_end_with_what_it_picked(tmp_path):

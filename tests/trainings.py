@@ -14,11 +14,12 @@ from watching import gaussian_monitor, watched
 
 from fewstep import distributed
 from fewstep.checkpoint import save_model
+from fewstep.lora import with_lora
 from fewstep.methods.consistency import Consistency
 from fewstep.methods.endpoint import Endpoint
 from fewstep.methods.sim import Sim
 from fewstep.metrics.features import FeatureNet, Features
-from fewstep.settings import TrainSettings
+from fewstep.settings import LoraSettings, TrainSettings
 from fewstep.training import state
 from fewstep.training.exchange import Exchange
 from fewstep.training.loop import Trained
@@ -82,6 +83,27 @@ def of_method(state: Path, name: str, rank: int = 0, ranks: int = 1) -> Trained:
         batches=FixedBatches(16, rank, ranks),
         monitor=gaussian_monitor(mean=0.0, looks=3) if name == "consistency" else None,
     )
+
+
+def of_adapter(state: Path, rank: int = 0, ranks: int = 1) -> Trained:
+    """Train an adapter over a student, by a method of several networks that share its weights."""
+    method = METHODS["sim"]
+    return run(
+        state,
+        method=method,
+        model=with_lora(student_of(method), LoraSettings(rank=2), seed=0),
+        load=network,
+        settings=TrainSettings(steps=12, batch=16),
+        batches=FixedBatches(16, rank, ranks),
+    )
+
+
+def shared_of_adapter(folder: Path) -> None:
+    """Train so as one of two processes."""
+    distributed.join()
+    trained = of_adapter(folder / "state", distributed.rank(), 2)
+    save_model(folder / f"model{distributed.rank()}", trained.model)
+    distributed.leave()
 
 
 def shared_of_method(folder: Path, name: str) -> None:

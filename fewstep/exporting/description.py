@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from fewstep import __version__, noises
+from fewstep.exporting.sampler import Sampler
 from fewstep.exports import Export
 from fewstep.grids import Grid
 from fewstep.model import ModelConfig
@@ -39,6 +41,8 @@ def facts(
         "manual_sigmas": manual_sigmas(config, grid),
         "solver": grid.solver,
         "nfe": nfe,
+        "lora": None if config.lora is None else asdict(config.lora),
+        "lora_base": config.lora_base,
         "guidance": config.guidance_shown(guidance),
         "in_range": config.in_range,
         "units": config.units,
@@ -68,26 +72,31 @@ def manual_sigmas(config: ModelConfig, grid: Grid) -> str | None:
     return ", ".join(f"{ratio:.9g}" for ratio in ratios)
 
 
-def readme(name: str, told: dict[str, Any], exports: list[Export]) -> str:
+def readme(name: str, told: dict[str, Any], exports: list[Export], sampler: Sampler) -> str:
     """Return README.md.
 
     Args:
         name: of the model.
         told: what `facts` returned.
         exports: the formats that were written.
+        sampler: what they hold.
     """
-    shape, classes = tuple(told["shape"]), told["classes"]
     parts = [
         f"# Sampler of {name}",
         f"fewstep {told['fewstep']} made this folder of the model with the digest `{told['model_digest']}`. "
-        f"A file holds the whole sampler: {told['nfe']} network calls a sample, solver `{told['solver']}`, "
+        f"Sampling takes {told['nfe']} network calls a sample, solver `{told['solver']}`, "
         f"guidance {told['guidance']:g}. Any batch size goes.",
-        table(shape, told),
+        table(tuple(told["shape"]), told),
     ]
+    if told["lora_base"]:
+        parts.append(
+            f"The model is an adapter over that with the digest `{told['lora_base']}`. Files of an adapter "
+            "hold it alone, all others have it in their weights."
+        )
     for export in exports:
         measured = told["files"][export.file]["relative_difference"]
         parts.append(f"## {export.title}: {export.file}")
-        parts.append(f"```python\n{export.call((16, *shape), classes, told['conditions'])}```")
+        parts.append(f"```python\n{export.call(sampler)}```")
         parts.append(f"Largest difference to fewstep's own samples, relative to their size: {measured:.1e}.")
     if "noise" in told:
         degrees = f"{told['noise']['degrees']:g}"

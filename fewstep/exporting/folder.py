@@ -45,14 +45,13 @@ def export(
         for format in exports.values():
             format.must_be_ready()
         sampler = Sampler(checkpoint.load_model(model), grid, guidance)
-        program = sampler.traced()
         differences, nfe = {}, 0
         for name, format in exports.items():
             file = folder / format.file
             with quiet():
                 with failures_of(name):
-                    format.write(program, file)
-                    exported = failures_of(name)(format.read(file))
+                    format.write(sampler, file, model)
+                    exported = failures_of(name)(format.read(file, model))
                 differences[format.file], nfe = proof.difference(sampler, exported)
             if not differences[format.file] <= proof.LIMIT:
                 raise UserError(
@@ -61,7 +60,7 @@ def export(
                     f"nothing was written to {out}. Leave {name} out of the formats"
                 )
         told = description.facts(
-            sampler.model.config,
+            checkpoint.load_config(model),
             grid,
             guidance=guidance,
             nfe=nfe,
@@ -69,7 +68,7 @@ def export(
             differences=differences,
         )
         (folder / "fewstep.json").write_text(json.dumps(told, indent=1) + "\n")
-        text = description.readme(model.resolve().name, told, list(exports.values()))
+        text = description.readme(model.resolve().name, told, list(exports.values()), sampler)
         (folder / "README.md").write_text(text)
     return differences
 

@@ -32,6 +32,7 @@ class Sampler(nn.Module):
         self.grid = grid
         solvers.must_fit(self.flow, grid)
 
+        self._traced: ExportedProgram | None = None
         self.forward = with_names(self.sample, ("noise", *model.config.condition_names))
 
     def sample(self, noise: Tensor, **conditions: Tensor) -> Tensor:
@@ -54,17 +55,19 @@ class Sampler(nn.Module):
         return {"noise": noise, **conditions}
 
     def traced(self) -> ExportedProgram:
-        """Return the graph of `forward`, for any batch.
+        """Return the graph of `forward`, for any batch; made once.
 
         Raises:
             UserError: torch.export can't trace the network, or the network refuses its inputs.
         """
+        if self._traced is not None:
+            return self._traced
         conditions = self.inputs(2)  # one would be taken for a constant
         noise, batch = conditions.pop("noise"), {0: Dim("batch")}
         shapes = {"noise": batch, **dict.fromkeys(conditions, batch)}
         try:
             with torch.no_grad():
-                return torch.export.export(self, (noise,), conditions, dynamic_shapes=shapes)
+                self._traced = torch.export.export(self, (noise,), conditions, dynamic_shapes=shapes)
         except UserError:
             raise
         except Exception as error:  # whatever the code of a network runs into when it is traced
@@ -73,6 +76,7 @@ class Sampler(nn.Module):
                 f"torch.export can't trace the model {name!r} ({first_line(error)}); its network may not "
                 "branch on values of tensors, nor on len() of one: x.shape[0] stays open"
             ) from error
+        return self._traced
 
 
 def with_names(sample: Callable[..., Tensor], names: Sequence[str]) -> Callable[..., Tensor]:

@@ -1,7 +1,7 @@
 """Formats in which a sampler leaves fewstep, one file each, found by its name.
 
-A file writes a traced sampler for another library, reads it back with that library, and says how a user
-calls it there. `fewstep.exporting` makes the sampler and compares what was read back with fewstep itself.
+A file writes a sampler for another library, reads it back with that library, and says how a user calls it
+there. `fewstep.exporting` makes the sampler and compares what was read back with fewstep itself.
 """
 
 from __future__ import annotations
@@ -14,18 +14,28 @@ from fewstep import registry
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.export import ExportedProgram
 
-    from fewstep.conditions import Shapes
+    from fewstep.exporting.sampler import Sampler
+    from fewstep.model import ModelConfig
 
 registry.add_plugins(__name__, __path__)
+
+SHOWN = 16
+"""Samples that the call in a README makes."""
+
+
+def given_in_torch(config: ModelConfig) -> dict[str, str]:
+    """Return a line of Python's torch for each condition of a model, by name, for the call in a README."""
+    given = {"label": f"torch.arange({SHOWN}) % {config.classes}"} if config.classes else {}
+    shapes = config.conditions.items()
+    return given | {name: f"torch.zeros{(SHOWN, *shape)}  # yours" for name, shape in shapes}
 
 
 class Export(Protocol):
     """What a file of this package defines."""
 
     file: ClassVar[str]
-    """The name of the file in the exported folder."""
+    """The name of the file, or of a folder, in the exported folder."""
     title: ClassVar[str]
     """What the format is called, for headings."""
 
@@ -36,14 +46,23 @@ class Export(Protocol):
             UserError: naming the library and how to install it.
         """
 
-    def write(self, program: ExportedProgram, file: Path) -> None:
-        """Write a traced sampler, from noise (batch, *shape) and conditions by name to samples."""
+    def write(self, sampler: Sampler, file: Path, source: Path) -> None:
+        """Write a sampler, from noise (batch, *shape) and conditions by name to samples.
 
-    def read(self, file: Path) -> Callable[[dict[str, Tensor]], Tensor]:
+        Args:
+            sampler: Of the model in `source`.
+            file: Gets it.
+            source: The model directory.
+
+        Raises:
+            UserError: if the format can't hold it; the message says what to take instead.
+        """
+
+    def read(self, file: Path, source: Path) -> Callable[[dict[str, Tensor]], Tensor]:
         """Return a function from the named inputs to the samples, computed by the other library."""
 
-    def call(self, size: tuple[int, ...], classes: int, conditions: Shapes) -> str:
-        """Return Python, to be run in the folder, that makes `samples` of `size` (batch, *shape).
+    def call(self, sampler: Sampler) -> str:
+        """Return Python, to be run in the folder, that makes 16 `samples` (batch, *shape).
 
         Its inputs are the variables `noise`, `label` if there are classes, and each of the conditions.
         """

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from etils.epy import lazy_imports
 
+from fewstep.exports import SHOWN
 from fewstep.extras import brought_by
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.export import ExportedProgram
 
-    from fewstep.conditions import Shapes
+    from fewstep.exporting.sampler import Sampler
 
 with lazy_imports():
     import torch
@@ -53,8 +53,9 @@ class Onnx:
         for library in (onnx, onnxscript, onnxruntime):
             _ = library.__version__  # loads it
 
-    def write(self, program: ExportedProgram, file: Path) -> None:
+    def write(self, sampler: Sampler, file: Path, source: Path) -> None:
         """See Export.write."""
+        program = sampler.traced()
         weights = sum(tensor.nbytes for tensor in program.state_dict.values())
         aten = torch.ops.aten
         in_plain_operators = {
@@ -71,7 +72,7 @@ class Onnx:
             verbose=False,
         )
 
-    def read(self, file: Path) -> Callable[[dict[str, Tensor]], Tensor]:
+    def read(self, file: Path, source: Path) -> Callable[[dict[str, Tensor]], Tensor]:
         """See Export.read."""
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
 
@@ -81,11 +82,14 @@ class Onnx:
 
         return sample
 
-    def call(self, size: tuple[int, ...], classes: int, conditions: Shapes) -> str:
+    def call(self, sampler: Sampler) -> str:
         """See Export.call."""
-        given = {"label": f"np.arange({size[0]}) % {classes}"} if classes else {}
-        for name, shape in conditions.items():
-            given[name] = f"np.zeros({(size[0], *shape)}, dtype=np.float32)  # yours"
+        config = sampler.model.config
+        size, given = (SHOWN, *config.shape), {}
+        if config.classes:
+            given["label"] = f"np.arange({SHOWN}) % {config.classes}"
+        for name, shape in config.conditions.items():
+            given[name] = f"np.zeros({(SHOWN, *shape)}, dtype=np.float32)  # yours"
         lines = [GIVEN.format(name=name, value=value) for name, value in given.items()]
         return CALL.format(file=self.file, size=size, given="".join(lines))
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from etils.epy import lazy_imports
 
+from fewstep.exports import SHOWN, given_in_torch
+
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.export import ExportedProgram
 
-    from fewstep.conditions import Shapes
+    from fewstep.exporting.sampler import Sampler
 
 with lazy_imports():
     import torch
@@ -38,21 +39,21 @@ class Pt2:
     def must_be_ready(self) -> None:
         """See Export.must_be_ready; torch alone is needed."""
 
-    def write(self, program: ExportedProgram, file: Path) -> None:
+    def write(self, sampler: Sampler, file: Path, source: Path) -> None:
         """See Export.write."""
-        without_inputs = copy.copy(program)
+        without_inputs = copy.copy(sampler.traced())
         without_inputs.example_inputs = None
         torch.export.save(without_inputs, file)
 
-    def read(self, file: Path) -> Callable[[dict[str, Tensor]], Tensor]:
+    def read(self, file: Path, source: Path) -> Callable[[dict[str, Tensor]], Tensor]:
         """See Export.read."""
         sampler = torch.export.load(file).module()
         return lambda inputs: sampler(inputs["noise"], **{n: inputs[n] for n in inputs if n != "noise"})
 
-    def call(self, size: tuple[int, ...], classes: int, conditions: Shapes) -> str:
+    def call(self, sampler: Sampler) -> str:
         """See Export.call."""
-        given = {"label": f"torch.arange({size[0]}) % {classes}"} if classes else {}
-        given |= {name: f"torch.zeros{(size[0], *shape)}  # yours" for name, shape in conditions.items()}
+        config = sampler.model.config
+        size, given = (SHOWN, *config.shape), given_in_torch(config)
         lines = [f"{name} = {value}\n" for name, value in given.items()]
         named = "".join(f", {name}={name}" for name in given)
         return CALL.format(file=self.file, size=size) + "".join(lines) + f"samples = sampler(noise{named})\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from fewstep.model import Model
 
 with lazy_imports():
+    from fewstep import lora
     from fewstep.methods import _critic
 
 WARMUP_UPDATES = 3
@@ -86,7 +86,7 @@ class OnlineScore(OnPolicyDistillation):
         """See Method.networks."""
         nets, teacher = super().networks(student, load), load("teacher")
         self._check_teacher(student, teacher)
-        fake = copy.deepcopy(teacher).requires_grad_(True)
+        fake = lora.trainable_copy(teacher, student)
         if self.gan_weight:
             nets["critic"] = Net(_critic.critic(student.config.shape), learning_rate=self.fake_rate)
         return nets | {

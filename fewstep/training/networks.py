@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep import distributed, randomness
+from fewstep import distributed, lora, randomness
 from fewstep.errors import UserError
 from fewstep.model import Model
 from fewstep.settings import TrainSettings
@@ -49,10 +49,14 @@ class Training:
             "model": asdict(student.config),
             "seed": seed,
         }
-        torch.manual_seed(randomness.digest64("train networks", seed))
-        nets = method.networks(student, load)
-        self.modules: dict[str, nn.Module] = {name: net.module.to(device) for name, net in nets.items()}
         self.engine = Engine.from_environment().usable(device, say)
+        if self.engine.sharded and student.config.lora is not None:
+            raise UserError(
+                "FEWSTEP_SHARD shares out what is trained, of which lora leaves little; set it to off"
+            )
+        torch.manual_seed(randomness.digest64("train networks", seed))
+        nets = method.networks(student, lambda name: lora.share(load(name), student))
+        self.modules: dict[str, nn.Module] = {name: net.module.to(device) for name, net in nets.items()}
         self.trainees = {
             name: Trainee(net, settings if name == "student" else replace(settings, widths=()), self.engine)
             for name, net in nets.items()

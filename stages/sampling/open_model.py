@@ -13,19 +13,26 @@ from fewstep.model import Model
 from stages.process.device import device
 
 
-def open_model(folder: Path) -> Model:
-    """Return the model of a model directory, on the device, ready to be called."""
-    return load_model(folder).to(device()).eval()
+def open_model(folder: Path, *, merge: bool = True) -> Model:
+    """Return the model of a model directory, on the device, ready to be called.
+
+    Args:
+        folder: The model directory.
+        merge: Whether an adapter is added to the weights of its base; see fewstep.checkpoint.load_model.
+    """
+    return load_model(folder, merge=merge).to(device()).eval()
 
 
-def open_flow(folder: Path, *, purpose: str, guidance: float = 1.0) -> tuple[Model, ModelFlow]:
-    """Return a model and its canonical flow.
+def open_flow(
+    folder: Path, *, purpose: str, guidance: float = 1.0, merge: bool = True
+) -> tuple[Model, ModelFlow]:
+    """Return a model, opened as by `open_model`, and its canonical flow.
 
     Raises:
         UserError: if the model knows only the timesteps of its own grid, gives average velocities, or is not
             deterministic, so that `purpose` can't use it.
     """
-    model = open_model(folder)
+    model = open_model(folder, merge=merge)
     why = None if model.config.deterministic else "not deterministic"
     if model.config.trained_times == "grid":
         why = "trained only at the timesteps of its grid"

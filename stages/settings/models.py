@@ -1,7 +1,8 @@
 """Which models there are: what settings that name one are checked against."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import PurePosixPath
+from typing import Any
 
 from fewstep import noises, paths
 from fewstep.errors import UserError
@@ -184,6 +185,22 @@ def unguidable(params: Params, named: Iterable[tuple[str, float, str]]) -> list[
                 f"{section}.method.label_dropout, such as to 0.1"
             )
     return problems
+
+
+def wrong_lora(training: Any, params: Params) -> Iterator[str]:
+    """Yield what is wrong with the adapter of a training, a Config of reflow or distill."""
+    if training.lora is None:
+        return
+    if training.model is not None:
+        yield ".lora adapts the weights of init, and model draws others; set one of them to null"
+    init = training.init
+    stage = next((stage for stage in ("reflow", "distill") if init in params.keys(stage)), None)
+    own = params.config(stage, init).lora if stage else None
+    if own not in (None, training.lora):
+        yield (
+            f".lora goes on with the adapter of {stage}.{init}; set it to the same, or to null, which trains "
+            "the weights"
+        )
 
 
 def training_method(params: Params, model: str) -> Method | None:

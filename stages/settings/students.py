@@ -7,6 +7,7 @@ from pydantic import BeforeValidator
 
 from fewstep import registry
 from fewstep.errors import UserError
+from fewstep.settings import LoraSettings
 from fewstep.training.method import Method
 from stages.settings.models import (
     is_refiner,
@@ -15,6 +16,7 @@ from stages.settings.models import (
     shown_guidance,
     takes_until,
     unguidable,
+    wrong_lora,
     wrong_methods,
 )
 from stages.settings.params import MethodPlugin, ModelPlugin, Params, Settings
@@ -53,6 +55,8 @@ class StudentSettings(Settings):
     model: ModelPlugin | None = None
     """Another architecture than that of init, a file of fewstep.models, and its options: the student then
     starts from fresh weights, and init gives path, prediction and classes alone."""
+    lora: LoraSettings | None = None
+    """The adapter that is trained in place of the weights of init; {} is usual, null trains the weights."""
     teacher: str
     """The model whose grid it uses, and which its method may consult."""
     train_on: str
@@ -85,6 +89,7 @@ def problems_of(student: StudentSettings, params: Params) -> Iterator[str]:
     yield from wrong_teacher(student, params)
     yield from wrong_init(student, params)
     yield from wrong_guidance(student, params)
+    yield from wrong_lora(student, params)
     couplings = [f"{stage}/{made}" for stage in ("couple", "trajectories") for made in params.keys(stage)]
     couplings.append("prepare")
     if student.train_on not in couplings:

@@ -63,7 +63,7 @@ class TrainTask:
             OutOfMemoryError: if it does not fit into the memory.
         """
         with explained(self.settings.batch // distributed.ranks()):
-            return self._learn(student or load_model(self.start), progress)
+            return self._learn(student or load_model(self.start, merge=False), progress)
 
     def measure(self, student: Model) -> footprint.Measured:
         """Find out what memory the training takes, in one process; the student is of no use afterwards.

@@ -137,6 +137,8 @@ def train_model(job: Job, untrained: Untrained) -> Trained:
         loss=trained.loss,
         parameters=sum(p.numel() for p in trained.model.parameters()),
     )
+    if (student := untrained.student).config.lora is not None:
+        job.facts["lora_parameters"] = sum(p.numel() for p in student.parameters() if p.requires_grad)
     note_monitor(job, trained)
     if untrained.method.needs.stream == "pairs":
         note_pairs(job, untrained.source, trained)
@@ -150,7 +152,7 @@ def learn(job: Job, task: TrainTask, student: Model, group: Group) -> Trained:
     if group.machine == 0:
         save_model(task.start, student)
     known = share(group, task.take_part, name=job.result, progress=job.progress)
-    return Trained(model=load_model(task.end).to(device()).eval(), **known)
+    return Trained(model=load_model(task.end, merge=False).to(device()).eval(), **known)
 
 
 def note_monitor(job: Job, trained: Trained) -> None:

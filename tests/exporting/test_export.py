@@ -137,7 +137,8 @@ def test_the_end_of_a_student_of_images_stays_in_range(tmp_path):
     config = {"in_range": True, "grid": uniform(1), "trained_times": "grid"}
     save(tmp_path / "model", shape=(1, 4, 4), **config)
     folder.export(tmp_path / "model", uniform(1), tmp_path / "out", formats=["pt2"])
-    samples = Pt2().read(tmp_path / "out" / "sampler.pt2")({"noise": 9 * torch.randn(64, 1, 4, 4)})
+    exported = Pt2().read(tmp_path / "out" / "sampler.pt2", tmp_path / "model")
+    samples = exported({"noise": 9 * torch.randn(64, 1, 4, 4)})
     assert samples.abs().max() == pytest.approx(1, abs=1e-6)
 
 
@@ -158,8 +159,8 @@ def test_other_samples_are_refused_and_leave_nothing(tmp_path, monkeypatch, wron
     save(tmp_path / "model")
     sampler = Sampler(checkpoint.load_model(tmp_path / "model"), uniform(2), 1.0)
     monkeypatch.setattr(Sampler, "traced", lambda self: None)
-    monkeypatch.setattr(Pt2, "write", lambda self, program, file: file.write_text("a graph"))
-    monkeypatch.setattr(Pt2, "read", lambda self, file: lambda inputs: wrong(sampler(**inputs)))
+    monkeypatch.setattr(Pt2, "write", lambda self, sampler, file, source: file.write_text("a graph"))
+    monkeypatch.setattr(Pt2, "read", lambda self, file, source: lambda inputs: wrong(sampler(**inputs)))
     said = fewstep("export", tmp_path / "model", tmp_path / "out", "--steps", 2, "--formats", "pt2")
     assert message in said
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
@@ -219,7 +220,7 @@ def test_weights_that_a_file_of_onnx_can_not_hold_lie_beside_it(tmp_path, monkey
     file = tmp_path / "out" / "sampler.onnx"
     assert file.with_name("sampler.onnx.data").stat().st_size > 0
     sampler = Sampler(checkpoint.load_model(tmp_path / "model"), uniform(1), 1.0)
-    again = onnx.Onnx().read(file)(sampler.inputs(4))  # where the folder lies now
+    again = onnx.Onnx().read(file, tmp_path / "model")(sampler.inputs(4))  # where the folder lies now
     torch.testing.assert_close(again, sampler(**sampler.inputs(4)), rtol=1e-4, atol=1e-5)
 
 

@@ -57,6 +57,19 @@ def changed(**settings):
     ("settings", "message"),
     [
         ({"evaluate__nfe": [0]}, r"evaluate\.nfe\[0\] should be greater than or equal to 1"),
+        (
+            {"distill__boss_at_4__lora": {}, "distill__boss_at_4__model": {"name": "unet"}},
+            r"distill\.boss-4\.lora adapts the weights of init, and model draws others",
+        ),
+        (
+            {"distill__straight_at_4__lora": {}, "distill__boss_at_4__lora": {"rank": 8}},
+            r"distill\.boss-4\.lora goes on with the adapter of distill\.straight-4; set it to the same",
+        ),
+        (
+            {"reflow__round1__lora": {}, "reflow__round1__model": {"name": "unet"}},
+            r"reflow\.round1\.lora adapts the weights of init",
+        ),
+        ({"distill__boss_at_4__lora": {"rank": 0}}, r"distill\.boss-4\.lora.*rank must be 1 or more, got 0"),
         ({"evaluate__nfe": [4, 4]}, "names a number twice"),
         (
             {"evaluate__reference_nfe": 63, "evaluate__reference_solver": "heun"},

@@ -8,16 +8,18 @@ import torch
 from jobs import job_in
 
 from fewstep import codec, grids, refining
-from fewstep.checkpoint import load_model, model_digest, save_model
+from fewstep.checkpoint import load_config, load_model, model_digest, save_model
 from fewstep.conditions import Conditions
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.methods.endpoint import Endpoint
+from fewstep.methods.flow_matching import FlowMatching
 from fewstep.metrics import features
 from fewstep.metrics.denoiser import MONITOR, train_denoiser
 from fewstep.model import ModelConfig, build
 from fewstep.pairs import make_trajectories
-from fewstep.settings import TrainSettings
+from fewstep.progress import SILENT
+from fewstep.settings import LoraSettings, TrainSettings
 from fewstep.shards import Shards, write_shards
 from stages import distill
 from stages.evaluation.evaluation import straightness
@@ -29,6 +31,7 @@ from stages.training.task import TrainTask
 
 FINE = grids.uniform(8, solver="heun")
 TRAIN = {"steps": 20, "batch": 16}
+LORA = {"rank": 2, "alpha": 4}
 
 
 @pytest.fixture(scope="module")
@@ -203,3 +206,51 @@ def test_a_refiner_is_trained_beside_its_teacher_and_samples_with_it(inputs, tmp
     assert (made.nfe, made.refinements) == (3, 2)
     with pytest.raises(UserError, match="is a refiner"):
         open_flow(job.out, purpose="couple")
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory, inputs):
+    """A student of two steps that was trained as an adapter over its teacher."""
+    folder = tmp_path_factory.mktemp("adapter")
+    return distilled(folder, inputs, method="straighten", nfe=2, lora=LORA)
+
+
+def test_an_adapter_is_trained_over_what_the_student_starts_from(adapter, inputs):
+    base = (inputs["init"] / "model.safetensors").read_bytes()
+    assert (adapter.out / "model.safetensors").read_bytes() == base
+    known = load_config(adapter.out)
+    assert known.lora == LoraSettings(**LORA)
+    assert known.lora_base == model_digest(inputs["init"])
+    assert 0 < adapter.facts["lora_parameters"] < 0.5 * adapter.facts["parameters"]
+    assert adapter.facts["held_out_loss"] < 0.95 * adapter.facts["first_held_out_loss"]
+    job = replace(adapter, inputs={"model adapter": adapter.out})
+    entries = entries_of("adapter", load_model(adapter.out), (2,), job)
+    assert [entry.name for entry in entries] == ["adapter@2"]
+
+
+def test_a_student_goes_on_with_an_adapter_or_trains_all_weights(adapter, inputs, tmp_path):
+    given = inputs | {"init": adapter.out, "train_on": inputs["data"]}
+    settings = {"method": {"name": "dmd", "fake_warmup": 1}, "train": {"steps": 2, "batch": 16}}
+    onwards, whole = (
+        distilled(tmp_path / str(lora), given, nfe=2, lora=lora, train_on="prepare", **settings)
+        for lora in (LORA, None)
+    )
+    assert load_config(onwards.out).lora_base == model_digest(inputs["init"])
+    base, first, second = (
+        (folder / "model.safetensors").read_bytes() for folder in (inputs["init"], onwards.out, whole.out)
+    )
+    assert base == first != second
+    assert load_config(whole.out).lora is None
+    assert not (whole.out / "lora.safetensors").exists()
+    assert (adapter.out / "lora.safetensors").read_bytes() != (onwards.out / "lora.safetensors").read_bytes()
+
+
+def test_each_process_of_a_training_gets_the_adapter(adapter, inputs, tmp_path):
+    task = TrainTask(
+        FlowMatching(), TrainSettings(steps=1, batch=16), inputs["data"], None, 0, tmp_path, inputs
+    )
+    save_model(task.start, load_model(adapter.out, merge=False))
+    assert task.take_part(SILENT)["skipped"] == 0
+    base = (inputs["init"] / "model.safetensors").read_bytes()
+    assert (task.end / "model.safetensors").read_bytes() == base
+    assert load_config(task.end).lora == LoraSettings(**LORA)
