@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 from etils.epy import lazy_imports
@@ -20,7 +20,7 @@ from etils.epy import lazy_imports
 from fewstep import __version__
 from fewstep.checkouts import checkout_of
 from fewstep.errors import UserError
-from fewstep.files import read_text, written_whole
+from fewstep.files import written_whole
 
 with lazy_imports():  # loaded at first use, so that help is there at once
     import safetensors.torch
@@ -30,6 +30,7 @@ with lazy_imports():  # loaded at first use, so that help is there at once
         checkpoint,
         draws,
         flow,
+        grid_files,
         grids,
         parallel_steps,
         pictures,
@@ -163,7 +164,7 @@ def search(
     }
     with written_whole(out) as temporary:
         temporary.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
-    print(table({steps: found[steps] for steps in budgets}, result["scores"]))
+    print(grid_files.table({steps: found[steps] for steps in budgets}, result["scores"]))
     print(f"Grids: {out.resolve()}")
 
 
@@ -359,7 +360,7 @@ def grid_of(
         UserError: The file has no such grid, or nothing says how many steps to take.
     """
     if file is not None:
-        return grid_in(file, steps)
+        return grid_files.read(file, steps)
     own = config.grid and replace(config.grid, model_digest=None)  # which names its teacher
     if own is not None and steps in (None, own.steps):
         return own
@@ -370,35 +371,3 @@ def grid_of(
     solvers.get(solver)
     start, end = flow.usable_times(config.path, config.prediction)
     return grids.uniform(steps, start=start, end=end, solver=solver, guidance=guidance)
-
-
-def grid_in(file: Path, steps: int | None) -> "Grid":
-    """Return a grid of a file that `fewstep search`, or the stage search, wrote.
-
-    Raises:
-        UserError: It is no such file, or `steps` does not name one of its grids.
-    """
-    try:
-        listed = json.loads(read_text(file))["grids"].items()
-        found = {int(name): grids.Grid(**grid) for name, grid in listed}
-    except FileNotFoundError:
-        raise UserError(f"there is no {file}; `fewstep search` writes one") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} holds no grids ({error}); `fewstep search` writes such a file") from error
-    if steps is None and len(found) == 1:
-        return next(iter(found.values()))
-    if steps not in found:
-        asked = "say which by --steps" if steps is None else f"--steps {steps} is not among them"
-        raise UserError(f"{file} has grids of {', '.join(map(str, sorted(found)))} steps; {asked}")
-    return found[steps]
-
-
-def table(found: "dict[int, Grid]", scores: dict[str, Any]) -> str:
-    """Return lines for a terminal: the times of each grid, and what was measured of it and of equal steps."""
-    lines = []
-    for steps, grid in found.items():
-        lines.append(f"{steps:3} steps  t = {' '.join(f'{t:.4g}' for t in grid.times)}")
-        for name, score in scores.get(str(steps), {}).items():
-            interval = f"{score['rmse_low']:.4g} to {score['rmse_high']:.4g}"
-            lines.append(f"           {name}: endpoint rmse {score['rmse']:.4g} (95 %: {interval})")
-    return "\n".join(lines)
