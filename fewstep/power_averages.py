@@ -18,6 +18,7 @@ from etils.epy import lazy_imports
 
 from fewstep.errors import UserError
 from fewstep.files import written_whole
+from fewstep.settings import WIDEST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +34,6 @@ with lazy_imports():
 
     from fewstep import checkpoint, lora
 
-WIDEST = 0.28  # gamma is 0 at 1 / (2 sqrt(3)): all steps count alike
 FOLDER = "averages"
 """Of a model directory; `<step>.safetensors` there holds the averages at a step, `<width>/<weight>`."""
 

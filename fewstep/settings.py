@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fewstep.errors import UserError
-from fewstep.power_averages import WIDEST
+
+WIDEST = 0.28  # of averages by powers of the step; at 1 / (2 sqrt(3)) all steps count alike
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,8 @@ import os
 
 import pytest
 
-from fewstep import registry, solvers
+from fewstep import grid_files, registry, solvers
 from fewstep.checkpoint import load_config
-from fewstep.command_line import grid_in
 from fewstep.errors import UserError
 from fewstep.files import read_text
 from flows.workers import driver
@@ -22,7 +21,7 @@ NAMELESS = os.fsdecode(b"caf\xe9")
         ("params.yaml", Params.read),
         ("params.yaml", read_text),
         ("infra/pools.yaml", lambda file: driver.pools_of(file.parents[1])),
-        ("grids.json", lambda file: grid_in(file, None)),
+        ("grids.json", lambda file: grid_files.read(file, None)),
         ("config.json", lambda file: load_config(file.parent)),
     ],
 )
