@@ -47,7 +47,8 @@ def student_of(init: Model, changes: dict[str, Any], architecture: Named | None,
     config = replace(init.config, **changes)
     if architecture is None:
         return Model(config, init.network, init.conditions.table)
-    config = replace(config, architecture=architecture.named())
+    # of a network that takes guidance as an input, the student is taught one scale, and needs none
+    config = replace(config, architecture=architecture.named(), guidance_input=False)
     return build(config, seed=seed, table=init.conditions.table)
 
 
