@@ -12,10 +12,11 @@ from recorded import FixedBatches, Recorder, run, student, student_of
 from fewstep import checkpoint, grids, registry
 from fewstep.errors import UserError
 from fewstep.lora import merged, share, trainable_copy, with_lora
+from fewstep.lora_settings import LoraSettings
 from fewstep.methods.dmd import Dmd
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.model import ModelConfig, build
-from fewstep.settings import LoraSettings, TrainSettings
+from fewstep.settings import TrainSettings
 from fewstep.timing import with_second_time
 from fewstep.training.networks import Training
 

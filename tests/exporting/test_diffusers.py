@@ -15,8 +15,8 @@ from fewstep.exporting import folder
 from fewstep.exporting.sampler import Sampler
 from fewstep.grids import Grid, uniform
 from fewstep.lora import with_lora
+from fewstep.lora_settings import LoraSettings
 from fewstep.model import ModelConfig, build
-from fewstep.settings import LoraSettings
 
 GRIDS = {"flow": Grid((0.0, 0.1, 0.35, 1.0)), "betas": Grid((0.07, 0.35, 0.8, 1.0))}
 
