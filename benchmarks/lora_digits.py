@@ -24,7 +24,7 @@ from stages import distill
 from stages.run.job import Job
 
 NOISES = 1024
-WAYS = [(None, 5e-4), (None, 2e-3), (2, 2e-3), (4, 2e-3), (8, 2e-3)]
+WAYS = [(None, 5e-4), (None, 2e-3), (2, 2e-3), (2, 1e-2)]
 
 
 def train(artifacts: Path, folder: Path, rank: int | None, rate: float) -> Job:

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from fewstep import grids, randomness
 from fewstep.lora import with_lora
+from fewstep.lora_settings import LoraSettings
 from fewstep.methods.dmd import Dmd
 from fewstep.model import Model, ModelConfig, build
-from fewstep.settings import LoraSettings, TrainSettings
+from fewstep.settings import TrainSettings
 from fewstep.training.networks import Training
 
 SHAPE, BATCH, STEPS = (3, 16, 16), 2, 3

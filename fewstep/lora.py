@@ -11,8 +11,8 @@ from etils.epy import lazy_imports
 from fewstep.errors import UserError
 
 if TYPE_CHECKING:
+    from fewstep.lora_settings import LoraSettings
     from fewstep.model import Model
-    from fewstep.settings import LoraSettings
 
 with lazy_imports():
     import torch

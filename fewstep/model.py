@@ -13,10 +13,10 @@ from fewstep import noises, paths, registry
 from fewstep.conditions import LABEL, LAST_VELOCITY, Conditions, Shapes, Table, check_shapes, must_be_given
 from fewstep.errors import UserError
 from fewstep.grids import Grid
+from fewstep.lora_settings import LoraSettings
 from fewstep.network_times import NETWORK_TIMES
 from fewstep.predictions import PARTS
 from fewstep.registry import unknown
-from fewstep.settings import LoraSettings
 
 with lazy_imports():
     from fewstep.networks import lora as adapters

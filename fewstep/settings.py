@@ -1,4 +1,4 @@
-"""How the training loop runs, whatever the method; how it is watched; the adapter that is trained."""
+"""TrainSettings: how the training loop runs, whatever the method; MonitorSettings: how it is watched."""
 
 import math
 from dataclasses import dataclass
@@ -99,34 +99,6 @@ class MonitorSettings:
         _require(self, "looks", self.looks >= 1, "1 or more")
         _require(self, "retreat", self.retreat is None or self.retreat > 1, "more than 1, or null")
         _require(self, "patience", self.patience is None or self.patience >= 1, "1 or more, or null")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraSettings:
-    """Settings of a low-rank adapter, which is trained in place of a model's weights.
-
-    To the output of a layer with the weights W it adds alpha / rank * B A x, with A of `rank` rows; Hu et
-    al. 2021 (arXiv 2106.09685), section 4.1.
-
-    Raises:
-        UserError: for a value that can't be; the message names the setting.
-    """
-
-    rank: int = 16
-    """Rank of what is added to the weights of a layer."""
-    alpha: float = 16.0
-    """Times 1 / rank, the factor of what is added."""
-    targets: tuple[str, ...] | None = None
-    """The layers: names, or ends of names from a dot on, such as to_q or attn1.to_out.0. null takes all
-    linear layers and convolutions that such a rank makes smaller."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "alpha", float(self.alpha))
-        if self.targets is not None:
-            object.__setattr__(self, "targets", tuple(self.targets))
-        _require(self, "rank", type(self.rank) is int and self.rank >= 1, "1 or more")
-        _require(self, "alpha", 0 < self.alpha < math.inf, "a positive number")
-        _require(self, "targets", self.targets != (), "names of layers, or null for all")
 
 
 def _require(settings: Any, name: str, holds: bool, wanted: str) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from etils.epy import lazy_imports
 from pydantic import Field
 
-from fewstep.settings import LoraSettings, TrainSettings
+from fewstep.lora_settings import LoraSettings
+from fewstep.settings import TrainSettings
 from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.models import missing_flows, wrong_lora, wrong_methods

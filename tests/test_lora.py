@@ -12,14 +12,20 @@ from recorded import FixedBatches, Recorder, run, student, student_of
 from fewstep import checkpoint, grids, registry
 from fewstep.errors import UserError
 from fewstep.lora import merged, share, trainable_copy, with_lora
+from fewstep.lora_settings import LoraSettings
 from fewstep.methods.dmd import Dmd
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.model import ModelConfig, build
-from fewstep.settings import LoraSettings, TrainSettings
+from fewstep.settings import TrainSettings
 from fewstep.timing import with_second_time
 from fewstep.training.networks import Training
 
 LORA = LoraSettings(rank=2, alpha=4)
+METHODS = [  # a refiner's weights are drawn, so that there is no base
+    name
+    for name in registry.available("fewstep.methods")
+    if not registry.find("fewstep.methods", name)().needs.last_velocity
+]
 
 
 def moved(model, seed=0):
@@ -204,6 +210,17 @@ def test_teacher_student_fake_and_average_share_one_base():
     assert not own[0] & own[1]
 
 
+def test_a_base_that_is_trained_over_keeps_its_type():
+    base = moved(student(grid=grids.uniform(2)))
+    memory = {weight.data_ptr() for weight in base.parameters()}
+    adapter = with_lora(base, LORA, seed=0)
+    settings = TrainSettings(steps=1, batch=8, precision="bfloat16", frozen="bfloat16")
+    training = Training(Dmd(), adapter, lambda name: moved(student()), settings, 0, torch.device("cpu"))
+    assert weights_of(training, "teacher").keys() == memory
+    for name in ("student", "teacher", "fake"):
+        assert {weight.dtype for weight in training.modules[name].parameters()} == {torch.float32}
+
+
 def test_only_equal_weights_are_shared():
     adapter = with_lora(moved(student()), LORA, seed=0)
     other = moved(student())
@@ -235,7 +252,7 @@ def test_sharded_weights_are_refused(monkeypatch, tmp_path):
         trained(tmp_path)
 
 
-@pytest.mark.parametrize("name", registry.available("fewstep.methods"))
+@pytest.mark.parametrize("name", METHODS)
 def test_every_method_trains_an_adapter(name, tmp_path):
     """One step moves the adapter and leaves the base."""
     method = registry.find("fewstep.methods", name)()

@@ -15,11 +15,12 @@ from watching import gaussian_monitor, watched
 from fewstep import distributed
 from fewstep.checkpoint import save_model
 from fewstep.lora import with_lora
+from fewstep.lora_settings import LoraSettings
 from fewstep.methods.consistency import Consistency
 from fewstep.methods.endpoint import Endpoint
 from fewstep.methods.sim import Sim
 from fewstep.metrics.features import FeatureNet, Features
-from fewstep.settings import LoraSettings, TrainSettings
+from fewstep.settings import TrainSettings
 from fewstep.training import state
 from fewstep.training.exchange import Exchange
 from fewstep.training.loop import Trained

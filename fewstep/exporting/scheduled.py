@@ -33,6 +33,8 @@ with lazy_imports(error_callback=brought_by("foreign", what="a format of diffuse
     import diffusers
 
 SCHEDULER, SAMPLING = "scheduler", "sampling.json"
+PACKING = ("FluxTransformer2DModel",)
+"""Networks of which the call is long, as their samples are packed: it is left to the pipeline."""
 PREDICTIONS = {"noise": "epsilon", "v": "v_prediction"}
 """What a scheduler of betas calls the predictions that it takes."""
 ARGUMENTS = {
@@ -54,7 +56,10 @@ with open("{folder}/sampling.json") as file:
     sigmas = json.load(file)["sigmas"]
 
 # A pipeline gets {component}=network and scheduler=scheduler, and is called with sigmas=sigmas and
-# guidance_scale=1, if it takes sigmas. Without it:
+# guidance_scale={guidance:g}, if it takes sigmas.
+"""
+LOOP = """\
+# Without a pipeline:
 scheduler.set_timesteps(sigmas=sigmas)
 noise = torch.randn{size}
 {given}x = noise{scaled}
@@ -79,7 +84,7 @@ def must_be_possible(sampler: Sampler) -> None:
         why = f"the model's architecture is {config.architecture['name']}, no network of diffusers"
     elif grid.solver != "euler" or config.velocity_until == "any":
         why = f"it takes Euler steps of a velocity at one time, not those of {grid.solver} or of a flow map"
-    elif sampler.flow.guidance != 1:
+    elif config.calls_per_velocity(sampler.flow.guidance) != 1:
         why = "pipelines guide by themselves; export guidance 1, and set guidance_scale there"
     elif table_of(config) is not None:
         if config.prediction not in PREDICTIONS:
@@ -143,8 +148,15 @@ def write(sampler: Sampler, folder: Path) -> None:
         "sigmas": description.sigmas(sampler.grid)[:-1] if table is None else ratios(sampler),
         "in_range": ends_in_range(sampler),
         "classes": config.classes,
+        "guidance": guidance_of(sampler) if config.guidance_input else None,
     }
     (folder / SAMPLING).write_text(json.dumps(told, indent=1) + "\n")
+
+
+def guidance_of(sampler: Sampler) -> float:
+    """Return the guidance that a network is given, or that a pipeline is told."""
+    config, asked = sampler.model.config, sampler.flow.guidance
+    return config.guidance_shown(asked) if config.guidance_input else asked
 
 
 def ratios(sampler: Sampler) -> list[float]:
@@ -163,6 +175,8 @@ def reader(network: nn.Module, folder: Path) -> Callable[[dict[str, Tensor]], Te
     def sample(inputs: dict[str, Tensor]) -> Tensor:
         given = dict(inputs)
         x = given.pop("noise")
+        if told["guidance"] is not None:
+            given["guidance"] = x.new_full((x.shape[0],), told["guidance"])
         scheduler.set_timesteps(sigmas=told["sigmas"])
         scaled = hasattr(scheduler, "scale_model_input")
         x = x * scheduler.init_noise_sigma if scaled else x
@@ -183,12 +197,14 @@ def call(sampler: Sampler, folder: str, made: str) -> str:
         made: Lines that make the `network`.
     """
     config, table = sampler.model.config, table_of(sampler.model.config)
-    return CALL.format(
-        network=config.architecture["network"],
+    network = config.architecture["network"]
+    return (CALL if network in PACKING else CALL + LOOP).format(
+        network=network,
         scheduler="FlowMatchEulerDiscreteScheduler" if table is None else "EulerDiscreteScheduler",
         made=made,
         folder=folder,
         component=component_of(sampler),
+        guidance=guidance_of(sampler),
         size=(SHOWN, *config.shape),
         given="".join(f"{name} = {value}\n" for name, value in given_in_torch(config).items()),
         scaled="" if table is None else " * scheduler.init_noise_sigma",

@@ -13,7 +13,7 @@ from torch import nn
 
 from fewstep.errors import UserError
 from fewstep.extras import brought_by
-from fewstep.settings import LoraSettings
+from fewstep.lora_settings import LoraSettings
 
 with lazy_imports(error_callback=brought_by("foreign", what="lora", library="peft")):
     import peft

@@ -62,10 +62,11 @@ class Training:
             for name, net in nets.items()
             if net.trains
         }
+        shared = {id(weight) for trainee in self.trainees.values() for weight in trainee.module.parameters()}
         for name in nets.keys() - self.trainees.keys():
             frozen = self.modules[name].eval().requires_grad_(False)
             if settings.frozen == "bfloat16":
-                for weight in frozen.parameters():
+                for weight in (weight for weight in frozen.parameters() if id(weight) not in shared):
                     weight.data = weight.data.to(torch.bfloat16)  # buffers, such as tables, stay exact
             self.engine.prepare(frozen)
         for trainee in self.trainees.values():

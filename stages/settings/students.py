@@ -7,7 +7,7 @@ from pydantic import BeforeValidator
 
 from fewstep import registry
 from fewstep.errors import UserError
-from fewstep.settings import LoraSettings
+from fewstep.lora_settings import LoraSettings
 from fewstep.training.method import Method
 from stages.settings.models import (
     is_refiner,

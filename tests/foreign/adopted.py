@@ -17,6 +17,11 @@ NETWORKS = {
     ),
     "DiTTransformer2DModel": (tiny_networks.dit, {}, {"classes": 5}),
     "SD3Transformer2DModel": (tiny_networks.sd3, {}, {"conditions": {"text": (3, 6), "pooled": (3,)}}),
+    "FluxTransformer2DModel": (
+        tiny_networks.flux,
+        {},
+        {"conditions": {"text": (3, 6), "pooled": (6,)}, "guidance_input": True},
+    ),
     "PixArtTransformer2DModel": (
         tiny_networks.pixart,
         {},

@@ -12,6 +12,7 @@ from fewstep.checkpoint import load_config, load_model, model_digest, save_model
 from fewstep.conditions import Conditions
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
+from fewstep.lora_settings import LoraSettings
 from fewstep.methods.endpoint import Endpoint
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.metrics import features
@@ -19,7 +20,7 @@ from fewstep.metrics.denoiser import MONITOR, train_denoiser
 from fewstep.model import ModelConfig, build
 from fewstep.pairs import make_trajectories
 from fewstep.progress import SILENT
-from fewstep.settings import LoraSettings, TrainSettings
+from fewstep.settings import TrainSettings
 from fewstep.shards import Shards, write_shards
 from stages import distill
 from stages.evaluation.evaluation import straightness
