@@ -338,17 +338,7 @@ def placed(model: "Model", device: str) -> "Model":
 
 def drawn(model: "Model", count: int, seed: int, device: str) -> "tuple[Tensor, dict[str, Tensor]]":
     """Return noise (count, *shape) and what a model is conditioned on, (count,) each."""
-    every = draws.draws(
-        "command line",
-        seed,
-        range(count),
-        shape=model.config.shape,
-        law=model.noise,
-        conditions=model.conditions,
-        batch=count,
-        device=device,
-    )
-    return next(every)
+    return next(draws.draws_of(model, "command line", seed, range(count), batch=count, device=device))
 
 
 def grid_of(

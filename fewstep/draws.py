@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewstep.conditions import Conditions
+    from fewstep.model import Model
     from fewstep.noises import Law
 
 with lazy_imports():
@@ -49,3 +50,19 @@ def draws(
         keys = randomness.keys_of(seed, start, min(start + batch, indices.stop))
         drawn = {name: values.to(device) for name, values in conditions.drawn(stream, keys).items()}
         yield law.draw(stream, keys, shape).to(device), drawn
+
+
+def draws_of(
+    model: Model, stream: str, seed: int, indices: range, *, batch: int, device: torch.device | str = "cpu"
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Yield what samples of a model start from; see `draws`."""
+    return draws(
+        stream,
+        seed,
+        indices,
+        shape=model.config.shape,
+        law=model.noise,
+        conditions=model.conditions,
+        batch=batch,
+        device=device,
+    )

@@ -13,6 +13,7 @@ from fewstep import checkpoint, grids, noises, randomness, samplers, shards
 from fewstep.draws import draws
 from fewstep.errors import UserError
 from fewstep.exporting import description
+from fewstep.exporting.sampler import Sampler
 from fewstep.flow import FieldFlow, as_flow
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.methods.reflow import Reflow
@@ -250,12 +251,16 @@ def test_a_law_that_can_not_be_is_refused(noise, told):
 
 
 def test_an_exported_sampler_says_how_its_noise_is_drawn():
-    told = {"guidance": 1.0, "nfe": 2, "digest": "d", "differences": {}}
-    own, normal = (
-        description.facts(student(noise).config, grids.uniform(2), **told) for noise in (T3, "gaussian")
-    )
-    text = description.readme("m", own, [])
+    told, grid = {"guidance": 1.0, "nfe": 2, "digest": "d", "differences": {}}, grids.uniform(2)
+
+    def page(noise):
+        model = student(noise)
+        facts = description.facts(model.config, grid, **told)
+        return facts, description.readme("m", facts, [], Sampler(model, grid, 1.0))
+
+    _, text = page(T3)
     assert "| `noise` | float32 (batch, 2) | student_t with 3 degrees |" in text
     assert "multiply that of each sample by sqrt(3 / w)" in text
-    assert "noise" not in normal
-    assert "| standard normal |" in description.readme("m", normal, [])
+    facts, text = page("gaussian")
+    assert "noise" not in facts
+    assert "| standard normal |" in text

@@ -42,15 +42,7 @@ class Sampler(nn.Module):
 
     def inputs(self, count: int) -> dict[str, Tensor]:
         """Return inputs of `count` samples, by name; always the same ones."""
-        every = draws.draws(
-            "export",
-            0,
-            range(count),
-            shape=self.model.config.shape,
-            law=self.model.noise,
-            conditions=self.model.conditions,
-            batch=count,
-        )
+        every = draws.draws_of(self.model, "export", 0, range(count), batch=count)
         noise, conditions = next(every)
         return {"noise": noise, **conditions}
 

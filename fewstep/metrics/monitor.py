@@ -16,7 +16,7 @@ from etils.epy import lazy_imports
 from torch import Tensor
 
 from fewstep.codec import Codec, seen
-from fewstep.draws import draws
+from fewstep.draws import draws_of
 from fewstep.errors import UserError
 from fewstep.extras import brought_by
 from fewstep.finite import NotFiniteError
@@ -99,13 +99,11 @@ class Monitor:
             raise UserError("a monitor looks at students on their own grid; this model has none")
         was_training = student.training
         flow = as_flow(student.eval(), guidance=grid.guidance)
-        noise = draws(
+        noise = draws_of(
+            student,
             "monitor",
             self.seed,
             range(self.settings.samples),
-            shape=config.shape,
-            law=student.noise,
-            conditions=student.conditions,
             batch=BATCH,
             device=next(student.parameters()).device,
         )

@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from fewstep.draws import draws
+from fewstep.draws import draws_of
 from fewstep.model import Model
 
 aten = torch.ops.aten
@@ -21,16 +21,7 @@ def macs_of(model: Model) -> int:
     """Return the multiply-accumulates of a network call on a sample: those of products and convolutions."""
     device = next(model.parameters()).device
     t = torch.zeros(1, device=device)
-    ((x, given),) = draws(
-        "macs",
-        0,
-        range(1),
-        shape=model.config.shape,
-        law=model.noise,
-        conditions=model.conditions,
-        batch=1,
-        device=device,
-    )
+    ((x, given),) = draws_of(model, "macs", 0, range(1), batch=1, device=device)
     with Counting() as counting:
         model(x, t, **given)
     return counting.flops // 2

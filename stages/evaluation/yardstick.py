@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fewstep import codec, randomness, refining, samplers
 from fewstep.codec import Codec
-from fewstep.draws import draws
+from fewstep.draws import draws_of
 from fewstep.flow import Flow
 from fewstep.grids import Grid
 from fewstep.metrics.classes import largest_share_difference
@@ -64,13 +64,11 @@ class Protocol:
         A `sampler` takes the steps instead of the grid's solver; or blocks of steps do, with a refiner.
         """
         indices = range(block * self.samples, (block + 1) * self.samples)
-        for noise, conditions in draws(
+        for noise, conditions in draws_of(
+            model,
             "evaluate",
             self.seed,
             indices,
-            shape=model.config.shape,
-            law=model.noise,
-            conditions=model.conditions,
             batch=self.batch,
             device=device(),
         ):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fewstep import solvers
-from fewstep.draws import draws
+from fewstep.draws import draws_of
 from fewstep.flow import Flow
 from fewstep.grids import Grid
 from fewstep.reference import follow
@@ -130,17 +130,7 @@ def measure(_worker: int) -> Measured:
     """Measure a worker, in it."""
     opened, recipe, batch = WORKER["opened"], WORKER["recipe"], WORKER["maker"].batch
     began = time.perf_counter()
-    config = opened.model.config
-    ((noise, conditions),) = draws(
-        "estimate",
-        0,
-        range(batch),
-        shape=config.shape,
-        law=opened.model.noise,
-        conditions=opened.model.conditions,
-        batch=batch,
-        device=device(),
-    )
+    ((noise, conditions),) = draws_of(opened.model, "estimate", 0, range(batch), batch=batch, device=device())
     seconds = seconds_of_call(opened.flow, noise, conditions)
     stored = [
         field.to(FLOATS[recipe.dtypes.get(name, "float32")]) if field.is_floating_point() else field

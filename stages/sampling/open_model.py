@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fewstep import grids, solvers
 from fewstep.checkpoint import load_model
-from fewstep.draws import draws
+from fewstep.draws import draws_of
 from fewstep.errors import UserError
 from fewstep.flow import Flow, ModelFlow, as_flow
 from fewstep.grids import Grid
@@ -61,14 +61,7 @@ def grid_of_nfe(flow: Flow, solver: str, nfe: int, *, spacing: str = "uniform") 
 
 def turns_of(flow: Flow, model: Model, *, noises: int, seed: int, steps: int = 64) -> Turns:
     """Return S and F of a model's flow, means over dimensions, on noise that nothing else uses."""
-    ((noise, conditions),) = draws(
-        "straightness",
-        seed,
-        range(noises),
-        shape=model.config.shape,
-        law=model.noise,
-        conditions=model.conditions,
-        batch=noises,
-        device=device(),
+    ((noise, conditions),) = draws_of(
+        model, "straightness", seed, range(noises), batch=noises, device=device()
     )
     return turns(flow, noise, grids.uniform(steps, start=flow.t_start, end=flow.t_end), **conditions)

@@ -6,7 +6,7 @@ from operator import add
 from typing import Any
 
 from fewstep.conditions import images
-from fewstep.draws import draws
+from fewstep.draws import draws_of
 from fewstep.errors import UserError
 from fewstep.grids import Grid, uniform
 from fewstep.pairs import PairStatistics, check_pairs, require_equivariant
@@ -69,15 +69,8 @@ def check_mirrored(job: Job, opened: Opened) -> None:
         raise UserError(
             f"{setting} can't mirror pairs of a model that is given images; set {setting} to false"
         )
-    ((noise, conditions),) = draws(
-        "mirror",
-        job.seed,
-        range(MIRRORED_NOISES),
-        shape=model.config.shape,
-        law=model.noise,
-        conditions=model.conditions,
-        batch=MIRRORED_NOISES,
-        device=device(),
+    ((noise, conditions),) = draws_of(
+        model, "mirror", job.seed, range(MIRRORED_NOISES), batch=MIRRORED_NOISES, device=device()
     )
     error = require_equivariant(opened.flow, noise, grid_of(opened), setting=setting, **conditions)
     job.facts["mirror_error"] = error

@@ -10,7 +10,7 @@ import torch
 from fewstep import codec, randomness, variables
 from fewstep.checkpoint import load_model, save_model, table_with
 from fewstep.conditions import LABEL, ROW, Table, must_have, shapes_of
-from fewstep.draws import draws
+from fewstep.draws import draws_of
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.grids import Grid, uniform
@@ -245,17 +245,8 @@ def table_for(job: Job, model: Model, data: dict[str, Any], folder: Path) -> Tab
 def picture_samples(job: Job, model: Model) -> None:
     """Draw samples of a few noises: a row for each NFE, or one for a student's own grid."""
     flow, config = as_flow(model), model.config
-    count, shape = samples_shown(config.shape), config.shape
-    ((noise, conditions),) = draws(
-        "sheet",
-        job.seed,
-        range(count),
-        shape=shape,
-        law=model.noise,
-        conditions=model.conditions,
-        batch=count,
-        device=device(),
-    )
+    count = samples_shown(config.shape)
+    ((noise, conditions),) = draws_of(model, "sheet", job.seed, range(count), batch=count, device=device())
     grids: list[Grid] = (
         [config.grid]
         if config.grid
