@@ -59,9 +59,14 @@ def train(artifacts: Path, folder: Path, rank: int | None, rate: float) -> Job:
 @torch.no_grad()
 def ends(model: Model, grid: grids.Grid) -> torch.Tensor:
     """Return where a model's samples end."""
-    shape, law = model.config.shape, model.conditions
     ((noise, conditions),) = draws(
-        "benchmark", 0, range(NOISES), shape=shape, conditions=law, batch=NOISES, device="cpu"
+        "benchmark",
+        0,
+        range(NOISES),
+        shape=model.config.shape,
+        law=model.noise,
+        conditions=model.conditions,
+        batch=NOISES,
     )
     return integrate(as_flow(model), noise, grid, **conditions).x
 
