@@ -126,6 +126,30 @@ def test_frozen_weights_that_averages_share_are_counted_once():
     assert measured.held.averages == 2 * (4 * trained + buffers)
 
 
+@dataclass(frozen=True, kw_only=True)
+class OverOneBase(Method):
+    """Trains the last layers of a student, whose first ones another network shares."""
+
+    def networks(self, student, load):
+        teacher = load("teacher")
+        name, first = next(student.network.named_children())
+        setattr(teacher.network, name, first.requires_grad_(False))
+        return {"student": Net(student), "teacher": Net(teacher, trains=False)}
+
+    def loss(self, nets, batch, network, progress, keys):
+        return nets["student"](batch["data"], torch.zeros(len(keys))).square().mean(dim=1)
+
+
+def test_frozen_weights_that_networks_share_are_counted_once():
+    networks = {"student": student(), "teacher": student(seed=1)}
+    every = [p.numel() for p in networks["student"].parameters()]
+    training = Training(OverOneBase(), networks["student"], networks.get, TrainSettings(steps=9), 0, CPU)
+    measured = footprint.measure(training, *FixedBatches(footprint.BATCH)[0])
+    shared = sum(p.numel() for p in networks["student"].parameters() if not p.requires_grad)
+    assert 0 < shared < sum(every)
+    assert (measured.trained, measured.frozen) == (sum(every) - shared, sum(every))
+
+
 def test_ways_to_compute_follow_from_what_was_measured():
     held = Footprint(weights=40, gradients=40, moments=80, averages=40, activations=0, replaced=0)
     measured = Measured(10, 0, held, Activations(10, 3), Activations(10, 1), gathered=12, least_gradients=40)

@@ -131,9 +131,8 @@ def measure(training: Training, batch: Batch, keys: Tensor) -> Measured:
     shells = [average for trainee in trainees for average in trainee.every_average]
     networks = [module for module in training.modules.values() if module not in shells]
     weights = _bytes(weight for network in networks for weight in _tensors(network))
-    frozen = sum(p.numel() for network in networks for p in network.parameters()) - sum(
-        p.numel() for trainee in trainees for p in trainee.parameters
-    )
+    every = {id(p): p.numel() for network in networks for p in network.parameters()}  # adapters share a base
+    learnt = sum(p.numel() for trainee in trainees for p in trainee.parameters)
     moments = [x for t in trainees for state in t.optimiser.state.values() for x in state.values()]
     held = Footprint(
         weights=weights,
@@ -144,8 +143,8 @@ def measure(training: Training, batch: Batch, keys: Tensor) -> Measured:
         replaced=0,
     )
     return Measured(
-        trained=sum(p.numel() for trainee in trainees for p in trainee.parameters),
-        frozen=frozen,
+        trained=learnt,
+        frozen=sum(every.values()) - learnt,
         held=held,
         kept=kept,
         recomputed=recomputed,

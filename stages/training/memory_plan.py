@@ -40,6 +40,8 @@ class MemoryPlan:
     on_cpu: bool
     copies: int
     """Copies of the training state in the memory of the machine: that of a save, and of the best look."""
+    shardable: bool
+    """Whether processes may hold a part of the weights each; those of an adapter may not."""
 
     @property
     def saved(self) -> int:
@@ -101,7 +103,8 @@ class MemoryPlan:
                 shared = replace(way, share=self.batch // ranks)
                 if way.shards == 1:
                     found[f"FEWSTEP_PROCESSES={ranks}"] = shared
-                found[f"FEWSTEP_PROCESSES={ranks} FEWSTEP_SHARD=on"] = replace(shared, shards=ranks)
+                if self.shardable:
+                    found[f"FEWSTEP_PROCESSES={ranks} FEWSTEP_SHARD=on"] = replace(shared, shards=ranks)
         return found
 
     def fits(self, way: Engaged) -> bool:
@@ -131,6 +134,7 @@ def plan_memory(job: Job, untrained: Untrained) -> MemoryPlan:
         data=each * min(shards.samples, WINDOW),
         on_cpu=device() == "cpu",
         copies=1 if task.monitor is None else 2,
+        shardable=untrained.student.config.lora is None,
     )
 
 

@@ -31,6 +31,7 @@ def planned(**changes):
         "data": 5 * MIB,
         "on_cpu": False,
         "copies": 1,
+        "shardable": True,
     }
     return MemoryPlan(**facts | changes)
 
@@ -63,6 +64,12 @@ def test_what_is_asked_already_is_not_offered():
     assert "MICRO_BATCH" not in lines
     assert "RECOMPUTE" not in lines
     assert "PROCESSES" not in lines  # two or eight can't share 63 samples equally
+
+
+def test_adapters_are_not_offered_shards():
+    lines = "\n".join(planned(shardable=False).lines(None))
+    assert "FEWSTEP_PROCESSES=8 " in lines
+    assert "SHARD" not in lines
 
 
 def test_where_nothing_fits_the_least_is_told():
