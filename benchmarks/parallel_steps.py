@@ -16,8 +16,9 @@ from benchmarks._mixtures import Mixture
 from fewstep import grids, parallel_steps, solvers
 from fewstep.checkpoint import load_model
 from fewstep.conditions import Conditions
-from fewstep.draws import draws
+from fewstep.draws import draws, draws_of
 from fewstep.flow import FieldFlow, Flow, as_flow
+from fewstep.noises import GAUSSIAN
 
 STEPS, NOISES, WINDOWS, TOLERANCES = 48, 16, (8, 16, 48), (1e-2, 1e-3, 1e-4)
 MIXTURES = ((2, 6, 0.5), (32, 10, 0.3))  # dimensions, components, standard deviation
@@ -52,13 +53,19 @@ def main() -> None:
     torch.set_num_threads(1)
     for dimensions, components, std in MIXTURES:
         field = FieldFlow(Mixture.drawn(dimensions, components, std))
-        law = Conditions()
-        (drawn,) = draws("parallel", 0, range(NOISES), shape=(dimensions,), conditions=law, batch=NOISES)
+        (drawn,) = draws(
+            "parallel",
+            0,
+            range(NOISES),
+            shape=(dimensions,),
+            law=GAUSSIAN,
+            conditions=Conditions(),
+            batch=NOISES,
+        )
         table(f"{dimensions}-D, {components} components of standard deviation {std}", field, *drawn)
     for folder in sys.argv[1:]:
         model = load_model(Path(folder)).eval()
-        shape, law = model.config.shape, model.conditions
-        (drawn,) = draws("parallel", 0, range(NOISES), shape=shape, conditions=law, batch=NOISES)
+        (drawn,) = draws_of(model, "parallel", 0, range(NOISES), batch=NOISES)
         table(folder, as_flow(model), *drawn)
 
 
