@@ -104,9 +104,9 @@ from fewstep.training.method import Method, Needs
 
 @dataclass(frozen=True, kw_only=True)
 class WantsMore(Method):
-    """Needs a feature net."""
+    """Needs what it is told to."""
 
-    need: str = "features"
+    need: str = "data"
 
     @property
     def needs(self):
@@ -235,11 +235,7 @@ def test_a_process_that_never_asked_the_registry_imports_a_plug_in_too(project):
 @pytest.mark.parametrize(
     ("section", "need", "told"),
     [
-        (
-            "reflow",
-            "features",
-            "reflow.round1.method wants_more needs features, which this stage can't supply",
-        ),
+        ("reflow", "data", "reflow.round1.method wants_more needs data, which this stage can't supply"),
         ("reflow", "teacher", "reflow.round1.method wants_more needs teacher, which this stage can't supply"),
         ("reflow", "conditions", "reflow.round1.method wants_more: it needs a model with classes"),
         ("pretrain", "second_time", "pretrain.method wants_more learns from pairs, not from data"),
