@@ -4,7 +4,7 @@ import gc
 import json
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import chdir, contextmanager, nullcontext
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -15,6 +15,7 @@ from dvc.dependency import ParamsDependency
 from dvc.exceptions import DvcException
 from dvc.logger import set_loggers_level
 from dvc.repo import Repo, lock_repo
+from dvc.rwlock import rwlock
 from filelock import FileLock, Timeout
 
 from fewstep.errors import UserError
@@ -59,9 +60,9 @@ def read(root: Path) -> dict[str, Stage]:
             name: tuple(sorted(above.addressing for above in graph.successors(node) if above.cmd))
             for name, node in nodes.items()
         }
-        changed = repo.status()
+        changed = _changed(repo, nodes.values())
         order = TopologicalSorter({name: upstream[name] for name in sorted(upstream)}).static_order()
-        return {name: _stage(nodes[name], upstream[name], changed.get(name, ())) for name in order}
+        return {name: _stage(nodes[name], upstream[name], changed.get(name, [])) for name in order}
 
 
 def shares_by(root: Path) -> Literal["remote", "cache"] | None:
@@ -174,6 +175,14 @@ def _owners(rwlock: Path) -> list[str]:
         return ["a process that died while it wrote"]
     infos = [*listed.get("write", {}).values(), *(i for who in listed.get("read", {}).values() for i in who)]
     return sorted({f"process {info['pid']} ({info['cmd']})" for info in infos if info})
+
+
+def _changed(repo: Repo, nodes: Collection[Any]) -> dict[str, list]:
+    """Return what `dvc status` reports of stages, which would take long to lock the files of each."""
+    paths = [item.fs_path for node in nodes for item in (*node.deps, *node.outs)]
+    hardlink = repo.config["core"].get("hardlink_lock", False)
+    with rwlock(repo.tmp_dir, repo.fs, "dvc status", paths, [], hardlink):
+        return {name: told for node in nodes for name, told in node.status.__wrapped__(node).items()}
 
 
 def _stage(node: Any, upstream: tuple[str, ...], changed: list) -> Stage:

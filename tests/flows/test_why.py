@@ -1,8 +1,11 @@
+import json
+import os
 from collections import Counter
 
 import pytest
 from dvc.dependency import ParamsDependency, param
 
+from fewstep.errors import UserError
 from flows import commands, why
 from flows.dvc import params_read
 
@@ -15,6 +18,16 @@ def test_nothing_ever_ran(toy):
 
 def test_nothing_changed(toy_that_ran):
     assert why.why(toy_that_ran.root) == dict.fromkeys(toy_that_ran.stages, UP_TO_DATE)
+
+
+def test_a_stage_whose_output_another_dvc_writes_is_not_judged(toy_that_ran):
+    writer = {"pid": os.getppid(), "cmd": "dvc repro first"}
+    locks = toy_that_ran.root / ".dvc/tmp/rwlock"
+    locks.write_text(json.dumps({"write": {str(toy_that_ran.root / "artifacts/first"): writer}, "read": {}}))
+    with pytest.raises(UserError, match=r"(?s)artifacts/first. is busy.*dvc repro first"):
+        why.why(toy_that_ran.root)
+    locks.unlink()
+    assert why.why(toy_that_ran.root)["first"] == UP_TO_DATE
 
 
 def test_a_setting_is_named_with_its_old_and_new_value_and_what_waits_for_it_too(toy_that_ran):
