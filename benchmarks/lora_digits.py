@@ -15,7 +15,7 @@ import yaml
 
 from fewstep import grids
 from fewstep.checkpoint import load_model
-from fewstep.draws import draws
+from fewstep.draws import draws_of
 from fewstep.flow import as_flow
 from fewstep.model import Model
 from fewstep.progress import SILENT
@@ -59,15 +59,7 @@ def train(artifacts: Path, folder: Path, rank: int | None, rate: float) -> Job:
 @torch.no_grad()
 def ends(model: Model, grid: grids.Grid) -> torch.Tensor:
     """Return where a model's samples end."""
-    ((noise, conditions),) = draws(
-        "benchmark",
-        0,
-        range(NOISES),
-        shape=model.config.shape,
-        law=model.noise,
-        conditions=model.conditions,
-        batch=NOISES,
-    )
+    ((noise, conditions),) = draws_of(model, "benchmark", 0, range(NOISES), batch=NOISES)
     return integrate(as_flow(model), noise, grid, **conditions).x
 
 

@@ -7,21 +7,15 @@ Errors are root mean squares over the numbers of a sample, of the sample where i
 
 import sys
 import time
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks._mixtures import Mixture
+from benchmarks._flows import flows
 from fewstep import grids, parallel_steps, solvers
-from fewstep.checkpoint import load_model
-from fewstep.conditions import Conditions
-from fewstep.draws import draws, draws_of
-from fewstep.flow import FieldFlow, Flow, as_flow
-from fewstep.noises import GAUSSIAN
+from fewstep.flow import Flow
 
 STEPS, NOISES, WINDOWS, TOLERANCES = 48, 16, (8, 16, 48), (1e-2, 1e-3, 1e-4)
-MIXTURES = ((2, 6, 0.5), (32, 10, 0.3))  # dimensions, components, standard deviation
 
 
 @torch.no_grad()
@@ -51,22 +45,8 @@ def table(name: str, flow: Flow, noise: Tensor, conditions: dict[str, Tensor]) -
 def main() -> None:
     """Print the tables."""
     torch.set_num_threads(1)
-    for dimensions, components, std in MIXTURES:
-        field = FieldFlow(Mixture.drawn(dimensions, components, std))
-        (drawn,) = draws(
-            "parallel",
-            0,
-            range(NOISES),
-            shape=(dimensions,),
-            law=GAUSSIAN,
-            conditions=Conditions(),
-            batch=NOISES,
-        )
-        table(f"{dimensions}-D, {components} components of standard deviation {std}", field, *drawn)
-    for folder in sys.argv[1:]:
-        model = load_model(Path(folder)).eval()
-        (drawn,) = draws_of(model, "parallel", 0, range(NOISES), batch=NOISES)
-        table(folder, as_flow(model), *drawn)
+    for asked in flows(sys.argv[1:], stream="parallel", noises=NOISES):
+        table(*asked)
 
 
 if __name__ == "__main__":

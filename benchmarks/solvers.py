@@ -7,24 +7,18 @@ all numbers of the samples.
 """
 
 import sys
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks._mixtures import Mixture
+from benchmarks._flows import flows
 from fewstep import grids, solvers
-from fewstep.checkpoint import load_model
-from fewstep.conditions import Conditions
-from fewstep.draws import draws
-from fewstep.flow import FieldFlow, Flow, as_flow
+from fewstep.flow import Flow
 from fewstep.grids import Grid
 from fewstep.metrics.straightness import endpoint_rmse
-from fewstep.noises import GAUSSIAN
 
 NAMES, VELOCITIES, NOISES = ("euler", "ab2", "heun", "heun_pc"), (4, 8, 16, 32), 512
 SPACINGS = ("uniform", "tan")
-MIXTURES = ((2, 6, 0.5), (32, 10, 0.3))  # dimensions, components, standard deviation
 
 
 @torch.no_grad()
@@ -47,30 +41,8 @@ def table(name: str, flow: Flow, noise: Tensor, labels: dict[str, Tensor]) -> No
 
 def main() -> None:
     torch.set_num_threads(1)
-    for dimensions, components, std in MIXTURES:
-        field = FieldFlow(Mixture.drawn(dimensions, components, std))
-        (drawn,) = draws(
-            "solvers",
-            0,
-            range(NOISES),
-            shape=(dimensions,),
-            law=GAUSSIAN,
-            conditions=Conditions(),
-            batch=NOISES,
-        )
-        table(f"{dimensions}-D, {components} components of standard deviation {std}", field, *drawn)
-    for folder in sys.argv[1:]:
-        model = load_model(Path(folder)).eval()
-        (drawn,) = draws(
-            "solvers",
-            0,
-            range(NOISES),
-            shape=model.config.shape,
-            law=model.noise,
-            conditions=model.conditions,
-            batch=NOISES,
-        )
-        table(folder, as_flow(model), *drawn)
+    for asked in flows(sys.argv[1:], stream="solvers", noises=NOISES):
+        table(*asked)
 
 
 if __name__ == "__main__":

@@ -94,13 +94,22 @@ def shapes_of(facts: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(shape) for name, shape in facts.get("conditions", {}).items()}
 
 
-def must_have(wanted: Mapping[str, tuple[int | None, ...]], there: Shapes, *, by: str) -> None:
-    """Refuse data whose conditions are not those that a network takes.
+def must_have(
+    wanted: Mapping[str, tuple[int | None, ...]],
+    there: Shapes,
+    *,
+    by: str,
+    of: str = "the data has",
+    remedy: str = "prepare data with that condition",
+) -> None:
+    """Refuse conditions that are not those that a network takes.
 
     Args:
         wanted: their shapes, with None where any size will do.
-        there: those of the data.
+        there: those that are there.
         by: who takes them, to begin a message with.
+        of: who has those that are there.
+        remedy: what to do.
 
     Raises:
         UserError: if one is missing, or of another shape.
@@ -111,8 +120,8 @@ def must_have(wanted: Mapping[str, tuple[int | None, ...]], there: Shapes, *, by
             sizes = ", ".join("any" if size is None else str(size) for size in shape)
             told = f"({sizes},)" if len(shape) == 1 else f"({sizes})"
             raise UserError(
-                f"{by} takes the condition {name} of shape {told}, the data has {there.get(name)} (None: "
-                "not at all); prepare data with that condition"
+                f"{by} takes the condition {name} of shape {told}, {of} {there.get(name)} (None: not at "
+                f"all); {remedy}"
             )
 
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from fewstep import registry
-from fewstep.conditions import Table
+from fewstep.conditions import Table, must_have
 from fewstep.errors import UserError
 from fewstep.extras import brought_by
 from fewstep.foreign import weights
@@ -55,7 +55,13 @@ def table_of(
         UserError: if the encoders make something else than the network takes, or numbers that are not finite.
     """
     null = pipeline.without()
-    _must_suit(pipeline.folder, null, wanted)
+    must_have(
+        wanted,
+        {name: tuple(values.shape[1:]) for name, values in null.items()},
+        by="the network",
+        of=f"the encoders of {pipeline.folder} make",
+        remedy="take the folder of the pipeline that the network belongs to",
+    )
     parts = [list(prompts[start : start + BATCH]) for start in range(0, len(prompts), BATCH)]
     progress.start("encode prompts", len(parts))
     found = []
@@ -164,18 +170,3 @@ def _tokenizer(place: Path, name: str) -> Any:
 
 def _first(values: Named) -> dict[str, np.ndarray]:
     return {name: each[0].numpy() for name, each in values.items()}
-
-
-def _must_suit(folder: Path, made: Named, wanted: Mapping[str, tuple[int | None, ...]]) -> None:
-    for name, shape in wanted.items():
-        there = tuple(made[name].shape[1:]) if name in made else None
-        if (
-            there is None
-            or len(there) != len(shape)
-            or any(size not in (None, found) for size, found in zip(shape, there, strict=True))
-        ):
-            sizes = ", ".join("any" if size is None else str(size) for size in shape)
-            raise UserError(
-                f"the network takes the condition {name} of shape ({sizes}), the encoders of {folder} make "
-                f"{there} (None: not at all); take the folder of the pipeline that the network belongs to"
-            )

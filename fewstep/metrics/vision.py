@@ -82,15 +82,15 @@ def read(folder: Path, device: str) -> Vision:
             f"{folder} holds a model of type {kind!r}; features are taken of these: {', '.join(known)}"
         )
     files = weights.files_of(folder)  # refuses pickled ones, and says so
-    digest = hashlib.sha256(
-        b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)
-    ).hexdigest()
+    digest = hashlib.sha256(b"".join(map(_sha256, files))).hexdigest()
     transformers.utils.logging.disable_progress_bar()
     try:
         network, told = getattr(transformers, known[kind]).from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
-        processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        processor = transformers.AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
         tokenizer = None
         if kind == "clip" and any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
             tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
@@ -103,3 +103,8 @@ def read(folder: Path, device: str) -> Vision:
     return (
         Vision(network, processor, digest) if kind != "clip" else Clip(network, processor, digest, tokenizer)
     )
+
+
+def _sha256(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()

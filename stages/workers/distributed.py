@@ -99,10 +99,8 @@ def machine_number() -> int:
     Raises:
         UserError: if it is no number below FEWSTEP_NODES.
     """
-    machines, asked = (
-        variables.count("FEWSTEP_NODES", "machines", default=1),
-        os.environ.get("FEWSTEP_NODE_RANK", "0"),
-    )
+    machines = variables.count("FEWSTEP_NODES", "machines", default=1)
+    asked = os.environ.get("FEWSTEP_NODE_RANK", "0")
     if not (asked.isdecimal() and int(asked) < machines):
         raise UserError(
             f"FEWSTEP_NODE_RANK must be from 0 to {machines - 1} (FEWSTEP_NODES - 1), got {asked!r}"

@@ -173,7 +173,7 @@ def test_encoders_of_another_network_are_refused_before_they_encode(folders):
     told = r"takes the condition text of shape \(any, 7\), the encoders of .* make \(12, 6\)"
     with pytest.raises(UserError, match=told):
         text_encoders.table_of(encoders, PROMPTS, {"text": (None, 7)})
-    with pytest.raises(UserError, match=r"takes the condition pooled of shape \(3\), the .* make None"):
+    with pytest.raises(UserError, match=r"takes the condition pooled of shape \(3,\), the .* make None"):
         text_encoders.table_of(encoders, PROMPTS, {"text": (None, 6), "pooled": (3,)})
 
 
