@@ -1,6 +1,8 @@
 """Networks of the user's files: what they see of an image, what distances are called, what is refused."""
 
 import hashlib
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -209,3 +211,15 @@ def test_a_folder_of_another_model_or_without_weights_is_refused(clip, tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"x" * 20)
     with pytest.raises(UserError, match="can't be read as a CLIPModel"):
         load()
+
+
+def test_code_in_a_folder_is_neither_run_nor_asked_about(clip, tmp_path, monkeypatch):
+    shutil.copytree(clip[1], tmp_path, dirs_exist_ok=True)
+    ran = tmp_path / "ran"
+    (tmp_path / "own.py").write_text(f"open({str(ran)!r}, 'w')\n\n\nclass Own:\n    pass\n")
+    told = {"image_processor_type": "Own", "auto_map": {"AutoImageProcessor": "own.Own"}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(told))
+    monkeypatch.setattr("builtins.input", lambda *words: "y")
+    with pytest.raises(UserError, match="can't be read as a CLIPModel"):
+        Transformers(folder="data/x").load({"folder": tmp_path}, "cpu")
+    assert not ran.exists()
