@@ -8,7 +8,7 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "infra" / "train.slurm"
 PROGRAMS = {
-    "scontrol": 'printf "first\\nsecond\\n"',
+    "scontrol": "echo first; sleep 0.2; echo second",  # whoever reads the first line alone breaks its pipe
     "srun": 'shift; for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done',
     "dvc": 'echo "dvc $* $FEWSTEP_NODE_RANK/$FEWSTEP_NODES $FEWSTEP_PROCESSES $FEWSTEP_RENDEZVOUS"',
     "python": 'echo "python $* $FEWSTEP_NODE_RANK/$FEWSTEP_NODES $FEWSTEP_PROCESSES $FEWSTEP_RENDEZVOUS"',
