@@ -27,7 +27,7 @@ from fewstep.errors import UserError
 from flows.dvc import commands, repo
 from flows.dvc.failures import StageError
 from flows.planning import choice, durations, stage_locks, time_limits
-from flows.planning.order import stages_behind
+from flows.planning.order import urgency
 from flows.planning.request import Request, takes
 from flows.server import artifacts, connection, deployed
 from flows.system import notices, processes
@@ -176,7 +176,8 @@ def work(root: Path, request: Request) -> State:
             )
             for name, fate in fates.items()
         }
-        states = take_turns(turns, {name: stages[name].upstream for name in turns})
+        upstream = {name: stages[name].upstream for name in turns}
+        states = take_turns(turns, upstream, durations.read(root))
     untold = track_cached(root, [stages[name] for name, state in states.items() if state.name == "Cached"])
     connection.restart.wait()
     if wrong := {name: state for name, state in states.items() if state.is_failed() or state.is_crashed()}:
@@ -204,31 +205,41 @@ def failed(message: str) -> State:
     return Failed(message=message)
 
 
-def take_turns(turns: dict[str, Turn], upstream: Mapping[str, tuple[str, ...]]) -> dict[str, State]:
+def take_turns(
+    turns: dict[str, Turn], upstream: Mapping[str, tuple[str, ...]], seconds: Mapping[str, float]
+) -> dict[str, State]:
     """Run each stage once those above it are done, independent ones at once; return their final states.
 
     Args:
         turns: The stages, by name.
         upstream: The stages that each waits for, by name; those without a turn do not count.
+        seconds: How long each took the last time, by name.
 
     Raises:
         CancelledInUIError: Somebody cancelled the run.
     """
     waits_for = {name: [above for above in upstream[name] if above in turns] for name in turns}
-    order, behind = TopologicalSorter(waits_for), stages_behind(waits_for)
+    order, urgent = TopologicalSorter(waits_for), urgency(waits_for, seconds)
     order.prepare()
+    ready: set[str] = set()
+    begun: set[str] = set()
     futures: dict[str, PrefectFuture] = {}
     finished: SimpleQueue[str] = SimpleQueue()
     runs = {str(run) for run in (flow_run.get_id(), flow_run.get_root_flow_run_id()) if run}
     try:
-        # Each is submitted when it is ready, since a task that waits for another holds one of few threads.
+        # Each is submitted when there is room for it: one that waits would be in the way of more urgent ones.
         while order.is_active():
-            for name in sorted(order.get_ready(), key=behind.__getitem__, reverse=True):
+            ready.update(order.get_ready())
+            while ready and len(begun) < time_limits.stages_at_once():
+                name = max(sorted(ready), key=urgent.__getitem__)
                 above = [futures[other] for other in waits_for[name]]
                 submit = bring_up_to_date.with_options(name=name).submit
                 futures[name] = submit(turns[name], wait_for=above, return_state=False)
                 futures[name].add_done_callback(partial(announce, finished, name))
-            order.done(next_finished(finished, runs))
+                ready.remove(name)
+                begun.add(name)
+            begun.remove(name := next_finished(finished, runs))
+            order.done(name)
         for future in futures.values():
             future.wait()
     except BaseException:  # Control-C, a termination, or a cancellation: leave no stage behind

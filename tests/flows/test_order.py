@@ -1,9 +1,12 @@
-"""Of the stages that are ready, the one with the longest chain of stages behind it begins first."""
+"""Of the stages that are ready, the one with the longest way to the end begins first."""
 
+from queue import SimpleQueue
 from types import SimpleNamespace
 
+import pytest
+
 from flows import pipeline
-from flows.planning.order import stages_behind
+from flows.planning.order import urgency
 
 UPSTREAM = {
     "trajectories": (),
@@ -14,21 +17,54 @@ UPSTREAM = {
 }
 
 
-def test_a_stage_counts_the_longest_chain_that_waits_for_it():
-    behind = {"trajectories": 3, "straight-4": 2, "boss-8": 1, "boss-4": 1, "evaluate": 0}
-    assert stages_behind(UPSTREAM) == behind
-    assert stages_behind({}) == {}
+def test_a_stage_counts_the_longest_chain_that_begins_with_it_and_then_the_stages_before_it():
+    assert urgency(UPSTREAM, {}) == {
+        "trajectories": (4, 0),
+        "straight-4": (3, 1),
+        "boss-8": (2, 1),
+        "boss-4": (2, 2),
+        "evaluate": (1, 4),
+    }
+    assert urgency({}, {}) == {}
 
 
-def test_the_flow_begins_with_the_longest_chain(monkeypatch):
-    begun = []
+def test_a_stage_counts_the_seconds_it_took_and_a_new_one_the_mean():
+    seconds = {"trajectories": 10.0, "boss-8": 100.0, "straight-4": 10.0, "evaluate": 40.0, "gone": 1e6}
+    found = urgency(UPSTREAM, seconds)
+    assert {name: chain for name, (chain, _) in found.items()} == {
+        "evaluate": 40.0,
+        "boss-4": 40.0 + 40.0,
+        "straight-4": 10.0 + 80.0,
+        "boss-8": 140.0,
+        "trajectories": 150.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("at_once", "seconds", "order"),
+    [
+        ("1", {}, ["trajectories", "straight-4", "boss-4", "boss-8", "evaluate"]),
+        ("1", {"boss-8": 9.0}, ["trajectories", "straight-4", "boss-4", "boss-8", "evaluate"]),
+        ("1", {"boss-8": 9.0, "boss-4": 1.0}, ["trajectories", "boss-8", "straight-4", "boss-4", "evaluate"]),
+        ("9", {}, ["trajectories", "straight-4", "boss-8", "boss-4", "evaluate"]),
+    ],
+)
+def test_the_flow_begins_with_the_most_urgent_when_there_is_room(monkeypatch, at_once, seconds, order):
+    begun, ended = [], SimpleQueue()
 
     def submit(turn, **_):
         begun.append(turn)
-        return SimpleNamespace(add_done_callback=lambda tell: tell(None), wait=lambda: None, state=turn)
+        return SimpleNamespace(add_done_callback=ended.put, wait=lambda: None, state=turn)
 
+    def end_the_first(*_):
+        ended.get()(None)  # tells the queue that its stage is done
+        return next_finished(*_)
+
+    next_finished = pipeline.next_finished
+    monkeypatch.setenv("FEWSTEP_STAGES_AT_ONCE", at_once)
+    monkeypatch.setattr(pipeline, "next_finished", end_the_first)
     task = SimpleNamespace(with_options=lambda name: SimpleNamespace(submit=submit))
     monkeypatch.setattr(pipeline, "bring_up_to_date", task)
-    states = pipeline.take_turns({name: name for name in UPSTREAM}, UPSTREAM)
-    assert begun == ["trajectories", "straight-4", "boss-8", "boss-4", "evaluate"]
+    states = pipeline.take_turns({name: name for name in UPSTREAM}, UPSTREAM, seconds)
+    assert begun == order
     assert states == {name: name for name in UPSTREAM}
