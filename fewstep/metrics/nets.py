@@ -37,51 +37,65 @@ class Kind:
 KINDS = (Kind(labels=True, width=32), Kind(labels=True, width=48), Kind(labels=False, width=40))
 FIRST = KINDS[0].name  # whose fd_clf, kid_clf, precision and recall are shown
 
+Nets = dict[str, FeatureNet]  # by name
 
-def train_nets(
+
+def train_nets(data: Rows, labels: Tensor | None, *, public_features: bool = True, **options: Any) -> Nets:
+    """Return all nets by name; same arguments, same nets.
+
+    Args:
+        data: See train_net.
+        labels: See train_net.
+        public_features: Whether a public network is added for the images that it suits.
+        **options: The others of train_net.
+
+    Raises:
+        UserError: see train_net and public_net.
+    """
+    nets = {kind.name: train_net(kind, data, labels, **options) for kind in KINDS}
+    if public_features and public.suits(tuple(data.shape[1:]), pixels=options["pixels"]):
+        nets[public.NAME] = public.public_net(data, progress=options.get("progress", SILENT))
+    return nets
+
+
+def train_net(
+    kind: Kind,
     data: Rows,
     labels: Tensor | None,
     *,
     pixels: bool,
     steps: int,
     clusters: int,
-    public_features: bool = True,
     seed: int,
     progress: Progress = SILENT,
-) -> dict[str, FeatureNet]:
-    """Return the nets by name; same arguments, same nets.
+) -> FeatureNet:
+    """Return one of the nets; same arguments, same net.
 
     Args:
+        kind: Which.
         data: The train split, (n, *shape), images as they are saved.
         labels: Its classes, int64 (n,); None, or a single one, lets k-means clusters stand in.
         pixels: See FeatureNet.
-        steps: Training steps of each.
+        steps: Training steps.
         clusters: How many clusters of the data stand in for its classes.
-        public_features: Whether a public network is added for the images that it suits.
         seed: Decides weights and order; each net has its own seed, drawn from this one.
         progress: Told of every step.
 
     Raises:
-        UserError: see train_feature_net, pseudo_labels and public_net.
+        UserError: see train_feature_net and pseudo_labels.
     """
-    nets = {}
-    for kind in KINDS:
-        own = randomness.digest64(f"metric net {kind.name}", seed) >> 33
-        options: dict[str, Any] = {"width": kind.width, "pixels": pixels, "steps": steps}
-        options |= {"seed": own, "progress": progress}
-        if not kind.labels:
-            nets[kind.name] = train_denoiser(data, **options)
-        elif labels is not None and int(labels.max()) > 0:
-            nets[kind.name] = train_feature_net(data, labels, **options)
-        else:
-            (found,) = pseudo_labels(data, clusters=clusters, seed=own)
-            nets[kind.name] = train_feature_net(data, found, taught_by=f"clusters{clusters}", **options)
-    if public_features and public.suits(tuple(data.shape[1:]), pixels=pixels):
-        nets[public.NAME] = public.public_net(data, progress=progress)
-    return nets
+    own = randomness.digest64(f"metric net {kind.name}", seed) >> 33
+    options: dict[str, Any] = {"width": kind.width, "pixels": pixels, "steps": steps}
+    options |= {"seed": own, "progress": progress}
+    if not kind.labels:
+        return train_denoiser(data, **options)
+    if labels is not None and int(labels.max()) > 0:
+        return train_feature_net(data, labels, **options)
+    (found,) = pseudo_labels(data, clusters=clusters, seed=own)
+    return train_feature_net(data, found, taught_by=f"clusters{clusters}", **options)
 
 
-def load_nets(folder: Path) -> dict[str, FeatureNet]:
+def load_nets(folder: Path) -> Nets:
     """Return the nets by name that `prepare` saved in a folder.
 
     Raises:
