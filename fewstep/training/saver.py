@@ -39,8 +39,8 @@ class Saver:
         self.file, self.training, self.watch = file, training, watch
         self.seconds = _checkpoint_seconds()
         self.saved_at = time.monotonic()
-        self.costs: list[float] = []
-        """Seconds that each save took from the training: of its copy, and of the processor for the rest."""
+        self.cost = 0.0
+        """Seconds that the last save took from the training: of its copy, and of the processor for the rest."""
         self._writer = ThreadPoolExecutor(1, "save")
         self._writing: Future[float] | None = None
 
@@ -70,7 +70,7 @@ class Saver:
     @property
     def interval(self) -> float:
         """Seconds from the copy of one save to that of the next."""
-        return max(self.seconds, self.costs[-1] * (1 - SHARE) / SHARE if self.seconds and self.costs else 0.0)
+        return max(self.seconds, self.cost * (1 - SHARE) / SHARE if self.seconds else 0.0)
 
     @property
     def writing(self) -> bool:
@@ -116,7 +116,7 @@ class Saver:
         if first:
             self._writing = self._writer.submit(_write, self.file, copies, self.training.facts)
         self.saved_at = time.monotonic()
-        self.costs.append(self.saved_at - began)
+        self.cost = self.saved_at - began
 
     def _finish(self) -> None:
         """Wait until what was begun is on the disk.
@@ -126,7 +126,7 @@ class Saver:
         """
         if self._writing is not None:
             writing, self._writing = self._writing, None
-            self.costs[-1] += writing.result()
+            self.cost += writing.result()
 
 
 def _write(file: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> float:
