@@ -40,7 +40,7 @@ class Saver:
         self.seconds = _checkpoint_seconds()
         self.saved_at = time.monotonic()
         self.cost = 0.0
-        """Seconds that the last save took from the training: of its copy, and of the processor for the rest."""
+        """Seconds that the last save took from the training: its copy, and the processor for the rest."""
         self._writer = ThreadPoolExecutor(1, "save")
         self._writing: Future[float] | None = None
 
