@@ -21,7 +21,7 @@ UNREADABLE = object()
 WORD = re.compile(r"[A-Za-z][\w /.-]*")
 
 
-class OldReader(FAST):  # type: ignore[misc]
+class OldReader(FAST):  # type: ignore[misc, valid-type]
     """Reads version 1.1, and scientific numbers as everybody writes them."""
 
 
