@@ -1,6 +1,7 @@
 """Training: the networks of a method and the rest of the training state."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -163,7 +164,7 @@ class Training:
         batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
         weight = batch.pop("weight", None)
         half = self.settings.precision == "bfloat16"
-        autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=half)
+        autocast = partial(torch.autocast, self.device.type, torch.bfloat16) if half else nullcontext
         with autocast(), phase("forward"):
             batch = self.method.prepare_batch(batch, keys, self.law)
         size = self.engine.micro_batch or len(keys)
