@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from fewstep import distributed
@@ -41,6 +42,8 @@ class Saver:
         self.saved_at = time.monotonic()
         self.cost = 0.0
         """Seconds that the last save took from the training: its copy, and the processor for the rest."""
+        self._room: dict[str, Tensor] = {}
+        """The memory of the last copy."""
         self._writer = ThreadPoolExecutor(1, "save")
         self._writing: Future[float] | None = None
 
@@ -112,11 +115,17 @@ class Saver:
             for name, tensor in source.tensors().items():
                 held = whole(tensor.detach())  # one at a time, and in all processes
                 if first:
-                    copies[name] = held.to("cpu", copy=changes).contiguous()
+                    copies[name] = self._copied(name, held) if changes else held.to("cpu").contiguous()
         if first:
             self._writing = self._writer.submit(_write, self.file, copies, self.training.facts)
         self.saved_at = time.monotonic()
         self.cost = self.saved_at - began
+
+    def _copied(self, name: str, tensor: Tensor) -> Tensor:
+        """Return a copy in the memory of that before, as getting memory anew takes longer than copying."""
+        if name not in self._room:
+            self._room[name] = torch.empty(tensor.shape, dtype=tensor.dtype)
+        return self._room[name].copy_(tensor)
 
     def _finish(self) -> None:
         """Wait until what was begun is on the disk.
