@@ -52,6 +52,7 @@ class Saver:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._writer.shutdown(wait=True)
+        self._room.clear()
         # What ended the training is raised, and not what befell a save beside it.
         with suppress(*([Exception] if kind else [])):
             self._finish()
