@@ -10,6 +10,8 @@ from torch import Tensor
 from fewstep.shards.fields import empty
 from fewstep.shards.read import Shards
 
+AHEAD_BYTES = 2**32  # of memory that is taken to read ahead, at most
+
 
 @dataclass(eq=False)
 class Reading:
@@ -67,10 +69,11 @@ class Ahead:
         return coming
 
     def begin(self, shards: tuple[int, ...]) -> None:
-        """Begin to read the shards that will be wanted next, unless they are held."""
+        """Begin to read the shards that will be wanted next, unless they are held or take too much memory."""
         assert self.held is not None
         assert self._coming is None
-        if shards != self.held.shards:
+        size = sum(tensor.nbytes for tensor in self.held.room.values())
+        if shards != self.held.shards and size <= AHEAD_BYTES:
             self._coming = Reading(shards, self._room())
             self._coming.thread = Thread(target=self._read, args=[self._coming], name="shards", daemon=True)
             self._coming.thread.start()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fewstep import randomness
 from fewstep.errors import UserError
-from fewstep.shards.ahead import Ahead
+from fewstep.shards.ahead import AHEAD_BYTES, Ahead
 from fewstep.shards.fields import decode, empty
 from fewstep.shards.read import Shards
 
@@ -44,7 +44,7 @@ class Batches:
         rank: which equal part of each batch this process gets.
         ranks: number of processes that share a batch.
         window: samples among which those of a batch are chosen; one shard is kept even if it has more. See
-            `in_memory` for how many samples are.
+            `bytes_in_memory` for what is in memory.
 
     Raises:
         UserError: if the size is below 1 or the ranks can't share a batch equally.
@@ -139,6 +139,7 @@ class Batches:
         return held.room, self._numbers
 
 
-def in_memory(samples: int, window: int = WINDOW) -> int:
-    """Return how many samples of a set batches keep in memory: two windows, or all of a set of one."""
-    return samples if samples <= window else 2 * window
+def bytes_in_memory(samples: int, sample_bytes: int, window: int = WINDOW) -> int:
+    """Return the bytes of a set that batches keep in memory: two windows, unless one is all or very large."""
+    held = sample_bytes * min(samples, window)
+    return held if samples <= window or held > AHEAD_BYTES else 2 * held

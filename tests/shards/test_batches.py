@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fewstep.errors import UserError
-from fewstep.shards import Batches, Shards
-from fewstep.shards.batches import in_memory
+from fewstep.shards import Batches, Shards, ahead
+from fewstep.shards.batches import bytes_in_memory
 
 
 def keys_seen(batches, steps):
@@ -88,7 +88,8 @@ def test_memory_is_bounded_by_the_window(numbered, monkeypatch):
     assert sorted(held[:7]) == sorted(held[7:14]) == list(range(7))  # each shard once an epoch
     assert len(batches._memory.held.room["number"]) == 90
     assert len(memory) == 2
-    assert (in_memory(250, 90), in_memory(90, 90), in_memory(20, 90)) == (180, 90, 20)
+    assert [bytes_in_memory(samples, 8, 90) for samples in (250, 90, 20)] == [8 * 180, 8 * 90, 8 * 20]
+    assert bytes_in_memory(250, 2**26, 90) == 2**26 * 90
 
 
 def test_a_set_that_fits_is_read_once_and_nothing_is_read_ahead(numbered, monkeypatch):
@@ -98,6 +99,15 @@ def test_a_set_that_fits_is_read_once_and_nothing_is_read_ahead(numbered, monkey
     )
     keys_seen(Batches(numbered, seed=0, size=10), range(50))
     assert held == [tuple(range(7))]
+
+
+def test_windows_that_take_much_memory_are_not_read_ahead(slow, monkeypatch):
+    numbered, go, readers, expected = slow
+    go.set()
+    monkeypatch.setattr(ahead, "AHEAD_BYTES", 90 * 8 - 1)
+    batches = Batches(numbered, seed=0, size=10, window=90)
+    assert [batches[step][0]["number"].tolist() for step in range(25)] == expected
+    assert all(own for own, _ in readers)
 
 
 @pytest.fixture
