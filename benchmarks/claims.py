@@ -74,7 +74,7 @@ def fit(
             student,
             load=lambda name: copy.deepcopy(models[name]),
             batches=Pool(rows, seed),
-            held_out=held_out,
+            held_out=[held_out],
             settings=settings,
             seed=seed,
             state=Path(folder),

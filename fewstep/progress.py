@@ -10,7 +10,7 @@ class Progress(Protocol):
         """Begin a piece of work of `total` units, `done` of which an earlier run finished."""
 
     def advance(self, units: int = 1, **values: float) -> None:
-        """Say that `units` more are done; `values` are worth showing beside the bar."""
+        """Say that `units` more are done; `values`, if there are any, are shown instead of those before."""
 
     def measure(self, step: int, **values: float) -> None:
         """Record numbers of a step, such as losses, for the tracker."""

@@ -54,8 +54,10 @@ def noises(stream: str, keys: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def uniforms(stream: str, keys: Tensor) -> Tensor:
     """Return one float32 number in [0, 1) per sample, (n,)."""
-    numbers = [draw.random(dtype=np.float32) for draw in _generators(stream, keys)]
-    return torch.tensor(numbers, dtype=torch.float32)
+    # what draw.random(dtype=np.float32) makes of 24 bits, for all samples at once: half of the time
+    bits = np.array([draw.bit_generator.random_raw() for draw in _generators(stream, keys)], dtype=np.uint64)
+    numbers = (bits.astype(np.uint32) >> 8).astype(np.float32) * np.float32(2.0**-24)
+    return torch.from_numpy(numbers)
 
 
 def chi_squared(stream: str, keys: Tensor, degrees: float) -> Tensor:

@@ -57,6 +57,7 @@ class Recorder:
     started: list = field(default_factory=list)
     measured: list = field(default_factory=list)
     advanced: int = 0
+    shown: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)
 
     def start(self, label, total, *, done=0, unit="step"):
@@ -64,6 +65,7 @@ class Recorder:
 
     def advance(self, units=1, **values):
         self.advanced += units
+        self.shown = values
 
     def measure(self, step, **values):
         self.measured.append((step, values))
@@ -80,7 +82,7 @@ def run(state, *, method=None, model=None, load=None, settings=None, seed=0, bat
         model or student(),
         load=load or {}.get,
         batches=batches or FixedBatches(settings.batch),
-        held_out=FixedBatches(10)[10_000][0],
+        held_out=[FixedBatches(10)[10_000][0]],
         settings=settings,
         seed=seed,
         state=state,

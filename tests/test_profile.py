@@ -106,17 +106,32 @@ def test_a_clock_times_what_is_entered_under_it_alone(monkeypatch):
     assert clock.seconds == {"backward": 2}
 
 
-class SlowBatches(FixedBatches):
-    """Batches that take a second each, by a clock that stands still otherwise."""
+@pytest.mark.parametrize(("shares", "shown"), [((1.0, 1.0), True), ((0.06, 0.04), False), ((0, 0.06), True)])
+def test_the_share_of_time_that_waits_for_data_is_reported_and_shown_where_it_matters(
+    tmp_path, monkeypatch, shares, shown
+):
+    now = 0.0
 
-    def __getitem__(self, step):
-        SlowBatches.now += 1.0
-        return super().__getitem__(step)
+    class SlowBatches(FixedBatches):
+        """Batches that take a share of a second each, by a clock that stands still otherwise."""
 
+        def __getitem__(self, step):
+            nonlocal now
+            now += shares[step >= 6]
+            return super().__getitem__(step)
 
-def test_the_share_of_time_that_waits_for_data_is_reported(tmp_path, monkeypatch):
-    SlowBatches.now = 0.0
-    monkeypatch.setattr("fewstep.training.loop.time.monotonic", lambda: SlowBatches.now)
-    _, recorder = trained(tmp_path, batches=SlowBatches(SETTINGS.batch))
+    class Listening(Recorder):
+        """Sees the rest of a step's second go by."""
+
+        def advance(self, units=1, **values):
+            nonlocal now
+            now += 1 - shares[self.advanced >= 6]
+            super().advance(units, **values)
+
+    monkeypatch.setattr("fewstep.training.loop.time.monotonic", lambda: now)
+    recorder = Listening()
+    run(tmp_path, settings=SETTINGS, batches=SlowBatches(SETTINGS.batch), progress=recorder)
     waits = [values["data_wait"] for _, values in recorder.measured if "data_wait" in values]
-    assert waits == [1.0] * 12
+    assert waits == pytest.approx([shares[0]] * 6 + [shares[1]] * 6)
+    assert recorder.shown.get("data_wait") == (round(shares[1], 2) if shown else None)
+    assert "loss" in recorder.shown

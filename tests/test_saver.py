@@ -11,6 +11,7 @@ from recorded import FixedBatches, Recorder, run, student
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from fewstep.errors import UserError
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.settings import TrainSettings
 from fewstep.training import saver as savers
@@ -40,7 +41,8 @@ def clock(monkeypatch):
 )
 def test_the_interval_follows_what_a_save_costs(tmp_path, monkeypatch, clock, asked, cost, interval):
     monkeypatch.setenv("FEWSTEP_CHECKPOINT_SECONDS", asked)
-    monkeypatch.setattr(savers, "_write", lambda *everything: cost)
+    saves = []
+    monkeypatch.setattr(savers, "_write", lambda *everything: saves.append(everything) or cost)
     trained = training()
     with savers.Saver(tmp_path / FILE, trained, Watch(None, trained, Recorder())) as saver:
         assert saver.interval == float(asked)  # the first save comes before its cost is known
@@ -53,10 +55,10 @@ def test_the_interval_follows_what_a_save_costs(tmp_path, monkeypatch, clock, as
             assert cost / (cost + interval) <= savers.SHARE + 1e-9
             clock[0] = interval - 1
             saver.before_step()
-            assert len(saver.costs) == 1
+            assert len(saves) == 1
             clock[0] = interval + 1
             saver.before_step()
-        assert len(saver.costs) == 2
+    assert len(saves) == 2
 
 
 def test_steps_go_on_while_a_save_is_written_and_none_is_begun_beside_it(tmp_path, monkeypatch):
@@ -175,3 +177,37 @@ def test_frozen_weights_are_held_once_and_are_not_in_the_state(tmp_path):
     again = made.tensors()
     assert again.keys() == state.keys()
     assert all(torch.equal(again[name], state[name]) for name in state)
+
+
+def test_a_save_copies_into_the_memory_of_the_one_before(tmp_path):
+    trained = training()
+    name = next(name for name, tensor in trained.tensors().items() if tensor.dim() == 2)
+    with savers.Saver(tmp_path / FILE, trained, Watch(None, trained, Recorder())) as saver:
+        saver.save()
+        room = saver._room[name].data_ptr()
+        with torch.no_grad():
+            trained.tensors()[name].add_(1)
+        saver.save()
+        assert saver._room[name].data_ptr() == room
+        saver._writing.result()
+        assert torch.equal(load_file(tmp_path / FILE)[name], trained.tensors()[name])
+        with torch.no_grad():
+            trained.tensors()[name].add_(1)
+        assert not torch.equal(saver._room[name], trained.tensors()[name])
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_a_state_that_is_not_finite_is_not_written(tmp_path, wrong):
+    tensors = {
+        "none": torch.zeros(0),
+        "count": torch.tensor(3),
+        "flag": torch.tensor(True),
+        "w": torch.ones(5),
+    }
+    state.write_state(tmp_path / FILE, tensors, {})
+    before = (tmp_path / FILE).read_bytes()
+    for place in (0, 4):
+        tensors["w"] = torch.ones(5).index_fill(0, torch.tensor(place), wrong)
+        with pytest.raises(UserError, match="w is no longer finite"):
+            state.write_state(tmp_path / FILE, tensors, {})
+    assert (tmp_path / FILE).read_bytes() == before

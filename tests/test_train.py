@@ -81,10 +81,10 @@ def test_held_out_losses_are_weighted_too_and_no_method_sees_a_weight():
         Watching(), student(), {}.get, TrainSettings(steps=1, batch=4), 0, torch.device("cpu")
     )
     batch, _ = FixedBatches(8)[0]
-    plain = training.evaluate(batch)
-    assert training.evaluate(batch | {"weight": torch.full((8,), 2.0)}) == 2 * plain
+    plain = training.evaluate([batch])
+    assert training.evaluate([batch | {"weight": torch.full((8,), 2.0)}]) == 2 * plain
     halves = [
-        training.evaluate(batch | {"weight": w}) for w in (torch.arange(8) % 2, 1 - torch.arange(8) % 2)
+        training.evaluate([batch | {"weight": w}]) for w in (torch.arange(8) % 2, 1 - torch.arange(8) % 2)
     ]
     assert sum(halves) == pytest.approx(plain)
     assert "weight" not in seen
@@ -305,10 +305,10 @@ def test_fixed_batches_are_what_the_loop_asks_for():
 def test_samples_that_were_trained_on_are_judged_like_those_held_out(tmp_path):
     settings = TrainSettings(steps=3, batch=4)
     known = FixedBatches(7)[0][0]
-    trained = run(tmp_path / "a", settings=settings, known=known)
+    trained = run(tmp_path / "a", settings=settings, known=[known])
     assert trained.known_losses.shape == trained.fresh_losses.shape == (7,)
     held_out = FixedBatches(10)[10_000][0]
-    same = run(tmp_path / "b", settings=settings, known=held_out)
+    same = run(tmp_path / "b", settings=settings, known=[held_out])
     assert torch.equal(same.known_losses, same.fresh_losses)
     assert torch.equal(same.fresh_losses[:7], trained.fresh_losses)
     assert float(same.fresh_losses.mean()) == pytest.approx(same.held_out_loss, rel=1e-6)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fewstep import randomness
 from fewstep.errors import UserError
+from fewstep.shards.ahead import AHEAD_BYTES, Ahead
 from fewstep.shards.fields import decode, empty
 from fewstep.shards.read import Shards
 
@@ -32,7 +33,8 @@ class Batches:
     shuffled within a window of some shards, and the shards are dealt to windows anew in each epoch. A
     batch may straddle two epochs.
 
-    Other processes can read ahead, which changes nothing else, but each reads every window:
+    A thread reads the next window while one is in use. Other processes can make batches ahead, which changes
+    nothing else, but each reads every window:
     `torch.utils.data.DataLoader(batches, batch_size=None, sampler=range(step, steps), num_workers=2)`.
 
     Args:
@@ -41,7 +43,8 @@ class Batches:
         size: samples in a batch, those of all ranks together.
         rank: which equal part of each batch this process gets.
         ranks: number of processes that share a batch.
-        window: samples to keep in memory; one shard is kept even if it has more.
+        window: samples among which those of a batch are chosen; one shard is kept even if it has more. See
+            `bytes_in_memory` for what is in memory.
 
     Raises:
         UserError: if the size is below 1 or the ranks can't share a batch equally.
@@ -58,15 +61,15 @@ class Batches:
         # What was used last, kept because the next step most likely wants it too.
         self._plan: tuple[int, list[Window]] | None = None
         self._order: tuple[Window, Tensor] | None = None
-        self._room: dict[str, Tensor] | None = None
-        self._held: tuple[tuple[int, ...], Tensor] | None = None
+        self._memory: Ahead | None = None
+        self._numbers: Tensor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what another process needs to read the same batches: no tensors.
+        """Return what another process needs to read the same batches: no tensors, and no thread.
 
         torch shares the memory of tensors that it sends, so workers would overwrite one another's window.
         """
-        used_last = dict.fromkeys(("_plan", "_order", "_room", "_held"))
+        used_last = dict.fromkeys(("_plan", "_order", "_memory", "_numbers"))
         return self.__dict__ | used_last
 
     def __getitem__(self, step: int) -> tuple[dict[str, Tensor], Tensor]:
@@ -94,19 +97,26 @@ class Batches:
     def _windows(self, epoch: int) -> list[Window]:
         """Return the windows of an epoch, in order."""
         if self._plan is None or self._plan[0] != epoch:
-            sizes = [file.samples for file in self.shards.files]
-            windows: list[Window] = []
-            filling: list[int] = []
-            start = stop = 0
-            for shard in randomness.permutation("shuffle shards", self.seed, epoch, len(sizes)).tolist():
-                if filling and stop - start + sizes[shard] > self.window:
-                    windows.append(Window(epoch, len(windows), start, stop, tuple(sorted(filling))))
-                    filling, start = [], stop
-                filling.append(shard)
-                stop += sizes[shard]
-            windows.append(Window(epoch, len(windows), start, stop, tuple(sorted(filling))))
-            self._plan = epoch, windows
+            self._plan = epoch, self._planned(epoch)
         return self._plan[1]
+
+    def _planned(self, epoch: int) -> list[Window]:
+        sizes = [file.samples for file in self.shards.files]
+        windows: list[Window] = []
+        filling: list[int] = []
+        start = stop = 0
+        for shard in randomness.permutation("shuffle shards", self.seed, epoch, len(sizes)).tolist():
+            if filling and stop - start + sizes[shard] > self.window:
+                windows.append(Window(epoch, len(windows), start, stop, tuple(sorted(filling))))
+                filling, start = [], stop
+            filling.append(shard)
+            stop += sizes[shard]
+        return [*windows, Window(epoch, len(windows), start, stop, tuple(sorted(filling)))]
+
+    def _after(self, window: Window) -> Window:
+        """Return the window that follows one."""
+        rest = self._windows(window.epoch)[window.number + 1 :]
+        return rest[0] if rest else self._planned(window.epoch + 1)[0]
 
     def _rows(self, window: Window) -> Tensor:
         """Return the shuffled rows of the window's samples."""
@@ -117,15 +127,19 @@ class Batches:
         return self._order[1]
 
     def _samples(self, window: Window) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the window's samples, as stored, in the order of its shards, and their numbers.
-
-        All windows are read into the same memory: getting it anew from the system takes longer than reading.
-        """
-        if self._room is None:
+        """Return the window's samples, as stored, in the order of its shards, and their numbers."""
+        if self._memory is None:
             longest = max(self.window, *(file.samples for file in self.shards.files))
-            self._room = empty(self.shards.fields, min(longest, self.shards.samples))
-        if self._held is None or self._held[0] != window.shards:
-            self._held = None  # if reading fails, the memory holds no window
-            self.shards.read_into(self._room, window.shards)
-            self._held = window.shards, self.shards.numbers(window.shards)
-        return self._room, self._held[1]
+            self._memory = Ahead(self.shards, min(longest, self.shards.samples))
+        held = self._memory.held
+        if held is None or held.shards != window.shards or self._numbers is None:
+            held = self._memory.hold(window.shards)
+            self._numbers = self.shards.numbers(window.shards)
+            self._memory.begin(self._after(window).shards)
+        return held.room, self._numbers
+
+
+def bytes_in_memory(samples: int, sample_bytes: int, window: int = WINDOW) -> int:
+    """Return the bytes of a set that batches keep in memory: two windows, unless one is all or very large."""
+    held = sample_bytes * min(samples, window)
+    return held if samples <= window or held > AHEAD_BYTES else 2 * held

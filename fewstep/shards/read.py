@@ -3,8 +3,9 @@
 import hashlib
 import io
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,6 +21,8 @@ from fewstep.shards.damage import DamagedError, problem_of
 from fewstep.shards.fields import decode, empty
 from fewstep.shards.index import INDEX, REMEDY, parse
 from fewstep.shards.store import Store
+
+AT_ONCE = 4  # shards of a URL that are fetched together, and so are in memory twice
 
 
 class Shards:
@@ -69,7 +72,7 @@ class Shards:
         return decode(stored, self.fields, self.numbers([shard]))
 
     def read_into(self, stored: dict[str, Tensor], shards: Sequence[int]) -> None:
-        """Read some shards, one after the other, into the first rows of `stored`.
+        """Read some shards into the first rows of `stored`; behind a URL several at a time.
 
         Args:
             stored: all stored fields, dense tensors (n, *shape) in their storage types.
@@ -78,11 +81,15 @@ class Shards:
         Raises:
             UserError: if a shard is missing, damaged, or not the one that was written.
         """
-        row = 0
-        for shard in shards:
-            rows = slice(row, row + len(self.ranges[shard]))
-            self._fill({name: tensor[rows] for name, tensor in stored.items()}, shard)
-            row = rows.stop
+        sizes = [len(self.ranges[shard]) for shard in shards]
+        rows = [slice(stop - size, stop) for stop, size in zip(accumulate(sizes), sizes, strict=True)]
+        rooms = [{name: tensor[part] for name, tensor in stored.items()} for part in rows]
+        if self._store.folder is not None:
+            for room, shard in zip(rooms, shards, strict=True):
+                self._fill(room, shard)
+            return
+        with ThreadPoolExecutor(AT_ONCE) as pool:  # a single connection to an object store is slow
+            list(pool.map(self._fill, rooms, shards))
 
     def take(self, numbers: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """Return the samples with these numbers, int64 (n,), in their order: fields (n, *shape).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -197,6 +198,7 @@ def _activations(training: Training, step: int, batch: Batch, keys: Tensor) -> A
 
 def rise(work: Callable[[], None], device: torch.device) -> int:
     """Return how many bytes more than before a device holds while some work is done, at most."""
+    gc.collect()  # or what is freed meanwhile would count
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

@@ -1,7 +1,7 @@
 """The training loop, shared by all methods; a method supplies the batch preparation and the losses."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from fewstep.training.snapshots import Snapshots
 from fewstep.training.state import read_state
 from fewstep.training.watch import Watch, Watched
 
+WAIT_SHOWN = 0.05  # share of the time in which a training waits for data, from which on it is shown
 REPORT_STEPS = 50  # steps between two reports; fewer in a short training
 
 
@@ -42,9 +43,9 @@ class Trained:
     """The student in evaluation mode, with averaged weights if the method keeps an average. With a monitor,
     these are the weights of its best look."""
     first_held_out_loss: float
-    """The student's loss on the held-out batch before training."""
+    """The student's loss on the held-out samples before training."""
     held_out_loss: float
-    """The trained model's loss on the held-out batch."""
+    """The trained model's loss on the held-out samples."""
     loss: float
     """The mean training loss of the last steps, of the weights that are not averaged."""
     skipped: int
@@ -63,11 +64,11 @@ def train(
     *,
     load: Callable[[str], Model],
     batches: BatchSource,
-    held_out: Batch,
+    held_out: Iterable[Batch],
     settings: TrainSettings,
     seed: int,
     state: Path,
-    known: Batch | None = None,
+    known: Iterable[Batch] | None = None,
     monitor: Monitor | None = None,
     profile: Path | None = None,
     progress: Progress = SILENT,
@@ -88,11 +89,12 @@ def train(
         batches: The training batches, of the method's stream. Under torchrun, after
             `fewstep.distributed.join`, each process's own share of them. If a batch has a "weight", (n,),
             the loop multiplies each sample's loss by it; the method does not receive it.
-        held_out: A batch of the same stream that is not used in training.
+        held_out: Batches of the same stream that are not used in training, of any sizes; they are asked for
+            anew each time.
         settings: The settings of the loop.
         seed: Seeds all randomness but that of the batches, such as dropout.
         state: Folder of the resume state; all processes need access to it.
-        known: Training samples whose losses are compared with held-out ones, to measure memorisation.
+        known: Batches to train on whose losses are compared with held-out ones, to measure memorisation.
         monitor: Evaluates the student at intervals. The training ends with the weights of the best look,
             and stops early when the monitor's patience runs out. Only the first process runs it.
         profile: Folder of the profile that FEWSTEP_PROFILE asks for; one in `state` by default.
@@ -151,7 +153,7 @@ def train(
 class _Reporter:
     """Reports losses every few steps, and the held-out loss ten times and at the end."""
 
-    def __init__(self, training: Training, held_out: Batch, progress: Progress) -> None:
+    def __init__(self, training: Training, held_out: Iterable[Batch], progress: Progress) -> None:
         self.training, self.held_out, self.progress = training, held_out, progress
         steps = training.settings.steps
         self.reports = range(0, steps, min(REPORT_STEPS, max(1, steps // 40)))
@@ -188,8 +190,8 @@ class _Reporter:
         values = losses | {"learning_rate": self.training.rate}
         if step > self.last[0]:
             values["steps_per_second"] = (step - self.last[0]) / (then - self.last[1])
-            values["data_wait"] = self.waited / (then - self.last[1])
-            losses |= {"data_wait": round(values["data_wait"], 2)}
+            values["data_wait"] = wait = self.waited / (then - self.last[1])
+            losses |= {"data_wait": round(wait, 2)} if wait >= WAIT_SHOWN else {}
         if evaluate:
             values["held_out"] = self.training.evaluate(self.held_out)
         self.progress.measure(step, **values)

@@ -28,12 +28,17 @@ def explained(samples: int) -> Iterator[None]:
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not known and not any(words in str(error).lower() for words in NO_MEMORY):
+    except (MemoryError, RuntimeError) as error:
+        if not has_no_memory(error):
             raise
         said = str(error).strip().partition("\n")[0]
         raise OutOfMemoryError(f"out of memory ({said}). {advice(samples)}") from None
+
+
+def has_no_memory(error: Exception) -> bool:
+    """Return whether an error says that the memory of a device does not suffice."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or any(words in str(error).lower() for words in NO_MEMORY)
 
 
 def advice(samples: int) -> str:

@@ -1,6 +1,7 @@
 """Training: the networks of a method and the rest of the training state."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -97,14 +98,14 @@ class Training:
             self.lost_at = torch.where((skips < SKIPS) | (self.lost_at >= 0), self.lost_at, self.step)
         self.step += 1
 
-    def evaluate(self, held_out: Batch) -> float:
-        """Return the student's mean loss on the held-out batch, with the weights that will be kept."""
+    def evaluate(self, held_out: Iterable[Batch]) -> float:
+        """Return the student's mean loss on held-out samples, with the weights that will be kept."""
         parts = self.evaluated(held_out)
         return sum(float(part.sum()) for part in parts) / sum(map(len, parts))
 
     @torch.no_grad()
-    def evaluated(self, samples: Batch) -> list[Tensor]:
-        """Return the student's loss on each sample, a tensor (n,) for each batch, as in `evaluate`.
+    def evaluated(self, samples: Iterable[Batch]) -> list[Tensor]:
+        """Return the student's loss on each sample, (n,) for each batch or micro-batch, as in `evaluate`.
 
         The random numbers depend on a sample's position, so the losses of two sets can be compared.
         """
@@ -112,13 +113,13 @@ class Training:
         training = [module for module in modules.values() if module.training]
         for module in training:
             module.eval()
-        count = len(next(iter(samples.values())))
-        keys = randomness.keys_of(HELD_OUT_SEED, 0, count)
         parts: list[Tensor] = []
-        for start in range(0, count, self.settings.batch):
-            part = slice(start, start + self.settings.batch)
-            batch = {name: tensor[part] for name, tensor in samples.items()}
-            parts += self._losses(modules, batch, "student", 1.0, keys[part])
+        start = 0
+        for batch in samples:
+            stop = start + len(next(iter(batch.values())))
+            keys = randomness.keys_of(HELD_OUT_SEED, start, stop)
+            parts += self._losses(modules, batch, "student", 1.0, keys)
+            start = stop
         for module in training:
             module.train()
         return parts
@@ -163,7 +164,7 @@ class Training:
         batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
         weight = batch.pop("weight", None)
         half = self.settings.precision == "bfloat16"
-        autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=half)
+        autocast = partial(torch.autocast, self.device.type, torch.bfloat16) if half else nullcontext
         with autocast(), phase("forward"):
             batch = self.method.prepare_batch(batch, keys, self.law)
         size = self.engine.micro_batch or len(keys)

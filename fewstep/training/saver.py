@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from fewstep import distributed
@@ -39,8 +40,10 @@ class Saver:
         self.file, self.training, self.watch = file, training, watch
         self.seconds = _checkpoint_seconds()
         self.saved_at = time.monotonic()
-        self.costs: list[float] = []
-        """Seconds that each save took from the training: of its copy, and of the processor for the rest."""
+        self.cost = 0.0
+        """Seconds that the last save took from the training: its copy, and the processor for the rest."""
+        self._room: dict[str, Tensor] = {}
+        """The memory of the last copy."""
         self._writer = ThreadPoolExecutor(1, "save")
         self._writing: Future[float] | None = None
 
@@ -49,6 +52,7 @@ class Saver:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._writer.shutdown(wait=True)
+        self._room.clear()
         # What ended the training is raised, and not what befell a save beside it.
         with suppress(*([Exception] if kind else [])):
             self._finish()
@@ -70,7 +74,7 @@ class Saver:
     @property
     def interval(self) -> float:
         """Seconds from the copy of one save to that of the next."""
-        return max(self.seconds, self.costs[-1] * (1 - SHARE) / SHARE if self.seconds and self.costs else 0.0)
+        return max(self.seconds, self.cost * (1 - SHARE) / SHARE if self.seconds else 0.0)
 
     @property
     def writing(self) -> bool:
@@ -112,11 +116,17 @@ class Saver:
             for name, tensor in source.tensors().items():
                 held = whole(tensor.detach())  # one at a time, and in all processes
                 if first:
-                    copies[name] = held.to("cpu", copy=changes).contiguous()
+                    copies[name] = self._copied(name, held) if changes else held.to("cpu").contiguous()
         if first:
             self._writing = self._writer.submit(_write, self.file, copies, self.training.facts)
         self.saved_at = time.monotonic()
-        self.costs.append(self.saved_at - began)
+        self.cost = self.saved_at - began
+
+    def _copied(self, name: str, tensor: Tensor) -> Tensor:
+        """Return a copy in the memory of that before, as getting memory anew takes longer than copying."""
+        if name not in self._room:
+            self._room[name] = torch.empty(tensor.shape, dtype=tensor.dtype)
+        return self._room[name].copy_(tensor)
 
     def _finish(self) -> None:
         """Wait until what was begun is on the disk.
@@ -126,7 +136,7 @@ class Saver:
         """
         if self._writing is not None:
             writing, self._writing = self._writing, None
-            self.costs[-1] += writing.result()
+            self.cost += writing.result()
 
 
 def _write(file: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> float:

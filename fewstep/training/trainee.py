@@ -39,6 +39,8 @@ class Trainee:
             engine.spread(average)
         self.parameters = [p for p in net.module.parameters() if p.requires_grad]
         self._locked = [*self.parameters, *(p for p in sharding.gathered(net.module) if p.requires_grad)]
+        self._open: bool | None = None
+        """Whether the weights have gradients, once that was said."""
         self.frozen = {name: p for name, p in net.module.named_parameters() if not p.requires_grad}
         """Weights that stay as they are: averages share them, and the training state does not hold them."""
         kept: list[tuple[nn.Module, Callable[[int], float]]]
@@ -83,6 +85,9 @@ class Trainee:
 
     def unlock(self, open_: bool) -> None:
         """Switch gradients of the weights on or off."""
+        if open_ == self._open:
+            return
+        self._open = open_
         for parameter in self._locked:
             parameter.requires_grad_(open_)
 

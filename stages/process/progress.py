@@ -42,7 +42,7 @@ class Shown:
     def advance(self, units: int = 1, **values: float) -> None:
         """Show that `units` more are done."""
         self.done += units
-        self.values |= values
+        self.values = values or self.values
         if self.bar is not None:
             self.bar.set_postfix(shown(self.values), refresh=False)
             self.bar.update(units)

@@ -16,6 +16,7 @@ from fewstep.reference import follow
 from fewstep.shards.recipe import FLOATS, Recipe
 from stages.process.device import device
 from stages.process.progress import clock
+from stages.sampling.fastest_batch import fastest_batch
 from stages.sampling.splits import TRAIN, ModelMaker, Opened, Splits
 from stages.workers.spread import spread, workers_for
 
@@ -42,6 +43,8 @@ class Estimate:
     start_seconds: float
     """Until the workers have the model open."""
     sample_bytes: int
+    fastest: tuple[int, float] | None = None
+    """A batch, and the seconds of a call on one of its samples, if it was looked for; see `fastest_batch`."""
 
     @property
     def seconds(self) -> float:
@@ -64,8 +67,16 @@ class Estimate:
             f"a call takes {milliseconds:.3g} ms on each of {count} workers ({device()}), measured just now",
             f"time   {clock(self.seconds)}",
             f"bytes  {self.total * self.sample_bytes:,}",
+            *([self.advice()] if self.fastest and self.fastest[0] != self.batch else []),
             *([f"cost   {cost:.2f} at {price:g} an hour of a worker"] if price is not None else []),
         ]
+
+    def advice(self) -> str:
+        """Return what another batch would save."""
+        assert self.fastest is not None
+        batch, seconds = self.fastest
+        share = seconds * self.batch * len(self.call_seconds) / sum(self.call_seconds)
+        return f"batch  {batch} would take {share:.2f} of the time; it changes results by rounding"
 
     def line(self) -> str:
         """Return the same in a line."""
@@ -86,6 +97,7 @@ class Measured:
     sample_bytes: int
     spent: float
     """Seconds that finding it took."""
+    fastest: tuple[int, float] | None
 
 
 def estimate(splits: Splits, maker: ModelMaker, *, checked: int, opened: Opened | None = None) -> Estimate:
@@ -105,7 +117,7 @@ def estimate(splits: Splits, maker: ModelMaker, *, checked: int, opened: Opened 
         answers = spread(measure, range(count), start_worker=start_worker, facts=(maker, recipe))
         measured = [found for _, found in answers]
     else:
-        WORKER.update(maker=maker, opened=opened, recipe=recipe)
+        WORKER.update(maker=maker, opened=opened, recipe=recipe, looks=False)
         measured = [measure(0)] * count
     spent = time.perf_counter() - began
     return Estimate(
@@ -117,12 +129,13 @@ def estimate(splits: Splits, maker: ModelMaker, *, checked: int, opened: Opened 
         call_seconds=[found.call_seconds for found in measured],
         start_seconds=max(0.0, spent - max(found.spent for found in measured)),
         sample_bytes=measured[0].sample_bytes,
+        fastest=measured[0].fastest,
     )
 
 
 def start_worker(maker: ModelMaker, recipe: Recipe) -> None:
-    """Open the model in a worker."""
-    WORKER.update(maker=maker, opened=maker.open(), recipe=recipe)
+    """Open the model in a worker, which will look for the fastest batch, too."""
+    WORKER.update(maker=maker, opened=maker.open(), recipe=recipe, looks=True)
 
 
 @torch.no_grad()
@@ -130,7 +143,7 @@ def measure(_worker: int) -> Measured:
     """Measure a worker, in it."""
     opened, recipe, batch = WORKER["opened"], WORKER["recipe"], WORKER["maker"].batch
     began = time.perf_counter()
-    ((noise, conditions),) = draws_of(opened.model, "estimate", 0, range(batch), batch=batch, device=device())
+    noise, conditions = drawn(opened, batch)
     seconds = seconds_of_call(opened.flow, noise, conditions)
     stored = [
         field.to(FLOATS[recipe.dtypes.get(name, "float32")]) if field.is_floating_point() else field
@@ -142,7 +155,19 @@ def measure(_worker: int) -> Measured:
         nfe=nfe_of(opened, noise, conditions),
         sample_bytes=sum(field.nbytes for field in stored),
         spent=time.perf_counter() - began,
+        fastest=fastest_batch(seconds_of_sample, batch, recipe.per_shard) if WORKER["looks"] else None,
     )
+
+
+def drawn(opened: Opened, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return what a batch of samples starts from."""
+    (found,) = draws_of(opened.model, "estimate", 0, range(batch), batch=batch, device=device())
+    return found
+
+
+def seconds_of_sample(batch: int) -> float:
+    """Return the seconds of a call on a batch of so many, in this worker, for each sample."""
+    return seconds_of_call(WORKER["opened"].flow, *drawn(WORKER["opened"], batch)) / batch
 
 
 def seconds_of_call(flow: Flow, noise: Tensor, conditions: dict[str, Tensor]) -> float:

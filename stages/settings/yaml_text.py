@@ -1,7 +1,8 @@
 """YAML as DVC reads it: of version 1.2, by the same parser, where most tools read version 1.1.
 
-What the two versions take for different values is refused, whichever tool looks at the file next. What is
-written here reads the same in both.
+What the two versions take for different values is refused, whichever tool looks at the file next, but for
+numbers such as 3e-5: version 1.1 wants a point and a sign in them, and nobody means a text. What is written
+here reads the same in both.
 """
 
 import math
@@ -14,9 +15,17 @@ from ruamel.yaml import YAML, YAMLError
 
 from fewstep.errors import UserError
 
-OLD_READER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
+FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
+SCIENTIFIC = re.compile(r"[-+]?[0-9]+\.?[0-9]*[eE][-+]?[0-9]+$")
 UNREADABLE = object()
 WORD = re.compile(r"[A-Za-z][\w /.-]*")
+
+
+class OldReader(FAST):  # type: ignore[misc, valid-type]
+    """Reads version 1.1, and scientific numbers as everybody writes them."""
+
+
+OldReader.add_implicit_resolver("tag:yaml.org,2002:float", SCIENTIFIC, list("-+.0123456789"))
 
 
 class Writer(yaml.SafeDumper):
@@ -46,7 +55,7 @@ def read(text: str, what: str) -> Any:
     except (YAMLError, ValueError) as error:  # a date that does not exist is a ValueError
         raise UserError(f"{what} is no valid YAML: {_told(error)}") from None
     try:
-        old = yaml.load(text, OLD_READER)
+        old = yaml.load(text, OldReader)
     except yaml.YAMLError:
         old = UNREADABLE
     try:
@@ -94,7 +103,7 @@ def _same(one: Any, other: Any) -> bool:
 def _ambiguous(text: str) -> Iterator[str]:
     """Yield for each word that is read in two ways where it stands, the readings, and what to write."""
     try:
-        words: list[Any] = [e for e in yaml.parse(text, OLD_READER) if isinstance(e, yaml.ScalarEvent)]
+        words: list[Any] = [e for e in yaml.parse(text, OldReader) if isinstance(e, yaml.ScalarEvent)]
     except yaml.YAMLError:
         return
     for word in words:
@@ -108,7 +117,7 @@ def _ambiguous(text: str) -> Iterator[str]:
 
 
 def _old(text: str) -> Any:
-    return yaml.load(text, OLD_READER)
+    return yaml.load(text, OldReader)
 
 
 def _one(text: str, reader: Any) -> Any:

@@ -9,7 +9,7 @@ import torch
 from fewstep import variables
 from fewstep.errors import UserError
 from fewstep.shards import Shards
-from fewstep.shards.batches import WINDOW
+from fewstep.shards.batches import bytes_in_memory
 from fewstep.shards.fields import empty
 from fewstep.training.engine import Engine
 from fewstep.training.footprint import Engaged, Footprint, Measured
@@ -131,7 +131,7 @@ def plan_memory(job: Job, untrained: Untrained) -> MemoryPlan:
         way=Engaged(share, engine.micro_batch or share, engine.recompute, ranks if sharded else 1),
         ranks=ranks,
         free=free,
-        data=each * min(shards.samples, WINDOW),
+        data=bytes_in_memory(shards.samples, each),
         on_cpu=device() == "cpu",
         copies=1 if task.monitor is None else 2,
         shardable=untrained.student.config.lora is None,

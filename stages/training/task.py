@@ -1,6 +1,6 @@
 """A training as one process takes part in it: its share of the batches, and what it selects of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from fewstep.training.networks import Training
 from stages.process.device import device
 
 MOST_DATA = 10_000  # samples of the training data that a monitor needs
+MOST_HELD_OUT = 10_000  # samples whose losses are compared
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,12 @@ class TrainTask:
 
     def _learn(self, student: Model, progress: Progress) -> Trained:
         shards, held_out = Shards(self.source / "train"), Shards(self.source / "held_out")
+        known = torch.arange(min(held_out.samples, MOST_HELD_OUT, shards.samples))
+        judged = held_out.numbers_of_some(MOST_HELD_OUT, seed=self.seed)
         select = self._selects(student, shards)
 
-        def all_of(shards: Shards, samples: int) -> Batch:
-            batch = shards.load(samples)
-            return select(batch, randomness.keys_of(self.seed, 0, len(next(iter(batch.values())))))
+        def parts(shards: Shards, numbers: Tensor) -> Parts:
+            return Parts(shards, numbers, select, size=self.settings.batch, seed=self.seed)
 
         batches = Batches(
             shards,
@@ -115,11 +117,11 @@ class TrainTask:
             student,
             load=self.load,
             batches=self._selected(batches, student),
-            held_out=all_of(held_out, held_out.samples),
+            held_out=parts(held_out, judged),
             settings=self.settings,
             seed=self.seed,
             state=self.state,
-            known=all_of(shards, held_out.samples) if self.method.needs.stream == "pairs" else None,
+            known=parts(shards, known) if self.method.needs.stream == "pairs" else None,
             monitor=self.watched_by(self.monitor) if self.monitor else None,
             profile=self.profile,
             progress=progress,
@@ -165,6 +167,25 @@ class TrainTask:
         data = Column(Shards(self.inputs["data"] / "train"), "data").some(MOST_DATA, seed=self.seed)
         through = codec.of_prepared(self.inputs["data"])
         return Monitor(net.to(device()), codec.decoded(data, through), settings, self.seed, through)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Samples of a set as a method sees them, in batches that are read each time they are asked for."""
+
+    shards: Shards
+    numbers: Tensor
+    """Of the samples, int64 (n,)."""
+    select: Callable[[Batch, Tensor], Batch]
+    size: int
+    seed: int
+    """Of their keys, which are numbered from 0."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield batches of `size` samples; the last holds what is left."""
+        keys = randomness.keys_of(self.seed, 0, len(self.numbers))
+        for numbers, own in zip(self.numbers.split(self.size), keys.split(self.size), strict=True):
+            yield self.select(self.shards.take(numbers), own)
 
 
 class Selected:

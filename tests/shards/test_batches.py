@@ -1,4 +1,5 @@
 import copy
+import threading
 
 import pytest
 import torch
@@ -7,7 +8,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fewstep.errors import UserError
-from fewstep.shards import Batches, Shards
+from fewstep.shards import Batches, Shards, ahead
+from fewstep.shards.batches import bytes_in_memory
 
 
 def keys_seen(batches, steps):
@@ -80,12 +82,86 @@ def test_memory_is_bounded_by_the_window(numbered, monkeypatch):
     )
     batches = Batches(numbered, seed=0, size=10, window=90)
     memory = set()
-    for step in range(25):
+    for step in range(50):
         batches[step]
-        memory.add(batches._room["number"].data_ptr())
-    assert sorted(held) == list(range(7))  # each shard once an epoch
-    assert len(batches._room["number"]) == 90
-    assert len(memory) == 1
+        memory.add(batches._memory.held.room["number"].data_ptr())
+    assert sorted(held[:7]) == sorted(held[7:14]) == list(range(7))  # each shard once an epoch
+    assert len(batches._memory.held.room["number"]) == 90
+    assert len(memory) == 2
+    assert [bytes_in_memory(samples, 8, 90) for samples in (250, 90, 20)] == [8 * 180, 8 * 90, 8 * 20]
+    assert bytes_in_memory(250, 2**26, 90) == 2**26 * 90
+
+
+def test_a_set_that_fits_is_read_once_and_nothing_is_read_ahead(numbered, monkeypatch):
+    read, held = Shards.read_into, []
+    monkeypatch.setattr(
+        Shards, "read_into", lambda self, room, shards: held.append(shards) or read(self, room, shards)
+    )
+    keys_seen(Batches(numbered, seed=0, size=10), range(50))
+    assert held == [tuple(range(7))]
+
+
+def test_windows_that_take_much_memory_are_not_read_ahead(slow, monkeypatch):
+    numbered, go, readers, expected = slow
+    go.set()
+    monkeypatch.setattr(ahead, "AHEAD_BYTES", 90 * 8 - 1)
+    batches = Batches(numbered, seed=0, size=10, window=90)
+    assert [batches[step][0]["number"].tolist() for step in range(25)] == expected
+    assert all(own for own, _ in readers)
+
+
+@pytest.fixture
+def slow(numbered, monkeypatch):
+    """The set, read by a thread only when the event is set; and who read what."""
+    read, go, readers = Shards.read_into, threading.Event(), []
+
+    def slowly(self, room, shards):
+        if threading.current_thread() is not threading.main_thread():
+            assert go.wait(30)
+        read(self, room, shards)
+        readers.append((threading.current_thread() is threading.main_thread(), shards))
+
+    plain = Batches(numbered, seed=0, size=10, window=90)
+    expected = [plain[step][0]["number"].tolist() for step in range(25)]
+    monkeypatch.setattr(Shards, "read_into", slowly)
+    yield numbered, go, readers, expected
+    go.set()
+
+
+def test_the_next_window_is_read_while_one_is_in_use(slow):
+    numbered, go, readers, expected = slow
+    batches = Batches(numbered, seed=0, size=10, window=90)
+    sizes = [window.stop - window.start for window in batches._windows(0)]
+    steps = sizes[0] // 10
+    assert [batches[step][0]["number"].tolist() for step in range(steps)] == expected[:steps]
+    assert [own for own, _ in readers] == [True]  # the thread has read nothing yet
+    go.set()
+    assert [batches[step][0]["number"].tolist() for step in range(steps, 25)] == expected[steps:]
+    assert [own for own, _ in readers[: len(sizes)]] == [True] + [False] * (len(sizes) - 1)
+
+
+def test_a_step_elsewhere_does_not_take_what_was_read_ahead_for_its_own(slow):
+    numbered, go, readers, expected = slow
+    batches = Batches(numbered, seed=0, size=10, window=90)
+    go.set()
+    for step in (0, 20, 3, 12, 24, 1):
+        assert batches[step][0]["number"].tolist() == expected[step]
+    assert sum(own for own, _ in readers) > 1
+
+
+def test_what_could_not_be_read_ahead_is_told_when_it_is_wanted_and_tried_again(numbered, tmp_path):
+    batches = Batches(numbered, seed=0, size=10, window=40)
+    plain = Batches(numbered, seed=0, size=10, window=40)
+    expected = [plain[step][0]["number"].tolist() for step in range(9)]
+    first, second = (window.shards[0] for window in batches._windows(0)[:2])
+    path = tmp_path / f"shard-{second:05d}.tar"
+    path.rename(tmp_path / "away")
+    steps = len(numbered.ranges[first]) // 10
+    assert [batches[step][0]["number"].tolist() for step in range(steps)] == expected[:steps]
+    with pytest.raises(UserError, match="is missing"):
+        batches[steps]
+    (tmp_path / "away").rename(path)
+    assert batches[steps][0]["number"].tolist() == expected[steps]
 
 
 def test_a_window_that_can_not_be_read_leaves_nothing_behind(numbered, tmp_path):
@@ -120,6 +196,7 @@ def test_what_travels_to_another_process_holds_no_tensors(numbered):
     batches = Batches(numbered, seed=0, size=64, window=90)
     used = batches[3]
     travelled = copy.copy(batches)  # as a pickle of it, by its state
+    assert travelled._memory is None
     assert not [name for name, value in vars(travelled).items() if isinstance(value, Tensor | tuple | dict)]
     assert torch.equal(travelled[3][0]["number"], used[0]["number"])
-    assert travelled._room is not batches._room
+    assert travelled._memory is not batches._memory

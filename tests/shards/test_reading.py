@@ -1,3 +1,5 @@
+import threading
+
 import fsspec
 import pytest
 import torch
@@ -7,6 +9,7 @@ from making import FACTS, make, write
 from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.shards import Batches, Shards
+from fewstep.shards.store import Store
 
 
 def test_what_is_read_is_what_was_made(tmp_path):
@@ -75,6 +78,19 @@ def test_reads_through_fsspec(tmp_path):
     with pytest.raises(UserError, match=r"shard-00003\.tar is missing"):
         remote.verify()
     files.rm("/shards-test", recursive=True)
+
+
+def test_several_shards_of_a_url_are_fetched_at_once(monkeypatch):
+    shards = write("memory://at-once")
+    whole, read, together = shards.load(), Store.read, threading.Barrier(4, timeout=30)
+
+    def waiting(self, name):
+        together.wait()
+        return read(self, name)
+
+    monkeypatch.setattr(Store, "read", waiting)
+    again = shards.load()
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
 
 
 def test_unreadable_urls_are_refused():

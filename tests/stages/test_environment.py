@@ -1,5 +1,7 @@
 """An interpreter without the locked packages is told so before anything else, and fast."""
 
+import ctypes
+import os
 import re
 import subprocess
 import sys
@@ -51,3 +53,36 @@ def test_threads_come_from_the_environment(project):
     assert "must be a number of threads from 1, got 'many'" in project.sh(
         f"FEWSTEP_THREADS=many {show}", ok=False
     )
+
+
+FAULTS = """
+import resource, sys
+if sys.argv[1:]:
+    import stages
+import torch
+
+torch.set_num_threads(1)
+
+def work():
+    return [torch.zeros(2**18) for _ in range(16)]  # a mebibyte each
+
+for _ in range(3):
+    work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    work()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(*stage):
+    environment = {name: value for name, value in os.environ.items() if "MALLOC" not in name}
+    found = subprocess.run(
+        [sys.executable, "-c", FAULTS, *stage], env=environment, check=True, capture_output=True, text=True
+    )
+    return int(found.stdout)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
+def test_a_stage_keeps_memory_that_torch_frees():
+    assert faults("stage") < faults() / 10

@@ -10,6 +10,7 @@ from fewstep.model import ModelConfig, build
 from fewstep.noises import GAUSSIAN
 from stages.sampling import splits as splits_module
 from stages.sampling.estimate import Estimate, estimate
+from stages.sampling.fastest_batch import fastest_batch
 from stages.sampling.pairs import PairMaker
 from stages.sampling.splits import splits
 
@@ -120,6 +121,39 @@ def test_an_estimate_counts_calls_and_hands_shards_to_who_is_free():
     assert work_left(start_seconds=3588).lines(2.5)[4] == "cost   2.50 at 2.5 an hour of a worker"
 
 
+@pytest.mark.parametrize(
+    ("times", "best"),
+    [
+        ({8: 8, 16: 4, 32: 2, 64: 2}, (32, 2)),  # doubled while that helps
+        ({8: 8, 16: 7.9, 4: 7.9}, (8, 8)),  # by too little
+        ({8: 8, 16: 9, 4: 5, 2: 3, 1: 2}, (1, 2)),
+        ({8: 8, 16: 6, 32: 5, 64: 4, 128: 3}, (64, 4)),  # no more are in a shard
+        ({8: 8, 16: 6, 32: RuntimeError("CUDA out of memory")}, (16, 6)),
+    ],
+)
+def test_the_fastest_batch_is_found_by_trying(times, best):
+    def seconds(size):
+        if isinstance(times[size], Exception):
+            raise times[size]
+        return times[size]
+
+    assert fastest_batch(seconds, 8, 100) == best
+
+
+def test_what_is_wrong_with_a_call_is_not_taken_for_too_little_memory():
+    def seconds(size):
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        fastest_batch(seconds, 8, 100)
+
+
+def test_an_estimate_tells_of_a_faster_batch():
+    found = work_left(call_seconds=[1.0, 3.0], fastest=(20, 0.2))  # two seconds for 5 samples are 0.4 each
+    assert found.lines(None)[4] == "batch  20 would take 0.50 of the time; it changes results by rounding"
+    assert len(work_left(fastest=(5, 0.2)).lines(None)) == len(work_left().lines(None)) == 4
+
+
 def test_an_estimate_leaves_what_is_there_alone(model, tmp_path, monkeypatch):
     monkeypatch.setenv("FEWSTEP_WORKERS", "1")
     wanted(tmp_path).make(maker_of(model))
@@ -128,4 +162,8 @@ def test_an_estimate_leaves_what_is_there_alone(model, tmp_path, monkeypatch):
     found = estimate(wanted(tmp_path), maker_of(model), checked=40)
     assert (found.shards, found.total, found.sample_bytes) == ([50], 240, 2 * 4 + 2 * 2)
     assert found.seconds > 0
+    assert 1 <= found.fastest[0] <= 50
+    assert (
+        estimate(wanted(tmp_path), maker_of(model), checked=40, opened=maker_of(model).open()).fastest is None
+    )
     assert bytes_of(tmp_path) == before

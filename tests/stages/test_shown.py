@@ -49,6 +49,16 @@ def test_resumed_work_counts_only_its_own_pace(time, capsys):
     ]
 
 
+def test_values_are_shown_instead_of_those_before(time, capsys):
+    progress = Shown("pretrain")
+    progress.start("pretrain", 3)
+    progress.advance(loss=0.5, data_wait=0.3)
+    progress.advance(loss=0.4)
+    progress.advance()
+    progress.finish()
+    assert "3/3 (100 %), loss 0.4, " in capsys.readouterr().out
+
+
 def test_a_terminal_gets_a_bar(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):

@@ -24,7 +24,8 @@ from fewstep.shards import Batches, Shards, write_shards
 from fewstep.training.method import Method, Needs
 from stages.artifacts import manifests
 from stages.settings.params import Plugin
-from stages.training.task import Selected, at_timesteps
+from stages.training import task as tasks
+from stages.training.task import Parts, Selected, at_timesteps
 from stages.training.training import Untrained, student_of, train_model
 
 SETTINGS = TrainSettings(steps=20, batch=16)
@@ -141,6 +142,30 @@ def test_a_profile_lies_beside_other_state_and_is_sent_to_the_tracker(monkeypatc
     monkeypatch.delenv("FEWSTEP_PROFILE")
     train_model(job, Untrained(FlowMatching(), student(), SETTINGS, source=shards / "data"))
     assert len(sent) == 2
+
+
+def test_samples_that_are_judged_are_read_a_batch_at_a_time(couplings):
+    shards, numbers = Shards(couplings / "plain/train"), torch.tensor([3, 5, 40, 41, 63])
+    seen = []
+
+    def select(batch, keys):
+        seen.append(len(batch["data"]))
+        return batch | {"keys": keys}
+
+    parts = Parts(shards, numbers, select, size=2, seed=7)
+    for _ in range(2):
+        together = {name: torch.cat([part[name] for part in parts]) for name in ("noise", "data", "keys")}
+        assert torch.equal(together["data"], shards.load()["data"][numbers])
+        assert torch.equal(together["noise"], shards.load()["noise"][numbers])
+        assert torch.equal(together["keys"], randomness.keys_of(7, 0, 5))
+    assert seen == [2, 2, 1] * 6  # three names, twice
+
+
+def test_only_so_many_held_out_samples_are_judged(tmp_path, monkeypatch, couplings):
+    monkeypatch.setattr(tasks, "MOST_HELD_OUT", 10)
+    job = job_in(tmp_path, "pretrain", inputs={"data": tmp_path})
+    trained = train_model(job, Untrained(Reflow(), student((1, 2, 2)), SETTINGS, source=couplings / "plain"))
+    assert trained.known_losses.shape == trained.fresh_losses.shape == (10,)
 
 
 def test_a_training_on_data_tells_of_no_pairs(tmp_path, shards):

@@ -14,9 +14,7 @@ from stages.settings import yaml_text
         ("nfe: 010", "010 is ambiguous; write 10 or 8 or '010' for the text"),
         ("nfe: 08", "08 is ambiguous; write 8 or '08' for the text"),
         ("nfe: 0o10", "0o10 is ambiguous; write 8 or '0o10' for the text"),
-        ("rate: 1e-4", "1e-4 is ambiguous; write 0.0001 or '1e-4' for the text"),
-        ("rate: 1.0e3", "1.0e3 is ambiguous; write 1000.0 or '1.0e3' for the text"),
-        ("distill: {1e3: {}}", "1e3 is ambiguous; write 1000.0 or '1e3' for the text"),
+        ("rate: 1_0e3", "1_0e3 is ambiguous; write 10000.0 or '1_0e3' for the text"),
         ("time: 12:30:45", "12:30:45 is ambiguous; write 45045 or '12:30:45' for the text"),
         ("nesterov: yes", "yes is ambiguous; write true or 'yes' for the text"),
         ("nesterov: [Off]", "Off is ambiguous; write false or 'Off' for the text"),
@@ -38,12 +36,26 @@ def test_what_two_readers_take_for_different_values_is_refused(text, told):
 
 def test_each_ambiguous_word_is_told():
     with pytest.raises(UserError) as caught:
-        yaml_text.read("a: 010\nb: '010'\nc: 10\nd: 1e3", "params.yaml")
+        yaml_text.read("a: 010\nb: '010'\nc: 10\nd: yes", "params.yaml")
     lines = str(caught.value).splitlines()
     assert [line.split(" is ")[0] for line in lines[:2]] == [
         "params.yaml: line 1: 010",
-        "params.yaml: line 4: 1e3",
+        "params.yaml: line 4: yes",
     ]
+
+
+@pytest.mark.parametrize("number", ["3e-5", "1e3", "1E5", "+1e5", "-2.5e3", "1.0e+3"])
+def test_a_scientific_number_is_one_as_it_is_for_dvc(number):
+    for text in (f"rate: {number}", f"[{number}]", number):
+        found = yaml_text.read(text, "--set")
+        assert repr(found) == repr(parse_yaml(text, "params.yaml"))
+        assert str(float(number)) in str(found)
+    assert yaml_text.read(f"'{number}'", "--set") == number
+
+
+@pytest.mark.parametrize("text", ["12e5x", "e3", "v1e3"])
+def test_a_word_with_such_a_number_in_it_is_a_word(text):
+    assert yaml_text.read(text, "--set") == text
 
 
 @pytest.mark.parametrize(
