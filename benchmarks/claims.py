@@ -211,11 +211,13 @@ def rectified_diffusion(seed: int) -> dict[str, float]:
 def any_step(seed: int) -> dict[str, float]:
     """Flow map and AnyFlow: one student for any number of calls, and its on-policy stage."""
     student, states = with_second_time(teacher_of(seed), seed=seed), states_of(seed)
-    times = torch.linspace(0, 1, FINE + 1).expand(POOL, -1)
-    mapped = fit(FlowMap(), student, {"states": states, "times": times}, seed, steps=1500)
+    rows = {"states": states, "times": torch.linspace(0, 1, FINE + 1).expand(POOL, -1)}
+    mapped = fit(FlowMap(), student, rows, seed, steps=1500)
     label = {"label": torch.zeros(POOL)}  # a batch of noise alone has no other field
-    finished = fit(Anyflow(), mapped, label, seed, steps=300, rate=5e-5, teacher=teacher_of(seed))
-    models = {"flow_map": mapped, "then anyflow": finished}
+    models = {"flow_map": mapped}
+    for name, weight, batch in (("then anyflow", 0.0, label), ("then anyflow, map_weight 1", 1.0, rows)):
+        method = Anyflow(map_weight=weight)
+        models[name] = fit(method, mapped, batch, seed, steps=300, rate=5e-5, teacher=teacher_of(seed))
     return {
         f"{steps} calls, {name}": solved(m, seed, steps)
         for steps in (1, 2, 4, 8)

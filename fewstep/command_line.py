@@ -35,6 +35,7 @@ with lazy_imports():  # loaded at first use, so that help is there at once
         parallel_steps,
         pictures,
         power_averages,
+        refining,
         registry,
         solvers,
         units,
@@ -180,13 +181,15 @@ def sample(
     seed: int = 0,
     batch: int = 128,
     at_once: int = 1,
+    refiner: Path | None = None,
+    blocks: tuple[int, int, int] | None = None,
     device: str = "cpu",
     codec: Path | None = None,
     out: Path = Path("samples.png"),
 ) -> None:
     """Sample a model and write the samples as a picture or as tensors.
 
-    A student samples with the grid it was trained for. Any other model needs --grid or --steps.
+    A student samples with the grid it was trained for. Any other model needs --grid, --steps or --refiner.
 
     Args:
         model: A model directory: model.safetensors and config.json.
@@ -198,6 +201,8 @@ def sample(
         seed: Names the noises that are drawn.
         batch: Samples in one network call.
         at_once: Euler steps to find together, in fewer but larger calls; samples are the same within 0.001.
+        refiner: The model directory of a refiner that was trained beside the model, under its guidance.
+        blocks: With --refiner, the numbers of equal steps of three kinds: of heun, of heun_pc, refined ones.
         device: Where the model runs, such as cuda.
         codec: The folder of an autoencoder whose latents the model makes; samples are then its images.
         out: A .png file, for images, or a .safetensors file with the tensors `samples` and `label`.
@@ -218,18 +223,25 @@ def sample(
         shape = decoder.image_shape(shape)
     if out.suffix == ".png" and (len(shape) != 3 or shape[0] not in (1, 3)):
         raise UserError(f"samples of shape {shape} are no pictures; write them to --out samples.safetensors")
-    velocity = flow.as_flow(loaded, guidance=guidance)
-    chosen = grid_of(loaded.config, steps, grid, solver, guidance)
-    chosen.must_suit(model=checkpoint.model_digest(model), guidance=guidance)
+    follow: Callable[..., solvers.Solution | refining.Refined]
+    if refiner is not None or blocks is not None:
+        others = {"steps": steps, "grid": grid, "solver": solver != "euler", "guidance": guidance != 1}
+        others |= {"at-once": at_once != 1}
+        follow = beside(loaded, refiner, blocks, [name for name, given in others.items() if given], device)
+    else:
+        velocity = flow.as_flow(loaded, guidance=guidance)
+        chosen = grid_of(loaded.config, steps, grid, solver, guidance)
+        chosen.must_suit(model=checkpoint.model_digest(model), guidance=guidance)
+        integrate: Callable[..., solvers.Solution] = solvers.integrate
+        if at_once != 1:
+            integrate = partial(parallel_steps.integrate, at_once=at_once)
+        follow = partial(integrate, velocity, grid=chosen)
     noise, conditions = drawn(loaded, samples, seed, device)
-    follow: Callable[..., solvers.Solution] = solvers.integrate
-    if at_once != 1:
-        follow = partial(parallel_steps.integrate, at_once=at_once)
     made, nfe = [], 0
     with torch.inference_mode():
         for start in range(0, samples, batch):
             part = {name: value[start : start + batch] for name, value in conditions.items()}
-            solution = follow(velocity, noise[start : start + batch], chosen, **part)
+            solution = follow(noise=noise[start : start + batch], **part)
             made.append(codecs.seen(solution.x, decoder))
             nfe = solution.nfe
     tensors = {
@@ -339,6 +351,31 @@ def placed(model: "Model", device: str) -> "Model":
 def drawn(model: "Model", count: int, seed: int, device: str) -> "tuple[Tensor, dict[str, Tensor]]":
     """Return noise (count, *shape) and what a model is conditioned on, (count,) each."""
     return next(draws.draws_of(model, "command line", seed, range(count), batch=count, device=device))
+
+
+def beside(
+    model: "Model",
+    refiner: Path | None,
+    numbers: tuple[int, int, int] | None,
+    others: "list[str]",
+    device: str,
+) -> "Callable[..., refining.Refined]":
+    """Return what samples a model with a refiner beside it, in as many steps of each kind as `numbers` say.
+
+    Raises:
+        UserError: One of the two options is missing, `others` were given that choose steps as well, or the
+            refiner does not fit the model.
+    """
+    if refiner is None or numbers is None:
+        raise UserError(
+            "--refiner and --blocks go together: the refiner's folder, and how many steps of each kind"
+        )
+    if others:
+        raise UserError(f"--blocks says which steps are taken with a refiner; leave --{others[0]} out")
+    loaded = load(refiner, device)
+    refining.must_refine(loaded, model)
+    velocity = flow.as_flow(model, guidance=loaded.config.baked_guidance)
+    return partial(refining.follow, velocity, loaded, blocks=refining.Blocks(*numbers))
 
 
 def grid_of(

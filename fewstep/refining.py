@@ -121,9 +121,33 @@ def change(refiner: Model, x: Tensor, t: Tensor | float, last: Tensor, **conditi
     Raises:
         UserError: if the model is no refiner.
     """
-    if not refiner.config.refines:
-        raise UserError("this model is no refiner; train one by the method refiner")
+    must_be_refiner(refiner)
     return refiner(x, batch_times(t, x), **{LAST_VELOCITY: last}, **conditions)
+
+
+def must_be_refiner(model: Model) -> None:
+    """Refuse a model that is no refiner.
+
+    Raises:
+        UserError: if it is none.
+    """
+    if not model.config.refines:
+        raise UserError("this model is no refiner; train one by the method refiner")
+
+
+def must_refine(refiner: Model, teacher: Model) -> None:
+    """Refuse a refiner that can't stand beside a model.
+
+    Raises:
+        UserError: if the first is no refiner, or they make different samples.
+    """
+    must_be_refiner(refiner)
+    kinds = [(m.config.shape, m.config.classes, m.config.noise) for m in (refiner, teacher)]
+    if kinds[0] != kinds[1]:
+        raise UserError(
+            "refiner and teacher must make the same kind of samples; (shape, classes, noise) are "
+            f"{kinds[0]} and {kinds[1]}"
+        )
 
 
 def follow(

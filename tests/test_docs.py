@@ -12,7 +12,7 @@ import torch
 from fewstep import command_line, grids
 from fewstep.checkpoint import save_model
 from fewstep.model import ModelConfig, build
-from stages.settings import discovery, messages
+from stages.settings import checks, discovery, messages, yaml_text
 from stages.settings.params import Params
 
 ROOT = Path(__file__).parents[1]
@@ -38,13 +38,29 @@ def spans(page):
     return blocks + re.findall(r"`([^`\n]+)`", BLOCK.sub("", text))
 
 
+def settings(page):
+    """The blocks that are sections of params.yaml, but on pages that add a plug-in."""
+    if any(OWN_FILE.match(text) for text in python(page)):
+        return []
+    blocks = [text for language, text, _ in BLOCK.findall(page.read_text()) if language == "yaml"]
+    return [text for text in blocks if re.match(rf"({KEYED}):", text)]
+
+
+def laid_over(old, new):
+    """Settings with others in their place, or beside them."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return old | {name: laid_over(old.get(name), value) for name, value in new.items()}
+
+
 def untrained_models(folder):
     """Stand in for the models of the chain, so that a page may load and sample them."""
     config = ModelConfig(architecture={"name": "mlp", "width": 8, "depth": 1}, shape=(1, 8, 8))
     params = Params.read(ROOT / "params.yaml")
     for name in ["pretrain", *params.keys("reflow"), *params.keys("distill")]:
-        nfe = params.config("distill", name).nfe if name in params.keys("distill") else None
-        save_model(folder / name, build(replace(config, grid=nfe and grids.uniform(nfe)), seed=0))
+        nfe = params.config("distill", name).nfe if name in params.keys("distill") else "any"
+        grid = None if nfe == "any" else grids.uniform(nfe)
+        save_model(folder / name, build(replace(config, grid=grid), seed=0))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if python(page)], ids=lambda page: page.stem)
@@ -121,6 +137,14 @@ def test_settings_exist(page):
         if known and name not in known:
             wrong.append(stage + rest)
     assert not wrong
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if settings(page)], ids=lambda page: page.stem)
+def test_blocks_of_settings_pass_the_check_when_they_are_laid_over_the_demos(page):
+    for text in settings(page):
+        checks.check(
+            Params(laid_over(Params.read(ROOT / "params.yaml").raw, yaml_text.read(text, page.name)))
+        )
 
 
 def test_variables_are_described():

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from fewstep import command_line, draws, pictures
+from fewstep import command_line, draws, pictures, refining
 from fewstep.checkpoint import load_model, model_digest, save_model
 from fewstep.conditions import Conditions
 from fewstep.flow import as_flow
@@ -124,6 +124,48 @@ def test_a_student_samples_with_its_own_grid(made, capsys):
     assert "64 samples in 3 network calls each" in capsys.readouterr().out
     told = "this student was trained for its own 3 steps alone; leave --steps out"
     assert fewstep("sample", model, "--steps", 2, "--out", "x.safetensors") == told
+
+
+def test_a_refiner_takes_the_last_steps_beside_its_teacher_under_its_guidance(made, capsys, tmp_path):
+    folder = made(classes=3, class_shares=(0.2, 0.0, 0.8))
+    model = load_model(folder)
+    refiner = refining.refiner_for(model, POINTS, seed=1)
+    refiner.config = replace(refiner.config, baked_guidance=1.5)
+    with torch.no_grad():
+        for parameter in refiner.parameters():
+            parameter.add_(0.1)  # its last layer is zero
+    save_model(tmp_path / "turbo", refiner)
+    words = ["sample", folder, "--refiner", "turbo", "--blocks", 0, 2, 3, "--samples", 5, "--batch", 2]
+    assert fewstep(*words, "--out", "x.safetensors") is None
+    found = load_file(tmp_path / "x.safetensors")
+    noise, conditions = next(draws.draws_of(model, "command line", 0, range(5), batch=5))
+    with torch.no_grad():
+        flow, blocks = as_flow(model, guidance=1.5), refining.Blocks(0, 2, 3)
+        wanted = refining.follow(flow, load_model(tmp_path / "turbo"), noise, blocks, **conditions)
+    torch.testing.assert_close(found["samples"], wanted.x)
+    assert f"5 samples in {wanted.nfe} network calls each" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--refiner", "model"], "--refiner and --blocks go together"),
+        (["--blocks", "1", "0", "0"], "--refiner and --blocks go together"),
+        (["--refiner", "model", "--blocks", "1", "0", "0"], "this model is no refiner"),
+        (["--refiner", "other", "--blocks", "1", "0", "0"], "must make the same kind of samples"),
+        (["--refiner", "turbo", "--blocks", "0", "0", "2"], "blocks need a step of the flow"),
+        (["--refiner", "turbo", "--blocks", "1", "0", "0", "--steps", "2"], "leave --steps out"),
+        (["--refiner", "turbo", "--blocks", "1", "0", "0", "--guidance", "2"], "leave --guidance out"),
+    ],
+)
+def test_a_mistake_about_a_refiner_is_one_message(made, tmp_path, words, told):
+    models = {"turbo": load_model(made()), "other": load_model(made(shape=(3,), name="wide"))}
+    for name, model in models.items():
+        save_model(tmp_path / name, refining.refiner_for(model, POINTS, seed=0))
+    assert told in fewstep("sample", "model", *words, "--out", "x.safetensors")
+    assert "is a refiner" in fewstep("sample", "turbo", "--steps", 2, "--out", "x.safetensors")
+    assert "is a refiner" in fewstep("export", "turbo", "exported", "--steps", 2)
+    assert not (tmp_path / "exported").exists()
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from fewstep.errors import UserError
 from fewstep.flow import Flow, as_flow, as_state
 from fewstep.methods._distribution_matching import DistributionMatching
 from fewstep.methods._spans import must_take_until
+from fewstep.methods.flow_map import FlowMap
 from fewstep.paths import like
-from fewstep.training.method import Batch, Needs
+from fewstep.training.method import Batch, Needs, Nets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +35,7 @@ class Anyflow(DistributionMatching):
     K steps is made in three: from noise to a random one of its timesteps, over the step there, and from its
     end to data. Where the flow map is right, that is the sample of K steps, and gradients go through three
     calls for any K. The student must be a flow map already: wrong jumps lead to states that do not occur.
-    Unlike there, a step does not add the loss that made the flow map, and times of comparison are uniform.
+    Unlike there, times of comparison are uniform; the loss that made the flow map is added with a map_weight.
     """
 
     trained_times = "all"
@@ -42,16 +43,28 @@ class Anyflow(DistributionMatching):
     steps: tuple[int, ...] = (1, 2, 4, 8)
     """Numbers of equal steps that it learns to sample with; each sample of a batch draws one."""
 
+    map_weight: float = 0.0
+    """Weight of the loss of `flow_map`, with its default options, beside that of the scores: the student
+    remains a flow map. Above 0 the stream is "trajectories"."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "steps", tuple(self.steps))
         if not self.steps or not all(type(steps) is int and steps >= 1 for steps in self.steps):
             raise UserError(f"steps must be whole numbers from 1, got {list(self.steps)}")
+        if not 0 <= self.map_weight < math.inf:
+            raise UserError(f"map_weight must be a weight from 0, got {self.map_weight}")
+        for name, source in (("gan_weight", "real data"), ("regression_weight", "pairs")):
+            if self.map_weight and getattr(self, name):
+                raise UserError(
+                    f"map_weight learns from trajectories and {name} from {source}; set one of them to 0"
+                )
 
     @property
     def needs(self) -> Needs:
         """See Method.needs."""
-        return replace(super().needs, second_time=True, flow_map=True)
+        needs = replace(super().needs, second_time=True, flow_map=True)
+        return replace(needs, stream="trajectories", all_states=True) if self.map_weight else needs
 
     def check_sampling(self, student: Model) -> None:
         """See OnPolicyDistillation.check_sampling."""
@@ -67,6 +80,13 @@ class Anyflow(DistributionMatching):
             velocity = flow(x, asked, until=until, **conditions).to(x.dtype)
             x = x + like(until - t, x) * velocity
         return x
+
+    def generator_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
+        """See OnPolicyDistillation.generator_loss."""
+        losses = super().generator_loss(nets, samples, batch, keys)
+        if not self.map_weight:
+            return losses
+        return losses + self.map_weight * FlowMap().loss(nets, batch, "student", 0.0, keys)
 
     def jumps(self, flow: Flow, keys: Tensor) -> Tensor:
         """Return where each sample's jumps start and end, (n, 4), from the flow's start to 1."""

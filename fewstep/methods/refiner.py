@@ -15,6 +15,7 @@ from fewstep.flow import as_flow
 from fewstep.methods import _spans
 from fewstep.methods._distances import l2
 from fewstep.paths import like
+from fewstep.refining import must_refine
 from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
 
 if TYPE_CHECKING:
@@ -59,12 +60,7 @@ class Refiner(Method):
             )
         teacher = load("teacher")
         as_flow(teacher, guidance=self.guidance)
-        kinds = [(m.config.shape, m.config.classes, m.config.noise) for m in (student, teacher)]
-        if kinds[0] != kinds[1]:
-            raise UserError(
-                "refiner and teacher must make the same kind of samples; (shape, classes, noise) are "
-                f"{kinds[0]} and {kinds[1]}"
-            )
+        must_refine(student, teacher)
         return super().networks(student, load) | {"teacher": Net(teacher, trains=False)}
 
     def trained(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 
 from stages.evaluation.evaluation import Evaluation
+from stages.evaluation.latent_bound import latent_bound
 from stages.figures.curves import draw_grids, draw_quality
 from stages.figures.sample_grid import draw_sample_grid
 from stages.run.job import Job
@@ -96,6 +97,7 @@ def write_report(job: Job, evaluation: Evaluation, settings: dict[str, Any]) -> 
         ],
         pairs=pair_table(job),
         collapses=collapses(job),
+        bound=latent_bound(job),
         stages=[*made_by(job), {"address": "evaluate", "settings": json.dumps(settings, indent=1)}],
     )
     (job.out / "report.html").write_text(text)

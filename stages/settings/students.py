@@ -229,7 +229,8 @@ def mismatch(student: StudentSettings, params: Params) -> str | None:
     needs = method.build().needs
     wanted = {"trajectories": "trajectories", "pairs": "couple", "data": "prepare"}.get(needs.stream)
     if wanted not in (None, kind):
-        weighted = " with a regression_weight" if getattr(method.build(), "regression_weight", 0) else ""
+        weights = ("regression_weight", "map_weight")
+        weighted = "".join(f" with a {name}" for name in weights if getattr(method.build(), name, 0))
         place = wanted if wanted == "prepare" else f"{wanted}/..."
         return f"method {method.name}{weighted} learns from {place}, not from {student.train_on}"
     if needs.data and kind != "prepare":

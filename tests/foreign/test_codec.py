@@ -20,13 +20,15 @@ from fewstep.flow import as_flow
 from fewstep.grids import uniform
 from fewstep.metrics import denoiser, features
 from fewstep.metrics.frechet import Moments, frechet_distance
+from fewstep.metrics.latent_bound import LatentBound
 from fewstep.metrics.nets import load_nets
 from fewstep.metrics.saved import outside
 from fewstep.model import ModelConfig, build
-from fewstep.settings import MonitorSettings
+from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import Column, Shards
-from stages import prepare
+from stages import prepare, pretrain
 from stages.evaluation.entries import Entry
+from stages.evaluation.latent_bound import latent_bound
 from stages.evaluation.yardstick import Protocol, Yardstick, measure_constants
 from stages.settings import checks
 from stages.settings.params import Params
@@ -103,6 +105,27 @@ def test_the_stretch_of_a_decoder_is_the_largest_singular_value_of_its_derivativ
     assert found == pytest.approx(2 * float(torch.linalg.matrix_norm(weights, 2)), rel=0.02)
     assert found <= 2 * float(torch.linalg.matrix_norm(weights, 2)) * (1 + 1e-6)
     assert made[0].facts["codec"]["stretch"] > 0
+
+
+def test_the_reports_bound_is_of_what_prepare_and_pretrain_measured(made, tmp_path):
+    facts, config = (
+        made[0].facts,
+        pretrain.Config(method="flow_matching", model={"name": "unet"}, train=TrainSettings(steps=1)),
+    )
+    learnt = {"config": config.model_dump(mode="json"), "facts": {"held_out_loss": 0.4}}
+    manifests = {"data": {"facts": facts}, "model pretrain": learnt}
+
+    def found(prepared=made[0].out, **changed):
+        told = manifests | changed
+        return latent_bound(job_in(tmp_path, "evaluate", inputs={"data": prepared}, manifests=told))
+
+    terms, (c, h, w) = found(), LATENTS
+    lost = facts["codec"]["rmse"] * (np.prod(images().shape[1:])) ** 0.5
+    assert terms == LatentBound(pytest.approx(lost), facts["codec"]["stretch"], (0.4 * c * h * w) ** 0.5)
+    assert found(prepared=tmp_path) is None  # the model makes what is measured
+    assert found(data={"facts": facts | {"codec": facts["codec"] | {"rmse": None}}}) is None
+    for other in ({"path": "vp"}, {"prediction": "noise"}, {"checkpoint": "data/theirs"}):
+        assert found(**{"model pretrain": learnt | {"config": learnt["config"] | other}}) is None
 
 
 def test_prepare_writes_the_latents_of_its_images_and_the_codec(made, folder):

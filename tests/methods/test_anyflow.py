@@ -16,6 +16,7 @@ from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.methods.anyflow import Anyflow
 from fewstep.methods.dmd import Dmd
+from fewstep.methods.flow_map import FlowMap
 from fewstep.model import Model, ModelConfig
 from fewstep.solvers import integrate
 from stages.settings import checks
@@ -97,6 +98,28 @@ def test_for_one_step_it_is_dmd():
     torch.testing.assert_close(found, Dmd().loss(nets, {}, "student", 0.0, keys), rtol=1e-5, atol=1e-8)
 
 
+def test_a_map_weight_adds_the_loss_that_made_the_flow_map():
+    teacher, times = oracles.gaussian([0.0], [1.0]), torch.linspace(0, 1, 5, dtype=torch.float64)
+    states = torch.stack([teacher.position(teacher.noise(200), float(t)) for t in times], dim=1)
+    batch = {"states": states, "times": times.expand(200, -1)}
+    nets = {"student": learned(0.4, 0.8)} | dict.fromkeys(("fake", "teacher"), oracles.as_model(teacher))
+    with_map, alone = Anyflow(map_weight=3.0), Anyflow()
+    apart = with_map.loss(nets, batch, "student", 0.0, KEYS) - alone.loss(nets, {}, "student", 0.0, KEYS)
+    torch.testing.assert_close(apart, 3 * FlowMap().loss(nets, batch, "student", 0.0, KEYS))
+    nets["student"] = learned(0.0, 1.0)  # where teacher and student agree nothing is left
+    assert with_map.loss(nets, batch, "student", 0.0, KEYS).max() < 1e-12
+    assert (with_map.needs.stream, with_map.needs.all_states) == ("trajectories", True)
+    assert (alone.needs.stream, alone.needs.all_states) == ("noise", False)
+
+
+@pytest.mark.parametrize("other", [{"gan_weight": 1.0}, {"regression_weight": 1.0}])
+def test_a_map_weight_is_refused_beside_what_learns_from_something_else(other):
+    with pytest.raises(UserError, match=f"map_weight learns from trajectories and {next(iter(other))} from"):
+        Anyflow(map_weight=1.0, **other)
+    with pytest.raises(UserError, match="map_weight must be a weight from 0, got -1"):
+        Anyflow(map_weight=-1)
+
+
 @pytest.mark.parametrize("steps", [(), (0, 4), (2.5,)])
 def test_impossible_numbers_of_steps_are_told(steps):
     with pytest.raises(UserError, match=r"steps must be whole numbers from 1, got \["):
@@ -113,6 +136,11 @@ def test_it_goes_on_with_a_flow_map_alone():
         "train_on": "trajectories/pretrain",
     }
     raw["distill"]["finished"] = common | {"method": "anyflow", "init": "any", "train_on": "prepare"}
+    checks.check(Params(raw))
+    raw["distill"]["finished"]["method"] = {"name": "anyflow", "map_weight": 1.0}
+    with pytest.raises(UserError, match="anyflow with a map_weight learns from trajectories/"):
+        checks.check(Params(raw))
+    raw["distill"]["finished"]["train_on"] = "trajectories/pretrain"
     checks.check(Params(raw))
     for init, changes in (("pretrain", {}), ("any", {"model": {"name": "unet", "width": 8}})):
         other = copy.deepcopy(raw)
