@@ -7,6 +7,7 @@ import threading
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import chdir, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal
@@ -180,12 +181,24 @@ def _owners(rwlock: Path) -> list[str]:
 def _changed(repo: Repo, nodes: Collection[Any]) -> dict[str, list]:
     """Return what `dvc status` reports of stages.
 
-    It would lock the files of each stage by itself, which takes a sixth of the time of many stages.
+    It would lock the files of each stage by itself, and hash what many stages read for each of them, which
+    takes a third of the time of many stages.
     """
-    paths = [item.fs_path for node in nodes for item in (*node.deps, *node.outs)]
-    hardlink = repo.config["core"].get("hardlink_lock", False)
+    items = [item for node in nodes for item in (*node.deps, *node.outs)]
+    hashes: dict[str, Any] = {}
+    for item in items:
+        if not isinstance(item, ParamsDependency):
+            item.get_hash = partial(_hash_once, hashes, item)
+    paths, hardlink = [item.fs_path for item in items], repo.config["core"].get("hardlink_lock", False)
     with rwlock(repo.tmp_dir, repo.fs, "dvc status", paths, [], hardlink):
         return {name: told for node in nodes for name, told in node.status.__wrapped__(node).items()}
+
+
+def _hash_once(hashes: dict[str, Any], item: Any) -> Any:
+    """Return DVC's hash of a file or folder, worked out the first time that it is asked for."""
+    if item.fs_path not in hashes:
+        hashes[item.fs_path] = type(item).get_hash(item)
+    return hashes[item.fs_path]
 
 
 def _stage(node: Any, upstream: tuple[str, ...], changed: list) -> Stage:

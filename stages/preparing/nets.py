@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fewstep.metrics import denoiser, features, nets, public
+from stages.workers import machine
 from stages.workers.spread import here, spread
 
 if TYPE_CHECKING:
@@ -27,8 +28,9 @@ def train_and_save(job: Job, config: Any, seen: Rows, labels: Tensor | None, *, 
         labels: Its classes, int64 (n,).
         pixels: Whether it is images.
     """
-    # Decoded images are in the memory of this process, and shards on the disk.
-    apart = config.metric_nets.steps >= WORTH_WORKERS and config.codec is None
+    # Decoded images are in the memory of this process; shards are on its disk, which a cluster need not see.
+    stored = config.codec is None and machine.backend() == "processes"
+    apart = stored and config.metric_nets.steps >= WORTH_WORKERS
     longest_first = sorted(nets.KINDS, key=lambda kind: -kind.width)
     job.progress.start("nets", len(longest_first) + 1, unit="net")
     for kind, net in (spread if apart else here)(
