@@ -139,7 +139,7 @@ def locked(toy):
     return yaml.safe_load((toy.root / "dvc.lock").read_text())["stages"]
 
 
-def test_a_chain_runs_on_two_workers_as_it_does_here(team, deployed):
+def test_a_chain_runs_on_two_workers_as_it_does_here_and_what_was_made_before_needs_none(team, deployed):
     team.work("cpu")
     team.work("gpu")
     team.wait_until_online()
@@ -149,8 +149,11 @@ def test_a_chain_runs_on_two_workers_as_it_does_here(team, deployed):
     assert team.yard.began() == ["first", "last"]
 
     # What the remote has is there for all, though the driver has no copy.
+    team.end("cpu")
     assert not (team.driver.root / "artifacts").exists()
     assert run(team.driver).message == "2 cached"
+    assert team.yard.began() == []
+    assert not (team.driver.root / "artifacts").exists()  # until `dvc pull`
     (files := team.top / "remote" / "files").rename(team.top / "lost")
     assert repo.lost(team.driver.root, ["first", "last"]) == {"first", "last"}
     (team.top / "lost").rename(files)
@@ -161,29 +164,17 @@ def test_a_chain_runs_on_two_workers_as_it_does_here(team, deployed):
     alone.sh("dvc repro -q")
     assert locked(team.driver) == locked(alone)
     assert (team.driver.root / "dvc.lock").read_bytes() == (alone.root / "dvc.lock").read_bytes()
-    for pool in ("cpu", "gpu"):  # a worker's own checkout stays as it was
-        assert git.changes(team.top / pool) == []
-        assert list((team.top / pool / ".fewstep" / "workspaces").iterdir()) == []
 
-
-def test_what_was_made_before_needs_no_worker_and_what_is_made_anew_replaces_it(team, deployed):
-    team.work("cpu")
-    team.work("gpu")
-    team.wait_until_online()
-    run(team.driver)
-    team.end("cpu")
-    again = run(team.driver)
-    assert again.message == "2 cached"
-    assert team.yard.began() == ["first", "last"]
-    assert not (team.driver.root / "artifacts").exists()  # until `dvc pull`
-    team.driver.sh("dvc pull -q")
-    assert "up to date" in team.driver.sh("dvc status")
+    # What is made anew replaces it.
     team.driver.edit("params.yaml", "last: {width: 3}", "last: {width: 4}")
     assert run(team.driver).message == "1 cached, 1 completed"
     assert not (team.driver.root / "artifacts/last").exists()  # what was there is of another run
     assert run(team.driver).message == "2 cached"
     team.driver.sh("dvc pull -q")
     assert "width: 4" in (team.driver.root / "artifacts/last/params.yaml").read_text()
+    for pool in ("cpu", "gpu"):  # a worker's own checkout stays as it was
+        assert git.changes(team.top / pool) == []
+        assert list((team.top / pool / ".fewstep" / "workspaces").iterdir()) == []
 
 
 def test_a_worker_at_another_commit_or_with_changes_refuses(toy):
