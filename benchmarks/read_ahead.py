@@ -7,7 +7,9 @@ in two epochs. A step, which the processor is not needed for, takes 5, 10 or 20 
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
@@ -19,10 +21,10 @@ from fewstep.shards.ahead import Ahead
 SHAPE, SAMPLES, SHARD, WINDOW, BATCH, DELAY = (3, 32, 32), 40960, 2048, 16384, 128, 0.2
 
 
-def slowed(read):  # type: ignore[no-untyped-def]
+def slowed(read: Callable[..., bytes]) -> Callable[..., bytes]:
     """Return a way to read a file that takes longer."""
 
-    def later(*args, **kwargs):  # type: ignore[no-untyped-def]
+    def later(*args: Any, **kwargs: Any) -> bytes:
         time.sleep(DELAY)
         return read(*args, **kwargs)
 
@@ -33,7 +35,7 @@ def measure(url: str, step_seconds: float, *, ahead: bool) -> tuple[float, torch
     """Take the steps of two epochs; return the share of the time that waits, and sums of all batches."""
     begin = Ahead.begin
     if not ahead:
-        Ahead.begin = lambda self, shards: None  # type: ignore[method-assign]
+        Ahead.begin = lambda self, shards: None
     batches = Batches(Shards(url), seed=0, size=BATCH, window=WINDOW)
     waited, sums, began = 0.0, [], time.perf_counter()
     for step in range(2 * SAMPLES // BATCH):
@@ -42,7 +44,7 @@ def measure(url: str, step_seconds: float, *, ahead: bool) -> tuple[float, torch
         waited += time.perf_counter() - before
         sums.append(batch["data"].sum())
         time.sleep(step_seconds)
-    Ahead.begin = begin  # type: ignore[method-assign]
+    Ahead.begin = begin
     return waited / (time.perf_counter() - began), torch.stack(sums)
 
 

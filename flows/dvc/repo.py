@@ -181,8 +181,8 @@ def _owners(rwlock: Path) -> list[str]:
 def _changed(repo: Repo, nodes: Collection[Any]) -> dict[str, list]:
     """Return what `dvc status` reports of stages.
 
-    It would lock the files of each stage by itself, and hash what many stages read for each of them, which
-    takes a third of the time of many stages.
+    It would lock the files of each stage by itself, and hash what many stages read for each of them
+    (`python -m benchmarks.why_keys`).
     """
     items = [item for node in nodes for item in (*node.deps, *node.outs)]
     hashes: dict[str, Any] = {}

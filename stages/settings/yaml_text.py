@@ -21,7 +21,7 @@ UNREADABLE = object()
 WORD = re.compile(r"[A-Za-z][\w /.-]*")
 
 
-class OldReader(FAST):  # type: ignore[misc, valid-type]
+class OldReader(FAST):  # type: ignore[misc, valid-type]  # which of two classes it is, only a run knows
     """Reads version 1.1, and scientific numbers as everybody writes them."""
 
 
