@@ -7,7 +7,7 @@ a changed student costs its own entries alone, and a killed evaluation goes on a
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,14 @@ class Result:
     scores: tuple[BlockScores, ...]
     """By each net."""
     more: dict[str, float | None]
-    samples: Tensor  # (n, *shape), the first samples
+    samples: Tensor  # (n, *shape), some samples as they are shown
+    ends: Tensor  # (m, *shape), where the first noises ended
     features: dict[str, dict[str, float]] = field(default_factory=dict)
     """By each network that the user asked for; see stages.evaluation.by_features."""
+
+    def without_ends(self) -> "Result":
+        """Return the same without `ends`, which may be large and are kept on disk."""
+        return replace(self, ends=self.ends[:0])
 
 
 class KeptEntries:
@@ -82,39 +87,39 @@ class KeptEntries:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "began").touch()
 
-    def read(
-        self, entry: Entry, truth: Grid | None, say: Callable[[str], None] = lambda text: None
-    ) -> Result | None:
-        """Return what was measured of an entry, None if it was not or its files are damaged.
-
-        `truth` is the fine run whose ends it was compared with, if any; `say` is told of damage.
-        """
+    def read(self, entry: Entry, say: Callable[[str], None] = lambda text: None) -> Result | None:
+        """Return what was measured of an entry, None if it was not or, as `say` is told, is damaged."""
         try:
-            found, tensors = kept_files.read(self._file(entry, truth))
+            found, tensors = kept_files.read(self._file(entry))
             scores = tuple(
                 BlockScores(**by_net | {"fd_without": tuple(by_net["fd_without"])})
                 for by_net in found["scores"]
             )
-            return Result(scores, found["more"], tensors["samples"], found.get("features", {}))
+            return Result(scores, found["more"], **tensors, features=found.get("features", {}))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             say(f"{entry.name} is measured again: {error}")
             return None
 
-    def write(self, entry: Entry, truth: Grid | None, result: Result) -> None:
+    def ends(self, entry: Entry) -> Tensor:
+        """Return where the first noises of a kept entry ended, (n, *shape)."""
+        return kept_files.read(self._file(entry))[1]["ends"]
+
+    def write(self, entry: Entry, result: Result) -> None:
         """Keep an entry, whole or not at all."""
         scores = [asdict(by_net) for by_net in result.scores]
         facts = {"scores": scores, "more": result.more, "features": result.features}
-        kept_files.write(self._file(entry, truth), facts, {"samples": result.samples})
+        kept_files.write(self._file(entry), facts, {"samples": result.samples, "ends": result.ends})
 
-    def forget(self, entry: Entry, truth: Grid | None) -> None:
+    def forget(self, entry: Entry) -> None:
         """Remove what is kept of an entry."""
-        self._file(entry, truth).unlink(missing_ok=True)
+        self._file(entry).unlink(missing_ok=True)
 
-    def _file(self, entry: Entry, truth: Grid | None) -> Path:
-        grids = [grid and grid.to_json() for grid in (entry.grid, truth)]
+    def _file(self, entry: Entry) -> Path:
         sampler = [entry.sampler.named()] if entry.sampler else []
         refinement = [asdict(entry.refinement)] if entry.refinement else []
-        decides = json.dumps([entry.digest, *grids, *sampler, *refinement, *self.facts], sort_keys=True)
+        decides = json.dumps(
+            [entry.digest, entry.grid.to_json(), *sampler, *refinement, *self.facts], sort_keys=True
+        )
         return self.folder / f"{hashlib.sha256(decides.encode()).hexdigest()[:32]}.json"

@@ -12,10 +12,10 @@ from torch import Tensor
 from fewstep import codec
 from fewstep.checkpoint import model_digest
 from fewstep.flow import as_flow
-from fewstep.grids import Grid
 from fewstep.metrics.features import FeatureNet
 from fewstep.metrics.nets import FIRST, load_nets
 from fewstep.metrics.protocol import Floor, moved, ratio
+from fewstep.metrics.straightness import endpoint_rmse
 from fewstep.model import Model
 from fewstep.randomness import keys_of
 from fewstep.shards import Shards
@@ -89,24 +89,24 @@ class Measured:
         """The constants of the data."""
         return measure_constants(self.job.inputs["data"], self.protocol, self.features)
 
-    def measure(self, entries: Sequence[Entry], truths: dict[float, tuple[Grid, Tensor]]) -> None:
-        """Measure what is not kept; `truths` holds, by guidance, a fine grid and where it takes noises."""
-        grids = {guidance: grid for guidance, (grid, _) in truths.items()}
+    def measure(self, entries: Sequence[Entry]) -> None:
+        """Measure those that were not measured before, here or by an earlier evaluation."""
         for entry in entries:
-            if self.job.again and entry not in self.results:
-                self.kept.forget(entry, grids.get(entry.guidance))
-            if result := self.kept.read(entry, grids.get(entry.guidance), self.job.progress.note):
-                self.results[entry] = result
+            if entry in self.results:
+                continue
+            if self.job.again:
+                self.kept.forget(entry)
+            if result := self.kept.read(entry, self.job.progress.note):
+                self.results[entry] = result.without_ends()
         missing = [entry for entry in entries if entry not in self.results]
         self.job.progress.start("entries", len(entries), done=len(entries) - len(missing), unit="entry")
         if not missing:
             return
-        ends = {guidance: ends for guidance, (_, ends) in truths.items()}
-        shared = (self.job.inputs["data"], self.protocol, self.constants, self.features, self.folders, ends)
+        shared = (self.job.inputs["data"], self.protocol, self.constants, self.features, self.folders)
         missing.sort(key=lambda entry: -entry.nfe)
         for entry, result in spread(measure, missing, start_worker=start_worker, facts=shared):
-            self.kept.write(entry, grids.get(entry.guidance), result)
-            self.results[entry] = result
+            self.kept.write(entry, result)
+            self.results[entry] = result.without_ends()
             self.job.progress.advance(fd_clf=result.scores[0].fd_clf)
 
 
@@ -154,14 +154,8 @@ def evaluate(
     measured = Measured(job, protocol, folders, KeptEntries(state() / "entries", *facts), {}, features)
     with ThreadPoolExecutor() as threads:  # a second core is free until the workers start
         straight = threads.map(partial(straightness, seed=job.seed), models.values())
-        fine_runs = converge(
-            measured, models[fine.model], fine, {1.0} | {entry.guidance for entry in entries}
-        )
-    truths = {
-        guidance: (entry.grid, ends_of(entry.grid, models[fine.model], protocol))
-        for guidance, (entry, _) in fine_runs.items()
-    }
-    measured.measure(entries, truths)
+        fine_runs = converge(measured, models[fine.model], fine, entries)
+    truths = {guidance: measured.kept.ends(entry) for guidance, (entry, _) in fine_runs.items()}
     common = {
         name: {
             "straightness": found,
@@ -174,6 +168,12 @@ def evaluate(
     finest = [entry for entry in measured.results if entry.kind == "fine"]
     shown = sorted(finest, key=lambda entry: (entry.guidance, entry.nfe)) + entries
     floor = measured.constants.floors[0]
+    same_noise = {name for name, model in models.items() if model.noise == models[fine.model].noise}
+    rmse = {
+        entry: endpoint_rmse(measured.kept.ends(entry), truths[entry.guidance])
+        for entry in entries
+        if entry.model in same_noise
+    }
     real = train.some(samples_shown(models[fine.model].config.shape), seed=job.seed)["data"]
     rows = [
         row(
@@ -186,7 +186,7 @@ def evaluate(
         )
         | common[entry.model]
         | ({"map_preserving": False} if entry.sampler else {})
-        | ({} if models[entry.model].noise == models[fine.model].noise else {"endpoint_rmse": None})
+        | {"endpoint_rmse": rmse.get(entry)}
         for entry in shown
     ]
     return Evaluation(
@@ -205,19 +205,22 @@ def evaluate(
 
 
 def converge(
-    measured: Measured, teacher: Model, fine: FineRun, guidances: set[float]
+    measured: Measured, teacher: Model, fine: FineRun, entries: Sequence[Entry]
 ) -> dict[float, tuple[Entry, str]]:
-    """Double the NFE of the reference until it converges, for each scale of guidance.
+    """Measure the entries, and the reference at twice the NFE until it converges, for each scale of guidance.
+
+    The entries are measured with the first two fine runs, so that no worker waits for the longest of these.
 
     Returns:
         The finest run, and a sentence about how it converged.
     """
     digest, found = model_digest(measured.folders[fine.model]), {}
+    guidances = {1.0} | {entry.guidance for entry in entries}
     runs = {guidance: [fine_entry(teacher, fine, 0, guidance, digest)] for guidance in sorted(guidances)}
     while runs:
         for guidance, own in runs.items():
             own.append(fine_entry(teacher, fine, len(own), guidance, digest))
-        measured.measure([entry for own in runs.values() for entry in own], {})
+        measured.measure([*(entry for own in runs.values() for entry in own), *entries])
         for guidance, own in list(runs.items()):
             last = own[-1]
             by = moved(measured.results[own[-2]].scores, measured.results[last].scores)
@@ -253,11 +256,9 @@ def start_worker(
     constants: Constants,
     features: Features,
     folders: dict[str, Path],
-    ends: dict[float, Tensor],
 ) -> None:
     """Load the nets, and what every entry is compared with."""
-    yardstick = Yardstick(prepared, protocol, constants, features)
-    WORKER.update(yardstick=yardstick, folders=folders, ends=ends)
+    WORKER.update(yardstick=Yardstick(prepared, protocol, constants, features), folders=folders)
 
 
 def measure(entry: Entry) -> Result:
@@ -265,12 +266,7 @@ def measure(entry: Entry) -> Result:
     model = open_model(WORKER["folders"][entry.model])
     flow = as_flow(model, guidance=entry.grid.guidance)
     refiner = open_model(WORKER["folders"][entry.refinement.refiner]) if entry.refinement else None
-    return WORKER["yardstick"].measure(entry, model, flow, WORKER["ends"].get(entry.guidance), refiner)
-
-
-def ends_of(grid: Grid, teacher: Model, protocol: Protocol) -> Tensor:
-    """Return where the reference takes the first noises, (n, *shape)."""
-    return protocol.first(teacher, as_flow(teacher, guidance=grid.guidance), grid)
+    return WORKER["yardstick"].measure(entry, model, flow, refiner)
 
 
 def straightness(model: Model, seed: int) -> float | None:

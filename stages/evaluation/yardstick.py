@@ -23,7 +23,6 @@ from fewstep.metrics.neighbours import manifold_scores, median_nearest
 from fewstep.metrics.nets import FIRST, load_nets
 from fewstep.metrics.protocol import KEPT, Floor, Reference, measure_floor, score_blocks
 from fewstep.metrics.saved import as_saved, outside
-from fewstep.metrics.straightness import endpoint_rmse
 from fewstep.model import Model
 from fewstep.refining import Blocks
 from fewstep.rows import in_pieces
@@ -88,10 +87,6 @@ class Protocol:
         keys = randomness.keys_of(self.seed, block * self.samples, (block + 1) * self.samples)
         return model.conditions.texts("evaluate", keys)
 
-    def first(self, model: Model, flow: Flow, grid: Grid) -> Tensor:
-        """Return the first samples of block 0, (n, *shape), as many as are kept whole."""
-        return first_of(self.sample(0, model, flow, grid))
-
 
 @dataclass(frozen=True)
 class Constants:
@@ -144,10 +139,8 @@ class Yardstick:
         self.train = Column(Shards(prepared / "train"), "data")
         self.protocol, self.constants = protocol, constants
 
-    def measure(
-        self, entry: Entry, model: Model, flow: Flow, truth: Tensor | None, refiner: Model | None = None
-    ) -> Result:
-        """Sample an entry's blocks and score them; `truth` is where the first samples should land."""
+    def measure(self, entry: Entry, model: Model, flow: Flow, refiner: Model | None = None) -> Result:
+        """Sample an entry's blocks and score them."""
         nets, seed = list(self.nets.values()), self.protocol.seed
         sampler = entry.sampler.build() if entry.sampler else None
         refined = (refiner, entry.refinement.blocks) if refiner and entry.refinement else None
@@ -181,7 +174,6 @@ class Yardstick:
             "nearest_neighbour_ratio": self._copying(first),
             "class_share_difference": largest_share_difference(np.concatenate(labels), self.constants.shares),
             "outside": beyond / count if nets[0].pixels else None,
-            "endpoint_rmse": None if truth is None else endpoint_rmse(first, truth),
         }
         scores = tuple(
             score_blocks(reference, by_net, floor=floor, seed=seed)
@@ -190,7 +182,7 @@ class Yardstick:
             )
         )
         shown = codec.seen(first[: samples_shown(first.shape[1:])], self.codec).clone()
-        return Result(scores, more, shown, sums.scores())
+        return Result(scores, more, shown, first, sums.scores())
 
     def _copying(self, samples: Tensor) -> float | None:
         """Return how far samples are from the training data, over how far held-out data is.

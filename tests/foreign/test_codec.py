@@ -174,7 +174,7 @@ def test_samples_are_measured_and_shown_as_images(made):
     student = build(ModelConfig(architecture=architecture, shape=LATENTS, grid=uniform(1)), seed=0).eval()
     constants = measure_constants(job.out, PROTOCOL)
     entry = Entry("a", "own", student.config.grid, 1, "digest", 1.0)
-    result = Yardstick(job.out, PROTOCOL, constants).measure(entry, student, as_flow(student), None)
+    result = Yardstick(job.out, PROTOCOL, constants).measure(entry, student, as_flow(student))
     ours, nets = codec.of_prepared(job.out), load_nets(job.out)
     flow, grid = as_flow(student), uniform(1)
     seen = torch.cat([ours.decode(torch.cat(list(PROTOCOL.sample(n, student, flow, grid)))) for n in (0, 1)])

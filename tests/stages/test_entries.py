@@ -17,9 +17,8 @@ from stages.evaluation.entries import Entry, KeptEntries, Result
 from stages.settings.params import Plugin
 
 ENTRY, OTHER = (Entry(name, "uniform", uniform(4), 4, name, 1.0) for name in ("boss-4", "pretrain"))
-TRUTH = uniform(32)
 SCORES = BlockScores(1.5, 0.1, 1.6, 0.2, 1.7, 0.01, 0.001, 2, 50, (1.4, 1.6))
-RESULT = Result((SCORES, SCORES), {"recall": 0.5}, torch.arange(12.0).reshape(3, 4))
+RESULT = Result((SCORES, SCORES), {"recall": 0.5}, torch.arange(12.0).reshape(3, 4), torch.ones(5, 4))
 
 
 @pytest.fixture
@@ -32,17 +31,16 @@ def same(one, other):
 
 
 def test_a_cell_is_found_under_all_that_decides_it(kept):
-    kept.write(ENTRY, TRUTH, RESULT)
-    assert same(kept.read(ENTRY, TRUTH), RESULT)
-    assert kept.read(OTHER, TRUTH) is None
-    assert kept.read(replace(ENTRY, grid=uniform(5)), TRUTH) is None
+    kept.write(ENTRY, RESULT)
+    assert same(kept.read(ENTRY), RESULT)
+    assert kept.read(OTHER) is None
+    assert kept.read(replace(ENTRY, grid=uniform(5))) is None
     soft, softer = ({"name": "sde", "strength": strength} for strength in (0.5, 1.0))
     sampled = [replace(ENTRY, sampler=Plugin("fewstep.samplers").decode(each)) for each in (soft, softer)]
-    kept.write(sampled[0], TRUTH, replace(RESULT, more={"recall": 0.7}))
-    assert [kept.read(entry, TRUTH) is None for entry in sampled] == [False, True]
-    assert kept.read(ENTRY, TRUTH).more == RESULT.more
-    assert kept.read(ENTRY, uniform(64)) is kept.read(ENTRY, None) is None
-    assert KeptEntries(kept.folder, "protocol", 2).read(ENTRY, TRUTH) is None
+    kept.write(sampled[0], replace(RESULT, more={"recall": 0.7}))
+    assert [kept.read(entry) is None for entry in sampled] == [False, True]
+    assert kept.read(ENTRY).more == RESULT.more
+    assert KeptEntries(kept.folder, "protocol", 2).read(ENTRY) is None
 
 
 @pytest.mark.parametrize("last", [".safetensors", ".json"])
@@ -54,13 +52,13 @@ def test_two_processes_may_write_one_cell_at_once(kept, monkeypatch, last):
             overtaken.append(target)
             with monkeypatch.context() as other:
                 other.setattr(os, "getpid", lambda: 1)
-                kept.write(ENTRY, TRUTH, RESULT)
+                kept.write(ENTRY, RESULT)
         return rename(partial, target)
 
     monkeypatch.setattr(Path, "replace", overtake)
-    kept.write(ENTRY, TRUTH, RESULT)
+    kept.write(ENTRY, RESULT)
     assert overtaken
-    assert same(kept.read(ENTRY, TRUTH), RESULT)
+    assert same(kept.read(ENTRY), RESULT)
     assert {file.suffix for file in kept.folder.iterdir()} == {"", ".json", ".safetensors"}
 
 
@@ -92,30 +90,30 @@ def without_kid(content):
     ],
 )
 def test_a_damaged_cell_is_measured_and_kept_again(kept, suffix, damage):
-    kept.write(ENTRY, TRUTH, RESULT)
+    kept.write(ENTRY, RESULT)
     (file,) = kept.folder.glob(f"*.{suffix}")
     if damage:
         file.write_bytes(damage(file.read_bytes()))
     else:
         file.unlink()
     said = []
-    assert kept.read(ENTRY, TRUTH, said.append) is None
+    assert kept.read(ENTRY, said.append) is None
     assert len(said) == 1
     assert said[0].startswith("boss-4@4 is measured again: ")
-    kept.write(ENTRY, TRUTH, RESULT)
-    assert same(kept.read(ENTRY, TRUTH), RESULT)
+    kept.write(ENTRY, RESULT)
+    assert same(kept.read(ENTRY), RESULT)
 
 
 def test_an_entry_that_was_never_kept_is_nothing_to_tell(kept):
     said = []
-    assert kept.read(ENTRY, TRUTH, said.append) is None
+    assert kept.read(ENTRY, said.append) is None
     assert said == []
 
 
 @pytest.mark.parametrize("again", [True, False])
 def test_an_evaluation_that_is_made_again_measures_each_entry_once_more(kept, tmp_path, monkeypatch, again):
-    kept.write(ENTRY, None, RESULT)
-    kept.write(OTHER, None, RESULT)
+    kept.write(ENTRY, RESULT)
+    kept.write(OTHER, RESULT)
     measured = []
 
     def spread(work, items, **options):
@@ -127,24 +125,25 @@ def test_an_evaluation_that_is_made_again_measures_each_entry_once_more(kept, tm
     monkeypatch.setattr(evaluation.Measured, "constants", None)
     job = job_in(tmp_path, "evaluate", again=again, inputs={"data": tmp_path})
     all_of_it = evaluation.Measured(job, None, {}, kept, {}, {})
-    all_of_it.measure([ENTRY], {})
-    all_of_it.measure([ENTRY, OTHER], {})
+    all_of_it.measure([ENTRY])
+    all_of_it.measure([ENTRY, OTHER])
     assert measured == ([ENTRY, OTHER] if again else [])
-    assert kept.read(OTHER, None)
+    assert torch.equal(kept.ends(OTHER), RESULT.ends)
+    assert not any(len(result.ends) for result in all_of_it.results.values())  # they may be large
 
 
 def test_garbage_is_what_the_newest_evaluation_neither_read_nor_wrote(kept, tmp_path):
-    kept.write(ENTRY, TRUTH, RESULT)
-    kept.write(OTHER, TRUTH, RESULT)
+    kept.write(ENTRY, RESULT)
+    kept.write(OTHER, RESULT)
     assert not gc.old_entries(tmp_path).items
     for file in kept.folder.iterdir():
         os.utime(file, (1, 1))  # long ago
     newest = KeptEntries(kept.folder, "protocol", 1)
-    assert newest.read(ENTRY, TRUTH)
-    newest.write(replace(ENTRY, nfe=8, grid=uniform(8)), TRUTH, RESULT)
+    assert newest.read(ENTRY)
+    newest.write(replace(ENTRY, nfe=8, grid=uniform(8)), RESULT)
     garbage = gc.old_entries(tmp_path)
     assert list(garbage.items) == ["2 files"]
     garbage.remove()
-    assert newest.read(ENTRY, TRUTH)
-    assert not newest.read(OTHER, TRUTH)
+    assert newest.read(ENTRY)
+    assert not newest.read(OTHER)
     assert not gc.old_entries(tmp_path).items
