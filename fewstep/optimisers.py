@@ -14,6 +14,9 @@ from torch.optim import Optimizer
 class Plain(Optimizer):
     """The methods of an optimiser as they are before they are wrapped."""
 
+    found_inf: torch.Tensor
+    """For fused optimisers, on their device: whether the next step is left out."""
+
     add_param_group = unwrap(Optimizer.add_param_group)
     zero_grad = unwrap(Optimizer.zero_grad)
     state_dict = unwrap(Optimizer.state_dict)

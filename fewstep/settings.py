@@ -46,6 +46,9 @@ class TrainSettings:
     """Type of the weights of networks that are not trained, such as a teacher; bfloat16 halves the bytes and
     needs precision bfloat16."""
 
+    moments: Literal["float32", "8bit"] = "float32"
+    """How Adam's two moments of each weight are held; 8bit takes a quarter of the bytes, and torchao."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(map(float, self.betas)))  # torch takes no whole numbers
         _require(self, "steps", self.steps >= 1, "1 or more")
@@ -65,6 +68,7 @@ class TrainSettings:
         _require(self, "precision", self.precision in ("float32", "bfloat16"), "float32 or bfloat16")
         half = self.frozen == self.precision == "bfloat16"
         _require(self, "frozen", half or self.frozen == "float32", "float32, or precision and it bfloat16")
+        _require(self, "moments", self.moments in ("float32", "8bit"), "float32 or 8bit")
 
     def rate(self, step: int) -> float:
         """Return the learning rate of `step`, counted from 0."""

@@ -134,7 +134,9 @@ def measure(training: Training, batch: Batch, keys: Tensor) -> Measured:
     weights = _bytes(weight for network in networks for weight in _tensors(network))
     every = {id(p): p.numel() for network in networks for p in network.parameters()}  # adapters share a base
     learnt = sum(p.numel() for trainee in trainees for p in trainee.parameters)
-    moments = [x for t in trainees for state in t.optimiser.state.values() for x in state.values()]
+    moments = [
+        x for t in trainees for state in t.optimiser.state_dict()["state"].values() for x in state.values()
+    ]
     held = Footprint(
         weights=weights,
         gradients=sum(trained),

@@ -55,6 +55,10 @@ class Training:
             raise UserError(
                 "FEWSTEP_SHARD shares out what is trained, of which lora leaves little; set it to off"
             )
+        if self.engine.sharded and settings.moments == "8bit":
+            raise UserError(
+                "FEWSTEP_SHARD shares out moments of float32 alone; set it to off, or moments to float32"
+            )
         torch.manual_seed(randomness.digest64("train networks", seed))
         nets = method.networks(student, lambda name: lora.share(load(name), student))
         self.modules: dict[str, nn.Module] = {name: net.module.to(device) for name, net in nets.items()}

@@ -5,16 +5,20 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
+from etils.epy import lazy_imports
 from torch import Tensor, nn
 
 from fewstep import distributed, power_averages
-from fewstep.optimisers import AdamW
+from fewstep.optimisers import AdamW, Plain
 from fewstep.settings import TrainSettings
 from fewstep.training import sharding
 from fewstep.training.engine import Engine
 from fewstep.training.exchange import Exchange
 from fewstep.training.method import Net
 from fewstep.training.phases import phase
+
+with lazy_imports():
+    from fewstep.training import eight_bit
 
 LOSS_MEMORY = 50  # number of updates in the mean loss
 COUNTED = ("loss", "skipped", "in_a_row")  # on the device
@@ -53,8 +57,10 @@ class Trainee:
             for average, decay in kept
         ]
         self._buffers = [pair for average, _ in kept for pair in _buffers(average, net.module)]
-        self.optimiser = AdamW(
-            self.parameters, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
+        fused = partial(AdamW, fused=True)
+        make = eight_bit.AdamW if settings.moments == "8bit" else fused
+        self.optimiser: Plain = make(
+            self.parameters, betas=settings.betas, weight_decay=settings.weight_decay
         )
         several = distributed.ranks() > 1 and not engine.sharded  # FSDP2 exchanges by itself
         self._exchange = Exchange(self.parameters) if several else None
@@ -132,7 +138,7 @@ class Trainee:
             group["lr"] = rate
         wrong = ~torch.isfinite(loss + norm)
         # skips a step without a device synchronisation, as torch's GradScaler does
-        self.optimiser.found_inf = wrong.float()  # type: ignore[attr-defined]
+        self.optimiser.found_inf = wrong.float()
         self.optimiser.step()
         return wrong
 
