@@ -1,8 +1,8 @@
-"""The memory that prepare and evaluate take, for sets of several sizes: colour images of 32x32.
+"""The memory that prepare and evaluate, with its report, take, for sets of several sizes: colour images.
 
-Run `python -m benchmarks.memory [images ...]` (2000, 8000 and 32000), with `--classes` for more than 100.
-Each number is made by a process of its own, which tells the most memory it had. What is made lies in a
-temporary folder: 6 kB an image (TMPDIR says where).
+Run `python -m benchmarks.memory [images ...]` (2000, 8000 and 32000), with `--classes` for more than 100 and
+`--side` for another one than 32. Each number is made by a process of its own, which tells the most memory it
+had. What is made lies in a temporary folder: twice the bytes of the images (TMPDIR says where).
 """
 
 import argparse
@@ -17,29 +17,32 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks._coupling import MLP
 from fewstep.checkpoint import save_model
 from fewstep.model import ModelConfig, build
 from fewstep.progress import SILENT
+from fewstep.shards import Column, Shards
 from stages import evaluate, prepare
 from stages.run.job import Job
 
-SHAPE, PART = (32, 32, 3), 1000
+PART = 2**22  # bytes of images that are made at a time
 STEPS = 10  # of each net: more of them take longer, and no more memory
+MODEL = {"name": "mlp", "width": 8, "depth": 1}  # its memory is not what is measured
 
 
-def write_source(file: Path, images: int, classes: int) -> None:
+def write_source(file: Path, images: int, classes: int, side: int) -> None:
     """Write an .npz of noisy images, each class of its own colour, without holding them all."""
     random = np.random.default_rng(0)
     labels = np.arange(images) % classes
     colours = random.integers(0, 200, (classes, 1, 1, 3))
+    shape, part = (side, side, 3), PART // (3 * side**2)
     with zipfile.ZipFile(file, "w", allowZip64=True) as whole:
         with whole.open("x.npy", "w", force_zip64=True) as member:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (images, *SHAPE)}
+            header = {"descr": "|u1", "fortran_order": False, "shape": (images, *shape)}
             np.lib.format.write_array_header_1_0(member, header)
-            for start in range(0, images, PART):
-                own = colours[labels[start : start + PART]]
-                member.write((own + random.integers(0, 56, (len(own), *SHAPE))).astype(np.uint8).tobytes())
+            for start in range(0, images, part):
+                own = colours[labels[start : start + part]]
+                noise = random.integers(0, 56, (len(own), *shape), dtype=np.uint8)
+                member.write((own.astype(np.uint8) + noise).tobytes())
         with whole.open("y.npy", "w") as member:
             np.lib.format.write_array(member, labels)
 
@@ -72,7 +75,8 @@ def run_prepare(folder: Path) -> None:
 
 def run_evaluate(folder: Path) -> None:
     """Evaluate a network with the weights it starts from."""
-    model = build(ModelConfig(architecture=MLP, shape=(3, 32, 32)), seed=0)
+    shape = Column(Shards(folder / "artifacts/prepare/train"), "data").shape[1:]
+    model = build(ModelConfig(architecture=MODEL, shape=shape), seed=0)
     save_model(folder / "artifacts/models/pretrain", model)
     inputs = {"data": folder / "artifacts/prepare", "model pretrain": folder / "artifacts/models/pretrain"}
     config = evaluate.Config(
@@ -94,6 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("images", type=int, nargs="*", default=[2000, 8000, 32_000])
     parser.add_argument("--classes", type=int, default=100)
+    parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--stage", choices=("prepare", "evaluate"))
     asked = parser.parse_args()
     if asked.stage:
@@ -107,10 +112,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             (folder / "data").mkdir()
-            write_source(folder / "data/images.npz", images, asked.classes)
+            write_source(folder / "data/images.npz", images, asked.classes, asked.side)
             found = [measured(stage, folder) for stage in ("prepare", "evaluate")]
         peaks.append([peak for peak, _ in found])
-        size = images * np.prod(SHAPE) / 2**20
+        size = images * 3 * asked.side**2 / 2**20
         (p, p_took), (e, e_took) = found
         print(f"| {images} | {size:.0f} | {p:.0f} | {p_took:.0f} | {e:.0f} | {e_took:.0f} |", flush=True)
     ratios = " and ".join(f"{last / first:.2f}" for first, last in zip(peaks[0], peaks[-1], strict=True))

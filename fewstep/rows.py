@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from etils.epy import lazy_imports
 
+from fewstep import randomness
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -83,6 +85,14 @@ def pieces(numbers: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
 def in_pieces(rows: Rows) -> Iterator[Tensor]:
     """Yield all samples in order, (m, *shape) at a time."""
     return (rows[numbers] for numbers in pieces(torch.arange(len(rows)), rows.shape[1:]))
+
+
+def some_of(rows: Rows, most: int, *, stream: str, seed: int) -> Rows:
+    """Return at most `most` of the rows, drawn at random, in their order; `stream` names the draw."""
+    if len(rows) <= most:
+        return rows
+    drawn = torch.from_numpy(randomness.permutation(stream, seed, 0, len(rows))[:most])
+    return Chosen(rows, drawn.sort().values)
 
 
 @dataclass

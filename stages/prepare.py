@@ -42,7 +42,7 @@ class Config(Settings):
     text_encoders: TextEncoders | None = None
     """The encoders that make conditions of what the source says of each image; null for none."""
     samples_per_shard: int = Field(4096, ge=1)
-    """Samples in one shard."""
+    """Samples in one shard; fewer of large samples, for a shard has 256 MiB at most."""
     condition_rows: int = Field(1024, ge=1)
     """Of how many training samples models keep the conditions, to draw those of their own samples from; class
     labels alone are drawn without."""
@@ -101,7 +101,7 @@ def run(config: Config, job: Job) -> None:
         shards.write_shards(
             job.out / name,
             len(chosen),
-            config.samples_per_shard,
+            shards.in_one_shard(config.samples_per_shard, samples.fields(chosen, 0, 1)),
             partial(samples.fields, chosen),
             facts={"split": name} | about,
             affine={"data": samples.affine} if samples.affine else None,

@@ -1,7 +1,7 @@
 import torch
 
 from fewstep import rows
-from fewstep.rows import Changed, Chosen, in_pieces, pieces, standard_deviation
+from fewstep.rows import Changed, Chosen, in_pieces, pieces, some_of, standard_deviation
 
 
 def test_pieces_are_as_large_as_memory_shall_hold(monkeypatch):
@@ -28,3 +28,15 @@ def test_the_standard_deviation_is_that_of_the_whole(monkeypatch):
     assert torch.equal(whole, data.double().std().float())
     monkeypatch.setattr(rows, "PIECE_BYTES", 130)
     torch.testing.assert_close(standard_deviation(data), whole, rtol=1e-7, atol=0)
+
+
+def test_of_too_many_rows_some_are_drawn_and_stay_in_order():
+    data = torch.arange(100.0).view(100, 1)
+    assert some_of(data, 100, stream="a", seed=0) is data
+    some = some_of(data, 30, stream="a", seed=0)
+    found = torch.cat(list(in_pieces(some))).flatten().tolist()
+    assert len(found) == len(set(found)) == 30
+    assert found == sorted(found)
+    assert max(found) - min(found) > 60  # from all over the set
+    other, again = (torch.cat(list(in_pieces(some_of(data, 30, stream=s, seed=0)))) for s in "ba")
+    assert again.flatten().tolist() == found != other.flatten().tolist()

@@ -27,7 +27,7 @@ from fewstep.metrics.frechet import Moments
 from fewstep.metrics.saved import as_saved
 from fewstep.optimisers import Adam
 from fewstep.progress import SILENT, Progress
-from fewstep.rows import Changed, Chosen, Rows, in_pieces, pieces
+from fewstep.rows import Changed, Rows, in_pieces, pieces, some_of
 
 with lazy_imports(error_callback=brought_by("metrics", what="k-means", library="scikit-learn")):
     from sklearn import cluster
@@ -35,6 +35,7 @@ with lazy_imports(error_callback=brought_by("metrics", what="k-means", library="
 FEATURES = 64
 WIDTH = 32  # channels of the first convolution
 MOST_SIDE = 64  # of an image, in pixels; a net that saw more would take hours to train
+LOOKED_AT = 2**17  # samples of a set at most, of whose features there are means and covariances
 CLUSTERED = 2**28  # bytes of samples, as seen, that k-means looks at
 BATCH = 256  # of network calls; fixed, because rounding differs a little between batch sizes
 
@@ -185,6 +186,8 @@ def teach(
 ) -> None:
     """Train a feature net, measure the spread of its features on `data`, (n, *shape), and freeze it.
 
+    Of a set of more than LOOKED_AT samples, as many are drawn to measure the spread.
+
     Args:
         net: The net.
         loss: Returns the loss, a number, of samples as seen, (m, *shape), and their numbers, int64 (m,).
@@ -211,7 +214,8 @@ def teach(
         optimiser.step()
         schedule.step()
         progress.advance(loss=value.item())
-    moments = reduce(add, map(Moments.of, net.features_by_batch(data)))
+    some = some_of(data, LOOKED_AT, stream="feature spread", seed=seed)
+    moments = reduce(add, map(Moments.of, net.features_by_batch(some)))
     spread = np.sqrt(moments.scatter.diagonal() / moments.count)
     # A feature that never moves tells nothing; dividing by almost zero would let it drown the rest.
     net.spread.copy_(torch.from_numpy(np.where(spread > 1e-6 * spread.max(), spread, 1.0)))
@@ -231,8 +235,7 @@ def pseudo_labels(train: Rows, *others: Rows, clusters: int, seed: int) -> list[
         raise UserError(f"{len(train)} samples do not make {clusters} clusters; ask for fewer")
     sets = [Changed(data, lambda part: as_seen(part).flatten(1)) for data in (train, *others)]
     most = max(clusters, CLUSTERED // (4 * sets[0].shape[1]))
-    draw = torch.from_numpy(randomness.permutation("clusters", seed, 0, len(train))[:most])
-    looked_at = torch.cat(list(in_pieces(Chosen(sets[0], draw.sort().values)))).numpy()
+    looked_at = torch.cat(list(in_pieces(some_of(sets[0], most, stream="clusters", seed=seed)))).numpy()
     found = cluster.KMeans(clusters, n_init=3, random_state=seed).fit(looked_at)
     return [
         torch.from_numpy(np.concatenate([found.predict(part.numpy()) for part in in_pieces(data)])).long()

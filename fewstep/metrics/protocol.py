@@ -49,7 +49,7 @@ class Reference:
     """What of the training set's features, by one net, its samples are compared with."""
 
     moments: Moments
-    """Of the whole set."""
+    """Of the whole set, or of features.LOOKED_AT samples of it."""
     features: np.ndarray
     """Those of at most KEPT samples, (n, d): the others are left out of kid_clf, precision and the floor."""
 

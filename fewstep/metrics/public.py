@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterator
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -24,10 +25,10 @@ from torch.nn import functional
 
 from fewstep.errors import UserError
 from fewstep.extras import brought_by
-from fewstep.metrics.features import BATCH, FEATURES, FeatureNet
+from fewstep.metrics.features import BATCH, FEATURES, LOOKED_AT, FeatureNet
 from fewstep.metrics.frechet import Moments
 from fewstep.progress import SILENT, Progress
-from fewstep.rows import Rows
+from fewstep.rows import Rows, some_of
 
 with lazy_imports(
     error_callback=brought_by(
@@ -75,7 +76,8 @@ def public_net(data: Rows, *, progress: Progress = SILENT) -> FeatureNet:
     """Return the net, its features projected on the first principal components of the data.
 
     Args:
-        data: The train split, images (n, 3, height, width) as they are saved.
+        data: The train split, images (n, 3, height, width) as they are saved. Of more than LOOKED_AT, as many
+            are drawn.
         progress: Told of every network call.
 
     Raises:
@@ -86,18 +88,22 @@ def public_net(data: Rows, *, progress: Progress = SILENT) -> FeatureNet:
     net = FeatureNet(tuple(data.shape[1:]), 0, taught_by="imagenet", pixels=True, body=body)
     body.network.load_state_dict(published_weights(), strict=False)  # it holds no counts of batches
     net.eval().requires_grad_(False)
-    parts = torch.arange(len(data)).split(BATCH)
-    progress.start("public features", len(parts))
-    found = []
-    for numbers in parts:
-        found.append(Moments.of(body.pooled(net.look_at(data, numbers)).double().numpy()))
-        progress.advance()
-    moments = reduce(add, found)
+    moments = reduce(add, pooled_moments(net, body, data, progress))
     components = np.linalg.eigh(moments.scatter)[1][:, : -FEATURES - 1 : -1].T
     components = components * np.sign(components.sum(axis=1, keepdims=True))  # whose sign is arbitrary
     body.projection.weight.copy_(torch.from_numpy(components))
     body.projection.bias.copy_(torch.from_numpy(-components @ moments.mean))
     return net
+
+
+def pooled_moments(net: FeatureNet, body: PublicBody, data: Rows, progress: Progress) -> Iterator[Moments]:
+    """Yield the moments of the pooled features of each network call: all together would not fit in memory."""
+    some = some_of(data, LOOKED_AT, stream="public features", seed=0)
+    parts = torch.arange(len(some)).split(BATCH)
+    progress.start("public features", len(parts))
+    for numbers in parts:
+        yield Moments.of(body.pooled(net.look_at(some, numbers)).double().numpy())
+        progress.advance()
 
 
 def published_weights() -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from fewstep.shards.column import Column
 from fewstep.shards.fetch import fetch_shards
 from fewstep.shards.fields import drawn
 from fewstep.shards.read import Shards
-from fewstep.shards.recipe import Recipe
+from fewstep.shards.recipe import Recipe, in_one_shard
 from fewstep.shards.store import Store
 from fewstep.shards.write import (
     clear_leftovers,
@@ -42,6 +42,7 @@ __all__ = [
     "drawn",
     "fetch_shards",
     "finish_shards",
+    "in_one_shard",
     "missing_shards",
     "write_shard",
     "write_shards",

@@ -12,7 +12,8 @@ from fewstep.shards.ahead import AHEAD_BYTES, Ahead
 from fewstep.shards.fields import decode, empty
 from fewstep.shards.read import Shards
 
-WINDOW = 65536  # samples among which those of a batch are chosen
+WINDOW = 65536  # samples at most among which those of a batch are chosen
+WINDOW_BYTES = 2**31  # that they take at most, as stored
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Batches:
         size: samples in a batch, those of all ranks together.
         rank: which equal part of each batch this process gets.
         ranks: number of processes that share a batch.
-        window: samples among which those of a batch are chosen; one shard is kept even if it has more. See
-            `bytes_in_memory` for what is in memory.
+        window: samples among which those of a batch are chosen, fewer if they take more than WINDOW_BYTES;
+            one shard is kept even if it has more. See `bytes_in_memory` for what is in memory.
 
     Raises:
         UserError: if the size is below 1 or the ranks can't share a batch equally.
@@ -56,7 +57,8 @@ class Batches:
         if size < 1 or size % ranks:
             raise UserError(f"a batch of {size} samples can't be shared equally by {ranks} processes")
         assert 0 <= rank < ranks
-        self.shards, self.seed, self.size, self.window = shards, seed, size, window
+        self.shards, self.seed, self.size = shards, seed, size
+        self.window = min(window, most_in_memory(bytes_of_sample(shards)))
         self.rank, self.share = rank, size // ranks
         # What was used last, kept because the next step most likely wants it too.
         self._plan: tuple[int, list[Window]] | None = None
@@ -139,7 +141,18 @@ class Batches:
         return held.room, self._numbers
 
 
+def bytes_of_sample(shards: Shards) -> int:
+    """Return the bytes of a sample as it is stored."""
+    return sum(tensor.nbytes for tensor in empty(shards.fields, 1).values())
+
+
+def most_in_memory(sample_bytes: int) -> int:
+    """Return how many samples of that size a window may have."""
+    return max(1, WINDOW_BYTES // max(1, sample_bytes))
+
+
 def bytes_in_memory(samples: int, sample_bytes: int, window: int = WINDOW) -> int:
     """Return the bytes of a set that batches keep in memory: two windows, unless one is all or very large."""
+    window = min(window, most_in_memory(sample_bytes))
     held = sample_bytes * min(samples, window)
     return held if samples <= window or held > AHEAD_BYTES else 2 * held

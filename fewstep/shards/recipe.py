@@ -8,13 +8,26 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fewstep.errors import UserError
 from fewstep.registry import unknown
 from fewstep.shards.fields import Field
 from fewstep.shards.index import VERSION
 
+SHARD_BYTES = 2**28  # of one file at most, since all of it is in memory while it is made
 FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def in_one_shard(most: int, sample: Mapping[str, Tensor]) -> int:
+    """Return how many samples one shard takes: `most`, but no more than SHARD_BYTES, and one at least.
+
+    Args:
+        most: How many are asked for.
+        sample: The fields of a sample as they will be stored, (1, *shape).
+    """
+    size = sum(tensor.nbytes for tensor in sample.values())
+    return max(1, min(most, SHARD_BYTES // max(1, size)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial, reduce
+from functools import partial
 from operator import add
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from fewstep.draws import draws_of
 from fewstep.flow import Flow
 from fewstep.grids import Grid
 from fewstep.metrics.classes import largest_share_difference
+from fewstep.metrics.features import LOOKED_AT
 from fewstep.metrics.frechet import Moments
 from fewstep.metrics.neighbours import manifold_scores, median_nearest
 from fewstep.metrics.nets import FIRST, load_nets
@@ -106,16 +107,14 @@ def measure_constants(prepared: Path, protocol: Protocol, features: Features = N
     """Return the constants of the data that `prepare` wrote."""
     nets, seed, through = list(load_nets(prepared).values()), protocol.seed, codec.of_prepared(prepared)
     train, held_out = (Column(Shards(prepared / split), "data") for split in ("train", "held_out"))
-    moments: list[list[Moments]] = [[] for _ in nets]
+    moments: list[Moments] = []
     counts = np.zeros(nets[0].classes)
-    for part in in_pieces(codec.decoded(train, through)):
-        for found, net in zip(moments, nets, strict=True):
-            found.append(Moments.of(net.features(part)))
+    for part in in_pieces(codec.decoded(train.some(LOOKED_AT, seed=seed), through)):
+        found = [Moments.of(net.features(part)) for net in nets]
+        moments = list(map(add, moments, found)) if moments else found
         counts += np.bincount(nets[0].classify(part), minlength=len(counts))
     some, others = (codec.decoded(data.some(KEPT, seed=seed), through) for data in (train, held_out))
-    references = tuple(
-        Reference(reduce(add, found), net.features(some)) for found, net in zip(moments, nets, strict=True)
-    )
+    references = tuple(Reference(found, net.features(some)) for found, net in zip(moments, nets, strict=True))
     floors = tuple(
         measure_floor(reference, net.features(others), block=protocol.samples, seed=seed)
         for reference, net in zip(references, nets, strict=True)

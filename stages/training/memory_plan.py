@@ -9,8 +9,7 @@ import torch
 from fewstep import variables
 from fewstep.errors import UserError
 from fewstep.shards import Shards
-from fewstep.shards.batches import bytes_in_memory
-from fewstep.shards.fields import empty
+from fewstep.shards.batches import bytes_in_memory, bytes_of_sample
 from fewstep.training.engine import Engine
 from fewstep.training.footprint import Engaged, Footprint, Measured
 from stages.process.device import device
@@ -123,7 +122,6 @@ def plan_memory(job: Job, untrained: Untrained) -> MemoryPlan:
     ranks = group.processes * group.machines
     share = task.settings.batch // ranks
     shards = Shards(task.source / "train")
-    each = sum(tensor.nbytes for tensor in empty(shards.fields, 1).values())
     sharded = ranks > 1 and variables.is_on("FEWSTEP_SHARD")
     return MemoryPlan(
         measured=task.measure(untrained.student),
@@ -131,7 +129,7 @@ def plan_memory(job: Job, untrained: Untrained) -> MemoryPlan:
         way=Engaged(share, engine.micro_batch or share, engine.recompute, ranks if sharded else 1),
         ranks=ranks,
         free=free,
-        data=bytes_in_memory(shards.samples, each),
+        data=bytes_in_memory(shards.samples, bytes_of_sample(shards)),
         on_cpu=device() == "cpu",
         copies=1 if task.monitor is None else 2,
         shardable=untrained.student.config.lora is None,

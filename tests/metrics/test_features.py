@@ -38,6 +38,22 @@ def test_features_have_unit_spread_on_the_train_split(net):
     np.testing.assert_allclose(found.std(axis=0), 1, rtol=1e-4)
 
 
+def test_the_spread_in_a_set_too_large_is_that_of_a_draw_from_it(net, monkeypatch):
+    data, labels = stripes(200)
+    data[::2] *= 1.5
+    whole = train_feature_net(data, labels, steps=30, seed=0)
+    monkeypatch.setattr(features, "LOOKED_AT", 50)
+    asked, look_at = [], FeatureNet.look_at
+    monkeypatch.setattr(
+        FeatureNet, "look_at", lambda self, data, n: asked.append(len(n)) or look_at(self, data, n)
+    )
+    some = train_feature_net(data, labels, steps=30, seed=0)
+    assert sum(asked) == 30 * 128 + 50
+    assert torch.equal(some.head.weight, whole.head.weight)  # what it learned is the same
+    assert not torch.equal(some.spread, whole.spread)
+    torch.testing.assert_close(some.spread, whole.spread, rtol=0.5, atol=0)
+
+
 def test_features_of_a_sample_do_not_depend_on_the_others(net):
     data = stripes(features.BATCH + 44)[0]
     whole = net.features(data)

@@ -1,6 +1,7 @@
 """Public features: the weights that a package brings, projected on the data's principal components."""
 
 import hashlib
+import weakref
 
 import numpy as np
 import pytest
@@ -51,6 +52,28 @@ def test_blur_and_noise_are_further_than_other_images(net):
         for moments in (same, *(Moments.of(net.features(x)) for x in (blurred, noisy)))
     )
     assert min(far) > 1.5 * near
+
+
+def test_moments_are_summed_as_they_come_and_a_set_too_large_is_seen_through_a_draw(net, monkeypatch):
+    alive, most, of = weakref.WeakSet(), [], Moments.of
+
+    def counted(found):
+        alive.add(moments := of(found))
+        most.append(len(alive))
+        return moments
+
+    monkeypatch.setattr(Moments, "__hash__", object.__hash__)
+    monkeypatch.setattr(Moments, "of", counted)
+    monkeypatch.setattr(public, "BATCH", 10)
+    batched = public.public_net(photographs())
+    np.testing.assert_allclose(
+        np.abs(batched.features(photographs())[:, :4]), np.abs(net.features(photographs())[:, :4]), atol=1e-3
+    )
+    assert len(most) == 12
+    assert max(most) < 5
+    monkeypatch.setattr(public, "LOOKED_AT", 80)
+    assert public.public_net(photographs()).digest != batched.digest
+    assert len(most) == 12 + 8
 
 
 def test_it_joins_the_other_nets_of_colour_images_alone_and_comes_back_whole(tmp_path):

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from fewstep.errors import UserError
 from fewstep.shards import Batches, Shards, ahead
+from fewstep.shards import batches as batches_module
 from fewstep.shards.batches import bytes_in_memory
 
 
@@ -89,7 +90,20 @@ def test_memory_is_bounded_by_the_window(numbered, monkeypatch):
     assert len(batches._memory.held.room["number"]) == 90
     assert len(memory) == 2
     assert [bytes_in_memory(samples, 8, 90) for samples in (250, 90, 20)] == [8 * 180, 8 * 90, 8 * 20]
-    assert bytes_in_memory(250, 2**26, 90) == 2**26 * 90
+    assert bytes_in_memory(250, 2**26, 90) == 2 * 2**31  # a window of 32 samples, which take 2 GiB, twice
+    assert bytes_in_memory(250, 2**33, 90) == 2**33  # one sample, and nothing is read ahead
+
+
+def test_a_window_of_large_samples_has_fewer(numbered, monkeypatch):
+    small = Batches(numbered, seed=0, size=10, window=90)
+    monkeypatch.setattr(batches_module, "WINDOW_BYTES", 8 * 40)
+    large = Batches(numbered, seed=0, size=10)
+    fewer = Batches(numbered, seed=0, size=10, window=40)
+    steps = range(60)
+    assert keys_seen(large, steps) == keys_seen(fewer, steps) != keys_seen(small, steps)
+    assert len(large._memory.held.room["number"]) == 40
+    monkeypatch.setattr(batches_module, "WINDOW_BYTES", 8 * 90)
+    assert keys_seen(Batches(numbered, seed=0, size=10), steps) == keys_seen(small, steps)
 
 
 def test_a_set_that_fits_is_read_once_and_nothing_is_read_ahead(numbered, monkeypatch):

@@ -20,6 +20,7 @@ from fewstep.shards import (
     counted,
     fetch_shards,
     finish_shards,
+    in_one_shard,
     missing_shards,
     write_shard,
 )
@@ -28,6 +29,19 @@ from fewstep.shards import (
 def test_equal_samples_make_equal_bytes(tmp_path):
     assert write(tmp_path / "a").digest == write(tmp_path / "b").digest
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_a_shard_of_large_samples_has_fewer():
+    small, large = torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 512, 512)
+    assert in_one_shard(4096, {"data": small}) == 4096
+    assert in_one_shard(4096, {"data": torch.zeros(1, 4, 64, 64)}) == 4096  # 256 MiB
+    assert (
+        in_one_shard(4096, {"data": large})
+        == in_one_shard(4096, {"a": large[:, :1], "b": large[:, 1:]})
+        == 85
+    )
+    assert in_one_shard(4096, {"data": large.byte()}) == 341
+    assert in_one_shard(4096, {"data": torch.zeros(1, 1).expand(1, 2**29)}) == 1
 
 
 class StopHereError(Exception):

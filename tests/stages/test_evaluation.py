@@ -186,6 +186,17 @@ def test_constants_do_not_depend_on_how_the_data_is_cut(images, constants, tmp_p
     assert [f.fd_clf for f in other.floors] == pytest.approx([f.fd_clf for f in constants.floors], rel=1e-3)
 
 
+def test_of_a_set_too_large_a_draw_is_held_against_samples_and_copies_are_looked_for_in_all_of_it(
+    prepared, constants, monkeypatch
+):
+    monkeypatch.setattr(yardstick, "LOOKED_AT", 40)
+    found = measure_constants(prepared, PROTOCOL)
+    assert [reference.moments.count for reference in constants.references] == [70] * 3
+    assert [reference.moments.count for reference in found.references] == [40] * 3
+    assert found.shares.sum() == pytest.approx(1)
+    assert found.held_out_distance == constants.held_out_distance
+
+
 def test_a_set_too_large_is_seen_through_a_draw_in_order(images, prepared):
     train = Shards(prepared / "train")
     some = train.some(20, seed=0)["data"]

@@ -8,6 +8,7 @@ import yaml
 from jobs import job_in
 
 from fewstep.errors import UserError
+from fewstep.shards import Shards, recipe
 from stages import prepare, pretrain
 from stages.artifacts.plan import Plan
 from stages.settings import checks
@@ -73,3 +74,13 @@ def test_a_split_that_no_metric_could_use_is_refused_before_anything_is_made(tmp
     with pytest.raises(UserError, match=rf"held_out {held_out} of {count} .*but 7 and 2 are needed"):
         prepare.run(config, job)
     assert not job.out.exists()
+
+
+def test_a_shard_takes_no_more_memory_for_larger_samples(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "SHARD_BYTES", 30 * (2 * 4 + 8))  # two features and a label
+    few = {"steps": 1}
+    options = {"source_options": {"count": 100}, "metric_nets": few, "monitor_net": few}
+    job = job_in(tmp_path, "prepare", out=tmp_path / "out")
+    prepare.run(prepare.Config(source="two_moons", **options), job)
+    sizes = {name: [file.samples for file in Shards(job.out / name).files] for name in ("train", "held_out")}
+    assert sizes == {"train": [30, 30, 15], "held_out": [25]}
