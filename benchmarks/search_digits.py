@@ -9,6 +9,7 @@ processes as FEWSTEP_WORKERS says. It prints
 """
 
 import sys
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
@@ -27,6 +28,7 @@ from fewstep.searches.quantile import Quantile
 from fewstep.searching.checked import Checked
 from fewstep.searching.fine import bends_of
 from fewstep.searching.noise import Drawn
+from stages.sampling.open_model import open_sampler
 from stages.searching.parallel_problem import spread_out
 
 MODELS, NOISES, REPEATS = ("pretrain", "round1"), 128, 3
@@ -85,7 +87,8 @@ def main() -> None:
         flow = as_flow(model)
         costs(model, flow)
         asked = question(model, flow, BUDGETS)
-        with spread_out(asked, folder, guidance=1.0, most=REPORT) as problem:
+        opened = partial(open_sampler, folder, "float32")
+        with spread_out(asked, opened, guidance=1.0, most=REPORT) as problem:
             beaten += print_table(folder.name, problem, dimensions=1, comparisons=comparisons)
     print(f"\n{beaten} of {comparisons} candidates are better than best beyond luck")
 

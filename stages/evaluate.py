@@ -10,6 +10,7 @@ from stages.artifacts import manifests
 from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.features import FeatureSettings, feature_inputs, wrong_features
+from stages.settings.fields import Precision
 from stages.settings.models import models
 from stages.settings.params import Count, Params, Settings, SolverName
 from stages.settings.refined import RefinedSettings, wrong_refined
@@ -46,6 +47,8 @@ class Config(Settings):
     """Networks in whose features samples are also compared, by a name of your own for each."""
     refined: dict[EntryName, RefinedSettings] = Field({})
     """Models that are also sampled with a refiner beside them, by a name of your own for each."""
+    precision: Precision = "float32"
+    """Type in which the networks of models compute; states stay float32."""
     batch: int = Field(125, ge=1)
     """Samples in one network call."""
 
@@ -100,6 +103,7 @@ def run(config: Config, job: Job) -> None:
         samplers=config.samplers,
         refined=config.refined,
         features=features,
+        precision=config.precision,
         version=VERSION,
     )
     report.write_tables(job.out, measured)

@@ -10,6 +10,7 @@ from fewstep.searches import keeping_to_timesteps
 from stages.process.device import device
 from stages.run.job import Job
 from stages.run.runner import main
+from stages.settings.fields import Precision
 from stages.settings.models import jittered, missing_flows, unguidable
 from stages.settings.params import Count, Guidance, Params, SearchPlugin, Settings, SolverName
 
@@ -40,6 +41,8 @@ class Config(Settings):
     """Noises in one network call."""
     truth_steps: int = Field(64, ge=1)
     """Equal Heun steps of the fine run that gives the true ends."""
+    precision: Precision = "float32"
+    """Type in which the network computes; states stay float32."""
     report_noises: int = Field(4096, ge=2)
     """Fresh noises on which the grids found are scored."""
 
@@ -109,7 +112,7 @@ def of_a_student(where: str, config: Config, nfe: int, of_teacher: Config | None
 def run(config: Config, job: Job) -> None:
     """Write grids.json (every budget and search, with scores), the costs of jumps, and pictures."""
     method = config.method.build()
-    searched, flow, student = search_model.open_searched(job, method, config.guidance)
+    searched, flow, student = search_model.open_searched(job, method, config.guidance, config.precision)
     problem = searches.Problem(
         checked.Checked(flow),
         noise.Drawn(
@@ -128,6 +131,7 @@ def run(config: Config, job: Job) -> None:
         config.method,
         teacher=config.teacher,
         guidance=config.guidance,
+        precision=config.precision,
         report_noises=config.report_noises,
     )
     grids_file.write_grids(job.out, found, jumps)

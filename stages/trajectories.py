@@ -10,6 +10,7 @@ from pydantic import Field
 
 from stages.run.job import Job
 from stages.run.runner import main
+from stages.settings.fields import Precision, fact_of_precision
 from stages.settings.models import missing_flows
 from stages.settings.params import Params, Settings
 
@@ -42,6 +43,8 @@ class Config(Settings):
     which students with jittered timesteps learn from."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """How the states are stored."""
+    precision: Precision = "float32"
+    """Type in which the network computes; states are followed in float32."""
 
 
 def inputs(config: Config, key: str | None) -> dict[str, str]:
@@ -79,11 +82,12 @@ def work(config: Config, job: Job) -> tuple[Splits, TrajectoryMaker]:
         fine=fine,
         timesteps=tuple(timesteps),
         batch=config.batch,
+        precision=config.precision,
     )
     known = checkpoint.load_config(job.inputs["model"])
     guidance = known.guidance_shown(fine.guidance)
     facts = {"timesteps": timesteps, "fine_steps": fine.steps, "guidance": guidance}
-    facts |= noises.fact_of(known.noise)
+    facts |= noises.fact_of(known.noise) | fact_of_precision(config.precision)
     facts |= checkpoint.load_conditions(job.inputs["model"]).facts()
     wanted = splits.splits(
         job,

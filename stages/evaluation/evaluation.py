@@ -29,7 +29,8 @@ from stages.evaluation.refined import models_in, refined_entries
 from stages.evaluation.yardstick import Constants, Protocol, Yardstick, measure_constants
 from stages.figures.sample_grid import samples_shown
 from stages.run.job import Job
-from stages.sampling.open_model import grid_of_nfe, open_model, turns_of
+from stages.sampling.open_model import grid_of_nfe, open_sampler, turns_of
+from stages.settings.fields import Precision, fact_of_precision
 from stages.settings.refined import RefinedSettings
 from stages.settings.samplers import SamplerSettings
 from stages.workers.spread import spread
@@ -80,6 +81,7 @@ class Measured:
     protocol: Protocol
     folders: dict[str, Path]
     """The model directories."""
+    precision: Precision
     kept: KeptEntries
     results: dict[Entry, Result]
     features: Features
@@ -102,7 +104,14 @@ class Measured:
         self.job.progress.start("entries", len(entries), done=len(entries) - len(missing), unit="entry")
         if not missing:
             return
-        shared = (self.job.inputs["data"], self.protocol, self.constants, self.features, self.folders)
+        shared = (
+            self.job.inputs["data"],
+            self.protocol,
+            self.constants,
+            self.features,
+            self.folders,
+            self.precision,
+        )
         missing.sort(key=lambda entry: -entry.nfe)
         for entry, result in spread(measure, missing, start_worker=start_worker, facts=shared):
             self.kept.write(entry, result)
@@ -119,6 +128,7 @@ def evaluate(
     samplers: Mapping[str, SamplerSettings],
     features: Features,
     refined: Mapping[str, RefinedSettings],
+    precision: Precision,
     version: int,
 ) -> Evaluation:
     """Measure every entry, the kept ones for free, and return the rows.
@@ -131,6 +141,7 @@ def evaluate(
         samplers: By name, which models are sampled with other steps than a solver's.
         features: By name, networks that the user asked for, in whose features samples are compared, too.
         refined: By name, which models are sampled with a refiner beside them.
+        precision: The type in which networks of models compute.
         version: Of the code that measures; entries that another version measured are not used.
     """
     folders = {
@@ -151,7 +162,8 @@ def evaluate(
     data = [train.digest, held_out.digest, *(net.digest for net in nets.values())]
     asked = by_features.protocols(features, nets[FIRST].shape, pixels=nets[FIRST].pixels)
     facts = (vars(protocol), data, model_digest(folders[fine.model]), version, *([asked] if asked else []))
-    measured = Measured(job, protocol, folders, KeptEntries(state() / "entries", *facts), {}, features)
+    kept = KeptEntries(state() / "entries", *facts, *fact_of_precision(precision).items())
+    measured = Measured(job, protocol, folders, precision, kept, {}, features)
     with ThreadPoolExecutor() as threads:  # a second core is free until the workers start
         straight = threads.map(partial(straightness, seed=job.seed), models.values())
         fine_runs = converge(measured, models[fine.model], fine, entries)
@@ -256,16 +268,19 @@ def start_worker(
     constants: Constants,
     features: Features,
     folders: dict[str, Path],
+    precision: Precision,
 ) -> None:
     """Load the nets, and what every entry is compared with."""
-    WORKER.update(yardstick=Yardstick(prepared, protocol, constants, features), folders=folders)
+    yardstick = Yardstick(prepared, protocol, constants, features)
+    WORKER.update(yardstick=yardstick, folders=folders, precision=precision)
 
 
 def measure(entry: Entry) -> Result:
     """Measure one entry, in a worker process."""
-    model = open_model(WORKER["folders"][entry.model])
+    folders, precision = WORKER["folders"], WORKER["precision"]
+    model = open_sampler(folders[entry.model], precision)
     flow = as_flow(model, guidance=entry.grid.guidance)
-    refiner = open_model(WORKER["folders"][entry.refinement.refiner]) if entry.refinement else None
+    refiner = open_sampler(folders[entry.refinement.refiner], precision) if entry.refinement else None
     return WORKER["yardstick"].measure(entry, model, flow, refiner)
 
 

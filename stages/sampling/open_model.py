@@ -1,6 +1,9 @@
 """Open a trained model, as it is or as a flow, and lay out the steps of a solver on it."""
 
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from fewstep import grids, solvers
 from fewstep.checkpoint import load_model
@@ -8,9 +11,12 @@ from fewstep.draws import draws_of
 from fewstep.errors import UserError
 from fewstep.flow import Flow, ModelFlow, as_flow
 from fewstep.grids import Grid
+from fewstep.half import Half
 from fewstep.metrics.straightness import Turns, turns
 from fewstep.model import Model
+from fewstep.training.engine import Engine
 from stages.process.device import device
+from stages.settings.fields import Precision
 
 
 def open_model(folder: Path, *, merge: bool = True) -> Model:
@@ -23,16 +29,36 @@ def open_model(folder: Path, *, merge: bool = True) -> Model:
     return load_model(folder, merge=merge).to(device()).eval()
 
 
+def open_sampler(folder: Path, precision: Precision) -> Model:
+    """Return a model that is only sampled; the environment says whether it is compiled, as for trainings.
+
+    Args:
+        folder: The model directory.
+        precision: The type in which its network computes.
+    """
+    model = open_model(folder)
+    asked = replace(Engine.from_environment(), recompute=False, sharded=False)
+    asked.usable(torch.device(device()), print).prepare(model.network)
+    if precision == "bfloat16":
+        model.network = Half(model.network)
+    return model
+
+
 def open_flow(
-    folder: Path, *, purpose: str, guidance: float = 1.0, merge: bool = True
+    folder: Path,
+    *,
+    purpose: str,
+    guidance: float = 1.0,
+    merge: bool = True,
+    precision: Precision | None = None,
 ) -> tuple[Model, ModelFlow]:
-    """Return a model, opened as by `open_model`, and its canonical flow.
+    """Return a model and its canonical flow, opened by `open_sampler` with a precision, else by `open_model`.
 
     Raises:
         UserError: if the model knows only the timesteps of its own grid, gives average velocities, or is not
             deterministic, so that `purpose` can't use it.
     """
-    model = open_model(folder, merge=merge)
+    model = open_model(folder, merge=merge) if precision is None else open_sampler(folder, precision)
     why = None if model.config.deterministic else "not deterministic"
     if model.config.trained_times == "grid":
         why = "trained only at the timesteps of its grid"

@@ -19,6 +19,7 @@ from stages.process.device import device
 from stages.run.job import Job
 from stages.sampling.open_model import grid_of_nfe, open_flow
 from stages.sampling.splits import HELD_OUT, Opened, Splits, model_folder
+from stages.settings.fields import Precision
 
 OTHER_SHARES = 0.05  # apart by this, classes are said to be of other shares
 
@@ -38,6 +39,7 @@ class PairMaker:
     times: tuple[float, ...] | None
     tolerance: float | None
     guidance: float
+    precision: Precision
     batch: int
     law: Law
     """Of the model's noise."""
@@ -51,7 +53,9 @@ class PairMaker:
     def open(self) -> Opened:
         """Open the model."""
         with model_folder(self.model) as folder:
-            model, flow = open_flow(folder, purpose=self.purpose, guidance=self.guidance)
+            model, flow = open_flow(
+                folder, purpose=self.purpose, guidance=self.guidance, precision=self.precision
+            )
         steps = self.steps(flow)
 
         def make(start: int, stop: int) -> dict[str, Tensor]:

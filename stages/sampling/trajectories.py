@@ -11,6 +11,7 @@ from fewstep.shards.write import Make
 from stages.process.device import device
 from stages.sampling.open_model import open_flow
 from stages.sampling.splits import Opened, model_folder
+from stages.settings.fields import Precision
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class TrajectoryMaker:
     timesteps: tuple[float, ...]
     """The times whose states are kept."""
     batch: int
+    precision: Precision
 
     def ready(self) -> Make:
         """Return what makes samples by their numbers."""
@@ -35,7 +37,9 @@ class TrajectoryMaker:
     def open(self) -> Opened:
         """Open the teacher."""
         with model_folder(self.model) as folder:
-            model, flow = open_flow(folder, purpose=self.purpose, guidance=self.fine.guidance)
+            model, flow = open_flow(
+                folder, purpose=self.purpose, guidance=self.fine.guidance, precision=self.precision
+            )
 
         def make(start: int, stop: int) -> dict[str, Tensor]:
             return make_trajectories(

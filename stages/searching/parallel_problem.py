@@ -9,14 +9,13 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from fewstep.checkpoint import load_model
 from fewstep.flow import as_flow
+from fewstep.model import Model
 from fewstep.searches import Problem
 from fewstep.searching.checked import Checked
 from fewstep.searching.noise import Drawn
@@ -58,12 +57,14 @@ class ParallelProblem(Problem):
 
 
 @contextmanager
-def spread_out(problem: Problem, folder: Path, guidance: float, *, most: int) -> Iterator[Problem]:
-    """Give a question about the model in `folder` to as many processes as FEWSTEP_WORKERS says.
+def spread_out(
+    problem: Problem, opened: Callable[[], Model], guidance: float, *, most: int
+) -> Iterator[Problem]:
+    """Give a question about a model to as many processes as FEWSTEP_WORKERS says.
 
     Args:
         problem: The question; its noise is Drawn.
-        folder: The model directory, which each process opens for itself.
+        opened: Opens the model, as each process does for itself.
         guidance: The scale it is called with.
         most: Noises in the largest set, which tells whether starting processes pays.
     """
@@ -74,7 +75,7 @@ def spread_out(problem: Problem, folder: Path, guidance: float, *, most: int) ->
         yield problem
         return
     context = get_context("spawn")  # a forked torch may hang
-    facts = (folder, guidance, problem.noise)
+    facts = (opened, guidance, problem.noise)
     with ProcessPoolExecutor(processes, context, initializer=start_worker, initargs=facts) as pool:
         fields = {name: getattr(problem, name) for name in problem.__dataclass_fields__}
         try:
@@ -83,11 +84,10 @@ def spread_out(problem: Problem, folder: Path, guidance: float, *, most: int) ->
             pool.shutdown(cancel_futures=True)
 
 
-def start_worker(folder: Path, guidance: float, noise: Drawn) -> None:
+def start_worker(opened: Callable[[], Model], guidance: float, noise: Drawn) -> None:
     """Open the model in a worker process."""
     follow_parent()
-    model = load_model(folder).to(noise.device).eval()
-    WORKER.update(flow=Checked(as_flow(model, guidance=guidance)), noise=noise)
+    WORKER.update(flow=Checked(as_flow(opened(), guidance=guidance)), noise=noise)
 
 
 def one_batch(task: tuple[Callable[..., Any], range, tuple]) -> Any:

@@ -1,9 +1,10 @@
 """Search a model: on several processes if that pays, with a score of every grid that was found."""
 
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
-from fewstep.checkpoint import model_digest
+from fewstep.checkpoint import load_config, model_digest
 from fewstep.flow import Flow, as_flow
 from fewstep.model import Model
 from fewstep.searches import Problem, Search
@@ -13,14 +14,22 @@ from fewstep.searching.jumps import Jumps
 from fewstep.searching.problem import Student
 from fewstep.searching.score import score
 from stages.run.job import Job
-from stages.sampling.open_model import open_flow, open_model
+from stages.sampling.open_model import open_flow, open_sampler
 from stages.searching.grids_file import SearchedGrids, fine_of
 from stages.searching.parallel_problem import spread_out
+from stages.settings.fields import Precision
 from stages.settings.params import Named
 
 
 def search_model(
-    job: Job, problem: Problem, method: Named, *, teacher: str, guidance: float, report_noises: int
+    job: Job,
+    problem: Problem,
+    method: Named,
+    *,
+    teacher: str,
+    guidance: float,
+    precision: Precision,
+    report_noises: int,
 ) -> tuple[SearchedGrids, Jumps | None]:
     """Return what the search found, with scores, and the costs of jumps if it looked at them.
 
@@ -30,11 +39,13 @@ def search_model(
         method: The search and its options.
         teacher: The name of the model whose fine run is the truth.
         guidance: The scale that the model is sampled with.
+        precision: The type in which its network computes.
         report_noises: Noises that grids are scored on.
     """
     search: Search = method.build()
     noises = search.needs() | {"report": report_noises}
-    with spread_out(problem, job.inputs["model"], guidance, most=max(noises.values())) as problem:
+    opened = partial(open_sampler, job.inputs["model"], precision)
+    with spread_out(problem, opened, guidance, most=max(noises.values())) as problem:
         result = search.search(problem)
         named = {
             steps: dict([baseline(problem, steps)])
@@ -64,10 +75,14 @@ def search_model(
     return found, result.jumps
 
 
-def open_searched(job: Job, search: Search, guidance: float) -> tuple[Model, Flow, Student | None]:
+def open_searched(
+    job: Job, search: Search, guidance: float, precision: Precision
+) -> tuple[Model, Flow, Student | None]:
     """Return the model and its flow, and what a search needs to know of a jittered student."""
-    model = open_model(job.inputs["model"])
-    if not model.config.jitter:
-        return *open_flow(job.inputs["model"], purpose=f"search@{job.key}", guidance=guidance), None
-    student = student_of(model, open_model(job.inputs["teacher"]), search, guidance)
+    folder = job.inputs["model"]
+    if not load_config(folder).jitter:
+        searched = open_flow(folder, purpose=f"search@{job.key}", guidance=guidance, precision=precision)
+        return *searched, None
+    model, teacher = (open_sampler(job.inputs[name], precision) for name in ("model", "teacher"))
+    student = student_of(model, teacher, search, guidance)
     return model, as_flow(model), student

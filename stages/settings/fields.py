@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import PydanticCustomError, core_schema
@@ -19,6 +19,14 @@ class Settings(BaseModel):
     """Named values from params.yaml: an unknown one is an error, and none changes later."""
 
     model_config = STRICT
+
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def fact_of_precision(precision: Precision) -> dict[str, str]:
+    """Return what is noted of it: nothing of float32, which was all there was once."""
+    return {} if precision == "float32" else {"precision": precision}
 
 
 SOLVERS, SAMPLERS = "fewstep.solvers", "fewstep.samplers"

@@ -7,6 +7,7 @@ from pydantic import Field
 from fewstep import solvers
 from fewstep.errors import UserError
 from fewstep.grids import Grid
+from stages.settings.fields import Precision, fact_of_precision
 from stages.settings.params import Guidance, Settings, SolverName
 
 EXCLUDE = {  # settings that choose the steps, and those that they replace
@@ -30,6 +31,8 @@ class StepSettings(Settings):
     """An adaptive solver keeps the error of each sample's steps below this, instead of solver and nfe."""
     guidance: Guidance = 1.0
     """Classifier-free guidance scale; 1 is none."""
+    precision: Precision = "float32"
+    """Type in which the network computes; states stay float32."""
 
     def wrong_steps(self, where: str) -> list[str]:
         """Return what is wrong with the steps; `where` is the section, for messages."""
@@ -54,12 +57,13 @@ class StepSettings(Settings):
 
     def steps_taken(self) -> dict[str, Any]:
         """Return what a set of samples notes about the steps that made it."""
+        precision = fact_of_precision(self.precision)
         if self.tolerance is not None:
-            return {"solver": "dopri5", "tolerance": self.tolerance}
+            return {"solver": "dopri5", "tolerance": self.tolerance} | precision
         if self.times is None:
-            return {"solver": self.solver, "nfe": self.nfe, "spacing": self.spacing}
+            return {"solver": self.solver, "nfe": self.nfe, "spacing": self.spacing} | precision
         nfe = solvers.velocities(self.solver, len(self.times) - 1) * (1 if self.guidance == 1 else 2)
-        return {"solver": self.solver, "nfe": nfe, "times": list(self.times)}
+        return {"solver": self.solver, "nfe": nfe, "times": list(self.times)} | precision
 
 
 def broken_steps(where: str, nfe: int, solver: str, guidance: float = 1.0) -> list[str]:

@@ -168,6 +168,21 @@ def ends_at(student):
     return torch.cat(list(PROTOCOL.sample(0, student, as_flow(student), uniform(1))))
 
 
+def test_entries_are_measured_in_the_precision_that_is_asked_for(prepared, constants, tmp_path):
+    unet = {"name": "unet", "width": 4, "multipliers": [1], "blocks": 1}
+    made = model.build(ModelConfig(architecture=unet, shape=SHAPE), seed=0)
+    with torch.no_grad():  # a fresh network's last layer is zero
+        for parameter in made.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    save_model(tmp_path, made)
+    entry, found = Entry("a", "uniform", uniform(2), 2, "digest", 1.0), {}
+    for precision in ("float32", "bfloat16"):
+        evaluation.start_worker(prepared, PROTOCOL, constants, {}, {"a": tmp_path}, precision)
+        found[precision] = evaluation.measure(entry).ends
+    off = (found["bfloat16"] - found["float32"]).square().mean().sqrt()
+    assert 0 < off < 0.05 * found["float32"].std()
+
+
 def test_where_samples_end_is_kept_raw(prepared, constants):
     ends = measured(prepared, constants, loud()).ends
     assert ends.abs().max() > 3

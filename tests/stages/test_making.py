@@ -27,7 +27,7 @@ def model(tmp_path_factory):
 
 def maker_of(model, **changes):
     options = {"purpose": "a test", "seed": 0, "solver": "euler", "nfe": 4, "spacing": "uniform"}
-    options |= {"times": None, "tolerance": None, "guidance": 1.0, "batch": 16}
+    options |= {"times": None, "tolerance": None, "guidance": 1.0, "precision": "float32", "batch": 16}
     options |= {"law": GAUSSIAN, "total": 240}
     return PairMaker(model=str(model), **options | changes)
 

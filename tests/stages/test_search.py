@@ -64,6 +64,15 @@ def test_grids_scores_and_pictures_of_every_search(tmp_path, method, solver):
         assert found.decisions[4]["from"] in found.candidates[4]
 
 
+def test_a_search_in_half_precision_is_scored_in_it(tmp_path):
+    exact, near = (
+        read_grids(run(tmp_path / precision, "uniform", precision=precision)[0]).scores[4]["uniform"]["rmse"]
+        for precision in ("float32", "bfloat16")
+    )
+    assert near != exact
+    assert near == pytest.approx(exact, rel=0.02)
+
+
 def test_costs_are_of_jumps_between_the_fine_knots(tmp_path):
     out, _ = run(tmp_path, {"name": "bellman", "fine_steps": 12})
     costs = load_file(out / "costs.safetensors")["costs"]
