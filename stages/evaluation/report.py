@@ -81,6 +81,7 @@ def write_report(job: Job, evaluation: Evaluation, settings: dict[str, Any]) -> 
         teacher=evaluation.teacher,
         floor=evaluation.floor,
         fine_runs=evaluation.fine_runs,
+        no_data=job.manifests["data"]["facts"].get("no_data"),
         backends=evaluation.backends,
         first=evaluation.rows[0],
         best=best_by_nfe(evaluation.rows),
