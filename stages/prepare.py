@@ -84,12 +84,7 @@ def run(config: Config, job: Job) -> None:
     job.facts.update(facts_of(samples, chosen_by[0]))
     for note in job.facts["notes"]:
         job.progress.note(note)
-    about = {
-        "source": config.named,
-        "seed": job.seed,
-        "classes": classes,
-        "pixels": samples.pixels,
-    }
+    about = {"source": config.named, "seed": job.seed, "classes": classes, "pixels": samples.pixels}
     written = [
         shards.write_shards(
             job.out / name,

@@ -99,11 +99,9 @@ def run(config: Config, job: Job) -> None:
 
 def plan(config: Config, job: Job) -> memory_plan.MemoryPlan | None:
     """Return what memory the training takes, if there is one."""
-    return (
-        None
-        if config.checkpoint or not config.train
-        else memory_plan.plan_memory(job, untrained(config, job))
-    )
+    if config.checkpoint or config.train is None:
+        return None
+    return memory_plan.plan_memory(job, untrained(config, job))
 
 
 def untrained(config: Config, job: Job) -> training.Untrained:

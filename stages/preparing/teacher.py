@@ -106,15 +106,12 @@ def refuse_unknown_conditions(asked: TeacherSettings, found: Found) -> None:
         UserError: naming its conditions.
     """
     described = found.described
-    names = [*described.conditions, *(["images"] if described.beside else [])]
-    if names and (asked.prompts is None or described.beside):
+    if described.beside or (described.conditions and asked.prompts is None):
+        remedy = "" if described.beside else "set prepare.teacher.prompts to a file of texts, or "
+        names = [*described.conditions, *(["images"] if described.beside else [])]
         raise UserError(
             f"the network is conditioned on {', '.join(names)}, and without data nobody says on which; "
-            + (
-                "take data"
-                if described.beside
-                else "set prepare.teacher.prompts to a file of texts, or take data"
-            )
+            f"{remedy}take data"
         )
 
 
