@@ -11,7 +11,7 @@ from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.features import FeatureSettings, feature_inputs, wrong_features
 from stages.settings.fields import Precision
-from stages.settings.models import models
+from stages.settings.models import models, teachers
 from stages.settings.params import Count, Params, Settings, SolverName
 from stages.settings.refined import RefinedSettings, wrong_refined
 from stages.settings.samplers import EntryName, SamplerSettings, wrong_samplers
@@ -56,6 +56,8 @@ class Config(Settings):
 def inputs(config: Config, key: str | None, params: Params) -> dict[str, str]:
     """Return the artifacts this stage reads: the data, and every model and search that params name."""
     found = {"data": "artifacts/prepare"}
+    if "pretrain" not in models(params):  # DVC counts its folder, which holds no model then
+        found["no model"] = "artifacts/models/pretrain"
     found |= feature_inputs(config.features)
     found |= {f"model {name}": f"artifacts/models/{name}" for name in models(params)}
     return found | {f"search {name}": f"artifacts/search/{name}" for name in params.keys("search")}
@@ -66,9 +68,9 @@ def check(params: Params) -> list[str]:
     config, problems = params.config("evaluate"), []
     if len(set(config.nfe)) < len(config.nfe):
         problems.append(f"evaluate.nfe {list(config.nfe)} names a number twice")
-    if config.reference not in (known := ["pretrain", *params.keys("adopt")]):
+    if config.reference not in (known := teachers(params)):
         problems.append(
-            f"evaluate.reference {config.reference!r} is no teacher; there are: {', '.join(known)}"
+            f"evaluate.reference {config.reference!r} is no teacher; there are: {', '.join(known) or 'none'}"
         )
     where = "evaluate.reference_nfe"
     problems += broken_steps(where, config.reference_nfe, config.reference_solver)

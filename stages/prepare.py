@@ -4,36 +4,31 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from etils.epy import lazy_imports
 from pydantic import Field
 
-from fewstep.data import facts_of, kept_conditions, path_of, source_for, split, without_empty_classes
-from fewstep.errors import UserError
+from fewstep.data import facts_of, kept_conditions, split
 from stages.preparing.settings import CodecSettings, MetricNets, MonitorNet, TextEncoders
+from stages.preparing.source_settings import SourceSettings, read_of_source, wrong_source
 from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.models import outside_data
-from stages.settings.params import Params, Settings
+from stages.settings.params import Params
 
 with lazy_imports():
     from fewstep import checkpoint, codec, latents, rows, shards
     from fewstep.metrics import protocol, saved
     from stages.figures import sample_grid
-    from stages.preparing import captions, nets
+    from stages.preparing import captions, nets, sources
     from stages.process import device
 
 VERSION = 7  # bump when the numbers this stage writes change
 
 
-class Config(Settings):
-    """Settings of the prepare stage."""
+class Config(SourceSettings):
+    """Settings of the prepare stage; with where the samples come from."""
 
-    source: str
-    """digits, patches (colour), a toy's name, or the path of an .npz file or a folder of images in data/."""
-    source_options: dict[str, Any] = Field({}, validate_default=True)
-    """Settings of the source's own, such as count for a toy or value_range for an .npz of floats."""
     held_out: float = Field(0.25, gt=0, lt=1)
     """Share of the samples that is kept from training, for held-out losses and the metric's floor."""
     codec: CodecSettings | None = None
@@ -57,10 +52,8 @@ def inputs(config: Config, key: str | None) -> dict[str, str]:
 
     One that is not there is left to `run`, which says what there is instead.
     """
-    path = path_of(config.source)
-    found = {"source": path} if path and Path(path).exists() else {}
     folders = {"codec": config.codec, "text_encoders": config.text_encoders}
-    return found | {name: each.folder for name, each in folders.items() if each}
+    return read_of_source(config) | {name: each.folder for name, each in folders.items() if each}
 
 
 def output(key: str | None) -> str:
@@ -71,19 +64,15 @@ def output(key: str | None) -> str:
 def check(params: Params) -> list[str]:
     """Return what is wrong with a source's name or options; files are looked for when the stage runs."""
     config = params.config("prepare")
-    try:
-        if path_of(config.source) is None:
-            source_for(config.source, Path(), **config.source_options)
-    except UserError as error:
-        return [f"prepare: {error}"]
     folders = {"codec": config.codec, "text_encoders": config.text_encoders}
-    return outside_data((f"prepare.{name}.folder", each.folder) for name, each in folders.items() if each)
+    named = [(f"prepare.{name}.folder", each.folder) for name, each in folders.items() if each]
+    return wrong_source(config) or outside_data(named)
 
 
 def run(config: Config, job: Job) -> None:
     """Write the shards of both splits, the nets that measure, the monitor's, and a grid of real samples."""
-    here = Path()  # holds data/
-    source = without_empty_classes(source_for(config.source, here, **config.source_options).load(here))
+    least = (protocol.LEAST_TRAIN, protocol.LEAST_HELD_OUT)
+    source = sources.read(config, job, least)
     source = captions.with_texts_encoded(source, config, job)
     samples, autoencoder = source, None
     if config.codec:
@@ -91,12 +80,11 @@ def run(config: Config, job: Job) -> None:
         drawn_by = job.seed if config.codec.encode == "sample" else None
         samples = latents.latents_of(source, autoencoder, drawn_by)
     classes = len(samples.class_names)
-    least = (protocol.LEAST_TRAIN, protocol.LEAST_HELD_OUT)
     chosen_by = split(len(samples.data), config.held_out, job.seed, at_least=least)
     job.facts.update(facts_of(samples, chosen_by[0]))
     for note in job.facts["notes"]:
         job.progress.note(note)
-    about = {"source": config.source, "seed": job.seed, "classes": classes, "pixels": samples.pixels}
+    about = {"source": config.named, "seed": job.seed, "classes": classes, "pixels": samples.pixels}
     written = [
         shards.write_shards(
             job.out / name,

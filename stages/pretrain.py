@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from etils.epy import lazy_imports
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from fewstep.conditions import LABEL, shapes_of
-from fewstep.errors import UserError
-from fewstep.registry import unknown
+from fewstep.conditions import LABEL
 from fewstep.settings import TrainSettings
 from stages.run.job import Job
 from stages.run.runner import main
@@ -19,7 +17,7 @@ from stages.settings.params import MethodPlugin, ModelPlugin, NoiseChoice, Param
 
 with lazy_imports():
     from fewstep import checkpoint, model
-    from stages.training import memory_plan, training
+    from stages.training import asked_conditions, memory_plan, training
 
 VERSION = 1  # bump when the numbers this stage writes change
 
@@ -32,11 +30,11 @@ class Gates(Settings):
 
 
 class Config(Settings):
-    """Settings of the pretrain stage."""
+    """Settings of the pretrain stage; {} trains nothing, for chains whose teachers are adopted."""
 
-    method: MethodPlugin
+    method: MethodPlugin | None = None
     """The training method, a file of fewstep.methods that learns from data, and its options."""
-    model: ModelPlugin
+    model: ModelPlugin | None = None
     """The architecture, a file of fewstep.models, and its options."""
     prediction: Literal["velocity", "data", "noise", "score", "v"] = "velocity"
     """What the network's output means."""
@@ -48,12 +46,21 @@ class Config(Settings):
     conditional: bool | tuple[str, ...] = False
     """Whether the network is given what the data is conditioned on: true for all of it, or the names of some,
     such as [label, text]."""
-    train: TrainSettings
+    train: TrainSettings | None = None
     """The training loop."""
     checkpoint: str | None = None
     """A model directory under data/ to take instead of training one; its shape must be the data's."""
     gates: Gates = Gates()
     """Checks that stop the chain."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Config:
+        missing = [name for name in ("method", "model", "train") if getattr(self, name) is None]
+        if missing and self.model_fields_set and self.checkpoint is None:
+            raise ValueError(
+                f"a training needs {', '.join(missing)}; or name a checkpoint, or write {{}} to train nothing"
+            )
+        return self
 
 
 def inputs(config: Config, key: str | None) -> dict[str, str]:
@@ -72,29 +79,38 @@ def check(params: Params) -> list[str]:
     method, checkpoint = config.method, config.checkpoint
     if checkpoint is not None and (outside := outside_data([("pretrain.checkpoint", checkpoint)])):
         return outside
+    if method is None:
+        return []
     if method.build().needs.stream != "data":
         return [f"pretrain.method {method.name} learns from {method.build().needs.stream}, not from data"]
     return wrong_path(params) + wrong_methods(params, [("pretrain.method", method, "pretrain")])
 
 
 def run(config: Config, job: Job) -> None:
-    """Train from freshly drawn weights and write the model directory of their moving average."""
+    """Train from freshly drawn weights and write the model directory of their moving average, if asked to."""
     if config.checkpoint:
         data, folder = job.manifests["data"]["facts"], job.inputs["checkpoint"]
         training.publish_model(job, checkpoint.load_model(folder), data, source=folder)
-    else:
+    elif config.train:
         training.train_model(job, untrained(config, job))
+    else:
+        job.progress.note("trains nothing: pretrain is {}")
 
 
 def plan(config: Config, job: Job) -> memory_plan.MemoryPlan | None:
     """Return what memory the training takes, if there is one."""
-    return None if config.checkpoint else memory_plan.plan_memory(job, untrained(config, job))
+    if config.checkpoint or config.train is None:
+        return None
+    return memory_plan.plan_memory(job, untrained(config, job))
 
 
 def untrained(config: Config, job: Job) -> training.Untrained:
     """Return the model before its training, with freshly drawn weights."""
+    assert config.method is not None, "else there is nothing to train"
+    assert config.model is not None, "as there is a method"
+    assert config.train is not None, "as there is a method"
     data, method = job.manifests["data"]["facts"], config.method.build()
-    conditions = conditions_of(config, data)
+    conditions = asked_conditions.conditions_of(config.conditional, data)
     of_classes = ("classes", "class_shares", "class_names") if LABEL in conditions else ()
     others = {name: shape for name, shape in conditions.items() if name != LABEL}
     description = model.ModelConfig(
@@ -111,24 +127,6 @@ def untrained(config: Config, job: Job) -> training.Untrained:
     table = checkpoint.table_with(job.inputs["data"], conditions) if others else None
     student = model.build(description, seed=job.seed, table=table)
     return training.Untrained(method, student, config.train, job.inputs["data"])
-
-
-def conditions_of(config: Config, data: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the conditions that the network is given, the label's among them.
-
-    Raises:
-        UserError: if the data has none, or not those that are asked for.
-    """
-    there = ({LABEL: ()} if data["classes"] else {}) | shapes_of(data)
-    if config.conditional is True and not there:
-        raise UserError(
-            "pretrain.conditional is true, but the data has no labels, nor other conditions; set it to false"
-        )
-    names = list(there if config.conditional is True else config.conditional or ())
-    for name in names:
-        if name not in there:
-            raise UserError(f"pretrain.conditional: {unknown('condition', name, list(there) or ['none'])}")
-    return {name: there[name] for name in names}
 
 
 def gate(config: Config, key: str | None, facts: dict[str, Any]) -> str | None:

@@ -19,8 +19,8 @@ def facts_of(samples: Samples, train: Tensor) -> dict[str, Any]:
         samples: all of them, without empty classes.
         train: the numbers, int64 (n,), of those to train on, whose class shares count.
     """
-    names, notes, shares = samples.class_names, [*samples.notes], []
-    if samples.label is not None:
+    names, notes, shares = samples.class_names, [*samples.notes], list(samples.class_shares)
+    if samples.label is not None and not shares:
         shares = shares_of(samples.label[train], len(names))
         if unseen := [name for name, share in zip(names, shares, strict=True) if not share]:
             notes.append(

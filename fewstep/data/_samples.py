@@ -30,6 +30,8 @@ class Samples:
     scale * code + offset."""
     label: Tensor | None = None  # (n,) int64
     class_names: tuple[str, ...] = ()
+    class_shares: tuple[float, ...] = ()
+    """How often each class comes, if that is known, (classes,); else it is counted."""
     conditions: Table | None = None
     """All else that samples are conditioned on, a row each."""
     texts: tuple[str, ...] = ()

@@ -81,6 +81,7 @@ def write_report(job: Job, evaluation: Evaluation, settings: dict[str, Any]) -> 
         teacher=evaluation.teacher,
         floor=evaluation.floor,
         fine_runs=evaluation.fine_runs,
+        no_data=[m["facts"]["no_data"] for m in job.manifests.values() if "no_data" in m["facts"]],
         backends=evaluation.backends,
         first=evaluation.rows[0],
         best=best_by_nfe(evaluation.rows),

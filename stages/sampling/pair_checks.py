@@ -54,7 +54,8 @@ def learnt_independent(made: dict[str, Any] | None) -> bool:
     """Return whether the model with this manifest learnt from noise drawn independently of the data."""
     if made is None or made["stage"] != "pretrain":
         return False
-    return made["config"]["method"].get("coupling", "independent") == "independent"
+    method = made["config"]["method"]
+    return method is not None and method.get("coupling", "independent") == "independent"
 
 
 def check_mirrored(job: Job, opened: Opened) -> None:

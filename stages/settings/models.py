@@ -10,9 +10,15 @@ from fewstep.training.method import Method
 from stages.settings.params import Named, Params
 
 
+def teachers(params: Params) -> list[str]:
+    """Return the names of the models that learnt from data: pretrain, unless it is {}, and those adopted."""
+    config = params.config("pretrain")
+    return [*(["pretrain"] if config.train or config.checkpoint else []), *params.keys("adopt")]
+
+
 def models(params: Params) -> list[str]:
     """Return the names of all models of the chain, the pretrained one first."""
-    return ["pretrain", *params.keys("adopt"), *params.keys("reflow"), *params.keys("distill")]
+    return [*teachers(params), *params.keys("reflow"), *params.keys("distill")]
 
 
 def outside_data(named: Iterable[tuple[str, str]], *, what: str = "folder") -> list[str]:
@@ -71,7 +77,7 @@ def flows(params: Params) -> list[str]:
         and not method.needs.second_time
         and not method.needs.last_velocity
     ]
-    return ["pretrain", *params.keys("adopt"), *params.keys("reflow"), *students]
+    return [*teachers(params), *params.keys("reflow"), *students]
 
 
 def jittered(params: Params) -> dict[str, str]:
@@ -206,7 +212,8 @@ def wrong_lora(training: Any, params: Params) -> Iterator[str]:
 def training_method(params: Params, model: str) -> Method | None:
     """Return the method that trains a model, None if there is no such model."""
     if model == "pretrain":
-        return params.config("pretrain").method.build()
+        method = params.config("pretrain").method
+        return method and method.build()
     stage = next((stage for stage in ("reflow", "distill") if model in params.keys(stage)), None)
     return params.config(stage, model).method.build() if stage else None
 
@@ -215,9 +222,9 @@ def no_score(model: str, params: Params) -> str | None:
     """Say why a model's velocity tells no score, None if it does."""
     if model in (*params.keys("reflow"), *params.keys("distill")):
         return f"{model!r} learned from what a model made, which tells none; take pretrain"
-    if comes_from_elsewhere(params, model):
-        return None
     pretrain = params.config("pretrain")
+    if comes_from_elsewhere(params, model) or pretrain.train is None:
+        return None
     if pretrain.noise != "gaussian":
         return f"pretrain.noise is {noises.get(pretrain.noise).told()}, which gives none"
     why = pretrain.method.build().no_score()

@@ -15,6 +15,7 @@ from stages.settings.models import (
     no_score,
     shown_guidance,
     takes_until,
+    teachers,
     unguidable,
     wrong_lora,
     wrong_methods,
@@ -125,8 +126,8 @@ def wrong_nfe(student: StudentSettings) -> Iterator[str]:
 def wrong_teacher(student: StudentSettings, params: Params) -> Iterator[str]:
     """Yield what is wrong with a student's teacher."""
     teacher, nfe = student.teacher, student.nfe
-    if teacher not in (teachers := ["pretrain", *params.keys("adopt"), *params.keys("reflow")]):
-        yield f".teacher {teacher!r} is no model; there are: {', '.join(teachers)}"
+    if teacher not in (there := [*teachers(params), *params.keys("reflow")]):
+        yield f".teacher {teacher!r} is no model; there are: {', '.join(there)}"
     elif teacher not in params.keys("search"):
         yield f".teacher {teacher!r} is not searched: add search.{teacher}"
     elif (solver := params.config("search", teacher).solver) != "euler":

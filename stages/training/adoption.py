@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fewstep import declaration
-from fewstep.conditions import Table, shapes_of
+from fewstep.conditions import shapes_of
 from fewstep.foreign import text_encoders
 from fewstep.foreign.assemble import assemble, config_of
 from fewstep.foreign.found import DECLARATION
@@ -17,11 +17,17 @@ from fewstep.shards import Shards
 from stages.process.device import device
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from torch import Tensor
 
+    from fewstep.conditions import Shapes, Table
     from fewstep.foreign.found import Found
     from fewstep.model import Model
+    from fewstep.progress import Progress
     from stages.run.job import Job
+    from stages.settings.adopted import AdoptedSettings
 
 
 def take(config: Any, job: Job) -> Model:
@@ -34,23 +40,20 @@ def take(config: Any, job: Job) -> Model:
     Raises:
         UserError: if the folder holds no such model, or it is not for the data.
     """
+    facts = job.manifests["data"]["facts"]
+    shape, there = tuple(facts["shape"]), shapes_of(facts)
     found = config.format.build().look(job.inputs["folder"])
-    for note in found.notes:
-        job.progress.note(note)
-    shape = tuple(job.manifests["data"]["facts"]["shape"])
-    said = {name: value for name in DECLARATION if (value := getattr(config, name)) is not None}
-    table = encoded(config, job, found, shape)
-    there = shapes_of(job.manifests["data"]["facts"]) if table is None else table.shapes
-    described = config_of(found, shape, said, classes=config.classes, conditions=there)
-    described = replace(described, guidance_channels=config.guidance_channels)
-    model = assemble(described, found, None if table is None else table.only(described.conditions)).to(
-        device()
-    )
+    model = model_of(config, found, shape, there, job.inputs, job.progress)
+    if config.prompts is not None:
+        assert model.conditions.table is not None, "prompts became one"
+        job.facts["prompts"] = len(model.conditions.table)
     samples = Shards(job.inputs["data"] / "held_out").some(config.check_samples, seed=job.seed)
     samples = {name: each.to(device()) for name, each in samples.items()}
-    if table is not None:
+    if config.prompts is not None:
         samples |= without_prompt(model, len(samples["data"]))
         job.progress.note("the declaration is checked without a prompt: the data has none")
+    if "no_data" in facts:
+        job.progress.note("the declaration is checked on samples of a model, which show less than data")
     data, conditions = samples["data"], declaration.conditions_of(model.config, samples)
     verdict = declaration.check(model, data, conditions, seed=job.seed)
     job.progress.note(verdict.told())
@@ -62,28 +65,58 @@ def take(config: Any, job: Job) -> Model:
     return model.cpu()
 
 
-def encoded(config: Any, job: Job, found: Found, shape: tuple[int, ...]) -> Table | None:
-    """Return the conditions that the folder's encoders make of prompts; None if there are no prompts.
+def model_of(
+    config: AdoptedSettings,
+    found: Found,
+    shape: tuple[int, ...],
+    there: Shapes,
+    inputs: Mapping[str, Path],
+    progress: Progress,
+) -> Model:
+    """Return the model that was found in a folder, as it is declared to be, on the device.
 
     Args:
-        config: Of the stage adopt.
-        job: Its job.
+        config: What is declared.
         found: What lies in the folder.
-        shape: Of a sample.
+        shape: Of the samples it is to make.
+        there: The conditions of these, of which it takes what it can; those of prompts go before them.
+        inputs: Where "folder" lies, and "prompts" if there are any.
+        progress: Told of what was seen.
+
+    Raises:
+        UserError: if it holds no such model, or it is not for such samples.
+    """
+    for note in found.notes:
+        progress.note(note)
+    said = {name: value for name in DECLARATION if (value := getattr(config, name)) is not None}
+    table = encoded(config, found, shape, inputs, progress)
+    there = there if table is None else table.shapes
+    described = config_of(found, shape, said, classes=config.classes, conditions=there)
+    described = replace(described, guidance_channels=config.guidance_channels)
+    own = None if table is None else table.only(described.conditions)
+    return assemble(described, found, own).to(device())
+
+
+def encoded(
+    config: AdoptedSettings,
+    found: Found,
+    shape: tuple[int, ...],
+    inputs: Mapping[str, Path],
+    progress: Progress,
+) -> Table | None:
+    """Return the conditions that the folder's encoders make of prompts; None if there are no prompts.
 
     Raises:
         UserError: if prompts or encoders can't be read, or the encoders are not those of the network.
     """
     if config.prompts is None:
         return None
-    prompts = read_prompts(job.inputs["prompts"], config.prompts.column)
-    folder = job.inputs["folder"]
+    prompts = read_prompts(inputs["prompts"], config.prompts.column)
+    folder = inputs["folder"]
     size = text_encoders.pixels(folder, (shape[-2], shape[-1]))
     pipeline = text_encoders.read(folder, size=size, tokens=config.prompts.tokens, device=device())
     wanted, negative = found.described.conditions, config.prompts.negative
-    table = text_encoders.table_of(pipeline, prompts, wanted, negative=negative, progress=job.progress)
-    job.facts["prompts"] = len(table)
-    return table
+    return text_encoders.table_of(pipeline, prompts, wanted, negative=negative, progress=progress)
 
 
 def without_prompt(model: Model, count: int) -> dict[str, Tensor]:

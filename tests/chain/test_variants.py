@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from chain.checkout import Checkout
 from chain.tiny import train
+from foreign import tiny_networks
 
+from fewstep.checkpoint import load_config
+from fewstep.exporting import folder
 from fewstep.grids import reach
 
 SEARCH_OF_A_STUDENT = {
@@ -66,22 +69,45 @@ def conditional_toy(checkout: Checkout) -> None:
     checkout.write_params(params)
 
 
-VARIANTS = (own_images, conditional_toy)
+def teacher_alone(checkout: Checkout) -> None:
+    """A folder of diffusers in the place of data and of pretraining, and one student; its weights are random,
+    so it is not what it is declared to be."""
+    said = {"folder": "data/tiny"}
+    scheduler = tiny_networks.diffusers.FlowMatchEulerDiscreteScheduler()
+    tiny_networks.pipeline(checkout / said["folder"], tiny_networks.unet(), scheduler)
+    params = checkout.params()
+    del params["prepare"]["source"]
+    params["prepare"]["teacher"] = said | {"samples": 160, "latents": True, "nfe": 8}
+    params |= {"pretrain": {}, "adopt": {"tiny": said | {"gates": "warn"}}, "couple": {}, "reflow": {}}
+    params["search"] = {"tiny": params["search"]["pretrain"] | {"teacher": "tiny"}}
+    params["trajectories"] = {"tiny": params["trajectories"]["pretrain"]}
+    learnt = {"teacher": "tiny", "init": "tiny", "train_on": "trajectories/tiny"}
+    params["distill"] = {"boss-4": params["distill"]["boss-4"] | learnt}
+    params["evaluate"]["reference"] = "tiny"
+    checkout.write_params(params)
+
+
+VARIANTS = (own_images, conditional_toy, teacher_alone)
 
 
 @pytest.fixture(scope="module")
 def variants(finished, tmp_path_factory):
     """The checkouts in which the variants ran, at the same time, and what was said."""
-    folder = tmp_path_factory.mktemp("variants")
+    place = tmp_path_factory.mktemp("variants")
 
     def run(variant) -> tuple[Checkout, str]:
-        checkout = finished.copy(folder / variant.__name__)
+        checkout = finished.copy(place / variant.__name__)
         little(checkout)
         variant(checkout)
         return checkout, checkout.repro_at_once(ok=None)
 
     with ThreadPoolExecutor() as pool:
         return dict(zip(VARIANTS, pool.map(run, VARIANTS), strict=True))
+
+
+def teacher_of(checkout: Checkout) -> str:
+    """Return the name of the model that others are compared with."""
+    return checkout.params()["evaluate"].get("reference", "pretrain")
 
 
 @pytest.fixture(params=VARIANTS, ids=lambda variant: variant.__name__)
@@ -99,15 +125,15 @@ def test_every_number_is_finite_and_every_model_measured(variant):
     _, checkout, _ = variant
     metrics = json.loads((checkout / "artifacts/evaluate/metrics.json").read_text())
     params = checkout.params()
-    models = {"pretrain", *params["reflow"], *params["distill"]}
+    models = {teacher_of(checkout), *params["reflow"], *params["distill"]}
     assert {row["model"] for row in metrics["rows"]} == models
     numbers = [v for row in metrics["rows"] for v in row.values() if isinstance(v, float)]
     headline = [(name, fact, v) for name, row in metrics["headline"].items() for fact, v in row.items()]
     unknown = {(name, fact) for name, fact, v in headline if v is None}
-    points = variant[0] is conditional_toy  # have no range
+    rangeless = variant[0] in (conditional_toy, teacher_alone)  # points and latents
     fine = {row["name"] for row in metrics["rows"] if row["grid"] == "fine"}  # is the truth
     assert unknown == {(name, "endpoint_rmse") for name in fine} | {
-        (name, "outside") for name in metrics["headline"] if points
+        (name, "outside") for name in metrics["headline"] if rangeless
     }
     assert all(map(math.isfinite, [*numbers, *(v for _, _, v in headline if v is not None)]))
     curve = list(csv.DictReader((checkout / "artifacts/evaluate/curve.csv").open()))
@@ -116,8 +142,8 @@ def test_every_number_is_finite_and_every_model_measured(variant):
 
 def test_there_are_pictures_and_a_page_that_holds_them(variant):
     _, checkout, _ = variant
-    for folder in ("prepare", "models/pretrain", "models/boss-4", "evaluate"):
-        content = (checkout / f"artifacts/{folder}/samples.png").read_bytes()
+    for made in ("prepare", f"models/{teacher_of(checkout)}", "models/boss-4", "evaluate"):
+        content = (checkout / f"artifacts/{made}/samples.png").read_bytes()
         assert content.startswith(b"\x89PNG")
         assert len(content) > 1000
     page = (checkout / "artifacts/evaluate/report.html").read_text()
@@ -157,3 +183,21 @@ def test_a_jittered_student_is_searched_where_its_knots_were_moved(variants):
         assert low - 1e-9 <= time <= high + 1e-9
     rows = json.loads((checkout / "artifacts/evaluate/metrics.json").read_text())["rows"]
     assert ("boss-4@4/coordinate_descent" in {row["name"] for row in rows}) == (times != own)
+
+
+def test_a_chain_without_data_says_so_and_trains_no_teacher(variants):
+    checkout, said = variants[teacher_alone]
+    assert "pretrain: trains nothing: pretrain is {}" in said
+    assert [file.name for file in (checkout / "artifacts/models/pretrain").iterdir()] == ["manifest.json"]
+    told = "there is no data: 160 samples of data/tiny by 8 NFE of ab2 stand in for it"
+    assert told in (checkout / "artifacts/evaluate/report.html").read_text()
+    assert json.loads((checkout / "artifacts/prepare/manifest.json").read_text())["facts"]["train"] == 120
+
+
+def test_a_student_of_a_folder_goes_back_to_its_library(variants, tmp_path):
+    checkout, _ = variants[teacher_alone]
+    model = checkout / "artifacts/models/boss-4"
+    (difference,) = folder.export(
+        model, load_config(model).grid, tmp_path / "out", formats=["diffusers"]
+    ).values()
+    assert difference <= 2e-5

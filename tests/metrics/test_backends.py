@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from fewstep.errors import UserError
 from fewstep.metrics.backend import distance_name, must_be_images, read_statistics, saved_bytes
-from fewstep.metrics.backends.torchscript import Torchscript
+from fewstep.metrics.backends.torchscript import FID, Torchscript
 from fewstep.metrics.backends.transformers import Transformers
 from fewstep.metrics.frechet import Moments, frechet_distance
 from fewstep.metrics.scripted import resized
@@ -88,6 +88,15 @@ def test_images_are_measured_in_the_bytes_that_are_saved():
 def test_only_inception_features_of_many_samples_make_a_fid():
     assert distance_name(True, 10_000) == "fid"
     assert distance_name(True, 9_999) == distance_name(False, 50_000) == "fd"
+
+
+def test_inception_is_known_by_its_digest_and_the_way_it_is_called(scripted):
+    known = {"file": "data/inception-2015-12-05.pt", **FID}
+    assert Torchscript(**known | {"sha256": FID["sha256"].upper()}).inception
+    for changed in ({"side": 256}, {"part": None}, {"value_range": (-1, 1)}, {"sha256": "0" * 64}):
+        assert not Torchscript(**known | changed).inception
+    made, places = scripted
+    assert not made().load(places, "cpu").inception
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 with lazy_imports():
     from fewstep.metrics import scripted
 
+FID = {
+    "sha256": "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
+    "side": 299,
+    "value_range": (-1.0, 127 / 128),
+    "part": "layers",
+}
+"""The Inception network of 2015 (inception-2015-12-05.pt of StyleGAN and clean-fid), called as clean-fid
+does: a distance of its features alone is called FID."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Torchscript:
@@ -38,8 +47,6 @@ class Torchscript:
     """What black and white are for the network."""
     part: str | None = None
     """The submodule to call; null calls the whole."""
-    inception: bool = False
-    """Whether its features are those of FID, the pooled ones of the Inception network of 2015."""
 
     def __post_init__(self) -> None:
         digest = self.sha256.lower()
@@ -52,6 +59,11 @@ class Torchscript:
             raise UserError(
                 f"side must be from 1 and value_range [black, white], got {self.side} and [{low:g}, {high:g}]"
             )
+
+    @property
+    def inception(self) -> bool:
+        """Whether its features are those of FID."""
+        return all(getattr(self, name) == value for name, value in FID.items())
 
     def paths(self) -> dict[str, str]:
         """See fewstep.metrics.backends.Options."""
