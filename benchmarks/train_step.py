@@ -6,6 +6,8 @@ backward, clip, AdamW and an average of the weights, on noise and times from tor
 three are compared with the forwards and backwards that they need, and nothing else. The two sides take turns,
 a step each (200), and turns to go first; times are medians, of the processor. Memory is what is kept for the
 backward pass, at most, each tensor once.
+Flow matching is also compared with the bare loop under Accelerate, and under Lightning (its Fabric), where
+these are installed.
 The last lines compare flow matching with FEWSTEP_CHANNELS_LAST, and with FEWSTEP_COMPILE, with it alone.
 """
 
@@ -16,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from statistics import median
 
 import torch
@@ -55,6 +58,42 @@ class Bare:
         self.optimiser.zero_grad()
         self.lose(self.network, batch).backward()
         nn.utils.clip_grad_norm_(self.weights, 1.0)
+        self.optimiser.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(self.averaged, self.weights, 0.002)
+
+
+class Accelerated(Bare):
+    """The same loop under Accelerate."""
+
+    def __init__(self, lose: Callable[[nn.Module, Batch], Tensor]) -> None:
+        super().__init__(lose)
+        self.accelerator = import_module("accelerate").Accelerator(cpu=True)
+        self.network, self.optimiser = self.accelerator.prepare(self.network, self.optimiser)
+
+    def step(self, batch: Batch) -> None:
+        """Update the network."""
+        self.optimiser.zero_grad()
+        self.accelerator.backward(self.lose(self.network, batch))
+        self.accelerator.clip_grad_norm_(self.weights, 1.0)
+        self.optimiser.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(self.averaged, self.weights, 0.002)
+
+
+class Fabric(Bare):
+    """The same loop under Lightning's Fabric."""
+
+    def __init__(self, lose: Callable[[nn.Module, Batch], Tensor]) -> None:
+        super().__init__(lose)
+        self.fabric = import_module("lightning.fabric").Fabric(accelerator="cpu", devices=1)
+        self.network, self.optimiser = self.fabric.setup(self.network, self.optimiser)
+
+    def step(self, batch: Batch) -> None:
+        """Update the network."""
+        self.optimiser.zero_grad()
+        self.fabric.backward(self.lose(self.network, batch))
+        self.fabric.clip_gradients(self.network, self.optimiser, max_norm=1.0)
         self.optimiser.step()
         with torch.no_grad():
             torch._foreach_lerp_(self.averaged, self.weights, 0.002)
@@ -172,6 +211,13 @@ def main(steps: int) -> None:
     one = {"flow_matching": (FlowMatching(), flow_matching), "reflow": (Reflow(), reflow)}
     for name, (method, lose) in (one | {"straighten": (Straighten(), straighten)}).items():
         measure(name, begun(method, NFE, steps), Bare(lose).step, steps)
+    for loop in (Accelerated, Fabric):
+        try:
+            other = loop(flow_matching)
+        except ModuleNotFoundError as error:
+            print(f"{loop.__name__}: {error.name} is not installed")
+            continue
+        measure(loop.__name__, begun(FlowMatching(), NFE, steps), other.step, steps)
     for three in (Sim(fake_warmup=0), Dmd(fake_warmup=0)):
         for nfe in (1, NFE):
             training = begun(three, nfe, steps)
