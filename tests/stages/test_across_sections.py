@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from students import with_own_starts
 
 from fewstep import registry
 from fewstep.errors import UserError
@@ -17,7 +18,7 @@ from stages.settings.models import shown_guidance, unguidable
 from stages.settings.params import Params, deciding
 from stages.settings.steps import broken_steps
 
-RAW = yaml.safe_load(Path("params.yaml").read_text())
+RAW = with_own_starts(yaml.safe_load(Path("params.yaml").read_text()))
 PAGE = Path("docs/choose-a-method.md").read_text()
 
 
@@ -42,7 +43,7 @@ ANY_STEP = {
 
 
 def changed(**settings):
-    """Return the project's own settings with some, named by their path, changed."""
+    """Return settings with some, named by their path, changed."""
     raw = copy.deepcopy(RAW)
     for path, value in settings.items():
         *sections, last = path.split("__")
