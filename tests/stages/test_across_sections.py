@@ -77,7 +77,7 @@ def changed(**settings):
             "reference_nfe 63: a step of heun takes 2 NFE",
         ),
         ({"search__pretrain__budgets": [0]}, r"search\.pretrain\.budgets\[0\] should be greater"),
-        ({"search__pretrain__budgets": [1, 2, 4, 8, 100]}, "budget 100 does not fit a fine grid of 32"),
+        ({"search__pretrain__budgets": [1, 2, 4, 8, 100]}, "budget 100 does not fit a fine grid of 16"),
         ({"search": {}}, "search is empty"),
         ({"couple__round1__calls": 64}, "couple.round1.calls is not a setting; did you mean 'nfe'?"),
         (
