@@ -8,6 +8,23 @@ from typing import Any
 
 from flows.workspaces.variant import Variant
 
+STRAIGHT: dict[str, Any] = {
+    "method": "straighten",
+    "init": "pretrain",
+    "teacher": "pretrain",
+    "train_on": "trajectories/pretrain",
+    "nfe": 4,
+    "train": {
+        "steps": 200,
+        "batch": 64,
+        "learning_rate": 5.0e-4,
+        "warmup": 20,
+        "decay": "cosine",
+        "ema": 0.99,
+    },
+}
+"""Settings of a student that is straightened on the searched grid."""
+
 
 def run_chain(overrides: dict[str, Any]) -> Path:
     """Run the chain in a variant, and return the folder of its artifacts; a failed run raises."""

@@ -1,9 +1,8 @@
 """A student of four steps on digits, trained in all its weights and as an adapter, beside its teacher.
 
 Run `python -m benchmarks.lora_digits [artifacts]` after `make run`, whose pretrained model, search and
-trajectories it reads. The settings are those of straight-4 in params.yaml, but for the learning rate. Printed
-is the root mean square distance of 1024 samples to where the teacher ends in 64 steps of Heun from the same
-noise, and how many numbers were trained.
+trajectories it reads. Printed is the root mean square distance of 1024 samples to where the teacher ends in
+64 steps of Heun from the same noise, and how many numbers were trained.
 """
 
 import sys
@@ -11,8 +10,8 @@ import tempfile
 from pathlib import Path
 
 import torch
-import yaml
 
+from benchmarks._students import STRAIGHT
 from fewstep import grids
 from fewstep.checkpoint import load_model
 from fewstep.draws import draws_of
@@ -29,9 +28,8 @@ WAYS = [(None, 5e-4), (None, 2e-3), (2, 2e-3), (2, 1e-2)]
 
 def train(artifacts: Path, folder: Path, rank: int | None, rate: float) -> Job:
     """Run the stage in `folder`, and return its job."""
-    settings = yaml.safe_load(Path("params.yaml").read_text())["distill"]["straight-4"]
-    settings["train"]["learning_rate"] = rate
-    settings["lora"] = rank and {"rank": rank, "alpha": rank}
+    lora = rank and {"rank": rank, "alpha": rank}
+    settings = STRAIGHT | {"train": STRAIGHT["train"] | {"learning_rate": rate}, "lora": lora}
     for name in ("out", "scratch"):
         (folder / name).mkdir()
     places = {

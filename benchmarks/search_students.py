@@ -6,12 +6,9 @@ data over the converged teacher's, with paired errors, at 2, 4 and 8 steps.
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from benchmarks._students import run_chain
+from benchmarks._students import STRAIGHT, run_chain
 
 BUDGETS = (2, 4, 8)
 SEARCHES: dict[str, Any] = {
@@ -24,8 +21,7 @@ SEARCHES: dict[str, Any] = {
 
 def overrides(search: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a chain that ends with students straightened on the grids of a search."""
-    straight = yaml.safe_load(Path("params.yaml").read_text())["distill"]["straight-4"]
-    students = {f"straight-{nfe}": straight | {"nfe": nfe} for nfe in BUDGETS}
+    students = {f"straight-{nfe}": STRAIGHT | {"nfe": nfe} for nfe in BUDGETS}
     changed = {"couple": {}, "reflow": {}, "distill": students, "search.pretrain.method": search}
     return changed | {"search.pretrain.report_noises": 4096, "evaluate.nfe": list(BUDGETS)}
 

@@ -20,7 +20,7 @@ def give_keys(file: Path, keys: int) -> None:
     """Add students to params.yaml, each with a number of steps of its own."""
     yaml = YAML()
     params = yaml.load(file)
-    model = dict(params["distill"]["straight-4"])
+    model = dict(params["distill"]["boss-4"])
     for key in range(keys - len(params["distill"])):
         train = dict(model["train"]) | {"steps": 1 + key}
         params["distill"][f"student-{key}"] = model | {"train": train}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +13,7 @@ from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.fields import Precision, fact_of_precision
 from stages.settings.models import missing_flows
-from stages.settings.params import Params, Settings
+from stages.settings.params import Params, Settings, SolverName
 
 with lazy_imports():
     from fewstep import checkpoint, grids, noises
@@ -34,6 +35,8 @@ class Config(Settings):
     """Trajectories to train on."""
     held_out: int = Field(256, ge=2)
     """Further trajectories, kept out of training for held-out losses."""
+    solver: SolverName | None = None
+    """What follows the fine timesteps of the search; None is the solver that the search used."""
     batch: int = Field(128, ge=1)
     """Trajectories in one network call."""
     samples_per_shard: int = Field(1024, ge=1)
@@ -73,6 +76,7 @@ def work(config: Config, job: Job) -> tuple[Splits, TrajectoryMaker]:
         grid.must_suit(model=digest)
     timesteps = sorted({time for grid in found.grids.values() for time in grid.times})
     fine = grids.with_timesteps(found.fine, timesteps)
+    fine = replace(fine, solver=config.solver or fine.solver)
     if config.keep == "all":
         timesteps = list(fine.times)
     maker = trajectories.TrajectoryMaker(

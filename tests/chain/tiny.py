@@ -5,6 +5,8 @@ Training settings are replaced, not scaled, so that tuning params.yaml leaves th
 
 from typing import Any
 
+from students import ENDPOINT, STRAIGHT
+
 
 def train(steps: int, learning_rate: float, batch: int = 32) -> dict[str, Any]:
     return {"steps": steps, "batch": batch, "learning_rate": learning_rate, "warmup": 2, "ema": 0.9}
@@ -41,8 +43,8 @@ def shrink(params: dict[str, Any]) -> dict[str, Any]:
         },
         "trajectories": {"pretrain": {"samples": 256, "held_out": 64}},
         "distill": {
-            "boss-4": params["distill"]["straight-4"] | {"train": train(10, 1e-3)},
-            "one-step": params["distill"]["endpoint"] | {"teacher": "round1", "train": train(10, 1e-3)},
+            "boss-4": STRAIGHT | {"train": train(10, 1e-3)},
+            "one-step": ENDPOINT | {"teacher": "round1", "train": train(10, 1e-3)},
             "finished-4": finish | {"nfe": 4, "train": train(4, 2e-4) | {"betas": [0.0, 0.99]}},
         },
         "evaluate": {"samples": 60, "blocks": 2, "nfe": [1, 4], "reference_nfe": 8},

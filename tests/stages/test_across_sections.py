@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from students import with_own_starts
 
 from fewstep import registry
 from fewstep.errors import UserError
@@ -17,7 +18,7 @@ from stages.settings.models import shown_guidance, unguidable
 from stages.settings.params import Params, deciding
 from stages.settings.steps import broken_steps
 
-RAW = yaml.safe_load(Path("params.yaml").read_text())
+RAW = with_own_starts(yaml.safe_load(Path("params.yaml").read_text()))
 PAGE = Path("docs/choose-a-method.md").read_text()
 
 
@@ -42,7 +43,7 @@ ANY_STEP = {
 
 
 def changed(**settings):
-    """Return the project's own settings with some, named by their path, changed."""
+    """Return settings with some, named by their path, changed."""
     raw = copy.deepcopy(RAW)
     for path, value in settings.items():
         *sections, last = path.split("__")
@@ -76,7 +77,7 @@ def changed(**settings):
             "reference_nfe 63: a step of heun takes 2 NFE",
         ),
         ({"search__pretrain__budgets": [0]}, r"search\.pretrain\.budgets\[0\] should be greater"),
-        ({"search__pretrain__budgets": [1, 2, 4, 8, 100]}, "budget 100 does not fit a fine grid of 32"),
+        ({"search__pretrain__budgets": [1, 2, 4, 8, 100]}, "budget 100 does not fit a fine grid of 16"),
         ({"search": {}}, "search is empty"),
         ({"couple__round1__calls": 64}, "couple.round1.calls is not a setting; did you mean 'nfe'?"),
         (

@@ -10,6 +10,7 @@ import torch
 import yaml
 from jobs import job_in
 from safetensors.torch import save_file
+from students import STRAIGHT
 
 from fewstep.checkpoint import CONDITIONS, load_model
 from fewstep.conditions import Table
@@ -165,7 +166,7 @@ def test_an_adopted_model_has_its_key_for_a_name_everywhere():
     params = settings(mine=SAID)
     params.raw["couple"] = RAW["couple"] | {"more": {"model": "mine", "pairs": 64, "guidance": 3.0}}
     params.raw["search"] = RAW["search"] | {"mine": RAW["search"]["pretrain"] | {"teacher": "mine"}}
-    student = RAW["distill"]["straight-4"] | {"teacher": "mine", "init": "mine"}
+    student = STRAIGHT | {"teacher": "mine", "init": "mine"}
     params.raw["distill"] = RAW["distill"] | {"four": student | {"train_on": "trajectories/mine"}}
     params.raw["trajectories"] = RAW["trajectories"] | {"mine": {"samples": 64}}
     params.raw["evaluate"] = RAW["evaluate"] | {"reference": "mine"}
