@@ -64,6 +64,7 @@ GROUPS = {
     "tests/chain/test_kills.py": "killed chains",
     "tests/chain/test_shared_shards.py": "killed chains",
     "tests/foreign/test_diffusers.py": "diffusers",
+    "tests/foreign/test_dit.py": "diffusers",
     "tests/foreign/test_survey.py": "diffusers",
     "tests/foreign/test_text.py": "diffusers",
     "tests/infra/test_chain_on_workers.py": "infra",

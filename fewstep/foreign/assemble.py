@@ -70,6 +70,6 @@ def assemble(config: ModelConfig, found: Found, table: Table | None = None) -> M
         UserError: if the network can't be built, or the weights are not its own.
     """
     model = build(config, seed=0, table=table)
-    assert isinstance(model.network, Adapter)
-    fill(model.network.network, found.files)
+    network = model.network.network if isinstance(model.network, Adapter) else model.network
+    fill(network, found.files)
     return model.eval()

@@ -52,6 +52,23 @@ def sizes(files: list[Path]) -> str:
     return f"{numbers.total():,} numbers of type {' and '.join(sorted(numbers))}"
 
 
+def shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each weight in some files, by name, from their headers alone.
+
+    Raises:
+        UserError: if a file is damaged.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        try:
+            with safe_open(file, "pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - it is no dictionary
+                    found[name] = tuple(tensors.get_slice(name).get_shape())
+        except SafetensorError as error:
+            raise UserError(f"{file} is damaged ({error})") from error
+    return found
+
+
 def fill(network: nn.Module, files: list[Path]) -> None:
     """Copy weights into a network, in its type; all of its weights must be there, and no others.
 

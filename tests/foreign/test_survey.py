@@ -245,13 +245,13 @@ def test_the_page_runs_as_written(here, ask):
     blocks = [
         yaml.safe_load(text)["adopt"] for text in re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.S | re.M)
     ]
-    whole, network_alone, of_prompts, own_code = (next(iter(block.values())) for block in blocks)
+    whole, network_alone, of_prompts, *others = (next(iter(block.values())) for block in blocks)
     assert chosen(whole)[1].prediction == "noise"
     (here / "data/ddpm/scheduler/scheduler_config.json").unlink()
     found, config = chosen(network_alone)
     assert not found.declared
     assert config.path["beta_end"] == 0.012
-    assert Config(**own_code).format.name == "state_dict"
+    assert [Config(**each).format.name for each in others] == ["state_dict", "sit", "edm"]
     assert Config(**of_prompts).prompts.file.startswith("data/")
     [of_a_pipeline, command] = re.findall(r"^    fewstep (adopt .*)$", PAGE, re.M)
     assert of_a_pipeline.split()[1:] == [of_prompts["folder"]]

@@ -11,6 +11,7 @@ from fewstep.model import ModelConfig, build
 
 SHAPES = {
     "mlp": [(2,), (7,), (1, 4, 4), (3, 5, 3)],
+    "dit": [(4, 8, 8), (1, 4, 10)],
     "unet": [(1, 8, 8), (3, 8, 8), (2, 9, 13), (1, 28, 28), (1, 11, 8)],
 }
 WRAPPED = {"diffusers", "imported"}  # networks of others, whose tests are in tests/foreign
@@ -100,6 +101,11 @@ def test_weights_depend_on_the_seed_alone(name):
         ("unet", (1, 8, 8), {"multipliers": []}, "1 or more"),
         ("unet", (1, 8, 8), {"widht": 8}, "widht"),
         ("mlp", (2,), {"width": 0}, "1 or more"),
+        ("dit", (2,), {}, "dit needs images.*use mlp"),
+        ("dit", (1, 8, 9), {}, "8x9 can't be cut into squares of 2; set patch to a divisor"),
+        ("dit", (1, 8, 8), {"depth": 0}, "1 or more"),
+        ("dit", (1, 8, 8), {"width": 6, "heads": 3}, "multiple of the heads, 3, and of 4, got 6"),
+        ("dit", (1, 8, 8), {"width": 8, "heads": 3}, "multiple of the heads, 3, and of 4, got 8"),
     ],
 )
 def test_refusals(name, shape, options, message):

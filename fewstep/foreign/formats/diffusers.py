@@ -105,7 +105,7 @@ def read_json(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(
             f"{file.parent} has no {file.name}: it is no folder that diffusers wrote; for weights of a "
-            "network class of your own take the format state_dict, for EDM's edm"
+            "network class of your own take the format state_dict, for those of EDM, DiT or SiT theirs"
         ) from None
     except json.JSONDecodeError as error:
         raise UserError(f"{file} is no JSON ({error})") from error

@@ -1,0 +1,67 @@
+"""Dit: a transformer over patches, for images and latents (Peebles and Xie 2023, arXiv 2212.09748)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from etils.epy import lazy_imports
+
+from fewstep.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+with lazy_imports():
+    from fewstep.networks import dit as networks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dit:
+    """Settings of the diffusion transformer; DiT-S/2 has width 384, depth 12, heads 6 and patch 2.
+
+    Raises:
+        UserError: if a number is below 1, or the width is no multiple of the heads and of 4.
+    """
+
+    width: int = 64
+    """Features of a token."""
+    depth: int = 4
+    """Blocks."""
+    heads: int = 4
+    """Heads of an attention."""
+    patch: int = 2
+    """Side of the square of pixels that is one token."""
+    variance: bool = False
+    """Whether it also makes a variance, which is not used; networks of DiT's and SiT's code do."""
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.depth, self.heads, self.patch) < 1:
+            raise UserError(f"dit: width, depth, heads and patch must be 1 or more, got {self}")
+        if self.width % self.heads or self.width % 4:
+            raise UserError(
+                f"dit: the width must be a multiple of the heads, {self.heads}, and of 4, got {self.width}"
+            )
+
+    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        """Return the network for images or latents of `shape` (channels, height, width).
+
+        Raises:
+            UserError: if the shape is not an image's, or its sides are no multiples of the patch.
+        """
+        if len(shape) != 3:
+            raise UserError(f"dit needs images (channels, height, width), not {shape}; use mlp")
+        if shape[1] % self.patch or shape[2] % self.patch:
+            raise UserError(
+                f"dit: {shape[1]}x{shape[2]} can't be cut into squares of {self.patch}; set patch to a "
+                "divisor of both sides"
+            )
+        return networks.DitNetwork(
+            shape,
+            classes,
+            width=self.width,
+            depth=self.depth,
+            heads=self.heads,
+            patch=self.patch,
+            variance=self.variance,
+        )
