@@ -240,18 +240,18 @@ class Table:
 
     @classmethod
     def load(cls, file: Path) -> Table:
-        """Return what `save` wrote.
+        """Return what `save` wrote, of which no more is read into memory than is asked for.
 
         Raises:
             UserError: if the file is missing or damaged.
         """
         parts: dict[str, dict[str, np.ndarray]] = {"rows": {}, "null": {}, "negative": {}}
         try:
-            with safetensors.safe_open(file, framework="numpy") as content:
+            with safetensors.safe_open(file, framework="pt") as content:  # maps it; "numpy" would copy it
                 texts = json.loads((content.metadata() or {}).get("texts", "[]"))
                 for key in sorted(content.keys()):
                     kind, _, name = key.partition("/")
-                    parts[kind][name] = content.get_tensor(key)
+                    parts[kind][name] = content.get_tensor(key).numpy()
             return cls(**parts, texts=tuple(texts))
         except (OSError, KeyError, ValueError, TypeError, safetensors.SafetensorError, UserError) as error:
             raise UserError(f"{file} holds no conditions ({error}); make its folder again") from error

@@ -160,6 +160,16 @@ def test_a_model_directory_carries_the_table(tmp_path):
         load_model(tmp_path / "a")
 
 
+def test_a_table_stays_in_its_file_until_rows_are_asked_for(tmp_path):
+    table, other = table_of(), Table(rows={n: 2 * rows for n, rows in table_of().rows.items()})
+    table.save(tmp_path / "table")
+    other.save(tmp_path / "other")
+    loaded = Table.load(tmp_path / "table")
+    with (tmp_path / "table").open("r+b") as file:
+        file.write((tmp_path / "other").read_bytes())
+    assert loaded.digest == other.digest
+
+
 def test_images_keep_their_places_whatever_the_order_they_are_declared_and_given_in(tmp_path):
     shapes = {"second": (1, 8, 8), "first": (2, 8, 8)}
     network = {"name": "unet", "width": 8, "multipliers": [1]}

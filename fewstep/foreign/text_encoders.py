@@ -62,17 +62,20 @@ def table_of(
         of=f"the encoders of {pipeline.folder} make",
         remedy="take the folder of the pipeline that the network belongs to",
     )
-    parts = [list(prompts[start : start + BATCH]) for start in range(0, len(prompts), BATCH)]
-    progress.start("encode prompts", len(parts))
-    found = []
-    for part in parts:
-        found.append(pipeline.encode(part))
+    starts = range(0, len(prompts), BATCH)
+    progress.start("encode prompts", len(starts))
+    rows: dict[str, np.ndarray] = {}
+    for start in starts:
+        made = pipeline.encode(list(prompts[start : start + BATCH]))
+        for name, values in made.items():
+            if not torch.isfinite(values).all():
+                raise UserError(
+                    f"the encoders of {pipeline.folder} make {name} that is not finite; mend their weights"
+                )
+            if name not in rows:
+                rows[name] = np.empty((len(prompts), *values.shape[1:]), np.float32)
+            rows[name][start : start + BATCH] = values.numpy()
         progress.advance()
-    rows = {name: torch.cat([each[name] for each in found]).numpy() for name in found[0]}
-    if wrong := [name for name, values in rows.items() if not np.isfinite(values).all()]:
-        raise UserError(
-            f"the encoders of {pipeline.folder} make {wrong[0]} that is not finite; mend their weights"
-        )
     away = {} if negative is None else _first(pipeline.without(negative))
     return Table(rows=rows, null=_first(null), negative=away, texts=tuple(prompts))
 

@@ -177,6 +177,15 @@ def test_encoders_of_another_network_are_refused_before_they_encode(folders):
         text_encoders.table_of(encoders, PROMPTS, {"text": (None, 6), "pooled": (3,)})
 
 
+def test_numbers_that_are_not_finite_are_refused(folders):
+    _, folder = folders["stable_diffusion"]
+    pipeline = text_encoders.read(folder, size=(16, 16))
+    with torch.no_grad():
+        list(pipeline.pipe.text_encoder.parameters())[-1].fill_(torch.nan)
+    with pytest.raises(UserError, match="make text that is not finite; mend their weights"):
+        text_encoders.table_of(pipeline, PROMPTS, {"text": (None, None)})
+
+
 def test_the_settings_and_the_command_of_the_page_are_those_of_a_pipeline(
     adopting, folders, monkeypatch, capsys
 ):
