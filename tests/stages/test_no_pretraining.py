@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from jobs import Listener, job_in
+from students import STRAIGHT
 
 from fewstep.errors import UserError
 from stages import evaluate, pretrain
@@ -15,12 +16,12 @@ from stages.settings import checks
 from stages.settings.params import Params
 
 RAW = yaml.safe_load(Path("params.yaml").read_text())
-SEARCH, STUDENT = RAW["search"]["pretrain"] | {"teacher": "mine"}, RAW["distill"]["straight-4"]
+SEARCH = RAW["search"]["pretrain"] | {"teacher": "mine"}
 
 
 def settings(**sections):
     """Return settings of a chain with an adopted teacher, and these sections."""
-    student = STUDENT | {"teacher": "mine", "init": "mine", "train_on": "trajectories/mine"}
+    student = STRAIGHT | {"teacher": "mine", "init": "mine", "train_on": "trajectories/mine"}
     chain = {"pretrain": {}, "adopt": {"mine": {"folder": "data/mine"}}, "couple": {}, "reflow": {}}
     chain |= {"search": {"mine": SEARCH}, "trajectories": {"mine": {"samples": 64}}}
     chain |= {"distill": {"four": student}, "evaluate": RAW["evaluate"] | {"reference": "mine"}}
@@ -42,7 +43,7 @@ def test_it_names_no_model():
         ({"adopt": {}, "evaluate": RAW["evaluate"]}, "'pretrain' is no teacher; there are: none"),
         ({"couple": {"a": {"model": "pretrain", "pairs": 9}}}, "'pretrain' is no model; there are: mine"),
         ({"search": RAW["search"]}, r"search\.pretrain: 'pretrain' is no model; there are: mine"),
-        ({"distill": {"four": STUDENT}}, r"distill\.four\.teacher 'pretrain' is no model; there are: mine"),
+        ({"distill": {"four": STRAIGHT}}, r"distill\.four\.teacher 'pretrain' is no model; there are: mine"),
         (
             {"pretrain": {"method": "flow_matching"}},
             "pretrain: a training needs model, train; or name a chec",
