@@ -18,14 +18,17 @@ from pathlib import Path
 import numpy as np
 
 from fewstep.checkpoint import save_model
+from fewstep.metrics import features, public
 from fewstep.model import ModelConfig, build
 from fewstep.progress import SILENT
 from fewstep.shards import Column, Shards
 from stages import evaluate, prepare
+from stages.evaluation import yardstick
 from stages.run.job import Job
 
 PART = 2**22  # bytes of images that are made at a time
 STEPS = 10  # of each net: more of them take longer, and no more memory
+LOOKED_AT = 2**14  # of the samples, for means and covariances: more take hours, and no more memory
 MODEL = {"name": "mlp", "width": 8, "depth": 1}  # its memory is not what is measured
 
 
@@ -102,6 +105,8 @@ def main() -> None:
     parser.add_argument("--stage", choices=("prepare", "evaluate"))
     asked = parser.parse_args()
     if asked.stage:
+        for module in (features, public, yardstick):
+            module.LOOKED_AT = LOOKED_AT  # type: ignore[attr-defined]
         {"prepare": run_prepare, "evaluate": run_evaluate}[asked.stage](Path.cwd())
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return
