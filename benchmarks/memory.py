@@ -24,6 +24,7 @@ from fewstep.progress import SILENT
 from fewstep.shards import Column, Shards
 from stages import evaluate, prepare
 from stages.evaluation import yardstick
+from stages.process.environment import keep_freed_memory
 from stages.run.job import Job
 
 PART = 2**22  # bytes of images that are made at a time
@@ -107,6 +108,7 @@ def main() -> None:
     if asked.stage:
         for module in (features, public, yardstick):
             module.LOOKED_AT = LOOKED_AT  # type: ignore[attr-defined]
+        keep_freed_memory()  # as a stage does
         {"prepare": run_prepare, "evaluate": run_evaluate}[asked.stage](Path.cwd())
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return
