@@ -121,7 +121,7 @@ class FeatureNet(nn.Module):
 def _filled(room: np.ndarray, parts: Iterable[np.ndarray]) -> np.ndarray:
     """Return room, (n, ...), filled by parts, (m, ...) at a time.
 
-    A list of the parts would keep each between large tensors that come and go, whose memory then stays in use.
+    A list of the parts would keep each between large tensors that come and go, whose memory then stays taken.
     """
     start = 0
     for part in parts:
