@@ -6,6 +6,7 @@ had. What is made lies in a temporary folder: twice the bytes of the images (TMP
 """
 
 import argparse
+import math
 import os
 import resource
 import subprocess
@@ -83,9 +84,9 @@ def run_evaluate(folder: Path) -> None:
     model = build(ModelConfig(architecture=MODEL, shape=shape), seed=0)
     save_model(folder / "artifacts/models/pretrain", model)
     inputs = {"data": folder / "artifacts/prepare", "model pretrain": folder / "artifacts/models/pretrain"}
-    config = evaluate.Config(
-        nfe=(1,), reference_solver="euler", reference_nfe=1, samples=100, blocks=2, batch=100
-    )
+    few = {"reference_solver": "euler", "reference_nfe": 1, "samples": 100, "blocks": 2}
+    batch = min(100, 2**24 // math.prod(shape))
+    config = evaluate.Config.model_validate({"nfe": (1,), "batch": batch, **few})
     evaluate.run(config, job_of("evaluate", folder, inputs))
 
 
