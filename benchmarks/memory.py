@@ -6,6 +6,7 @@ had. What is made lies in a temporary folder: twice the bytes of the images (TMP
 """
 
 import argparse
+import math
 import os
 import resource
 import subprocess
@@ -18,14 +19,18 @@ from pathlib import Path
 import numpy as np
 
 from fewstep.checkpoint import save_model
+from fewstep.metrics import features, public
 from fewstep.model import ModelConfig, build
 from fewstep.progress import SILENT
 from fewstep.shards import Column, Shards
 from stages import evaluate, prepare
+from stages.evaluation import yardstick
+from stages.process.environment import keep_freed_memory
 from stages.run.job import Job
 
 PART = 2**22  # bytes of images that are made at a time
 STEPS = 10  # of each net: more of them take longer, and no more memory
+LOOKED_AT = 2**14  # of the samples, for means and covariances: more take hours, and no more memory
 MODEL = {"name": "mlp", "width": 8, "depth": 1}  # its memory is not what is measured
 
 
@@ -79,9 +84,9 @@ def run_evaluate(folder: Path) -> None:
     model = build(ModelConfig(architecture=MODEL, shape=shape), seed=0)
     save_model(folder / "artifacts/models/pretrain", model)
     inputs = {"data": folder / "artifacts/prepare", "model pretrain": folder / "artifacts/models/pretrain"}
-    config = evaluate.Config(
-        nfe=(1,), reference_solver="euler", reference_nfe=1, samples=100, blocks=2, batch=100
-    )
+    few = {"reference_solver": "euler", "reference_nfe": 1, "samples": 100, "blocks": 2}
+    batch = min(100, 2**24 // math.prod(shape))
+    config = evaluate.Config.model_validate({"nfe": (1,), "batch": batch, **few})
     evaluate.run(config, job_of("evaluate", folder, inputs))
 
 
@@ -102,6 +107,9 @@ def main() -> None:
     parser.add_argument("--stage", choices=("prepare", "evaluate"))
     asked = parser.parse_args()
     if asked.stage:
+        for module in (features, public, yardstick):
+            module.LOOKED_AT = LOOKED_AT  # type: ignore[attr-defined]
+        keep_freed_memory()  # as a stage does
         {"prepare": run_prepare, "evaluate": run_evaluate}[asked.stage](Path.cwd())
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return

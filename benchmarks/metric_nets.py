@@ -4,7 +4,8 @@ Run `python -m benchmarks.metric_nets` after `make run`, with the settings it ra
 samples the converged teacher and every student again, trains a second set of nets from another seed, and
 prints for each model
 
-- its ratio to the teacher by the nets of `prepare`, by the second set, and how far these are apart;
+- its ratio to the teacher by the nets that `prepare` trained, by the second set, and how far these are apart;
+- the ratio by the public features, of colour images, which neither set contains;
 - the ratio as it would be if samples were measured raw, values beyond the range included.
 
 The last line is the largest difference between the two sets.
@@ -21,6 +22,7 @@ from torch import Tensor
 from fewstep.checkpoint import load_model
 from fewstep.flow import as_flow
 from fewstep.grids import Grid
+from fewstep.metrics import public
 from fewstep.metrics.features import FeatureNet
 from fewstep.metrics.nets import load_nets, train_nets
 from fewstep.metrics.protocol import Floor, Reference, ratio, score_blocks
@@ -55,6 +57,7 @@ def main() -> None:
     teacher, *students = samples
     train = Shards(PREPARED / "train").load()
     own = load_nets(PREPARED)
+    fixed = {public.NAME: own.pop(public.NAME)} if public.NAME in own else {}
     pixels = next(iter(own.values())).pixels
     data = as_saved(train["data"]) if pixels else train["data"]
     clusters = next((net.classes for net in own.values() if net.taught_by.startswith("clusters")), 10)
@@ -62,6 +65,7 @@ def main() -> None:
     other = train_nets(
         data,
         train.get("label"),
+        public_features=False,
         pixels=pixels,
         steps=steps or MetricNets().steps,
         clusters=clusters,
@@ -80,16 +84,19 @@ def main() -> None:
         return {name: ratio(scores[name], scores[teacher]).mean for name in students}
 
     by_own, by_other = ratios(own), ratios(other)
+    by_fixed = ratios(fixed) if fixed else {}
     for net in own.values():
         net.pixels = False
     raw = ratios(own)
     print(f"distance over that of {teacher}, mean of {len(own)} nets")
-    print("| model | as saved | second set | apart | raw |")
-    print("|---|---|---|---|---|")
+    print("| model | as saved | second set | apart | public features | raw |")
+    print("|---|---|---|---|---|---|")
     apart = {name: by_other[name] / by_own[name] - 1 for name in students}
     for name in students:
+        shown = f"{by_fixed[name]:.2f}" if fixed else "-"
         print(
-            f"| {name} | {by_own[name]:.2f} | {by_other[name]:.2f} | {apart[name]:+.0%} | {raw[name]:.2f} |"
+            f"| {name} | {by_own[name]:.2f} | {by_other[name]:.2f} | {apart[name]:+.0%} | {shown} "
+            f"| {raw[name]:.2f} |"
         )
     print(f"largest difference between the sets: {max(map(abs, apart.values())):.0%}")
 

@@ -91,7 +91,7 @@ class FeatureNet(nn.Module):
 
     def features(self, data: Rows) -> np.ndarray:
         """Return the features, float64 (n, 64), divided by their standard deviations on the train split."""
-        return np.concatenate(list(self.features_by_batch(data)))
+        return _filled(np.empty((len(data), FEATURES)), self.features_by_batch(data))
 
     def features_by_batch(self, data: Rows) -> Iterator[np.ndarray]:
         """Yield the features, those of a network call at a time."""
@@ -100,7 +100,8 @@ class FeatureNet(nn.Module):
 
     def classify(self, data: Rows) -> np.ndarray:
         """Return the likeliest class of each sample, int64 (n,)."""
-        return torch.cat(list(self._by_batch(lambda batch: self(batch).argmax(dim=1), data))).numpy()
+        found = self._by_batch(lambda batch: self(batch).argmax(dim=1), data)
+        return _filled(np.empty(len(data), np.int64), (part.numpy() for part in found))
 
     def accuracy(self, data: Rows, labels: Tensor) -> float:
         """Return the share of samples whose class is right."""
@@ -115,6 +116,18 @@ class FeatureNet(nn.Module):
     def _by_batch(self, call: Callable[[Tensor], Tensor], data: Rows) -> Iterator[Tensor]:
         for numbers in torch.arange(len(data)).split(BATCH):
             yield call(self.look_at(data, numbers)).cpu()
+
+
+def _filled(room: np.ndarray, parts: Iterable[np.ndarray]) -> np.ndarray:
+    """Return room, (n, ...), filled by parts, (m, ...) at a time.
+
+    A list of the parts would keep each between large tensors that come and go, whose memory then stays taken.
+    """
+    start = 0
+    for part in parts:
+        room[start : start + len(part)] = part
+        start += len(part)
+    return room
 
 
 class Features(nn.Module):

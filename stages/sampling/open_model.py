@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from fewstep import grids, solvers
+from fewstep import grids, rows, solvers
 from fewstep.checkpoint import load_model
 from fewstep.draws import draws_of
 from fewstep.errors import UserError
@@ -86,8 +86,15 @@ def grid_of_nfe(flow: Flow, solver: str, nfe: int, *, spacing: str = "uniform") 
 
 
 def turns_of(flow: Flow, model: Model, *, noises: int, seed: int, steps: int = 64) -> Turns:
-    """Return S and F of a model's flow, means over dimensions, on noise that nothing else uses."""
-    ((noise, conditions),) = draws_of(
-        model, "straightness", seed, range(noises), batch=noises, device=device()
+    """Return S and F of a model's flow, means over dimensions, on noise that nothing else uses.
+
+    As many noises at a time as memory shall hold: one batch, unless samples are large.
+    """
+    size = len(rows.pieces(torch.arange(noises), model.config.shape)[0])
+    grid = grids.uniform(steps, start=flow.t_start, end=flow.t_end)
+    draws = draws_of(model, "straightness", seed, range(noises), batch=size, device=device())
+    found = [(len(noise) / noises, turns(flow, noise, grid, **conditions)) for noise, conditions in draws]
+    return Turns(
+        sum(share * part.straightness for share, part in found),
+        sum(share * part.first_order for share, part in found),
     )
-    return turns(flow, noise, grids.uniform(steps, start=flow.t_start, end=flow.t_end), **conditions)

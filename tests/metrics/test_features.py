@@ -1,4 +1,5 @@
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -52,6 +53,25 @@ def test_the_spread_in_a_set_too_large_is_that_of_a_draw_from_it(net, monkeypatc
     assert torch.equal(some.head.weight, whole.head.weight)  # what it learned is the same
     assert not torch.equal(some.spread, whole.spread)
     torch.testing.assert_close(some.spread, whole.spread, rtol=0.5, atol=0)
+
+
+def test_what_is_found_is_written_where_it_stays_so_that_memory_does_not_grow_with_the_set(net, monkeypatch):
+    data, _ = stripes(200)
+    expected = net.classify(data), net.features(data)
+    alive, most, by_batch = weakref.WeakSet(), [], FeatureNet._by_batch
+
+    def counted(self, call, rows):
+        for part in by_batch(self, call, rows):
+            alive.add(part)
+            most.append(len(alive))
+            yield part
+
+    monkeypatch.setattr(features, "BATCH", 10)
+    monkeypatch.setattr(FeatureNet, "_by_batch", counted)
+    np.testing.assert_array_equal(net.classify(data), expected[0])
+    np.testing.assert_allclose(net.features(data), expected[1], rtol=1e-4, atol=1e-4)
+    assert len(most) == 40
+    assert max(most) < 5
 
 
 def test_features_of_a_sample_do_not_depend_on_the_others(net):
