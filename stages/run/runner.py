@@ -1,5 +1,7 @@
 """How a stage runs: command line, settings, inputs, scratch, progress, tracking, publishing."""
 
+import atexit
+import gc
 import os
 import shutil
 import sys
@@ -30,6 +32,7 @@ from stages.workers.distributed import OthersFinishError, machine_number, refuse
 
 def main(file: Path) -> None:
     """Do what the command line asks of the stage that `file` defines, and end the process."""
+    atexit.register(gc.freeze)  # else Python looks for garbage among all that torch is, and ends anyway
     stage = Path(file).stem
     options = command_line(stage).parse_args()
     key = options.key or key_from_dvc(stage)

@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from fake_project import Project
+from fake_project import MAKE, Project
 from processes import wait_for
 
 
@@ -30,6 +30,12 @@ def test_a_result_is_made_once_and_published_again(project):
     assert outcome(project) == {"stage": "make", "outcome": "made", "message": ""}
     project.sh("python -m stages.make")
     assert outcome(project) == {"stage": "make", "outcome": "published before", "message": ""}
+
+
+def test_a_stage_ends_without_a_look_for_garbage_among_all_that_it_imported(project):
+    last = "import atexit, gc\natexit.register(lambda: print('frozen', gc.get_freeze_count() > 0))\n"
+    project.write("stages/make.py", last + MAKE)
+    assert "frozen True" in project.sh("python -m stages.make")
 
 
 @pytest.mark.parametrize(
