@@ -16,9 +16,14 @@ with lazy_imports(error_callback=brought_by("metrics", what="this metric", libra
     import prdc
 
 with lazy_imports(error_callback=brought_by("metrics", what="this metric", library="scikit-learn")):
+    import sklearn
     from sklearn import metrics
 
 NEIGHBOURS = 5
+CHUNK, CHUNK_BYTES = (
+    256,
+    2**27,
+)  # samples that scikit-learn holds as float64 at once: its own number, and a limit
 
 
 def manifold_scores(reference: np.ndarray, samples: np.ndarray, *, seed: int = 0) -> dict[str, float]:
@@ -56,6 +61,8 @@ def median_nearest(samples: np.ndarray, parts: Iterable[np.ndarray]) -> float:
         parts: The data, (m, dims) at a time, so that it need not fit in memory.
     """
     nearest = np.full(len(samples), np.inf)
-    for part in parts:
-        nearest = np.minimum(nearest, metrics.pairwise_distances_argmin_min(samples, part)[1])
+    chunk = max(1, min(CHUNK, CHUNK_BYTES // (8 * samples.shape[1])))
+    with sklearn.config_context(pairwise_dist_chunk_size=chunk):
+        for part in parts:
+            nearest = np.minimum(nearest, metrics.pairwise_distances_argmin_min(samples, part)[1])
     return float(np.median(nearest))

@@ -3,9 +3,11 @@ import warnings
 
 import numpy as np
 import pytest
+import sklearn
 from missing import make_missing
 
 from fewstep.errors import UserError
+from fewstep.metrics import neighbours
 from fewstep.metrics.neighbours import manifold_scores, median_nearest
 
 
@@ -79,3 +81,19 @@ def test_the_nearest_is_found_whatever_parts_the_data_comes_in():
 def test_the_distance_is_the_median():
     samples = np.array([[1.0], [7.0], [9.0]])
     assert median_nearest(samples, [np.array([[0.0], [10.0]])]) == 1
+
+
+def test_the_nearest_of_large_samples_are_found_with_few_of_them_in_memory_at_once(monkeypatch):
+    generator = np.random.default_rng(0)
+    samples, data = (generator.standard_normal((n, 100), dtype=np.float32) for n in (30, 50))
+    chunks, find = [], neighbours.metrics.pairwise_distances_argmin_min
+
+    def seen(*sides):
+        chunks.append(sklearn.get_config()["pairwise_dist_chunk_size"])
+        return find(*sides)
+
+    monkeypatch.setattr("sklearn.metrics.pairwise_distances_argmin_min", seen)
+    whole = median_nearest(samples, [data])
+    monkeypatch.setattr(neighbours, "CHUNK_BYTES", 8 * 100 * 20)
+    assert median_nearest(samples, [data]) == pytest.approx(whole, rel=1e-6)
+    assert chunks == [256, 20]
