@@ -20,10 +20,7 @@ with lazy_imports(error_callback=brought_by("metrics", what="this metric", libra
     from sklearn import metrics
 
 NEIGHBOURS = 5
-CHUNK, CHUNK_BYTES = (
-    256,
-    2**27,
-)  # samples that scikit-learn holds as float64 at once: its own number, and a limit
+CHUNK, CHUNK_BYTES = 256, 2**27  # samples that scikit-learn holds as float64: its own number, and a limit
 
 
 def manifold_scores(reference: np.ndarray, samples: np.ndarray, *, seed: int = 0) -> dict[str, float]:
