@@ -74,7 +74,9 @@ class Changed:
 
     def __getitem__(self, numbers: Tensor) -> Tensor:
         """See Rows."""
-        return self.change(self.rows[numbers])
+        own = pieces(numbers, self.rows.shape[1:])  # what they are changed to may be far smaller
+        parts = [self.change(self.rows[part]) for part in own]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def pieces(numbers: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, ...]:

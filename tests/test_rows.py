@@ -40,3 +40,12 @@ def test_of_too_many_rows_some_are_drawn_and_stay_in_order():
     assert max(found) - min(found) > 60  # from all over the set
     other, again = (torch.cat(list(in_pieces(some_of(data, 30, stream=s, seed=0)))) for s in "ba")
     assert again.flatten().tolist() == found != other.flatten().tolist()
+
+
+def test_large_rows_are_changed_to_small_ones_a_piece_at_a_time(monkeypatch):
+    data, asked = torch.arange(70.0).view(7, 10), []
+    small = Changed(data, lambda part: asked.append(len(part)) or part.mean(1, keepdim=True))
+    whole = small[torch.arange(7)]
+    monkeypatch.setattr(rows, "PIECE_BYTES", 4 * 10 * 3)
+    assert torch.equal(small[torch.arange(7)], whole)
+    assert asked == [7, 3, 3, 1]
