@@ -211,7 +211,7 @@ def take_turns(
     """Run each stage once those above it are done, independent ones at once; return their final states.
 
     Args:
-        turns: The stages, by name.
+        turns: The stages, by name; of equally urgent ones the first begins.
         upstream: The stages that each waits for, by name; those without a turn do not count.
         seconds: How long each took the last time, by name.
 
@@ -231,7 +231,7 @@ def take_turns(
         while order.is_active():
             ready.update(order.get_ready())
             while ready and len(begun) < time_limits.stages_at_once():
-                name = max(sorted(ready), key=urgent.__getitem__)
+                name = max(filter(ready.__contains__, turns), key=urgent.__getitem__)
                 above = [futures[other] for other in waits_for[name]]
                 submit = bring_up_to_date.with_options(name=name).submit
                 futures[name] = submit(turns[name], wait_for=above, return_state=False)

@@ -49,7 +49,7 @@ class Stage:
 
 
 def read(root: Path) -> dict[str, Stage]:
-    """Return the stages of `root`'s dvc.yaml in dependency order.
+    """Return the stages of `root`'s dvc.yaml in dependency order, else in that of the file and the settings.
 
     Raises:
         UserError: dvc.yaml, params.yaml or dvc.lock cannot be read, or a stage holds its lock.
@@ -62,7 +62,7 @@ def read(root: Path) -> dict[str, Stage]:
             for name, node in nodes.items()
         }
         changed = _changed(repo, nodes.values())
-        order = TopologicalSorter({name: upstream[name] for name in sorted(upstream)}).static_order()
+        order = TopologicalSorter(upstream).static_order()
         return {name: _stage(nodes[name], upstream[name], changed.get(name, [])) for name in order}
 
 

@@ -50,6 +50,16 @@ def test_a_stage_counts_the_seconds_it_took_and_a_new_one_the_mean():
     ],
 )
 def test_the_flow_begins_with_the_most_urgent_when_there_is_room(monkeypatch, at_once, seconds, order):
+    monkeypatch.setenv("FEWSTEP_STAGES_AT_ONCE", at_once)
+    assert begun_by_the_flow(monkeypatch, UPSTREAM, seconds) == order
+
+
+@pytest.mark.parametrize("names", [("b", "a", "c"), ("c", "b", "a")])
+def test_equally_urgent_stages_begin_in_the_order_of_the_settings(monkeypatch, names):
+    assert begun_by_the_flow(monkeypatch, dict.fromkeys(names, ()), {}) == [*names]
+
+
+def begun_by_the_flow(monkeypatch, upstream, seconds):
     begun, ended = [], SimpleQueue()
 
     def submit(turn, **_):
@@ -61,10 +71,9 @@ def test_the_flow_begins_with_the_most_urgent_when_there_is_room(monkeypatch, at
         return next_finished(*_)
 
     next_finished = pipeline.next_finished
-    monkeypatch.setenv("FEWSTEP_STAGES_AT_ONCE", at_once)
     monkeypatch.setattr(pipeline, "next_finished", end_the_first)
     task = SimpleNamespace(with_options=lambda name: SimpleNamespace(submit=submit))
     monkeypatch.setattr(pipeline, "bring_up_to_date", task)
-    states = pipeline.take_turns({name: name for name in UPSTREAM}, UPSTREAM, seconds)
-    assert begun == order
-    assert states == {name: name for name in UPSTREAM}
+    states = pipeline.take_turns({name: name for name in upstream}, upstream, seconds)
+    assert states == {name: name for name in upstream}
+    return begun
