@@ -167,7 +167,6 @@ def evaluate(
     with ThreadPoolExecutor() as threads:  # a second core is free until the workers start
         straight = threads.map(partial(straightness, seed=job.seed), models.values())
         fine_runs = converge(measured, models[fine.model], fine, entries)
-    truths = {guidance: measured.kept.ends(entry) for guidance, (entry, _) in fine_runs.items()}
     common = {
         name: {
             "straightness": found,
@@ -181,11 +180,8 @@ def evaluate(
     shown = sorted(finest, key=lambda entry: (entry.guidance, entry.nfe)) + entries
     floor = measured.constants.floors[0]
     same_noise = {name for name, model in models.items() if model.noise == models[fine.model].noise}
-    rmse = {
-        entry: endpoint_rmse(measured.kept.ends(entry), truths[entry.guidance])
-        for entry in entries
-        if entry.model in same_noise
-    }
+    truths = {guidance: entry for guidance, (entry, _) in fine_runs.items()}
+    rmse = off_truths(kept, [entry for entry in entries if entry.model in same_noise], truths)
     real = train.some(samples_shown(models[fine.model].config.shape), seed=job.seed)["data"]
     rows = [
         row(
@@ -282,6 +278,20 @@ def measure(entry: Entry) -> Result:
     flow = as_flow(model, guidance=entry.grid.guidance)
     refiner = open_sampler(folders[entry.refinement.refiner], precision) if entry.refinement else None
     return WORKER["yardstick"].measure(entry, model, flow, refiner)
+
+
+def off_truths(
+    kept: KeptEntries, entries: Sequence[Entry], truths: Mapping[float, Entry]
+) -> dict[Entry, float]:
+    """Return how far entries end from the truth for the same noises, as the root of the mean square.
+
+    Args:
+        kept: Where these noises ended.
+        entries: Of models whose noise is the truth's.
+        truths: By guidance, the fine run that is the truth.
+    """
+    ends = {guidance: kept.ends(entry) for guidance, entry in truths.items()}
+    return {entry: endpoint_rmse(kept.ends(entry), ends[entry.guidance]) for entry in entries}
 
 
 def straightness(model: Model, seed: int) -> float | None:

@@ -24,7 +24,7 @@ from fewstep.randomness import keys_of
 from fewstep.shards import Shards, write_shards
 from stages.evaluation import evaluation, yardstick
 from stages.evaluation.entries import Entry, KeptEntries
-from stages.evaluation.evaluation import FineRun, converge
+from stages.evaluation.evaluation import FineRun, converge, off_truths
 from stages.evaluation.listed import entries_of, sampled_entries
 from stages.evaluation.macs import macs_of
 from stages.evaluation.refined import models_in, refined_entries
@@ -187,6 +187,17 @@ def test_where_samples_end_is_kept_raw(prepared, constants):
     ends = measured(prepared, constants, loud()).ends
     assert ends.abs().max() > 3
     assert torch.equal(ends, ends_at(loud()))
+
+
+def test_how_far_a_sample_ends_from_the_truth_of_its_guidance_is_measured_raw(prepared, constants, tmp_path):
+    kept, one, two = KeptEntries(tmp_path), measured(prepared, constants, loud()), ends_at(loud(2.0))
+    plain, guided = (Entry("a", "own", uniform(1), 1, "digest", guidance) for guidance in (1.0, 2.5))
+    truths = {entry.guidance: replace(entry, digest=f"{entry.guidance}") for entry in (plain, guided)}
+    for entry, ends in ((plain, one.ends), (truths[1.0], two), (truths[2.5], one.ends)):
+        kept.write(entry, replace(one, ends=ends))
+    far = float((two / 2).square().mean().sqrt())
+    assert off_truths(kept, [plain], truths) == {plain: pytest.approx(far)}
+    assert off_truths(kept, [guided], truths) == {guided: 0}
 
 
 def test_constants_do_not_depend_on_how_the_data_is_cut(images, constants, tmp_path):
