@@ -1,10 +1,10 @@
 """Networks of EDM, adopted from safetensors: fewstep's Euler is EDM's sampler without its correction."""
 
-import sys
 from itertools import pairwise
 
 import pytest
 import torch
+from own_code import checkout_with
 from safetensors.torch import save_file
 from torch.nn import functional
 
@@ -46,15 +46,7 @@ SIZES = {"img_resolution": 8, "img_channels": 3}
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A checkout with the network's class."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in ("nets", "nets.edm"):  # of the test before
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    for marker in ("dvc.yaml", "flows/commands.py"):  # a checkout
-        (tmp_path / marker).parent.mkdir(exist_ok=True)
-        (tmp_path / marker).touch()
-    (tmp_path / "nets").mkdir()
-    (tmp_path / "nets/edm.py").write_text(NETS)
+    checkout_with(tmp_path, monkeypatch, "edm", NETS)
     (tmp_path / "data/edm").mkdir(parents=True)
     return tmp_path / "data/edm"
 

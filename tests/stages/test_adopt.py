@@ -1,7 +1,6 @@
 """The stage adopt, on weights of a network of the user's own."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 import yaml
 from jobs import job_in
+from own_code import checkout_with
 from safetensors.torch import save_file
 from students import STRAIGHT
 
@@ -56,16 +56,7 @@ SAID = {"folder": "data/mine", "format": FORMAT, "prediction": "velocity", "path
 
 @pytest.fixture
 def job(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in ("nets", "nets.exact"):  # of the test before
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setenv("FEWSTEP_DEVICE", "cpu")
-    for marker in ("dvc.yaml", "flows/commands.py"):  # a checkout
-        (tmp_path / marker).parent.mkdir(exist_ok=True)
-        (tmp_path / marker).touch()
-    (tmp_path / "nets").mkdir()
-    (tmp_path / "nets/exact.py").write_text(NETS)
+    checkout_with(tmp_path, monkeypatch, "exact", NETS)
     (tmp_path / "data/mine").mkdir(parents=True)
     draw = torch.Generator().manual_seed(0)
     at = torch.rand(1, 4, 4, generator=draw)

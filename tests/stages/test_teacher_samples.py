@@ -1,13 +1,13 @@
 """A chain without data: samples of a model of another library stand in for it."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from jobs import Listener, job_in
+from own_code import checkout_with
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
@@ -50,16 +50,7 @@ QUICK = {"metric_nets": {"steps": 1}, "monitor_net": {"steps": 1}}
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A checkout with a network of four classes, and its weights under data/."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in ("nets", "nets.places"):  # of the test before
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setenv("FEWSTEP_DEVICE", "cpu")
-    for marker in ("dvc.yaml", "flows/commands.py"):  # a checkout
-        (tmp_path / marker).parent.mkdir(exist_ok=True)
-        (tmp_path / marker).touch()
-    (tmp_path / "nets").mkdir()
-    (tmp_path / "nets/places.py").write_text(NETS)
+    checkout_with(tmp_path, monkeypatch, "places", NETS)
     (tmp_path / "data/mine").mkdir(parents=True)
     save_file({"places": PLACES}, tmp_path / "data/mine/model.safetensors")
     return tmp_path
