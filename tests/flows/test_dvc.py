@@ -22,6 +22,13 @@ def test_stages_come_in_dependency_order_with_what_they_wait_for(toy):
     assert stages["last"].outputs == ("artifacts/last",)
 
 
+def test_stages_that_wait_for_the_same_come_in_the_order_of_the_settings(toy):
+    params = toy.root / "params.yaml"
+    left, right = "left: {width: 1}", "right: {width: 2}"
+    params.write_text(params.read_text().replace(f"{left}, {right}", f"{right}, {left}"))
+    assert list(repo.read(toy.root)) == ["first", "middle@right", "middle@left", "last"]
+
+
 def test_a_stage_runs_then_is_unchanged_then_comes_from_the_run_cache(toy):
     outcome, lines = reproduce(toy, "first")
     assert (outcome, toy.began()) == ("ran", ["first"])
