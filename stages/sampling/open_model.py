@@ -1,6 +1,7 @@
 """Open a trained model, as it is or as a flow, and lay out the steps of a solver on it."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -38,10 +39,16 @@ def open_sampler(folder: Path, precision: Precision) -> Model:
     """
     model = open_model(folder)
     asked = replace(Engine.from_environment(), recompute=False, sharded=False)
-    asked.usable(torch.device(device()), print).prepare(model.network)
+    usable(asked, device()).prepare(model.network)
     if precision == "bfloat16":
         model.network = Half(model.network)
     return model
+
+
+@cache  # a compiler that is missing is looked for, and told of, once a process
+def usable(asked: Engine, where: str) -> Engine:
+    """Return what can be done of it on a device."""
+    return asked.usable(torch.device(where), print)
 
 
 def open_flow(
