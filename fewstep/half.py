@@ -1,4 +1,4 @@
-"""Networks that are only sampled, in bfloat16, with half the bytes of weights; states stay as they are."""
+"""Networks that are not trained, in bfloat16: half the bytes of weights; states stay as they are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
+
+
+def halve(weights: Iterable[nn.Parameter]) -> None:
+    """Hold weights in bfloat16 from now on; buffers, such as tables, are none and stay exact."""
+    for weight in weights:
+        weight.data = weight.data.to(torch.bfloat16)
 
 
 class Half(nn.Module):
@@ -16,8 +24,7 @@ class Half(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        for weight in network.parameters():  # buffers, such as tables, stay exact
-            weight.data = weight.data.to(torch.bfloat16)
+        halve(network.parameters())
         self.network = network
 
     def forward(self, x: Tensor, *inputs: Any, **conditions: Any) -> Tensor:

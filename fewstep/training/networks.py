@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fewstep import distributed, lora, randomness
 from fewstep.errors import UserError
+from fewstep.half import halve
 from fewstep.model import Model
 from fewstep.settings import TrainSettings
 from fewstep.training.engine import Engine
@@ -71,8 +72,7 @@ class Training:
         for name in nets.keys() - self.trainees.keys():
             frozen = self.modules[name].eval().requires_grad_(False)
             if settings.frozen == "bfloat16":
-                for weight in (weight for weight in frozen.parameters() if id(weight) not in shared):
-                    weight.data = weight.data.to(torch.bfloat16)  # buffers, such as tables, stay exact
+                halve(weight for weight in frozen.parameters() if id(weight) not in shared)
             self.engine.prepare(frozen)
         for trainee in self.trainees.values():
             for name, average in trainee.averages.items():
