@@ -13,6 +13,7 @@ HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
 """By the width, of the sizes S, B, L and XL."""
 PATCHES, TABLE, PLACES = "x_embedder.proj.weight", "y_embedder.embedding_table.weight", "pos_embed"
 LAST = "final_layer.linear.bias"
+DIMENSIONS = {PATCHES: 4, TABLE: 2, PLACES: 3, LAST: 1}  # of what is read from
 BLOCK = re.compile(r"blocks\.(\d+)\.")
 
 
@@ -29,11 +30,11 @@ def look(folder: Path, heads: int | None, declared: dict[str, Any]) -> Found:
     """
     files = files_of(folder)
     there = shapes(files)
-    for name in (PATCHES, TABLE, PLACES, LAST):
-        if name not in there:
+    for name, dimensions in DIMENSIONS.items():
+        if len(there.get(name, ())) != dimensions:
             raise UserError(
-                f"{folder} has no {name}, which the weights of DiT and SiT have; take their state dict, of a "
-                "checkpoint of their training what is under ema"
+                f"{folder} has no {name}, which the weights of DiT and SiT have, of {dimensions} dimensions; "
+                "take their state dict, of a checkpoint of their training what is under ema"
             )
     width, channels, patch, _ = there[PATCHES]
     if heads is None and width not in HEADS:
