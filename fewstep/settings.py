@@ -45,7 +45,6 @@ class TrainSettings:
     frozen: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights of networks that are not trained, such as a teacher; bfloat16 halves the bytes and
     needs precision bfloat16."""
-
     moments: Literal["float32", "8bit"] = "float32"
     """How Adam's two moments of each weight are held; 8bit takes a quarter of the bytes, and torchao."""
 

@@ -36,7 +36,7 @@ class Config(Settings):
     held_out: int = Field(256, ge=2)
     """Further trajectories, kept out of training for held-out losses."""
     solver: SolverName | None = None
-    """What follows the fine timesteps of the search; None is the solver that the search used."""
+    """What follows the fine timesteps of the search; null takes the solver that the search used."""
     batch: int = Field(128, ge=1)
     """Trajectories in one network call."""
     samples_per_shard: int = Field(1024, ge=1)
@@ -92,6 +92,7 @@ def work(config: Config, job: Job) -> tuple[Splits, TrajectoryMaker]:
     guidance = known.guidance_shown(fine.guidance)
     facts = {"timesteps": timesteps, "fine_steps": fine.steps, "guidance": guidance}
     facts |= noises.fact_of(known.noise) | fact_of_precision(config.precision)
+    facts |= {"solver": config.solver} if config.solver else {}
     facts |= checkpoint.load_conditions(job.inputs["model"]).facts()
     wanted = splits.splits(
         job,

@@ -38,5 +38,6 @@ def test_the_fine_timesteps_are_followed_by_the_solver_that_is_asked_for(asked, 
     grid = grids.uniform(6, solver=used)
     with torch.no_grad():
         expected = torch.stack(list(trajectory(as_flow(model), states[:, 0], grid)), dim=1)
+    assert made.facts.get("solver") == asked
     assert made.facts["timesteps"] == pytest.approx(grid.times)
     torch.testing.assert_close(states, expected)
