@@ -56,11 +56,17 @@ class Bare:
     def step(self, batch: Batch) -> None:
         """Update the network."""
         self.optimiser.zero_grad()
-        self.lose(self.network, batch).backward()
-        nn.utils.clip_grad_norm_(self.weights, 1.0)
+        self._backward(self.lose(self.network, batch))
+        self._clip()
         self.optimiser.step()
         with torch.no_grad():
             torch._foreach_lerp_(self.averaged, self.weights, 0.002)
+
+    def _backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def _clip(self) -> None:
+        nn.utils.clip_grad_norm_(self.weights, 1.0)
 
 
 class Accelerated(Bare):
@@ -71,14 +77,11 @@ class Accelerated(Bare):
         self.accelerator = import_module("accelerate").Accelerator(cpu=True)
         self.network, self.optimiser = self.accelerator.prepare(self.network, self.optimiser)
 
-    def step(self, batch: Batch) -> None:
-        """Update the network."""
-        self.optimiser.zero_grad()
-        self.accelerator.backward(self.lose(self.network, batch))
+    def _backward(self, loss: Tensor) -> None:
+        self.accelerator.backward(loss)
+
+    def _clip(self) -> None:
         self.accelerator.clip_grad_norm_(self.weights, 1.0)
-        self.optimiser.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(self.averaged, self.weights, 0.002)
 
 
 class Fabric(Bare):
@@ -89,14 +92,11 @@ class Fabric(Bare):
         self.fabric = import_module("lightning.fabric").Fabric(accelerator="cpu", devices=1)
         self.network, self.optimiser = self.fabric.setup(self.network, self.optimiser)
 
-    def step(self, batch: Batch) -> None:
-        """Update the network."""
-        self.optimiser.zero_grad()
-        self.fabric.backward(self.lose(self.network, batch))
+    def _backward(self, loss: Tensor) -> None:
+        self.fabric.backward(loss)
+
+    def _clip(self) -> None:
         self.fabric.clip_gradients(self.network, self.optimiser, max_norm=1.0)
-        self.optimiser.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(self.averaged, self.weights, 0.002)
 
 
 def flow_matching(network: nn.Module, batch: Batch) -> Tensor:
