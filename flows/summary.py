@@ -57,7 +57,7 @@ def table(rows: list[dict[str, Any]], timings: dict[str, float]) -> Table:
             f"{row['fd_at_floor_samples']:.3g}",
             f"{row['floor']:.3g}",
             "-" if seconds is None else f"{seconds:.3g}",
-            style="bold" if row["grid"] == "own" else None,
+            style="bold" if row.get("student") else None,
         )
     return grid
 

@@ -194,7 +194,7 @@ def evaluate(
         )
         | common[entry.model]
         | ({"map_preserving": False} if entry.sampler else {})
-        | {"endpoint_rmse": rmse.get(entry)}
+        | {"endpoint_rmse": rmse.get(entry), "student": is_student(entry, models[entry.model])}
         for entry in shown
     ]
     return Evaluation(
@@ -278,6 +278,11 @@ def measure(entry: Entry) -> Result:
     flow = as_flow(model, guidance=entry.grid.guidance)
     refiner = open_sampler(folders[entry.refinement.refiner], precision) if entry.refinement else None
     return WORKER["yardstick"].measure(entry, model, flow, refiner)
+
+
+def is_student(entry: Entry, model: Model) -> bool:
+    """Return whether an entry is of a model that was trained for few calls: on its own grid, or a flow map."""
+    return entry.kind == "own" or model.config.velocity_until == "any"
 
 
 def off_truths(

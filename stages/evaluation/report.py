@@ -120,7 +120,7 @@ def draw_sample_grids(folder: Path, evaluation: Evaluation) -> list[tuple[str, P
     named = list(zip(evaluation.rows, evaluation.sample_grids, strict=True))
     overview = [("data", evaluation.real)]
     overview += [(row["name"], samples) for row, samples in named if row["name"] == evaluation.teacher]
-    overview += [(row["name"], samples) for row, samples in named if row["grid"] == "own"]
+    overview += [(row["name"], samples) for row, samples in named if row["student"]]
     drawn = [("Students beside their teacher", folder / "samples.png")]
     draw_sample_grid(drawn[0][1], overview, evaluation.texts)
     for line in dict.fromkeys(series(row) for row in evaluation.rows if row["grid"] != "own"):

@@ -22,9 +22,10 @@ from fewstep.model import Model, ModelConfig
 from fewstep.noises import GAUSSIAN
 from fewstep.randomness import keys_of
 from fewstep.shards import Shards, write_shards
+from fewstep.timing import with_second_time
 from stages.evaluation import evaluation, yardstick
 from stages.evaluation.entries import Entry, KeptEntries
-from stages.evaluation.evaluation import FineRun, converge, off_truths
+from stages.evaluation.evaluation import FineRun, converge, is_student, off_truths
 from stages.evaluation.listed import entries_of, sampled_entries
 from stages.evaluation.macs import macs_of
 from stages.evaluation.refined import models_in, refined_entries
@@ -198,6 +199,14 @@ def test_how_far_a_sample_ends_from_the_truth_of_its_guidance_is_measured_raw(pr
     far = float((two / 2).square().mean().sqrt())
     assert off_truths(kept, [plain], truths) == {plain: pytest.approx(far)}
     assert off_truths(kept, [guided], truths) == {guided: 0}
+
+
+def test_students_are_those_of_a_grid_and_flow_maps_at_any_number_of_calls(teacher):
+    made, _ = teacher
+    few = Entry("a", "uniform", uniform(2), 2, "digest", 1.0)
+    assert not is_student(few, made)
+    assert is_student(replace(few, kind="own"), made)
+    assert is_student(few, with_second_time(made, seed=0))
 
 
 def test_constants_do_not_depend_on_how_the_data_is_cut(images, constants, tmp_path):
