@@ -281,7 +281,7 @@ def measure(entry: Entry) -> Result:
 
 
 def is_student(entry: Entry, model: Model) -> bool:
-    """Return whether an entry is of a model that was trained for few calls: on its own grid, or a flow map."""
+    """Return whether an entry is of a model that was trained for few calls: on a grid, or as a flow map."""
     return entry.kind == "own" or model.config.velocity_until == "any"
 
 
