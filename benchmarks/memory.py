@@ -1,4 +1,4 @@
-"""The memory that prepare and evaluate, with its report, take, for sets of several sizes: colour images.
+"""The memory of prepare, nets and evaluate, with its report, for sets of several sizes: colour images.
 
 Run `python -m benchmarks.memory [images ...]` (2000, 8000 and 32000), with `--classes` for more than 100 and
 `--side` for another one than 32. Each number is made by a process of its own, which tells the most memory it
@@ -23,7 +23,7 @@ from fewstep.metrics import features, public
 from fewstep.model import ModelConfig, build
 from fewstep.progress import SILENT
 from fewstep.shards import Column, Shards
-from stages import evaluate, prepare
+from stages import evaluate, nets, prepare
 from stages.evaluation import yardstick
 from stages.process.environment import keep_freed_memory
 from stages.run.job import Job
@@ -72,10 +72,14 @@ def job_of(stage: str, folder: Path, inputs: dict[str, Path]) -> Job:
 
 def run_prepare(folder: Path) -> None:
     """Prepare the images that lie there."""
+    prepare.run(prepare.Config(source="images.npz"), job_of("prepare", folder, {}))
+
+
+def run_nets(folder: Path) -> None:
+    """Train the nets that measure, a little."""
     few = {"steps": STEPS}
-    settings = {"source": "images.npz", "metric_nets": few, "monitor_net": few}
-    config = prepare.Config.model_validate(settings)
-    prepare.run(config, job_of("prepare", folder, {}))
+    config = nets.Config.model_validate({"metric": few, "monitor": few})
+    nets.run(config, job_of("nets", folder, {"data": folder / "artifacts/prepare"}))
 
 
 def run_evaluate(folder: Path) -> None:
@@ -83,11 +87,15 @@ def run_evaluate(folder: Path) -> None:
     shape = Column(Shards(folder / "artifacts/prepare/train"), "data").shape[1:]
     model = build(ModelConfig(architecture=MODEL, shape=shape), seed=0)
     save_model(folder / "artifacts/models/pretrain", model)
-    inputs = {"data": folder / "artifacts/prepare", "model pretrain": folder / "artifacts/models/pretrain"}
+    names = {"data": "prepare", "nets": "nets", "model pretrain": "models/pretrain"}
+    inputs = {name: folder / "artifacts" / place for name, place in names.items()}
     few = {"reference_solver": "euler", "reference_nfe": 1, "samples": 100, "blocks": 2}
     batch = min(100, 2**24 // math.prod(shape))
     config = evaluate.Config.model_validate({"nfe": (1,), "batch": batch, **few})
     evaluate.run(config, job_of("evaluate", folder, inputs))
+
+
+STAGES = {"prepare": run_prepare, "nets": run_nets, "evaluate": run_evaluate}
 
 
 def measured(stage: str, folder: Path) -> tuple[float, float]:
@@ -104,29 +112,29 @@ def main() -> None:
     parser.add_argument("images", type=int, nargs="*", default=[2000, 8000, 32_000])
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--side", type=int, default=32)
-    parser.add_argument("--stage", choices=("prepare", "evaluate"))
+    parser.add_argument("--stage", choices=tuple(STAGES))
     asked = parser.parse_args()
     if asked.stage:
         for module in (features, public, yardstick):
             module.LOOKED_AT = LOOKED_AT  # type: ignore[attr-defined]
         keep_freed_memory()  # as a stage does
-        {"prepare": run_prepare, "evaluate": run_evaluate}[asked.stage](Path.cwd())
+        STAGES[asked.stage](Path.cwd())
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return
-    print("| images | as bytes, MiB | prepare, MiB | its seconds | evaluate, MiB | its seconds |")
-    print("|---|---|---|---|---|---|")
+    columns = ["images", "as bytes, MiB", *(f"{stage}, MiB | its seconds" for stage in STAGES)]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * (2 + 2 * len(STAGES))}")
     peaks = []
     for images in asked.images:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             (folder / "data").mkdir()
             write_source(folder / "data/images.npz", images, asked.classes, asked.side)
-            found = [measured(stage, folder) for stage in ("prepare", "evaluate")]
+            found = [measured(stage, folder) for stage in STAGES]
         peaks.append([peak for peak, _ in found])
         size = images * 3 * asked.side**2 / 2**20
-        (p, p_took), (e, e_took) = found
-        print(f"| {images} | {size:.0f} | {p:.0f} | {p_took:.0f} | {e:.0f} | {e_took:.0f} |", flush=True)
-    ratios = " and ".join(f"{last / first:.2f}" for first, last in zip(peaks[0], peaks[-1], strict=True))
+        numbers = " | ".join(f"{peak:.0f} | {took:.0f}" for peak, took in found)
+        print(f"| {images} | {size:.0f} | {numbers} |", flush=True)
+    ratios = ", ".join(f"{last / first:.2f}" for first, last in zip(peaks[0], peaks[-1], strict=True))
     print(f"memory of the largest set over that of the smallest: {ratios}")
 
 

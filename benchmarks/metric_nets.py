@@ -30,9 +30,11 @@ from fewstep.metrics.saved import as_saved
 from fewstep.shards import Shards
 from stages.evaluate import Config
 from stages.evaluation.yardstick import Protocol
-from stages.preparing.settings import MetricNets
+from stages.nets import MetricNets
 
-PREPARED, MODELS, EVALUATION = (Path("artifacts", name) for name in ("prepare", "models", "evaluate"))
+PREPARED, NETS, MODELS, EVALUATION = (
+    Path("artifacts", name) for name in ("prepare", "nets", "models", "evaluate")
+)
 OTHER_SEED = 1000
 FLOOR = Floor(fd_clf=0.0, kid_clf=0.0, samples=50)  # asked for, not printed
 
@@ -56,12 +58,12 @@ def main() -> None:
     samples = dict(rated())
     teacher, *students = samples
     train = Shards(PREPARED / "train").load()
-    own = load_nets(PREPARED)
+    own = load_nets(NETS)
     fixed = {public.NAME: own.pop(public.NAME)} if public.NAME in own else {}
     pixels = next(iter(own.values())).pixels
     data = as_saved(train["data"]) if pixels else train["data"]
     clusters = next((net.classes for net in own.values() if net.taught_by.startswith("clusters")), 10)
-    steps = yaml.safe_load(Path("params.yaml").read_text())["prepare"].get("metric_nets", {}).get("steps")
+    steps = yaml.safe_load(Path("params.yaml").read_text())["nets"].get("metric", {}).get("steps")
     other = train_nets(
         data,
         train.get("label"),

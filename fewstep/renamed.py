@@ -1,4 +1,4 @@
-"""Names of settings and plug-ins that changed in 0.2, and the nearest name to one that does not exist."""
+"""Names of settings and plug-ins that changed, and the nearest name to one that does not exist."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -11,7 +11,6 @@ RENAMED = {
     "coupling": "train_on",
     "head_start": "fake_warmup",
     "anchor": "regression_weight",
-    "feature_net": "metric_nets",
     # values
     "distribution": "dmd",
     "score": "sim",
@@ -19,6 +18,13 @@ RENAMED = {
     "knots": "timesteps",
 }
 """Today's name by the old one. An old name may still be in use elsewhere: `nearest` asks what exists."""
+
+MOVED = {
+    "prepare.feature_net": "nets.metric",
+    "prepare.metric_nets": "nets.metric",
+    "prepare.monitor_net": "nets.monitor",
+}
+"""Today's place of a setting that is in another section now."""
 
 
 def nearest(name: str, names: Sequence[str], *, cutoff: float = 0.6) -> str | None:

@@ -42,7 +42,7 @@ def inputs(config: Config, key: str | None) -> dict[str, str]:
         "search": f"artifacts/search/{config.teacher}",
         "train_on": f"artifacts/{config.train_on}",
         "data": "artifacts/prepare",
-    }
+    } | ({"nets": "artifacts/nets"} if config.monitor or config.method.build().needs.features else {})
 
 
 def output(key: str | None) -> str:

@@ -55,7 +55,7 @@ class Config(Settings):
 
 def inputs(config: Config, key: str | None, params: Params) -> dict[str, str]:
     """Return the artifacts this stage reads: the data, and every model and search that params name."""
-    found = {"data": "artifacts/prepare"}
+    found = {"data": "artifacts/prepare", "nets": "artifacts/nets"}
     if "pretrain" not in models(params):  # DVC counts its folder, which holds no model then
         found["no model"] = "artifacts/models/pretrain"
     found |= feature_inputs(config.features)

@@ -1,4 +1,4 @@
-"""Prepare: any source of data -> shards, perhaps of its latents, and the nets that measure samples."""
+"""Prepare: any source of data -> shards, perhaps of its latents."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from etils.epy import lazy_imports
 from pydantic import Field
 
 from fewstep.data import facts_of, kept_conditions, split
-from stages.preparing.settings import CodecSettings, MetricNets, MonitorNet, TextEncoders
+from stages.preparing.settings import CodecSettings, TextEncoders
 from stages.preparing.source_settings import SourceSettings, read_of_source, wrong_source
 from stages.run.job import Job
 from stages.run.runner import main
@@ -18,12 +18,12 @@ from stages.settings.params import Params
 
 with lazy_imports():
     from fewstep import checkpoint, codec, latents, rows, shards
-    from fewstep.metrics import protocol, saved
+    from fewstep.metrics import protocol
     from stages.figures import sample_grid
-    from stages.preparing import captions, nets, sources
+    from stages.preparing import captions, sources
     from stages.process import device
 
-VERSION = 7  # bump when the numbers this stage writes change
+VERSION = 8  # bump when the numbers this stage writes change
 
 
 class Config(SourceSettings):
@@ -41,10 +41,6 @@ class Config(SourceSettings):
     condition_rows: int = Field(1024, ge=1)
     """Of how many training samples models keep the conditions, to draw those of their own samples from; class
     labels alone are drawn without."""
-    metric_nets: MetricNets = MetricNets()
-    """The nets that measure."""
-    monitor_net: MonitorNet = MonitorNet()
-    """The monitor's net, which shares no weights with them."""
 
 
 def inputs(config: Config, key: str | None) -> dict[str, str]:
@@ -70,7 +66,7 @@ def check(params: Params) -> list[str]:
 
 
 def run(config: Config, job: Job) -> None:
-    """Write the shards of both splits, the nets that measure, the monitor's, and a grid of real samples."""
+    """Write the shards of both splits and a grid of real samples."""
     least = (protocol.LEAST_TRAIN, protocol.LEAST_HELD_OUT)
     source = sources.read(config, job, least)
     source = captions.with_texts_encoded(source, config, job)
@@ -102,25 +98,17 @@ def run(config: Config, job: Job) -> None:
         table.save(job.out / checkpoint.CONDITIONS)
 
     stored = [shards.Column(split, "data") for split in written]
-    train, held_out = (codec.decoded(split, autoencoder) for split in stored)
-    pixels = samples.pixels or autoencoder is not None
-    shown = [("data", sample_grid.spread_over(train))]
+    shown = [("data", sample_grid.spread_over(codec.decoded(stored[0], autoencoder)))]
     if autoencoder is not None:
         autoencoder.save(job.out / codec.PREPARED)
         job.facts["codec"], told = latents.judge(autoencoder, source, stored[1], chosen_by[1])
         job.progress.note(told)
     if samples is not source:  # the images are at hand, and cost no decoding
-        train = rows.Chosen(latents.images_of(source), chosen_by[0])
-        shown = [("data", sample_grid.spread_over(train)), ("decoded", shown[0][1])]
-    seen = rows.Changed(train, saved.as_saved) if pixels else train
-    labels = None if samples.label is None else samples.label[chosen_by[0]]
-    first = nets.train_and_save(job, config, seen, labels, pixels=pixels)
-    accuracy = None
-    if samples.label is not None and classes > 1:
-        accuracy = first.accuracy(held_out, samples.label[chosen_by[1]])
+        images = rows.Chosen(latents.images_of(source), chosen_by[0])
+        shown = [("data", sample_grid.spread_over(images)), ("decoded", shown[0][1])]
     sample_grid.draw_sample_grid(job.out / "samples.png", shown)
     job.picture("samples", job.out / "samples.png")
-    job.facts.update(train=len(train), held_out=len(held_out), classifier_accuracy=accuracy)
+    job.facts.update(train=len(stored[0]), held_out=len(stored[1]))
 
 
 if __name__ == "__main__":

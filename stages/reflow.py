@@ -47,7 +47,8 @@ class Config(Settings):
 def inputs(config: Config, key: str | None) -> dict[str, str]:
     """Return the artifacts this stage reads."""
     found = {"pairs": f"artifacts/couple/{key}", "init": f"artifacts/models/{config.init}"}
-    return found | {"data": "artifacts/prepare"}
+    nets = {"nets": "artifacts/nets"} if config.method.build().needs.features else {}
+    return found | {"data": "artifacts/prepare"} | nets
 
 
 def output(key: str | None) -> str:

@@ -90,7 +90,7 @@ def test_numbers_do_not_move_without_a_new_version(today, golden):
 def test_every_kind_of_stage_is_recorded(golden):
     stages = {name.partition("@")[0] for name in golden["stages"]}
     assert stages == {
-        *("prepare", "pretrain", "couple", "reflow", "search", "trajectories", "distill", "evaluate")
+        *("prepare", "nets", "pretrain", "couple", "reflow", "search", "trajectories", "distill", "evaluate")
     }
     trained = [golden["stages"][name]["numbers"] for name in golden["stages"] if "distill" in name]
     assert all({"loss", "held_out_loss"} <= numbers.keys() for numbers in trained)

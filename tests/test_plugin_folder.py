@@ -155,11 +155,10 @@ TRAIN = {"steps": 20, "batch": 32, "learning_rate": 2.0e-3}
 PARAMS = {
     "seed": 0,
     "adopt": {},
+    "nets": {},
     "prepare": {
         "source": "three_dots",
         "source_options": {"count": 200},
-        "metric_nets": {"steps": 2},
-        "monitor_net": {"steps": 2},
     },
     "pretrain": {
         "method": "plain_regression",
@@ -215,7 +214,7 @@ def project(tmp_path_factory):
 
 
 def test_a_chain_of_plug_ins_runs(project):
-    project.sh("python -m stages")
+    project.sh("python -m stages.settings.checks")
     for stage in ("prepare", "pretrain", "search pretrain"):
         project.sh(f"python -m stages.{stage}")
     model = json.loads((project / "artifacts/models/pretrain/config.json").read_text())
@@ -248,7 +247,7 @@ def test_a_need_that_a_stage_cannot_supply_is_refused_before_any_work(project, s
     wrong = project.folder.parent / f"{section}-{need}"
     wrong.mkdir()
     (wrong / "params.yaml").write_text(yaml.safe_dump(params))
-    said = project.sh(f"cd {wrong} && python -m stages", ok=False)
+    said = project.sh(f"cd {wrong} && python -m stages.settings.checks", ok=False)
     assert told in said
     assert "Traceback" not in said
 

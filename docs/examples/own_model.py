@@ -122,6 +122,7 @@ settings = {
     "seed": 0,
     "adopt": {},
     "prepare": {"source": "data/spiral.npz"},
+    "nets": {},
     "pretrain": {
         "method": "flow_matching",
         "model": {"name": "plain"},

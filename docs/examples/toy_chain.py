@@ -44,6 +44,7 @@ settings = {
     "seed": 0,
     "adopt": {},
     "prepare": {"source": "two_moons", "source_options": {"count": 4000}},
+    "nets": {},
     "pretrain": {
         "method": "flow_matching",
         "model": {"name": "mlp", "width": 64, "depth": 3},

@@ -89,7 +89,8 @@ class Measured:
     @cached_property
     def constants(self) -> Constants:
         """The constants of the data."""
-        return measure_constants(self.job.inputs["data"], self.protocol, self.features)
+        inputs = self.job.inputs
+        return measure_constants(inputs["data"], inputs["nets"], self.protocol, self.features)
 
     def measure(self, entries: Sequence[Entry]) -> None:
         """Measure those that were not measured before, here or by an earlier evaluation."""
@@ -106,6 +107,7 @@ class Measured:
             return
         shared = (
             self.job.inputs["data"],
+            self.job.inputs["nets"],
             self.protocol,
             self.constants,
             self.features,
@@ -157,7 +159,7 @@ def evaluate(
             *refined_entries(name, model, refined, folders),
         )
     ]
-    nets = load_nets(job.inputs["data"])
+    nets = load_nets(job.inputs["nets"])
     train, held_out = (Shards(job.inputs["data"] / split) for split in ("train", "held_out"))
     data = [train.digest, held_out.digest, *(net.digest for net in nets.values())]
     asked = by_features.protocols(features, nets[FIRST].shape, pixels=nets[FIRST].pixels)
@@ -260,6 +262,7 @@ WORKER: dict[str, Any] = {}  # what a worker process keeps from one entry to the
 
 def start_worker(
     prepared: Path,
+    nets: Path,
     protocol: Protocol,
     constants: Constants,
     features: Features,
@@ -267,7 +270,7 @@ def start_worker(
     precision: Precision,
 ) -> None:
     """Load the nets, and what every entry is compared with."""
-    yardstick = Yardstick(prepared, protocol, constants, features)
+    yardstick = Yardstick(prepared, nets, protocol, constants, features)
     WORKER.update(yardstick=yardstick, folders=folders, precision=precision)
 
 

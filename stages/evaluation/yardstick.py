@@ -103,9 +103,11 @@ class Constants:
     """By the name of each network that the user asked for, what its features are held against."""
 
 
-def measure_constants(prepared: Path, protocol: Protocol, features: Features = NOTHING) -> Constants:
-    """Return the constants of the data that `prepare` wrote."""
-    nets, seed, through = list(load_nets(prepared).values()), protocol.seed, codec.of_prepared(prepared)
+def measure_constants(
+    prepared: Path, nets_folder: Path, protocol: Protocol, features: Features = NOTHING
+) -> Constants:
+    """Return the constants of the data that `prepare` wrote, as the nets of a folder see it."""
+    nets, seed, through = list(load_nets(nets_folder).values()), protocol.seed, codec.of_prepared(prepared)
     train, held_out = (Column(Shards(prepared / split), "data") for split in ("train", "held_out"))
     moments: list[Moments] = []
     counts = np.zeros(nets[0].classes)
@@ -130,9 +132,14 @@ class Yardstick:
     """Nets and constants, to measure entries with; images are measured as a codec shows them."""
 
     def __init__(
-        self, prepared: Path, protocol: Protocol, constants: Constants, features: Features = NOTHING
+        self,
+        prepared: Path,
+        nets_folder: Path,
+        protocol: Protocol,
+        constants: Constants,
+        features: Features = NOTHING,
     ) -> None:
-        self.nets = load_nets(prepared)
+        self.nets = load_nets(nets_folder)
         self.backends = {name: asked.load() for name, asked in features.items()}
         self.codec: Codec | None = codec.of_prepared(prepared)
         self.train = Column(Shards(prepared / "train"), "data")

@@ -7,24 +7,6 @@ from pydantic import Field
 from stages.settings.params import Settings
 
 
-class MetricNets(Settings):
-    """Settings of the small nets in whose features samples are measured; see fewstep.metrics.nets."""
-
-    steps: int = Field(default=500, ge=1)
-    """Training steps of each."""
-    clusters: int = Field(default=10, ge=2)
-    """Number of k-means clusters that stand in for labels where the data has none."""
-    public_features: bool = True
-    """Whether EfficientNet-Lite0, trained on ImageNet, also measures colour images of 16 pixels and more."""
-
-
-class MonitorNet(Settings):
-    """Settings of the small autoencoder in whose features trainings are watched."""
-
-    steps: int = Field(default=250, ge=1)
-    """Training steps."""
-
-
 class TextEncoders(Settings):
     """Settings of what makes conditions of the texts of samples; see fewstep.foreign.text_encoders."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from fewstep.renamed import nearest
+from fewstep.renamed import MOVED, nearest
 
 UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
 MISSING = {"missing", "missing_argument", "missing_keyword_only_argument"}
@@ -16,7 +16,8 @@ MISSING = {"missing", "missing_argument", "missing_keyword_only_argument"}
 
 def explain(error: ValidationError, model: type[BaseModel], path: str) -> list[str]:
     """Return one line for each problem of the section at `path`, whose Config is `model`."""
-    return [path + "".join(step(part) for part in where) + text for where, text in found(error, model)]
+    places = [(path + "".join(map(step, where)), text) for where, text in found(error, model)]
+    return [place + (f" is {MOVED[place]} now" if place in MOVED else text) for place, text in places]
 
 
 def step(part: str | int) -> str:

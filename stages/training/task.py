@@ -144,7 +144,7 @@ class TrainTask:
         return {part.name: getattr(trained, part.name) for part in fields(trained) if part.name != "model"}
 
     def load(self, name: str) -> Any:
-        """Return the model of an input, or "features", the net of `prepare` that no result is measured by.
+        """Return the model of an input, or "features", the net that no result is measured by.
 
         Raises:
             UserError: if features are asked for where a model makes latents, which the net does not see.
@@ -159,10 +159,10 @@ class TrainTask:
         return features.Features(self._monitor_net())
 
     def _monitor_net(self) -> FeatureNet:
-        return features.load(self.inputs["data"], name=denoiser.MONITOR)[0]
+        return features.load(self.inputs["nets"], name=denoiser.MONITOR)[0]
 
     def watched_by(self, settings: MonitorSettings) -> Monitor:
-        """Return the monitor that looks at the student, with the net and the data of `prepare`."""
+        """Return the monitor that looks at the student, with its net and the data."""
         net = self._monitor_net()
         data = Column(Shards(self.inputs["data"] / "train"), "data").some(MOST_DATA, seed=self.seed)
         through = codec.of_prepared(self.inputs["data"])

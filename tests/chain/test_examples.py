@@ -14,7 +14,8 @@ PYTHONPATH=. python {at_once} >&2 && exec {dvc} "$@"
 """DVC as the examples find it: one process makes all results, then their own command publishes them."""
 LESS = {
     "toy_chain.py": {
-        '{"count": 4000}': '{"count": 600}, "metric_nets": {"steps": 40}',
+        '{"count": 4000}': '{"count": 600}',
+        '"nets": {}': '"nets": {"metric": {"steps": 40}}',
         '"pairs": 2000': '"pairs": 256',
         '"samples": 2000': '"samples": 256',
         '"report_noises": 512': '"report_noises": 32',
@@ -22,7 +23,7 @@ LESS = {
     },
     "own_model.py": {
         "size=4000": "size=600",
-        '"data/spiral.npz"}': '"data/spiral.npz", "metric_nets": {"steps": 40}}',
+        '"nets": {}': '"nets": {"metric": {"steps": 40}}',
         '"samples": 2000': '"samples": 256',
         '"report_noises": 512': '"report_noises": 32',
         '"samples": 500, "blocks": 4': '"samples": 100, "blocks": 2',

@@ -28,7 +28,7 @@ def little(checkout: Checkout) -> None:
     """Let there be less work still: nothing here looks at how well it ends."""
     search = {"method": {"noises": 16}, "report_noises": 16}
     checkout.set(
-        prepare={"metric_nets": {"steps": 8}, "monitor_net": {"steps": 4}},
+        nets={"metric": {"steps": 8}, "monitor": {"steps": 4}},
         couple={"round1": {"pairs": 192, "held_out": 32}},
         reflow={"round1": {"train": train(4, 1e-3)}},
         search={"pretrain": search, "round1": search},

@@ -18,12 +18,8 @@ def shrink(params: dict[str, Any]) -> dict[str, Any]:
     finish = {"method": "dmd", "init": "boss-4", "teacher": "pretrain", "train_on": "prepare"}
     return {
         "seed": 0,
-        "prepare": {
-            "source": "digits",
-            "held_out": 0.25,
-            "metric_nets": {"steps": 40},
-            "monitor_net": {"steps": 10},
-        },
+        "prepare": {"source": "digits", "held_out": 0.25},
+        "nets": {"metric": {"steps": 40}, "monitor": {"steps": 10}},
         "pretrain": params["pretrain"]
         | {"model": {"name": "unet", "width": 8, "multipliers": [1, 2]}, "train": train(60, 4e-3, 64)},
         "adopt": {},

@@ -22,11 +22,11 @@ from fewstep.metrics import denoiser, features
 from fewstep.metrics.frechet import Moments, frechet_distance
 from fewstep.metrics.latent_bound import LatentBound
 from fewstep.metrics.nets import load_nets
-from fewstep.metrics.saved import outside
+from fewstep.metrics.saved import as_saved, outside
 from fewstep.model import ModelConfig, build
 from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import Column, Shards
-from stages import prepare, pretrain
+from stages import nets, prepare, pretrain
 from stages.evaluation.entries import Entry
 from stages.evaluation.latent_bound import latent_bound
 from stages.evaluation.yardstick import Protocol, Yardstick, measure_constants
@@ -56,12 +56,7 @@ def folder(tmp_path_factory):
 
 def prepared(folder, out, monkeypatch, **settings):
     monkeypatch.chdir(folder)
-    config = {
-        "source": "images.npz",
-        "metric_nets": FEW,
-        "monitor_net": {"steps": 2},
-        "samples_per_shard": 50,
-    }
+    config = {"source": "images.npz", "samples_per_shard": 50}
     config |= {"codec": {"folder": "data/vae"}} | settings
     said: list[str] = []
     job = job_in(out, "prepare", inputs={"codec": folder / "data/vae"}, progress=Listener(said))
@@ -73,6 +68,18 @@ def prepared(folder, out, monkeypatch, **settings):
 def made(folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         return prepared(folder, tmp_path_factory.mktemp("prepared"), patch)
+
+
+def trained(data, out, **settings):
+    """Return the folder of the nets."""
+    job = job_in(out, "nets", inputs={"data": data})
+    nets.run(nets.Config.model_validate({"metric": FEW, "monitor": {"steps": 2}} | settings), job)
+    return job.out
+
+
+@pytest.fixture(scope="module")
+def seen_by(made, tmp_path_factory):
+    return trained(made[0].out, tmp_path_factory.mktemp("nets"))
 
 
 def test_latents_are_those_of_the_library():
@@ -148,12 +155,11 @@ def test_prepare_writes_the_latents_of_its_images_and_the_codec(made, folder):
     assert any("decoded, held-out images are" in line for line in said)
 
 
-def test_nets_and_pictures_see_images(made):
-    job, _ = made
-    assert all(net.shape == IMAGES and net.pixels for net in load_nets(job.out).values())
-    monitor, _ = features.load(job.out, name=denoiser.MONITOR)
+def test_nets_and_pictures_see_images(made, seen_by):
+    assert all(net.shape == IMAGES and net.pixels for net in load_nets(seen_by).values())
+    monitor, _ = features.load(seen_by, name=denoiser.MONITOR)
     assert (monitor.shape, monitor.pixels) == (IMAGES, True)
-    with Image.open(job.out / "samples.png") as picture:
+    with Image.open(made[0].out / "samples.png") as picture:
         assert picture.height == 2 * 48 + 3 + 20  # the data and what the codec makes of it
 
 
@@ -168,27 +174,38 @@ def test_draws_of_latents_come_from_the_seed_and_not_from_how_they_are_cut(
     assert (first - Shards(made[0].out / "train").load()["data"]).abs().max() > 0.1
 
 
-def test_samples_are_measured_and_shown_as_images(made):
+def test_nets_learn_from_decoded_images_of_as_many_samples_as_asked(made, seen_by, tmp_path):
+    train, ours = Shards(made[0].out / "train"), codec.of_prepared(made[0].out)
+    some = train.numbers_of_some(40, seed=0)
+    images = as_saved(ours.decode(train.load()["data"][some]))
+    wanted = denoiser.train_denoiser(images, pixels=True, steps=2, seed=0)
+    found = {count: trained(made[0].out, tmp_path / f"{count}", decoded=count) for count in (40, 90)}
+    digests = {count: features.load(place, name=denoiser.MONITOR)[0].digest for count, place in found.items()}
+    assert digests[40] == wanted.digest != digests[90]
+    assert digests[90] == features.load(seen_by, name=denoiser.MONITOR)[0].digest  # there are 90
+
+
+def test_samples_are_measured_and_shown_as_images(made, seen_by):
     job, _ = made
     architecture = {"name": "unet", "width": 8, "multipliers": [1, 2]}
     student = build(ModelConfig(architecture=architecture, shape=LATENTS, grid=uniform(1)), seed=0).eval()
-    constants = measure_constants(job.out, PROTOCOL)
+    constants = measure_constants(job.out, seen_by, PROTOCOL)
     entry = Entry("a", "own", student.config.grid, 1, "digest", 1.0)
-    result = Yardstick(job.out, PROTOCOL, constants).measure(entry, student, as_flow(student))
-    ours, nets = codec.of_prepared(job.out), load_nets(job.out)
+    result = Yardstick(job.out, seen_by, PROTOCOL, constants).measure(entry, student, as_flow(student))
+    ours, own = codec.of_prepared(job.out), load_nets(seen_by)
     flow, grid = as_flow(student), uniform(1)
     seen = torch.cat([ours.decode(torch.cat(list(PROTOCOL.sample(n, student, flow, grid)))) for n in (0, 1)])
     train = ours.decode(Shards(job.out / "train").load()["data"])
-    for net, scores in zip(nets.values(), result.scores, strict=True):
+    for net, scores in zip(own.values(), result.scores, strict=True):
         wanted = frechet_distance(*(Moments.of(net.features(part)) for part in (train, seen)))
         assert scores.fd_clf == pytest.approx(wanted, rel=1e-3)
     assert result.more["outside"] == pytest.approx(outside(seen), rel=1e-3)
     assert result.samples.shape[1:] == IMAGES
 
 
-def test_a_monitor_sees_images(made, tmp_path):
+def test_a_monitor_sees_images(made, seen_by, tmp_path):
     job, _ = made
-    task = TrainTask(None, None, tmp_path, None, 0, tmp_path, {"data": job.out})
+    task = TrainTask(None, None, tmp_path, None, 0, tmp_path, {"data": job.out, "nets": seen_by})
     monitor = task.watched_by(MonitorSettings(samples=100))
     architecture = {"name": "unet", "width": 8, "multipliers": [1, 2]}
     student = build(ModelConfig(architecture=architecture, shape=LATENTS, grid=uniform(1)), seed=0)
@@ -207,8 +224,9 @@ def test_latents_of_elsewhere_are_taken_as_they_are(folder, tmp_path, monkeypatc
     chosen = prepare.split(120, 0.25, 0)[0]
     for job, shape in ((decoded, IMAGES), (plain, LATENTS)):
         assert torch.equal(Shards(job.out / "train").load()["data"], latents[chosen])
-        assert {net.shape for net in load_nets(job.out).values()} == {shape}
-        assert all(net.pixels == (shape == IMAGES) for net in load_nets(job.out).values())
+        own = load_nets(trained(job.out, job.out.parent / "nets")).values()
+        assert {net.shape for net in own} == {shape}
+        assert all(net.pixels == (shape == IMAGES) for net in own)
     assert decoded.facts["codec"]["rmse"] is None
 
 

@@ -217,9 +217,8 @@ def test_prepare_encodes_what_its_images_show(folders, tmp_path, monkeypatch, la
     texts = [f"{number} dogs" for number in range(80)]
     Path("data").mkdir()
     np.savez("data/a.npz", x=x, texts=np.array(texts))
-    nets = {"metric_nets": {"steps": 1, "public_features": False, "clusters": 2}, "monitor_net": {"steps": 1}}
     said = {"codec": {"folder": "data/sd"}, "text_encoders": {"folder": "data/sd", "negative": "ugly"}}
-    config = {"source": "a.npz", "source_options": {"latents": True} if latents else {}} | nets | said
+    config = {"source": "a.npz", "source_options": {"latents": True} if latents else {}} | said
     job = job_in(tmp_path, "prepare", inputs={"codec": folder, "text_encoders": folder})
     prepare.run(prepare.Config(**config), job)
     assert {"codec", "text_encoders"} <= prepare.inputs(prepare.Config(**config), None).keys()

@@ -10,6 +10,7 @@ from flows.workspaces.variant import Variant
 
 STAGES = {
     "prepare": "cpu",
+    "nets": "cpu",
     "pretrain": "gpu",
     "couple@round1": "gpu",
     "search@pretrain": "gpu",

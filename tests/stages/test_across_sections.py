@@ -1,6 +1,7 @@
 """Settings that are right in themselves but not together are refused before any work, without torch."""
 
 import copy
+import os
 import re
 import subprocess
 import sys
@@ -389,12 +390,9 @@ def test_gates_judge_a_result_and_decide_nothing_of_it():
 
 def test_checking_alone_needs_no_torch_and_says_what_is_wrong(tmp_path):
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed(evaluate__samples=1)))
-    code = (
-        "import runpy, sys; sys.path.insert(0, sys.argv[1]); runpy.run_module('stages', run_name='__main__')"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code + "\n", str(Path.cwd())], cwd=tmp_path, capture_output=True, text=True
-    )
+    here = os.environ | {"PYTHONPATH": str(Path.cwd())}
+    command = [sys.executable, "-m", "stages.settings.checks"]
+    done = subprocess.run(command, cwd=tmp_path, env=here, capture_output=True, text=True)
     assert done.returncode == 1
     assert "evaluate.samples should be greater than or equal to 50" in done.stderr
     assert "Traceback" not in done.stderr

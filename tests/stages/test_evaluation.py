@@ -115,12 +115,12 @@ def prepared(images, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def constants(prepared):
-    return measure_constants(prepared, PROTOCOL)
+    return measure_constants(prepared, prepared, PROTOCOL)
 
 
 def measured(prepared, constants, student):
     entry = Entry("a", "own", student.config.grid, 1, "digest", 1.0)
-    found = Yardstick(prepared, PROTOCOL, constants)
+    found = Yardstick(prepared, prepared, PROTOCOL, constants)
     return found.measure(entry, student, as_flow(student))
 
 
@@ -178,7 +178,7 @@ def test_entries_are_measured_in_the_precision_that_is_asked_for(prepared, const
     save_model(tmp_path, made)
     entry, found = Entry("a", "uniform", uniform(2), 2, "digest", 1.0), {}
     for precision in ("float32", "bfloat16"):
-        evaluation.start_worker(prepared, PROTOCOL, constants, {}, {"a": tmp_path}, precision)
+        evaluation.start_worker(prepared, prepared, PROTOCOL, constants, {}, {"a": tmp_path}, precision)
         found[precision] = evaluation.measure(entry).ends
     off = (found["bfloat16"] - found["float32"]).square().mean().sqrt()
     assert 0 < off < 0.05 * found["float32"].std()
@@ -210,13 +210,15 @@ def test_students_are_those_of_a_grid_and_flow_maps_at_any_number_of_calls(teach
 
 
 def test_constants_do_not_depend_on_how_the_data_is_cut(images, constants, tmp_path):
-    other = measure_constants(prepared_in(tmp_path, images, 11), PROTOCOL)
+    other_place = prepared_in(tmp_path, images, 11)
+    other = measure_constants(other_place, other_place, PROTOCOL)
     assert other.held_out_distance == pytest.approx(constants.held_out_distance)
     np.testing.assert_allclose(other.shares, constants.shares)
     for one, two in zip(other.references, constants.references, strict=True):
         np.testing.assert_allclose(one.moments.covariance, two.moments.covariance, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(one.features, two.features, rtol=1e-3, atol=1e-3)
-    single = measure_constants(prepared_in(tmp_path / "single", images, 69), PROTOCOL)  # and a shard of one
+    single_place = prepared_in(tmp_path / "single", images, 69)  # and a shard of one
+    single = measure_constants(single_place, single_place, PROTOCOL)
     assert single.held_out_distance == pytest.approx(constants.held_out_distance)
     assert [f.fd_clf for f in other.floors] == pytest.approx([f.fd_clf for f in constants.floors], rel=1e-3)
 
@@ -225,7 +227,7 @@ def test_of_a_set_too_large_a_draw_is_held_against_samples_and_copies_are_looked
     prepared, constants, monkeypatch
 ):
     monkeypatch.setattr(yardstick, "LOOKED_AT", 40)
-    found = measure_constants(prepared, PROTOCOL)
+    found = measure_constants(prepared, prepared, PROTOCOL)
     assert [reference.moments.count for reference in constants.references] == [70] * 3
     assert [reference.moments.count for reference in found.references] == [40] * 3
     assert found.shares.sum() == pytest.approx(1)

@@ -18,7 +18,7 @@ from fewstep.metrics.backend import Backend
 from fewstep.metrics.frechet import Moments, frechet_distance
 from fewstep.model import Model, ModelConfig, build
 from fewstep.shards import Shards
-from stages import evaluate, prepare
+from stages import evaluate, nets, prepare
 from stages.evaluation import by_features
 from stages.evaluation.by_features import Asked, Sums
 from stages.settings import checks
@@ -86,10 +86,12 @@ def project(tmp_path_factory):
         torch.jit.script(Tones()).save("data/tones.pt")
         x = torch.randint(0, 256, (160, 3, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
         np.savez("data/images.npz", x=x.numpy())
-        config = {"source": "images.npz", "metric_nets": FEW, "monitor_net": {"steps": 1}}
         job = job_in(root, "prepare", out=root / "artifacts/prepare")
         job.out.mkdir(parents=True)
-        prepare.run(prepare.Config(**config), job)
+        prepare.run(prepare.Config(source="images.npz"), job)
+        job = job_in(root, "nets", out=root / "artifacts/nets", inputs={"data": job.out})
+        job.out.mkdir(parents=True)
+        nets.run(nets.Config(metric=FEW, monitor={"steps": 1}), job)
         config = ModelConfig(
             architecture={"name": "mlp", "width": 8}, shape=(3, 8, 8), conditions={"at": (2,)}
         )
@@ -107,7 +109,8 @@ def evaluated(root, monkeypatch, features):
     config = evaluate.Config(
         samples=50, blocks=2, nfe=[1], reference_nfe=1, reference_solver="euler", features=features
     )
-    inputs = {"data": "artifacts/prepare", "model pretrain": "artifacts/models/pretrain"}
+    inputs = {"data": "artifacts/prepare", "nets": "artifacts/nets"}
+    inputs["model pretrain"] = "artifacts/models/pretrain"
     inputs |= evaluate.feature_inputs(config.features)
     inputs = {name: Path(path) for name, path in inputs.items()}
     facts = {

@@ -17,7 +17,7 @@ from fewstep.model import ModelConfig, build
 from fewstep.noises import GAUSSIAN
 from fewstep.shards import Shards
 from fewstep.solvers import integrate
-from stages import couple, distill, evaluate, prepare, pretrain, reflow, search, trajectories
+from stages import couple, distill, evaluate, nets, prepare, pretrain, reflow, search, trajectories
 from stages.tracking.tracking import model_files
 
 TRAIN = {"batch": 64, "learning_rate": 4e-3}
@@ -63,8 +63,8 @@ def chain(tmp_path_factory):
         patch.chdir(root)
         (root / "data").mkdir()
         write_npz(root / "data" / "points.npz")
-        nets = {"metric_nets": {"steps": 2, "clusters": 2}, "monitor_net": {"steps": 1}}
-        ran(root, prepare, {"source": "points.npz", "condition_rows": 100} | nets, {})
+        ran(root, prepare, {"source": "points.npz", "condition_rows": 100}, {})
+        ran(root, nets, {"metric": {"steps": 2, "clusters": 2}, "monitor": {"steps": 1}}, {"data": "prepare"})
         method = {"name": "flow_matching", "label_dropout": 0.1}
         settings = {"method": method, "model": MLP, "conditional": True, "train": TRAIN | {"steps": 500}}
         ran(root, pretrain, settings, {"data": "prepare"})
@@ -82,7 +82,8 @@ def chain(tmp_path_factory):
         ran(root, distill, student("straighten"), student_inputs("trajectories-pretrain"), "straight")
         settings = student({"name": "dmd", "fake_warmup": 1}) | {"train": TRAIN | {"steps": 2}}
         ran(root, distill, settings, student_inputs("prepare"), "boss")
-        inputs = {"data": "prepare", "model pretrain": "pretrain", "model straight": "distill-straight"}
+        inputs = {"data": "prepare", "nets": "nets"}
+        inputs |= {"model pretrain": "pretrain", "model straight": "distill-straight"}
         settings = {"samples": 50, "blocks": 2, "nfe": [2], "reference_nfe": 4}
         ran(root, evaluate, settings, inputs | {"search pretrain": "search-pretrain"})
     return root

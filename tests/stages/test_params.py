@@ -11,7 +11,7 @@ from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.renamed import RENAMED, nearest
 from fewstep.settings import TrainSettings
-from stages import couple, distill, evaluate, pretrain, trajectories
+from stages import couple, distill, evaluate, prepare, pretrain, trajectories
 from stages.settings import checks, discovery, messages
 from stages.settings.params import MethodPlugin, Params, Plugin, Settings, SolverName, canonical
 
@@ -254,3 +254,10 @@ def test_a_file_that_holds_no_settings(tmp_path, monkeypatch, text, message):
         (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
         Params.read()
+
+
+@pytest.mark.parametrize(("old", "new"), [("metric_nets", "nets.metric"), ("monitor_net", "nets.monitor")])
+def test_a_setting_that_went_to_another_section_is_told_where(old, new):
+    with pytest.raises(ValidationError) as caught:
+        prepare.Config.model_validate({"source": "digits", old: {"steps": 1}})
+    assert f"prepare.{old} is {new} now" in messages.explain(caught.value, prepare.Config, "prepare")

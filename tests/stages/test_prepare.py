@@ -78,8 +78,7 @@ def test_a_split_that_no_metric_could_use_is_refused_before_anything_is_made(tmp
 
 def test_a_shard_takes_no_more_memory_for_larger_samples(tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "SHARD_BYTES", 30 * (2 * 4 + 8))  # two features and a label
-    few = {"steps": 1}
-    options = {"source_options": {"count": 100}, "metric_nets": few, "monitor_net": few}
+    options = {"source_options": {"count": 100}}
     job = job_in(tmp_path, "prepare", out=tmp_path / "out")
     prepare.run(prepare.Config(source="two_moons", **options), job)
     sizes = {name: [file.samples for file in Shards(job.out / name).files] for name in ("train", "held_out")}

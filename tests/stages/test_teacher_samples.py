@@ -44,7 +44,6 @@ PLACES = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
 FORMAT = {"name": "state_dict", "network": "nets.places:Places", "adapter": "t_x", "labels": 5, "null": True}
 SAID = {"folder": "data/mine", "format": FORMAT, "prediction": "velocity", "path": "linear", "time": "t"}
 TEACHER = SAID | {"samples": 400, "shape": [2], "nfe": 32, "batch": 20}
-QUICK = {"metric_nets": {"steps": 1}, "monitor_net": {"steps": 1}}
 
 
 @pytest.fixture
@@ -59,7 +58,7 @@ def folder(tmp_path, monkeypatch):
 def prepared(folder, name="prepare", **changed):
     """Return the job of a `prepare` that ran, which has its facts."""
     job = job_in(folder / name, "prepare", inputs={"folder": Path("data/mine")})
-    prepare.run(prepare.Config(**QUICK, teacher=TEACHER | changed), job)
+    prepare.run(prepare.Config(teacher=TEACHER | changed), job)
     return job
 
 

@@ -1,0 +1,45 @@
+"""The stage trains the nets on the data as people see it."""
+
+import pytest
+import torch
+from jobs import job_in
+
+from fewstep.metrics.denoiser import MONITOR, train_denoiser
+from fewstep.metrics.nets import FIRST, train_nets
+from fewstep.metrics.saved import SavedRows, as_saved, save
+from fewstep.shards import write_shards
+from stages import nets
+
+LABELS = torch.arange(40) % 3
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 3 - 1.5
+
+
+def test_they_are_those_of_the_library_and_the_first_is_tried_on_held_out_data(tmp_path, pictures):
+    facts = {"pixels": True, "classes": 3}
+    for split, count in (("train", 30), ("held_out", 10)):
+        part, labels = pictures[:count], LABELS[:count]
+        fields = lambda a, b, p=part, k=labels: {"data": p[a:b], "label": k[a:b]}  # noqa: E731
+        write_shards(tmp_path / "prepared" / split, count, 30, fields, facts=facts)
+    job = job_in(tmp_path, "nets")
+    nets.run(nets.Config(metric={"steps": 2}, monitor={"steps": 2}), job)
+    data = as_saved(pictures[:30])
+    alone = train_nets(data, LABELS[:30], pixels=True, steps=2, clusters=10, seed=0)
+    assert job.facts["classifier_accuracy"] == alone[FIRST].accuracy(data[:10], LABELS[:10])
+    alone[MONITOR] = train_denoiser(data, pixels=True, steps=2, seed=0)
+    for name, net in alone.items():
+        assert net.digest in (job.out / f"{name}.json").read_text()
+    assert sorted(file.name for file in job.out.iterdir()) == sorted(
+        f"{name}{end}" for name in alone for end in (".json", ".safetensors")
+    )
+
+
+def test_images_on_disk_are_those_that_a_file_would_hold(tmp_path, pictures):
+    stored = save(pictures, tmp_path / "images.npy")
+    assert stored == SavedRows(tmp_path / "images.npy")
+    assert stored.shape == pictures.shape
+    some = torch.tensor([3, 0, 39])
+    assert torch.equal(stored[some], as_saved(pictures)[some])
