@@ -36,7 +36,7 @@ def test_each_stage_breaks_is_mended_and_resumed_and_nothing_above_it_runs(finis
     (checkout / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
     checkout.environment["FEWSTEP_WORKERS"] = "2"
     everything = finished.locked().keys()
-    assert len(everything) == 11
+    assert len(everything) == 12
     for name in everything:
         checkout.sh(f"mkdir -p broken && touch broken/{name}")
     for module in {name.partition("@")[0] for name in everything}:
