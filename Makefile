@@ -11,8 +11,8 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-# One process more than cores, as tests wait a lot.
-PYTEST = python -m pytest -n $$(($$(nproc) + 1)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10
+# Two processes more than cores, as tests wait a lot.
+PYTEST = python -m pytest -n $$(($$(nproc) + 2)) --maxprocesses 5 --dist loadfile --no-loadscope-reorder --durations 10
 
 .PHONY: run test check docs coverage ui deploy worker recover why gc bench clean
 

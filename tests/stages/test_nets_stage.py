@@ -8,7 +8,7 @@ from fewstep.metrics.denoiser import MONITOR, train_denoiser
 from fewstep.metrics.nets import FIRST, train_nets
 from fewstep.metrics.saved import SavedRows, as_saved, save
 from fewstep.shards import write_shards
-from stages import nets
+from stages import distill, nets, reflow
 
 LABELS = torch.arange(40) % 3
 
@@ -43,3 +43,24 @@ def test_images_on_disk_are_those_that_a_file_would_hold(tmp_path, pictures):
     assert stored.shape == pictures.shape
     some = torch.tensor([3, 0, 39])
     assert torch.equal(stored[some], as_saved(pictures)[some])
+
+
+@pytest.mark.parametrize(
+    ("changed", "reads"),
+    [
+        ({}, False),
+        ({"monitor": {}}, True),
+        ({"method": {"name": "endpoint", "feature_weight": 1.0}}, True),
+    ],
+)
+def test_only_what_is_watched_or_compared_by_features_is_made_anew_with_them(changed, reads):
+    settings = {"method": "dmd", "init": "a", "teacher": "a", "train_on": "prepare", "nfe": 2}
+    config = distill.Config.model_validate(settings | {"train": {"steps": 1}} | changed)
+    assert ("nets" in distill.inputs(config, "b")) == reads
+
+
+def test_a_reflow_reads_them_for_its_features_alone():
+    for weight in (0.0, 1.0):
+        method = {"name": "reflow", "feature_weight": weight}
+        config = reflow.Config.model_validate({"init": "a", "method": method, "train": {"steps": 1}})
+        assert ("nets" in reflow.inputs(config, "b")) == bool(weight)
