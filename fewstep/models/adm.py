@@ -53,7 +53,8 @@ class Adm:
     """Rows of its table of labels; null: one more than classes, for the null condition, which is the last."""
 
     def __post_init__(self) -> None:
-        numbers = (self.width, self.blocks, self.heads, self.head_channels or 1, *self.channels)
+        per_head = 1 if self.head_channels is None else self.head_channels
+        numbers = (self.width, self.blocks, self.heads, per_head, *self.channels)
         if not self.multipliers or min(numbers) < 1:
             raise UserError(f"adm: width, multipliers, blocks and heads must be 1 or more, got {self}")
         for channels in {self.width, *self.channels}:

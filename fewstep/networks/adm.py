@@ -85,7 +85,9 @@ class AdmNetwork(nn.Module):
         if hasattr(self, "label_emb"):
             if label is None:
                 if self.null is None:
-                    raise UserError("the network has classes without a null condition: give each sample a label")
+                    raise UserError(
+                        "the network has classes without a null condition: give each sample a label"
+                    )
                 label = torch.full(t.shape, self.null, device=t.device)
             condition = condition + self.label_emb(label)
         elif label is not None:
