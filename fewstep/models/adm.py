@@ -1,4 +1,4 @@
-"""Adm: the U-Net of guided diffusion and torchcfm, for images (Dhariwal and Nichol 2021, arXiv 2105.05233)."""
+"""Adm: the U-Net of guided diffusion and torchcfm (Dhariwal and Nichol 2021, arXiv 2105.05233)."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Adm:
     blocks: int = 1
     """Residual blocks of each level on the way down; there is one more on the way up."""
     attention: tuple[int, ...] = ()
-    """Levels at which pixels attend to each other, from 0, the full resolution; they do in the middle, too."""
+    """Levels at which pixels attend to each other, from 0, the full resolution; the middle always does."""
     heads: int = 1
     """Heads of an attention, if head_channels is null."""
     head_channels: int | None = None
     """Channels of a head, of which there are as many as fit; null: as heads says."""
     heads_first: bool = True
-    """Whether weights of an attention are sorted by heads before queries, keys and values: the older order."""
+    """Whether an attention's weights are sorted by heads before queries, keys and values: the older order."""
     scale_shift: bool = False
     """Whether the condition scales and shifts what lies between two convolutions; else it is added."""
     resample_blocks: bool = False
@@ -95,8 +95,8 @@ class Adm:
         labels = (classes + 1 if classes else 0) if self.labels is None else self.labels
         if labels not in ({classes, classes + 1} if classes else {0}):
             raise UserError(
-                f"adm: the table of labels has {labels} rows, and there are {classes} classes; it has a row a "
-                "class, and one for the null condition if there is one"
+                f"adm: the table of labels has {labels} rows, and there are {classes} classes; it has a row "
+                "for each, and one more if there is a null condition"
             )
         return networks.AdmNetwork(
             shape[0],

@@ -51,17 +51,19 @@ class AdmNetwork(nn.Module):
         if labels:
             self.label_emb = nn.Embedding(labels, embedded)
         now, skips = levels[0], [levels[0]]
-        self.input_blocks = nn.ModuleList([Row(nn.Conv2d(channels, now, 3, padding=1))])
+        self.input_blocks = nn.ModuleList([Row([nn.Conv2d(channels, now, 3, padding=1)])])
         for level, out in enumerate(levels):
             if level:
                 down = block(now, now, "down") if resample_blocks else Down(now)
-                self.input_blocks.append(Row(down))
+                self.input_blocks.append(Row([down]))
                 skips.append(now)
             for _ in range(blocks):
-                self.input_blocks.append(Row(block(now, out), *([attend(out)] if level in attention else [])))
+                self.input_blocks.append(
+                    Row([block(now, out), *([attend(out)] if level in attention else [])])
+                )
                 now = out
                 skips.append(now)
-        self.middle_block = Row(block(now, now), attend(now), block(now, now))
+        self.middle_block = Row([block(now, now), attend(now), block(now, now)])
         self.output_blocks = nn.ModuleList()
         for level, out in reversed(list(enumerate(levels))):
             for number in range(blocks + 1):
@@ -69,7 +71,7 @@ class AdmNetwork(nn.Module):
                 row += [attend(out)] if level in attention else []
                 if level and number == blocks:
                     row.append(block(out, out, "up") if resample_blocks else Up(out))
-                self.output_blocks.append(Row(*row))
+                self.output_blocks.append(Row(row))
                 now = out
         made = channels * (2 if variance else 1)
         self.out = nn.Sequential(norm(now), nn.SiLU(), nn.Conv2d(now, made, 3, padding=1))
@@ -102,7 +104,7 @@ class AdmNetwork(nn.Module):
         return self.out(h)[:, : self.channels]  # those of a variance come after them
 
 
-class Row(nn.Sequential):
+class Row(nn.ModuleList):
     """Layers one after the other, of which blocks are given the condition."""
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:

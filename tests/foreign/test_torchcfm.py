@@ -1,8 +1,8 @@
 """State dicts of torchcfm's U-Net: fewstep's Euler ends where it does with torchcfm's own network.
 
 `torchcfm.npz` holds, for each of CASES, where `torchdiffeq.odeint(network, noise, times, method="euler")` of
-torchdiffeq 0.2.5 ends with the UNetModelWrapper of torchcfm 1.0.7 as network, whose weights and noise are those
-of this file, at 64 equal steps in float32.
+torchdiffeq 0.2.5 ends with the UNetModelWrapper of torchcfm 1.0.7 as network, whose weights and noise are
+those of this file, at 64 equal steps in float32.
 """
 
 from pathlib import Path
@@ -36,9 +36,16 @@ CASES = {
     "all": (
         Torchcfm(head_channels=16, heads_first=False),
         {
-            **{"width": 32, "multipliers": [2, 1, 1], "blocks": 2, "attention": [0, 2], "labels": CLASSES},
-            **{"head_channels": 16, "heads_first": False},
-            **{"scale_shift": True, "resample_blocks": True, "variance": True},
+            "width": 32,
+            "multipliers": [2, 1, 1],
+            "blocks": 2,
+            "attention": [0, 2],
+            "labels": CLASSES,
+            "head_channels": 16,
+            "heads_first": False,
+            "scale_shift": True,
+            "resample_blocks": True,
+            "variance": True,
         },
     ),
 }
@@ -137,7 +144,7 @@ def test_other_weights_are_refused(tmp_path, spoil, told):
 
 def test_heads_must_be_said_once(tmp_path):
     written(tmp_path, "plain")
-    with pytest.raises(UserError, match="no weight says how many heads .* set heads or head_channels"):
+    with pytest.raises(UserError, match=r"no weight says how many heads .* set heads or head_channels"):
         Torchcfm().look(tmp_path)
     with pytest.raises(UserError, match="heads and head_channels say the same; set one of them"):
         Torchcfm(heads=1, head_channels=64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from etils.epy import lazy_imports
 
@@ -32,6 +32,8 @@ class Torchcfm:
     Raises:
         UserError: if nobody or everybody says how many heads an attention has.
     """
+
+    marks: ClassVar[tuple[str, ...]] = (FIRST,)
 
     heads: int | None = None
     """Heads of an attention, num_heads of their class; if nobody says, what head_channels says."""
