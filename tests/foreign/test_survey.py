@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import yaml
 from etils.epy import lazy_imports
 from foreign import surveying
 from foreign.surveying import chosen, prepared, section
+from safetensors.torch import save_file
 from tiny_networks import SHAPE, dit, pipeline, unet
 
 from fewstep import declaration
@@ -18,6 +20,7 @@ from fewstep.checkpoint import save_model
 from fewstep.foreign.assemble import config_of
 from fewstep.foreign.found import DECLARATION
 from fewstep.model import ModelConfig, build
+from fewstep.models.adm import Adm
 from stages.adopt import Config
 from stages.settings import yaml_text
 
@@ -223,10 +226,16 @@ def test_the_page_runs_as_written(here, ask):
     found, config = chosen(network_alone)
     assert not found.declared
     assert config.path["beta_end"] == 0.012
-    assert [Config(**each).format.name for each in others] == ["state_dict", "sit", "edm"]
+    assert [Config(**each).format.name for each in others] == ["state_dict", "sit", "edm", "torchcfm"]
     assert Config(**of_prompts).prompts.file.startswith("data/")
-    [of_a_pipeline, command] = re.findall(r"^    fewstep (adopt .*)$", PAGE, re.M)
+    [of_a_pipeline, command, with_a_format] = re.findall(r"^    fewstep (adopt .*)$", PAGE, re.M)
     assert of_a_pipeline.split()[1:] == [of_prompts["folder"]]
     said, ended = ask(*command.split()[1:])
     assert ended is None
     assert "adopt:\n  ddpm:\n" in said
+    network = Adm(width=64, attention=(1,), head_channels=64).build(SHAPE, 0)
+    (here / "data/cfm").mkdir()
+    save_file(network.state_dict(), here / "data/cfm/model.safetensors")
+    said, ended = ask(*shlex.split(with_a_format)[1:])
+    assert ended is None
+    assert section(said)["adopt"]["cfm"]["format"] == Config(**others[-1]).format.named()
