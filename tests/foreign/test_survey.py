@@ -238,4 +238,4 @@ def test_the_page_runs_as_written(here, ask):
     save_file(network.state_dict(), here / "data/cfm/model.safetensors")
     said, ended = ask(*shlex.split(with_a_format)[1:])
     assert ended is None
-    assert section(said)["adopt"]["cfm"]["format"] == Config(**others[-1]).format.named()
+    assert section(said)["adopt"]["cfm"]["format"] == others[-1]["format"]
