@@ -92,11 +92,8 @@ def app_of(root: Path | None) -> App:
         help_format="markdown",
         default_parameter=Parameter(negative=()),
     )
-    app.command(search)
-    app.command(sample)
-    app.command(export)
-    app.command(adopt)
-    app.command(average)
+    for command in (search, sample, export, adopt, average):
+        app.command(command)
     if root is None:
         app.help_epilogue = f"In a checkout of fewstep there are also: {', '.join(OF_A_CHECKOUT)}."
         return app
@@ -293,24 +290,25 @@ def export(
     print(f"Sampler: {out.resolve()}")
 
 
-def adopt(model: Path, /, *, data: Path = Path("artifacts/prepare"), device: str = "cpu") -> None:
+def adopt(
+    model: Path, /, *, format: str | None = None, data: Path = Path("artifacts/prepare"), device: str = "cpu"
+) -> None:
     """Say what lies in a folder of another library, check that on data, and print its lines for params.yaml.
 
     Args:
-        model: A folder that `save_pretrained` of diffusers wrote, or a model directory.
+        model: A folder of diffusers, one with weights in safetensors, or a model directory.
+        format: What is in it, a file of fewstep.foreign.formats or a mapping in JSON with its settings.
         data: What the stage prepare made; without it nothing is checked.
         device: Where the check runs, such as cuda.
 
     Raises:
         UserError: The folder holds no model that fewstep can take, or the check failed.
     """
-    seen = survey.look(model)
+    seen = survey.look(model, format)
     placed(seen.model, device)
     verdict = survey.check(seen, data)
-    root = checkout_of(Path.cwd()) or Path.cwd()
-    print(survey.report(seen, verdict, Path(os.path.abspath(model)), root))
-    if not isinstance(verdict, str) and verdict.problems:
-        raise UserError(f"the check of the declaration failed: {'; '.join(verdict.problems)}")
+    print(survey.report(seen, verdict, Path(os.path.abspath(model)), checkout_of(Path.cwd()) or Path.cwd()))
+    survey.refuse(verdict)
 
 
 def average(model: Path, /, *, width: float, out: Path) -> None:

@@ -13,7 +13,7 @@ declaration implies is held against two rivals:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from etils.epy import lazy_imports
@@ -45,6 +45,7 @@ PATHS: tuple[str | dict[str, Any], ...] = (
     {"name": "table", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
     {"name": "table", "beta_schedule": "squaredcos_cap_v2"},
 )
+SIGMA_DATA = (0.5, 1.0)  # of EDM and of CosXL, tried where the path is edm
 CLOCKS: tuple[tuple[str, float], ...] = (
     ("t", 1.0),
     ("1-t", 1.0),
@@ -175,7 +176,10 @@ def z_score(own: Tensor, other: Tensor) -> float:
 
 def others(declared: Declaration) -> Iterator[Declaration]:
     """Yield the declarations that a network is held against."""
-    for path in [declared.path, *(path for path in PATHS if path != declared.path)]:
+    own, near = paths.get(declared.path), []
+    if isinstance(own, paths.Edm):
+        near = [{"name": "edm", **asdict(replace(own, sigma_data=spread))} for spread in SIGMA_DATA]
+    for path in [declared.path, *(path for path in (*near, *PATHS) if paths.get(path) != own)]:
         for prediction in predictions.PARTS:
             for time, scale in CLOCKS:
                 if (other := Declaration(path, prediction, time, scale)) != declared:

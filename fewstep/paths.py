@@ -37,12 +37,13 @@ class Coefficients:
     b: Tensor
     da: Tensor
     db: Tensor
+    spread: float = 1.0
+    """What data is divided by where the path preserves variance: (spread a)^2 + b^2 = 1 there."""
 
     def to(self, dtype: torch.dtype) -> Coefficients:
         """Return them in another type."""
-        return Coefficients(
-            a=self.a.to(dtype), b=self.b.to(dtype), da=self.da.to(dtype), db=self.db.to(dtype)
-        )
+        parts = (part.to(dtype) for part in (self.a, self.b, self.da, self.db))
+        return Coefficients(**dict(zip(("a", "b", "da", "db"), parts, strict=True)), spread=self.spread)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +182,35 @@ class Ve(Path):
 
 
 @dataclass(frozen=True)
+class Edm(Path):
+    """The scaled input of EDM's network, a = 1 / r and b = sigma / r, with r^2 = sigma_data^2 + sigma^2.
+
+    Karras et al. 2022 (arXiv 2206.00364), table 1, c_in; sigma falls as in Ve. Their network's output F is
+    the prediction `reverse_v`.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require_rising("edm", "sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
+        if not 0 < self.sigma_data < math.inf:
+            raise UserError(f"path edm: sigma_data must be a number above 0, got {self.sigma_data}")
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        """See Path.coefficients."""
+        noisy = Ve(self.sigma_min, self.sigma_max).coefficients(t)
+        a = (self.sigma_data**2 + noisy.b**2).rsqrt()
+        da, db = -noisy.b * noisy.db * a**3, self.sigma_data**2 * noisy.db * a**3
+        return Coefficients(a=a, b=noisy.b * a, da=da, db=db, spread=self.sigma_data)
+
+    def time_of(self, canonical: Tensor) -> Tensor:
+        """See Path.time_of; sigma is that of Ve."""
+        return Ve(self.sigma_min, self.sigma_max).time_of(canonical)
+
+
+@dataclass(frozen=True)
 class Table(Path):
     """The noise levels of a scheduler's beta table, in the names of its scheduler_config.json.
 
@@ -273,7 +303,14 @@ def log_sigmas(table: Table) -> Tensor:
     return ((1 - alpha_bar) / alpha_bar).log() / 2
 
 
-PATHS: dict[str, type[Path]] = {"linear": Linear, "cosine": Cosine, "vp": Vp, "ve": Ve, "table": Table}
+PATHS: dict[str, type[Path]] = {
+    "linear": Linear,
+    "cosine": Cosine,
+    "vp": Vp,
+    "ve": Ve,
+    "edm": Edm,
+    "table": Table,
+}
 
 
 def get(path: str | Mapping[str, Any]) -> Path:

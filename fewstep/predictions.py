@@ -34,8 +34,10 @@ PARTS: dict[str, Callable[[Coefficients], Row]] = {
     "noise": lambda c: (torch.zeros_like(c.a), torch.ones_like(c.a)),
     # grad log p_t(x) = -E[noise | x] / b; Vincent 2011
     "score": lambda c: (torch.zeros_like(c.a), -1 / c.b),
-    # Salimans and Ho 2022 (arXiv 2202.00512), appendix D: a noise - b data
-    "v": lambda c: (-c.b, c.a),
+    # Salimans and Ho 2022 (arXiv 2202.00512), appendix D: a noise - b data, of data with a spread of 1
+    "v": lambda c: (-c.b / c.spread, c.a * c.spread),
+    # Karras et al. 2022 (arXiv 2206.00364), eq. 7: what their network F gives
+    "reverse_v": lambda c: (c.b / c.spread, -c.a * c.spread),
 }
 
 

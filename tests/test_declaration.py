@@ -10,10 +10,12 @@ from fewstep.model import Model, ModelConfig, build
 
 LINEAR = {"name": "table"}
 SCALED = {"name": "table", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+EDM = {"name": "edm", "sigma_data": 1.0}
 RIGHT = {
     "flow": {"path": "linear", "prediction": "reverse_velocity", "time": "1-t", "time_scale": 1.0},
     "noise": {"path": SCALED, "prediction": "noise", "time": "1-t", "time_scale": 1.0},
     "v": {"path": LINEAR, "prediction": "v", "time": "1-t", "time_scale": 1.0},
+    "edm": {"path": EDM, "prediction": "reverse_v", "time": "log_sigma", "time_scale": 0.25},
 }
 
 
@@ -56,7 +58,7 @@ def verdict(model, data, **changed):
     return declaration.check(other, data[-128:], {}, seed=0)
 
 
-@pytest.mark.parametrize("name", ["flow", "noise", "v"])
+@pytest.mark.parametrize("name", RIGHT)
 def test_a_right_declaration_passes(trained, data, name):
     found = verdict(trained[name], data)
     assert found.problems == ()
@@ -79,6 +81,11 @@ def test_a_right_declaration_passes(trained, data, name):
         ("noise", {"path": LINEAR}, "beta_schedule: scaled_linear"),
         ("v", {"prediction": "noise"}, "prediction: v"),
         ("v", {"time_scale": 999.0}, "time_scale: 1"),
+        ("edm", {"prediction": "v"}, "prediction: reverse_v"),
+        ("edm", {"prediction": "noise"}, "prediction: reverse_v"),
+        ("edm", {"time_scale": 1.0}, "time_scale: 0.25"),
+        ("edm", {"path": "ve"}, ""),
+        ("edm", {"path": {"name": "edm"}}, "sigma_data: 1"),
     ],
 )
 def test_a_wrong_declaration_is_told_with_the_likelier_one(trained, data, name, wrong, likelier):

@@ -148,6 +148,8 @@ def test_the_range_of_ve_is_an_option():
         ({"name": "table", "beta_end": 2.0}, "beta_end must be below 1, got 2.0"),
         ({"name": "table", "num_train_timesteps": 1}, "num_train_timesteps must be 2 or more, got 1"),
         ({"name": "ve", "sigma_min": 90.0}, "0 < sigma_min < sigma_max must hold, got 90.0 and 80.0"),
+        ({"name": "edm", "sigma_data": 0.0}, "path edm: sigma_data must be a number above 0, got 0.0"),
+        ({"name": "edm", "sigma_max": 0.001}, "edm: 0 < sigma_min < sigma_max must hold"),
         ({"name": "vp", "beta_max": "high"}, "path vp: "),
         ({"name": "linear", "shift": 3}, "path linear: unknown option 'shift'.*gamma"),
         ({"name": "linear", "gamma": -1.0}, "path linear: gamma must be a number from 0, got -1.0"),

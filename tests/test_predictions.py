@@ -50,6 +50,22 @@ def test_v_is_the_velocity_of_the_quarter_turn():
     torch.testing.assert_close(v, -velocity / (torch.pi / 2))
 
 
+def test_reverse_v_is_what_the_network_of_edm_gives():
+    """Data is c_skip x + c_out F of noised data x; Karras et al. 2022, table 1."""
+    oracle = oracles.gaussian([0.3], [0.7])
+    noise, data = oracle.noise(5), oracle.sample(5)
+    path, spread = paths.get({"name": "edm", "sigma_data": 0.7}), 0.7
+    c = path.coefficients(TIMES)
+    sigma = (c.b / c.a)[:, None]
+    size = (sigma**2 + spread**2).sqrt()
+    noised, f = data + sigma * noise, predictions.express("reverse_v", data, noise, c)
+    torch.testing.assert_close(c.a[:, None] * noised, noised / size)
+    torch.testing.assert_close((spread / size) ** 2 * noised + sigma * spread / size * f, data)
+    torch.testing.assert_close(predictions.express("v", data, noise, c), -f)
+    in_float32 = predictions.express("v", data.float(), noise.float(), c.to(torch.float32))
+    torch.testing.assert_close(in_float32, -f.float())
+
+
 @pytest.mark.parametrize(
     ("prediction", "t", "solvable"),
     [

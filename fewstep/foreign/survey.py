@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from fewstep.checkpoint import CONFIG, WEIGHTS, load_model
 from fewstep.conditions import TAKEN
 from fewstep.errors import UserError
 from fewstep.foreign.assemble import assemble, config_of
-from fewstep.foreign.formats.diffusers import Diffusers, read_json
+from fewstep.foreign.formats.diffusers import read_json
 from fewstep.foreign.found import Described
+from fewstep.foreign.recognised import made, recognise, settings_of
 from fewstep.foreign.weights import sizes
 from fewstep.model import Model
 from fewstep.network_times import NETWORK_TIMES
@@ -35,14 +37,16 @@ class Seen:
     model: Model
     network: str
     weights: str
-    shape: tuple[int | None, ...]
-    """Of a sample; None where the folder doesn't say."""
+    shape: tuple[int | None, ...] | None
+    """Of a sample; None where nobody says."""
     missing: tuple[str, ...] = ()
     """Of CHOICES what the folder doesn't say; the model has defaults there."""
     notes: tuple[str, ...] = ()
     """What else was seen, a sentence each."""
     described: Described | None = None
     """What the folder says of the network; None for a model directory of fewstep."""
+    format: Mapping[str, Any] = field(default_factory=dict)
+    """The name and the settings of the folder's format, as params.yaml has them."""
 
     def rows(self) -> dict[str, str]:
         """Return what to tell of it, by name."""
@@ -60,7 +64,7 @@ class Seen:
         return {
             "network": self.network,
             "weights": self.weights,
-            "samples": shown(self.shape),
+            "samples": "nothing says their shape" if self.shape is None else shown(self.shape),
             **said,
             "classes": str(c.classes),
             **self._conditions(),
@@ -83,19 +87,27 @@ def shown(shape: tuple[int | None, ...]) -> str:
     return f"({', '.join('any' if size is None else str(size) for size in shape)})"
 
 
-def look(folder: Path) -> Seen:
-    """Return what lies in a folder: a network or pipeline of diffusers, or a model directory.
+def look(folder: Path, format: str | None = None) -> Seen:
+    """Return what lies in a folder: a model of any format, or a model directory.
+
+    Args:
+        folder: Where it lies.
+        format: The name of its format, or its settings with the name as a mapping in JSON; None for the one
+            that the folder looks like.
 
     Raises:
         UserError: if there is no such folder, or it holds no model that fewstep can take.
     """
     if not folder.is_dir():
         raise UserError(
-            f"{folder} is no folder; give the one that save_pretrained wrote, or a model directory of fewstep"
+            f"{folder} is no folder; give the one that save_pretrained wrote, one with weights in "
+            "safetensors, or a model directory of fewstep"
         )
+    if format is not None:
+        return _of(folder, settings_of(format))
     if (folder / CONFIG).is_file() and "architecture" in read_json(folder / CONFIG):
         return _of_fewstep(folder)
-    return _of_diffusers(folder)
+    return _of(folder, recognise(folder))
 
 
 def _of_fewstep(folder: Path) -> Seen:
@@ -108,13 +120,11 @@ def _of_fewstep(folder: Path) -> Seen:
     )
 
 
-def _of_diffusers(folder: Path) -> Seen:
-    found = Diffusers().look(folder)
+def _of(folder: Path, format: dict[str, Any]) -> Seen:
+    found = made(format).look(folder)
     described = found.described
-    assert described.channels is not None
-    shape = described.shape(
-        (described.channels, described.sides, described.sides)
-    )  # a network of any side has the same weights for all
+    side = described.sides  # a network of any shape has the same weights for all
+    shape = described.shape((1, side, side))
     unsaid = {"prediction": "velocity", "path": "linear", "time": "t"}
     needed = described.any_conditions()
     model = assemble(config_of(found, shape, unsaid | found.declared, conditions=needed), found)
@@ -124,14 +134,16 @@ def _of_diffusers(folder: Path) -> Seen:
             f"if the last of its {described.labels} labels is the null condition of guidance, set classes to "
             f"{described.labels - 1}: the folder doesn't say",
         )
+    network = found.architecture.get("network", found.architecture["name"])
     return Seen(
         model=model,
-        network=f"{found.architecture['network']} of diffusers",
+        network=f"{network}, in the format {format['name']}",
         weights=sizes(found.files),
-        shape=(described.channels, *(described.side or (None, None))),
+        shape=(described.channels, *(described.side or (None, None))) if described.channels else None,
         described=described,
         missing=tuple(name for name in CHOICES if name not in found.declared),
         notes=notes,
+        format=format,
     )
 
 
@@ -150,8 +162,9 @@ def check(seen: Seen, data: Path) -> declaration.Verdict | str:
         return f"there is no data in {data}; `dvc repro prepare` makes it"
     samples = Shards(data / "held_out").some(CHECKED, seed=0)
     shape = tuple(samples["data"].shape[1:])
-    if len(shape) != len(seen.shape) or any(
-        wanted not in (None, there) for wanted, there in zip(seen.shape, shape, strict=True)
+    own = (None,) * len(shape) if seen.shape is None else seen.shape
+    if len(shape) != len(own) or any(
+        size not in (None, there) for size, there in zip(own, shape, strict=True)
     ):
         wanted = seen.rows()["samples"]
         return f"the network makes samples of shape {wanted}, those in {data} have {shape}; prepare such data"
@@ -166,6 +179,16 @@ def check(seen: Seen, data: Path) -> declaration.Verdict | str:
         return str(error)
     model = Model(config, seen.model.network).to(device)
     return declaration.check(model, samples["data"], conditions, seed=0)
+
+
+def refuse(verdict: declaration.Verdict | str) -> None:
+    """Refuse a model that is probably not what it is declared to be.
+
+    Raises:
+        UserError: saying why.
+    """
+    if not isinstance(verdict, str) and verdict.problems:
+        raise UserError(f"the check of the declaration failed: {'; '.join(verdict.problems)}")
 
 
 def report(seen: Seen, verdict: declaration.Verdict | str, place: Path, root: Path) -> str:
@@ -207,6 +230,8 @@ def lines(seen: Seen, key: str, folder: str) -> str:
         said["classes"] = seen.model.config.classes
     written = ["adopt:", f"  {key if PLAIN_KEY.fullmatch(key) else json.dumps(key)}:"]
     written.append(f"    folder: {json.dumps(folder)}")
+    if seen.format != {"name": "diffusers"}:
+        written.append(f"    format: {told(seen.format) if len(seen.format) > 1 else seen.format['name']}")
     for name, value in said.items():
         if name in seen.missing:
             written.append(f"    # {name}: one of {', '.join(CHOICES[name])}")
@@ -215,6 +240,15 @@ def lines(seen: Seen, key: str, folder: str) -> str:
         else:
             written.append(f"    {name}: {declaration.plain(value)}")
     return "\n".join(written)
+
+
+def told(value: Any) -> str:
+    """Return settings as they are written in params.yaml, words in quotes."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(name)}: {told(each)}" for name, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(told, value)) + "]"
+    return declaration.plain(value) if isinstance(value, float) else json.dumps(value)
 
 
 def key_of(folder: Path) -> str:

@@ -129,9 +129,9 @@ class Last(nn.Module):
         return self.linear(self.norm(x) * (1 + scale) + shift)
 
 
-def waves(t: Tensor) -> Tensor:
-    """Return cosines and sines of a time, (n, 256), in float32 as times are."""
-    half = WAVES // 2
+def waves(t: Tensor, features: int = WAVES) -> Tensor:
+    """Return cosines and sines of a time, (n, features), in float32 as times are."""
+    half = features // 2
     exponents = torch.arange(half, dtype=torch.float32, device=t.device) / half
     angle = t[:, None] * torch.exp(math.log(SLOWEST) * exponents)
     return torch.cat([angle.cos(), angle.sin()], dim=1)

@@ -74,6 +74,31 @@ def test_euler_of_the_library(tmp_path, options):
     assert_equal(ours(model, noise, [1 / (1 + float(s)) for s in scheduler.sigmas[:-1]]), expected)
 
 
+@pytest.mark.parametrize("steps", [18, STEPS])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("EDMEulerScheduler", {}),
+        (
+            "EDMEulerScheduler",
+            {"prediction_type": "v_prediction", "sigma_data": 1.0, "sigma_max": 120.0}
+            | {"sigma_schedule": "exponential"},
+        ),
+        ("EDMEulerScheduler", {"prediction_type": "v_prediction", "sigma_data": 0.8, "sigma_min": 0.01}),
+        ("EDMDPMSolverMultistepScheduler", {"solver_order": 1}),
+    ],
+    ids=["epsilon", "v of CosXL", "v", "DPM-Solver++ of order 1"],
+)
+def test_edm_of_the_library(tmp_path, name, options, steps):
+    scheduler, network = getattr(diffusers, name)(**options), unet()
+    model = adopted(pipeline(tmp_path, network, scheduler))
+    noise = torch.randn(4, *SHAPE)
+    expected = theirs(scheduler, network, noise, steps=steps)
+    largest = scheduler.config.sigma_max
+    size = scheduler.init_noise_sigma / largest  # they begin with a little more, sqrt(sigma^2 + 1)
+    assert_equal(ours(model, noise * size, [1 / (1 + float(s)) for s in scheduler.sigmas[:-1]]), expected)
+
+
 def test_ddim_of_the_library(tmp_path):
     scheduler, network = diffusers.DDIMScheduler(clip_sample=False, timestep_spacing="trailing"), unet()
     model = adopted(pipeline(tmp_path, network, scheduler))
@@ -215,6 +240,11 @@ def test_a_model_of_text_without_an_adapter_is_refused(tmp_path):
         ({"num_train_timesteps": 1}, "num_train_timesteps must be 2 or more, got 1"),
         ({"beta_end": [0.1]}, "beta_end must be of type float, got [0.1]"),
         ({"prediction_type": ["epsilon"]}, "prediction_type must be of type str, got ['epsilon']"),
+        ({"sigma_max": "high"}, "sigma_max must be of type float, got 'high'"),
+        (
+            {"_class_name": "EDMEulerScheduler", "prediction_type": "sample"},
+            "EDMEulerScheduler has the prediction_type 'sample'; fewstep knows of it epsilon, v_prediction",
+        ),
         ({"_class_name": 7}, "_class_name must be of type str, got 7"),
     ],
 )
@@ -235,8 +265,8 @@ def test_what_no_scheduler_says_must_be_declared(tmp_path):
     ("scheduler", "told"),
     [
         (
-            lambda: diffusers.EDMEulerScheduler(),
-            "EDMEulerScheduler is no scheduler of a flow or of a table of betas",
+            lambda: diffusers.KarrasVeScheduler(),
+            "KarrasVeScheduler is no scheduler of a flow, a table of betas or EDM",
         ),
         (lambda: diffusers.DDPMScheduler(trained_betas=[0.1, 0.2]), "has its own trained_betas"),
     ],

@@ -2,20 +2,25 @@
 
 import json
 import re
+import shlex
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from etils.epy import lazy_imports
+from foreign import surveying
+from foreign.surveying import chosen, prepared, section
+from safetensors.torch import save_file
 from tiny_networks import SHAPE, dit, pipeline, unet
 
-from fewstep import command_line, declaration
+from fewstep import declaration
 from fewstep.checkpoint import save_model
 from fewstep.foreign.assemble import config_of
 from fewstep.foreign.found import DECLARATION
 from fewstep.model import ModelConfig, build
-from fewstep.shards import write_shards
+from fewstep.models.adm import Adm
 from stages.adopt import Config
 from stages.settings import yaml_text
 
@@ -42,37 +47,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def ask(capsys):
-    """Run the command; return what it printed, and what it ended with."""
-
-    def run(*words):
-        with pytest.raises(SystemExit) as ended:
-            command_line.main(["adopt", *map(str, words)])
-        return capsys.readouterr().out, ended.value.code or None
-
-    return run
-
-
-def prepared(folder, data):
-    write_shards(
-        folder / "artifacts/prepare/held_out",
-        len(next(iter(data.values()))),
-        len(next(iter(data.values()))),
-        lambda first, last: {name: each[first:last] for name, each in data.items()},
-        facts={},
-    )
-
-
-def section(said):
-    """What params.yaml would hold, as the project reads it: in YAML 1.1 and 1.2 alike."""
-    return yaml_text.read(said.split("The lines for params.yaml:\n\n")[1], "the lines")
-
-
-def chosen(settings, shape=SHAPE, **more):
-    """The config of the model that the stage adopt makes of settings."""
-    config = Config(**settings | more)
-    said = {name: value for name in DECLARATION if (value := getattr(config, name)) is not None}
-    found = config.format.build().look(Path(config.folder))
-    return found, config_of(found, shape, said, classes=config.classes)
+    return partial(surveying.ask, capsys)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +71,7 @@ def test_the_lines_say_to_the_chain_what_the_folder_says(here, ask, folder, netw
     assert {settings[name] is not None for name in DECLARATION} == {True}
     weights = sum(weight.numel() for weight in network.state_dict().values())
     assert f"weights:    {weights:,} numbers of type F32\n" in said
-    assert f"network:    {type(network).__name__} of diffusers\n" in said
+    assert f"network:    {type(network).__name__}, in the format diffusers\n" in said
     assert "samples:    (4, 8, 8)\n" in said
     assert f"classes:    {config.classes}\n" in said
     assert ("guidance:   on all channels" in said) == config.guidable
@@ -251,10 +226,16 @@ def test_the_page_runs_as_written(here, ask):
     found, config = chosen(network_alone)
     assert not found.declared
     assert config.path["beta_end"] == 0.012
-    assert [Config(**each).format.name for each in others] == ["state_dict", "sit", "edm"]
+    assert [Config(**each).format.name for each in others] == ["state_dict", "sit", "edm", "torchcfm"]
     assert Config(**of_prompts).prompts.file.startswith("data/")
-    [of_a_pipeline, command] = re.findall(r"^    fewstep (adopt .*)$", PAGE, re.M)
+    [of_a_pipeline, command, with_a_format] = re.findall(r"^    fewstep (adopt .*)$", PAGE, re.M)
     assert of_a_pipeline.split()[1:] == [of_prompts["folder"]]
     said, ended = ask(*command.split()[1:])
     assert ended is None
     assert "adopt:\n  ddpm:\n" in said
+    network = Adm(width=64, attention=(1,), head_channels=64).build(SHAPE, 0)
+    (here / "data/cfm").mkdir()
+    save_file(network.state_dict(), here / "data/cfm/model.safetensors")
+    said, ended = ask(*shlex.split(with_a_format)[1:])
+    assert ended is None
+    assert section(said)["adopt"]["cfm"]["format"] == others[-1]["format"]

@@ -10,6 +10,7 @@ from fewstep.errors import UserError
 from fewstep.model import ModelConfig, build
 
 SHAPES = {
+    "adm": [(3, 8, 8), (1, 2, 6)],
     "mlp": [(2,), (7,), (1, 4, 4), (3, 5, 3)],
     "dit": [(4, 8, 8), (1, 4, 10)],
     "unet": [(1, 8, 8), (3, 8, 8), (2, 9, 13), (1, 28, 28), (1, 11, 8)],

@@ -1,14 +1,17 @@
 """A chain whose points follow a vector and a label: every stage keeps the conditions of each sample."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from jobs import job_in
+from safetensors.torch import load_file
 
 from fewstep import randomness
 from fewstep.checkpoint import CONDITIONS, load_model, load_table, model_digest, save_model
+from fewstep.command_line import main
 from fewstep.conditions import Table
 from fewstep.draws import draws
 from fewstep.errors import UserError
@@ -126,6 +129,19 @@ def test_every_model_carries_the_conditions_of_the_data(chain, model):
     assert (chain / model / CONDITIONS).read_bytes() == (chain / "prepare" / CONDITIONS).read_bytes()
     (chain / model / "manifest.json").touch()
     assert chain / model / CONDITIONS in model_files(chain / model)  # what the registry gets
+
+
+@pytest.mark.parametrize("model", ["distill-straight", "distill-boss"])
+def test_a_student_is_sampled_from_its_own_directory_alone(chain, model, tmp_path):
+    shutil.copytree(chain / model, tmp_path / "student")
+    out = tmp_path / "samples.safetensors"
+    with pytest.raises(SystemExit) as ended:
+        main(["sample", str(tmp_path / "student"), "--samples", "200", "--out", str(out)])
+    assert not ended.value.code
+    made = load_file(out)
+    middle = made["place"] + 2 * made["label"][:, None] - 1
+    apart = (made["samples"] - middle).square().mean().sqrt()
+    assert apart < (made["samples"] - middle.roll(1, 0)).square().mean().sqrt() / 2
 
 
 @pytest.mark.parametrize(("model", "apart"), [("pretrain", 0.35), ("distill-straight", 0.45)])

@@ -7,7 +7,7 @@ fewstep.foreign.found.Found. Files import torch lazily, so that settings are che
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from fewstep import registry
 
@@ -19,6 +19,9 @@ registry.add_plugins(__name__, __path__)
 
 class Format(Protocol):
     """What a file of this package defines."""
+
+    marks: ClassVar[tuple[str, ...]]
+    """Names of weights, any of which tells that a folder without a config is in the format."""
 
     def look(self, folder: Path) -> Found:
         """Return what lies in the folder.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from etils.epy import lazy_imports
 
@@ -27,6 +27,8 @@ ENCODER = "text_encoder"
 @dataclass(frozen=True, kw_only=True)
 class Diffusers:
     """Settings of the format: a folder as `save_pretrained` writes it."""
+
+    marks: ClassVar[tuple[str, ...]] = ()
 
     component: str | None = None
     """The folder of the network in that of a pipeline; if nobody says, transformer or unet."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from etils.epy import lazy_imports
 
@@ -30,6 +30,8 @@ class Edm:
         UserError: see fewstep.models.imported.Imported; or if the options lack the size of an image, or
             there is a null condition without classes.
     """
+
+    marks: ClassVar[tuple[str, ...]] = ("model.map_layer0.weight", "unet.emb_noise.weight")
 
     network: str
     """The network, module:Class of a file in the checkout, such as training.networks:EDMPrecond."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from etils.epy import lazy_imports
 
@@ -18,6 +18,8 @@ with lazy_imports():
 @dataclass(frozen=True, kw_only=True)
 class Sit:
     """Settings of the format; Ma et al. 2024 (arXiv 2401.08740)."""
+
+    marks: ClassVar[tuple[str, ...]] = ("y_embedder.embedding_table.weight",)
 
     heads: int | None = None
     """Heads of an attention; if nobody says, those of its size, S, B, L or XL."""

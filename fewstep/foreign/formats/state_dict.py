@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from etils.epy import lazy_imports
 
@@ -26,6 +26,8 @@ class StateDict:
     Raises:
         UserError: see fewstep.models.imported.Imported.
     """
+
+    marks: ClassVar[tuple[str, ...]] = ()
 
     network: str
     """The network, module:Class of a file in the checkout."""
