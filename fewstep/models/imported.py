@@ -29,7 +29,7 @@ class Imported:
     """
 
     network: str
-    """module:Class of a file below the working directory: nets.unet:Unet is class Unet of nets/unet.py."""
+    """module:Class of a file below the working directory: networks.unet:Unet is class Unet of networks/unet.py."""
     options: dict[str, Any] = field(default_factory=dict)
     """The arguments of the class."""
     adapter: str = "x_t"
@@ -38,7 +38,7 @@ class Imported:
     def __post_init__(self) -> None:
         module, _, name = self.network.partition(":")
         if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
-            raise UserError(f"network {self.network!r} must be module:Class, such as nets.unet:Unet")
+            raise UserError(f"network {self.network!r} must be module:Class, such as networks.unet:Unet")
         known = registry.available("fewstep.foreign.adapters")
         if self.adapter not in known:
             raise UserError(registry.unknown("adapter", self.adapter, known))

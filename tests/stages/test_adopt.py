@@ -180,7 +180,7 @@ def test_an_adopted_model_has_its_key_for_a_name_everywhere():
         ({"prediction": "epsilon"}, "adopt.mine.prediction: unknown prediction 'epsilon'"),
         ({"time": "index"}, "adopt.mine.time: unknown time 'index'"),
         ({"format": "pickle"}, "unknown format 'pickle'.*diffusers, dit, edm, sit, state_dict"),
-        ({"format": FORMAT | {"network": "nets"}}, "'nets' must be module:Class, such as nets.unet:Unet"),
+        ({"format": FORMAT | {"network": "nets"}}, "'nets' must be module:Class, such as networks.unet:Unet"),
         ({"format": FORMAT | {"adapter": "xt"}}, "unknown adapter 'xt'; did you mean 'x_t'"),
     ],
 )
