@@ -1,13 +1,17 @@
 """What a training reads ahead: in order, in one thread, with errors and stalls where they belong."""
 
 import threading
+from contextlib import nullcontext
 
 import pytest
+import torch
 from recorded import FixedBatches, Recorder, run
 
 from fewstep.errors import UserError
+from fewstep.methods.flow_matching import FlowMatching
 from fewstep.settings import TrainSettings
 from fewstep.training import reader as reader_module
+from fewstep.training.networks import pinned
 from fewstep.training.reader import AHEAD, Reader
 
 SETTINGS = TrainSettings(steps=8, batch=4)
@@ -102,3 +106,25 @@ def test_a_training_that_fails_or_ends_leaves_no_thread(tmp_path):
     assert recorder.advanced == 5  # the steps before it were taken
     run(tmp_path, settings=SETTINGS, batches=FixedBatches(4))
     assert "reader" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_batches_are_prepared_beside_the_steps(tmp_path):
+    threads = []
+
+    class Watching(FlowMatching):
+        def prepare_batch(self, batch, keys, law):
+            threads.append((threading.current_thread().name, int(keys[0, 1]) // 4))
+            return super().prepare_batch(batch, keys, law)
+
+    run(tmp_path, method=Watching(), settings=SETTINGS)
+    assert [step for name, step in threads if name == "reader"] == list(range(SETTINGS.steps))
+
+
+def test_only_a_gpu_wants_batches_in_pinned_memory_of_its_own_device(monkeypatch):
+    devices, batch = [], {"data": torch.zeros(3)}
+    monkeypatch.setattr(torch.cuda, "device", lambda device: devices.append(device) or nullcontext())
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
+    assert pinned(batch, torch.device("cpu")) is batch
+    gpu = torch.device("cuda", 1)
+    assert torch.equal(pinned(batch, gpu)["data"], torch.ones(3))
+    assert devices == [gpu]
