@@ -3,9 +3,11 @@
 Run `python -m benchmarks.train_step [steps]`. Batches of 128 images of 1x8x8 through the U-Net of the
 demo, one thread, with memory kept as stages do. Methods with one network are compared with `Bare`: forward,
 backward, clip, AdamW and an average of the weights, on noise and times from torch's generator. Methods with
-three are compared with the forwards and backwards that they need, and nothing else. The two sides take turns,
-a step each (200), and turns to go first; times are medians, of the processor. Memory is what is kept for the
-backward pass, at most, each tensor once.
+three are compared with the forwards and backwards that they need, and nothing else. As in the training loop,
+a thread prepares the next batches. The two sides take turns, a step each (200), and to go first; times are
+medians: of the processor in the thread that takes the steps, with what the other thread takes beside it, and
+of the clock, with the share of it that steps wait for their batch. Memory is what is kept for the backward
+pass, at most, each tensor once.
 Flow matching is also compared with the bare loop under Accelerate, and under Lightning (its Fabric), where
 these are installed.
 The last lines compare flow matching with FEWSTEP_CHANNELS_LAST, and with FEWSTEP_COMPILE, with it alone.
@@ -17,7 +19,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from statistics import median
 
@@ -34,7 +35,9 @@ from fewstep.methods.straighten import Straighten
 from fewstep.model import Model, ModelConfig, build
 from fewstep.settings import TrainSettings
 from fewstep.training.method import Batch, Method
-from fewstep.training.networks import Training
+from fewstep.training.networks import Training, Update
+from fewstep.training.reader import Reader
+from stages.process.environment import keep_freed_memory
 
 SHAPE, BATCH, NFE = (1, 8, 8), 128, 4
 
@@ -177,30 +180,59 @@ def begun(method: Method, nfe: int, steps: int) -> Training:
     return Training(method, model(nfe), lambda name: model(nfe), settings, 0, torch.device("cpu"))
 
 
-def step(training: Training, batch: Batch) -> None:
-    first = training.step * BATCH
-    training.take_step(batch, randomness.keys_of(0, first, first + BATCH))
+def examples() -> Batch:
+    """Return what a batch holds for any of the methods."""
+    noise, data = (randomness.noises(part, randomness.keys_of(0, 0, BATCH), SHAPE) for part in "ab")
+    states = torch.stack([torch.lerp(noise, data, t / NFE) for t in range(NFE + 1)], dim=1)
+    return {"noise": noise, "data": data, "states": states}
+
+
+class Read:
+    """Steps whose batches a thread prepares ahead, as the training loop has it."""
+
+    def __init__(self, training: Training) -> None:
+        self.training, self.batch = training, examples()
+        self.beside: list[float] = []
+        """Seconds of the processor that preparing took in the thread."""
+        self.waited = 0.0
+        """Seconds without a batch."""
+        self.reader = Reader(self.prepare, training.settings.steps, print)
+
+    def prepare(self, number: int) -> list[Update]:
+        """Return what a step needs."""
+        began = time.thread_time()
+        keys = randomness.keys_of(0, number * BATCH, (number + 1) * BATCH)
+        prepared = self.training.prepare(number, self.batch, keys)
+        self.beside.append(time.thread_time() - began)
+        return prepared
+
+    def step(self, _: Batch) -> None:
+        """Take a step."""
+        began = time.perf_counter()
+        prepared = self.reader[self.training.step]
+        self.waited += time.perf_counter() - began
+        self.training.update(prepared)
 
 
 def measure(name: str, training: Training, bare: Callable[[Batch], None], steps: int) -> None:
     """Print what a step takes, the bare one, and their ratio."""
-    noise, data = (randomness.noises(part, randomness.keys_of(0, 0, BATCH), SHAPE) for part in "ab")
-    states = torch.stack([torch.lerp(noise, data, t / NFE) for t in range(NFE + 1)], dim=1)
-    batch = {"noise": noise, "data": data, "states": states}
-
-    ours = partial(step, training)
-    memory = {work: kept(work, batch) for work in (bare, ours)}
-    spent: dict[Callable[[Batch], None], list[float]] = {work: [] for work in memory}
-    for number in range(steps):
-        turns = list(spent.items())
-        for work, times in turns if number % 2 else reversed(turns):  # who goes first takes less
-            began = time.process_time()
-            work(batch)
-            times.append(time.process_time() - began)
-    mine, other = median(spent[ours]), median(spent[bare])
+    read, batch = Read(training), examples()
+    with read.reader:
+        memory = {work: kept(work, batch) for work in (bare, read.step)}
+        spent: dict[Callable[[Batch], None], list[tuple[float, float]]] = {work: [] for work in memory}
+        read.waited = 0.0
+        for number in range(steps):
+            turns = list(spent.items())
+            for work, times in turns if number % 2 else reversed(turns):  # who goes first takes less
+                began = time.thread_time(), time.perf_counter()
+                work(batch)
+                times.append((time.thread_time() - began[0], time.perf_counter() - began[1]))
+    waited = read.waited / sum(wall for _, wall in spent[read.step])
+    (mine, clock), (other, its) = (map(median, zip(*spent[work], strict=True)) for work in (read.step, bare))
     print(
-        f"{name:16} {1000 * mine:6.1f} ms, bare {1000 * other:6.1f} ms; ratio {other / mine:.3f}; kept "
-        f"{memory[ours] / 2**20:.0f} MiB against {memory[bare] / 2**20:.0f}",
+        f"{name:16} {1000 * mine:6.1f} ms and {1000 * median(read.beside):.2f} beside it, bare "
+        f"{1000 * other:6.1f} ms; ratio {other / mine:.3f}, of the clock {its / clock:.3f}, waiting "
+        f"{waited:.1%}; kept {memory[read.step] / 2**20:.0f} MiB against {memory[bare] / 2**20:.0f}",
         flush=True,
     )
 
@@ -208,6 +240,7 @@ def measure(name: str, training: Training, bare: Callable[[Batch], None], steps:
 def main(steps: int) -> None:
     """Print a line for each method."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     one = {"flow_matching": (FlowMatching(), flow_matching), "reflow": (Reflow(), reflow)}
     for name, (method, lose) in (one | {"straighten": (Straighten(), straighten)}).items():
         measure(name, begun(method, NFE, steps), Bare(lose).step, steps)
@@ -224,11 +257,12 @@ def main(steps: int) -> None:
             passes = Passes(training, through_scores=isinstance(three, Sim))
             measure(f"{type(three).__name__.lower()}, {nfe} nfe", training, passes.step, steps)
     for variable in ("FEWSTEP_CHANNELS_LAST", "FEWSTEP_COMPILE"):
-        plain = begun(FlowMatching(), NFE, steps)
+        plain = Read(begun(FlowMatching(), NFE, steps))
         os.environ[variable] = "on"
         changed = begun(FlowMatching(), NFE, steps)
         del os.environ[variable]
-        measure(variable, changed, partial(step, plain), steps)
+        with plain.reader:
+            measure(variable, changed, plain.step, steps)
 
 
 if __name__ == "__main__":

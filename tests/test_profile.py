@@ -5,12 +5,13 @@ import json
 
 import pytest
 import torch
-from recorded import FixedBatches, Recorder, TwoNetworks, run, student
+from recorded import Recorder, TwoNetworks, run, student
 
 from fewstep.errors import UserError
 from fewstep.settings import TrainSettings
 from fewstep.training import phases
 from fewstep.training.phases import PHASES, Clock, phase, timed_by
+from fewstep.training.reader import Reader
 
 SETTINGS = TrainSettings(steps=12, batch=8)
 STATE = "train_state.safetensors"
@@ -112,8 +113,8 @@ def test_the_share_of_time_that_waits_for_data_is_reported_and_shown_where_it_ma
 ):
     now = 0.0
 
-    class SlowBatches(FixedBatches):
-        """Batches that take a share of a second each, by a clock that stands still otherwise."""
+    class Slow(Reader):
+        """Steps wait a share of a second for what they need, by a clock that stands still otherwise."""
 
         def __getitem__(self, step):
             nonlocal now
@@ -129,8 +130,9 @@ def test_the_share_of_time_that_waits_for_data_is_reported_and_shown_where_it_ma
             super().advance(units, **values)
 
     monkeypatch.setattr("fewstep.training.loop.time.monotonic", lambda: now)
+    monkeypatch.setattr("fewstep.training.loop.Reader", Slow)
     recorder = Listening()
-    run(tmp_path, settings=SETTINGS, batches=SlowBatches(SETTINGS.batch), progress=recorder)
+    run(tmp_path, settings=SETTINGS, progress=recorder)
     waits = [values["data_wait"] for _, values in recorder.measured if "data_wait" in values]
     assert waits == pytest.approx([shares[0]] * 6 + [shares[1]] * 6)
     assert recorder.shown.get("data_wait") == (round(shares[1], 2) if shown else None)

@@ -58,7 +58,7 @@ class FlowMatching(PathRegression):
     def prepare_batch(self, batch: Batch, keys: Tensor, law: Law) -> Batch:
         """Return the batch with a noise for each sample."""
         data = batch["data"]
-        noise = law.draw("train.noise", keys, tuple(data.shape[1:])).to(data.device)
+        noise = law.draw("train.noise", keys, tuple(data.shape[1:]))
         return {**batch, "noise": self._pairs.pair(noise, data)}
 
     @cached_property

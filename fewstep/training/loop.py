@@ -19,6 +19,7 @@ from fewstep.training.method import Batch, Method
 from fewstep.training.networks import DivergedError, Training
 from fewstep.training.phases import phase
 from fewstep.training.profile import Profile
+from fewstep.training.reader import Reader
 from fewstep.training.saver import Saver
 from fewstep.training.snapshots import Snapshots
 from fewstep.training.state import read_state
@@ -32,7 +33,10 @@ class BatchSource(Protocol):
     """Batches by step number: fewstep.shards.Batches, or anything else with random access."""
 
     def __getitem__(self, step: int) -> tuple[Batch, Tensor]:
-        """Return this process's share of batch number `step`, and its samples' keys, int64 (n, 2)."""
+        """Return this process's share of batch number `step`, and its samples' keys, int64 (n, 2).
+
+        It is called in a thread, a few steps ahead of the training.
+        """
 
 
 @dataclass(frozen=True)
@@ -119,8 +123,9 @@ def train(
     snapshots = Snapshots(state / power_averages.FOLDER, training)
     reporter = _Reporter(training, held_out, progress)
     profiled = Profile(profile or state / "profile", training, progress)
+    reader = Reader(lambda step: training.prepare(step, *batches[step]), settings.steps, progress.note)
     try:
-        with saver:
+        with saver, reader:
             while True:
                 reporter.before_step()
                 watch.before_step()
@@ -130,8 +135,8 @@ def train(
                 with profiled.of_step(saver.save):
                     saver.before_step()
                     with reporter.waiting():
-                        batch, keys = batches[training.step]
-                    training.take_step(batch, keys)
+                        prepared = reader[training.step]
+                    training.update(prepared)
                 reporter.after_step()
             snapshots.save()
             saver.save()

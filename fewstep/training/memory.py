@@ -13,7 +13,7 @@ NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memo
 
 
 class OutOfMemoryError(UserError):
-    """The networks of a training do not fit into the memory."""
+    """Networks do not fit into the memory."""
 
 
 @contextmanager

@@ -163,6 +163,7 @@ class Method:
     def prepare_batch(self, batch: Batch, keys: Tensor, law: Law) -> Batch:
         """Return the batch after operations on all of it, such as re-pairing; never in place.
 
+        It is called on the CPU, by a thread, some steps ahead; its random numbers are those of `keys`.
         `law` is that of the noise that the student's samples start from, and of the noise that is added here.
         """
         return batch

@@ -22,7 +22,11 @@ from fewstep.training.trainee import Trainee, under
 HELD_OUT_SEED = (
     randomness.digest64("held out", 0) >> 1
 )  # the same for all trainings, so that their losses can be compared; 63 bits
+WEIGHT = "weight"  # of a batch: what the loss of each sample is multiplied by
 SKIPS = 10  # after this many updates in a row without a finite loss, the training has diverged
+
+Update = tuple[Batch, Tensor]
+"""What one update of a step is made with: a batch, prepared, and the keys of its samples."""
 
 
 class DivergedError(UserError):
@@ -87,17 +91,26 @@ class Training:
         """The student's learning rate in this step."""
         return self.slowed * self.settings.rate(self.step)
 
+    def prepare(self, step: int, batch: Batch, keys: Tensor) -> list[Update]:
+        """Return what a step updates with, on the CPU; it may be asked ahead, in another thread."""
+        batch, numbers = pinned(batch, self.device), range(len(self.method.updates(step)))
+        updates = [(batch, randomness.keys_of_update(keys, number)) for number in numbers]
+        return [(pinned(self._prepared(*update), self.device), update[1]) for update in updates]
+
     def take_step(self, batch: Batch, keys: Tensor) -> None:
+        """Make the updates of this step with a batch that was not prepared ahead."""
+        self.update(self.prepare(self.step, batch, keys))
+
+    def update(self, prepared: list[Update]) -> None:
         """Make the updates of this step. Each updates one network on its own loss."""
         seed = randomness.digest64(f"train step {self.step} rank {distributed.rank()}", self.seed)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed looks for all kinds of devices
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(seed)
-        for number, network in enumerate(self.method.updates(self.step)):
+        for network, (batch, keys) in zip(self.method.updates(self.step), prepared, strict=True):
             for name, trainee in self.trainees.items():
                 trainee.unlock(name == network)
-            own = randomness.keys_of_update(keys, number)
-            losses = self._losses(self.modules, batch, network, self.step / self.settings.steps, own)
+            losses = self._losses(self.modules, batch, network, self.step / self.settings.steps, keys)
             skips = self.trainees[network].update(losses, len(keys), self.rate)
             self.lost_at = torch.where((skips < SKIPS) | (self.lost_at >= 0), self.lost_at, self.step)
         self.step += 1
@@ -122,7 +135,7 @@ class Training:
         for batch in samples:
             stop = start + len(next(iter(batch.values())))
             keys = randomness.keys_of(HELD_OUT_SEED, start, stop)
-            parts += self._losses(modules, batch, "student", 1.0, keys)
+            parts += self._losses(modules, self._prepared(batch, keys), "student", 1.0, keys)
             start = stop
         for module in training:
             module.train()
@@ -161,16 +174,20 @@ class Training:
         for name, trainee in self.trainees.items():
             trainee.restore(under(f"{name}/", tensors))
 
+    def _prepared(self, batch: Batch, keys: Tensor) -> Batch:
+        """Return a batch as the method prepares it, which does not see the weights of samples."""
+        seen = {name: tensor for name, tensor in batch.items() if name != WEIGHT}
+        weights = {name: tensor for name, tensor in batch.items() if name == WEIGHT}
+        return self.method.prepare_batch(seen, keys, self.law) | weights
+
     def _losses(
         self, modules: dict[str, nn.Module], batch: Batch, network: str, progress: float, keys: Tensor
     ) -> Iterator[Tensor]:
         """Yield the losses (n,) of the samples that pass through the networks at a time."""
-        batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
-        weight = batch.pop("weight", None)
+        batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        weight = batch.pop(WEIGHT, None)
         half = self.settings.precision == "bfloat16"
         autocast = partial(torch.autocast, self.device.type, torch.bfloat16) if half else nullcontext
-        with autocast(), phase("forward"):
-            batch = self.method.prepare_batch(batch, keys, self.law)
         size = self.engine.micro_batch or len(keys)
         for start in range(0, len(keys), size):
             part = slice(start, start + size)
@@ -178,3 +195,11 @@ class Training:
                 own = {name: tensor[part] for name, tensor in batch.items()}
                 losses = self.method.loss(modules, own, network, progress, keys[part])
             yield losses if weight is None else weight[part] * losses
+
+
+def pinned(batch: Batch, device: torch.device) -> Batch:
+    """Return a batch in memory from which a GPU copies while the processor goes on; as it is for the CPU."""
+    if device.type != "cuda":
+        return batch
+    with torch.cuda.device(device):  # or a thread would take memory of the first one, too
+        return {name: tensor.pin_memory() for name, tensor in batch.items()}

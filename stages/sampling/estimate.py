@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fewstep import solvers
 from fewstep.draws import draws_of
+from fewstep.fitting import Fitting
 from fewstep.flow import Flow
 from fewstep.grids import Grid
 from fewstep.reference import follow
@@ -145,6 +146,11 @@ def measure(_worker: int) -> Measured:
     began = time.perf_counter()
     noise, conditions = drawn(opened, batch)
     seconds = seconds_of_call(opened.flow, noise, conditions)
+    network = opened.model.network
+    assert isinstance(network, Fitting)
+    looks = WORKER["looks"] and network.rows is None
+    if looks:
+        opened.model.network = network.network  # another batch fits, or it is none
     stored = [
         field.to(FLOATS[recipe.dtypes.get(name, "float32")]) if field.is_floating_point() else field
         for name, field in opened.make(0, 1).items()
@@ -155,7 +161,7 @@ def measure(_worker: int) -> Measured:
         nfe=nfe_of(opened, noise, conditions),
         sample_bytes=sum(field.nbytes for field in stored),
         spent=time.perf_counter() - began,
-        fastest=fastest_batch(seconds_of_sample, batch, recipe.per_shard) if WORKER["looks"] else None,
+        fastest=fastest_batch(seconds_of_sample, batch, recipe.per_shard) if looks else None,
     )
 
 

@@ -1,8 +1,9 @@
 """Open a trained model, as it is or as a flow, and lay out the steps of a solver on it."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from weakref import WeakSet
 
 import torch
 
@@ -10,6 +11,7 @@ from fewstep import grids, rows, solvers
 from fewstep.checkpoint import load_model
 from fewstep.draws import draws_of
 from fewstep.errors import UserError
+from fewstep.fitting import Fitting
 from fewstep.flow import Flow, ModelFlow, as_flow
 from fewstep.grids import Grid
 from fewstep.half import Half
@@ -18,6 +20,8 @@ from fewstep.model import Model
 from fewstep.training.engine import Engine
 from stages.process.device import device
 from stages.settings.fields import Precision
+
+SAMPLERS: WeakSet[Fitting] = WeakSet()  # the networks that this process samples
 
 
 def open_model(folder: Path, *, merge: bool = True) -> Model:
@@ -33,6 +37,8 @@ def open_model(folder: Path, *, merge: bool = True) -> Model:
 def open_sampler(folder: Path, precision: Precision) -> Model:
     """Return a model that is only sampled; the environment says whether it is compiled, as for trainings.
 
+    Its network is a `Fitting`.
+
     Args:
         folder: The model directory.
         precision: The type in which its network computes.
@@ -42,7 +48,14 @@ def open_sampler(folder: Path, precision: Precision) -> Model:
     usable(asked, device()).prepare(model.network)
     if precision == "bfloat16":
         model.network = Half(model.network)
+    model.network = Fitting(model.network, partial(print, flush=True))
+    SAMPLERS.add(model.network)
     return model
+
+
+def fewest_rows() -> int | None:
+    """Return how many samples fit in a call of this process, if memory did not suffice for more."""
+    return min((network.rows for network in SAMPLERS if network.rows), default=None)
 
 
 @cache  # a compiler that is missing is looked for, and told of, once a process

@@ -33,6 +33,7 @@ from fewstep.shards import (
 from fewstep.shards.fields import Field
 from fewstep.shards.write import Make
 from stages.run.job import Job
+from stages.sampling.open_model import fewest_rows
 from stages.workers.spread import Spread, here, spread
 
 HELD_OUT, TRAIN = "held_out", "train"
@@ -132,9 +133,19 @@ class Splits:
         progress.start("", total, done=total - sum(sizes.values()), unit="sample")
         if missing:
             facts = (self.store.url, maker, self.recipes)
-            for item, _ in over(make_one, missing, start_worker=start_worker, facts=facts):
+            for item, rows in over(make_one, missing, start_worker=start_worker, facts=facts):
+                self._note_rows(rows)
                 progress.advance(sizes[item])
+        self._note_rows(None)
         return {split: self._publishable(split) for split in self.recipes}
+
+    def _note_rows(self, rows: int | None) -> None:
+        """Note among the facts how many samples fit in a call, if fewer than a batch, before a kill too."""
+        file = self.job.scratch / "rows_in_a_call"
+        known = [int(file.read_text())] if file.exists() else []
+        if fewest := min([*known, *([rows] if rows else [])], default=None):
+            file.write_text(str(fewest))
+            self.job.facts["rows_in_a_call"] = fewest
 
     def _reachable(self, maker: ModelMaker) -> ModelMaker:
         """Return the maker; where shards are shared, of a copy of the model that is shared, too."""
@@ -191,8 +202,8 @@ def start_worker(store: str, maker: Maker, recipes: dict[str, Recipe]) -> None:
     WORKER.update(store=Store(store), make=maker.ready(), count=maker.count, recipes=recipes)
 
 
-def make_one(item: tuple[str, int]) -> None:
-    """Make one shard, in a worker."""
+def make_one(item: tuple[str, int]) -> int | None:
+    """Make one shard, in a worker; return how many samples fitted in a call, if fewer than the batch."""
     split, number = item
     recipe: Recipe = WORKER["recipes"][split]
     first, make = recipe.facts["first"], WORKER["make"]
@@ -203,3 +214,4 @@ def make_one(item: tuple[str, int]) -> None:
         lambda start, stop: make(first + start, first + stop),
         WORKER["count"],
     )
+    return fewest_rows()

@@ -8,6 +8,7 @@ from fewstep.checkpoint import save_model
 from fewstep.errors import UserError
 from fewstep.model import ModelConfig, build
 from fewstep.noises import GAUSSIAN
+from stages.sampling import open_model
 from stages.sampling import splits as splits_module
 from stages.sampling.estimate import Estimate, estimate
 from stages.sampling.fastest_batch import fastest_batch
@@ -96,6 +97,60 @@ def test_workers_may_put_shards_where_other_machines_reach_them(
     assert other.missing() == [("train", 2), ("train", 3), ("held_out", 0)]  # held-out ones have new numbers
     other.make(maker_of(model))
     assert bytes_of(tmp_path / "other") == whole
+
+
+class Small(torch.nn.Module):
+    """A network on a device that has room for a few samples at a time."""
+
+    def __init__(self, network, most, calls):
+        super().__init__()
+        self.network, self.most, self.calls = network, most, calls
+
+    def forward(self, x, *inputs, **conditions):
+        self.calls.append(len(x))
+        if len(x) > self.most:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        return self.network(x, *inputs, **conditions)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Have networks fit four samples in a call, and return the sizes of all calls."""
+    calls, load = [], open_model.load_model
+
+    def load_small(folder, **options):
+        found = load(folder, **options)
+        found.network = Small(found.network, 4, calls)
+        return found
+
+    monkeypatch.setattr(open_model, "load_model", load_small)
+    monkeypatch.setenv("FEWSTEP_WORKERS", "1")
+    return calls
+
+
+def test_where_memory_runs_out_calls_are_halved_which_is_told_and_kept_among_the_facts(
+    model, whole, tmp_path, small, capsys
+):
+    plain = wanted(tmp_path / "plain").make(maker_of(model, batch=4))["train"].load()
+    assert "rows_in_a_call" not in wanted(tmp_path / "plain").job.facts
+    small.clear()
+    told = wanted(tmp_path / "small")
+    made = told.make(maker_of(model))["train"].load()
+    assert small[:4] == [16, 8, 4, 4]
+    assert max(small[4:]) == 4
+    assert told.job.facts["rows_in_a_call"] == 4
+    assert capsys.readouterr().out.count("out of memory (CUDA out of memory. Tried to allocate 2 GiB)") == 2
+    torch.testing.assert_close(made["data"], plain["data"])
+    again = wanted(tmp_path / "small")
+    again.make(maker_of(model))  # nothing is left to make, but the facts are those of how it was made
+    assert again.job.facts["rows_in_a_call"] == 4
+
+
+def test_an_estimate_does_not_look_for_a_faster_batch_where_the_one_asked_for_does_not_fit(
+    model, tmp_path, small
+):
+    assert estimate(wanted(tmp_path), maker_of(model), checked=0).fastest is None
+    assert max(small[4:]) == 4
 
 
 def test_a_place_that_workers_do_not_share_is_named(model, tmp_path, monkeypatch):
