@@ -29,7 +29,8 @@ class Imported:
     """
 
     network: str
-    """module:Class of a file below the working directory: networks.unet:Unet is class Unet of networks/unet.py."""
+    """module:Class of a file below the working directory: networks.unet:Unet is class Unet of
+    networks/unet.py."""
     options: dict[str, Any] = field(default_factory=dict)
     """The arguments of the class."""
     adapter: str = "x_t"

@@ -136,7 +136,7 @@ def test_a_student_learns_by_features_of_the_net_that_measures_no_result(inputs,
             lambda a, b: {name: values[a:b] for name, values in rows.items()},  # noqa: B023
             facts=facts,
         )
-    given = inputs | {"data": prepared, "train_on": tmp_path / "pairs"}
+    given = inputs | {"data": prepared, "nets": prepared, "train_on": tmp_path / "pairs"}
     plain, seen = (
         distilled(tmp_path / str(weight), given, method={"name": "endpoint", "feature_weight": weight}, nfe=1)
         for weight in (0.0, 1.0)

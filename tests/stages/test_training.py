@@ -212,7 +212,9 @@ def test_a_watched_training_publishes_the_weights_that_the_monitor_picked(
 ):
     monkeypatch.setenv("FEWSTEP_PROCESSES", count)
     said, own, settings = [], grids.uniform(2), MonitorSettings(samples=100, looks=2)
-    job = replace(job_in(tmp_path, "distill", inputs={"data": prepared}), progress=Listener(said))
+    job = replace(
+        job_in(tmp_path, "distill", inputs={"data": prepared, "nets": prepared}), progress=Listener(said)
+    )
     model = student()
     model.config = replace(model.config, grid=own, trained_times="grid")
     select = partial(at_timesteps, list(FINE.times), own)
