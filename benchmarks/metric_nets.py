@@ -4,7 +4,7 @@ Run `python -m benchmarks.metric_nets` after `make run`, with the settings it ra
 samples the converged teacher and every student again, trains a second set of nets from another seed, and
 prints for each model
 
-- its ratio to the teacher by the nets that `prepare` trained, by the second set, and how far these are apart;
+- its ratio to the teacher by the nets of the stage `nets`, by the second set, and how far these are apart;
 - the ratio by the public features, of colour images, which neither set contains;
 - the ratio as it would be if samples were measured raw, values beyond the range included.
 

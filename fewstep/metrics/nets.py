@@ -96,7 +96,7 @@ def train_net(
 
 
 def load_nets(folder: Path) -> Nets:
-    """Return the nets by name that `prepare` saved in a folder.
+    """Return the nets by name that the stage `nets` saved in a folder.
 
     Raises:
         UserError: see features.load.

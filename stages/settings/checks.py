@@ -61,7 +61,7 @@ def wrong_sections(params: Params) -> Iterator[str]:
         yield f"{path} can't be a setting's name: DVC would miss when it changes"
     for stage in names:
         if stage not in params.raw:
-            yield f"{stage} is missing: every stage needs a section of its settings"
+            yield f"{stage} is missing: every stage needs a section of its settings, such as `{stage}: {{}}`"
         elif not discovery.keyed(stage):
             yield from wrong_settings(params, stage, None)
         elif not isinstance(section := params.raw[stage], dict):

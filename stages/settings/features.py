@@ -1,4 +1,4 @@
-"""Networks of the user's files by whose features the evaluation measures, beside the nets of prepare."""
+"""Networks of the user's files by whose features the evaluation measures, beside those of the stage nets."""
 
 from collections.abc import Mapping
 

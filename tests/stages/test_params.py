@@ -195,7 +195,7 @@ def test_sections_must_be_mappings(stages):
         "params.yaml: prepare must be a mapping of settings, got 3",
     ]
     assert problems_of({"seed": 0, "couple": {}}) == [
-        "prepare is missing: every stage needs a section of its settings"
+        "prepare is missing: every stage needs a section of its settings, such as `prepare: {}`"
     ]
 
 
