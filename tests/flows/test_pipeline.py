@@ -300,7 +300,7 @@ def test_the_real_chain_goes_through_prefect(checkout, prefect_api):
     assert "All stages are up to date: 10 cached, 2 completed." in said
     with get_client(sync_client=True) as client:
         (flow_run,) = client.read_flow_runs(sort="START_TIME_DESC", limit=1)
-    runs = names(task_runs(flow_run.id, 11))
+    runs = names(task_runs(flow_run.id, 12))
     assert runs.keys() == checkout.locked().keys()
     assert sorted(name for name in runs if runs[name] == "Completed") == ["distill@one-step", "evaluate"]
     assert set(runs.values()) == {"Completed", "Cached"}

@@ -181,7 +181,7 @@ def test_the_command_tells_its_conditions_and_checks_it(tmp_path, prepared, monk
     with pytest.raises(SystemExit):
         command_line.main(["adopt", str(folder)])
     said = capsys.readouterr().out
-    assert "network:    UNet2DConditionModel of diffusers\n" in said
+    assert "network:    UNet2DConditionModel, in the format diffusers\n" in said
     assert "conditions: text (any, 6), perhaps text_mask\n" in said
     assert "guidance:   on all channels\n" in said
     assert "is left out" not in said

@@ -123,7 +123,7 @@ def test_an_evaluation_that_is_made_again_measures_each_entry_once_more(kept, tm
 
     monkeypatch.setattr(evaluation, "spread", spread)
     monkeypatch.setattr(evaluation.Measured, "constants", None)
-    job = job_in(tmp_path, "evaluate", again=again, inputs={"data": tmp_path})
+    job = job_in(tmp_path, "evaluate", again=again, inputs={"data": tmp_path, "nets": tmp_path})
     all_of_it = evaluation.Measured(job, None, {}, "float32", kept, {}, {})
     all_of_it.measure([ENTRY])
     all_of_it.measure([ENTRY, OTHER])
