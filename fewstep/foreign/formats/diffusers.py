@@ -107,7 +107,8 @@ def read_json(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(
             f"{file.parent} has no {file.name}: it is no folder that diffusers wrote; for weights of a "
-            "network class of your own take the format state_dict, for those of EDM, DiT or SiT theirs"
+            "network class of your own take the format state_dict, for those of EDM, DiT, SiT or torchcfm "
+            "theirs"
         ) from None
     except json.JSONDecodeError as error:
         raise UserError(f"{file} is no JSON ({error})") from error
