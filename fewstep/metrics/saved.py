@@ -56,12 +56,11 @@ class SavedRows:
 
 def save(rows: Rows, file: Path) -> SavedRows:
     """Write images, (n, *shape), to a file a piece at a time, for what looks at them again and again."""
-    stored = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=tuple(rows.shape))
-    start = 0
-    for part in in_pieces(rows):
-        stored[start : start + len(part)] = _levels(part).cpu().numpy()
-        start += len(part)
-    stored.flush()
+    header = {"descr": "|u1", "fortran_order": False, "shape": tuple(rows.shape)}
+    with file.open("wb") as stored:  # by writes, for a full disk kills who writes to mapped memory
+        np.lib.format.write_array_header_1_0(stored, header)
+        for part in in_pieces(rows):
+            stored.write(_levels(part).byte().cpu().numpy().tobytes())
     return SavedRows(file)
 
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from fewstep.checkpoint import CONDITIONS, CONFIG, WEIGHTS, files_of
+from fewstep.files import written_whole
 from fewstep.flow import ModelFlow
 from fewstep.grids import Grid
 from fewstep.model import Model
@@ -144,7 +145,8 @@ class Splits:
         file = self.job.scratch / "rows_in_a_call"
         known = [int(file.read_text())] if file.exists() else []
         if fewest := min([*known, *([rows] if rows else [])], default=None):
-            file.write_text(str(fewest))
+            with written_whole(file) as whole:
+                whole.write_text(str(fewest))
             self.job.facts["rows_in_a_call"] = fewest
 
     def _reachable(self, maker: ModelMaker) -> ModelMaker:

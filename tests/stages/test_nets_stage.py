@@ -1,5 +1,7 @@
 """The stage trains the nets on the data as people see it."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from jobs import job_in
@@ -43,6 +45,13 @@ def test_images_on_disk_are_those_that_a_file_would_hold(tmp_path, pictures):
     assert stored.shape == pictures.shape
     some = torch.tensor([3, 0, 39])
     assert torch.equal(stored[some], as_saved(pictures)[some])
+
+
+def test_a_full_disk_is_an_error_that_the_stage_can_tell(pictures):
+    if not (device := Path("/dev/full")).exists():
+        pytest.skip("this system has no /dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        save(pictures, device)
 
 
 @pytest.mark.parametrize(
