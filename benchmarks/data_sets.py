@@ -1,11 +1,11 @@
 """The chain on other data with the settings as they are, from data to report.
 
-Run `python -m benchmarks.data_sets [NAME [SEED ...]]` in a checkout; NAME is a source that comes along (`digits`,
-`patches`), a file under data/, or `glyphs` (the default), a set that no setting was tuned on: every character
-of the fonts that matplotlib brings, grey and 16x16, which is drawn first and written to data/glyphs.npz (more
-than 10,000 images). For each seed (0) it runs the chain in a variant (`fewstep run --set prepare.source=NAME --set
-seed=SEED`), and prints for each student its distance over the converged teacher's and whether its training had
-to go back.
+Run `python -m benchmarks.data_sets [NAME [SEED ...]]` in a checkout. NAME is a source that comes along
+(`digits`, `patches`), a file under data/, or `glyphs` (the default), a set that no setting was tuned on:
+every character of the fonts that matplotlib brings, grey and 16x16, which is drawn first and written to
+data/glyphs.npz (more than 10,000 images). For each seed (0) the chain runs in a variant
+(`fewstep run --set prepare.source=NAME --set seed=SEED`), and for each student you see its distance over the
+converged teacher's and whether its training had to go back.
 """
 
 import sys
