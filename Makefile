@@ -68,9 +68,10 @@ export MUST_BE_NEW_ENOUGH
 # Python, which is no reason to stop.
 COMPILE = .venv/bin/python -m compileall -qq -j 0 -x '/tests?/' .venv/lib || true
 
-# The project itself, for its command `fewstep`.
+# The project itself, for its command `fewstep`, and what the servers of its runs start from.
 .venv/.locked: .venv/.packages pyproject.toml
 > .venv/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+> .venv/bin/python -m flows.server.tables
 > touch $@
 
 .venv/.packages: requirements.lock

@@ -17,7 +17,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fewstep.errors import UserError
-from flows.server import login
+from flows import HOME
+from flows.server import login, tables
 
 NAMES = "FEWSTEP_SERVER_NAMES"
 """The variable with further names by which the server may be asked, separated by commas."""
@@ -40,6 +41,7 @@ def app() -> FastAPI:
     """
     if not os.environ.get(login.SERVER):
         raise UserError(f"{login.SERVER} must be name:secret, or whoever reaches the server can run code")
+    tables.give(HOME)
     server = create_app(final=True)
     server.router.routes.insert(0, Route(f"{ENTRANCE}{{path:path}}", entrance))
     server.add_middleware(OwnPages)
