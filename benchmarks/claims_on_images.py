@@ -1,0 +1,137 @@
+"""Claims of papers on images: the chain trains both sides of each, and its evaluation compares them.
+
+Run `python -m benchmarks.claims_on_images NAME [SOURCE [SEED ...]]` in a checkout (digits, seeds 0, 1 and 2).
+Each seed runs the chain of params.yaml in a variant whose reflowed models and students are those of the
+claim; what variants share is made once. Printed is the distance to the data over that of the converged
+teacher, with its error, for each seed (docs/evaluation-protocol.md). docs/claims.md says how they fared.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks._students import run_chain
+
+Section = dict[str, dict[str, Any]]
+
+DEMO: dict[str, Any] = yaml.safe_load(Path("params.yaml").read_text())
+ANY_STEP, ONE_STEP = DEMO["distill"]["any-step"], DEMO["distill"]["one-step"]
+QUARTER = {"name": "unet", "width": 8, "multipliers": [1, 2]}
+"""A network of a quarter of the demo's weights."""
+PAIRS = {"model": "pretrain", "pairs": 12_000, "solver": "ab2", "nfe": 16}
+
+
+def training(steps: int, rate: float) -> dict[str, Any]:
+    """Return the settings of a training."""
+    fixed = {"batch": 128, "warmup": 50, "decay": "cosine", "ema": 0.998}
+    return {"steps": steps, "learning_rate": rate, **fixed}
+
+
+def reflowed(**methods: dict[str, Any]) -> dict[str, Section]:
+    """Return sections in which several methods learn from equal pairs."""
+    settings = {"init": "pretrain", "train": training(1000, 1e-3)}
+    return {
+        "couple": dict.fromkeys(methods, PAIRS),
+        "reflow": {name: {**settings, "method": {"name": "reflow", **m}} for name, m in methods.items()},
+    }
+
+
+def student(method: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    """Return the settings of a student of the pretrained model."""
+    return {"method": method, "teacher": "pretrain", "nfe": 1, "train": training(1000, 1e-3), **settings}
+
+
+def rf_plus_plus() -> dict[str, Section]:
+    """RF++, reflow at one call: times, and the distance between data and its estimate."""
+    features = {"distance": "huber", "feature_weight": 1.0}
+    return reflowed(
+        uniform={"times": "uniform"},
+        u_shaped={},
+        huber={"distance": "huber"},
+        features=features,
+        near_data={**features, "feature_growth": "near_data"},
+    ) | {"distill": {}}
+
+
+def slimflow() -> dict[str, Section]:
+    """SlimFlow, a quarter of the weights from scratch: annealing, guidance by the flow, other finishes."""
+    sections = reflowed(plain={}, annealed={"anneal": 0.5})
+    for settings in sections["reflow"].values():
+        settings |= {"model": QUARTER, "train": training(1500, 2e-3)}
+    own = {"init": "annealed", "teacher": "annealed", "train_on": "couple/annealed"}
+    return sections | {
+        "search": DEMO["search"] | {"annealed": {"method": "uniform", "teacher": "annealed", "budgets": [1]}},
+        "distill": {
+            "endpoint": student({"name": "endpoint"}, **own),
+            "flow_guided": student({"name": "flow_guided"}, **own),
+            "small": {**ANY_STEP, "init": "pretrain", "model": QUARTER},
+            "small-1": {**ONE_STEP, "init": "small"},
+        },
+    }
+
+
+def flow_maps() -> dict[str, Section]:
+    """Flow maps with as many steps of training: from trajectories, from pairs, from data and the teacher."""
+    any_nfe = {"init": "pretrain", "nfe": "any", "train": ANY_STEP["train"]}
+    one = {"init": "pretrain", "train_on": "prepare", "train": ANY_STEP["train"]}
+    return {
+        "couple": DEMO["couple"] | {"many": PAIRS},
+        "distill": {
+            "flow_map": {**ANY_STEP, "init": "pretrain"},
+            "meanflow": student({"name": "meanflow"}, train_on="couple/many", **any_nfe),
+            "lagrangian": student({"name": "flow_map_distillation"}, train_on="prepare", **any_nfe),
+            "consistency": student({"name": "consistency"}, **one),
+            "continuous": student({"name": "consistency", "kind": "continuous"}, **one),
+        },
+    }
+
+
+def the_map_in_one_call() -> dict[str, Section]:
+    """Students that keep the teacher's map: one call, with and without a distance in features."""
+    own = {"init": "any-step", "train_on": "couple/many"}
+    return {
+        "couple": DEMO["couple"] | {"many": PAIRS},
+        "distill": {
+            "any-step": ANY_STEP,
+            "endpoint": student({"name": "endpoint"}, **own),
+            "features": student({"name": "endpoint", "feature_weight": 1.0}, **own),
+        },
+    }
+
+
+CLAIMS: dict[str, Callable[[], dict[str, Section]]] = {
+    claim.__name__: claim for claim in (rf_plus_plus, slimflow, flow_maps, the_map_in_one_call)
+}
+
+
+def measured(claim: str, source: str, seed: int) -> dict[str, str]:
+    """Return what came of the models of a claim, by model and NFE."""
+    sections = CLAIMS[claim]()
+    artifacts = run_chain({**sections, "prepare.source": source, "seed": seed})
+    rows = json.loads((artifacts / "evaluate" / "metrics.json").read_text())["rows"]
+    models = {name for section in ("reflow", "distill") for name in sections.get(section, {})}
+    return {
+        f"{row['name']:<20}": f"{row['fd_over_teacher']:6.2f} ± {row['fd_over_teacher_se']:.2f}"
+        for row in rows
+        if row["model"] in models and row["guidance"] == 1
+    }
+
+
+def main(claim: str, source: str, seeds: list[int]) -> None:
+    """Run the chain with each seed, print a line for each model and NFE."""
+    if claim not in CLAIMS:
+        sys.exit(f"unknown claim {claim!r}; there are: {', '.join(CLAIMS)}")
+    by_seed = [measured(claim, source, seed) for seed in seeds]
+    print(f"\n{CLAIMS[claim].__doc__} {source}, seeds {', '.join(map(str, seeds))}:")
+    for name in by_seed[0]:
+        print(name, *(found[name] for found in by_seed), sep="  ")
+
+
+if __name__ == "__main__":
+    asked = sys.argv[1:]
+    for wanted in asked[:1] or list(CLAIMS):
+        main(wanted, (asked[1:] or ["digits"])[0], [int(seed) for seed in asked[2:]] or [0, 1, 2])
