@@ -36,7 +36,7 @@ def reflowed(pairs: int, **methods: dict[str, Any]) -> dict[str, Section]:
     """Return sections in which several methods learn from so many pairs, made alike."""
     settings = {"init": "pretrain", "train": training(700, 1e-3)}
     return {
-        "couple": dict.fromkeys(methods, {**PAIRS, "pairs": pairs}),
+        "couple": {key: {**PAIRS, "pairs": pairs} for key in methods},
         "reflow": {name: {**settings, "method": {"name": "reflow", **m}} for name, m in methods.items()},
     }
 
