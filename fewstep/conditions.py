@@ -135,6 +135,25 @@ def images(shapes: Shapes) -> dict[str, tuple[int, ...]]:
     return {name: shape for name, shape in shapes.items() if len(shape) == 3}
 
 
+def images_must_fit(shapes: Shapes, shape: tuple[int, ...], *, by: str) -> None:
+    """Refuse conditions that are images of another size than the samples.
+
+    Args:
+        shapes: the conditions.
+        shape: of a sample, (channels, height, width).
+        by: who takes them, to begin a message with.
+
+    Raises:
+        UserError: if one is.
+    """
+    for name, size in images(shapes).items():
+        if tuple(size[1:]) != tuple(shape[1:]):
+            raise UserError(
+                f"{by}: condition {name} is an image of {size[1]}x{size[2]}, the samples of "
+                f"{shape[1]}x{shape[2]}; prepare it in their size"
+            )
+
+
 def must_be_given(shapes: Shapes, given: Mapping[str, Tensor], *, by: str) -> None:
     """Refuse conditions that are not those of a model.
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 with lazy_imports():
     from fewstep import model as models
+    from fewstep.networks import embedding
 
 
 def with_second_time(model: Model, *, seed: int) -> Model:
@@ -33,13 +34,15 @@ def with_slow_times(model: Model, *, seed: int) -> Model:
 
     Fast features make derivatives by the time that have little to do with the flow's. The slower ones
     reproduce the embedding of `model` but for what in it is faster; Zhang et al. 2025 (arXiv 2511.23342).
+    The features of some networks, such as adm and dit, are slow anyway: these compute as they did.
 
     Raises:
         UserError: if its architecture has no such network, it is given times in another unit than its path's,
             or is an adapter.
     """
     slower = _rebuilt(model, "slow_times", drawn="condition.time.", seed=seed)
-    slower.network.condition.fit_times(model.network.condition)  # type: ignore[union-attr, operator]
+    if isinstance(condition := getattr(slower.network, "condition", None), embedding.Condition):
+        condition.fit_times(model.network.condition)  # type: ignore[arg-type]
     return slower
 
 

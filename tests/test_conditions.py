@@ -23,6 +23,11 @@ from fewstep.training.method import conditions_of
 
 SHAPES = {"text": (3, 2), "text_mask": (3,), "pooled": (4,), "mask": (2, 8, 8)}
 MLP = {"name": "mlp", "width": 8, "depth": 1}
+FOR_IMAGES = [
+    {"name": "unet", "width": 8, "multipliers": [1]},
+    {"name": "dit", "width": 8, "depth": 1},
+    {"name": "adm", "multipliers": [2]},
+]
 
 
 def table_of(count=10, shapes=SHAPES, **more):
@@ -52,7 +57,7 @@ class AddsText(torch.nn.Module):
         return text
 
 
-@pytest.mark.parametrize("architecture", [MLP, {"name": "unet", "width": 8, "multipliers": [1]}])
+@pytest.mark.parametrize("architecture", [MLP, *FOR_IMAGES], ids=lambda options: options["name"])
 def test_own_networks_see_each_condition_of_the_sample_alone(architecture):
     model = model_of(architecture=architecture, classes=2)
     x, t = torch.randn(4, 1, 8, 8), torch.rand(4)
@@ -170,9 +175,9 @@ def test_a_table_stays_in_its_file_until_rows_are_asked_for(tmp_path):
     assert loaded.digest == other.digest
 
 
-def test_images_keep_their_places_whatever_the_order_they_are_declared_and_given_in(tmp_path):
+@pytest.mark.parametrize("network", FOR_IMAGES, ids=lambda options: options["name"])
+def test_images_keep_their_places_whatever_the_order_they_are_declared_and_given_in(tmp_path, network):
     shapes = {"second": (1, 8, 8), "first": (2, 8, 8)}
-    network = {"name": "unet", "width": 8, "multipliers": [1]}
     model, given_ones = model_of(shapes, architecture=network), given(shapes=shapes)
     save_model(tmp_path, model)
     x, t = torch.randn(4, 1, 8, 8), torch.rand(4)
@@ -263,8 +268,9 @@ def test_a_table_that_does_not_fit_is_refused():
 
 
 def test_an_image_of_another_size_and_an_architecture_without_conditions_are_refused(monkeypatch):
-    with pytest.raises(UserError, match="condition mask is an image of 4x8, the samples of 8x8"):
-        model_of({"mask": (1, 4, 8)}, architecture={"name": "unet", "width": 8, "multipliers": [1]})
+    for network in FOR_IMAGES:
+        with pytest.raises(UserError, match=f"{network['name']}: condition mask is an image of 4x8, the sam"):
+            model_of({"mask": (1, 4, 8)}, architecture=network)
     monkeypatch.setattr(Mlp, "build", lambda self, shape, classes: AddsText())
     with pytest.raises(UserError, match="can't be given conditions: its build does not take it"):
         model_of({"text": (2,)})

@@ -14,7 +14,7 @@ from fewstep.timing import with_second_time, with_slow_times
 
 GAUSSIAN = gaussian([1.0, -0.5], [0.5, 1.5])
 ON_A_LINE = mixture([0.3, 0.7], [[2.0], [-1.0]], [0.3, 0.6])
-SHAPES = {"mlp": (2,), "unet": (1, 8, 8)}
+SHAPES = {"adm": (1, 8, 8), "dit": (1, 8, 8), "mlp": (2,), "unet": (1, 8, 8)}
 
 
 def steps(n, dtype=torch.float64):
@@ -91,7 +91,8 @@ def test_rounding_to_float32_hardly_matters():
 
 
 def network(name, **options):
-    facts = {"architecture": {"name": name, "width": 8, **options}, "shape": SHAPES[name]}
+    width = 32 if name == "adm" else 8
+    facts = {"architecture": {"name": name, "width": width, **options}, "shape": SHAPES[name]}
     model = with_slow_times(with_second_time(awake(build(ModelConfig(**facts), seed=0)), seed=1), seed=1)
     return awake(model).eval()
 
@@ -110,7 +111,9 @@ def asked(model):
 
 
 @pytest.mark.parametrize("exact", [True, False])
-@pytest.mark.parametrize(("name", "options"), [("mlp", {}), ("unet", {}), ("unet", {"attention": True})])
+@pytest.mark.parametrize(
+    ("name", "options"), [*((name, {}) for name in SHAPES), ("unet", {"attention": True})]
+)
 def test_under_bfloat16_they_are_what_they_are_in_float32(name, options, exact):
     u, x, t, until, velocity = asked(network(name, **options))
     plain = along_flow(u, x, t, until, velocity, exact=exact), by_end(u, x, t, until, exact=exact)
@@ -120,7 +123,7 @@ def test_under_bfloat16_they_are_what_they_are_in_float32(name, options, exact):
     torch.testing.assert_close(half, plain)
 
 
-@pytest.mark.parametrize("name", ["mlp", "unet"])
+@pytest.mark.parametrize("name", SHAPES)
 def test_differences_are_close_to_forward_mode_for_networks_with_slow_times(name):
     u, x, t, until, velocity = asked(network(name))
     exact = along_flow(u, x, t, until, velocity, exact=True)
@@ -144,6 +147,14 @@ def test_slow_times_say_the_same_more_smoothly():
         return float((second - first).detach().square().mean())
 
     assert roughness(slower) < 0.5 * roughness(model)
+
+
+@pytest.mark.parametrize("name", ["adm", "dit"])
+def test_a_network_whose_times_are_slow_computes_as_it_did(name):
+    architecture = {"name": name, "width": 32}
+    model = awake(build(ModelConfig(architecture=architecture, shape=(1, 4, 4)), seed=0))
+    x, t = torch.randn(3, 1, 4, 4), torch.rand(3)
+    assert torch.equal(with_slow_times(model, seed=1)(x, t), model(x, t))
 
 
 class Opaque(torch.autograd.Function):

@@ -20,7 +20,8 @@ from fewstep.timing import with_second_time
 ORACLE = gaussian([1.0, -0.5], [0.5, 1.5])
 ON_A_LINE = mixture([0.3, 0.7], [[2.0], [-1.0]], [0.3, 0.6])
 GRIDS = [*map(uniform, (1, 2, 4, 8)), Grid((0.0, 0.13, 0.8, 1.0))]
-SHAPES = {"mlp": (2,), "unet": (1, 8, 8)}
+SHAPES = {"adm": (1, 4, 4), "dit": (1, 4, 4), "mlp": (2,), "unet": (1, 8, 8)}
+WIDTHS = {"adm": 32, "dit": 8, "mlp": 8, "unet": 8}
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: str(grid.times))
@@ -54,7 +55,8 @@ def test_until_now_is_the_velocity():
 
 
 def small(name, **config):
-    facts = {"architecture": {"name": name, "width": 8}, "shape": SHAPES[name], "classes": 3}
+    architecture = {"name": name, "width": WIDTHS[name]}
+    facts = {"architecture": architecture, "shape": SHAPES[name], "classes": 3}
     model = build(ModelConfig(**facts | config), seed=0)
     with torch.no_grad():  # a fresh network's output is zero
         for parameter in model.parameters():
@@ -68,7 +70,7 @@ def asked(name):
     return x, 0.5 * torch.rand(6, generator=generator), torch.tensor([0, 1, 2, 3, 0, 1])
 
 
-@pytest.mark.parametrize("name", ["mlp", "unet"])
+@pytest.mark.parametrize("name", SHAPES)
 def test_a_second_time_changes_nothing_at_first_and_is_then_learned(name):
     model, (x, t, label) = small(name), asked(name)
     wider = with_second_time(model, seed=3)
@@ -142,8 +144,9 @@ def test_other_solvers_refuse_average_velocities(solver):
 def test_a_network_without_a_second_time_refuses_one():
     with pytest.raises(UserError, match="whose network has no second time"):
         as_flow(small("mlp"))(torch.zeros(1, 2), 0.0, until=1.0, label=torch.tensor([0]))
-    with pytest.raises(UserError, match="network without a second time"):
-        small("mlp")(torch.zeros(1, 2), torch.zeros(1), until=torch.ones(1), label=torch.tensor([0]))
+    for name, shape in SHAPES.items():
+        with pytest.raises(UserError, match="network without a second time"):
+            small(name)(torch.zeros(1, *shape), torch.zeros(1), until=torch.ones(1), label=torch.tensor([0]))
 
 
 def test_who_can_not_be_given_a_second_time_says_so(monkeypatch):

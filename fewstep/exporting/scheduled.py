@@ -6,7 +6,9 @@ The scheduler is told the grid's sigmas, which it can't store: they are in `samp
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +34,15 @@ with lazy_imports():
 with lazy_imports(error_callback=brought_by("foreign", what="a format of diffusers", library="diffusers")):
     import diffusers
 
+FLOW, BETAS, EDM = "FlowMatchEulerDiscreteScheduler", "EulerDiscreteScheduler", "EDMEulerScheduler"
 SCHEDULER, SAMPLING = "scheduler", "sampling.json"
 PACKING = ("FluxTransformer2DModel",)
 """Networks of which the call is long, as their samples are packed: it is left to the pipeline."""
 PREDICTIONS = {"noise": "epsilon", "v": "v_prediction"}
 """What a scheduler of betas calls the predictions that it takes."""
+PREDICTIONS_OF_EDM = {"reverse_v": "epsilon", "v": "v_prediction"}
+RHO = 7.0
+"""Of the curve between the first and the least sigma of a scheduler of EDM; its default."""
 ARGUMENTS = {
     LABEL: "class_labels",
     "text": "encoder_hidden_states",
@@ -53,10 +59,15 @@ from diffusers import {network}, {scheduler}
 {made}
 scheduler = {scheduler}.from_pretrained("{folder}/scheduler")
 with open("{folder}/sampling.json") as file:
-    sigmas = json.load(file)["sigmas"]
-
+    sigmas = {sigmas}
 # A pipeline gets {component}=network and scheduler=scheduler, and is called with sigmas=sigmas and
 # guidance_scale={guidance:g}, if it takes sigmas.
+"""
+LISTED = 'json.load(file)["sigmas"]\n'
+OF_EDM = """\
+torch.tensor(json.load(file)["sigmas"], dtype=torch.float64)
+    # What diffusers {version} calls sigmas of this scheduler are places on its curve, 0 for sigma_max
+    # and 1 for sigma_min. The sigmas themselves are those for ComfyUI, below.
 """
 LOOP = """\
 # Without a pipeline:
@@ -72,6 +83,23 @@ samples = x{clamp}
 """
 
 
+@dataclass(frozen=True)
+class Steps:
+    """How a scheduler of diffusers takes the steps of a sampler."""
+
+    scheduler: str
+    """Its class."""
+    options: dict[str, Any]
+    """Its config."""
+    sigmas: list[float]
+    """What its set_timesteps is told."""
+
+    @property
+    def scaled(self) -> bool:
+        """Whether it scales the noise, and what the network sees."""
+        return self.scheduler != FLOW
+
+
 def must_be_possible(sampler: Sampler) -> None:
     """Refuse a sampler that a scheduler of diffusers can't follow.
 
@@ -79,30 +107,80 @@ def must_be_possible(sampler: Sampler) -> None:
         UserError: it is no network of diffusers, or its path, prediction, solver or guidance is another.
     """
     config, grid = sampler.model.config, sampler.grid
-    why = None
     if config.architecture["name"] != "diffusers":
-        why = f"the model's architecture is {config.architecture['name']}, no network of diffusers"
-    elif grid.solver != "euler" or config.velocity_until == "any":
-        why = f"it takes Euler steps of a velocity at one time, not those of {grid.solver} or of a flow map"
-    elif config.calls_per_velocity(sampler.flow.guidance) != 1:
-        why = "pipelines guide by themselves; export guidance 1, and set guidance_scale there"
-    elif table_of(config) is not None:
-        if config.prediction not in PREDICTIONS:
-            why = f"EulerDiscreteScheduler takes no network that predicts {config.prediction}"
-        elif grid.times[0] == 0:
-            why = "its first sigma is infinite, as the noise is pure there"
-    elif (config.path, config.prediction, config.time) != ("linear", "reverse_velocity", "1-t"):
-        why = f"no scheduler has the path {config.path} with the prediction {config.prediction}"
-    if why is not None:
-        raise UserError(f"a format of diffusers can't hold this sampler: {why}. Take pt2 or onnx")
+        raise _refused(f"the model's architecture is {config.architecture['name']}, no network of diffusers")
+    if grid.solver != "euler" or config.velocity_until == "any":
+        raise _refused(
+            f"it takes Euler steps of a velocity at one time, not those of {grid.solver} or of a flow map"
+        )
+    if config.calls_per_velocity(sampler.flow.guidance) != 1:
+        raise _refused("pipelines guide by themselves; export guidance 1, and set guidance_scale there")
+    steps_of(sampler)
 
 
-def table_of(config: ModelConfig) -> paths.Table | None:
-    """Return the table of noise levels of a model, if it has one and is called with its indices."""
-    path = paths.get(config.path)
-    if not isinstance(path, paths.Table) or config.time != "1-t":
-        return None
-    return path if config.time_scale == path.num_train_timesteps - 1 else None
+def steps_of(sampler: Sampler) -> Steps:
+    """Return how a scheduler of diffusers takes the steps of a sampler.
+
+    Raises:
+        UserError: if none does.
+    """
+    config = sampler.model.config
+    path, told = paths.get(config.path), (config.time, config.time_scale)
+    if isinstance(path, paths.Table) and told == ("1-t", path.num_train_timesteps - 1):
+        return _of_a_table(sampler, path)
+    if isinstance(path, paths.Edm) and told == ("log_sigma", 0.25):
+        return _of_edm(sampler, path)
+    if (config.path, config.prediction, config.time) == ("linear", "reverse_velocity", "1-t"):
+        options = {"num_train_timesteps": round(config.time_scale), "shift": 1.0}
+        return Steps(FLOW, options, description.sigmas(sampler.grid)[:-1])
+    raise _refused(f"no scheduler has the path {config.path} with the prediction {config.prediction}")
+
+
+def _of_a_table(sampler: Sampler, path: paths.Table) -> Steps:
+    if sampler.grid.times[0] == 0:
+        raise _refused("its first sigma is infinite, as the noise is pure there")
+    options = {
+        "num_train_timesteps": path.num_train_timesteps,
+        "beta_schedule": path.beta_schedule,
+        "beta_start": path.beta_start,
+        "beta_end": path.beta_end,
+        "rescale_betas_zero_snr": path.rescale_betas_zero_snr,
+        "prediction_type": _prediction(sampler, BETAS, PREDICTIONS),
+        "timestep_spacing": "trailing",  # then noise is scaled by the first sigma, as it is here
+    }
+    return Steps(BETAS, options, ratios(sampler))
+
+
+def _of_edm(sampler: Sampler, path: paths.Edm) -> Steps:
+    """Return the steps of EDMEulerScheduler, which is told places on its curve, from 0 to 1, for sigmas.
+
+    It scales noise by sqrt(sigma_max^2 + 1), so its sigma_max is that with which this is the first sigma.
+    """
+    levels = ratios(sampler)[:-1]
+    if levels[0] <= 1:
+        raise _refused(f"{EDM} starts from a sigma above 1, and the grid from {levels[0]:g}")
+    most = math.sqrt(levels[0] ** 2 - 1)
+    options = {
+        "sigma_min": path.sigma_min,
+        "sigma_max": most,
+        "sigma_data": path.sigma_data,
+        "prediction_type": _prediction(sampler, EDM, PREDICTIONS_OF_EDM),
+        "rho": RHO,
+    }
+    start, end, *roots = (level ** (1 / RHO) for level in (most, path.sigma_min, *levels))
+    return Steps(EDM, options, [(start - root) / (start - end) for root in roots])
+
+
+def _prediction(sampler: Sampler, scheduler: str, known: dict[str, str]) -> str:
+    """Return what a scheduler calls the prediction of the network."""
+    prediction = sampler.model.config.prediction
+    if prediction not in known:
+        raise _refused(f"{scheduler} takes no network that predicts {prediction}")
+    return known[prediction]
+
+
+def _refused(why: str) -> UserError:
+    return UserError(f"a format of diffusers can't hold this sampler: {why}. Take pt2 or onnx")
 
 
 def component_of(sampler: Sampler) -> str:
@@ -127,25 +205,10 @@ def class_in(config: Path) -> str:
 
 def write(sampler: Sampler, folder: Path) -> None:
     """Write the scheduler and what it must be told."""
-    config, table = sampler.model.config, table_of(sampler.model.config)
-    scheduler: Any
-    if table is None:
-        scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
-            num_train_timesteps=round(config.time_scale), shift=1.0
-        )
-    else:
-        scheduler = diffusers.EulerDiscreteScheduler(
-            num_train_timesteps=table.num_train_timesteps,
-            beta_schedule=table.beta_schedule,
-            beta_start=table.beta_start,
-            beta_end=table.beta_end,
-            rescale_betas_zero_snr=table.rescale_betas_zero_snr,
-            prediction_type=PREDICTIONS[config.prediction],
-            timestep_spacing="trailing",  # then noise is scaled by the first sigma, as it is here
-        )
-    scheduler.save_pretrained(folder / SCHEDULER)
+    config, steps = sampler.model.config, steps_of(sampler)
+    getattr(diffusers, steps.scheduler)(**steps.options).save_pretrained(folder / SCHEDULER)
     told = {
-        "sigmas": description.sigmas(sampler.grid)[:-1] if table is None else ratios(sampler),
+        "sigmas": steps.sigmas,
         "in_range": ends_in_range(sampler),
         "classes": config.classes,
         "guidance": guidance_of(sampler) if config.guidance_input else None,
@@ -169,6 +232,7 @@ def reader(network: nn.Module, folder: Path) -> Callable[[dict[str, Tensor]], Te
     told = json.loads((folder / SAMPLING).read_text())
     kind = class_in(folder / SCHEDULER / "scheduler_config.json")
     scheduler = getattr(diffusers, kind).from_pretrained(folder / SCHEDULER)
+    sigmas = torch.tensor(told["sigmas"], dtype=torch.float64) if kind == EDM else told["sigmas"]
     asked = library.adapter_of(type(network).__name__)(network, told["classes"])
 
     @torch.no_grad()
@@ -177,7 +241,7 @@ def reader(network: nn.Module, folder: Path) -> Callable[[dict[str, Tensor]], Te
         x = given.pop("noise")
         if told["guidance"] is not None:
             given["guidance"] = x.new_full((x.shape[0],), told["guidance"])
-        scheduler.set_timesteps(sigmas=told["sigmas"])
+        scheduler.set_timesteps(sigmas=sigmas)
         scaled = hasattr(scheduler, "scale_model_input")
         x = x * scheduler.init_noise_sigma if scaled else x
         for t in scheduler.timesteps:
@@ -196,19 +260,20 @@ def call(sampler: Sampler, folder: str, made: str) -> str:
         folder: Its name.
         made: Lines that make the `network`.
     """
-    config, table = sampler.model.config, table_of(sampler.model.config)
+    config, steps = sampler.model.config, steps_of(sampler)
     network = config.architecture["network"]
     return (CALL if network in PACKING else CALL + LOOP).format(
         network=network,
-        scheduler="FlowMatchEulerDiscreteScheduler" if table is None else "EulerDiscreteScheduler",
+        scheduler=steps.scheduler,
+        sigmas=OF_EDM.format(version=diffusers.__version__) if steps.scheduler == EDM else LISTED,
         made=made,
         folder=folder,
         component=component_of(sampler),
         guidance=guidance_of(sampler),
         size=(SHOWN, *config.shape),
         given="".join(f"{name} = {value}\n" for name, value in given_in_torch(config).items()),
-        scaled="" if table is None else " * scheduler.init_noise_sigma",
-        seen=seen(config, "x" if table is None else "scheduler.scale_model_input(x, t)"),
+        scaled=" * scheduler.init_noise_sigma" if steps.scaled else "",
+        seen=seen(config, "scheduler.scale_model_input(x, t)" if steps.scaled else "x"),
         arguments=arguments(config),
         channels=f"[:, :{config.shape[0]}]",
         clamp=".clamp(-1, 1)" if ends_in_range(sampler) else "",

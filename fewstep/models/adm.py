@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 from etils.epy import lazy_imports
 
+from fewstep.conditions import NONE, images_must_fit
 from fewstep.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from fewstep.conditions import Shapes
 
 with lazy_imports():
     from fewstep.networks import adm as networks
@@ -26,7 +29,7 @@ class Adm:
 
     Raises:
         UserError: if a number is below 1, the channels of a level are no multiple of 32 and of its heads, or
-            there is no such level.
+            no more than 32 where the condition is added, or there is no such level.
     """
 
     width: int = 32
@@ -60,6 +63,11 @@ class Adm:
         for channels in {self.width, *self.channels}:
             if channels % GROUPS:
                 raise UserError(f"adm: width and channels must be multiples of {GROUPS}, got {channels}")
+        if max(self.channels) == GROUPS and not self.scale_shift:
+            raise UserError(
+                f"adm: with {GROUPS} channels at every level the norms take away what time and conditions "
+                "add; give a level more by multipliers, or set scale_shift"
+            )
         if wrong := set(self.attention) - set(range(len(self.multipliers))):
             raise UserError(
                 f"adm: attention at level {min(wrong)}; there are levels 0 to {len(self.multipliers) - 1}"
@@ -77,12 +85,22 @@ class Adm:
         """Channels of each level."""
         return tuple(round(self.width * multiplier) for multiplier in self.multipliers)
 
-    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+    def build(
+        self,
+        shape: tuple[int, ...],
+        classes: int,
+        *,
+        conditions: Shapes = NONE,
+        second_time: bool = False,
+        slow_times: bool = False,
+    ) -> nn.Module:
         """Return the network for images of `shape` (channels, height, width).
 
+        Its features of the time are slow, whether or not slow_times asks for that.
+
         Raises:
-            UserError: if the shape is not an image's, its sides can't be halved for each level, or the table
-                of labels has no row for each class.
+            UserError: if the shape is not an image's, its sides can't be halved for each level, the table of
+                labels has no row for each class, or the image of a condition has another size.
         """
         if len(shape) != 3:
             raise UserError(f"adm needs images (channels, height, width), not {shape}; use mlp")
@@ -98,6 +116,7 @@ class Adm:
                 f"adm: the table of labels has {labels} rows, and there are {classes} classes; it has a row "
                 "for each, and one more if there is a null condition"
             )
+        images_must_fit(conditions, shape, by="adm")
         return networks.AdmNetwork(
             shape[0],
             labels,
@@ -112,4 +131,6 @@ class Adm:
             scale_shift=self.scale_shift,
             resample_blocks=self.resample_blocks,
             variance=self.variance,
+            conditions=conditions,
+            second_time=second_time,
         )

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 from etils.epy import lazy_imports
 
+from fewstep.conditions import NONE, images_must_fit
 from fewstep.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from fewstep.conditions import Shapes
 
 with lazy_imports():
     from fewstep.networks import dit as networks
@@ -43,11 +46,22 @@ class Dit:
                 f"dit: the width must be a multiple of the heads, {self.heads}, and of 4, got {self.width}"
             )
 
-    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+    def build(
+        self,
+        shape: tuple[int, ...],
+        classes: int,
+        *,
+        conditions: Shapes = NONE,
+        second_time: bool = False,
+        slow_times: bool = False,
+    ) -> nn.Module:
         """Return the network for images or latents of `shape` (channels, height, width).
 
+        Its features of the time are slow, whether or not slow_times asks for that.
+
         Raises:
-            UserError: if the shape is not an image's, or its sides are no multiples of the patch.
+            UserError: if the shape is not an image's, its sides are no multiples of the patch, or the image
+                of a condition has another size.
         """
         if len(shape) != 3:
             raise UserError(f"dit needs images (channels, height, width), not {shape}; use mlp")
@@ -56,6 +70,7 @@ class Dit:
                 f"dit: {shape[1]}x{shape[2]} can't be cut into squares of {self.patch}; set patch to a "
                 "divisor of both sides"
             )
+        images_must_fit(conditions, shape, by="dit")
         return networks.DitNetwork(
             shape,
             classes,
@@ -64,4 +79,6 @@ class Dit:
             heads=self.heads,
             patch=self.patch,
             variance=self.variance,
+            conditions=conditions,
+            second_time=second_time,
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from etils.epy import lazy_imports
 
-from fewstep.conditions import NONE, images
+from fewstep.conditions import NONE, images_must_fit
 from fewstep.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,12 +64,7 @@ class Unet:
                 f"unet: {len(self.multipliers)} multipliers need images of {smallest}x{smallest} or more, "
                 f"got {shape[1]}x{shape[2]}; give fewer multipliers"
             )
-        for name, size in images(conditions).items():
-            if size[1:] != shape[1:]:
-                raise UserError(
-                    f"unet: condition {name} is an image of {size[1]}x{size[2]}, the samples of "
-                    f"{shape[1]}x{shape[2]}; prepare it in their size"
-                )
+        images_must_fit(conditions, shape, by="unet")
         return networks.UnetNetwork(
             shape[0],
             classes,

@@ -4,9 +4,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewstep.conditions import Shapes, images
 from fewstep.errors import UserError
 from fewstep.networks.dit import waves
-from fewstep.networks.embedding import zero
+from fewstep.networks.embedding import Span, with_more, zero
+from fewstep.networks.given import Embedded, beside
 
 GROUPS = 32
 
@@ -15,7 +17,8 @@ class AdmNetwork(nn.Module):
     """A U-Net with a skip from each block; Dhariwal and Nichol 2021 (arXiv 2105.05233), section 3.
 
     Its weights have the names that they have in the code of guided diffusion and torchcfm, so that a state
-    dict of these is one of this network, and the other way round.
+    dict of these is one of this network, and the other way round. What a second time and conditions beside
+    the label add to the embedding of the time has layers of its own.
     """
 
     def __init__(
@@ -34,9 +37,12 @@ class AdmNetwork(nn.Module):
         scale_shift: bool,
         resample_blocks: bool,
         variance: bool,
+        conditions: Shapes,
+        second_time: bool,
     ) -> None:
         super().__init__()
         self.channels, self.width, self.null = channels, width, null
+        self.images = images(conditions)
         embedded = 4 * width
 
         def block(channels: int, out: int, resize: str = "") -> Block:
@@ -51,7 +57,8 @@ class AdmNetwork(nn.Module):
         if labels:
             self.label_emb = nn.Embedding(labels, embedded)
         now, skips = levels[0], [levels[0]]
-        self.input_blocks = nn.ModuleList([Row([nn.Conv2d(channels, now, 3, padding=1)])])
+        seen = channels + sum(shape[0] for shape in self.images.values())
+        self.input_blocks = nn.ModuleList([Row([nn.Conv2d(seen, now, 3, padding=1)])])
         for level, out in enumerate(levels):
             if level:
                 down = block(now, now, "down") if resample_blocks else Down(now)
@@ -76,14 +83,27 @@ class AdmNetwork(nn.Module):
         made = channels * (2 if variance else 1)
         self.out = nn.Sequential(norm(now), nn.SiLU(), nn.Conv2d(now, made, 3, padding=1))
         zero(self.out[2])
+        self.until = Span(width // 2, embedded) if second_time else None
+        self.others = Embedded(conditions, embedded)
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """Return the output, (n, channels, height, width), for t and label, (n,); no label is the null label.
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        label: Tensor | None = None,
+        until: Tensor | None = None,
+        **others: Tensor,
+    ) -> Tensor:
+        """Return the output (n, channels, height, width) for t, label, until (n,) and others (n, ...).
+
+        No label is the null label; no until is t, if the network has a second time.
 
         Raises:
-            UserError: if there is a label but the network has no classes, or none and it has no null label.
+            UserError: if there is a label but the network has no classes, or none and it has no null label,
+                or a second time but it has one.
         """
         condition = self.time_embed(waves(t, self.width).to(x.dtype))
+        condition = with_more(condition, t, until, others, span=self.until, embedded=self.others)
         if hasattr(self, "label_emb"):
             if label is None:
                 if self.null is None:
@@ -94,7 +114,7 @@ class AdmNetwork(nn.Module):
             condition = condition + self.label_emb(label)
         elif label is not None:
             raise UserError("a label was given to a network without classes")
-        h, skips = x, []
+        h, skips = torch.cat(beside(x, others, self.images), dim=1), []
         for row in self.input_blocks:
             h = row(h, condition)
             skips.append(h)

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewstep.conditions import Shapes, images
 from fewstep.errors import UserError
-from fewstep.networks.embedding import zero
+from fewstep.networks.embedding import Span, with_more, zero
+from fewstep.networks.given import Embedded, beside
 
 WAVES = 256  # features of a time
 SLOWEST = 1e-4  # radians per unit of time; the fastest feature turns by one radian
@@ -19,7 +21,8 @@ class DitNetwork(nn.Module):
     """A transformer over patches, whose blocks are modulated by time and label; Peebles and Xie 2023.
 
     Its weights have the names that they have in the code of DiT and SiT, so that a state dict of these is
-    one of this network, and the other way round.
+    one of this network, and the other way round. What a second time and conditions beside the label add to
+    the embedding of the time has layers of its own.
     """
 
     pos_embed: Tensor
@@ -34,12 +37,16 @@ class DitNetwork(nn.Module):
         heads: int,
         patch: int,
         variance: bool,
+        conditions: Shapes,
+        second_time: bool,
     ) -> None:
         super().__init__()
         self.channels, self.classes, self.patch = shape[0], classes, patch
+        self.images = images(conditions)
+        seen = self.channels + sum(shape[0] for shape in self.images.values())
         made = self.channels * (2 if variance else 1)
         rows, columns = (side // patch for side in shape[1:])
-        self.x_embedder = nn.ModuleDict({"proj": nn.Conv2d(self.channels, width, patch, stride=patch)})
+        self.x_embedder = nn.ModuleDict({"proj": nn.Conv2d(seen, width, patch, stride=patch)})
         layers = nn.Linear(WAVES, width), nn.SiLU(), nn.Linear(width, width)
         self.t_embedder = nn.ModuleDict({"mlp": nn.Sequential(*layers)})
         if classes:
@@ -48,6 +55,8 @@ class DitNetwork(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.final_layer = Last(width, made * patch**2)
         self._draw()
+        self.until = Span(WAVES // 2, width) if second_time else None
+        self.others = Embedded(conditions, width)
 
     @torch.no_grad()
     def _draw(self) -> None:
@@ -65,15 +74,26 @@ class DitNetwork(nn.Module):
             zero(part.adaLN_modulation)
         zero(self.final_layer.linear)
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """Return the output, (n, channels, height, width), for t and label, (n,); no label is the null label.
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        label: Tensor | None = None,
+        until: Tensor | None = None,
+        **others: Tensor,
+    ) -> Tensor:
+        """Return the output (n, channels, height, width) for t, label, until (n,) and others (n, ...).
+
+        No label is the null label; no until is t, if the network has a second time.
 
         Raises:
-            UserError: if there is a label but the network has no classes.
+            UserError: if there is a label but the network has no classes, or a second time but it has one.
         """
         rows, columns = (side // self.patch for side in x.shape[2:])
-        tokens = self.x_embedder["proj"](x).flatten(2).mT + self.pos_embed
+        seen = torch.cat(beside(x, others, self.images), dim=1)
+        tokens = self.x_embedder["proj"](seen).flatten(2).mT + self.pos_embed
         condition = self.t_embedder["mlp"](waves(t).to(x.dtype))
+        condition = with_more(condition, t, until, others, span=self.until, embedded=self.others)
         if self.classes:
             label = torch.full(t.shape, self.classes, device=t.device) if label is None else label
             condition = condition + self.y_embedder["embedding_table"](label)

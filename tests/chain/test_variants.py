@@ -14,6 +14,7 @@ from foreign import tiny_networks
 from fewstep.checkpoint import load_config
 from fewstep.exporting import folder
 from fewstep.grids import reach
+from fewstep.metrics.nets import load_nets
 
 SEARCH_OF_A_STUDENT = {
     "teacher": "pretrain",
@@ -36,15 +37,32 @@ def little(checkout: Checkout) -> None:
     )
 
 
-def own_images(checkout: Checkout) -> None:
-    """Give the chain colour images of 12x12, without labels, from an .npz file."""
+def squares(checkout: Checkout, side: int) -> None:
+    """Write colour images, without labels, to an .npz file."""
     random = np.random.default_rng(0)
     corner = random.integers(0, 7, size=(160, 2))
-    images = random.integers(0, 40, size=(160, 12, 12, 3), dtype=np.uint8)
+    images = random.integers(0, 40, size=(160, side, side, 3), dtype=np.uint8)
     for image, (row, column) in zip(images, corner, strict=True):
         image[row : row + 5, column : column + 5] += np.uint8([200, 90 + 10 * row, 20])
     np.savez(checkout / "data/squares.npz", x=images)
+
+
+def own_images(checkout: Checkout) -> None:
+    """Give the chain images of 12x12."""
+    squares(checkout, 12)
     checkout.set(prepare={"source": "data/squares.npz"}, pretrain={"train": train(40, 4e-3)})
+
+
+def in_latents(checkout: Checkout) -> None:
+    """Images of 16x16 behind an autoencoder, and one student of what is learnt of their latents."""
+    tiny_networks.autoencoder().save_pretrained(checkout / "data/vae")
+    squares(checkout, 16)
+    checkout.set(prepare={"source": "data/squares.npz", "codec": {"folder": "data/vae"}})
+    params = checkout.params()
+    params |= {"couple": {}, "reflow": {}}
+    del params["search"]["round1"]
+    params["distill"] = {"boss-4": params["distill"]["boss-4"]}
+    checkout.write_params(params)
 
 
 def conditional_toy(checkout: Checkout) -> None:
@@ -87,7 +105,7 @@ def teacher_alone(checkout: Checkout) -> None:
     checkout.write_params(params)
 
 
-VARIANTS = (own_images, conditional_toy, teacher_alone)
+VARIANTS = (own_images, in_latents, conditional_toy, teacher_alone)
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +179,16 @@ def test_own_images_have_their_shape_and_no_labels(variants):
         12,
         12,
     ]
+
+
+def test_a_student_in_latents_is_shown_and_measured_as_images(variants):
+    checkout, _ = variants[in_latents]
+    facts = json.loads((checkout / "artifacts/prepare/manifest.json").read_text())["facts"]
+    assert facts["shape"] == [4, 8, 8]
+    assert facts["codec"]["rmse"] > 0
+    assert all(net.shape == (3, 16, 16) for net in load_nets(checkout / "artifacts/nets").values())
+    assert load_config(checkout / "artifacts/models/boss-4").shape == (4, 8, 8)
+    assert "the autoencoder loses" in (checkout / "artifacts/evaluate/report.html").read_text()
 
 
 def test_a_conditional_student_has_the_classes_of_its_teacher(variants):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from foreign.adopted import BETAS, NETWORKS, adopted
+from foreign.adopted import BETAS, EDM, NETWORKS, adopted
 from safetensors.torch import load_file
 
 from fewstep import checkpoint, lora
@@ -19,6 +19,7 @@ from fewstep.lora_settings import LoraSettings
 from fewstep.model import ModelConfig, build
 
 GRIDS = {"flow": Grid((0.0, 0.1, 0.35, 1.0)), "betas": Grid((0.07, 0.35, 0.8, 1.0))}
+GRIDS["edm"] = Grid((1 / 81, 0.05, 0.4, 0.9, 1.0))
 
 
 def exported(model, grid, place, formats=("diffusers",)):
@@ -47,6 +48,22 @@ def test_the_library_samples_as_fewstep_does(name, declared, tmp_path):
     told = json.loads((tmp_path / "out/diffusers/sampling.json").read_text())
     ratio = {t: (1 - t) / t for t in grid.times if t}
     assert told["sigmas"] == ([ratio[t] for t in grid.times] if declared else [1.0, 0.9, 0.65])
+
+
+@pytest.mark.parametrize("steps", [GRIDS["edm"], uniform(1, start=0.1), uniform(18, start=1 / 81)])
+@pytest.mark.parametrize("prediction", ["reverse_v", "v"])
+def test_a_scheduler_of_edm_follows_a_grid(prediction, steps, tmp_path, monkeypatch):
+    model = adopted("UNet2DModel", **EDM | {"prediction": prediction})
+    (difference,) = exported(model, steps, tmp_path).values()
+    assert 0 <= difference <= 2e-5
+    told = json.loads((tmp_path / "out/diffusers/scheduler/scheduler_config.json").read_text())
+    assert (told["_class_name"], told["sigma_data"]) == ("EDMEulerScheduler", 0.8)
+    (names,) = run_readme(tmp_path / "out", monkeypatch)
+    found = names["scheduler"].sigmas.double()
+    torch.testing.assert_close(found, torch.tensor([(1 - t) / t for t in steps.times]).double())
+    inputs = {name: names[name] for name in ("noise", *model.config.condition_names)}
+    ours = Sampler(model, steps, 1.0)(**inputs)
+    torch.testing.assert_close(names["samples"], ours, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS.keys() - {"FluxTransformer2DModel"}))
@@ -100,6 +117,9 @@ def test_guidance_that_the_network_takes_is_given_to_it(tmp_path, monkeypatch):
             "no scheduler has the path linear with the pred",
         ),
         (BETAS | {"path": "cosine"}, uniform(2, start=0.1), 1.0, "no scheduler has the path cosine with"),
+        (EDM | {"prediction": "data"}, uniform(2, start=0.1), 1.0, "EDMEulerScheduler takes no network that"),
+        (EDM, uniform(2, start=0.5), 1.0, "EDMEulerScheduler starts from a sigma above 1, and the grid from"),
+        (EDM | {"time": "sigma"}, uniform(2, start=0.1), 1.0, "no scheduler has the path .*edm"),
     ],
 )
 def test_what_no_scheduler_follows_is_refused(declared, grid, guidance, message, tmp_path):
@@ -126,12 +146,14 @@ def adapter_of(name, targets=None, **declared):
     ("name", "formats", "declared"),
     [
         ("UNet2DConditionModel", ("lora_diffusers", "lora_comfyui", "diffusers"), BETAS),
+        ("UNet2DConditionModel", ("lora_diffusers", "lora_comfyui"), EDM),
         ("of SDXL", ("lora_diffusers", "lora_comfyui"), {}),
         ("SD3Transformer2DModel", ("lora_diffusers", "diffusers"), {}),
     ],
 )
 def test_an_adapter_makes_of_its_base_what_the_student_is(name, formats, declared, tmp_path, monkeypatch):
-    model, grid = adapter_of(name, **declared), GRIDS["betas" if declared else "flow"]
+    kind = {"noise": "betas", "reverse_v": "edm"}.get(declared.get("prediction"), "flow")
+    model, grid = adapter_of(name, **declared), GRIDS[kind]
     differences = exported(model, grid, tmp_path, formats)
     assert differences.keys() == set(formats)
     assert max(differences.values()) <= 2e-5

@@ -32,6 +32,9 @@ FLOW = {"path": "linear", "prediction": "reverse_velocity", "time": "1-t", "time
 TABLE = {"name": "table", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 BETAS = {"path": TABLE, "prediction": "noise", "time": "1-t", "time_scale": 999.0}
 
+EDM = {"path": {"name": "edm", "sigma_data": 0.8}, "prediction": "reverse_v"}
+EDM |= {"time": "log_sigma", "time_scale": 0.25}
+
 
 def adopted(name, **declared):
     """Return a model of a network, with what is declared of it."""

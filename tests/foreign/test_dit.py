@@ -15,7 +15,7 @@ from fewstep.foreign.assemble import assemble, config_of
 from fewstep.foreign.formats.dit import Dit
 from fewstep.foreign.formats.sit import Sit
 from fewstep.grids import Grid
-from fewstep.networks.dit import DitNetwork
+from fewstep.models import dit as architecture
 from fewstep.solvers import integrate
 
 with lazy_imports():  # takes seconds, also of the processes that run other tests
@@ -45,7 +45,7 @@ OF_THE_ENDS = {
 def weights(**more):
     """Return a state dict as DiT and SiT write it, with random weights."""
     torch.manual_seed(0)
-    network = DitNetwork(SHAPE, CLASSES, **SIZES | {"variance": True} | more)
+    network = architecture.Dit(**SIZES | {"variance": True} | more).build(SHAPE, CLASSES)
     return {name: tensor.contiguous() for name, tensor in awake(network).state_dict().items()}
 
 

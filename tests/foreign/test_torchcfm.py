@@ -159,6 +159,11 @@ def test_heads_must_be_said_once(tmp_path):
     [
         ({"width": 16}, SHAPE, "width and channels must be multiples of 32, got 16"),
         ({"multipliers": (1, 1.5)}, SHAPE, "width and channels must be multiples of 32, got 48"),
+        (
+            {"multipliers": (1, 1)},
+            SHAPE,
+            "norms take away what time and conditions add; give a level more",
+        ),
         ({"blocks": 0}, SHAPE, "blocks and heads must be 1 or more"),
         ({"head_channels": 0}, SHAPE, "blocks and heads must be 1 or more"),
         ({"multipliers": ()}, SHAPE, "multipliers, blocks and heads must be 1 or more"),
