@@ -10,6 +10,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import preloaded
 import pytest
 import s3
 from chain.checkout import Checkout
@@ -47,6 +48,8 @@ os.environ |= {
     **{f"GIT_{who}_EMAIL": "t@example.com" for who in ("AUTHOR", "COMMITTER")},
 }
 atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    preloaded.start()
 
 
 # Files that share what takes seconds to make or to import: one process runs all of a group.
@@ -114,7 +117,7 @@ def tiny_chain(tmp_path_factory) -> Checkout:
         if not (folder / "done").exists():
             origin = Checkout.create(folder / "origin")
             origin.sh(f"git clone -q . {clone.folder}")
-            clone.repro_at_once()
+            clone.repro()
             clone.sh("git add dvc.lock && git commit -qm ran")
             (folder / "done").touch()
     return clone

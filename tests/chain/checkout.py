@@ -11,7 +11,6 @@ import yaml
 from chain import tiny
 from workspace import CHECKOUT, Workspace
 
-AT_ONCE = Path(__file__).with_name("at_once.py")
 STAGES_THAT_RUN = re.compile(r"^Running stage '(.+)':$", re.M)
 
 
@@ -55,17 +54,9 @@ class Checkout(Workspace):
         """Change settings in params.yaml: mappings go into those that are there, the rest replaces."""
         self.write_params(merged(self.params(), sections))
 
-    def repro(self, *targets: str, ok: bool = True, **environment: str) -> Repro:
-        said = self.sh(f"dvc repro {' '.join(targets)}", ok=ok, **environment)
+    def repro(self, *targets: str, ok: bool | None = True, **environment: str) -> Repro:
+        said = self.sh(" ".join(["dvc repro", *targets]), ok=ok, **environment)
         return Repro(said, STAGES_THAT_RUN.findall(said))
-
-    def repro_at_once(self, ok: bool | None = True) -> str:
-        """Do what `dvc repro` does where all is to be made, in half the time; return what was said.
-
-        One process makes all results. The stages that `dvc repro` then runs find them and publish them.
-        """
-        said = self.sh(f"python {AT_ONCE}", ok=ok, PYTHONPATH=str(self.folder))
-        return said + self.sh("dvc repro", ok=ok)
 
     def refused(self, command: str, **environment: str) -> str:
         """Return what a command says that must fail, without lines of progress."""

@@ -31,4 +31,5 @@ def settings(ran, tmp_path):
 def project(settings):
     """The same, its outputs put back as well."""
     yield settings
-    settings.sh("git checkout -q . && dvc checkout -q --force")
+    settings.sh("git checkout -q .")
+    settings.sh("dvc checkout -q --force")

@@ -117,7 +117,7 @@ def variants(finished, tmp_path_factory):
         checkout = finished.copy(place / variant.__name__)
         little(checkout)
         variant(checkout)
-        return checkout, checkout.repro_at_once(ok=None)
+        return checkout, checkout.repro(ok=None).said
 
     with ThreadPoolExecutor() as pool:
         return dict(zip(VARIANTS, pool.map(run, VARIANTS), strict=True))
