@@ -1,9 +1,9 @@
 """Commands of DVC and of stages in processes that begin with libraries loaded: to import them takes seconds.
 
-A server imports libraries, nothing of this project, and starts no thread. It forks a process for each command,
-and that of DVC forks one for each stage: real processes, with a folder, variables and files of their own. What
-they share is the seed of hashes. Commands that a shell has to read, and those that a test kills or watches, are
-started as everywhere.
+A server imports libraries, nothing of this project, and starts no thread. It forks a process for each
+command, and that of DVC forks one for each stage: real processes, with a folder, variables and files of their
+own. What they share is the seed of hashes. Commands that a shell has to read, and those that a test kills or
+watches, are started as everywhere.
 """
 
 import atexit
@@ -22,16 +22,17 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 LIBRARIES = (
-    "torch", "numpy", "scipy.stats", "sklearn.metrics", "prdc", "matplotlib.pyplot", "pydantic", "ruamel.yaml",
-    "safetensors.torch", "webdataset", "filelock", "psutil", "tqdm", "jinja2", "dvc.cli.parser", "dvc.repo",
+    "torch", "numpy", "scipy.stats", "sklearn.metrics", "prdc", "matplotlib.pyplot", "pydantic",
+    "ruamel.yaml", "safetensors.torch", "webdataset", "filelock", "psutil", "tqdm", "jinja2",
+    "dvc.cli.parser", "dvc.repo",
 )  # fmt: skip
 STAGE = re.compile(r"python -m stages\.\w+( [\w@.-]+)?")
-COMMAND = re.compile(rf"{STAGE.pattern}|dvc (repro|status|checkout|pull)( -q| --quiet| --force)*( [\w@.][\w@.-]*)*")
+DVC = r"dvc (init|config|repro|status|checkout|pull)( -q| --quiet| --force)*( [\w@.][\w@.,-]*)*"
+COMMAND = re.compile(rf"{STAGE.pattern}|{DVC}")
 FORCED = re.compile("dvc repro .*--force")  # which stages look up in the command line of DVC
 FIXED = re.compile("PYTHON(?!PATH)|OMP_|LD_|COVERAGE_|FEWSTEP_THREADS")  # read when a process begins
 ADDRESS = "PRELOADED_AT"  # the variable that holds it
@@ -101,13 +102,13 @@ def serve(listener: socket.socket) -> NoReturn:
             listener.close()
             os.setsid()
             asker.send(b"%d" % os.getpid())
-            become(*json.loads(order), tell=lambda status: asker.send(b"%d" % status))
+            become(*json.loads(order), asker)
         for file in (asker, *map(os.fdopen, files)):
             file.close()
 
 
 def become(
-    words: list[str], folder: str, environment: dict[str, str], tell: Callable[[int], Any] = lambda status: None
+    words: list[str], folder: str, environment: dict[str, str], asker: socket.socket | None = None
 ) -> NoReturn:
     """Be the process that runs a command."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -131,7 +132,8 @@ def become(
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    tell(status)
+    if asker:
+        asker.send(b"%d" % status)
     os._exit(status)
 
 

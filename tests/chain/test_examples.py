@@ -51,7 +51,9 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("examples")
     for name in ("made", "bin"):
         (folder / name).mkdir()
-    (folder / "bin/dvc").write_text(DVC.format(python=sys.executable, tests=str(CHECKOUT / "tests"), dvc=shutil.which("dvc")))
+    (folder / "bin/dvc").write_text(
+        DVC.format(python=sys.executable, tests=str(CHECKOUT / "tests"), dvc=shutil.which("dvc"))
+    )
     (folder / "bin/dvc").chmod(0o755)
     project = Checkout.create(folder / "checkout")
     for example, changes in LESS.items():

@@ -152,7 +152,8 @@ class Project(Workspace):
         """Make it a git repository with DVC set up as in the real checkout."""
         self.write("dvc.yaml", DVC_YAML)
         self.write(".gitignore", "/artifacts\n/.fewstep\n__pycache__\n")
-        self.sh("git init -q && dvc init -q && dvc config cache.type hardlink,copy")
+        for command in ("git init -q", "dvc init -q", "dvc config cache.type hardlink,copy"):
+            self.sh(command)
         self.sh("git add -A && git commit -qm start")
         return self
 
