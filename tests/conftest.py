@@ -75,7 +75,6 @@ GROUPS = {
     "tests/stages/test_tracking.py": "mlflow",
     "tests/stages/test_registry.py": "mlflow",
     "tests/test_distributed.py": "forked",
-    "tests/test_optimisers.py": "forked",
     "tests/test_resume.py": "forked",
 }
 

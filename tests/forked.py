@@ -11,7 +11,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["fewstep.training.loop", "fewstep.checkpoint"])
+LOADED = ("training.loop", "checkpoint", "lora", "methods.consistency", "methods.endpoint", "methods.sim")
+SHARDING = ("torch.distributed.fsdp", "torch._dynamo")  # which the first sharded tensor imports
+CONTEXT.set_forkserver_preload([*(f"fewstep.{name}" for name in LOADED), *SHARDING])
 
 
 def begin(work: Callable, *facts: object, said: Path | None = None, **environment: str) -> BaseProcess:

@@ -31,9 +31,9 @@ LIBRARIES = (
     "dvc.cli.parser", "dvc.repo",
 )  # fmt: skip
 STAGE = re.compile(r"python -m stages\.\w+( [\w@.-]+)?")
-DVC = r"dvc (init|config|repro|status|checkout|pull)( -q| --quiet| --force)*( [\w@.][\w@.,-]*)*"
+DVC = r"dvc (init|config|repro|status|checkout|pull|exp run|exp show|queue status|queue logs)( [\w@.,=-]+)*"
 COMMAND = re.compile(rf"{STAGE.pattern}|{DVC}")
-FORCED = re.compile("dvc repro .*--force")  # which stages look up in the command line of DVC
+FORCED = re.compile(r"dvc (repro|exp) (.* )?(--force|-\w*f)")  # which stages look up in DVC's command line
 FIXED = re.compile("PYTHON(?!PATH)|OMP_|LD_|COVERAGE_|FEWSTEP_THREADS")  # read when a process begins
 ADDRESS = "PRELOADED_AT"  # the variable that holds it
 MOST = 2**18  # bytes of an order

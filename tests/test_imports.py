@@ -4,6 +4,7 @@ Imports inside functions, under `lazy_imports` and for types alone count as well
 """
 
 import ast
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -12,13 +13,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("fewstep", "stages", "flows")
 MOST_INSIDE_FUNCTIONS = 40
+parse = cache(ast.parse)
 
 
 def modules(root: Path, *packages: str) -> dict[str, ast.Module]:
     """Return the parsed modules of some packages below `root`, by dotted name."""
     files = {file for package in packages for file in (root / package).rglob("*.py")}
     names = {".".join(file.relative_to(root).with_suffix("").parts): file for file in sorted(files)}
-    return {name.removesuffix(".__init__"): ast.parse(file.read_text()) for name, file in names.items()}
+    return {name.removesuffix(".__init__"): parse(file.read_text()) for name, file in names.items()}
 
 
 def imported(tree: ast.AST, known: set[str]) -> set[str]:
@@ -96,7 +98,7 @@ def test_at_the_top_of_stages_stand_the_stages_alone():
     top = {file.stem for file in (ROOT / "stages").glob("*.py")} - {"__init__"}
     assert len(top) + 1 <= 11
     for name in top:
-        tree = ast.parse((ROOT / "stages" / f"{name}.py").read_text())
+        tree = parse((ROOT / "stages" / f"{name}.py").read_text())
         assert {"Config", "run"} <= {getattr(node, "name", None) for node in tree.body}, name
 
 

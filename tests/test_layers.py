@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ FORBIDDEN = {
     "flows": {"torch", "torchvision"},
 }
 UNPICKLING = {"pickle", "cPickle", "cloudpickle", "dill", "shelve", "marshal"}
+parse = cache(ast.parse)
 
 
 def files(folder: str) -> list[Path]:
@@ -24,7 +26,7 @@ def files(folder: str) -> list[Path]:
 def imports(file: Path) -> set[str]:
     """Return the top-level packages that a file imports anywhere, inside functions too."""
     found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(parse(file.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -79,7 +81,7 @@ def test_nothing_is_ever_unpickled():
     wrong = []
     for file in (f for folder in FORBIDDEN for f in files(folder)):
         wrong += [f"{file}: import {name}" for name in imports(file) & UNPICKLING]
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(parse(file.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module == "joblib":  # whose load unpickles
                 wrong.append(f"{file}:{node.lineno}: from joblib import ...")
             if isinstance(node, ast.Attribute) and ast.unparse(node) in (

@@ -1,7 +1,6 @@
 """Trainings that tests run in processes of their own, to kill them or to have several share one."""
 
 import os
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,9 +199,3 @@ def shared_and_watched(folder: Path) -> None:
     assert trained.watched.picked.step == 12
     save_model(folder / f"model{rank}", trained.model)
     distributed.leave()
-
-
-def alone_without(state: Path, module: str) -> None:
-    """Train, and fail if that imports a module."""
-    alone(state)
-    assert module not in sys.modules
