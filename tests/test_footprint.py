@@ -42,12 +42,17 @@ def most(method):
     return footprint.rise(lambda: training.take_step(*some(BATCH)), CPU)
 
 
-@pytest.mark.parametrize("method", [FlowMatching(), Dmd(fake_warmup=0)], ids=lambda m: type(m).__name__)
+@pytest.fixture(scope="module", params=[FlowMatching(), Dmd(fake_warmup=0)], ids=lambda m: type(m).__name__)
+def measured(request):
+    """A method, and what was measured of its training."""
+    return request.param, footprint.measure(training_of(request.param), *some(footprint.BATCH))
+
+
 @pytest.mark.parametrize("micro_batch", [8, BATCH])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_a_plan_is_near_to_what_a_step_takes(monkeypatch, method, micro_batch, recompute):
-    measured = footprint.measure(training_of(method), *some(footprint.BATCH))
-    planned = measured.footprint(Engaged(BATCH, micro_batch, recompute))
+def test_a_plan_is_near_to_what_a_step_takes(monkeypatch, measured, micro_batch, recompute):
+    method, facts = measured
+    planned = facts.footprint(Engaged(BATCH, micro_batch, recompute))
     monkeypatch.setenv("FEWSTEP_MICRO_BATCH", str(micro_batch))
     monkeypatch.setenv("FEWSTEP_RECOMPUTE", "on" if recompute else "off")
     passes = planned.gradients + planned.activations - planned.replaced

@@ -151,11 +151,11 @@ def test_a_network_that_needs_more_is_refused(options, told):
 def prepared(tmp_path):
     """What prepare leaves of samples with a text, and nothing else that the network does not take."""
     draw = np.random.default_rng(0)
-    data, text = (draw.standard_normal((64, *shape)).astype("float32") for shape in (SHAPE, (5, 6)))
-    fields = {"data": torch.from_numpy(data), "text": torch.from_numpy(text), "extra": torch.zeros(64, 2)}
+    data, text = (draw.standard_normal((24, *shape)).astype("float32") for shape in (SHAPE, (5, 6)))
+    fields = {"data": torch.from_numpy(data), "text": torch.from_numpy(text), "extra": torch.zeros(24, 2)}
     place = tmp_path / "artifacts/prepare"
-    write_shards(place / "held_out", 64, 64, lambda a, b: {n: f[a:b] for n, f in fields.items()}, facts={})
-    Table(rows={"text": text, "extra": np.zeros((64, 2), np.float32)}).save(place / CONDITIONS)
+    write_shards(place / "held_out", 24, 24, lambda a, b: {n: f[a:b] for n, f in fields.items()}, facts={})
+    Table(rows={"text": text, "extra": np.zeros((24, 2), np.float32)}).save(place / CONDITIONS)
     facts = {"shape": [*SHAPE], "units": None, "classes": 0, "class_shares": [], "class_names": []}
     return place, facts | {"conditions": {"text": [5, 6], "extra": [2]}}
 
@@ -169,7 +169,7 @@ def test_the_stage_gives_it_the_conditions_of_the_data(tmp_path, prepared, monke
     adopt.run(adopt.Config(folder="data/sd", check_samples=16), job)
     model = load_model(job.out)
     assert model.config.conditions == {"text": (5, 6)}
-    assert len(model.conditions.table) == 64
+    assert len(model.conditions.table) == 24
     assert {"ratio", "problems"} <= job.facts.keys()
     ((_, given),) = draws("x", 0, range(3), shape=SHAPE, law=GAUSSIAN, conditions=model.conditions, batch=3)
     assert given.keys() == {"text"}
