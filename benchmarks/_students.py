@@ -40,7 +40,7 @@ def print_students(artifacts: Path) -> None:
     print("| student | over the teacher | spread | recall | outside | went back |")
     print("|---|---|---|---|---|---|")
     for row in found["rows"]:
-        if row["grid"] == "own":
+        if row["student"]:
             manifest = json.loads((artifacts / "models" / row["model"] / "manifest.json").read_text())
             monitor = manifest["facts"].get("monitor", {})
             print(
