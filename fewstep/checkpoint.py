@@ -7,15 +7,15 @@ of files by their content, as DVC's cache, holds the base once.
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from etils.epy import lazy_imports
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fewstep import lora
@@ -43,7 +43,7 @@ def save_model(folder: Path, model: Model) -> None:
         file, named = _place(model.config, name)
         files.setdefault(file, {})[named] = tensor.detach().cpu().clone().contiguous()
     for weights in files.values():
-        _refuse_infinite(folder, weights)
+        _refuse_infinite(folder, {name: _is_finite(weight) for name, weight in weights.items()})
     for file, weights in files.items():
         with written_whole(folder / file) as temporary:
             save_file(weights, temporary)
@@ -65,7 +65,8 @@ def load_config(folder: Path) -> ModelConfig:
     Raises:
         UserError: if it is missing or damaged, or there can be no such model; the message names the folder.
     """
-    content = decoded(_content(folder, CONFIG), folder / CONFIG)
+    _must_be_there(folder / CONFIG)
+    content = decoded((folder / CONFIG).read_bytes(), folder / CONFIG)
     try:
         return ModelConfig(**json.loads(content))
     except (UserError, TypeError, AttributeError, json.JSONDecodeError) as error:
@@ -91,12 +92,12 @@ def load_model(folder: Path, *, merge: bool = True) -> Model:
     except (UserError, TypeError) as error:
         raise UserError(f"{folder / CONFIG}: {error}") from error
     state = model.network.state_dict()
-    places = {name: _place(config, name) for name in state}
     files: dict[str, dict[str, Tensor]] = {}
-    for name, (file, named) in places.items():
-        files.setdefault(file, {})[named] = state[name]
-    found = {file: _weights(folder, file, wanted) for file, wanted in files.items()}
-    model.network.load_state_dict({name: found[file][named] for name, (file, named) in places.items()})
+    for name, weight in state.items():
+        file, named = _place(config, name)
+        files.setdefault(file, {})[named] = weight
+    for file, wanted in files.items():
+        _fill(folder, file, wanted)
     return (lora.merged(model) if merge else model).eval()
 
 
@@ -107,27 +108,37 @@ def _place(config: ModelConfig, name: str) -> tuple[str, str]:
     return LORA if adapters.is_of_adapter(name) else WEIGHTS, adapters.name_in_file(name)
 
 
-def _weights(folder: Path, file: str, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights in a file of a model directory, of the names and shapes of those `wanted`.
+@torch.no_grad()
+def _fill(folder: Path, file: str, wanted: dict[str, Tensor]) -> None:
+    """Copy the weights in a file of a model directory into those `wanted`, which have their names and shapes.
 
     Raises:
         UserError: see `load_model`.
     """
-    _content(folder, file)
+    _must_be_there(folder / file)
+    finite = {}
     try:
-        weights = load_file(folder / file)
+        with safe_open(folder / file, "pt") as weights:
+            names = list(weights.keys())
+            found = {name: weights.get_slice(name).get_shape() for name in names}
+        _refuse_other_shapes(folder / file, found, wanted)
+        for name, tensor in wanted.items():
+            with safe_open(folder / file, "pt") as weights:  # anew: what was read of it leaves the memory
+                tensor.copy_(weights.get_tensor(name))
+            finite[name] = _is_finite(tensor)
     except SafetensorError as error:
         raise UserError(f"{folder / file} is damaged ({error})") from error
+    _refuse_infinite(folder, finite)
+
+
+def _refuse_other_shapes(file: Path, found: dict[str, list[int]], wanted: dict[str, Tensor]) -> None:
     shapes = {name: list(tensor.shape) for name, tensor in wanted.items()}
-    found = {name: list(tensor.shape) for name, tensor in weights.items()}
     for name in sorted(shapes.keys() | found.keys()):
         if shapes.get(name) != found.get(name):
             raise UserError(
-                f"{folder / file} does not fit {CONFIG}: it has {name} of shape {found.get(name)}, "
-                f"the architecture of {shapes.get(name)} (None: not at all)"
+                f"{file} does not fit {CONFIG}: it has {name} of shape {found.get(name)}, the architecture "
+                f"of {shapes.get(name)} (None: not at all)"
             )
-    _refuse_infinite(folder, weights)
-    return weights
 
 
 def load_table(folder: Path) -> Table | None:
@@ -173,13 +184,12 @@ def model_digest(folder: Path) -> str:
     Raises:
         UserError: if a file is missing; the message names the folder.
     """
-    digests = [hashlib.sha256(_content(folder, name)).hexdigest() for name in files_of(folder)]
+    digests = []
+    for name in files_of(folder):
+        _must_be_there(folder / name)
+        with (folder / name).open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()
-
-
-def _content(folder: Path, name: str) -> bytes:
-    _must_be_there(folder / name)
-    return (folder / name).read_bytes()
 
 
 def _must_be_there(file: Path) -> None:
@@ -187,7 +197,11 @@ def _must_be_there(file: Path) -> None:
         raise UserError(f"{file.parent} is no model directory: it has no {file.name}")
 
 
-def _refuse_infinite(folder: Path, weights: dict[str, Tensor]) -> None:
-    wrong = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
-    if wrong:
+def _is_finite(weight: Tensor) -> bool:
+    """Return whether no number is NaN or infinite, without further memory of the weight's size."""
+    return weight.numel() == 0 or all(bool(end.isfinite()) for end in weight.aminmax())
+
+
+def _refuse_infinite(folder: Path, finite: Mapping[str, bool]) -> None:
+    if wrong := [name for name, is_finite in finite.items() if not is_finite]:
         raise UserError(f"{folder}: {wrong[0]} and {len(wrong) - 1} other weights are not finite")

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -6,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fewstep import grids
-from fewstep.checkpoint import load_model, model_digest, save_model
+from fewstep.checkpoint import WEIGHTS, load_model, model_digest, save_model
 from fewstep.errors import UserError
 from fewstep.model import ModelConfig, build
 
@@ -99,6 +101,36 @@ def test_damaged_files_are_named(folder):
     (folder / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json"):
         load_model(folder)
+
+
+PEAKS = """
+import resource, sys
+from pathlib import Path
+from fewstep.checkpoint import load_model, model_digest
+
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+small, large = map(Path, sys.argv[1:])
+load_model(small), model_digest(small)
+start = peak()
+digest = model_digest(large)
+after = peak()
+model = load_model(large)
+print(after - start, peak() - start)
+"""
+
+
+def test_reading_a_model_takes_little_more_memory_than_its_weights(tmp_path):
+    sizes = {"small": {"width": 8, "depth": 1}, "large": {"width": 1024, "depth": 12}}
+    for name, size in sizes.items():
+        config = ModelConfig(architecture={"name": "mlp", **size}, shape=(2,))
+        save_model(tmp_path / name, build(config, seed=0))
+    command = [sys.executable, "-c", PEAKS, *(str(tmp_path / name) for name in sizes)]
+    digest, loaded = map(int, subprocess.check_output(command, text=True).split())
+    file = (tmp_path / "large" / WEIGHTS).stat().st_size
+    assert digest < 0.05 * file
+    assert loaded < 1.1 * file
 
 
 def test_weights_that_are_not_finite_are_neither_written_nor_read(folder):

@@ -16,7 +16,7 @@ from fewstep.metrics.features import FeatureNet
 from fewstep.metrics.nets import FIRST, load_nets
 from fewstep.metrics.protocol import Floor, moved, ratio
 from fewstep.metrics.straightness import endpoint_rmse
-from fewstep.model import Model
+from fewstep.model import Model, ModelConfig
 from fewstep.randomness import keys_of
 from fewstep.shards import Shards
 from stages.artifacts.scratch import state
@@ -29,7 +29,7 @@ from stages.evaluation.refined import models_in, refined_entries
 from stages.evaluation.yardstick import Constants, Protocol, Yardstick, measure_constants
 from stages.figures.sample_grid import samples_shown
 from stages.run.job import Job
-from stages.sampling.open_model import grid_of_nfe, open_sampler, turns_of
+from stages.sampling.open_model import grid_of_nfe, open_model, open_sampler, turns_of
 from stages.settings.fields import Precision, fact_of_precision
 from stages.settings.refined import RefinedSettings
 from stages.settings.samplers import SamplerSettings
@@ -149,16 +149,15 @@ def evaluate(
     folders = {
         name.removeprefix("model "): path for name, path in job.inputs.items() if name.startswith("model ")
     }
-    models = models_in(folders, job.progress)
-    entries = [
-        entry
-        for name, model in models.items()
-        for entry in (
-            *entries_of(name, model, nfe, job),
-            *sampled_entries(name, model, samplers, model_digest(folders[name])),
-            *refined_entries(name, model, refined, folders),
-        )
-    ]
+    entries: list[Entry] = []
+    configs: dict[str, ModelConfig] = {}
+    for name, model in models_in(folders, job.progress):
+        entries += entries_of(name, model, nfe, job)
+        entries += sampled_entries(name, model, samplers, model_digest(folders[name]))
+        entries += refined_entries(name, model, refined, folders)
+        configs[name] = model.config
+        del model  # before the next is read
+    teacher = open_model(folders[fine.model])
     nets = load_nets(job.inputs["nets"])
     train, held_out = (Shards(job.inputs["data"] / split) for split in ("train", "held_out"))
     data = [train.digest, held_out.digest, *(net.digest for net in nets.values())]
@@ -166,25 +165,18 @@ def evaluate(
     facts = (vars(protocol), data, model_digest(folders[fine.model]), version, *([asked] if asked else []))
     kept = KeptEntries(state() / "entries", *facts, *fact_of_precision(precision).items())
     measured = Measured(job, protocol, folders, precision, kept, {}, features)
-    with ThreadPoolExecutor() as threads:  # a second core is free until the workers start
-        straight = threads.map(partial(straightness, seed=job.seed), models.values())
-        fine_runs = converge(measured, models[fine.model], fine, entries)
-    common = {
-        name: {
-            "straightness": found,
-            "macs": macs_of(model),
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "map_preserving": model.config.map_preserving,
-        }
-        for (name, model), found in zip(models.items(), straight, strict=True)
-    }
+    with ThreadPoolExecutor(max_workers=1) as threads:  # a second core is free until the workers start
+        own = threads.map(partial(facts_of, seed=job.seed), (folders[name] for name in configs))
+        fine_runs = converge(measured, teacher, fine, entries)
+    common = dict(zip(configs, own, strict=True))
     finest = [entry for entry in measured.results if entry.kind == "fine"]
     shown = sorted(finest, key=lambda entry: (entry.guidance, entry.nfe)) + entries
     floor = measured.constants.floors[0]
-    same_noise = {name for name, model in models.items() if model.noise == models[fine.model].noise}
+    same_noise = {name for name, config in configs.items() if config.noise == teacher.config.noise}
     truths = {guidance: entry for guidance, (entry, _) in fine_runs.items()}
     rmse = off_truths(kept, [entry for entry in entries if entry.model in same_noise], truths)
-    real = train.some(samples_shown(models[fine.model].config.shape), seed=job.seed)["data"]
+    shown_first = samples_shown(teacher.config.shape)
+    real = train.some(shown_first, seed=job.seed)["data"]
     rows = [
         row(
             entry,
@@ -196,15 +188,13 @@ def evaluate(
         )
         | common[entry.model]
         | ({"map_preserving": False} if entry.sampler else {})
-        | {"endpoint_rmse": rmse.get(entry), "student": is_student(entry, models[entry.model])}
+        | {"endpoint_rmse": rmse.get(entry), "student": is_student(entry, configs[entry.model])}
         for entry in shown
     ]
     return Evaluation(
         rows,
         [measured.results[entry].samples for entry in shown],
-        models[fine.model].conditions.texts(
-            "evaluate", keys_of(job.seed, 0, samples_shown(models[fine.model].config.shape))
-        ),
+        teacher.conditions.texts("evaluate", keys_of(job.seed, 0, shown_first)),
         teacher=fine_runs[1.0][0].name,
         fine_runs=[told for _, told in fine_runs.values()],
         floor=floor,
@@ -283,9 +273,9 @@ def measure(entry: Entry) -> Result:
     return WORKER["yardstick"].measure(entry, model, flow, refiner)
 
 
-def is_student(entry: Entry, model: Model) -> bool:
+def is_student(entry: Entry, config: ModelConfig) -> bool:
     """Return whether an entry is of a model that was trained for few calls: on a grid, or as a flow map."""
-    return entry.kind == "own" or model.config.velocity_until == "any"
+    return entry.kind == "own" or config.velocity_until == "any"
 
 
 def off_truths(
@@ -300,6 +290,17 @@ def off_truths(
     """
     ends = {guidance: kept.ends(entry) for guidance, entry in truths.items()}
     return {entry: endpoint_rmse(kept.ends(entry), ends[entry.guidance]) for entry in entries}
+
+
+def facts_of(folder: Path, seed: int) -> dict[str, Any]:
+    """Return what rows tell of the model in a folder, on whatever grid it is sampled."""
+    model = open_model(folder)
+    return {
+        "straightness": straightness(model, seed),
+        "macs": macs_of(model),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "map_preserving": model.config.map_preserving,
+    }
 
 
 def straightness(model: Model, seed: int) -> float | None:

@@ -14,13 +14,16 @@ from stages.sampling.open_model import open_model
 from stages.settings.refined import RefinedSettings
 
 
-def models_in(folders: Mapping[str, Path], progress: Progress) -> dict[str, Model]:
-    """Return the models in these folders, by name, that make samples; a refiner alone makes none."""
-    opened = {name: open_model(folder) for name, folder in folders.items()}
-    for name, model in opened.items():
-        if model.config.refines:
+def models_in(folders: Mapping[str, Path], progress: Progress) -> Iterator[tuple[str, Model]]:
+    """Yield name and model of each of these folders that makes samples; a refiner alone makes none.
+
+    None is held here, so that only those are in memory that the caller keeps.
+    """
+    for name, folder in folders.items():
+        if load_config(folder).refines:
             progress.note(f"{name} is a refiner: evaluate.refined samples it beside its teacher")
-    return {name: model for name, model in opened.items() if not model.config.refines}
+        else:
+            yield name, open_model(folder)
 
 
 def refined_entries(

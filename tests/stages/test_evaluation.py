@@ -1,6 +1,7 @@
 """What entries are measured against: data as it is saved, fine runs that converge, and the guidance shown."""
 
 import sys
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -204,9 +205,9 @@ def test_how_far_a_sample_ends_from_the_truth_of_its_guidance_is_measured_raw(pr
 def test_students_are_those_of_a_grid_and_flow_maps_at_any_number_of_calls(teacher):
     made, _ = teacher
     few = Entry("a", "uniform", uniform(2), 2, "digest", 1.0)
-    assert not is_student(few, made)
-    assert is_student(replace(few, kind="own"), made)
-    assert is_student(few, with_second_time(made, seed=0))
+    assert not is_student(few, made.config)
+    assert is_student(replace(few, kind="own"), made.config)
+    assert is_student(few, with_second_time(made, seed=0).config)
 
 
 def test_constants_do_not_depend_on_how_the_data_is_cut(images, constants, tmp_path):
@@ -315,11 +316,23 @@ def test_each_guidance_has_a_fine_run_of_its_own(teacher):
     assert runs[2.5][0].name == "pretrain@32/fine, guidance 2.5"
 
 
+def test_models_are_read_one_after_the_other(teacher):
+    _, folder = teacher
+    before: list[weakref.ref] = []
+    for _, opened in models_in(dict.fromkeys("abc", folder), Listener([])):
+        assert not any(known() for known in before)
+        before.append(weakref.ref(opened))
+        del opened
+    assert len(before) == 3
+
+
 def test_a_refiner_has_no_entry(teacher, tmp_path):
     (made, folder), said = teacher, []
     refiner = refining.refiner_for(made, {"name": "mlp", "width": 4, "depth": 1}, seed=0)
     save_model(tmp_path / "turbo", refiner)
-    assert set(models_in({"pretrain": folder, "turbo": tmp_path / "turbo"}, Listener(said))) == {"pretrain"}
+    assert dict(models_in({"pretrain": folder, "turbo": tmp_path / "turbo"}, Listener(said))).keys() == {
+        "pretrain"
+    }
     assert said == ["turbo is a refiner: evaluate.refined samples it beside its teacher"]
 
 

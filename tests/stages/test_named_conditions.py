@@ -16,6 +16,7 @@ from fewstep.conditions import Table
 from fewstep.draws import draws
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
+from fewstep.grids import uniform
 from fewstep.model import ModelConfig, build
 from fewstep.noises import GAUSSIAN
 from fewstep.shards import Shards
@@ -173,6 +174,76 @@ def test_the_guided_student_samples_without_guidance(chain):
     assert load_model(chain / "distill-straight").config.baked_guidance == 1.5
     headline = json.loads((chain / "evaluate" / "metrics.json").read_text())["headline"]
     assert all(np.isfinite(row["fd_clf"]) for row in headline.values())
+
+
+COLOURS = ("red", "yellow", "green", "cyan", "blue", "purple")
+CAPTIONS = ("{}", "a {} dot", "the {} point")
+ANGLES = torch.arange(len(COLOURS)) * torch.pi / 3
+CENTRES = torch.stack([ANGLES.cos(), ANGLES.sin()], dim=1)
+GUIDANCE = 2.5
+
+
+def write_captioned(file, count=1200):
+    """Points around the place of a colour, so far that colours overlap, each with a caption that names it."""
+    draw = np.random.default_rng(0)
+    words = dict.fromkeys(" ".join(CAPTIONS).format(*COLOURS[:3]).split() + list(COLOURS))
+    embedded = {word: draw.standard_normal(4).astype("float32") for word in words}
+    colour = draw.integers(0, len(COLOURS), count)
+    texts = [CAPTIONS[n % 3].format(COLOURS[c]) for n, c in enumerate(colour)]
+    text, mask = np.zeros((count, 3, 4), "float32"), np.zeros((count, 3), "float32")
+    for row, said in enumerate(texts):
+        found = np.stack([embedded[word] for word in said.split()])
+        text[row, : len(found)], mask[row, : len(found)] = found, 1
+    x = CENTRES.numpy()[colour] + 0.35 * draw.standard_normal((count, 2))
+    arrays = {"x": x.astype("float32"), "texts": np.array(texts)}
+    nulls = {"null/text": np.zeros((3, 4), "float32"), "null/text_mask": np.ones(3, "float32")}
+    np.savez(file, **arrays, **nulls, **{"conditions/text": text, "conditions/text_mask": mask})
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory):
+    """The folder of a model of captions, and of its student of one step, which was taught guidance."""
+    root = tmp_path_factory.mktemp("captioned")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEWSTEP_WORKERS", "1")
+        patch.chdir(root)
+        (root / "data").mkdir()
+        write_captioned(root / "data" / "dots.npz")
+        ran(root, prepare, {"source": "dots.npz", "condition_rows": 300}, {})
+        method = {"name": "flow_matching", "label_dropout": 0.1}
+        settings = {"method": method, "model": MLP, "conditional": True, "train": TRAIN | {"steps": 800}}
+        ran(root, pretrain, settings, {"data": "prepare"})
+        settings = {"model": "pretrain", "pairs": 1500, "held_out": 32, "nfe": 16, "guidance": GUIDANCE}
+        ran(root, couple, settings, {"model": "pretrain", "data": "prepare"}, "round1")
+        settings = {"teacher": "pretrain", "method": "uniform", "budgets": [1], "guidance": GUIDANCE}
+        settings |= {"report_noises": 32, "batch": 32, "truth_steps": 8}
+        ran(root, search, settings, {"model": "pretrain", "teacher": "pretrain"}, "pretrain")
+        settings = {"method": "endpoint", "init": "pretrain", "teacher": "pretrain", "nfe": 1}
+        settings |= {"train_on": "couple/round1", "train": TRAIN | {"steps": 600}}
+        ran(root, distill, settings, student_inputs("couple-round1"), "one-step")
+    return root
+
+
+def named_colours(model, grid, guidance=1.0):
+    """Return the share of samples that are nearest to the place of the colour that their caption names."""
+    keys = randomness.keys_of(0, 0, 2000)
+    ((noise, given),) = draws(
+        "check", 0, range(2000), shape=(2,), law=GAUSSIAN, conditions=model.conditions, batch=2000
+    )
+    with torch.no_grad():
+        made = integrate(as_flow(model, guidance=guidance), noise, grid, **given).x
+    said = [text.split() for text in model.conditions.texts("check", keys)]
+    wanted = torch.tensor([next(COLOURS.index(word) for word in words if word in COLOURS) for words in said])
+    return float((torch.cdist(made, CENTRES).argmin(dim=1) == wanted).float().mean())
+
+
+def test_a_guided_student_keeps_what_captions_say(captioned):
+    teacher, student = (load_model(captioned / name) for name in ("pretrain", "distill-one-step"))
+    guided, plain = (named_colours(teacher, uniform(16, solver="heun"), g) for g in (GUIDANCE, 1.0))
+    own = named_colours(student, student.config.grid)
+    assert student.config.baked_guidance == GUIDANCE
+    assert plain < guided - 0.05
+    assert own > guided - 0.02
 
 
 def test_pairs_that_were_made_with_other_conditions_are_refused(chain, tmp_path):
