@@ -115,8 +115,10 @@ def put(raw: dict[str, Any], path: str, value: Any) -> None:
         keys = depth == 0 or (depth == 1 and steps[0] in discovery.names() and discovery.keyed(steps[0]))
         if keys and step not in place:
             now = MOVED.get(f"{walked}{step}")
-            told = f"it is {now} now, where KEY is a model's name; " if now else ""
-            raise UserError(f"params.yaml has no {walked}{step}; {told}{suggest(step, list(place))}")
+            moved = f"it is {now} now; keys are: {', '.join(place) or 'none'}"
+            raise UserError(
+                f"params.yaml has no {walked}{step}; {moved if now else suggest(step, list(place))}"
+            )
         walked += f"{step}."
         if depth < len(steps):
             place = place.setdefault(step, {})

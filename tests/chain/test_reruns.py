@@ -27,7 +27,7 @@ def test_a_file_dropped_into_data_makes_nothing_anew(checkout, finished):
     """The stages that may read a file of the user's have their turn, and find their work done."""
     (checkout / "data/notes.txt").write_text("to do")
     again = checkout.repro()
-    assert again.ran == ["prepare", "pretrain", "couple@round1", "evaluate"]
+    assert again.ran == ["prepare", "pretrain@pretrain", "couple@round1", "evaluate"]
     assert again.said.count("made before, publishing it") == 4
     assert checkout.files("artifacts") == finished.files("artifacts")
 

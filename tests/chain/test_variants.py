@@ -50,7 +50,7 @@ def squares(checkout: Checkout, side: int) -> None:
 def own_images(checkout: Checkout) -> None:
     """Give the chain images of 12x12."""
     squares(checkout, 12)
-    checkout.set(prepare={"source": "data/squares.npz"}, pretrain={"train": train(40, 4e-3)})
+    checkout.set(prepare={"source": "data/squares.npz"}, pretrain={"pretrain": {"train": train(40, 4e-3)}})
 
 
 def in_latents(checkout: Checkout) -> None:
@@ -66,24 +66,27 @@ def in_latents(checkout: Checkout) -> None:
 
 
 def conditional_toy(checkout: Checkout) -> None:
-    """Points with classes, a network for them, guidance in all that is made of it, no reflow, and a student
-    whose timesteps are jittered, so that it is searched itself."""
+    """Points with classes, two teachers of them, guidance in all that is made of these, no reflow, students of
+    both, one with jittered timesteps, so that it is searched itself."""
     checkout.set(
         prepare={"source": "eight_gaussians"},
-        pretrain={"conditional": True, "method": {"name": "flow_matching", "label_dropout": 0.2}},
-        couple={"round1": {"guidance": 1.5}},
+        couple={"round1": {"guidance": 1.5, "model": "noisy"}},
         search={"pretrain": {"guidance": 1.5}, "boss-4": SEARCH_OF_A_STUDENT},
         trajectories={"pretrain": {"keep": "all"}},
         distill={
-            "one-step": {"init": "pretrain", "teacher": "pretrain"},
+            "one-step": {"init": "noisy", "teacher": "noisy"},
             "boss-4": {"method": {"name": "straighten", "jitter": 0.3}},
             "finished-4": {"method": {"name": "dmd", "guidance": 1.5}},
         },
     )
     params = checkout.params()
-    params["pretrain"]["model"] = {"name": "mlp", "width": 32}
-    params |= {"reflow": {}}
-    del params["search"]["round1"]
+    learnt = {"conditional": True, "method": {"name": "flow_matching", "label_dropout": 0.2}}
+    learnt |= {"model": {"name": "mlp", "width": 32}}
+    first = params["pretrain"]["pretrain"] | learnt
+    second = first | {"prediction": "noise", "model": {"name": "mlp", "width": 24}}
+    params |= {"reflow": {}, "pretrain": {"pretrain": first, "noisy": second}}
+    params["search"]["noisy"] = params["search"].pop("round1") | {"teacher": "noisy", "guidance": 1.5}
+    params["evaluate"]["reference"] = "noisy"
     checkout.write_params(params)
 
 
@@ -143,7 +146,7 @@ def test_every_number_is_finite_and_every_model_measured(variant):
     _, checkout, _ = variant
     metrics = json.loads((checkout / "artifacts/evaluate/metrics.json").read_text())
     params = checkout.params()
-    models = {teacher_of(checkout), *params["reflow"], *params["distill"]}
+    models = {teacher_of(checkout), *params["pretrain"], *params["reflow"], *params["distill"]}
     assert {row["model"] for row in metrics["rows"]} == models
     numbers = [v for row in metrics["rows"] for v in row.values() if isinstance(v, float)]
     headline = [(name, fact, v) for name, row in metrics["headline"].items() for fact, v in row.items()]
@@ -193,9 +196,25 @@ def test_a_student_in_latents_is_shown_and_measured_as_images(variants):
 
 def test_a_conditional_student_has_the_classes_of_its_teacher(variants):
     checkout, _ = variants[conditional_toy]
-    for model in ("pretrain", "boss-4", "one-step"):
+    for model in ("pretrain", "noisy", "boss-4", "one-step"):
         config = json.loads((checkout / f"artifacts/models/{model}/config.json").read_text())
         assert config["classes"] == 8
+
+
+def test_each_of_two_teachers_has_its_students_and_one_is_the_reference(variants):
+    checkout, _ = variants[conditional_toy]
+
+    def told(model):
+        return json.loads((checkout / f"artifacts/models/{model}/config.json").read_text())
+
+    widths = {
+        model: told(model)["architecture"]["width"] for model in ("pretrain", "noisy", "boss-4", "one-step")
+    }
+    assert widths == {"pretrain": 32, "noisy": 24, "boss-4": 32, "one-step": 24}
+    assert told("one-step")["prediction"] == told("noisy")["prediction"] == "noise"
+    metrics = json.loads((checkout / "artifacts/evaluate/metrics.json").read_text())
+    assert {row["teacher"].partition("@")[0] for row in metrics["rows"]} == {"noisy"}
+    assert {row["model"] for row in metrics["rows"] if row["grid"] == "bellman"} == {"pretrain", "noisy"}
 
 
 def test_a_jittered_student_is_searched_where_its_knots_were_moved(variants):
@@ -214,9 +233,8 @@ def test_a_jittered_student_is_searched_where_its_knots_were_moved(variants):
 
 
 def test_a_chain_without_data_says_so_and_trains_no_teacher(variants):
-    checkout, said = variants[teacher_alone]
-    assert "pretrain: trains nothing: pretrain is {}" in said
-    assert [file.name for file in (checkout / "artifacts/models/pretrain").iterdir()] == ["manifest.json"]
+    checkout, _ = variants[teacher_alone]
+    assert sorted(folder.name for folder in (checkout / "artifacts/models").iterdir()) == ["boss-4", "tiny"]
     told = "there is no data: 160 samples of data/tiny by 8 NFE of ab2 stand in for it"
     assert told in (checkout / "artifacts/evaluate/report.html").read_text()
     assert json.loads((checkout / "artifacts/prepare/manifest.json").read_text())["facts"]["train"] == 120

@@ -20,7 +20,7 @@ def tiny_params():
 
 def test_misspelt_settings_of_several_stages_are_told_together_without_torch(settings):
     settings.set(
-        pretrain={"train": {"lerning_rate": 1e-3}},
+        pretrain={"pretrain": {"train": {"lerning_rate": 1e-3}}},
         distill={"boss-4": {"nef": 4}},
         evaluate={"samples": 60, "bloks": 3},
     )
@@ -33,7 +33,7 @@ def test_misspelt_settings_of_several_stages_are_told_together_without_torch(set
         "search@pretrain: params.yaml has mistakes:",
         "  distill.boss-4.nef is not a setting; did you mean 'nfe'?",
         "  evaluate.bloks is not a setting; did you mean 'blocks'?",
-        "  pretrain.train.lerning_rate is not a setting; did you mean 'learning_rate'?",
+        "  pretrain.pretrain.train.lerning_rate is not a setting; did you mean 'learning_rate'?",
     ]
 
 
@@ -54,18 +54,27 @@ PAIRS_OF_ITS_TEACHER = {"one-step": {"teacher": "pretrain"}}
 @pytest.mark.parametrize(
     ("sections", "says"),
     [
-        ({"pretrain": {"train": {"steps": -5}}}, "pretrain.train: steps must be 1 or more, got -5"),
+        (
+            {"pretrain": {"pretrain": {"train": {"steps": -5}}}},
+            "pretrain.pretrain.train: steps must be 1 or more, got -5",
+        ),
         ({"evaluate": {"samples": 1}}, "evaluate.samples should be greater than or equal to 50, got 1"),
         ({"couple": {"round1": {"pairs": "many"}}}, "couple.round1.pairs should be a valid integer"),
         (
             {"couple": {"round1": {"solver": "huen"}}},
             "unknown solver 'huen'; did you mean 'heun'? (there ar",
         ),
-        ({"pretrain": {"method": "flow_maching"}}, "unknown method 'flow_maching'; did you mean 'flow_match"),
-        ({"pretrain": {"model": "unett"}}, "pretrain.model: unknown model 'unett'; did you mean 'unet'? (th"),
         (
-            {"pretrain": {"path": "lineer"}},
-            "pretrain.path: unknown path 'lineer'; did you mean 'linear'? (there",
+            {"pretrain": {"pretrain": {"method": "flow_maching"}}},
+            "unknown method 'flow_maching'; did you mean 'flow_match",
+        ),
+        (
+            {"pretrain": {"pretrain": {"model": "unett"}}},
+            "pretrain.pretrain.model: unknown model 'unett'; did you mean 'unet'? (th",
+        ),
+        (
+            {"pretrain": {"pretrain": {"path": "lineer"}}},
+            "pretrain.pretrain.path: unknown path 'lineer'; did you mean 'linear'? (there",
         ),
         ({"search": {"pretrain": {"method": "belman"}}}, "unknown search 'belman'; did you mean 'bellman'?"),
         (
@@ -92,8 +101,14 @@ PAIRS_OF_ITS_TEACHER = {"one-step": {"teacher": "pretrain"}}
         ),
         ({"search": {"pretrain": {"budgets": [1, 4, 99]}}}, "budget 99 does not fit a fine grid of 16 steps"),
         ({"search": {"pretrain": {"budgets": [1, 4, 4]}}}, "budgets [1, 4, 4] name a number twice"),
-        ({"couple": {"round1": {"model": "pretran"}}}, "couple.round1.model: 'pretran' is no model; there a"),
-        ({"reflow": {"round1": {"init": "pretran"}}}, "reflow.round1.init: 'pretran' is no model; there are"),
+        (
+            {"couple": {"round1": {"model": "pretran"}}},
+            "couple.round1.model: 'pretran' is no model; did you mean 'pretrain'?",
+        ),
+        (
+            {"reflow": {"round1": {"init": "pretran"}}},
+            "reflow.round1.init: 'pretran' is no model; did you mean 'pretrain'?",
+        ),
         (
             {"search": {"x": {"teacher": "x", "method": "bellman", "budgets": [1]}}},
             "search.x: 'x' is no model; there are: p",
@@ -103,7 +118,10 @@ PAIRS_OF_ITS_TEACHER = {"one-step": {"teacher": "pretrain"}}
             {"trajectories": {"boss-4": {"samples": 9}}},
             "trajectories.boss-4 has no timesteps: add search.boss-4",
         ),
-        ({"distill": {"boss-4": {"teacher": "round2"}}}, "'round2' is no model; there are: pretrain, round1"),
+        (
+            {"distill": {"boss-4": {"teacher": "round2"}}},
+            "boss-4.teacher 'round2' is no model; did you mean 'round1'?",
+        ),
         ({"distill": {"boss-4": {"train_on": "couple/x"}}}, "'couple/x' does not exist; there are: couple/r"),
         ({"distill": {"boss-4": {"train_on": "couple/round1"}}}, "straighten learns from trajectories/..., "),
         ({"distill": {"boss-4": {"teacher": "round1"}}}, "is not of its teacher; use trajectories/round1"),
@@ -137,6 +155,7 @@ def test_an_interpreter_without_the_locked_packages(settings):
 def test_guided_pairs_of_another_model_are_no_mismatch():
     """Guidance is in the weights of the round that learnt from them, so its own grid has none."""
     method = {"name": "flow_matching", "label_dropout": 0.1}
-    sections = {"pretrain": {"conditional": True, "method": method}, "couple": {"round1": {"guidance": 2.0}}}
+    teacher = {"pretrain": {"conditional": True, "method": method}}
+    sections = {"pretrain": teacher, "couple": {"round1": {"guidance": 2.0}}}
     sections["distill"] = {"one-step": {"teacher": "round1"}}
     check(Params(merged(tiny_params(), sections)))

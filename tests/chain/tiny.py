@@ -20,8 +20,10 @@ def shrink(params: dict[str, Any]) -> dict[str, Any]:
         "seed": 0,
         "prepare": {"source": "digits", "held_out": 0.25},
         "nets": {"metric": {"steps": 40}, "monitor": {"steps": 10}},
-        "pretrain": params["pretrain"]
-        | {"model": {"name": "unet", "width": 8, "multipliers": [1, 2]}, "train": train(60, 4e-3, 64)},
+        "pretrain": {
+            "pretrain": params["pretrain"]["pretrain"]
+            | {"model": {"name": "unet", "width": 8, "multipliers": [1, 2]}, "train": train(60, 4e-3, 64)}
+        },
         "adopt": {},
         "couple": {
             "round1": {

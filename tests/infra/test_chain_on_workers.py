@@ -11,7 +11,7 @@ from flows.workspaces.variant import Variant
 STAGES = {
     "prepare": "cpu",
     "nets": "cpu",
-    "pretrain": "gpu",
+    "pretrain@pretrain": "gpu",
     "couple@round1": "gpu",
     "search@pretrain": "gpu",
     "trajectories@pretrain": "gpu",

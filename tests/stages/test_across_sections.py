@@ -24,8 +24,8 @@ PAGE = Path("docs/choose-a-method.md").read_text()
 
 
 GUIDED = {
-    "pretrain__conditional": True,
-    "pretrain__method": {"name": "flow_matching", "label_dropout": 0.1},
+    "pretrain__pretrain__conditional": True,
+    "pretrain__pretrain__method": {"name": "flow_matching", "label_dropout": 0.1},
     "couple__round1__guidance": 2.0,
 }
 
@@ -85,7 +85,10 @@ def changed(**settings):
             {"distill__boss_at_4__coupling": "prepare"},
             "boss-4.coupling is not a setting; did you mean 'train_on'?",
         ),
-        ({"pretrain__given": "data/x"}, "pretrain.given is not a setting; did you mean 'checkpoint'?"),
+        (
+            {"pretrain__pretrain__given": "data/x"},
+            "pretrain.pretrain.given is not a setting; did you mean 'checkpoint'?",
+        ),
         (
             {"distill__one_at_step__method": {"name": "sim", "head_start": 3}},
             "method.head_start is not a setting; did you mean 'fake_warmup'?",
@@ -104,9 +107,9 @@ def changed(**settings):
         ),
         ({"couple__round1__guidance": 2.0}, r"couple\.round1\.guidance 2\.0 needs class-conditional"),
         (
-            {"couple__round1__guidance": 2.0, "pretrain__conditional": True},
+            {"couple__round1__guidance": 2.0, "pretrain__pretrain__conditional": True},
             r"couple\.round1\.guidance 2\.0 needs a model that was trained with hidden labels: set "
-            r"pretrain\.method\.label_dropout, such as to 0\.1",
+            r"pretrain\.pretrain\.method\.label_dropout, such as to 0\.1",
         ),
         (
             GUIDED | {"search__pretrain__guidance": 2.0, "couple__round1__guidance": 1.0},
@@ -126,10 +129,10 @@ def changed(**settings):
         ({"reflow__round1__init": "round1"}, "is the model it makes"),
         ({"reflow__round1__method": "flow_matching"}, "learns from data, not"),
         ({"reflow__round1__method": "endpoint"}, "trains students; use it in distill"),
-        ({"pretrain__method": "reflow"}, "learns from pairs, not from data"),
+        ({"pretrain__pretrain__method": "reflow"}, "learns from pairs, not from data"),
         (
-            {"pretrain__method": {"name": "flow_matching", "label_dropout": 0.1}},
-            r"pretrain\.method flow_matching: label_dropout 0\.1 needs.*\(pretrain\.conditional is false\)",
+            {"pretrain__pretrain__method": {"name": "flow_matching", "label_dropout": 0.1}},
+            r"pretrain\.pretrain\.method flow_matching: label_dropout 0\.1 needs.*pretrain\.conditional is false",
         ),
         (
             {"reflow__round1__method": {"name": "reflow", "label_dropout": 0.1}},
@@ -137,10 +140,10 @@ def changed(**settings):
         ),
         (
             {
-                "pretrain__conditional": True,
-                "pretrain__method": {"name": "flow_matching", "coupling": "optimal_transport"},
+                "pretrain__pretrain__conditional": True,
+                "pretrain__pretrain__method": {"name": "flow_matching", "coupling": "optimal_transport"},
             },
-            r"coupling optimal_transport is for models without classes.*\(pretrain\.conditional is true\)",
+            r"coupling optimal_transport is for models without classes.*pretrain\.conditional is true",
         ),
         (
             {"distill__boss_at_4__method": "flow_matching"},
@@ -155,22 +158,28 @@ def changed(**settings):
             r"method sim compares scores, but 'round1' learned from what a model made, which tells none",
         ),
         (
-            {"pretrain__method": {"name": "flow_matching", "coupling": "optimal_transport"}},
-            r"distill\.boss-4\.method dmd compares scores, but pretrain\.method\.coupling opt",
+            {"pretrain__pretrain__method": {"name": "flow_matching", "coupling": "optimal_transport"}},
+            r"distill\.boss-4\.method dmd compares scores, but pretrain\.pretrain\.method\.coupling opt",
         ),
         (
-            {"pretrain__noise": {"name": "student_t", "degrees": 128}},
-            r"distill\.boss-4\.method dmd compares scores, but pretrain\.noise is student_t with 128 degrees",
+            {"pretrain__pretrain__noise": {"name": "student_t", "degrees": 128}},
+            r"distill\.boss-4\.method dmd compares scores, but pretrain\.pretrain\.noise is student_t with",
         ),
         (
-            {"pretrain__noise": "student_t", "pretrain__prediction": "score"},
-            r"pretrain\.noise: prediction score, .* holds for normal noise alone",
+            {"pretrain__pretrain__noise": "student_t", "pretrain__pretrain__prediction": "score"},
+            r"pretrain\.pretrain\.noise: prediction score, .* holds for normal noise alone",
         ),
         (
-            {"pretrain__noise": "student_t", "reflow__round1__method": {"name": "reflow", "anneal": 0.5}},
+            {
+                "pretrain__pretrain__noise": "student_t",
+                "reflow__round1__method": {"name": "reflow", "anneal": 0.5},
+            },
             r"reflow\.round1\.method reflow: annealing, .* holds for normal noise alone",
         ),
-        ({"pretrain__noise": {"name": "student_t", "degrees": 2}}, r"pretrain\.noise.*a number above 2"),
+        (
+            {"pretrain__pretrain__noise": {"name": "student_t", "degrees": 2}},
+            r"pretrain\.pretrain\.noise.*a number above 2",
+        ),
         (
             {"distill__one_at_step__method": {"name": "sim", "regression_weight": 0.5}},
             r"distill\.one-step: method sim with a regression_weight learns from couple/\.\.\., not from ",
@@ -188,7 +197,7 @@ def changed(**settings):
         ),
         (
             {"distill__boss_at_4__init": "strait-4"},
-            r"boss-4\.init 'strait-4' is no model; there are: pretrain",
+            r"boss-4\.init 'strait-4' is no model; did you mean 'straight-4'",
         ),
         (
             {"distill__boss_at_4__init": "boss-8"},
@@ -258,7 +267,7 @@ def changed(**settings):
             r"one-step\.init 'any-step' is a flow map, whose steps method consistency would make it forget",
         ),
         (
-            {"pretrain__method": {"name": "meanflow", "learn_from": "data"}},
+            {"pretrain__pretrain__method": {"name": "meanflow", "learn_from": "data"}},
             "meanflow needs second_time, slow_times",
         ),
         (
@@ -270,8 +279,8 @@ def changed(**settings):
             r"distill\.endpoint\.method flow_guided: it trains a student of one step",
         ),
         (
-            {"pretrain__path": {"name": "linear", "gamma": 2}},
-            "pretrain.prediction velocity has no bound near data on a path with gamma",
+            {"pretrain__pretrain__path": {"name": "linear", "gamma": 2}},
+            "pretrain.pretrain.prediction velocity has no bound near data on a path with gamma",
         ),
         (
             {"prepare__codec": {"folder": "data/vae"}}
@@ -283,11 +292,20 @@ def changed(**settings):
             | {"reflow__round1__method": {"name": "reflow", "feature_weight": 1}},
             r"reflow\.round1\.method compares features of images, but prepare\.codec makes latents",
         ),
-        ({"pretrain__checkpoint": "."}, r"pretrain\.checkpoint '\.' must be a folder under data/"),
-        ({"pretrain__checkpoint": ""}, "pretrain.checkpoint '' must be a folder under data/"),
-        ({"pretrain__checkpoint": "data"}, "must be a folder under data/"),
-        ({"pretrain__checkpoint": "/etc"}, "must be a folder under data/"),
-        ({"pretrain__checkpoint": "data/../artifacts/models/boss-4"}, "must be a folder under data/"),
+        (
+            {"pretrain__pretrain__checkpoint": "."},
+            r"pretrain\.pretrain\.checkpoint '\.' must be a folder under data/",
+        ),
+        (
+            {"pretrain__pretrain__checkpoint": ""},
+            "pretrain.pretrain.checkpoint '' must be a folder under data/",
+        ),
+        ({"pretrain__pretrain__checkpoint": "data"}, "must be a folder under data/"),
+        ({"pretrain__pretrain__checkpoint": "/etc"}, "must be a folder under data/"),
+        (
+            {"pretrain__pretrain__checkpoint": "data/../artifacts/models/boss-4"},
+            "must be a folder under data/",
+        ),
         ({"seed": 2**32}, r"whole number from 0 to 2\*\*32 - 1"),
     ],
 )
@@ -342,7 +360,9 @@ def test_a_model_of_guided_pairs_shows_their_guidance_and_cannot_be_guided_again
 def test_a_name_for_two_models_is_refused():
     raw = changed()
     raw["distill"]["round1"] = raw["distill"]["one-step"]
-    with pytest.raises(UserError, match="'round1' names more than one model"):
+    with pytest.raises(
+        UserError, match=r"reflow\.round1 and distill\.round1 would both be the model 'round1'"
+    ):
         checks.check(Params(raw))
 
 
@@ -382,7 +402,8 @@ def test_the_nfe_of_a_step_are_those_of_the_solver(solver):
 
 def test_gates_judge_a_result_and_decide_nothing_of_it():
     strict, lax = (
-        Params(changed(pretrain__gates={"loss_ratio": ratio})).config("pretrain") for ratio in (0.5, None)
+        Params(changed(pretrain__pretrain__gates={"loss_ratio": ratio})).config("pretrain", "pretrain")
+        for ratio in (0.5, None)
     )
     assert deciding(strict) == deciding(lax)
     assert "gates" not in deciding(strict)

@@ -190,7 +190,7 @@ def test_wrong_settings_are_told(changed, told):
 
 
 def test_names_are_not_doubled_and_the_reference_is_a_teacher():
-    with pytest.raises(UserError, match="'round1' names more than one model among pretrain, adopt, reflow"):
+    with pytest.raises(UserError, match=r"adopt\.round1 and reflow\.round1 would both be the model 'round1'"):
         checks.check(settings(round1=SAID))
     params = settings()
     params.raw["evaluate"] = RAW["evaluate"] | {"reference": "boss-4"}

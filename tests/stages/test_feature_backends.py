@@ -110,13 +110,13 @@ def evaluated(root, monkeypatch, features):
         samples=50, blocks=2, nfe=[1], reference_nfe=1, reference_solver="euler", features=features
     )
     inputs = {"data": "artifacts/prepare", "nets": "artifacts/nets"}
-    inputs["model pretrain"] = "artifacts/models/pretrain"
+    inputs |= dict.fromkeys(["model pretrain", "reference"], "artifacts/models/pretrain")
     inputs |= evaluate.feature_inputs(config.features)
     inputs = {name: Path(path) for name, path in inputs.items()}
     facts = {
         "facts": {},
         "stage": "pretrain",
-        "key": None,
+        "key": "pretrain",
         "config": {},
         "fingerprint": "0" * 64,
         "inputs": {},

@@ -86,7 +86,11 @@ def chain(tmp_path_factory):
         settings = student({"name": "dmd", "fake_warmup": 1}) | {"train": TRAIN | {"steps": 2}}
         ran(root, distill, settings, student_inputs("prepare"), "boss")
         inputs = {"data": "prepare", "nets": "nets"}
-        inputs |= {"model pretrain": "pretrain", "model straight": "distill-straight"}
+        inputs |= {
+            "model pretrain": "pretrain",
+            "model straight": "distill-straight",
+            "reference": "pretrain",
+        }
         settings = {"samples": 50, "blocks": 2, "nfe": [2], "reference_nfe": 4}
         ran(root, evaluate, settings, inputs | {"search pretrain": "search-pretrain"})
     return root
