@@ -87,7 +87,12 @@ def run_evaluate(folder: Path) -> None:
     shape = Column(Shards(folder / "artifacts/prepare/train"), "data").shape[1:]
     model = build(ModelConfig(architecture=MODEL, shape=shape), seed=0)
     save_model(folder / "artifacts/models/pretrain", model)
-    names = {"data": "prepare", "nets": "nets", "model pretrain": "models/pretrain"}
+    names = {
+        "data": "prepare",
+        "nets": "nets",
+        "model pretrain": "models/pretrain",
+        "reference": "models/pretrain",
+    }
     inputs = {name: folder / "artifacts" / place for name, place in names.items()}
     few = {"reference_solver": "euler", "reference_nfe": 1, "samples": 100, "blocks": 2}
     batch = min(100, 2**24 // math.prod(shape))

@@ -113,7 +113,7 @@ save_model(clone / "data" / "mine", model)
 #
 # ## The chain takes it from there
 #
-# `pretrain.checkpoint` names the model directory: the chain adopts it instead of training a teacher. Without
+# `checkpoint` names the model directory: the chain adopts it instead of training a teacher. Without
 # it, the settings beside it would train your architecture from scratch. There are no pairs and no reflow in
 # this chain, so these sections are empty.
 
@@ -124,10 +124,12 @@ settings = {
     "prepare": {"source": "data/spiral.npz"},
     "nets": {},
     "pretrain": {
-        "method": "flow_matching",
-        "model": {"name": "plain"},
-        "train": train,
-        "checkpoint": "data/mine",
+        "pretrain": {
+            "method": "flow_matching",
+            "model": {"name": "plain"},
+            "train": train,
+            "checkpoint": "data/mine",
+        }
     },
     "couple": {},
     "reflow": {},

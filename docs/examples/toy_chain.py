@@ -46,9 +46,11 @@ settings = {
     "prepare": {"source": "two_moons", "source_options": {"count": 4000}},
     "nets": {},
     "pretrain": {
-        "method": "flow_matching",
-        "model": {"name": "mlp", "width": 64, "depth": 3},
-        "train": train(steps, 3e-3),
+        "pretrain": {
+            "method": "flow_matching",
+            "model": {"name": "mlp", "width": 64, "depth": 3},
+            "train": train(steps, 3e-3),
+        }
     },
     "couple": {"round1": {"model": "pretrain", "pairs": 2000, "solver": "heun", "nfe": 32}},
     "reflow": {"round1": {"init": "pretrain", "method": "reflow", "train": train(steps // 2, 1e-3)}},

@@ -66,15 +66,15 @@ def in_latents(checkout: Checkout) -> None:
 
 
 def conditional_toy(checkout: Checkout) -> None:
-    """Points with classes, two teachers of them, guidance in all that is made of these, no reflow, students of
-    both, one with jittered timesteps, so that it is searched itself."""
+    """Points with classes, two teachers of them and guided students of both, one of which has jittered
+    timesteps, so that it is searched itself; no reflow."""
     checkout.set(
         prepare={"source": "eight_gaussians"},
-        couple={"round1": {"guidance": 1.5, "model": "noisy"}},
+        couple={"round1": {"guidance": 1.5, "model": "narrow"}},
         search={"pretrain": {"guidance": 1.5}, "boss-4": SEARCH_OF_A_STUDENT},
         trajectories={"pretrain": {"keep": "all"}},
         distill={
-            "one-step": {"init": "noisy", "teacher": "noisy"},
+            "one-step": {"init": "narrow", "teacher": "narrow"},
             "boss-4": {"method": {"name": "straighten", "jitter": 0.3}},
             "finished-4": {"method": {"name": "dmd", "guidance": 1.5}},
         },
@@ -83,10 +83,10 @@ def conditional_toy(checkout: Checkout) -> None:
     learnt = {"conditional": True, "method": {"name": "flow_matching", "label_dropout": 0.2}}
     learnt |= {"model": {"name": "mlp", "width": 32}}
     first = params["pretrain"]["pretrain"] | learnt
-    second = first | {"prediction": "noise", "model": {"name": "mlp", "width": 24}}
-    params |= {"reflow": {}, "pretrain": {"pretrain": first, "noisy": second}}
-    params["search"]["noisy"] = params["search"].pop("round1") | {"teacher": "noisy", "guidance": 1.5}
-    params["evaluate"]["reference"] = "noisy"
+    second = first | {"prediction": "v", "model": {"name": "mlp", "width": 24}}
+    params |= {"reflow": {}, "pretrain": {"pretrain": first, "narrow": second}}
+    params["search"]["narrow"] = params["search"].pop("round1") | {"teacher": "narrow", "guidance": 1.5}
+    params["evaluate"]["reference"] = "narrow"
     checkout.write_params(params)
 
 
@@ -196,7 +196,7 @@ def test_a_student_in_latents_is_shown_and_measured_as_images(variants):
 
 def test_a_conditional_student_has_the_classes_of_its_teacher(variants):
     checkout, _ = variants[conditional_toy]
-    for model in ("pretrain", "noisy", "boss-4", "one-step"):
+    for model in ("pretrain", "narrow", "boss-4", "one-step"):
         config = json.loads((checkout / f"artifacts/models/{model}/config.json").read_text())
         assert config["classes"] == 8
 
@@ -208,13 +208,13 @@ def test_each_of_two_teachers_has_its_students_and_one_is_the_reference(variants
         return json.loads((checkout / f"artifacts/models/{model}/config.json").read_text())
 
     widths = {
-        model: told(model)["architecture"]["width"] for model in ("pretrain", "noisy", "boss-4", "one-step")
+        model: told(model)["architecture"]["width"] for model in ("pretrain", "narrow", "boss-4", "one-step")
     }
-    assert widths == {"pretrain": 32, "noisy": 24, "boss-4": 32, "one-step": 24}
-    assert told("one-step")["prediction"] == told("noisy")["prediction"] == "noise"
+    assert widths == {"pretrain": 32, "narrow": 24, "boss-4": 32, "one-step": 24}
+    assert told("one-step")["prediction"] == told("narrow")["prediction"] == "v"
     metrics = json.loads((checkout / "artifacts/evaluate/metrics.json").read_text())
-    assert {row["teacher"].partition("@")[0] for row in metrics["rows"]} == {"noisy"}
-    assert {row["model"] for row in metrics["rows"] if row["grid"] == "bellman"} == {"pretrain", "noisy"}
+    assert {row["teacher"].partition("@")[0] for row in metrics["rows"]} == {"narrow"}
+    assert {row["model"] for row in metrics["rows"] if row["grid"] == "bellman"} == {"pretrain", "narrow"}
 
 
 def test_a_jittered_student_is_searched_where_its_knots_were_moved(variants):

@@ -132,7 +132,7 @@ def changed(**settings):
         ({"pretrain__pretrain__method": "reflow"}, "learns from pairs, not from data"),
         (
             {"pretrain__pretrain__method": {"name": "flow_matching", "label_dropout": 0.1}},
-            r"pretrain\.pretrain\.method flow_matching: label_dropout 0\.1 needs.*pretrain\.conditional is false",
+            r"pretrain\.method flow_matching: label_dropout 0\.1 needs.*pretrain\.conditional is false",
         ),
         (
             {"reflow__round1__method": {"name": "reflow", "label_dropout": 0.1}},
