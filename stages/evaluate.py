@@ -11,7 +11,7 @@ from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.features import FeatureSettings, feature_inputs, wrong_features
 from stages.settings.fields import Precision
-from stages.settings.models import models, teachers, wrong_reference
+from stages.settings.models import models, references, wrong_reference
 from stages.settings.params import Count, Params, Settings, SolverName
 from stages.settings.refined import RefinedSettings, wrong_refined
 from stages.settings.samplers import EntryName, SamplerSettings, wrong_samplers
@@ -35,7 +35,8 @@ class Config(Settings):
     nfe: tuple[Count, ...] = Field(min_length=1)
     """NFE at which models trained at all times are sampled with equal steps."""
     reference: str | None = None
-    """The model that all others are compared with, a key of pretrain or adopt; null takes the only one."""
+    """The model that all others are compared with, a key of pretrain or adopt. null takes the only key of
+    pretrain, or of adopt if pretrain is {}; of several, one must be named."""
     reference_solver: SolverName = "ab2"
     """The solver of its fine runs. On digits, ab2 converges with half the NFE of heun."""
     reference_nfe: int = Field(16, ge=1)
@@ -58,7 +59,7 @@ def inputs(config: Config, key: str | None, params: Params) -> dict[str, str]:
     found = {"data": "artifacts/prepare", "nets": "artifacts/nets"}
     found |= feature_inputs(config.features)
     found |= {f"model {name}": f"artifacts/models/{name}" for name in models(params)}
-    found["reference"] = f"artifacts/models/{config.reference or teachers(params)[0]}"
+    found["reference"] = f"artifacts/models/{config.reference or references(params)[0]}"
     return found | {f"search {name}": f"artifacts/search/{name}" for name in params.keys("search")}
 
 

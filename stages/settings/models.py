@@ -122,12 +122,17 @@ def missing_flows(params: Params, named: Iterable[tuple[str, str]]) -> list[str]
     return problems
 
 
+def references(params: Params) -> list[str]:
+    """Return the teachers to compare with if none is named: those pretrained, else those adopted."""
+    return params.keys("pretrain") or params.keys("adopt")
+
+
 def wrong_reference(name: str | None, params: Params) -> list[str]:
-    """Return what is wrong with evaluate.reference, the name of a teacher; None stands for the only one."""
+    """Return what is wrong with evaluate.reference, the name of a teacher; None leaves it to `references`."""
     there = teachers(params)
     if not there:
         return ["evaluate compares with a teacher, and there is none: add one to pretrain or adopt"]
-    if name is None and len(there) > 1:
+    if name is None and len(references(params)) > 1:
         return [f"evaluate.reference is missing: name the teacher to compare with, {' or '.join(there)}"]
     if name is not None and name not in there:
         return [f"evaluate.reference {name!r} is no teacher; {suggest(name, there)}"]

@@ -55,6 +55,12 @@ def test_either_may_be_the_reference(reference):
     assert params.inputs("evaluate")["reference"] == f"artifacts/models/{reference}"
 
 
+def test_without_a_name_the_only_pretrained_one_is():
+    params = Params(RAW | {"adopt": {"mine": {"folder": "data/mine"}}})
+    checks.check(params)
+    assert params.inputs("evaluate")["reference"] == f"artifacts/models/{FIRST}"
+
+
 STUDENT_T = {"noise": "student_t"}
 OF_SMALL = {"small": {"model": "small", "pairs": 64}}
 GUIDED = {"small": OF_SMALL["small"] | {"guidance": 2.0}}
@@ -72,7 +78,6 @@ GUIDED = {"small": OF_SMALL["small"] | {"guidance": 2.0}}
         ({"method": "reflow"}, {}, "  pretrain.small.method reflow learns from pairs, not from data"),
         ({"path": {"name": "linear", "gamma": 2}}, {}, "  pretrain.small.prediction velocity has no bound"),
         (STUDENT_T | {"prediction": "score"}, {}, "  pretrain.small.noise: prediction score, "),
-        ({"checkpoint": "/etc"}, {}, "  pretrain.small.checkpoint '/etc' must be a folder under data/"),
         (
             {},
             {"couple": {"small": {"model": "smal", "pairs": 9}}},
@@ -128,6 +133,14 @@ def test_a_checkpoint_needs_no_training():
     )
     checks.check(params)  # whether it can be guided, it says itself
     assert not pair_checks.learnt_independent({"stage": "pretrain", "config": {"method": None}})
+
+
+@pytest.mark.parametrize("folder", ["", ".", "data", "/etc", "data/../artifacts/models/boss-4"])
+def test_a_checkpoint_lies_where_dvc_sees_it_change(folder):
+    with pytest.raises(
+        UserError, match=rf"pretrain\.small\.checkpoint '{folder}' must be a folder under data/"
+    ):
+        checks.check(settings({"checkpoint": folder}))
 
 
 def test_settings_of_one_model_without_a_name_are_told_where_they_are_now():
