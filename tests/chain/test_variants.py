@@ -17,7 +17,7 @@ from fewstep.grids import reach
 from fewstep.metrics.nets import load_nets
 
 SEARCH_OF_A_STUDENT = {
-    "teacher": "pretrain",
+    "teacher": "base",
     "method": {"name": "coordinate_descent", "noises": 64},
     "budgets": [4],
     "guidance": 1.5,
@@ -32,8 +32,8 @@ def little(checkout: Checkout) -> None:
         nets={"metric": {"steps": 8}, "monitor": {"steps": 4}},
         couple={"round1": {"pairs": 192, "held_out": 32}},
         reflow={"round1": {"train": train(4, 1e-3)}},
-        search={"pretrain": search, "round1": search},
-        trajectories={"pretrain": {"samples": 96, "held_out": 32}},
+        search={"base": search, "round1": search},
+        trajectories={"base": {"samples": 96, "held_out": 32}},
     )
 
 
@@ -50,7 +50,7 @@ def squares(checkout: Checkout, side: int) -> None:
 def own_images(checkout: Checkout) -> None:
     """Give the chain images of 12x12."""
     squares(checkout, 12)
-    checkout.set(prepare={"source": "data/squares.npz"}, pretrain={"pretrain": {"train": train(40, 4e-3)}})
+    checkout.set(prepare={"source": "data/squares.npz"}, pretrain={"base": {"train": train(40, 4e-3)}})
 
 
 def in_latents(checkout: Checkout) -> None:
@@ -71,8 +71,8 @@ def conditional_toy(checkout: Checkout) -> None:
     checkout.set(
         prepare={"source": "eight_gaussians"},
         couple={"round1": {"guidance": 1.5, "model": "narrow"}},
-        search={"pretrain": {"guidance": 1.5}, "boss-4": SEARCH_OF_A_STUDENT},
-        trajectories={"pretrain": {"keep": "all"}},
+        search={"base": {"guidance": 1.5}, "boss-4": SEARCH_OF_A_STUDENT},
+        trajectories={"base": {"keep": "all"}},
         distill={
             "one-step": {"init": "narrow", "teacher": "narrow"},
             "boss-4": {"method": {"name": "straighten", "jitter": 0.3}},
@@ -82,9 +82,9 @@ def conditional_toy(checkout: Checkout) -> None:
     params = checkout.params()
     learnt = {"conditional": True, "method": {"name": "flow_matching", "label_dropout": 0.2}}
     learnt |= {"model": {"name": "mlp", "width": 32}}
-    first = params["pretrain"]["pretrain"] | learnt
+    first = params["pretrain"]["base"] | learnt
     second = first | {"prediction": "v", "model": {"name": "mlp", "width": 24}}
-    params |= {"reflow": {}, "pretrain": {"pretrain": first, "narrow": second}}
+    params |= {"reflow": {}, "pretrain": {"base": first, "narrow": second}}
     params["search"]["narrow"] = params["search"].pop("round1") | {"teacher": "narrow", "guidance": 1.5}
     params["evaluate"]["reference"] = "narrow"
     checkout.write_params(params)
@@ -100,8 +100,8 @@ def teacher_alone(checkout: Checkout) -> None:
     del params["prepare"]["source"]
     params["prepare"]["teacher"] = said | {"samples": 160, "latents": True, "nfe": 8}
     params |= {"pretrain": {}, "adopt": {"tiny": said | {"gates": "warn"}}, "couple": {}, "reflow": {}}
-    params["search"] = {"tiny": params["search"]["pretrain"] | {"teacher": "tiny"}}
-    params["trajectories"] = {"tiny": params["trajectories"]["pretrain"]}
+    params["search"] = {"tiny": params["search"]["base"] | {"teacher": "tiny"}}
+    params["trajectories"] = {"tiny": params["trajectories"]["base"]}
     learnt = {"teacher": "tiny", "init": "tiny", "train_on": "trajectories/tiny"}
     params["distill"] = {"boss-4": params["distill"]["boss-4"] | learnt}
     params["evaluate"]["reference"] = "tiny"
@@ -128,7 +128,7 @@ def variants(finished, tmp_path_factory):
 
 def teacher_of(checkout: Checkout) -> str:
     """Return the name of the model that others are compared with."""
-    return checkout.params()["evaluate"].get("reference", "pretrain")
+    return checkout.params()["evaluate"].get("reference", "base")
 
 
 @pytest.fixture(params=VARIANTS, ids=lambda variant: variant.__name__)
@@ -196,7 +196,7 @@ def test_a_student_in_latents_is_shown_and_measured_as_images(variants):
 
 def test_a_conditional_student_has_the_classes_of_its_teacher(variants):
     checkout, _ = variants[conditional_toy]
-    for model in ("pretrain", "narrow", "boss-4", "one-step"):
+    for model in ("base", "narrow", "boss-4", "one-step"):
         config = json.loads((checkout / f"artifacts/models/{model}/config.json").read_text())
         assert config["classes"] == 8
 
@@ -208,13 +208,13 @@ def test_each_of_two_teachers_has_its_students_and_one_is_the_reference(variants
         return json.loads((checkout / f"artifacts/models/{model}/config.json").read_text())
 
     widths = {
-        model: told(model)["architecture"]["width"] for model in ("pretrain", "narrow", "boss-4", "one-step")
+        model: told(model)["architecture"]["width"] for model in ("base", "narrow", "boss-4", "one-step")
     }
-    assert widths == {"pretrain": 32, "narrow": 24, "boss-4": 32, "one-step": 24}
+    assert widths == {"base": 32, "narrow": 24, "boss-4": 32, "one-step": 24}
     assert told("one-step")["prediction"] == told("narrow")["prediction"] == "v"
     metrics = json.loads((checkout / "artifacts/evaluate/metrics.json").read_text())
     assert {row["teacher"].partition("@")[0] for row in metrics["rows"]} == {"narrow"}
-    assert {row["model"] for row in metrics["rows"] if row["grid"] == "bellman"} == {"pretrain", "narrow"}
+    assert {row["model"] for row in metrics["rows"] if row["grid"] == "bellman"} == {"base", "narrow"}
 
 
 def test_a_jittered_student_is_searched_where_its_knots_were_moved(variants):

@@ -24,8 +24,8 @@ PAGE = Path("docs/choose-a-method.md").read_text()
 
 
 GUIDED = {
-    "pretrain__pretrain__conditional": True,
-    "pretrain__pretrain__method": {"name": "flow_matching", "label_dropout": 0.1},
+    "pretrain__base__conditional": True,
+    "pretrain__base__method": {"name": "flow_matching", "label_dropout": 0.1},
     "couple__round1__guidance": 2.0,
 }
 
@@ -34,9 +34,9 @@ ANY_STEP = {
     "trajectories__pretrain__keep": "all",
     "distill__any_at_step": {
         "method": "flow_map",
-        "init": "pretrain",
-        "teacher": "pretrain",
-        "train_on": "trajectories/pretrain",
+        "init": "base",
+        "teacher": "base",
+        "train_on": "trajectories/base",
         "nfe": "any",
         "train": {"steps": 10},
     },
@@ -77,7 +77,7 @@ def changed(**settings):
             {"evaluate__reference_nfe": 63, "evaluate__reference_solver": "heun"},
             "reference_nfe 63: a step of heun takes 2 NFE",
         ),
-        ({"search__pretrain__budgets": [0]}, r"search\.pretrain\.budgets\[0\] should be greater"),
+        ({"search__pretrain__budgets": [0]}, r"search\.base\.budgets\[0\] should be greater"),
         ({"search__pretrain__budgets": [1, 2, 4, 8, 100]}, "budget 100 does not fit a fine grid of 16"),
         ({"search": {}}, "search is empty"),
         ({"couple__round1__calls": 64}, "couple.round1.calls is not a setting; did you mean 'nfe'?"),
@@ -85,7 +85,7 @@ def changed(**settings):
             {"distill__boss_at_4__coupling": "prepare"},
             "boss-4.coupling is not a setting; did you mean 'train_on'?",
         ),
-        ({"pretrain__pretrain__given": "x"}, "given is not a setting; did you mean 'checkpoint'?"),
+        ({"pretrain__base__given": "x"}, "given is not a setting; did you mean 'checkpoint'?"),
         (
             {"distill__one_at_step__method": {"name": "sim", "head_start": 3}},
             "method.head_start is not a setting; did you mean 'fake_warmup'?",
@@ -104,9 +104,9 @@ def changed(**settings):
         ),
         ({"couple__round1__guidance": 2.0}, r"couple\.round1\.guidance 2\.0 needs class-conditional"),
         (
-            {"couple__round1__guidance": 2.0, "pretrain__pretrain__conditional": True},
+            {"couple__round1__guidance": 2.0, "pretrain__base__conditional": True},
             r"couple\.round1\.guidance 2\.0 needs a model that was trained with hidden labels: set "
-            r"pretrain\.pretrain\.method\.label_dropout, such as to 0\.1",
+            r"pretrain\.base\.method\.label_dropout, such as to 0\.1",
         ),
         (
             GUIDED | {"search__pretrain__guidance": 2.0, "couple__round1__guidance": 1.0},
@@ -122,14 +122,14 @@ def changed(**settings):
         ),
         ({"couple__round1__guidance": float("nan")}, r"couple\.round1\.guidance should be a finite number"),
         ({"couple__round1__model": "boss-4"}, "'boss-4' is trained only at the timesteps of its grid"),
-        ({"couple__round1__model": "nobody"}, "'nobody' is no model; there are: pretrain, round1"),
+        ({"couple__round1__model": "nobody"}, "'nobody' is no model; there are: base, round1"),
         ({"reflow__round1__init": "round1"}, "is the model it makes"),
         ({"reflow__round1__method": "flow_matching"}, "learns from data, not"),
         ({"reflow__round1__method": "endpoint"}, "trains students; use it in distill"),
-        ({"pretrain__pretrain__method": "reflow"}, "learns from pairs, not from data"),
+        ({"pretrain__base__method": "reflow"}, "learns from pairs, not from data"),
         (
-            {"pretrain__pretrain__method": {"name": "flow_matching", "label_dropout": 0.1}},
-            r"pretrain\.method flow_matching: label_dropout 0\.1 needs.*pretrain\.conditional is false",
+            {"pretrain__base__method": {"name": "flow_matching", "label_dropout": 0.1}},
+            r"base\.method flow_matching: label_dropout 0\.1 needs.*\(pretrain\.base\.conditional is false\)",
         ),
         (
             {"reflow__round1__method": {"name": "reflow", "label_dropout": 0.1}},
@@ -137,10 +137,10 @@ def changed(**settings):
         ),
         (
             {
-                "pretrain__pretrain__conditional": True,
-                "pretrain__pretrain__method": {"name": "flow_matching", "coupling": "optimal_transport"},
+                "pretrain__base__conditional": True,
+                "pretrain__base__method": {"name": "flow_matching", "coupling": "optimal_transport"},
             },
-            r"coupling optimal_transport is for models without classes.*pretrain\.conditional is true",
+            r"coupling optimal_transport is for models without classes.*\(pretrain\.base\.conditional is true\)",
         ),
         (
             {"distill__boss_at_4__method": "flow_matching"},
@@ -155,25 +155,25 @@ def changed(**settings):
             r"method sim compares scores, but 'round1' learned from what a model made, which tells none",
         ),
         (
-            {"pretrain__pretrain__method": {"name": "flow_matching", "coupling": "optimal_transport"}},
-            r"distill\.boss-4\.method dmd compares scores, but pretrain\.pretrain\.method\.coupling opt",
+            {"pretrain__base__method": {"name": "flow_matching", "coupling": "optimal_transport"}},
+            r"distill\.boss-4\.method dmd compares scores, but pretrain\.base\.method\.coupling opt",
         ),
         (
-            {"pretrain__pretrain__noise": {"name": "student_t", "degrees": 128}},
-            r"distill\.boss-4\.method dmd compares scores, but pretrain\.pretrain\.noise is student_t with",
+            {"pretrain__base__noise": {"name": "student_t", "degrees": 128}},
+            r"distill\.boss-4\.method dmd compares scores, but pretrain\.base\.noise is student_t with",
         ),
         (
-            {"pretrain__pretrain__noise": "student_t", "pretrain__pretrain__prediction": "score"},
-            r"pretrain\.pretrain\.noise: prediction score, .* holds for normal noise alone",
+            {"pretrain__base__noise": "student_t", "pretrain__base__prediction": "score"},
+            r"pretrain\.base\.noise: prediction score, .* holds for normal noise alone",
         ),
         (
             {
-                "pretrain__pretrain__noise": "student_t",
+                "pretrain__base__noise": "student_t",
                 "reflow__round1__method": {"name": "reflow", "anneal": 0.5},
             },
             r"reflow\.round1\.method reflow: annealing, .* holds for normal noise alone",
         ),
-        ({"pretrain__pretrain__noise": {"name": "student_t", "degrees": 2}}, r"noise.*a number above 2"),
+        ({"pretrain__base__noise": {"name": "student_t", "degrees": 2}}, r"noise.*a number above 2"),
         (
             {"distill__one_at_step__method": {"name": "sim", "regression_weight": 0.5}},
             r"distill\.one-step: method sim with a regression_weight learns from couple/\.\.\., not from ",
@@ -241,11 +241,11 @@ def changed(**settings):
         ),
         (
             ANY_STEP | {"distill__any_at_step__method": "meanflow"},
-            "method meanflow learns from couple/..., not from trajectories/pretrain",
+            "method meanflow learns from couple/..., not from trajectories/base",
         ),
         (
             ANY_STEP | {"distill__any_at_step__method": "flow_map_distillation"},
-            "method flow_map_distillation learns from prepare, not from trajectories/pretrain",
+            "method flow_map_distillation learns from prepare, not from trajectories/base",
         ),
         (
             {"distill__boss_at_4__method": "consistency"},
@@ -261,7 +261,7 @@ def changed(**settings):
             r"one-step\.init 'any-step' is a flow map, whose steps method consistency would make it forget",
         ),
         (
-            {"pretrain__pretrain__method": {"name": "meanflow", "learn_from": "data"}},
+            {"pretrain__base__method": {"name": "meanflow", "learn_from": "data"}},
             "meanflow needs second_time, slow_times",
         ),
         (
@@ -273,8 +273,8 @@ def changed(**settings):
             r"distill\.endpoint\.method flow_guided: it trains a student of one step",
         ),
         (
-            {"pretrain__pretrain__path": {"name": "linear", "gamma": 2}},
-            "pretrain.pretrain.prediction velocity has no bound near data on a path with gamma",
+            {"pretrain__base__path": {"name": "linear", "gamma": 2}},
+            "pretrain.base.prediction velocity has no bound near data on a path with gamma",
         ),
         (
             {"prepare__codec": {"folder": "data/vae"}}
@@ -328,8 +328,8 @@ def test_a_model_of_guided_pairs_shows_their_guidance_and_cannot_be_guided_again
     raw = changed(**GUIDED)
     raw["couple"]["round2"] = raw["couple"]["round1"] | {"model": "round1", "guidance": 1.0}
     raw["reflow"]["round2"] = raw["reflow"]["round1"] | {"init": "round1"}
-    shown = {name: shown_guidance(Params(raw), name) for name in ("pretrain", "round1", "round2", "endpoint")}
-    assert shown == {"pretrain": 1.0, "round1": 2.0, "round2": 2.0, "endpoint": 2.0}
+    shown = {name: shown_guidance(Params(raw), name) for name in ("base", "round1", "round2", "endpoint")}
+    assert shown == {"base": 1.0, "round1": 2.0, "round2": 2.0, "endpoint": 2.0}
     told = unguidable(Params(raw), [("here", 3.0, "round2"), ("there", 1.0, "round2")])
     assert told == ["here 3.0: round2 was taught guidance 2; set this to 1"]
     raw["couple"]["round1"]["model"] = "round2"  # in a circle, which is refused, but not here
@@ -380,7 +380,7 @@ def test_the_nfe_of_a_step_are_those_of_the_solver(solver):
 
 def test_gates_judge_a_result_and_decide_nothing_of_it():
     strict, lax = (
-        Params(changed(pretrain__pretrain__gates={"loss_ratio": ratio})).config("pretrain", "pretrain")
+        Params(changed(pretrain__base__gates={"loss_ratio": ratio})).config("pretrain", "pretrain")
         for ratio in (0.5, None)
     )
     assert deciding(strict) == deciding(lax)

@@ -11,7 +11,7 @@ from stages.settings import checks
 from stages.settings.params import Params
 
 RAW = yaml.safe_load(Path("params.yaml").read_text())
-SEARCH = RAW["search"]["pretrain"] | {"teacher": "mine"}
+SEARCH = RAW["search"]["base"] | {"teacher": "mine"}
 
 
 def settings(**sections):
@@ -32,14 +32,14 @@ def test_the_adopted_model_is_what_others_are_compared_with():
     ("sections", "told"),
     [
         (
-            {"evaluate": RAW["evaluate"] | {"reference": "pretrain"}},
-            r"evaluate\.reference 'pretrain' is no teacher; there are: mine",
+            {"evaluate": RAW["evaluate"] | {"reference": "base"}},
+            r"evaluate\.reference 'base' is no teacher; there are: mine",
         ),
         ({"adopt": {}}, "evaluate compares with a teacher, and there is none: add one to pretrain or adopt"),
-        ({"couple": {"a": {"model": "pretrain", "pairs": 9}}}, "'pretrain' is no model; there are: mine"),
-        ({"search": RAW["search"]}, r"search\.pretrain: 'pretrain' is no model; there are: mine"),
+        ({"couple": {"a": {"model": "base", "pairs": 9}}}, "'base' is no model; there are: mine"),
+        ({"search": RAW["search"]}, r"search\.base: 'base' is no model; there are: mine"),
         ({"search": {}}, r"search is empty, but every student needs a grid: add search\.mine"),
-        ({"distill": {"four": STRAIGHT}}, r"distill\.four\.teacher 'pretrain' is no model; there are: mine"),
+        ({"distill": {"four": STRAIGHT}}, r"distill\.four\.teacher 'base' is no model; there are: mine"),
         ({"pretrain": None}, r"pretrain should be a mapping of names to settings, such as {}, got None"),
     ],
 )

@@ -56,9 +56,9 @@ def test_the_named_file_or_folder_does(data, source):
 
 
 def test_of_data_pretrain_reads_the_given_model_alone():
-    config = pretrain.Config(**RAW["pretrain"]["pretrain"] | {"checkpoint": "data/mine"})
+    config = pretrain.Config(**RAW["pretrain"]["base"] | {"checkpoint": "data/mine"})
     assert pretrain.inputs(config, "mine") == {"data": "artifacts/prepare", "checkpoint": "data/mine"}
-    assert pretrain.inputs(pretrain.Config(**RAW["pretrain"]["pretrain"]), "mine") == {
+    assert pretrain.inputs(pretrain.Config(**RAW["pretrain"]["base"]), "mine") == {
         "data": "artifacts/prepare"
     }
 
