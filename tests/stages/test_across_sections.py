@@ -140,7 +140,7 @@ def changed(**settings):
                 "pretrain__base__conditional": True,
                 "pretrain__base__method": {"name": "flow_matching", "coupling": "optimal_transport"},
             },
-            r"coupling optimal_transport is for models without classes.*\(pretrain\.base\.conditional is true\)",
+            r"coupling optimal_transport is for models without classes.*pretrain\.base\.conditional is true",
         ),
         (
             {"distill__boss_at_4__method": "flow_matching"},
