@@ -82,7 +82,7 @@ PAIRS_OF_ITS_TEACHER = {"one-step": {"teacher": "base"}}
             "search.base.teacher 'round1' must be 'base', the model itself",
         ),
         ({"search": {"base": {"method": "best"}}}, "report_noises 32 is too few to tell the best search"),
-        ({"search": {"base": {"solver": "heun"}}}, "distill.boss-4 learns Euler steps, but search.pretr"),
+        ({"search": {"base": {"solver": "heun"}}}, "distill.boss-4 learns Euler steps, but search.base"),
         (
             {"search": {"boss-4": STUDENT}},
             "search.boss-4: 'boss-4' is trained only at the timesteps of its grid",
@@ -111,7 +111,7 @@ PAIRS_OF_ITS_TEACHER = {"one-step": {"teacher": "base"}}
         ),
         (
             {"search": {"x": {"teacher": "x", "method": "bellman", "budgets": [1]}}},
-            "search.x: 'x' is no model; there are: p",
+            "search.x: 'x' is no model; there are: base",
         ),
         ({"trajectories": {"x": {"samples": 9}}}, "trajectories.x: 'x' is no model; there are: base, ro"),
         (

@@ -31,7 +31,7 @@ GUIDED = {
 
 
 ANY_STEP = {
-    "trajectories__pretrain__keep": "all",
+    "trajectories__base__keep": "all",
     "distill__any_at_step": {
         "method": "flow_map",
         "init": "base",
@@ -77,8 +77,8 @@ def changed(**settings):
             {"evaluate__reference_nfe": 63, "evaluate__reference_solver": "heun"},
             "reference_nfe 63: a step of heun takes 2 NFE",
         ),
-        ({"search__pretrain__budgets": [0]}, r"search\.base\.budgets\[0\] should be greater"),
-        ({"search__pretrain__budgets": [1, 2, 4, 8, 100]}, "budget 100 does not fit a fine grid of 16"),
+        ({"search__base__budgets": [0]}, r"search\.base\.budgets\[0\] should be greater"),
+        ({"search__base__budgets": [1, 2, 4, 8, 100]}, "budget 100 does not fit a fine grid of 16"),
         ({"search": {}}, "search is empty"),
         ({"couple__round1__calls": 64}, "couple.round1.calls is not a setting; did you mean 'nfe'?"),
         (
@@ -95,7 +95,7 @@ def changed(**settings):
             "unknown method 'distribution'; did you mean 'dmd'?",
         ),
         (
-            {"search__pretrain__method": "endpoint"},
+            {"search__base__method": "endpoint"},
             "unknown search 'endpoint'; did you mean 'coordinate_descent'?",
         ),
         (
@@ -109,7 +109,7 @@ def changed(**settings):
             r"pretrain\.base\.method\.label_dropout, such as to 0\.1",
         ),
         (
-            GUIDED | {"search__pretrain__guidance": 2.0, "couple__round1__guidance": 1.0},
+            GUIDED | {"search__base__guidance": 2.0, "couple__round1__guidance": 1.0},
             r"distill\.boss-4\.method\.guidance 1\.0 would undo the guidance 2 that its init straight",
         ),
         (
@@ -214,8 +214,8 @@ def changed(**settings):
             r"any-step\.nfe: should be a whole number from 1, or any",
         ),
         (
-            ANY_STEP | {"trajectories__pretrain__keep": "timesteps"},
-            r"any-step: method flow_map learns from states between the timesteps; set trajectories\.pre",
+            ANY_STEP | {"trajectories__base__keep": "timesteps"},
+            r"any-step: method flow_map learns from states between the timesteps; set trajectories\.base",
         ),
         (ANY_STEP | {"distill__any_at_step__train_on": "couple/round1"}, "learns from trajectories/"),
         (ANY_STEP | {"distill__any_at_step__init": "boss-4"}, r"any-step\.init 'boss-4' takes 4 NFE"),
@@ -321,7 +321,7 @@ def test_guidance_that_every_section_takes_up_is_right():
         f"distill__{key}__method": {"name": "dmd", "guidance": 2.0} for key in ("boss_at_4", "boss_at_8")
     }
     methods["distill__one-step__method"] = {"name": "sim", "guidance": 2.0}
-    checks.check(Params(changed(**GUIDED, search__pretrain__guidance=2.0, **methods)))
+    checks.check(Params(changed(**GUIDED, search__base__guidance=2.0, **methods)))
 
 
 def test_a_model_of_guided_pairs_shows_their_guidance_and_cannot_be_guided_again():
@@ -380,7 +380,7 @@ def test_the_nfe_of_a_step_are_those_of_the_solver(solver):
 
 def test_gates_judge_a_result_and_decide_nothing_of_it():
     strict, lax = (
-        Params(changed(pretrain__base__gates={"loss_ratio": ratio})).config("pretrain", "pretrain")
+        Params(changed(pretrain__base__gates={"loss_ratio": ratio})).config("pretrain", "base")
         for ratio in (0.5, None)
     )
     assert deciding(strict) == deciding(lax)

@@ -17,6 +17,6 @@ def test_only_outputs_that_no_stage_makes_any_more_are_removed(tmp_path):
         progress=SimpleNamespace(note=notes.append),
     )
     remove_models_no_longer_named(job)
-    assert sorted(path.name for path in models.iterdir()) == ["mine", "base"]
+    assert sorted(path.name for path in models.iterdir()) == ["base", "mine"]
     assert any("mine is the output of no stage" in note for note in notes)
     assert any("removed" in note and "old-student" in note for note in notes)

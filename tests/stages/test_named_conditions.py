@@ -87,7 +87,7 @@ def chain(tmp_path_factory):
         ran(root, distill, settings, student_inputs("prepare"), "boss")
         inputs = {"data": "prepare", "nets": "nets"}
         inputs |= {
-            "model base": "pretrain-base",
+            "model pretrain-base": "pretrain-base",
             "model straight": "distill-straight",
             "reference": "pretrain-base",
         }
