@@ -35,7 +35,7 @@ def run(tmp_path, method, *, config=None, **settings):
     """Run the stage on a model and return the folder it wrote."""
     pictures = {}
     inputs = {"model": model_folder(tmp_path / "model", **(config or {}))}
-    job = job_in(tmp_path, "search", "pretrain", inputs=inputs, picture=pictures.setdefault)
+    job = job_in(tmp_path, "search", "base", inputs=inputs, picture=pictures.setdefault)
     search.run(
         search.Config(teacher="base", method=method, **({"budgets": [1, 2, 4]} | SMALL | settings)), job
     )
