@@ -10,9 +10,9 @@ from flows.workspaces.variant import Variant
 
 STRAIGHT: dict[str, Any] = {
     "method": "straighten",
-    "init": "pretrain",
-    "teacher": "pretrain",
-    "train_on": "trajectories/pretrain",
+    "init": "base",
+    "teacher": "base",
+    "train_on": "trajectories/base",
     "nfe": 4,
     "train": {
         "steps": 200,

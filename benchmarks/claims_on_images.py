@@ -23,7 +23,7 @@ DEMO: dict[str, Any] = yaml.safe_load(Path("params.yaml").read_text())
 ANY_STEP, ONE_STEP = DEMO["distill"]["any-step"], DEMO["distill"]["one-step"]
 QUARTER = {"name": "unet", "width": 8, "multipliers": [1, 2]}
 """A network of a quarter of the demo's weights."""
-PAIRS = {"model": "pretrain", "pairs": 12_000, "solver": "ab2", "nfe": 16}
+PAIRS = {"model": "base", "pairs": 12_000, "solver": "ab2", "nfe": 16}
 
 
 def training(steps: int, rate: float) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def training(steps: int, rate: float) -> dict[str, Any]:
 
 def reflowed(pairs: int, **methods: dict[str, Any]) -> dict[str, Section]:
     """Return sections in which several methods learn from so many pairs, made alike."""
-    settings = {"init": "pretrain", "train": training(700, 1e-3)}
+    settings = {"init": "base", "train": training(700, 1e-3)}
     return {
         "couple": {key: {**PAIRS, "pairs": pairs} for key in methods},
         "reflow": {name: {**settings, "method": {"name": "reflow", **m}} for name, m in methods.items()},
@@ -43,7 +43,7 @@ def reflowed(pairs: int, **methods: dict[str, Any]) -> dict[str, Section]:
 
 def student(method: dict[str, Any], **settings: Any) -> dict[str, Any]:
     """Return the settings of a student of the pretrained model."""
-    return {"method": method, "teacher": "pretrain", "nfe": 1, "train": training(1000, 1e-3), **settings}
+    return {"method": method, "teacher": "base", "nfe": 1, "train": training(1000, 1e-3), **settings}
 
 
 def rf_plus_plus() -> dict[str, Section]:
@@ -70,7 +70,7 @@ def slimflow() -> dict[str, Section]:
         "distill": {
             "endpoint": student({"name": "endpoint"}, **own),
             "flow_guided": student({"name": "flow_guided"}, **own),
-            "small": {**ANY_STEP, "init": "pretrain", "model": QUARTER},
+            "small": {**ANY_STEP, "init": "base", "model": QUARTER},
             "small-1": {**ONE_STEP, "init": "small"},
         },
     }
@@ -78,12 +78,12 @@ def slimflow() -> dict[str, Section]:
 
 def flow_maps() -> dict[str, Section]:
     """Flow maps with as many steps of training: from trajectories, from pairs, from data and the teacher."""
-    any_nfe = {"init": "pretrain", "nfe": "any", "train": ANY_STEP["train"]}
-    one = {"init": "pretrain", "train_on": "prepare", "train": ANY_STEP["train"]}
+    any_nfe = {"init": "base", "nfe": "any", "train": ANY_STEP["train"]}
+    one = {"init": "base", "train_on": "prepare", "train": ANY_STEP["train"]}
     return {
         "couple": DEMO["couple"] | {"many": PAIRS},
         "distill": {
-            "flow_map": {**ANY_STEP, "init": "pretrain"},
+            "flow_map": {**ANY_STEP, "init": "base"},
             "meanflow": student({"name": "meanflow"}, train_on="couple/many", **any_nfe),
             "lagrangian": student({"name": "flow_map_distillation"}, train_on="prepare", **any_nfe),
             "consistency": student({"name": "consistency"}, **one),
@@ -110,7 +110,7 @@ def the_map_in_few_calls() -> dict[str, Section]:
             "any-near": student(
                 {"name": "anyflow", "map_weight": 1.0, "fake_warmup": 200, "steps": [1, 1, 2, 4, 8]},
                 init="any-step",
-                train_on="trajectories/pretrain",
+                train_on="trajectories/base",
                 nfe="any",
                 train=near | {"steps": 200},
             ),

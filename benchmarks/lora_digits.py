@@ -33,10 +33,10 @@ def train(artifacts: Path, folder: Path, rank: int | None, rate: float) -> Job:
     for name in ("out", "scratch"):
         (folder / name).mkdir()
     places = {
-        "init": "models/pretrain",
-        "teacher": "models/pretrain",
-        "search": "search/pretrain",
-        "train_on": "trajectories/pretrain",
+        "init": "models/base",
+        "teacher": "models/base",
+        "search": "search/base",
+        "train_on": "trajectories/base",
         "data": "prepare",
     }
     job = Job(
@@ -64,7 +64,7 @@ def ends(model: Model, grid: grids.Grid) -> torch.Tensor:
 def main(artifacts: Path) -> None:
     """Print a row for each way to train."""
     torch.set_num_threads(1)
-    teacher = load_model(artifacts / "models/pretrain")
+    teacher = load_model(artifacts / "models/base")
     wanted = ends(teacher, grids.uniform(64, solver="heun"))
     print("| trained | learning rate | numbers trained | distance to the teacher's end |")
     print("|---|---|---|---|")

@@ -86,8 +86,13 @@ def run_evaluate(folder: Path) -> None:
     """Evaluate a network with the weights it starts from."""
     shape = Column(Shards(folder / "artifacts/prepare/train"), "data").shape[1:]
     model = build(ModelConfig(architecture=MODEL, shape=shape), seed=0)
-    save_model(folder / "artifacts/models/pretrain", model)
-    names = {"data": "prepare", "nets": "nets", "model pretrain": "models/pretrain"}
+    save_model(folder / "artifacts/models/base", model)
+    names = {
+        "data": "prepare",
+        "nets": "nets",
+        "model base": "models/base",
+        "reference": "models/base",
+    }
     inputs = {name: folder / "artifacts" / place for name, place in names.items()}
     few = {"reference_solver": "euler", "reference_nfe": 1, "samples": 100, "blocks": 2}
     batch = min(100, 2**24 // math.prod(shape))

@@ -28,16 +28,16 @@ from processes import wait_for
 
 from flows.server import login
 
-SETTINGS = {"pretrain": {"train": {"steps": 600}}, "couple": {"round1": {"nfe": 32}}}
+SETTINGS = {"pretrain": {"base": {"train": {"steps": 600}}}, "couple": {"round1": {"nfe": 32}}}
 """So much that an outage begins and ends in the middle of the chain."""
 
 
 OUTAGES = (
-    ("Prefect", "pretrain: train, step"),
+    ("Prefect", "pretrain@base: train, step"),
     ("Prefect", "evaluate: cells"),
-    ("MLflow", "pretrain: train, step"),
+    ("MLflow", "pretrain@base: train, step"),
     ("S3", "couple@round1: sample"),
-    ("S3", "pretrain: train, step 600/600"),
+    ("S3", "pretrain@base: train, step 600/600"),
 )
 """Which server goes away, and what the log says then."""
 METRICS = """

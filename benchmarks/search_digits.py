@@ -31,7 +31,7 @@ from fewstep.searching.noise import Drawn
 from stages.sampling.open_model import open_sampler
 from stages.searching.parallel_problem import spread_out
 
-MODELS, NOISES, REPEATS = ("pretrain", "round1"), 128, 3
+MODELS, NOISES, REPEATS = ("base", "round1"), 128, 3
 
 
 def question(model: Model, flow: ModelFlow, budgets: tuple[int, ...]) -> Problem:

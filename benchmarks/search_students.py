@@ -22,8 +22,8 @@ SEARCHES: dict[str, Any] = {
 def overrides(search: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a chain that ends with students straightened on the grids of a search."""
     students = {f"straight-{nfe}": STRAIGHT | {"nfe": nfe} for nfe in BUDGETS}
-    changed = {"couple": {}, "reflow": {}, "distill": students, "search.pretrain.method": search}
-    return changed | {"search.pretrain.report_noises": 4096, "evaluate.nfe": list(BUDGETS)}
+    changed = {"couple": {}, "reflow": {}, "distill": students, "search.base.method": search}
+    return changed | {"search.base.report_noises": 4096, "evaluate.nfe": list(BUDGETS)}
 
 
 def main() -> None:
@@ -35,10 +35,10 @@ def main() -> None:
         rows = {row["name"]: row for row in found["rows"]}
         kind = search["name"]
         cells = []
-        for asked in ("pretrain", "straight"):
+        for asked in ("base", "straight"):
             for nfe in BUDGETS:
-                own = f"straight-{nfe}@{nfe}" if asked == "straight" else f"pretrain@{nfe}/{kind}"
-                row = rows.get(own, rows.get(f"pretrain@{nfe}"))
+                own = f"straight-{nfe}@{nfe}" if asked == "straight" else f"base@{nfe}/{kind}"
+                row = rows.get(own, rows.get(f"base@{nfe}"))
                 cells.append(f"{row['fd_over_teacher']:.2f} ± {row['fd_over_teacher_se']:.2f} |")
         print(f"| {name} |", *cells, flush=True)
 

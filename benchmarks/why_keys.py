@@ -30,10 +30,10 @@ def give_keys(file: Path, keys: int) -> None:
 def stand_in(folder: Path) -> None:
     """Give every stage of a clone a result, and DVC the record that it is the right one."""
     names = subprocess.check_output(["dvc", "stage", "list", "--name-only"], cwd=folder, text=True).split()
-    places = {"prepare": "prepare", "pretrain": "models/pretrain", "evaluate": "evaluate"}
+    places = {"prepare": "prepare", "nets": "nets", "evaluate": "evaluate"}
     for name in names:
         stage, _, key = name.partition("@")
-        models = stage in ("adopt", "reflow", "distill")
+        models = stage in ("pretrain", "adopt", "reflow", "distill")
         out = folder / "artifacts" / places.get(stage, f"models/{key}" if models else f"{stage}/{key}")
         out.mkdir(parents=True)
         (out / "result").write_text(name)

@@ -23,6 +23,13 @@ MOVED = {
     "prepare.feature_net": "nets.metric",
     "prepare.metric_nets": "nets.metric",
     "prepare.monitor_net": "nets.monitor",
+    **{
+        f"pretrain.{name}": f"pretrain.KEY.{name}"
+        for name in (
+            *("method", "model", "prediction", "path", "noise", "conditional", "train", "checkpoint"),
+            "gates",
+        )
+    },
 }
 """Today's place of a setting that is in another section now."""
 

@@ -31,7 +31,7 @@ class Config(PairSource):
     """Settings of the couple stage, with those of where a pair comes from and of the steps that make it."""
 
     model: str
-    """The model that makes the pairs: pretrain, or a key of reflow."""
+    """The model that makes the pairs: a key of pretrain, adopt, reflow or distill."""
     pairs: int = Field(ge=1)
     """Noise-data pairs to train on."""
     held_out: int = Field(256, ge=2)

@@ -11,7 +11,7 @@ from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.features import FeatureSettings, feature_inputs, wrong_features
 from stages.settings.fields import Precision
-from stages.settings.models import models, teachers
+from stages.settings.models import models, references, wrong_reference
 from stages.settings.params import Count, Params, Settings, SolverName
 from stages.settings.refined import RefinedSettings, wrong_refined
 from stages.settings.samplers import EntryName, SamplerSettings, wrong_samplers
@@ -34,8 +34,9 @@ class Config(Settings):
     """Disjoint blocks of noise, the same for every model; errors are over blocks."""
     nfe: tuple[Count, ...] = Field(min_length=1)
     """NFE at which models trained at all times are sampled with equal steps."""
-    reference: str = "pretrain"
-    """The model that all others are compared with: pretrain, or a key of adopt."""
+    reference: str | None = None
+    """The model that all others are compared with, a key of pretrain or adopt. null takes the only key of
+    pretrain, or of adopt if pretrain is {}; of several, one must be named."""
     reference_solver: SolverName = "ab2"
     """The solver of its fine runs. On digits, ab2 converges with half the NFE of heun."""
     reference_nfe: int = Field(16, ge=1)
@@ -56,10 +57,9 @@ class Config(Settings):
 def inputs(config: Config, key: str | None, params: Params) -> dict[str, str]:
     """Return the artifacts this stage reads: the data, and every model and search that params name."""
     found = {"data": "artifacts/prepare", "nets": "artifacts/nets"}
-    if "pretrain" not in models(params):  # DVC counts its folder, which holds no model then
-        found["no model"] = "artifacts/models/pretrain"
     found |= feature_inputs(config.features)
     found |= {f"model {name}": f"artifacts/models/{name}" for name in models(params)}
+    found["reference"] = f"artifacts/models/{config.reference or references(params)[0]}"
     return found | {f"search {name}": f"artifacts/search/{name}" for name in params.keys("search")}
 
 
@@ -68,10 +68,7 @@ def check(params: Params) -> list[str]:
     config, problems = params.config("evaluate"), []
     if len(set(config.nfe)) < len(config.nfe):
         problems.append(f"evaluate.nfe {list(config.nfe)} names a number twice")
-    if config.reference not in (known := teachers(params)):
-        problems.append(
-            f"evaluate.reference {config.reference!r} is no teacher; there are: {', '.join(known) or 'none'}"
-        )
+    problems += wrong_reference(config.reference, params)
     where = "evaluate.reference_nfe"
     problems += broken_steps(where, config.reference_nfe, config.reference_solver)
     problems += wrong_features(config.features)
@@ -88,7 +85,7 @@ def run(config: Config, job: Job) -> None:
     """Measure the entries that no earlier evaluation kept, then write tables, pictures and the page."""
     remove_models_no_longer_named(job)
     protocol = yardstick.Protocol(config.blocks, config.samples, config.batch, job.seed)
-    fine = evaluation.FineRun(config.reference, config.reference_solver, config.reference_nfe)
+    fine = evaluation.FineRun(job.inputs["reference"].name, config.reference_solver, config.reference_nfe)
     features = {
         name: by_features.Asked(
             settings.backend.build(),

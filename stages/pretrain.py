@@ -30,7 +30,7 @@ class Gates(Settings):
 
 
 class Config(Settings):
-    """Settings of the pretrain stage; {} trains nothing, for chains whose teachers are adopted."""
+    """Settings of the pretrain stage, each key of which is a model."""
 
     method: MethodPlugin | None = None
     """The training method, a file of fewstep.methods that learns from data, and its options."""
@@ -56,10 +56,8 @@ class Config(Settings):
     @model_validator(mode="after")
     def _whole(self) -> Config:
         missing = [name for name in ("method", "model", "train") if getattr(self, name) is None]
-        if missing and self.model_fields_set and self.checkpoint is None:
-            raise ValueError(
-                f"a training needs {', '.join(missing)}; or name a checkpoint, or write {{}} to train nothing"
-            )
+        if missing and self.checkpoint is None:
+            raise ValueError(f"a training needs {', '.join(missing)}; or name a checkpoint")
         return self
 
 
@@ -70,47 +68,50 @@ def inputs(config: Config, key: str | None) -> dict[str, str]:
 
 def output(key: str | None) -> str:
     """Return where the outputs are published."""
-    return "artifacts/models/pretrain"
+    return f"artifacts/models/{key}"
 
 
 def check(params: Params) -> list[str]:
-    """Return what is wrong: the method must learn from the data, and an adopted model lie under data/."""
-    config = params.config("pretrain")
-    method, checkpoint = config.method, config.checkpoint
-    if checkpoint is not None and (outside := outside_data([("pretrain.checkpoint", checkpoint)])):
+    """Return what is wrong: a method must learn from the data, and a checkpoint lie under data/."""
+    return [line for key in params.keys("pretrain") for line in wrong_model(key, params)]
+
+
+def wrong_model(key: str, params: Params) -> list[str]:
+    """Return what is wrong with the model of that name."""
+    where, config = f"pretrain.{key}", params.config("pretrain", key)
+    method, folder = config.method, config.checkpoint
+    if folder is not None and (outside := outside_data([(f"{where}.checkpoint", folder)])):
         return outside
     if method is None:
         return []
     if method.build().needs.stream != "data":
-        return [f"pretrain.method {method.name} learns from {method.build().needs.stream}, not from data"]
-    return wrong_path(params) + wrong_methods(params, [("pretrain.method", method, "pretrain")])
+        return [f"{where}.method {method.name} learns from {method.build().needs.stream}, not from data"]
+    return wrong_path(where, config) + wrong_methods(params, [(f"{where}.method", method, key)])
 
 
 def run(config: Config, job: Job) -> None:
-    """Train from freshly drawn weights and write the model directory of their moving average, if asked to."""
+    """Train from freshly drawn weights and write the model directory of their moving average."""
     if config.checkpoint:
         data, folder = job.manifests["data"]["facts"], job.inputs["checkpoint"]
         training.publish_model(job, checkpoint.load_model(folder), data, source=folder)
-    elif config.train:
-        training.train_model(job, untrained(config, job))
     else:
-        job.progress.note("trains nothing: pretrain is {}")
+        training.train_model(job, untrained(config, job))
 
 
 def plan(config: Config, job: Job) -> memory_plan.MemoryPlan | None:
     """Return what memory the training takes, if there is one."""
-    if config.checkpoint or config.train is None:
-        return None
-    return memory_plan.plan_memory(job, untrained(config, job))
+    return None if config.checkpoint else memory_plan.plan_memory(job, untrained(config, job))
 
 
 def untrained(config: Config, job: Job) -> training.Untrained:
     """Return the model before its training, with freshly drawn weights."""
-    assert config.method is not None, "else there is nothing to train"
-    assert config.model is not None, "as there is a method"
-    assert config.train is not None, "as there is a method"
+    assert config.method is not None, "as there is no checkpoint"
+    assert config.model is not None, "as there is no checkpoint"
+    assert config.train is not None, "as there is no checkpoint"
     data, method = job.manifests["data"]["facts"], config.method.build()
-    conditions = asked_conditions.conditions_of(config.conditional, data)
+    conditions = asked_conditions.conditions_of(
+        config.conditional, data, setting=f"pretrain.{job.key}.conditional"
+    )
     of_classes = ("classes", "class_shares", "class_names") if LABEL in conditions else ()
     others = {name: shape for name, shape in conditions.items() if name != LABEL}
     description = model.ModelConfig(
@@ -136,8 +137,8 @@ def gate(config: Config, key: str | None, facts: dict[str, Any]) -> str | None:
         return None
     return (
         f"the check of the trained model failed: its held-out loss went from {first:.4g} to {last:.4g}, "
-        f"and must fall below {limit} of the first. Train longer (pretrain.train.steps), or set "
-        "pretrain.gates.loss_ratio to null to go on with what was trained"
+        f"and must fall below {limit} of the first. Train longer (pretrain.{key}.train.steps), or set "
+        f"pretrain.{key}.gates.loss_ratio to null to go on with what was trained"
     )
 
 

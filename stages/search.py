@@ -11,7 +11,7 @@ from stages.process.device import device
 from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.fields import Precision
-from stages.settings.models import jittered, missing_flows, unguidable
+from stages.settings.models import jittered, missing_flows, teachers, unguidable
 from stages.settings.params import Count, Guidance, Params, SearchPlugin, Settings, SolverName
 
 with lazy_imports():
@@ -86,7 +86,8 @@ def check(params: Params) -> list[str]:
         except UserError as error:
             problems.append(f"{where}.budgets: {error}")
     if not configs:
-        problems.append("search is empty, but every student needs a grid: add search.pretrain")
+        there = " or ".join(f"search.{name}" for name in teachers(params))
+        problems.append(f"search is empty, but every student needs a grid: add {there}")
     return problems
 
 

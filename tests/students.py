@@ -5,16 +5,16 @@ from typing import Any
 
 STRAIGHT = {
     "method": "straighten",
-    "init": "pretrain",
-    "teacher": "pretrain",
-    "train_on": "trajectories/pretrain",
+    "init": "base",
+    "teacher": "base",
+    "train_on": "trajectories/base",
     "nfe": 4,
     "train": {"steps": 200, "batch": 64, "learning_rate": 5e-4, "warmup": 20},
 }
 ENDPOINT = {
     "method": "endpoint",
     "init": "round1",
-    "teacher": "pretrain",
+    "teacher": "base",
     "train_on": "couple/round1",
     "nfe": 1,
     "train": {"steps": 300, "batch": 128, "learning_rate": 7e-4, "warmup": 20},
@@ -28,6 +28,6 @@ def with_own_starts(params: dict[str, Any]) -> dict[str, Any]:
     starts = {"boss-8": "straight-8", "boss-4": "straight-4", "one-step": "endpoint"}
     made = {"straight-8": STRAIGHT | {"nfe": 8}, "straight-4": STRAIGHT, "endpoint": ENDPOINT}
     finished = {key: raw["distill"][key] | {"init": init} for key, init in starts.items()}
-    raw["trajectories"]["pretrain"]["keep"] = "timesteps"
+    raw["trajectories"]["base"]["keep"] = "timesteps"
     raw["distill"] = copy.deepcopy(made) | finished
     return raw

@@ -13,6 +13,7 @@ from fewstep import command_line, grids
 from fewstep.checkpoint import save_model
 from fewstep.model import ModelConfig, build
 from stages.settings import checks, discovery, messages, yaml_text
+from stages.settings.models import models
 from stages.settings.params import Params
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +58,7 @@ def untrained_models(folder):
     """Stand in for the models of the chain, so that a page may load and sample them."""
     config = ModelConfig(architecture={"name": "mlp", "width": 8, "depth": 1}, shape=(1, 8, 8))
     params = Params.read(ROOT / "params.yaml")
-    for name in ["pretrain", *params.keys("reflow"), *params.keys("distill")]:
+    for name in models(params):
         nfe = params.config("distill", name).nfe if name in params.keys("distill") else "any"
         grid = None if nfe == "any" else grids.uniform(nfe)
         save_model(folder / name, build(replace(config, grid=grid), seed=0))

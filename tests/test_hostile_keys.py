@@ -44,7 +44,7 @@ def test_no_shell_reads_a_key(project, key):
 
 def test_a_stage_that_dvc_runs_refuses_a_key_that_is_no_word(project):
     rename(project, "couple", "a; touch x")
-    for folder in ("models/pretrain", "prepare"):
+    for folder in ("models/base", "prepare"):
         (project / "artifacts" / folder).mkdir(parents=True)
     said = project.sh("dvc repro --single-item 'couple@a; touch x'", ok=False)
     assert "couple.a; touch x: names are letters, digits, - and _" in said

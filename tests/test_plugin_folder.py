@@ -161,14 +161,16 @@ PARAMS = {
         "source_options": {"count": 200},
     },
     "pretrain": {
-        "method": "plain_regression",
-        "model": {"name": "layer_pair", "width": 8},
-        "train": TRAIN,
-        "gates": {"loss_ratio": None},
+        "base": {
+            "method": "plain_regression",
+            "model": {"name": "layer_pair", "width": 8},
+            "train": TRAIN,
+            "gates": {"loss_ratio": None},
+        }
     },
     "couple": {
         "round1": {
-            "model": "pretrain",
+            "model": "base",
             "pairs": 64,
             "held_out": 32,
             "solver": "ralston",
@@ -178,14 +180,14 @@ PARAMS = {
     },
     "reflow": {
         "round1": {
-            "init": "pretrain",
+            "init": "base",
             "method": {"name": "plain_regression", "learn_from": "pairs"},
             "train": TRAIN,
         }
     },
     "search": {
-        "pretrain": {
-            "teacher": "pretrain",
+        "base": {
+            "teacher": "base",
             "method": {"name": "growing", "factor": 2.0},
             "budgets": [2],
             "solver": "ralston",
@@ -215,11 +217,11 @@ def project(tmp_path_factory):
 
 def test_a_chain_of_plug_ins_runs(project):
     project.sh("python -m stages.settings.checks")
-    for stage in ("prepare", "pretrain", "search pretrain"):
+    for stage in ("prepare", "pretrain base", "search base"):
         project.sh(f"python -m stages.{stage}")
-    model = json.loads((project / "artifacts/models/pretrain/config.json").read_text())
+    model = json.loads((project / "artifacts/models/base/config.json").read_text())
     assert model["architecture"] == {"name": "layer_pair", "width": 8}
-    (grid,) = json.loads((project / "artifacts/search/pretrain/grids.json").read_text())["grids"].values()
+    (grid,) = json.loads((project / "artifacts/search/base/grids.json").read_text())["grids"].values()
     assert grid["times"] == pytest.approx([0, 1 / 3, 1])
     assert grid["solver"] == "ralston"
 
@@ -237,13 +239,13 @@ def test_a_process_that_never_asked_the_registry_imports_a_plug_in_too(project):
         ("reflow", "data", "reflow.round1.method wants_more needs data, which this stage can't supply"),
         ("reflow", "teacher", "reflow.round1.method wants_more needs teacher, which this stage can't supply"),
         ("reflow", "conditions", "reflow.round1.method wants_more: it needs a model with classes"),
-        ("pretrain", "second_time", "pretrain.method wants_more learns from pairs, not from data"),
+        ("pretrain", "second_time", "pretrain.base.method wants_more learns from pairs, not from data"),
     ],
 )
 def test_a_need_that_a_stage_cannot_supply_is_refused_before_any_work(project, section, need, told):
     params = copy.deepcopy(PARAMS)
-    stage = params[section] if section == "pretrain" else params[section]["round1"]
-    stage["method"] = {"name": "wants_more", "need": need}
+    (key,) = params[section]
+    params[section][key]["method"] = {"name": "wants_more", "need": need}
     wrong = project.folder.parent / f"{section}-{need}"
     wrong.mkdir()
     (wrong / "params.yaml").write_text(yaml.safe_dump(params))

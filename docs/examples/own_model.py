@@ -113,7 +113,7 @@ save_model(clone / "data" / "mine", model)
 #
 # ## The chain takes it from there
 #
-# `pretrain.checkpoint` names the model directory: the chain adopts it instead of training a teacher. Without
+# `checkpoint` names the model directory: the chain adopts it instead of training a teacher. Without
 # it, the settings beside it would train your architecture from scratch. There are no pairs and no reflow in
 # this chain, so these sections are empty.
 
@@ -124,28 +124,30 @@ settings = {
     "prepare": {"source": "data/spiral.npz"},
     "nets": {},
     "pretrain": {
-        "method": "flow_matching",
-        "model": {"name": "plain"},
-        "train": train,
-        "checkpoint": "data/mine",
+        "base": {
+            "method": "flow_matching",
+            "model": {"name": "plain"},
+            "train": train,
+            "checkpoint": "data/mine",
+        }
     },
     "couple": {},
     "reflow": {},
     "search": {
-        "pretrain": {
-            "teacher": "pretrain",
+        "base": {
+            "teacher": "base",
             "method": {"name": "bellman", "fine_steps": 48, "fine_solver": "heun"},
             "budgets": [4],
             "report_noises": 512,
         }
     },
-    "trajectories": {"pretrain": {"samples": 2000}},
+    "trajectories": {"base": {"samples": 2000}},
     "distill": {
         "mine-4": {
             "method": "straighten",
-            "init": "pretrain",
-            "teacher": "pretrain",
-            "train_on": "trajectories/pretrain",
+            "init": "base",
+            "teacher": "base",
+            "train_on": "trajectories/base",
             "nfe": 4,
             "train": train,
         }
@@ -171,9 +173,9 @@ print(f"Student: {clone / 'artifacts/models/mine-4'}")
 
 # ```text
 # model                        NFE   fd_clf   distance from the teacher's map
-# pretrain@4                     4    1.435   0.240
-# pretrain@32                   32    0.031   0.056
-# pretrain@4/bellman             4    1.248   0.226
+# base@4                     4    1.435   0.240
+# base@32                   32    0.031   0.056
+# base@4/bellman             4    1.248   0.226
 # mine-4@4                       4    0.027   0.024
 # ```
 #
@@ -191,7 +193,7 @@ from fewstep.solvers import integrate
 
 noise = randomness.noises("own model", randomness.keys_of(0, 0, 2000), (2,))
 figure, panels = plt.subplots(1, 3, figsize=(9, 3.2), layout="constrained")
-for panel, (name, nfe) in zip(panels, [("pretrain", 32), ("pretrain", 4), ("mine-4", 4)], strict=True):
+for panel, (name, nfe) in zip(panels, [("base", 32), ("base", 4), ("mine-4", 4)], strict=True):
     sampled = load_model(clone / "artifacts/models" / name).eval()
     flow = as_flow(sampled)
     with torch.no_grad():

@@ -39,33 +39,35 @@ def train(steps, learning_rate):
     return {"steps": steps, "batch": 256, "learning_rate": learning_rate, "decay": "cosine", "ema": 0.99}
 
 
-teacher = {"init": "pretrain", "teacher": "pretrain"}
+teacher = {"init": "base", "teacher": "base"}
 settings = {
     "seed": 0,
     "adopt": {},
     "prepare": {"source": "two_moons", "source_options": {"count": 4000}},
     "nets": {},
     "pretrain": {
-        "method": "flow_matching",
-        "model": {"name": "mlp", "width": 64, "depth": 3},
-        "train": train(steps, 3e-3),
+        "base": {
+            "method": "flow_matching",
+            "model": {"name": "mlp", "width": 64, "depth": 3},
+            "train": train(steps, 3e-3),
+        }
     },
-    "couple": {"round1": {"model": "pretrain", "pairs": 2000, "solver": "heun", "nfe": 32}},
-    "reflow": {"round1": {"init": "pretrain", "method": "reflow", "train": train(steps // 2, 1e-3)}},
+    "couple": {"round1": {"model": "base", "pairs": 2000, "solver": "heun", "nfe": 32}},
+    "reflow": {"round1": {"init": "base", "method": "reflow", "train": train(steps // 2, 1e-3)}},
     "search": {
-        "pretrain": {
-            "teacher": "pretrain",
+        "base": {
+            "teacher": "base",
             "method": {"name": "bellman", "fine_steps": 48, "fine_solver": "heun"},
             "budgets": [1, 4],
             "report_noises": 512,
         }
     },
-    "trajectories": {"pretrain": {"samples": 2000}},
+    "trajectories": {"base": {"samples": 2000}},
     "distill": {
         "straight": teacher
         | {
             "method": "straighten",
-            "train_on": "trajectories/pretrain",
+            "train_on": "trajectories/base",
             "nfe": 4,
             "train": train(steps // 2, 1e-3),
         },
@@ -97,10 +99,10 @@ print(f"Report: {clone / 'artifacts/evaluate/report.html'}")
 
 # ```text
 # model                        NFE   fd_clf
-# pretrain@1                     1   69.644 ± 0.265
-# pretrain@4                     4    3.835 ± 0.320
-# pretrain@32                   32    0.026 ± 0.004
-# pretrain@4/bellman             4    3.290 ± 0.272
+# base@1                     1   69.644 ± 0.265
+# base@4                     4    3.835 ± 0.320
+# base@32                   32    0.026 ± 0.004
+# base@4/bellman             4    3.290 ± 0.272
 # round1@1                       1    0.015 ± 0.020
 # round1@4                       4    0.016 ± 0.019
 # round1@32                     32    0.022 ± 0.024
@@ -127,7 +129,7 @@ from fewstep.solvers import integrate
 
 noise = randomness.noises("toy", randomness.keys_of(0, 0, 2000), (2,))
 figure, panels = plt.subplots(1, 4, figsize=(12, 2.9), sharex=True, sharey=True, layout="constrained")
-shown = [("pretrain", 32), ("pretrain", 4), ("straight", 4), ("direct", 1)]
+shown = [("base", 32), ("base", 4), ("straight", 4), ("direct", 1)]
 for panel, (name, nfe) in zip(panels, shown, strict=True):
     model = load_model(clone / "artifacts/models" / name).eval()
     with torch.no_grad():

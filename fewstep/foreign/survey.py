@@ -223,12 +223,13 @@ def lines(seen: Seen, key: str, folder: str) -> str:
         key: The name that the chain shall call it by.
         folder: As the settings name it, below data/.
     """
+    quoted = key if PLAIN_KEY.fullmatch(key) else json.dumps(key)
     if seen.described is None:
-        return f"pretrain:\n  checkpoint: {json.dumps(folder)}"
+        return f"pretrain:\n  {quoted}:\n    checkpoint: {json.dumps(folder)}"
     said: dict[str, Any] = {name: getattr(seen.model.config, name) for name in (*CHOICES, "time_scale")}
     if seen.model.config.classes:
         said["classes"] = seen.model.config.classes
-    written = ["adopt:", f"  {key if PLAIN_KEY.fullmatch(key) else json.dumps(key)}:"]
+    written = ["adopt:", f"  {quoted}:"]
     written.append(f"    folder: {json.dumps(folder)}")
     if seen.format != {"name": "diffusers"}:
         written.append(f"    format: {told(seen.format) if len(seen.format) > 1 else seen.format['name']}")

@@ -31,9 +31,7 @@ def settings(kind: Any, tokens: Sequence[Token]) -> dict[str, Any]:
     for token in tokens:
         key, equals, text = token.value.partition("=")
         if not (key and equals):
-            raise UserError(
-                f"{token.keyword} needs KEY=VALUE, such as pretrain.train.steps=800, got {token.value!r}"
-            )
+            raise UserError(f"{token.keyword} needs KEY=VALUE, such as seed=1, got {token.value!r}")
         found[key] = yaml_text.read(text, f"{token.keyword} {token.value}")
     return found
 

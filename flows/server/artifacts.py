@@ -40,7 +40,7 @@ class Progress:
 
 
 def described(record: dict[str, Any]) -> str:
-    """Return such as `pretrain: step 640/1500, 0:39 left`."""
+    """Return such as `pretrain@base: step 640/1500, 0:39 left`."""
     stage, label = record["stage"], record["label"]
     piece = f": {label}" if label not in ("", stage, stage.partition("@")[0]) else ""
     text = f"{stage}{piece}: {record['unit']} {record['done']}/{record['total']}"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.errors import UserError
+from fewstep.renamed import MOVED
 from flows.dvc import repo
 from flows.system import git
 from flows.workspaces import workspace_lock
@@ -113,7 +114,11 @@ def put(raw: dict[str, Any], path: str, value: Any) -> None:
     for depth, step in enumerate([*steps, last]):
         keys = depth == 0 or (depth == 1 and steps[0] in discovery.names() and discovery.keyed(steps[0]))
         if keys and step not in place:
-            raise UserError(f"params.yaml has no {walked}{step}; {suggest(step, list(place))}")
+            now = MOVED.get(f"{walked}{step}")
+            moved = f"it is {now} now; keys are: {', '.join(place) or 'none'}"
+            raise UserError(
+                f"params.yaml has no {walked}{step}; {moved if now else suggest(step, list(place))}"
+            )
         walked += f"{step}."
         if depth < len(steps):
             place = place.setdefault(step, {})

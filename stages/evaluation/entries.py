@@ -51,7 +51,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """Such as boss-4@4, or pretrain@4/bellman for a grid that is neither equal steps nor its own."""
+        """Such as boss-4@4, or base@4/bellman for a grid that is neither equal steps nor its own."""
         suffix = "" if self.kind in ("uniform", "own") else f"/{self.kind}"
         guided = f", guidance {self.guidance:g}" if self.kind == "fine" and self.guidance != 1 else ""
         return f"{self.model}@{self.nfe}{suffix}{guided}"

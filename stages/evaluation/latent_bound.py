@@ -1,4 +1,4 @@
-"""What bounds the distance of decoded images to the data, from what prepare and pretrain measured."""
+"""What bounds the distance of decoded images to the data, from what prepare and a pretraining measured."""
 
 import math
 from typing import Any
@@ -8,23 +8,27 @@ from fewstep.metrics.latent_bound import LatentBound
 from stages.run.job import Job
 
 FITTING = {"path": "linear", "prediction": "velocity", "checkpoint": None}
-"""Settings of pretrain, and below of its method, whose held-out loss is that of its velocity."""
+"""Settings of a model of pretrain, and below of its method, whose held-out loss is that of its velocity."""
 PLAIN = {"name": "flow_matching", "times": "uniform", "label_dropout": 0.0}
 
 
 def latent_bound(job: Job) -> LatentBound | None:
-    """Return the bound's terms; None without a codec, or where a loss or an error is not what it asks for."""
+    """Return the bound's terms for the model that others are compared with.
+
+    None without a codec, or where a loss or an error is not what it asks for.
+    """
     if (decoder := codec.of_prepared(job.inputs["data"])) is None:
         return None
-    data, pretrain = job.manifests["data"]["facts"], job.manifests["model pretrain"]
-    fits = has(pretrain["config"], FITTING) and has(pretrain["config"]["method"], PLAIN)
-    if data["codec"]["rmse"] is None or not fits:
+    data, teacher = job.manifests["data"]["facts"], job.manifests["reference"]
+    if teacher["stage"] != "pretrain" or data["codec"]["rmse"] is None:
+        return None
+    if not (has(teacher["config"], FITTING) and has(teacher["config"]["method"], PLAIN)):
         return None
     return LatentBound.of(
         rmse=data["codec"]["rmse"],
         image_numbers=math.prod(decoder.image_shape(data["shape"])),
         stretch=data["codec"]["stretch"],
-        loss=pretrain["facts"]["held_out_loss"],
+        loss=teacher["facts"]["held_out_loss"],
         latent_numbers=math.prod(data["shape"]),
     )
 

@@ -99,6 +99,7 @@ def write_report(job: Job, evaluation: Evaluation, settings: dict[str, Any]) -> 
         pairs=pair_table(job),
         collapses=collapses(job),
         bound=latent_bound(job),
+        reference=job.inputs["reference"].name,
         stages=[*made_by(job), {"address": "evaluate", "settings": json.dumps(settings, indent=1)}],
     )
     (job.out / "report.html").write_text(text)

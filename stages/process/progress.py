@@ -101,7 +101,7 @@ class Shown:
         return (self.done - self.done_before) / self.seconds()
 
     def line(self) -> str:
-        """Return such as `pretrain: step 640/1500 (43 %), loss 0.51, 21.9 step/s, 0:39 left`."""
+        """Return such as `pretrain@base: step 640/1500 (43 %), loss 0.51, 21.9 step/s, 0:39 left`."""
         seconds, rate = self.seconds(), self.rate()
         parts = [f"{self.unit} {self.done}/{self.total} ({100 * self.done / max(self.total, 1):.0f} %)"]
         parts += [f"{name} {value}" for name, value in shown(self.values).items()]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.errors import UserError
+from fewstep.renamed import MOVED
 from fewstep.secrets import holds_secret
 from stages.settings import discovery, messages
 from stages.settings.params import PARAMS, Params
@@ -66,6 +67,8 @@ def wrong_sections(params: Params) -> Iterator[str]:
             yield from wrong_settings(params, stage, None)
         elif not isinstance(section := params.raw[stage], dict):
             yield f"{stage} should be a mapping of names to settings, such as {{}}, got {section!r}"
+        elif old := [f"{stage}.{key}" for key in section if f"{stage}.{key}" in MOVED]:
+            yield f"{', '.join(f'{place} is {MOVED[place]}' for place in old)} now; KEY is the model's name"
         else:
             for key in section:
                 yield from wrong_key(stage, key) or wrong_settings(params, stage, key)
@@ -135,7 +138,7 @@ def describe(stages: list[Made], params: Params) -> str:
         if isinstance(value, str) and value.rpartition("/")[2] == needed
     ]
     chain = ", which needs ".join(discovery.address(*made) for made in stages)
-    return f"{', '.join(names)} makes a circle: {chain}; name a model made before, such as pretrain"
+    return f"{', '.join(names)} makes a circle: {chain}; name a model made before, such as a teacher"
 
 
 if __name__ == "__main__":

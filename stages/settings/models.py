@@ -7,18 +7,33 @@ from typing import Any
 from fewstep import noises, paths
 from fewstep.errors import UserError
 from fewstep.training.method import Method
+from stages.settings.messages import suggest
 from stages.settings.params import Named, Params
+
+TEACHERS = ("pretrain", "adopt")
+"""The stages that make models which learnt from data."""
+MAKERS = (*TEACHERS, "reflow", "distill")
+"""The stages that make models; each key of their sections is the name of one."""
 
 
 def teachers(params: Params) -> list[str]:
-    """Return the names of the models that learnt from data: pretrain, unless it is {}, and those adopted."""
-    config = params.config("pretrain")
-    return [*(["pretrain"] if config.train or config.checkpoint else []), *params.keys("adopt")]
+    """Return the names of the models that learnt from data: those pretrained, and those adopted."""
+    return [key for stage in TEACHERS for key in params.keys(stage)]
 
 
 def models(params: Params) -> list[str]:
-    """Return the names of all models of the chain, the pretrained one first."""
-    return [*teachers(params), *params.keys("reflow"), *params.keys("distill")]
+    """Return the names of all models of the chain, the pretrained ones first."""
+    return [key for stage in MAKERS for key in params.keys(stage)]
+
+
+def maker_of(params: Params, model: str) -> str | None:
+    """Return the stage that makes a model, None if there is no such model."""
+    return next((stage for stage in MAKERS if model in params.keys(stage)), None)
+
+
+def no_model(name: str, there: list[str]) -> str:
+    """Say that a setting names a model that is not among those that fit there."""
+    return f"{name!r} is no model; {suggest(name, there)}"
 
 
 def outside_data(named: Iterable[tuple[str, str]], *, what: str = "folder") -> list[str]:
@@ -30,19 +45,21 @@ def outside_data(named: Iterable[tuple[str, str]], *, what: str = "folder") -> l
     ]
 
 
-def comes_from_elsewhere(params: Params, model: str) -> bool:
-    """Return whether a model, or that which its training started from, was trained elsewhere.
+def pretraining(params: Params, model: str) -> tuple[str, Any] | None:
+    """Return the training on data that a model goes back to: its key in pretrain, and its Config.
 
-    Such a model says itself what it knows, when it is read.
+    None for a model that was trained elsewhere, or that goes back to one: it says itself what it knows, when
+    it is read. None, too, if there is no such model.
     """
     for _ in models(params):  # no chain of models is longer; one that goes in a circle is refused elsewhere
-        stage = next((stage for stage in ("reflow", "distill") if model in params.keys(stage)), None)
-        if stage is None:
+        stage = maker_of(params, model)
+        if stage not in ("reflow", "distill"):
             break
         model = params.config(stage, model).init
-    return model in params.keys("adopt") or (
-        model == "pretrain" and params.config("pretrain").checkpoint is not None
-    )
+    if model not in params.keys("pretrain"):
+        return None
+    config = params.config("pretrain", model)
+    return None if config.checkpoint is not None else (model, config)
 
 
 def takes_until(params: Params, model: str) -> bool:
@@ -93,7 +110,7 @@ def missing_flows(params: Params, named: Iterable[tuple[str, str]]) -> list[str]
         if name in there:
             continue
         if name not in models(params):
-            problems.append(f"{where}: {name!r} is no model; there are: {', '.join(there)}")
+            problems.append(f"{where}: {no_model(name, there)}")
             continue
         needs = params.config("distill", name).method.build().needs
         why = "is trained only at the timesteps of its grid"
@@ -105,12 +122,33 @@ def missing_flows(params: Params, named: Iterable[tuple[str, str]]) -> list[str]
     return problems
 
 
+def references(params: Params) -> list[str]:
+    """Return the teachers to compare with if none is named: those pretrained, else those adopted."""
+    return params.keys("pretrain") or params.keys("adopt")
+
+
+def wrong_reference(name: str | None, params: Params) -> list[str]:
+    """Return what is wrong with evaluate.reference, the name of a teacher; None leaves it to `references`."""
+    there = teachers(params)
+    if not there:
+        return ["evaluate compares with a teacher, and there is none: add one to pretrain or adopt"]
+    if name is None and len(references(params)) > 1:
+        return [f"evaluate.reference is missing: name the teacher to compare with, {' or '.join(there)}"]
+    if name is not None and name not in there:
+        return [f"evaluate.reference {name!r} is no teacher; {suggest(name, there)}"]
+    return []
+
+
 def doubled_models(params: Params) -> list[str]:
     """Return the names that more than one stage would give to its model."""
-    names = models(params)
+    places: dict[str, list[str]] = {}
+    for stage in MAKERS:
+        for key in params.keys(stage):
+            places.setdefault(key, []).append(f"{stage}.{key}")
     return [
-        f"{name!r} names more than one model among pretrain, adopt, reflow and distill; rename one"
-        for name in sorted({name for name in names if names.count(name) > 1})
+        f"{' and '.join(named)} would both be the model {key!r}; rename one"
+        for key, named in places.items()
+        if len(named) > 1
     ]
 
 
@@ -124,7 +162,7 @@ def wrong_methods(
         named: The methods, the settings that name them, and the models that their trainings start from.
         supplied: What the stage supplies of fewstep.training.method.Needs, beside the stream and labels.
     """
-    config, named = params.config("pretrain"), list(named)
+    named = list(named)
     problems = [
         f"{where} {method.name} needs {', '.join(missing)}, which this stage can't supply; take another"
         for where, method, _ in named
@@ -138,12 +176,13 @@ def wrong_methods(
             if method.build().needs.features
         ]
     for where, method, init in named:
-        if comes_from_elsewhere(params, init):
+        if (learnt := pretraining(params, init)) is None:
             continue
+        key, config = learnt
         try:
             method.build().check_labels(bool(config.conditional))
         except UserError as error:
-            told = f"pretrain.conditional is {str(config.conditional).lower()}"
+            told = f"pretrain.{key}.conditional is {str(config.conditional).lower()}"
             problems.append(f"{where} {method.name}: {error} ({told})")
         if method.build().needs.score:  # its teacher is refused, see no_score
             continue
@@ -154,41 +193,46 @@ def wrong_methods(
     return problems
 
 
-def wrong_path(params: Params) -> list[str]:
-    """Return what does not go together of the path, the noise and the prediction of the pretrained model."""
-    config, problems = params.config("pretrain"), []
+def wrong_path(where: str, config: Any) -> list[str]:
+    """Return what does not go together of the path, the noise and the prediction of a pretrained model.
+
+    Args:
+        where: The place of its settings in params.yaml.
+        config: A Config of pretrain.
+    """
+    problems = []
     path = paths.get(config.path)
     if config.prediction == "velocity" and getattr(path, "gamma", 0):
         problems.append(
-            "pretrain.prediction velocity has no bound near data on a path with gamma; set it to v, noise or "
-            "data"
+            f"{where}.prediction velocity has no bound near data on a path with gamma; set it to v, noise "
+            "or data"
         )
     try:
         noises.must_suit(noises.get(config.noise), path=path, prediction=config.prediction)
     except UserError as error:
-        problems.append(f"pretrain.noise: {error}")
+        problems.append(f"{where}.noise: {error}")
     return problems
 
 
 def unguidable(params: Params, named: Iterable[tuple[str, float, str]]) -> list[str]:
     """Return what is wrong with guidance scales, (where, scale, model), of models that can't be guided."""
-    pretrain, problems = params.config("pretrain"), []
+    problems = []
     for where, scale, model in named:
-        if scale == 1 or comes_from_elsewhere(params, model):
+        if scale == 1 or (learnt := pretraining(params, model)) is None:
             continue
+        key, config = learnt
         method = training_method(params, model)
-        if not pretrain.conditional:
+        if not config.conditional:
             problems.append(
-                f"{where} {scale} needs class-conditional models: set pretrain.conditional to true, "
+                f"{where} {scale} needs class-conditional models: set pretrain.{key}.conditional to true, "
                 "or this to 1"
             )
         elif (shown := shown_guidance(params, model)) != 1:
             problems.append(f"{where} {scale}: {model} was taught guidance {shown:g}; set this to 1")
         elif method and not method.trained().get("guidable", True):
-            section = model if model == "pretrain" else f"reflow.{model}"
             problems.append(
                 f"{where} {scale} needs a model that was trained with hidden labels: set "
-                f"{section}.method.label_dropout, such as to 0.1"
+                f"{maker_of(params, model)}.{model}.method.label_dropout, such as to 0.1"
             )
     return problems
 
@@ -200,8 +244,8 @@ def wrong_lora(training: Any, params: Params) -> Iterator[str]:
     if training.model is not None:
         yield ".lora adapts the weights of init, and model draws others; set one of them to null"
     init = training.init
-    stage = next((stage for stage in ("reflow", "distill") if init in params.keys(stage)), None)
-    own = params.config(stage, init).lora if stage else None
+    stage = maker_of(params, init)
+    own = params.config(stage, init).lora if stage in ("reflow", "distill") else None
     if own not in (None, training.lora):
         yield (
             f".lora goes on with the adapter of {stage}.{init}; set it to the same, or to null, which trains "
@@ -210,25 +254,26 @@ def wrong_lora(training: Any, params: Params) -> Iterator[str]:
 
 
 def training_method(params: Params, model: str) -> Method | None:
-    """Return the method that trains a model, None if there is no such model."""
-    if model == "pretrain":
-        method = params.config("pretrain").method
-        return method and method.build()
-    stage = next((stage for stage in ("reflow", "distill") if model in params.keys(stage)), None)
-    return params.config(stage, model).method.build() if stage else None
+    """Return the method that trains a model, None if no training here makes it."""
+    stage = maker_of(params, model)
+    if stage in (None, "adopt"):
+        return None
+    method = params.config(stage, model).method
+    return method and method.build()
 
 
 def no_score(model: str, params: Params) -> str | None:
     """Say why a model's velocity tells no score, None if it does."""
     if model in (*params.keys("reflow"), *params.keys("distill")):
-        return f"{model!r} learned from what a model made, which tells none; take pretrain"
-    pretrain = params.config("pretrain")
-    if comes_from_elsewhere(params, model) or pretrain.train is None:
+        there = " or ".join(teachers(params))
+        return f"{model!r} learned from what a model made, which tells none; take {there}"
+    if (learnt := pretraining(params, model)) is None:
         return None
-    if pretrain.noise != "gaussian":
-        return f"pretrain.noise is {noises.get(pretrain.noise).told()}, which gives none"
-    why = pretrain.method.build().no_score()
-    return why and f"pretrain.method{why}"
+    key, config = learnt
+    if config.noise != "gaussian":
+        return f"pretrain.{key}.noise is {noises.get(config.noise).told()}, which gives none"
+    why = config.method.build().no_score()
+    return why and f"pretrain.{key}.method{why}"
 
 
 def shown_guidance(params: Params, model: str) -> float:

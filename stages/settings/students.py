@@ -12,6 +12,7 @@ from fewstep.training.method import Method
 from stages.settings.models import (
     is_refiner,
     models,
+    no_model,
     no_score,
     shown_guidance,
     takes_until,
@@ -127,7 +128,7 @@ def wrong_teacher(student: StudentSettings, params: Params) -> Iterator[str]:
     """Yield what is wrong with a student's teacher."""
     teacher, nfe = student.teacher, student.nfe
     if teacher not in (there := [*teachers(params), *params.keys("reflow")]):
-        yield f".teacher {teacher!r} is no model; there are: {', '.join(there)}"
+        yield f".teacher {no_model(teacher, there)}"
     elif teacher not in params.keys("search"):
         yield f".teacher {teacher!r} is not searched: add search.{teacher}"
     elif (solver := params.config("search", teacher).solver) != "euler":
@@ -147,7 +148,7 @@ def wrong_init(student: StudentSettings, params: Params) -> Iterator[str]:
     """Yield what is wrong with the model that a student starts from."""
     init = student.init
     if init not in (there := models(params)):
-        yield f".init {init!r} is no model; there are: {', '.join(there)}"
+        yield f".init {no_model(init, there)}"
     elif init in params.keys("distill") and (nfe := params.config("distill", init).nfe) not in (
         "any",
         student.nfe,

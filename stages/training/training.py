@@ -80,7 +80,7 @@ class Untrained:
         if training.samples < self.settings.batch:
             raise UserError(
                 f"{self.source} has {training.samples} samples to train on, fewer than one batch of "
-                f"{self.settings.batch}; lower {job.stage}{'.' + job.key if job.key else ''}.train.batch"
+                f"{self.settings.batch}; lower {job.stage}.{job.key}.train.batch"
             )
         if ROW in training.fields:
             self.student.conditions.must_be_of(training.facts, where=str(self.source))

@@ -13,12 +13,12 @@ OFTEN = {"FEWSTEP_CHECKPOINT_SECONDS": "0"}  # before every step
 
 
 def test_cancelled_in_mid_train_nothing_is_left_and_the_next_run_resumes(checkout, prefect_api, tmp_path):
-    checkout.forget("pretrain")
-    checkout.set(pretrain={"train": {"steps": 300}})
+    checkout.forget("pretrain@base")
+    checkout.set(pretrain={"base": {"train": {"steps": 300}}})
     undisturbed = checkout.copy(tmp_path / "undisturbed")
-    twin = undisturbed.begin("dvc", "repro", "pretrain")
+    twin = undisturbed.begin("dvc", "repro", "pretrain@base")
 
-    only_pretrain = ("fewstep", "run", "--only", "pretrain")
+    only_pretrain = ("fewstep", "run", "--only", "pretrain@base")
     run = checkout.begin(*only_pretrain, said=tmp_path / "said", PREFECT_API_URL=prefect_api, **OFTEN)
     wait_for(lambda: steps_on_disk(checkout) >= 4)
     processes = [run.pid, *below(run.pid)]

@@ -92,7 +92,7 @@ def test_toy_chain(project):
     run(project, "toy_chain.py 20")
     made = project.folder.parent / "made"
     names = rows(made.glob("toy-chain-*/fewstep/artifacts/evaluate/metrics.json"))
-    assert {"pretrain@32", "straight@4", "direct@1"} <= names
+    assert {"base@32", "straight@4", "direct@1"} <= names
     assert (made / "toy_chain.png").read_bytes().startswith(b"\x89PNG")
     assert not project.sh("git status --porcelain")  # the checkout stays as it is
 
@@ -107,4 +107,4 @@ def test_own_model(project):
         "cosine",
     )
     names = rows(project.folder.parent.glob("made/own-model-*/fewstep/artifacts/evaluate/metrics.json"))
-    assert {"pretrain@32", "mine-4@4"} <= names
+    assert {"base@32", "mine-4@4"} <= names

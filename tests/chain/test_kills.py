@@ -15,8 +15,8 @@ def finished(slow):
 
 
 def steps_on_disk(checkout) -> int:
-    """Return the training steps of pretrain that a kill can't take any more."""
-    for file in (checkout / ".fewstep/scratch").glob("pretrain.*/work/train_state.safetensors"):
+    """Return the training steps of pretrain@base that a kill can't take any more."""
+    for file in (checkout / ".fewstep/scratch").glob("pretrain@base.*/work/train_state.safetensors"):
         return int(load(file.read_bytes())["step"])  # in one go, since another may take the file's place
     return 0
 
@@ -38,7 +38,8 @@ def kill_some(victims: str, dvc, stage: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "done", "enough"), [("pretrain", steps_on_disk, 4), ("couple@round1", shards_on_disk, 1)]
+    ("address", "done", "enough"),
+    [("pretrain@base", steps_on_disk, 4), ("couple@round1", shards_on_disk, 1)],
 )
 def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(checkout, finished, address, done, enough):
     out = checkout.forget(address)
@@ -73,7 +74,7 @@ def killed_just_after_publishing(checkout, address: str, victims: str) -> bool:
 
 
 def test_killed_just_after_publishing_no_work_is_lost(checkout, finished):
-    address, out = "pretrain", "artifacts/models/pretrain"
+    address, out = "pretrain@base", "artifacts/models/base"
     for victims in VICTIMS:
         hit = (killed_just_after_publishing(checkout, address, victims) for _ in range(10))
         assert any(hit), "each time the stage had ended before it was killed"

@@ -27,7 +27,7 @@ def test_a_file_dropped_into_data_makes_nothing_anew(checkout, finished):
     """The stages that may read a file of the user's have their turn, and find their work done."""
     (checkout / "data/notes.txt").write_text("to do")
     again = checkout.repro()
-    assert again.ran == ["prepare", "pretrain", "couple@round1", "evaluate"]
+    assert again.ran == ["prepare", "pretrain@base", "couple@round1", "evaluate"]
     assert again.said.count("made before, publishing it") == 4
     assert checkout.files("artifacts") == finished.files("artifacts")
 
@@ -40,4 +40,4 @@ def test_one_student_alone(checkout):
 
 def test_a_new_version_runs_its_stage(checkout):
     checkout.edit("stages/trajectories.py", "VERSION = 2", "VERSION = 3")
-    assert checkout.repro("trajectories@pretrain").ran == ["trajectories@pretrain"]
+    assert checkout.repro("trajectories@base").ran == ["trajectories@base"]

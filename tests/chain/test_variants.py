@@ -17,7 +17,7 @@ from fewstep.grids import reach
 from fewstep.metrics.nets import load_nets
 
 SEARCH_OF_A_STUDENT = {
-    "teacher": "pretrain",
+    "teacher": "base",
     "method": {"name": "coordinate_descent", "noises": 64},
     "budgets": [4],
     "guidance": 1.5,
@@ -32,8 +32,8 @@ def little(checkout: Checkout) -> None:
         nets={"metric": {"steps": 8}, "monitor": {"steps": 4}},
         couple={"round1": {"pairs": 192, "held_out": 32}},
         reflow={"round1": {"train": train(4, 1e-3)}},
-        search={"pretrain": search, "round1": search},
-        trajectories={"pretrain": {"samples": 96, "held_out": 32}},
+        search={"base": search, "round1": search},
+        trajectories={"base": {"samples": 96, "held_out": 32}},
     )
 
 
@@ -53,7 +53,7 @@ def own_images(checkout: Checkout) -> None:
     small = {"name": "unet", "width": 4, "multipliers": [1, 2]}
     checkout.set(
         prepare={"source": "data/squares.npz"},
-        pretrain={"train": train(40, 4e-3)},
+        pretrain={"base": {"train": train(40, 4e-3)}},
         reflow={"round1": {"model": small}},
     )
 
@@ -71,24 +71,27 @@ def in_latents(checkout: Checkout) -> None:
 
 
 def conditional_toy(checkout: Checkout) -> None:
-    """Points with classes, a network for them, guidance in all that is made of it, no reflow, and a student
-    whose timesteps are jittered, so that it is searched itself."""
+    """Points with classes, two teachers of them and guided students of both, one of which has jittered
+    timesteps, so that it is searched itself; no reflow."""
     checkout.set(
         prepare={"source": "eight_gaussians"},
-        pretrain={"conditional": True, "method": {"name": "flow_matching", "label_dropout": 0.2}},
-        couple={"round1": {"guidance": 1.5}},
-        search={"pretrain": {"guidance": 1.5}, "boss-4": SEARCH_OF_A_STUDENT},
-        trajectories={"pretrain": {"keep": "all"}},
+        couple={"round1": {"guidance": 1.5, "model": "narrow"}},
+        search={"base": {"guidance": 1.5}, "boss-4": SEARCH_OF_A_STUDENT},
+        trajectories={"base": {"keep": "all"}},
         distill={
-            "one-step": {"init": "pretrain", "teacher": "pretrain"},
+            "one-step": {"init": "narrow", "teacher": "narrow"},
             "boss-4": {"method": {"name": "straighten", "jitter": 0.3}},
             "finished-4": {"method": {"name": "dmd", "guidance": 1.5}},
         },
     )
     params = checkout.params()
-    params["pretrain"]["model"] = {"name": "mlp", "width": 32}
-    params |= {"reflow": {}}
-    del params["search"]["round1"]
+    learnt = {"conditional": True, "method": {"name": "flow_matching", "label_dropout": 0.2}}
+    learnt |= {"model": {"name": "mlp", "width": 32}}
+    first = params["pretrain"]["base"] | learnt
+    second = first | {"prediction": "v", "model": {"name": "mlp", "width": 24}}
+    params |= {"reflow": {}, "pretrain": {"base": first, "narrow": second}}
+    params["search"]["narrow"] = params["search"].pop("round1") | {"teacher": "narrow", "guidance": 1.5}
+    params["evaluate"]["reference"] = "narrow"
     checkout.write_params(params)
 
 
@@ -102,8 +105,8 @@ def teacher_alone(checkout: Checkout) -> None:
     del params["prepare"]["source"]
     params["prepare"]["teacher"] = said | {"samples": 160, "latents": True, "nfe": 8}
     params |= {"pretrain": {}, "adopt": {"tiny": said | {"gates": "warn"}}, "couple": {}, "reflow": {}}
-    params["search"] = {"tiny": params["search"]["pretrain"] | {"teacher": "tiny"}}
-    params["trajectories"] = {"tiny": params["trajectories"]["pretrain"]}
+    params["search"] = {"tiny": params["search"]["base"] | {"teacher": "tiny"}}
+    params["trajectories"] = {"tiny": params["trajectories"]["base"]}
     learnt = {"teacher": "tiny", "init": "tiny", "train_on": "trajectories/tiny"}
     params["distill"] = {"boss-4": params["distill"]["boss-4"] | learnt}
     params["evaluate"]["reference"] = "tiny"
@@ -130,7 +133,7 @@ def variants(finished, tmp_path_factory):
 
 def teacher_of(checkout: Checkout) -> str:
     """Return the name of the model that others are compared with."""
-    return checkout.params()["evaluate"].get("reference", "pretrain")
+    return checkout.params()["evaluate"].get("reference", "base")
 
 
 @pytest.fixture(params=VARIANTS, ids=lambda variant: variant.__name__)
@@ -148,7 +151,7 @@ def test_every_number_is_finite_and_every_model_measured(variant):
     _, checkout, _ = variant
     metrics = json.loads((checkout / "artifacts/evaluate/metrics.json").read_text())
     params = checkout.params()
-    models = {teacher_of(checkout), *params["reflow"], *params["distill"]}
+    models = {teacher_of(checkout), *params["pretrain"], *params["reflow"], *params["distill"]}
     assert {row["model"] for row in metrics["rows"]} == models
     numbers = [v for row in metrics["rows"] for v in row.values() if isinstance(v, float)]
     headline = [(name, fact, v) for name, row in metrics["headline"].items() for fact, v in row.items()]
@@ -190,7 +193,7 @@ def test_a_smaller_student_of_pairs_runs_by_settings_alone(variants):
     checkout, _ = variants[own_images]
     large, *small = (
         sum(weight.numel() for weight in load_model(checkout / f"artifacts/models/{name}").parameters())
-        for name in ("pretrain", "round1", "one-step")
+        for name in ("base", "round1", "one-step")
     )
     assert small[0] == small[1] < 0.3 * large
 
@@ -207,9 +210,25 @@ def test_a_student_in_latents_is_shown_and_measured_as_images(variants):
 
 def test_a_conditional_student_has_the_classes_of_its_teacher(variants):
     checkout, _ = variants[conditional_toy]
-    for model in ("pretrain", "boss-4", "one-step"):
+    for model in ("base", "narrow", "boss-4", "one-step"):
         config = json.loads((checkout / f"artifacts/models/{model}/config.json").read_text())
         assert config["classes"] == 8
+
+
+def test_each_of_two_teachers_has_its_students_and_one_is_the_reference(variants):
+    checkout, _ = variants[conditional_toy]
+
+    def told(model):
+        return json.loads((checkout / f"artifacts/models/{model}/config.json").read_text())
+
+    widths = {
+        model: told(model)["architecture"]["width"] for model in ("base", "narrow", "boss-4", "one-step")
+    }
+    assert widths == {"base": 32, "narrow": 24, "boss-4": 32, "one-step": 24}
+    assert told("one-step")["prediction"] == told("narrow")["prediction"] == "v"
+    metrics = json.loads((checkout / "artifacts/evaluate/metrics.json").read_text())
+    assert {row["teacher"].partition("@")[0] for row in metrics["rows"]} == {"narrow"}
+    assert {row["model"] for row in metrics["rows"] if row["grid"] == "bellman"} == {"base", "narrow"}
 
 
 def test_a_jittered_student_is_searched_where_its_knots_were_moved(variants):
@@ -228,9 +247,8 @@ def test_a_jittered_student_is_searched_where_its_knots_were_moved(variants):
 
 
 def test_a_chain_without_data_says_so_and_trains_no_teacher(variants):
-    checkout, said = variants[teacher_alone]
-    assert "pretrain: trains nothing: pretrain is {}" in said
-    assert [file.name for file in (checkout / "artifacts/models/pretrain").iterdir()] == ["manifest.json"]
+    checkout, _ = variants[teacher_alone]
+    assert sorted(folder.name for folder in (checkout / "artifacts/models").iterdir()) == ["boss-4", "tiny"]
     told = "there is no data: 160 samples of data/tiny by 8 NFE of ab2 stand in for it"
     assert told in (checkout / "artifacts/evaluate/report.html").read_text()
     assert json.loads((checkout / "artifacts/prepare/manifest.json").read_text())["facts"]["train"] == 120

@@ -45,10 +45,12 @@ def test_an_empty_file(project, finished):
 
 
 def test_fewer_images_than_a_batch(project):
-    project.set(pretrain={"train": {"batch": 5000}})
-    said = project.refused("dvc repro pretrain")
-    assert "pretrain: artifacts/prepare has 1347 samples to train on, fewer than one batch of 5000" in said
-    assert "lower pretrain.train.batch" in said
+    project.set(pretrain={"base": {"train": {"batch": 5000}}})
+    said = project.refused("dvc repro pretrain@base")
+    assert (
+        "pretrain@base: artifacts/prepare has 1347 samples to train on, fewer than one batch of 5000" in said
+    )
+    assert "lower pretrain.base.train.batch" in said
 
 
 SHARD = "artifacts/couple/round1/train/shard-00003.tar"
@@ -104,6 +106,6 @@ def test_a_model_of_another_shape_than_the_data(project):
     architecture = {"name": "unet", "width": 8, "multipliers": [1]}
     model = build(ModelConfig(architecture=architecture, shape=(3, 16, 16)), seed=0)
     save_model(project / "data/foreign", model)
-    project.set(pretrain={"checkpoint": "data/foreign"})
-    said = project.refused("python -m stages.pretrain")
+    project.set(pretrain={"base": {"checkpoint": "data/foreign"}})
+    said = project.refused("python -m stages.pretrain base")
     assert "data/foreign makes samples of shape (3, 16, 16), the data has (1, 8, 8)" in said

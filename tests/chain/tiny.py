@@ -15,17 +15,19 @@ def train(steps: int, learning_rate: float, batch: int = 32) -> dict[str, Any]:
 def shrink(params: dict[str, Any]) -> dict[str, Any]:
     """Return the sections of params.yaml with two students, a finish, and little work in each stage."""
     search = {"method": {"name": "bellman", "fine_steps": 16, "noises": 32}, "budgets": [1, 2, 4]}
-    finish = {"method": "dmd", "init": "boss-4", "teacher": "pretrain", "train_on": "prepare"}
+    finish = {"method": "dmd", "init": "boss-4", "teacher": "base", "train_on": "prepare"}
     return {
         "seed": 0,
         "prepare": {"source": "digits", "held_out": 0.25},
         "nets": {"metric": {"steps": 40}, "monitor": {"steps": 10}},
-        "pretrain": params["pretrain"]
-        | {"model": {"name": "unet", "width": 8, "multipliers": [1, 2]}, "train": train(60, 4e-3, 64)},
+        "pretrain": {
+            "base": params["pretrain"]["base"]
+            | {"model": {"name": "unet", "width": 8, "multipliers": [1, 2]}, "train": train(60, 4e-3, 64)}
+        },
         "adopt": {},
         "couple": {
             "round1": {
-                "model": "pretrain",
+                "model": "base",
                 "pairs": 512,
                 "held_out": 64,
                 "pairs_per_shard": 64,
@@ -34,10 +36,8 @@ def shrink(params: dict[str, Any]) -> dict[str, Any]:
             }
         },
         "reflow": {"round1": params["reflow"]["round1"] | {"train": train(20, 1e-3, 64)}},
-        "search": {
-            model: search | {"teacher": model, "report_noises": 32} for model in ("pretrain", "round1")
-        },
-        "trajectories": {"pretrain": {"samples": 256, "held_out": 64}},
+        "search": {model: search | {"teacher": model, "report_noises": 32} for model in ("base", "round1")},
+        "trajectories": {"base": {"samples": 256, "held_out": 64}},
         "distill": {
             "boss-4": STRAIGHT | {"train": train(10, 1e-3)},
             "one-step": ENDPOINT | {"teacher": "round1", "train": train(10, 1e-3)},

@@ -130,7 +130,7 @@ def test_the_time_left_is_told_where_it_is_known():
 
 
 def test_a_page_has_the_picture_the_facts_and_the_tracked_run(result):
-    shown = page.page("pretrain", result, manifest(held_out={"loss": 0.123456}), "http://t/#/runs/1")
+    shown = page.page("pretrain@base", result, manifest(held_out={"loss": 0.123456}), "http://t/#/runs/1")
     assert "![samples.png](data:image/png;base64," in shown
     assert "| held_out.loss | 0.1235 |" in shown
     assert "[MLflow run](http://t/#/runs/1)" in shown

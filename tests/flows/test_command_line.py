@@ -131,7 +131,7 @@ def test_the_plan_of_memory_asks_each_training(monkeypatch):
     started = []
     monkeypatch.setattr(measuring.subprocess, "run", lambda words: started.append(words[2:]))
     commands.plan(memory=True)
-    assert ["stages.pretrain", "--plan"] in started
+    assert ["stages.pretrain", "base", "--plan"] in started
     assert ["stages.reflow", "round1", "--plan"] in started
     assert ["stages.distill", "boss-4", "--plan"] in started
     assert {words[0] for words in started} == {"stages.pretrain", "stages.reflow", "stages.distill"}

@@ -27,7 +27,14 @@ DEPLOYMENTS = [
             "distill.boss-4.train.stpes is not a setting; did you mean 'steps'?",
         ),
         ({"distill.boss-4.train.steps": "many"}, "distill.boss-4.train.steps should be"),
-        ({"pretrain.method.x": 1}, "pretrain.method is 'flow_matching', which has no settings of its own"),
+        (
+            {"pretrain.base.method.x": 1},
+            "pretrain.base.method is 'flow_matching', which has no settings of its own",
+        ),
+        (
+            {"pretrain.train.steps": 8},
+            "params.yaml has no pretrain.train; it is pretrain.KEY.train now; keys are: base",
+        ),
         ({"sede": 1}, "params.yaml has no sede; did you mean 'seed'?"),
         ({"seed": -1}, "seed should be a whole number"),
     ],
@@ -40,9 +47,10 @@ def test_a_wrong_override_is_told_before_anything_is_made(overrides, told):
 
 def test_an_override_may_set_what_had_its_default():
     raw = Params.read(CHECKOUT / "params.yaml").raw
-    assert "clip" not in raw["pretrain"]["train"]
-    params = Variant.of(CHECKOUT, {"pretrain.train.clip": 2.0, "distill.boss-4.train.steps": 800}).params
-    assert params.raw["pretrain"]["train"]["clip"] == 2.0
+    assert "clip" not in raw["pretrain"]["base"]["train"]
+    clip, steps = "pretrain.base.train.clip", "distill.boss-4.train.steps"
+    params = Variant.of(CHECKOUT, {clip: 2.0, steps: 800}).params
+    assert params.raw["pretrain"]["base"]["train"]["clip"] == 2.0
     assert params.raw["distill"]["boss-4"]["train"] == raw["distill"]["boss-4"]["train"] | {"steps": 800}
 
 
@@ -59,7 +67,7 @@ def test_what_a_deployment_asks_for_passes_the_check_of_a_run(deployment):
 def test_the_nightly_chain_is_small():
     (nightly,) = [one for one in DEPLOYMENTS if one["name"] == "nightly"]
     params = Variant.of(CHECKOUT, nightly["parameters"]["overrides"]).params
-    assert params.raw["pretrain"]["train"]["steps"] == 150
+    assert params.raw["pretrain"]["base"]["train"]["steps"] == 150
     trained = {f"distill.{key}.train.steps" for key in params.keys("distill")}
     assert trained <= nightly["parameters"]["overrides"].keys()
 

@@ -19,9 +19,9 @@ def row(name, grid, **facts):
 def evaluated(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = [
-        row("pretrain@32", "uniform"),
-        row("pretrain@64/fine", "fine", nfe=64, fd_over_teacher=1.0, fd_over_teacher_spread=0.0),
-        row("pretrain@4", "bellman"),
+        row("base@32", "uniform"),
+        row("base@64/fine", "fine", nfe=64, fd_over_teacher=1.0, fd_over_teacher_spread=0.0),
+        row("base@4", "bellman"),
         row("boss-4@4", "own", fd_clf=1234.5),
     ]
     summary.EVALUATION.mkdir(parents=True)
@@ -35,8 +35,8 @@ def test_each_model_has_its_numbers_and_timings_where_they_are_known(evaluated, 
     assert head_above.split() == ["at", "floor", "at", "s", "per"]
     assert head.split() == ["model", "NFE", "÷", "teacher", "fd_clf", "n=450", "n=450", "1000"]
     assert [line.split() for line in lines if line] == [
-        ["pretrain", "32", "1.5", "±", "0.2", "1.23", "±", "0.04", "2.5", "0.5", "-"],
-        ["pretrain,", "fine", "64", "1", "±", "0.04", "1.23", "±", "0.04", "2.5", "0.5", "-"],
+        ["base", "32", "1.5", "±", "0.2", "1.23", "±", "0.04", "2.5", "0.5", "-"],
+        ["base,", "fine", "64", "1", "±", "0.04", "1.23", "±", "0.04", "2.5", "0.5", "-"],
         ["boss-4", "4", "1.5", "±", "0.2", "1.23e+03", "±", "0.04", "2.5", "0.5", "0.123"],
     ]
     assert report.endswith("artifacts/evaluate/report.html")

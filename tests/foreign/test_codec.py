@@ -119,8 +119,8 @@ def test_the_reports_bound_is_of_what_prepare_and_pretrain_measured(made, tmp_pa
         made[0].facts,
         pretrain.Config(method="flow_matching", model={"name": "unet"}, train=TrainSettings(steps=1)),
     )
-    learnt = {"config": config.model_dump(mode="json"), "facts": {"held_out_loss": 0.4}}
-    manifests = {"data": {"facts": facts}, "model pretrain": learnt}
+    learnt = {"stage": "pretrain", "config": config.model_dump(mode="json"), "facts": {"held_out_loss": 0.4}}
+    manifests = {"data": {"facts": facts}, "reference": learnt}
 
     def found(prepared=made[0].out, **changed):
         told = manifests | changed
@@ -132,7 +132,8 @@ def test_the_reports_bound_is_of_what_prepare_and_pretrain_measured(made, tmp_pa
     assert found(prepared=tmp_path) is None  # the model makes what is measured
     assert found(data={"facts": facts | {"codec": facts["codec"] | {"rmse": None}}}) is None
     for other in ({"path": "vp"}, {"prediction": "noise"}, {"checkpoint": "data/theirs"}):
-        assert found(**{"model pretrain": learnt | {"config": learnt["config"] | other}}) is None
+        assert found(reference=learnt | {"config": learnt["config"] | other}) is None
+    assert found(reference={"stage": "adopt"}) is None
 
 
 def test_prepare_writes_the_latents_of_its_images_and_the_codec(made, folder):

@@ -164,7 +164,7 @@ def test_a_model_directory_is_for_pretrain(here, ask):
     assert ended is None
     assert "network:    mlp, a model directory of fewstep\n" in said
     assert re.search(r"note: its data estimate has 0\.\d+ times the error of a Gaussian fit", said)
-    assert section(said) == {"pretrain": {"checkpoint": "data/mine"}}
+    assert section(said) == {"pretrain": {"mine": {"checkpoint": "data/mine"}}}
 
 
 def test_numbers_are_written_whole_and_for_both_versions_of_yaml():

@@ -11,10 +11,10 @@ from flows.workspaces.variant import Variant
 STAGES = {
     "prepare": "cpu",
     "nets": "cpu",
-    "pretrain": "gpu",
+    "pretrain@base": "gpu",
     "couple@round1": "gpu",
-    "search@pretrain": "gpu",
-    "trajectories@pretrain": "gpu",
+    "search@base": "gpu",
+    "trajectories@base": "gpu",
     "distill@boss-4": "gpu",
     "evaluate": "cpu",
 }
@@ -24,7 +24,7 @@ SLOW = {"couple.round1.nfe": 128}
 
 def fewer_stages(checkout: Checkout) -> None:
     params = checkout.params()
-    kept = {"search": "pretrain", "distill": "boss-4"}
+    kept = {"search": "base", "distill": "boss-4"}
     fewer = {section: {key: params[section][key]} for section, key in kept.items()}
     checkout.write_params(params | fewer | {"reflow": {}})
 

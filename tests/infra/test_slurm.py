@@ -30,7 +30,7 @@ def submitted(folder, *arguments):
 
 @pytest.mark.parametrize(
     ("stage", "helper"),
-    [("pretrain", "stages.pretrain"), ("distill@boss-4", "stages.distill boss-4")],
+    [("pretrain@base", "stages.pretrain base"), ("distill@boss-4", "stages.distill boss-4")],
 )
 def test_the_first_machine_publishes_and_the_others_help(tmp_path, stage, helper):
     done = submitted(tmp_path, stage)

@@ -128,21 +128,21 @@ def test_impossible_numbers_of_steps_are_told(steps):
 
 def test_it_goes_on_with_a_flow_map_alone():
     raw = yaml.safe_load(Path("params.yaml").read_text())
-    raw["trajectories"]["pretrain"]["keep"] = "all"
-    common = {"teacher": "pretrain", "nfe": "any", "train": {"steps": 10}}
+    raw["trajectories"]["base"]["keep"] = "all"
+    common = {"teacher": "base", "nfe": "any", "train": {"steps": 10}}
     raw["distill"]["any"] = common | {
         "method": "flow_map",
-        "init": "pretrain",
-        "train_on": "trajectories/pretrain",
+        "init": "base",
+        "train_on": "trajectories/base",
     }
     raw["distill"]["finished"] = common | {"method": "anyflow", "init": "any", "train_on": "prepare"}
     checks.check(Params(raw))
     raw["distill"]["finished"]["method"] = {"name": "anyflow", "map_weight": 1.0}
     with pytest.raises(UserError, match="anyflow with a map_weight learns from trajectories/"):
         checks.check(Params(raw))
-    raw["distill"]["finished"]["train_on"] = "trajectories/pretrain"
+    raw["distill"]["finished"]["train_on"] = "trajectories/base"
     checks.check(Params(raw))
-    for init, changes in (("pretrain", {}), ("any", {"model": {"name": "unet", "width": 8}})):
+    for init, changes in (("base", {}), ("any", {"model": {"name": "unet", "width": 8}})):
         other = copy.deepcopy(raw)
         other["distill"]["finished"] |= {"init": init} | changes
         with pytest.raises(UserError, match=rf"finished\.init '{init}' is no flow map, which method anyflow"):

@@ -156,7 +156,7 @@ def settings(**adopt):
 def test_an_adopted_model_has_its_key_for_a_name_everywhere():
     params = settings(mine=SAID)
     params.raw["couple"] = RAW["couple"] | {"more": {"model": "mine", "pairs": 64, "guidance": 3.0}}
-    params.raw["search"] = RAW["search"] | {"mine": RAW["search"]["pretrain"] | {"teacher": "mine"}}
+    params.raw["search"] = RAW["search"] | {"mine": RAW["search"]["base"] | {"teacher": "mine"}}
     student = STRAIGHT | {"teacher": "mine", "init": "mine"}
     params.raw["distill"] = RAW["distill"] | {"four": student | {"train_on": "trajectories/mine"}}
     params.raw["trajectories"] = RAW["trajectories"] | {"mine": {"samples": 64}}
@@ -190,9 +190,9 @@ def test_wrong_settings_are_told(changed, told):
 
 
 def test_names_are_not_doubled_and_the_reference_is_a_teacher():
-    with pytest.raises(UserError, match="'round1' names more than one model among pretrain, adopt, reflow"):
+    with pytest.raises(UserError, match=r"adopt\.round1 and reflow\.round1 would both be the model 'round1'"):
         checks.check(settings(round1=SAID))
     params = settings()
     params.raw["evaluate"] = RAW["evaluate"] | {"reference": "boss-4"}
-    with pytest.raises(UserError, match=r"evaluate\.reference 'boss-4' is no teacher; there are: pretrain"):
+    with pytest.raises(UserError, match=r"evaluate\.reference 'boss-4' is no teacher; there are: base"):
         checks.check(params)

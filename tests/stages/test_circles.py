@@ -29,7 +29,7 @@ def two_rounds():
             "couple",
             {"round1": "round1"},
             r"^  couple\.round1\.model 'round1' makes a circle: .*couple@round1, which needs reflow@round1"
-            r".*; name a model made before, such as pretrain$",
+            r".*; name a model made before, such as a teacher$",
         ),
         ("couple", {"round1": "round2", "round2": "round1"}, r"couple\.round1\.model 'round2'.* circle"),
         ("couple", {"round1": "round2", "round2": "round1"}, r"couple\.round2\.model 'round1'.* circle"),

@@ -67,7 +67,7 @@ def run(model, folder, data=None, **settings):
     """Run the stage and return its job."""
     inputs = {"model": model} | ({"data": data} if data else {})
     job = job_in(folder, "couple", "test", inputs=inputs, progress=Notes())
-    defaults = {"model": "pretrain", "pairs": 40, "held_out": 24, "pairs_per_shard": 16, "gates": "warn"}
+    defaults = {"model": "base", "pairs": 40, "held_out": 24, "pairs_per_shard": 16, "gates": "warn"}
     couple.run(Config(**defaults | settings), job)
     return job
 
@@ -104,7 +104,7 @@ def test_pairs_are_made_along_the_steps_asked_for_and_say_so(points, tmp_path, s
 
 
 def test_guidance_doubles_the_calls_of_given_times():
-    config = Config(model="pretrain", pairs=1, times=(0.0, 0.5, 1.0), guidance=2.0)
+    config = Config(model="base", pairs=1, times=(0.0, 0.5, 1.0), guidance=2.0)
     assert config.steps_taken()["nfe"] == 8
 
 
@@ -126,7 +126,7 @@ def test_guidance_doubles_the_calls_of_given_times():
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message):
-    config = Config(**{"model": "pretrain", "pairs": 10} | settings)
+    config = Config(**{"model": "base", "pairs": 10} | settings)
     (problem,) = config.wrong_source("couple.a") or config.wrong_steps("couple.a")
     assert problem.startswith(message)
 
@@ -186,8 +186,8 @@ def test_pairs_from_elsewhere_become_a_coupling_after_the_same_checks(points, tm
             assert torch.equal(pairs(taken, split)[name], values)
     assert taken.facts["checks"] == made.facts["checks"]
     assert Shards(taken.out / "train").facts["source"] == "pairs.npz"
-    assert couple.inputs(Config(model="pretrain", pairs=1, source="pairs.npz"), "test") == {
-        "model": "artifacts/models/pretrain",
+    assert couple.inputs(Config(model="base", pairs=1, source="pairs.npz"), "test") == {
+        "model": "artifacts/models/base",
         "data": "artifacts/prepare",
         "source": "data/pairs.npz",
     }
@@ -218,7 +218,7 @@ def test_reversed_pairs_from_elsewhere_stop_the_chain_with_that_word(points, tmp
     np.savez(tmp_path / "data/turned.npz", noise=3 * fields["data"], data=fields["noise"])
     taken = run(points, tmp_path / "taken", source="data/turned.npz", nfe=32)
     assert "reversed" in taken.facts["problems"][0]
-    config = Config(model="pretrain", pairs=40, source="turned.npz")
+    config = Config(model="base", pairs=40, source="turned.npz")
     assert "reversed" in couple.gate(config, "test", json.loads(json.dumps(taken.facts)))
     assert couple.gate(config.model_copy(update={"gates": "warn"}), "test", taken.facts) is None
 

@@ -85,7 +85,7 @@ def distilled(folder, inputs, **changes):
 
 def configured(**changes):
     """Return the settings of a student."""
-    models = {"init": "pretrain", "teacher": "pretrain", "train_on": "trajectories/pretrain"}
+    models = {"init": "base", "teacher": "base", "train_on": "trajectories/base"}
     return distill.Config(**models | {"train": TRAIN} | changes)
 
 

@@ -16,7 +16,7 @@ from stages.evaluation import evaluation
 from stages.evaluation.entries import Entry, KeptEntries, Result
 from stages.settings.params import Plugin
 
-ENTRY, OTHER = (Entry(name, "uniform", uniform(4), 4, name, 1.0) for name in ("boss-4", "pretrain"))
+ENTRY, OTHER = (Entry(name, "uniform", uniform(4), 4, name, 1.0) for name in ("boss-4", "base"))
 SCORES = BlockScores(1.5, 0.1, 1.6, 0.2, 1.7, 0.01, 0.001, 2, 50, (1.4, 1.6))
 RESULT = Result((SCORES, SCORES), {"recall": 0.5}, torch.arange(12.0).reshape(3, 4), torch.ones(5, 4))
 

@@ -265,7 +265,7 @@ class Found:
     """What `converge` asks of the measured entries; the distance is the limit's plus `decay` over NFE."""
 
     def __init__(self, folder, decay):
-        self.folders, self.results, self.decay, self.said = {"pretrain": folder}, {}, decay, []
+        self.folders, self.results, self.decay, self.said = {"base": folder}, {}, decay, []
         self.rounds = []
         self.job = SimpleNamespace(progress=Listener(self.said))
 
@@ -280,18 +280,18 @@ class Found:
 def teacher(tmp_path):
     settings = {"architecture": {"name": "mlp", "width": 8}, "shape": (2,), "classes": 3}
     made = model.build(ModelConfig(**settings), seed=0)
-    save_model(tmp_path / "pretrain", made)
-    return made, tmp_path / "pretrain"
+    save_model(tmp_path / "base", made)
+    return made, tmp_path / "base"
 
 
 def test_the_fine_run_is_doubled_until_no_net_sees_it_move(teacher):
     made, folder = teacher
     found = Found(folder, decay=6.0)  # 32 to 64 moves by .094, 16 to 32 by .19
-    entry, told = converge(found, made, FineRun("pretrain", "heun", 8), [FEW])[1.0]
+    entry, told = converge(found, made, FineRun("base", "heun", 8), [FEW])[1.0]
     assert (entry.nfe, entry.grid.solver, entry.digest) == (64, "heun", model_digest(folder))
-    assert entry.name == "pretrain@64/fine"
+    assert entry.name == "base@64/fine"
     assert told == (
-        "pretrain@64/fine has converged: its distance moved by -4.3%, 0.94 of its error, "
+        "base@64/fine has converged: its distance moved by -4.3%, 0.94 of its error, "
         "when the steps were doubled"
     )
     assert found.rounds == [[3, 8, 16], [32], [64]]  # what is not fine waits for no fine run
@@ -300,7 +300,7 @@ def test_the_fine_run_is_doubled_until_no_net_sees_it_move(teacher):
 
 def test_a_run_that_does_not_converge_ends_and_says_so(teacher):
     made, folder = teacher
-    entry, told = converge(Found(folder, decay=1e4), made, FineRun("pretrain", "euler", 4), [FEW])[1.0]
+    entry, told = converge(Found(folder, decay=1e4), made, FineRun("base", "euler", 4), [FEW])[1.0]
     assert entry.nfe == 4 * 2**evaluation.DOUBLINGS
     assert "HAS NOT CONVERGED" in told
 
@@ -308,12 +308,12 @@ def test_a_run_that_does_not_converge_ends_and_says_so(teacher):
 def test_each_guidance_has_a_fine_run_of_its_own(teacher):
     made, folder = teacher
     guided = replace(FEW, guidance=2.5)
-    runs = converge(Found(folder, decay=0.0), made, FineRun("pretrain", "heun", 8), [guided])
+    runs = converge(Found(folder, decay=0.0), made, FineRun("base", "heun", 8), [guided])
     assert {guidance: (run.grid.guidance, run.nfe) for guidance, (run, _) in runs.items()} == {
         1.0: (1.0, 16),
         2.5: (2.5, 32),  # guidance takes two calls a velocity
     }
-    assert runs[2.5][0].name == "pretrain@32/fine, guidance 2.5"
+    assert runs[2.5][0].name == "base@32/fine, guidance 2.5"
 
 
 def test_models_are_read_one_after_the_other(teacher):
@@ -330,9 +330,8 @@ def test_a_refiner_has_no_entry(teacher, tmp_path):
     (made, folder), said = teacher, []
     refiner = refining.refiner_for(made, {"name": "mlp", "width": 4, "depth": 1}, seed=0)
     save_model(tmp_path / "turbo", refiner)
-    assert dict(models_in({"pretrain": folder, "turbo": tmp_path / "turbo"}, Listener(said))).keys() == {
-        "pretrain"
-    }
+    models = {"base": folder, "turbo": tmp_path / "turbo"}
+    assert [name for name, _ in models_in(models, Listener(said))] == ["base"]
     assert said == ["turbo is a refiner: evaluate.refined samples it beside its teacher"]
 
 
@@ -368,10 +367,10 @@ def test_a_student_is_compared_with_the_guidance_that_it_was_taught(teacher, tmp
     taught = {"grid": uniform(2), "trained_times": "grid", "baked_guidance": 2.5}
     student = Model(replace(made.config, **taught), made.network)
     save_model(tmp_path / "boss-2", student)
-    job = job_in(tmp_path, "evaluate", inputs={"model boss-2": tmp_path / "boss-2", "model pretrain": folder})
+    job = job_in(tmp_path, "evaluate", inputs={"model boss-2": tmp_path / "boss-2", "model base": folder})
     (own,) = entries_of("boss-2", student, (1,), job)
     assert (own.guidance, own.grid.guidance, own.nfe) == (2.5, 1.0, 2)
-    assert [entry.guidance for entry in entries_of("pretrain", made, (1, 2), job)] == [1.0, 1.0]
+    assert [entry.guidance for entry in entries_of("base", made, (1, 2), job)] == [1.0, 1.0]
 
 
 def test_what_is_measured_does_not_depend_on_how_many_samples_memory_holds(prepared, constants, monkeypatch):

@@ -97,7 +97,7 @@ def project(tmp_path_factory):
         )
         table = Table(rows={"at": np.zeros((2, 2), np.float32)}, texts=("<a>", "b"))
         model = build(config, seed=0)
-        save_model(root / "artifacts/models/pretrain", Model(config, model.network, table))
+        save_model(root / "artifacts/models/base", Model(config, model.network, table))
     return root
 
 
@@ -110,20 +110,20 @@ def evaluated(root, monkeypatch, features):
         samples=50, blocks=2, nfe=[1], reference_nfe=1, reference_solver="euler", features=features
     )
     inputs = {"data": "artifacts/prepare", "nets": "artifacts/nets"}
-    inputs["model pretrain"] = "artifacts/models/pretrain"
+    inputs |= dict.fromkeys(["model base", "reference"], "artifacts/models/base")
     inputs |= evaluate.feature_inputs(config.features)
     inputs = {name: Path(path) for name, path in inputs.items()}
     facts = {
         "facts": {},
         "stage": "pretrain",
-        "key": None,
+        "key": "base",
         "config": {},
         "fingerprint": "0" * 64,
         "inputs": {},
     }
     out = root / f"evaluate-{len(list(root.iterdir()))}"
     out.mkdir()
-    job = job_in(root, "evaluate", out=out, inputs=inputs, manifests={"model pretrain": facts})
+    job = job_in(root, "evaluate", out=out, inputs=inputs, manifests={"model base": facts})
     evaluate.run(config, job)
     return json.loads((job.out / "metrics.json").read_text()), (job.out / "report.html").read_text()
 

@@ -27,7 +27,7 @@ def test_models_that_make_no_pairs(tmp_path, config, told):
     )
     job = job_in(tmp_path, "couple", "boss", inputs={"model": tmp_path / "model"})
     with pytest.raises(UserError, match=f"couple@boss can't use model: it is {told}"):
-        couple.run(couple.Config(model="pretrain", pairs=4), job)
+        couple.run(couple.Config(model="base", pairs=4), job)
 
 
 def test_calls_become_steps_of_a_spacing():

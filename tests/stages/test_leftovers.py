@@ -7,16 +7,16 @@ from stages.evaluate import remove_models_no_longer_named
 
 def test_only_outputs_that_no_stage_makes_any_more_are_removed(tmp_path):
     models = tmp_path / "models"
-    for name in ("pretrain", "old-student", "boss-4.tmp", "mine"):
+    for name in ("base", "old-student", "boss-4.tmp", "mine"):
         (models / name).mkdir(parents=True)
-    for name in ("pretrain", "old-student"):
+    for name in ("base", "old-student"):
         (models / name / "manifest.json").write_text("{}")
     notes = []
     job = SimpleNamespace(
-        inputs={"data": tmp_path / "prepare", "model pretrain": models / "pretrain"},
+        inputs={"data": tmp_path / "prepare", "model base": models / "base"},
         progress=SimpleNamespace(note=notes.append),
     )
     remove_models_no_longer_named(job)
-    assert sorted(path.name for path in models.iterdir()) == ["mine", "pretrain"]
+    assert sorted(path.name for path in models.iterdir()) == ["base", "mine"]
     assert any("mine is the output of no stage" in note for note in notes)
     assert any("removed" in note and "old-student" in note for note in notes)

@@ -71,36 +71,40 @@ def chain(tmp_path_factory):
         ran(root, nets, {"metric": {"steps": 2, "clusters": 2}, "monitor": {"steps": 1}}, {"data": "prepare"})
         method = {"name": "flow_matching", "label_dropout": 0.1}
         settings = {"method": method, "model": MLP, "conditional": True, "train": TRAIN | {"steps": 500}}
-        ran(root, pretrain, settings, {"data": "prepare"})
-        teacher = {"model": "pretrain", "data": "prepare"}
-        ran(root, couple, {"model": "pretrain", "pairs": 96, "held_out": 32, "nfe": 8}, teacher, "round1")
-        settings = {"init": "pretrain", "method": "reflow", "train": TRAIN | {"steps": 5}}
+        ran(root, pretrain, settings, {"data": "prepare"}, "base")
+        teacher = {"model": "pretrain-base", "data": "prepare"}
+        ran(root, couple, {"model": "base", "pairs": 96, "held_out": 32, "nfe": 8}, teacher, "round1")
+        settings = {"init": "base", "method": "reflow", "train": TRAIN | {"steps": 5}}
         settings |= {"straightness_noises": 8}
-        inputs = {"pairs": "couple-round1", "init": "pretrain", "data": "prepare"}
+        inputs = {"pairs": "couple-round1", "init": "pretrain-base", "data": "prepare"}
         ran(root, reflow, settings, inputs, "round1")
-        settings = {"teacher": "pretrain", "method": "uniform", "budgets": [2], "guidance": 1.5}
+        settings = {"teacher": "base", "method": "uniform", "budgets": [2], "guidance": 1.5}
         settings |= {"report_noises": 32, "batch": 32, "truth_steps": 8}
-        ran(root, search, settings, {"model": "pretrain", "teacher": "pretrain"}, "pretrain")
-        inputs = {"model": "pretrain", "search": "search-pretrain"}
-        ran(root, trajectories, {"samples": 256, "held_out": 64}, inputs, "pretrain")
-        ran(root, distill, student("straighten"), student_inputs("trajectories-pretrain"), "straight")
+        ran(root, search, settings, dict.fromkeys(["model", "teacher"], "pretrain-base"), "base")
+        inputs = {"model": "pretrain-base", "search": "search-base"}
+        ran(root, trajectories, {"samples": 256, "held_out": 64}, inputs, "base")
+        ran(root, distill, student("straighten"), student_inputs("trajectories-base"), "straight")
         settings = student({"name": "dmd", "fake_warmup": 1}) | {"train": TRAIN | {"steps": 2}}
         ran(root, distill, settings, student_inputs("prepare"), "boss")
         inputs = {"data": "prepare", "nets": "nets"}
-        inputs |= {"model pretrain": "pretrain", "model straight": "distill-straight"}
+        inputs |= {
+            "model pretrain-base": "pretrain-base",
+            "model straight": "distill-straight",
+            "reference": "pretrain-base",
+        }
         settings = {"samples": 50, "blocks": 2, "nfe": [2], "reference_nfe": 4}
-        ran(root, evaluate, settings, inputs | {"search pretrain": "search-pretrain"})
+        ran(root, evaluate, settings, inputs | {"search base": "search-base"})
     return root
 
 
 def student(method):
     """Settings of distill."""
-    found = {"method": method, "init": "pretrain", "teacher": "pretrain", "train_on": "trajectories/pretrain"}
+    found = {"method": method, "init": "base", "teacher": "base", "train_on": "trajectories/base"}
     return found | {"nfe": 2, "train": TRAIN | {"steps": 200}}
 
 
 def student_inputs(train_on):
-    models = {"init": "pretrain", "teacher": "pretrain", "search": "search-pretrain"}
+    models = {"init": "pretrain-base", "teacher": "pretrain-base", "search": "search-base"}
     return models | {"train_on": train_on, "data": "prepare"}
 
 
@@ -115,14 +119,14 @@ def test_shards_hold_the_rows_of_the_data_and_the_numbers_of_rows_of_the_model(c
     assert (data["data"] - middle).std() == pytest.approx(0.1, abs=0.02)
     table = load_table(chain / "prepare")
     assert {name: values.shape for name, values in table.rows.items()} == {"label": (100,), "place": (100, 2)}
-    for name in ("couple-round1", "trajectories-pretrain"):
+    for name in ("couple-round1", "trajectories-base"):
         shards = Shards(chain / name / "train")
         assert shards.fields["row"] == {"dtype": "int64", "shape": []}
         assert not {"label", "place"} & shards.fields.keys()
         assert shards.facts["conditions"] == table.digest
 
 
-@pytest.mark.parametrize("model", ["pretrain", "reflow-round1", "distill-straight", "distill-boss"])
+@pytest.mark.parametrize("model", ["pretrain-base", "reflow-round1", "distill-straight", "distill-boss"])
 def test_every_model_carries_the_conditions_of_the_data(chain, model):
     loaded = load_model(chain / model)
     assert loaded.config.conditions == {"place": (2,)}
@@ -145,7 +149,7 @@ def test_a_student_is_sampled_from_its_own_directory_alone(chain, model, tmp_pat
     assert apart < (made["samples"] - middle.roll(1, 0)).square().mean().sqrt() / 2
 
 
-@pytest.mark.parametrize(("model", "apart"), [("pretrain", 0.35), ("distill-straight", 0.45)])
+@pytest.mark.parametrize(("model", "apart"), [("pretrain-base", 0.35), ("distill-straight", 0.45)])
 def test_samples_follow_their_conditions(chain, model, apart):
     loaded = load_model(chain / model)
     flow = as_flow(loaded)
@@ -247,10 +251,10 @@ def test_a_guided_student_keeps_what_captions_say(captioned):
 
 
 def test_pairs_that_were_made_with_other_conditions_are_refused(chain, tmp_path):
-    model = load_model(chain / "pretrain")
+    model = load_model(chain / "pretrain-base")
     table = model.conditions.table.pick(torch.arange(50))
     save_model(tmp_path / "other", build(model.config, seed=0, table=table))
-    settings = {"init": "pretrain", "method": "reflow", "train": TRAIN | {"steps": 5}}
+    settings = {"init": "base", "method": "reflow", "train": TRAIN | {"steps": 5}}
     inputs = {"pairs": chain / "couple-round1", "init": tmp_path / "other"}
     inputs["data"] = chain / "prepare"
     with pytest.raises(UserError, match="couple-round1 was made with other conditions than the model has"):
@@ -334,8 +338,8 @@ def test_pairs_whose_conditions_are_in_no_table_are_refused(chain, tmp_path, mon
     (tmp_path / "data").mkdir()
     arrays = {"noise": np.zeros((40, 2)), "data": np.zeros((40, 2)), "label": np.zeros(40, np.int64)}
     np.savez(tmp_path / "data" / "pairs.npz", **arrays)
-    inputs = {"model": chain / "pretrain", "data": chain / "prepare"}
-    settings = {"model": "pretrain", "pairs": 32, "held_out": 8, "nfe": 8} | asked
+    inputs = {"model": chain / "pretrain-base", "data": chain / "prepare"}
+    settings = {"model": "base", "pairs": 32, "held_out": 8, "nfe": 8} | asked
     with pytest.raises(UserError, match=told):
         couple.run(couple.Config(**settings), job_in(tmp_path, "couple", "round1", inputs=inputs))
 
@@ -346,7 +350,7 @@ def test_pairs_of_a_model_that_is_given_images_are_not_mirrored(tmp_path, monkey
     network = {"name": "unet", "width": 8, "multipliers": [1]}
     config = ModelConfig(architecture=network, shape=(1, 8, 8), conditions=table.shapes)
     save_model(tmp_path / "model", build(config, seed=0, table=table))
-    settings = {"model": "pretrain", "pairs": 32, "held_out": 8, "nfe": 8, "mirror": True}
+    settings = {"model": "base", "pairs": 32, "held_out": 8, "nfe": 8, "mirror": True}
     job = job_in(tmp_path, "couple", "round1", inputs={"model": tmp_path / "model"})
     with pytest.raises(
         UserError, match=r"couple\.round1\.mirror can't mirror pairs of a model that is given images"

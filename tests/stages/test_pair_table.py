@@ -29,7 +29,7 @@ def learnt(coupling="couple/x", advice=(), name="pairs"):
 
 
 def test_each_model_that_learnt_from_pairs_has_a_column(tmp_path):
-    found = table(tmp_path, pretrain={}, round1=learnt(), student=learnt(name="train_on"))
+    found = table(tmp_path, base={}, round1=learnt(), student=learnt(name="train_on"))
     assert found.models == ["round1", "student"]
     cells = {label: cells for label, _, cells in found.rows}
     assert cells["pairs checked"] == ["512", "512"]
@@ -52,7 +52,7 @@ def test_a_coupling_is_spoken_of_once_and_each_model_after(tmp_path):
 
 
 def test_without_pairs_there_is_no_table(tmp_path):
-    assert table(tmp_path, pretrain={}).models == []
+    assert table(tmp_path, base={}).models == []
 
 
 def test_pairs_whose_checks_are_unknown_still_have_their_loss(tmp_path):

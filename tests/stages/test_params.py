@@ -131,9 +131,9 @@ def test_a_search_and_a_value_by_their_old_names_get_todays_as_suggestion():
         registry.find("fewstep.searches", "endpoint")
     with pytest.raises(ValidationError) as caught:
         trajectories.Config.model_validate({"samples": 1, "keep": "knots"})
-    (line,) = messages.explain(caught.value, trajectories.Config, "trajectories.pretrain")
+    (line,) = messages.explain(caught.value, trajectories.Config, "trajectories.base")
     assert line == (
-        "trajectories.pretrain.keep should be 'timesteps' or 'all', got 'knots'; did you mean 'timesteps'?"
+        "trajectories.base.keep should be 'timesteps' or 'all', got 'knots'; did you mean 'timesteps'?"
     )
 
 

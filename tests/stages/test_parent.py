@@ -89,7 +89,7 @@ def test_all_processes_name_the_same_parent_alike():
         ("/usr/bin/python -m dvc repro -sf evaluate", True),
         ("dvc exp run -fv", True),
         ("dvc repro", False),
-        ("dvc repro --force-downstream pretrain", False),
+        ("dvc repro --force-downstream pretrain@base", False),
         ("dvc repro -s boss-f", False),
         ("dvc exp run -S distill.boss-4.train.steps=-f", False),
     ],

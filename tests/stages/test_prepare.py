@@ -56,9 +56,11 @@ def test_the_named_file_or_folder_does(data, source):
 
 
 def test_of_data_pretrain_reads_the_given_model_alone():
-    config = pretrain.Config(**RAW["pretrain"] | {"checkpoint": "data/mine"})
-    assert pretrain.inputs(config, None) == {"data": "artifacts/prepare", "checkpoint": "data/mine"}
-    assert pretrain.inputs(pretrain.Config(**RAW["pretrain"]), None) == {"data": "artifacts/prepare"}
+    config = pretrain.Config(**RAW["pretrain"]["base"] | {"checkpoint": "data/mine"})
+    assert pretrain.inputs(config, "mine") == {"data": "artifacts/prepare", "checkpoint": "data/mine"}
+    assert pretrain.inputs(pretrain.Config(**RAW["pretrain"]["base"]), "mine") == {
+        "data": "artifacts/prepare"
+    }
 
 
 @pytest.mark.parametrize("source", ["/etc", "data/../artifacts", "ftp/../../x"])

@@ -11,9 +11,9 @@ from stages.settings.params import Params
 REFINER = {
     "distill__turbo": {
         "method": "refiner",
-        "init": "pretrain",
+        "init": "base",
         "model": {"name": "unet", "width": 8, "multipliers": [1, 2]},
-        "teacher": "pretrain",
+        "teacher": "base",
         "train_on": "prepare",
         "nfe": "any",
         "train": {"steps": 10},
@@ -22,7 +22,7 @@ REFINER = {
 
 
 def asked(**changes):
-    entry = {"model": "pretrain", "refiner": "turbo", "blocks": [[1, 2, 3]]}
+    entry = {"model": "base", "refiner": "turbo", "blocks": [[1, 2, 3]]}
     return REFINER | {"evaluate__refined": {"fast": entry | changes}}
 
 
@@ -33,7 +33,7 @@ def asked(**changes):
             asked(refiner="boss-4"),
             r"evaluate\.refined\.fast\.refiner 'boss-4' is no refiner; there are: turbo",
         ),
-        (asked(model="round1"), r"fast\.model 'round1' is not what turbo was trained beside; set it to pret"),
+        (asked(model="round1"), r"fast\.model 'round1' is not what turbo was trained beside; set it to base"),
         (asked(blocks=[[0, 0, 3]]), r"evaluate\.refined\.fast\.blocks.*need a step of the flow"),
         (asked(blocks=[[1, 0, 0], [1, 0, 0]]), r"evaluate\.refined\.fast\.blocks name steps twice"),
         (
@@ -42,7 +42,7 @@ def asked(**changes):
         ),
         (
             REFINER | {"distill__turbo__init": "round1"},
-            r"distill\.turbo\.init 'round1' must be 'pretrain', its teacher",
+            r"distill\.turbo\.init 'round1' must be 'base', its teacher",
         ),
         (REFINER | {"distill__turbo__model": None}, r"distill\.turbo\.model null: a refiner has an arch"),
         (REFINER | {"distill__turbo__nfe": 4}, r"turbo\.nfe 4: method refiner trains for any number"),

@@ -146,7 +146,7 @@ def test_data_and_pairs_are_inputs_of_the_run_and_models_are_not(tracker, tmp_pa
     inputs = {
         "data": made("prepare", None),
         "pairs": made("couple", "round1"),
-        "init": made("pretrain", None),
+        "init": made("pretrain", "base"),
     }
     run = told(tracker, tmp_path, "reflow", ("samples", {"samples": lineage.samples(inputs)}))
     used = [item.dataset for item in tracker.client.get_run(run).inputs.dataset_inputs]
@@ -175,7 +175,7 @@ def test_an_evaluation_offers_its_students_and_says_what_they_were_held_against(
         "fd_clf_se": 0.1,
     }
     rows = [base | {"model": "boss-4", "grid": "own", "nfe": 4}]
-    rows += [base | {"model": "pretrain", "grid": "uniform", "nfe": 4}]
+    rows += [base | {"model": "base", "grid": "uniform", "nfe": 4}]
     (tmp_path / "metrics.json").write_text(json.dumps({"rows": rows}))
     inputs = {"data": {"fingerprint": "d"}, "model boss-4": {"fingerprint": "b4"}}
     (offered,) = tracking.scores(tmp_path, {"version": 1, "inputs": inputs})

@@ -32,17 +32,17 @@ def asked(model, sampler, nfe=(8,)):
 @pytest.mark.parametrize(
     ("name", "settings", "told"),
     [
-        ("soft", asked("pretrain", {"name": "sde", "strengt": 2}), "'strength'"),
-        ("SOFT/", asked("pretrain", "sde"), "evaluate.samplers"),
+        ("soft", asked("base", {"name": "sde", "strengt": 2}), "'strength'"),
+        ("SOFT/", asked("base", "sde"), "evaluate.samplers"),
         (
             "fine",
-            asked("pretrain", "sde"),
+            asked("base", "sde"),
             "samplers.fine: the report has another entry of that name; rename",
         ),
-        ("soft", asked("pretrain", "sde", (8, 8)), "samplers.soft.nfe [8, 8] names a number twice"),
+        ("soft", asked("base", "sde", (8, 8)), "samplers.soft.nfe [8, 8] names a number twice"),
         (
             "soft",
-            asked("pretrain", "sde", (1, 8)) | {"last_step": 0.02},
+            asked("base", "sde", (1, 8)) | {"last_step": 0.02},
             "samplers.soft.last_step changes nothing of one step; ask for nfe from 2",
         ),
         (
@@ -53,10 +53,10 @@ def asked(model, sampler, nfe=(8,)):
         ("soft", asked("boss-4", "sde"), "model: 'boss-4' is trained only at the timesteps of its grid"),
         (
             "soft",
-            asked("pretrain", "reinterpolate"),
-            "'pretrain' did not learn from pairs, of which each noise",
+            asked("base", "reinterpolate"),
+            "'base' did not learn from pairs, of which each noise",
         ),
-        ("soft", asked("pretrain", "heun"), "unknown sampler 'heun'"),
+        ("soft", asked("base", "heun"), "unknown sampler 'heun'"),
     ],
 )
 def test_a_sampler_that_does_not_suit_is_refused(name, settings, told):
@@ -65,7 +65,7 @@ def test_a_sampler_that_does_not_suit_is_refused(name, settings, told):
 
 @pytest.mark.parametrize(
     ("section", "setting"),
-    [("couple.round1", "solver"), ("search.pretrain", "solver"), ("evaluate", "reference_solver")],
+    [("couple.round1", "solver"), ("search.base", "solver"), ("evaluate", "reference_solver")],
 )
 def test_what_needs_a_map_takes_no_sampler(section, setting):
     told = refused(section, **{setting: "sde"})
@@ -75,7 +75,7 @@ def test_what_needs_a_map_takes_no_sampler(section, setting):
 def test_samplers_that_suit_are_taken():
     raw = copy.deepcopy(RAW)
     raw["evaluate"]["samplers"] = {
-        "soft": asked("pretrain", {"name": "sde", "diffusion": "noise"}) | {"last_step": 0.02},
+        "soft": asked("base", {"name": "sde", "diffusion": "noise"}) | {"last_step": 0.02},
         "again": asked("round1", "reinterpolate"),
     }
     checks.check(Params(raw))

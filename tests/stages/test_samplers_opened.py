@@ -84,11 +84,9 @@ def test_where_nothing_can_be_compiled_one_line_says_so(folder, monkeypatch, cap
 def test_trajectories_are_followed_in_the_precision_asked_for_and_say_so(folder, tmp_path_factory, precision):
     out = tmp_path_factory.mktemp("chain")
     inputs = {"model": folder, "search": out / "search"}
-    searched = job_in(
-        out / "searching", "search", "pretrain", inputs={"model": folder}, picture=lambda *_: None
-    )
+    searched = job_in(out / "searching", "search", "base", inputs={"model": folder}, picture=lambda *_: None)
     small = {"budgets": [2], "truth_steps": 2, "report_noises": 16, "batch": 16}
-    search.run(search.Config(teacher="pretrain", method="uniform", precision=precision, **small), searched)
+    search.run(search.Config(teacher="base", method="uniform", precision=precision, **small), searched)
     inputs["search"] = searched.out
     job = job_in(out / "following", "trajectories", "pretrain", inputs=inputs)
     wanted, maker = trajectories.work(trajectories.Config(samples=8, precision=precision), job)

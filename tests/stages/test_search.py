@@ -35,9 +35,9 @@ def run(tmp_path, method, *, config=None, **settings):
     """Run the stage on a model and return the folder it wrote."""
     pictures = {}
     inputs = {"model": model_folder(tmp_path / "model", **(config or {}))}
-    job = job_in(tmp_path, "search", "pretrain", inputs=inputs, picture=pictures.setdefault)
+    job = job_in(tmp_path, "search", "base", inputs=inputs, picture=pictures.setdefault)
     search.run(
-        search.Config(teacher="pretrain", method=method, **({"budgets": [1, 2, 4]} | SMALL | settings)), job
+        search.Config(teacher="base", method=method, **({"budgets": [1, 2, 4]} | SMALL | settings)), job
     )
     assert sorted(pictures) == ["grids", "search"]
     return job.out, job
@@ -139,9 +139,9 @@ def test_guidance_is_searched_with_and_written_on_the_grid(tmp_path):
     [
         (
             {"trained_times": "grid", "grid": uniform(2)},
-            "search@pretrain can't use model: it is trained only at",
+            "search@base can't use model: it is trained only at",
         ),
-        ({"deterministic": False}, "search@pretrain can't use model: it is not deterministic"),
+        ({"deterministic": False}, "search@base can't use model: it is not deterministic"),
     ],
 )
 def test_models_that_cannot_be_searched(tmp_path, config, told):

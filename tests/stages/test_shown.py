@@ -88,9 +88,9 @@ def test_timings_merge_and_keep_the_last(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     assert timings.read() == {}
     timings.record_timing("boss-4@4", 1.5)
-    timings.record_timing("pretrain@32", 9.0)
+    timings.record_timing("base@32", 9.0)
     timings.record_timing("boss-4@4", 1.25)
-    assert timings.read() == {"boss-4@4": 1.25, "pretrain@32": 9.0}
+    assert timings.read() == {"boss-4@4": 1.25, "base@32": 9.0}
 
 
 def test_records_come_with_the_lines_and_every_three_seconds(time, tmp_path, monkeypatch, capsys):

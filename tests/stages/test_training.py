@@ -281,8 +281,10 @@ def test_a_model_of_another_shape_than_its_samples_is_refused_with_both(tmp_path
 
 
 def test_fewer_samples_than_a_batch_are_refused_with_the_setting(tmp_path, shards):
-    with pytest.raises(UserError, match=r"64 samples to train on.*batch of 65; lower pretrain\.train\.batch"):
+    with pytest.raises(
+        UserError, match=r"64 samples to train on.*batch of 65; lower pretrain\.mine\.train\.batch"
+    ):
         train_model(
-            job_in(tmp_path, "pretrain"),
+            job_in(tmp_path, "pretrain", "mine"),
             Untrained(FlowMatching(), student(), replace(SETTINGS, batch=65), shards / "data"),
         )

@@ -31,7 +31,7 @@ def test_the_fine_timesteps_are_followed_by_the_solver_that_is_asked_for(asked, 
     (tmp_path / "search").mkdir()
     write_grids(tmp_path / "search", SearchedGrids(grids={2: two}, fine=fine, method={}), None)
     inputs = {"model": tmp_path / "model", "search": tmp_path / "search"}
-    job = job_in(tmp_path, "trajectories", "pretrain", inputs=inputs)
+    job = job_in(tmp_path, "trajectories", "base", inputs=inputs)
     trajectories.run(trajectories.Config(samples=4, held_out=2, keep="all", solver=asked), job)
     made = Shards(tmp_path / "out" / "train")
     states = made.read(0)["states"]
