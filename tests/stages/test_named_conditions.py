@@ -216,13 +216,13 @@ def captioned(tmp_path_factory):
         ran(root, prepare, {"source": "dots.npz", "condition_rows": 300}, {})
         method = {"name": "flow_matching", "label_dropout": 0.1}
         settings = {"method": method, "model": MLP, "conditional": True, "train": TRAIN | {"steps": 800}}
-        ran(root, pretrain, settings, {"data": "prepare"})
-        settings = {"model": "pretrain", "pairs": 1500, "held_out": 32, "nfe": 16, "guidance": GUIDANCE}
-        ran(root, couple, settings, {"model": "pretrain", "data": "prepare"}, "round1")
-        settings = {"teacher": "pretrain", "method": "uniform", "budgets": [1], "guidance": GUIDANCE}
+        ran(root, pretrain, settings, {"data": "prepare"}, "base")
+        settings = {"model": "base", "pairs": 1500, "held_out": 32, "nfe": 16, "guidance": GUIDANCE}
+        ran(root, couple, settings, {"model": "pretrain-base", "data": "prepare"}, "round1")
+        settings = {"teacher": "base", "method": "uniform", "budgets": [1], "guidance": GUIDANCE}
         settings |= {"report_noises": 32, "batch": 32, "truth_steps": 8}
-        ran(root, search, settings, {"model": "pretrain", "teacher": "pretrain"}, "pretrain")
-        settings = {"method": "endpoint", "init": "pretrain", "teacher": "pretrain", "nfe": 1}
+        ran(root, search, settings, {"model": "pretrain-base", "teacher": "pretrain-base"}, "base")
+        settings = {"method": "endpoint", "init": "base", "teacher": "base", "nfe": 1}
         settings |= {"train_on": "couple/round1", "train": TRAIN | {"steps": 600}}
         ran(root, distill, settings, student_inputs("couple-round1"), "one-step")
     return root
@@ -242,7 +242,7 @@ def named_colours(model, grid, guidance=1.0):
 
 
 def test_a_guided_student_keeps_what_captions_say(captioned):
-    teacher, student = (load_model(captioned / name) for name in ("pretrain", "distill-one-step"))
+    teacher, student = (load_model(captioned / name) for name in ("pretrain-base", "distill-one-step"))
     guided, plain = (named_colours(teacher, uniform(16, solver="heun"), g) for g in (GUIDANCE, 1.0))
     own = named_colours(student, student.config.grid)
     assert student.config.baked_guidance == GUIDANCE
