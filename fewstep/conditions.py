@@ -335,6 +335,16 @@ class Conditions:
         """Return the conditions of samples as a flow takes them, each (n, ...); see `chosen`."""
         return self.given(self.chosen(stream, keys))
 
+    def labels(self, stream: str, keys: Tensor) -> Tensor | None:
+        """Return the class of samples, int64 (n,); None without classes."""
+        if not self.shares:
+            return None
+        kept = self.chosen(stream, keys)
+        if LABEL in kept:
+            return kept[LABEL]
+        assert self.table is not None, "rows were drawn from a table"
+        return self.table.only([LABEL]).take(kept[ROW])[LABEL]
+
     def texts(self, stream: str, keys: Tensor) -> list[str]:
         """Return what the conditions of samples say, for people; [] if nobody wrote it down."""
         if self.table is None or not self.table.texts:

@@ -104,6 +104,8 @@ def test_a_label_goes_with_its_row_where_the_table_has_it():
     drawn = law.drawn("x", randomness.keys_of(0, 0, 20))
     row = (drawn["pooled"][:, None] == torch.from_numpy(table.rows["pooled"])).all(-1).int().argmax(1)
     assert torch.equal(drawn["label"], label[row])
+    assert torch.equal(law.labels("x", randomness.keys_of(0, 0, 20)), drawn["label"])
+    assert Conditions((), table.shapes, table).labels("x", randomness.keys_of(0, 0, 20)) is None
     without = Conditions((0.4, 0.3, 0.3), table.shapes, table).drawn("x", randomness.keys_of(0, 0, 20))
     assert torch.equal(
         without["label"], randomness.labels("x", randomness.keys_of(0, 0, 20), (0.4, 0.3, 0.3))

@@ -18,7 +18,7 @@ from fewstep.draws import draws_of
 from fewstep.flow import Flow
 from fewstep.grids import Grid
 from fewstep.metrics.classes import largest_share_difference
-from fewstep.metrics.features import LOOKED_AT
+from fewstep.metrics.features import LOOKED_AT, FeatureNet
 from fewstep.metrics.frechet import Moments
 from fewstep.metrics.neighbours import manifold_scores, median_nearest
 from fewstep.metrics.nets import FIRST, load_nets
@@ -85,8 +85,14 @@ class Protocol:
 
     def texts(self, block: int, model: Model) -> list[str]:
         """Return what the samples of a block are conditioned on, for people; [] if nobody wrote it down."""
-        keys = randomness.keys_of(self.seed, block * self.samples, (block + 1) * self.samples)
-        return model.conditions.texts("evaluate", keys)
+        return model.conditions.texts("evaluate", self._keys(block))
+
+    def labels(self, block: int, model: Model) -> Tensor | None:
+        """Return the classes that the samples of a block are conditioned on; None without any."""
+        return model.conditions.labels("evaluate", self._keys(block))
+
+    def _keys(self, block: int) -> Tensor:
+        return randomness.keys_of(self.seed, block * self.samples, (block + 1) * self.samples)
 
 
 @dataclass(frozen=True)
@@ -176,9 +182,11 @@ class Yardstick:
         first, count = torch.cat(firsts), self.protocol.blocks * self.protocol.samples
         timings.record_timing(entry.name, 1000 * took / count)
         neighbours = manifold_scores(self.constants.references[0].features, features[0][0], seed=seed)
+        found, asked = np.concatenate(labels), self.protocol.labels(0, model)
         more = {name: neighbours[name] for name in ("precision", "recall", "density", "coverage")} | {
             "nearest_neighbour_ratio": self._copying(first),
-            "class_share_difference": largest_share_difference(np.concatenate(labels), self.constants.shares),
+            "class_share_difference": largest_share_difference(found, self.constants.shares),
+            "class_accuracy": share_of_right(nets[0], found, asked),
             "outside": beyond / count if nets[0].pixels else None,
         }
         scores = tuple(
@@ -199,6 +207,16 @@ class Yardstick:
             return None
         as_vectors = partial(vectors, saved=self.nets[FIRST].pixels and self.codec is None)
         return median_nearest(as_vectors(samples), map(as_vectors, in_pieces(self.train))) / usual
+
+
+def share_of_right(net: FeatureNet, found: np.ndarray, asked: Tensor | None) -> float | None:
+    """Return the share of samples in which a net finds the class, (n,), that they were asked to be of.
+
+    None if they were asked for none, or the net was not taught by the classes of the data.
+    """
+    if asked is None or net.taught_by != "labels":
+        return None
+    return float(np.mean(found == asked.numpy()))
 
 
 def most_whole(shape: tuple[int, ...]) -> int:

@@ -10,13 +10,13 @@ import pytest
 import torch
 from jobs import Listener, job_in
 
-from fewstep import model, refining
+from fewstep import model, randomness, refining
 from fewstep.checkpoint import model_digest, save_model
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.grids import uniform
 from fewstep.metrics import features
-from fewstep.metrics.nets import load_nets, train_nets
+from fewstep.metrics.nets import FIRST, load_nets, train_nets
 from fewstep.metrics.protocol import BlockScores
 from fewstep.metrics.saved import as_saved
 from fewstep.model import Model, ModelConfig
@@ -371,6 +371,20 @@ def test_a_student_is_compared_with_the_guidance_that_it_was_taught(teacher, tmp
     (own,) = entries_of("boss-2", student, (1,), job)
     assert (own.guidance, own.grid.guidance, own.nfe) == (2.5, 1.0, 2)
     assert [entry.guidance for entry in entries_of("base", made, (1, 2), job)] == [1.0, 1.0]
+
+
+def test_class_accuracy_is_of_the_classes_that_were_asked_for(prepared, constants):
+    assert measured(prepared, constants, loud()).more["class_accuracy"] is None
+    student = loud(classes=3)
+    keys = keys_of(PROTOCOL.seed, 0, PROTOCOL.samples)
+    asked = randomness.labels("evaluate", keys, student.config.class_shares)
+    made = torch.cat(list(PROTOCOL.sample(0, student, as_flow(student), uniform(1))))
+    first = load_nets(prepared)[FIRST]
+    found = measured(prepared, constants, student).more["class_accuracy"]
+    assert found == first.accuracy(made, asked)
+    assert found != first.accuracy(made, asked.roll(1))
+    first.taught_by = "clusters3"  # they are no classes of the data
+    assert yardstick.share_of_right(first, first.classify(made), asked) is None
 
 
 def test_what_is_measured_does_not_depend_on_how_many_samples_memory_holds(prepared, constants, monkeypatch):
