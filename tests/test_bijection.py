@@ -69,7 +69,7 @@ def test_a_stage_depends_on_its_seed_version_and_section(resolved, stage, key):
     named = resolved[discovery.address(stage, key)]["params"]
     assert {"seed", "VERSION", section} <= named
     others = named - {"seed", "VERSION", section}
-    assert others <= ({"adopt", "reflow", "search", "distill"} if stage == "evaluate" else set())
+    assert others <= ({"pretrain", "adopt", "reflow", "search", "distill"} if stage == "evaluate" else set())
 
 
 def test_no_output_leaves_the_cache_or_outlives_a_run():

@@ -26,7 +26,7 @@ else:
     pip.write_text("#!/bin/sh\\n" + install)
     pip.chmod(0o755)
     python = pip.with_name("python")
-    python.write_text("#!/bin/sh\\necho compile >>asked")
+    python.write_text("#!/bin/sh\\ncase $2 in flows.*) echo tables;; *) echo compile;; esac >>asked")
     python.chmod(0o755)
 """
 
@@ -56,7 +56,8 @@ def made(folder):
     return run, (folder / "asked").read_text().splitlines()
 
 
-ANEW = ["-m venv --clear .venv", "pip install", "compile", "pip install"]  # the lock, then the project itself
+ANEW = ["-m venv --clear .venv", "pip install", "compile", "pip install", "tables"]
+# The lock, then the project itself and the tables of its servers.
 
 
 def test_an_old_python_is_answered_with_its_version_and_how_to_name_another(folder):

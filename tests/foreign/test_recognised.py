@@ -60,7 +60,11 @@ def weights_of(folder, network):
 
 
 def of_sit():
-    return awake(DitNetwork(SHAPE, 5, width=24, depth=1, heads=2, patch=2, variance=True))
+    return awake(
+        DitNetwork(
+            SHAPE, 5, width=24, depth=1, heads=2, patch=2, variance=True, conditions={}, second_time=False
+        )
+    )
 
 
 def of_torchcfm(classes=0):
@@ -108,7 +112,12 @@ def test_lines_of_weights_that_are_no_folder_of_diffusers(here, ask, network, fo
 
 
 def test_weights_are_recognised_by_their_names(here, ask):
-    weights_of(here / "data/large", DitNetwork(SHAPE, 5, width=384, depth=1, heads=6, patch=2, variance=True))
+    weights_of(
+        here / "data/large",
+        DitNetwork(
+            SHAPE, 5, width=384, depth=1, heads=6, patch=2, variance=True, conditions={}, second_time=False
+        ),
+    )
     assert ask("data/large")[1] == (
         "data/large has weights as dit and sit have them: say which, by --format dit or --format sit"
     )
