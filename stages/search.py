@@ -85,9 +85,9 @@ def check(params: Params) -> list[str]:
             method.build().check(config.budgets, config.solver)
         except UserError as error:
             problems.append(f"{where}.budgets: {error}")
-    if not configs:
-        there = " or ".join(f"search.{name}" for name in teachers(params))
-        problems.append(f"search is empty, but every student needs a grid: add {there}")
+    if not configs and (there := teachers(params)):  # without a teacher, evaluate says what is missing
+        named = " or ".join(f"search.{name}" for name in there)
+        problems.append(f"search is empty, but every student needs a grid: add {named}")
     return problems
 
 

@@ -173,9 +173,9 @@ print(f"Student: {clone / 'artifacts/models/mine-4'}")
 
 # ```text
 # model                        NFE   fd_clf   distance from the teacher's map
-# base@4                     4    1.435   0.240
-# base@32                   32    0.031   0.056
-# base@4/bellman             4    1.248   0.226
+# base@4                         4    1.435   0.240
+# base@32                       32    0.031   0.056
+# base@4/bellman                 4    1.248   0.226
 # mine-4@4                       4    0.027   0.024
 # ```
 #

@@ -99,10 +99,10 @@ print(f"Report: {clone / 'artifacts/evaluate/report.html'}")
 
 # ```text
 # model                        NFE   fd_clf
-# base@1                     1   69.644 ± 0.265
-# base@4                     4    3.835 ± 0.320
-# base@32                   32    0.026 ± 0.004
-# base@4/bellman             4    3.290 ± 0.272
+# base@1                         1   69.644 ± 0.265
+# base@4                         4    3.835 ± 0.320
+# base@32                       32    0.026 ± 0.004
+# base@4/bellman                 4    3.290 ± 0.272
 # round1@1                       1    0.015 ± 0.020
 # round1@4                       4    0.016 ± 0.019
 # round1@32                     32    0.022 ± 0.024

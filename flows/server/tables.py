@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from fewstep.files import flush_below
+
 MADE = Path(sys.prefix, f"prefect-{version('prefect')}.db")
 FILE = "prefect.db"
 """The name that Prefect gives its database, in its home."""
@@ -31,6 +33,7 @@ def give(home: Path) -> None:
     if MADE.exists() and not (home / FILE).exists():
         with TemporaryDirectory(dir=home) as folder:
             copy = shutil.copy(MADE, folder)
+            flush_below(Path(folder))  # a name that outlives a loss of power means the content
             with suppress(OSError):  # another server has made it meanwhile, or nothing can be linked there
                 os.link(copy, home / FILE)
 

@@ -55,7 +55,8 @@ def test_the_library_samples_as_fewstep_does(name, declared, tmp_path):
 def test_a_scheduler_of_edm_follows_a_grid(prediction, steps, tmp_path, monkeypatch):
     model = adopted("UNet2DModel", **EDM | {"prediction": prediction})
     (difference,) = exported(model, steps, tmp_path).values()
-    assert 0 <= difference <= 2e-5  # sigmas are rounded on the scheduler's curve
+    # The library's one step from sigma 9 is sample - (sample - data), of which much cancels.
+    assert 0 <= difference <= (2e-5 if len(steps.times) == 2 else 1e-5)
     told = json.loads((tmp_path / "out/diffusers/scheduler/scheduler_config.json").read_text())
     assert (told["_class_name"], told["sigma_data"]) == ("EDMEulerScheduler", 0.8)
     (names,) = run_readme(tmp_path / "out", monkeypatch)
