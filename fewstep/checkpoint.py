@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fewstep import lora
+from fewstep import distributed, lora
 from fewstep.conditions import Conditions, Table
 from fewstep.errors import UserError
 from fewstep.files import decoded, written_whole
@@ -122,10 +122,12 @@ def _fill(folder: Path, file: str, wanted: dict[str, Tensor]) -> None:
             names = list(weights.keys())
             found = {name: weights.get_slice(name).get_shape() for name in names}
         _refuse_other_shapes(folder / file, found, wanted)
-        for name, tensor in wanted.items():
+        ordered = iter(wanted)
+        for piece in distributed.buckets([*wanted.values()]):
             with safe_open(folder / file, "pt") as weights:  # anew: what was read of it leaves the memory
-                tensor.copy_(weights.get_tensor(name))
-            finite[name] = _is_finite(tensor)
+                for tensor, name in zip(piece, ordered, strict=False):
+                    tensor.copy_(weights.get_tensor(name))
+                    finite[name] = _is_finite(tensor)
     except SafetensorError as error:
         raise UserError(f"{folder / file} is damaged ({error})") from error
     _refuse_infinite(folder, finite)
