@@ -4,7 +4,7 @@ Run `python -m benchmarks.claims_on_images NAME [SOURCE [SEED ...]]` in a checko
 Each seed runs the chain of params.yaml in a variant whose reflowed models and students are those of the
 claim; what variants share is made once. Printed is the distance to the data over that of the converged
 teacher, with its error, recall, and how far samples are from the teacher's of the same noise, for each seed
-(docs/evaluation-protocol.md). docs/claims.md says how they fared.
+(docs/evaluation-protocol.md).
 """
 
 import json
