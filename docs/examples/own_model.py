@@ -173,10 +173,12 @@ print(f"Student: {clone / 'artifacts/models/mine-4'}")
 
 # ```text
 # model                        NFE   fd_clf   distance from the teacher's map
-# base@4                         4    1.435   0.240
-# base@32                       32    0.031   0.056
-# base@4/bellman                 4    1.248   0.226
-# mine-4@4                       4    0.027   0.024
+# base@16/fine                  16    0.027   -
+# base@32/fine                  32    0.028   -
+# base@4                         4    1.479   0.240
+# base@32                       32    0.033   0.054
+# base@4/bellman                 4    1.287   0.225
+# mine-4@4                       4    0.029   0.023
 # ```
 #
 # The student of 4 NFE learned from trajectories of 48 Heun steps, so it is as near to the data as 32 Euler

@@ -99,15 +99,20 @@ print(f"Report: {clone / 'artifacts/evaluate/report.html'}")
 
 # ```text
 # model                        NFE   fd_clf
-# base@1                         1   69.644 ± 0.265
-# base@4                         4    3.835 ± 0.320
-# base@32                       32    0.026 ± 0.004
-# base@4/bellman                 4    3.290 ± 0.272
-# round1@1                       1    0.015 ± 0.020
-# round1@4                       4    0.016 ± 0.019
-# round1@32                     32    0.022 ± 0.024
-# straight@4                     4    0.009 ± 0.026
-# direct@1                       1    0.021 ± 0.028
+# base@16/fine                  16    0.025 ± 0.031
+# base@32/fine                  32    0.020 ± 0.028
+# base@64/fine                  64    0.012 ± 0.026
+# base@128/fine                128    0.011 ± 0.025
+# base@256/fine                256    0.011 ± 0.025
+# base@1                         1   67.857 ± 0.275
+# base@4                         4    3.540 ± 0.323
+# base@32                       32    0.029 ± 0.008
+# base@4/bellman                 4    3.046 ± 0.292
+# round1@1                       1    0.013 ± 0.021
+# round1@4                       4    0.017 ± 0.018
+# round1@32                     32    0.022 ± 0.022
+# straight@4                     4    0.010 ± 0.024
+# direct@1                       1    0.022 ± 0.026
 # ```
 #
 # At 4 NFE the teacher is far from the data, and both students are as near as the teacher at 32 NFE,
