@@ -19,7 +19,8 @@ from stages.settings.models import shown_guidance, unguidable
 from stages.settings.params import Params, deciding
 from stages.settings.steps import broken_steps
 
-RAW = with_own_starts(yaml.safe_load(Path("params.yaml").read_text()))
+DEMO = yaml.safe_load(Path("params.yaml").read_text())
+RAW = with_own_starts(DEMO)
 PAGE = Path("docs/choose-a-method.md").read_text()
 
 
@@ -346,7 +347,7 @@ def test_a_name_for_two_models_is_refused():
 
 @pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
 def test_the_settings_that_the_page_of_methods_shows_pass(block):
-    raw = copy.deepcopy(RAW)
+    raw = copy.deepcopy(DEMO)
     for section, keys in yaml.safe_load(block).items():
         raw[section] |= keys
     checks.check(Params(raw))
