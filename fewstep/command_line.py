@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,7 +31,7 @@ with lazy_imports():  # loaded at first use, so that help is there at once
         draws,
         flow,
         grid_files,
-        grids,
+        model_grids,
         parallel_steps,
         pictures,
         power_averages,
@@ -48,8 +48,7 @@ with lazy_imports():  # loaded at first use, so that help is there at once
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.grids import Grid
-    from fewstep.model import Model, ModelConfig
+    from fewstep.model import Model
 
 CODE = Path(__file__).resolve().parents[1]
 """The folder that this package was imported from."""
@@ -227,7 +226,7 @@ def sample(
         follow = beside(loaded, refiner, blocks, [name for name, given in others.items() if given], device)
     else:
         velocity = flow.as_flow(loaded, guidance=guidance)
-        chosen = grid_of(loaded.config, steps, grid, solver, guidance)
+        chosen = model_grids.choose(loaded.config, steps, grid, solver, guidance)
         chosen.must_suit(model=checkpoint.model_digest(model), guidance=guidance)
         integrate: Callable[..., solvers.Solution] = solvers.integrate
         if at_once != 1:
@@ -282,7 +281,7 @@ def export(
         UserError: A folder holds no model, an option does not fit it, `out` exists, a library is missing, or
             what a file makes is not what fewstep makes.
     """
-    chosen = grid_of(checkpoint.load_config(model), steps, grid, solver, guidance)
+    chosen = model_grids.choose(checkpoint.load_config(model), steps, grid, solver, guidance)
     chosen.must_suit(model=checkpoint.model_digest(model), guidance=guidance)
     differences = folder.export(model, chosen, out, guidance=guidance, formats=formats)
     for name, difference in differences.items():
@@ -374,25 +373,3 @@ def beside(
     refining.must_refine(loaded, model)
     velocity = flow.as_flow(model, guidance=loaded.config.baked_guidance)
     return partial(refining.follow, velocity, loaded, blocks=refining.Blocks(*numbers))
-
-
-def grid_of(
-    config: "ModelConfig", steps: int | None, file: Path | None, solver: str, guidance: float
-) -> "Grid":
-    """Return the grid that `sample` and `export` take for a model.
-
-    Raises:
-        UserError: The file has no such grid, or nothing says how many steps to take.
-    """
-    if file is not None:
-        return grid_files.read(file, steps)
-    own = config.grid and replace(config.grid, model_digest=None)  # which names its teacher
-    if own is not None and steps in (None, own.steps):
-        return own
-    if own is not None and config.trained_times != "all":
-        raise UserError(f"this student was trained for its own {own.steps} steps alone; leave --steps out")
-    if steps is None:
-        raise UserError("this model has no grid of its own; give --steps, or a --grid of `fewstep search`")
-    solvers.get(solver)
-    start, end = flow.usable_times(config.path, config.prediction)
-    return grids.uniform(steps, start=start, end=end, solver=solver, guidance=guidance)

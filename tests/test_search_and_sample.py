@@ -122,7 +122,7 @@ def test_a_student_samples_with_its_own_grid(made, capsys):
     model = made(trained_times="grid", grid=grid)
     assert fewstep("sample", model, "--out", "x.safetensors") is None
     assert "64 samples in 3 network calls each" in capsys.readouterr().out
-    told = "this student was trained for its own 3 steps alone; leave --steps out"
+    told = "this student was trained for its own 3 steps alone; leave the number of steps out"
     assert fewstep("sample", model, "--steps", 2, "--out", "x.safetensors") == told
 
 
@@ -178,7 +178,10 @@ def test_a_mistake_about_a_refiner_is_one_message(made, tmp_path, words, told):
             "samples of shape (2,) are no pictures; write them to --out samples.safetensors",
         ),
         (["sample", "model", "--samples", "0"], "--samples must be 1 or more, got 0"),
-        (["sample", "model", "--out", "x.safetensors"], "this model has no grid of its own; give --steps"),
+        (
+            ["sample", "model", "--out", "x.safetensors"],
+            "this model has no grid of its own; give the number of steps",
+        ),
         (
             ["sample", "model", "--out", "x.safetensors", "--grid", "a"],
             "there is no a; `fewstep search` writes",

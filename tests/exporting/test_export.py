@@ -234,7 +234,7 @@ def test_an_infinite_ratio_is_no_list():
     ("words", "message"),
     [
         (["nowhere", "out"], "nowhere is no model directory: it has no config.json"),
-        (["model", "out"], "this model has no grid of its own; give --steps"),
+        (["model", "out"], "this model has no grid of its own; give the number of steps"),
         (["model", "model", "--steps", "2"], "model exists; give the name of a new folder"),
         (["model", "model/config.json/out", "--steps", "2"], "model/config.json/out can't be written: "),
         (
