@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
 from fewstep import draws, flow, solvers
 from fewstep.errors import UserError
@@ -68,7 +69,15 @@ class Sampler(nn.Module):
                 f"torch.export can't trace the model {name!r} ({first_line(error)}); its network may not "
                 "branch on values of tensors, nor on len() of one: x.shape[0] stays open"
             ) from error
+        forget_places(self._traced)
         return self._traced
+
+
+def forget_places(program: ExportedProgram) -> None:
+    """Remove from a graph where in which file each of its nodes comes from: other folders, the same bytes."""
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, GraphModule) else ():
+            node.meta.pop("stack_trace", None)
 
 
 def with_names(sample: Callable[..., Tensor], names: Sequence[str]) -> Callable[..., Tensor]:
