@@ -261,7 +261,8 @@ def export(
     grid: Path | None = None,
     solver: str = "euler",
     guidance: float = 1.0,
-    formats: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("pt2", "onnx"),
+    formats: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    pipeline: Path | None = None,
 ) -> None:
     """Export a model's whole sampler, from noise to samples, for use without fewstep.
 
@@ -275,7 +276,9 @@ def export(
         grid: A file that `fewstep search` wrote.
         solver: The solver that takes equal steps, a file of fewstep.solvers; a grid names its own.
         guidance: The scale of classifier-free guidance that the sampler computes; 1 is none.
-        formats: Which formats, files of fewstep.exports, such as pt2 onnx.
+        formats: Which formats, files of fewstep.exports; pt2 and onnx if nothing is asked for.
+        pipeline: The folder of the pipeline of diffusers that the network was adopted from: it is written
+            anew, with the model for its network.
 
     Raises:
         UserError: A folder holds no model, an option does not fit it, `out` exists, a library is missing, or
@@ -283,7 +286,12 @@ def export(
     """
     chosen = model_grids.choose(checkpoint.load_config(model), steps, grid, solver, guidance)
     chosen.must_suit(model=checkpoint.model_digest(model), guidance=guidance)
-    differences = folder.export(model, chosen, out, guidance=guidance, formats=formats)
+    asked: list[folder.Format] = [*formats]
+    if pipeline is not None:
+        asked.append({"name": "pipeline", "folder": str(pipeline)})
+    elif "pipeline" in asked:
+        raise UserError("a whole pipeline is asked for by --pipeline FOLDER, from which its parts are copied")
+    differences = folder.export(model, chosen, out, guidance=guidance, formats=asked or ("pt2", "onnx"))
     for name, difference in differences.items():
         print(f"{name}: differs from fewstep by {difference:.1e} at most")
     print(f"Sampler: {out.resolve()}")

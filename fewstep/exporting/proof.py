@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,8 +18,18 @@ LIMIT = 1e-4
 """The largest relative difference that rounding in float32 explains."""
 
 
-def difference(sampler: Sampler, exported: Callable[[dict[str, Tensor]], Tensor]) -> tuple[float, int]:
-    """Return the largest relative difference of an exported sampler's samples, and network calls a sample.
+@dataclass(frozen=True)
+class Proof:
+    """What was found of an exported sampler."""
+
+    difference: float
+    """The largest difference of its samples to those of fewstep, relative to their size."""
+    nfe: int
+    """Network calls a sample."""
+
+
+def difference(sampler: Sampler, exported: Callable[[dict[str, Tensor]], Tensor]) -> Proof:
+    """Return the largest relative difference of an exported sampler's samples.
 
     fewstep's side is `solvers.integrate`. Both sides get the same noise, in batches of each of `BATCHES`. A
     difference is relative to the root mean square of the batch's samples, in units of the model.
@@ -37,7 +48,7 @@ def difference(sampler: Sampler, exported: Callable[[dict[str, Tensor]], Tensor]
             theirs = exported(inputs)
         ours, nfe = in_units(solution.x, units), solution.nfe
         if theirs.shape != ours.shape or theirs.dtype != ours.dtype or not theirs.isfinite().all():
-            return float("inf"), nfe
+            return Proof(float("inf"), nfe)
         size = solution.x.square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
         largest = max(largest, float(((theirs - ours) / scale).abs().max() / size))
-    return largest, nfe
+    return Proof(largest, nfe)

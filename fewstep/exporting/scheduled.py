@@ -63,12 +63,11 @@ with open("{folder}/sampling.json") as file:
 # A pipeline gets {component}=network and scheduler=scheduler, and is called with sigmas=sigmas and
 # guidance_scale={guidance:g}, if it takes sigmas.
 """
-LISTED = 'json.load(file)["sigmas"]\n'
+LISTED = 'json.load(file)["sigmas"]'
 OF_EDM = """\
 torch.tensor(json.load(file)["sigmas"], dtype=torch.float64)
     # What diffusers {version} calls sigmas of this scheduler are places on its curve, 0 for sigma_max
-    # and 1 for sigma_min. The sigmas themselves are those for ComfyUI, below.
-"""
+    # and 1 for sigma_min. The sigmas themselves are those for ComfyUI, below."""
 LOOP = """\
 # Without a pipeline:
 scheduler.set_timesteps(sigmas=sigmas)
@@ -208,6 +207,7 @@ def write(sampler: Sampler, folder: Path) -> None:
     config, steps = sampler.model.config, steps_of(sampler)
     getattr(diffusers, steps.scheduler)(**steps.options).save_pretrained(folder / SCHEDULER)
     told = {
+        "steps": sampler.grid.steps,
         "sigmas": steps.sigmas,
         "in_range": ends_in_range(sampler),
         "classes": config.classes,
@@ -227,12 +227,19 @@ def ratios(sampler: Sampler) -> list[float]:
     return [(1 - t) / t for t in sampler.grid.times]
 
 
-def reader(network: nn.Module, folder: Path) -> Callable[[dict[str, Tensor]], Tensor]:
-    """Return a function from named inputs to what a network samples by the scheduler of a folder."""
+def told_to(folder: Path) -> tuple[dict[str, Any], str]:
+    """Return what a folder's scheduler must be told, and the class of that."""
     told = json.loads((folder / SAMPLING).read_text())
     kind = class_in(folder / SCHEDULER / "scheduler_config.json")
+    if kind == EDM:
+        told["sigmas"] = torch.tensor(told["sigmas"], dtype=torch.float64)
+    return told, kind
+
+
+def reader(network: nn.Module, folder: Path) -> Callable[[dict[str, Tensor]], Tensor]:
+    """Return a function from named inputs to what a network samples by the scheduler of a folder."""
+    told, kind = told_to(folder)
     scheduler = getattr(diffusers, kind).from_pretrained(folder / SCHEDULER)
-    sigmas = torch.tensor(told["sigmas"], dtype=torch.float64) if kind == EDM else told["sigmas"]
     asked = library.adapter_of(type(network).__name__)(network, told["classes"])
 
     @torch.no_grad()
@@ -241,7 +248,7 @@ def reader(network: nn.Module, folder: Path) -> Callable[[dict[str, Tensor]], Te
         x = given.pop("noise")
         if told["guidance"] is not None:
             given["guidance"] = x.new_full((x.shape[0],), told["guidance"])
-        scheduler.set_timesteps(sigmas=sigmas)
+        scheduler.set_timesteps(sigmas=told["sigmas"])
         scaled = hasattr(scheduler, "scale_model_input")
         x = x * scheduler.init_noise_sigma if scaled else x
         for t in scheduler.timesteps:
@@ -265,7 +272,7 @@ def call(sampler: Sampler, folder: str, made: str) -> str:
     return (CALL if network in PACKING else CALL + LOOP).format(
         network=network,
         scheduler=steps.scheduler,
-        sigmas=OF_EDM.format(version=diffusers.__version__) if steps.scheduler == EDM else LISTED,
+        sigmas=lines_of_sigmas(steps),
         made=made,
         folder=folder,
         component=component_of(sampler),
@@ -278,6 +285,11 @@ def call(sampler: Sampler, folder: str, made: str) -> str:
         channels=f"[:, :{config.shape[0]}]",
         clamp=".clamp(-1, 1)" if ends_in_range(sampler) else "",
     )
+
+
+def lines_of_sigmas(steps: Steps) -> str:
+    """Return Python that makes of the open `file` what the scheduler is told."""
+    return OF_EDM.format(version=diffusers.__version__) if steps.scheduler == EDM else LISTED
 
 
 def ends_in_range(sampler: Sampler) -> bool:

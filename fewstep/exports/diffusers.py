@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from etils.epy import lazy_imports
 
-from fewstep.extras import brought_by
+from fewstep.exports import Export
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,19 +19,17 @@ if TYPE_CHECKING:
 with lazy_imports():
     from fewstep.exporting import scheduled
     from fewstep.foreign import library
-with lazy_imports(error_callback=brought_by("foreign", what="the format diffusers", library="diffusers")):
-    import diffusers
 
 
-class Diffusers:
+@dataclass(frozen=True)
+class Diffusers(Export):
     """Of students of adopted networks; an adapter is in the weights."""
 
     file: ClassVar[str] = "diffusers"
     title: ClassVar[str] = "diffusers"
-
-    def must_be_ready(self) -> None:
-        """See Export.must_be_ready."""
-        _ = diffusers.__version__
+    libraries: ClassVar[tuple[str, ...]] = ("diffusers",)
+    extra: ClassVar[str] = "foreign"
+    by_schedulers: ClassVar[bool] = True
 
     def write(self, sampler: Sampler, file: Path, source: Path) -> None:
         """See Export.write."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from etils.epy import lazy_imports
 
 from fewstep.errors import UserError
-from fewstep.extras import brought_by
+from fewstep.exports import Export
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,8 +22,6 @@ with lazy_imports():
     from safetensors import torch as safetensors
 
     from fewstep.exporting import adapter_file, scheduled
-with lazy_imports(error_callback=brought_by("foreign", what="a format of diffusers", library="diffusers")):
-    import diffusers
 
 WEIGHTS = "lora.safetensors"
 PARTS = {"A": "lora_down", "B": "lora_up"}
@@ -41,7 +40,8 @@ for key, weight in load_file("{folder}/{file}").items():
 network.load_lora_adapter(weights, prefix="unet")"""
 
 
-class LoraComfyui:
+@dataclass(frozen=True)
+class LoraComfyui(Export):
     """`lora_unet_<layer>.lora_down.weight`, `.lora_up.weight` and `.alpha`, with _ for . in the layer's name.
 
     ComfyUI looks for these names of each weight that diffusers' U-Nets have. Those of diffusers itself it
@@ -50,10 +50,10 @@ class LoraComfyui:
 
     file: ClassVar[str] = "lora_comfyui"
     title: ClassVar[str] = "An adapter for ComfyUI"
-
-    def must_be_ready(self) -> None:
-        """See Export.must_be_ready."""
-        _ = diffusers.__version__
+    libraries: ClassVar[tuple[str, ...]] = ("diffusers",)
+    extra: ClassVar[str] = "foreign"
+    by_schedulers: ClassVar[bool] = True
+    of_adapters: ClassVar[bool] = True
 
     def write(self, sampler: Sampler, file: Path, source: Path) -> None:
         """See Export.write."""

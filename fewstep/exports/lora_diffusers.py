@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from etils.epy import lazy_imports
 
-from fewstep.extras import brought_by
+from fewstep.exports import Export
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,22 +18,21 @@ if TYPE_CHECKING:
 
 with lazy_imports():
     from fewstep.exporting import adapter_file, scheduled
-with lazy_imports(error_callback=brought_by("foreign", what="a format of diffusers", library="diffusers")):
-    import diffusers
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 LOAD = 'network.load_lora_adapter("{folder}", weight_name="{file}", prefix="{component}")'
 
 
-class LoraDiffusers:
+@dataclass(frozen=True)
+class LoraDiffusers(Export):
     """`<component>.<layer>.lora_A.weight`, which ComfyUI takes too, of transformers."""
 
     file: ClassVar[str] = "lora_diffusers"
     title: ClassVar[str] = "An adapter for diffusers"
-
-    def must_be_ready(self) -> None:
-        """See Export.must_be_ready."""
-        _ = diffusers.__version__
+    libraries: ClassVar[tuple[str, ...]] = ("diffusers",)
+    extra: ClassVar[str] = "foreign"
+    by_schedulers: ClassVar[bool] = True
+    of_adapters: ClassVar[bool] = True
 
     def write(self, sampler: Sampler, file: Path, source: Path) -> None:
         """See Export.write."""

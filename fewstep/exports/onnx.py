@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from etils.epy import lazy_imports
 
-from fewstep.exports import SHOWN
-from fewstep.extras import brought_by
+from fewstep.exports import SHOWN, Export
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,13 +17,8 @@ if TYPE_CHECKING:
     from fewstep.exporting.sampler import Sampler
 
 with lazy_imports():
-    import torch
-with lazy_imports(error_callback=brought_by("onnx", what="the format onnx", library="onnx")):
-    import onnx
-with lazy_imports(error_callback=brought_by("onnx", what="the format onnx", library="onnxscript")):
-    import onnxscript
-with lazy_imports(error_callback=brought_by("onnx", what="the format onnx", library="onnxruntime")):
     import onnxruntime
+    import torch
 
 LARGEST_FILE = 2**31 - 2**20
 """Bytes of weights that a file of ONNX holds; more go into a second file, `sampler.onnx.data`."""
@@ -42,16 +37,14 @@ inputs["{name}"] = {name}
 """
 
 
-class Onnx:
+@dataclass(frozen=True)
+class Onnx(Export):
     """The graph of torch.export in operators of ONNX."""
 
     file: ClassVar[str] = "sampler.onnx"
     title: ClassVar[str] = "ONNX Runtime"
-
-    def must_be_ready(self) -> None:
-        """See Export.must_be_ready."""
-        for library in (onnx, onnxscript, onnxruntime):
-            _ = library.__version__  # loads it
+    libraries: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
+    extra: ClassVar[str] = "onnx"
 
     def write(self, sampler: Sampler, file: Path, source: Path) -> None:
         """See Export.write."""

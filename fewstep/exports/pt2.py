@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from etils.epy import lazy_imports
 
-from fewstep.exports import SHOWN, given_in_torch
+from fewstep.exports import SHOWN, Export, given_in_torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +28,8 @@ noise = torch.randn{size}
 """
 
 
-class Pt2:
+@dataclass(frozen=True)
+class Pt2(Export):
     """A graph in JSON and weights as raw numbers.
 
     torch.export.load would unpickle the example inputs of an archive, so this one has none.
@@ -35,9 +37,6 @@ class Pt2:
 
     file: ClassVar[str] = "sampler.pt2"
     title: ClassVar[str] = "PyTorch"
-
-    def must_be_ready(self) -> None:
-        """See Export.must_be_ready; torch alone is needed."""
 
     def write(self, sampler: Sampler, file: Path, source: Path) -> None:
         """See Export.write."""

@@ -17,7 +17,7 @@ class TextPipeline:
     """A file of fewstep.foreign.pipelines defines one for a class of diffusers.
 
     Args:
-        pipe: The pipeline of diffusers, with its text encoders and tokenizers and nothing else.
+        pipe: The pipeline of diffusers, of which prompts need the text encoders and tokenizers alone.
         folder: Where it was read.
         size: Height and width of its images in pixels.
         tokens: How many tokens a long text may have; None for as many as the pipeline takes.
@@ -28,6 +28,10 @@ class TextPipeline:
 
     optional: ClassVar[tuple[str, ...]] = ()
     """Parts that it can go without."""
+    named: ClassVar[dict[str, str]] = {"text": "prompt_embeds"}
+    """What its call names conditions, in place of prompts."""
+    made: ClassVar[tuple[str, ...]] = ()
+    """Conditions that its call makes itself, of the size of an image."""
 
     def __init__(self, pipe: Any, folder: Path, size: tuple[int, int], tokens: int | None = None) -> None:
         self.pipe, self.folder, self.size = pipe, folder, size
@@ -60,6 +64,22 @@ class TextPipeline:
                 max_sequence_length if somebody chose it.
         """
         raise NotImplementedError
+
+    @torch.no_grad()
+    def sample(self, noise: Tensor, conditions: Named, **asked: Any) -> Tensor:
+        """Return the latents that the whole pipeline makes, (batch, *shape).
+
+        Args:
+            noise: Where they start, (batch, *shape).
+            conditions: Those of `named`, (batch, ...) each, and others, which are left to the pipeline.
+            **asked: sigmas, num_inference_steps and guidance_scale.
+        """
+        height, width = self.size
+        given: dict[str, Any] = {
+            said: conditions[name] for name, said in self.named.items() if name in conditions
+        }
+        given |= {"height": height, "width": width, "output_type": "latent", "return_dict": False}
+        return self.pipe(latents=noise, **given, **asked)[0]
 
     def of_all(self, texts: list[str], *numbers: float) -> Tensor:
         """Return the same numbers for each text, (n, numbers)."""

@@ -174,8 +174,8 @@ def test_the_proof_compares_in_units_of_the_model(tmp_path):
     def shifted(inputs):
         return sampler(**inputs) + torch.tensor([0.0, 1e-4], dtype=torch.float64)
 
-    assert proof.difference(sampler, lambda inputs: sampler(**inputs))[0] == 0
-    assert proof.difference(sampler, shifted)[0] > 0.01
+    assert proof.difference(sampler, lambda inputs: sampler(**inputs)).difference == 0
+    assert proof.difference(sampler, shifted).difference > 0.01
 
 
 def test_a_network_that_can_not_be_traced_is_named(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ class Stablediffusion3pipeline(TextPipeline):
     """Stable Diffusion 3, also without its T5, for whose states it then takes zeros."""
 
     optional: ClassVar[tuple[str, ...]] = ("text_encoder_3", "tokenizer_3")
+    named: ClassVar[dict[str, str]] = {"text": "prompt_embeds", "pooled": "pooled_prompt_embeds"}
 
     def call(self, texts: list[str], **asked: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """See TextPipeline.call."""

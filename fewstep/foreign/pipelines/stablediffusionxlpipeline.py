@@ -9,6 +9,8 @@ class Stablediffusionxlpipeline(TextPipeline):
     """SDXL; the sizes say that an image was as large as those that are made, and was not cropped."""
 
     optional: ClassVar[tuple[str, ...]] = ("text_encoder", "tokenizer")
+    named: ClassVar[dict[str, str]] = {"text": "prompt_embeds", "pooled": "pooled_prompt_embeds"}
+    made: ClassVar[tuple[str, ...]] = ("sizes",)
 
     def call(self, texts: list[str], **asked: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """See TextPipeline.call."""
