@@ -146,6 +146,7 @@ def _of_a_table(sampler: Sampler, path: paths.Table) -> Steps:
         "rescale_betas_zero_snr": path.rescale_betas_zero_snr,
         "prediction_type": _prediction(sampler, BETAS, PREDICTIONS),
         "timestep_spacing": "trailing",  # then noise is scaled by the first sigma, as it is here
+        "steps_offset": 1,  # of another spacing; pipelines warn of any other number
     }
     return Steps(BETAS, options, ratios(sampler))
 
