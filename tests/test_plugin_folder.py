@@ -196,6 +196,7 @@ PARAMS = {
     },
     "trajectories": {},
     "distill": {},
+    "export": {},
     "evaluate": {"nfe": [2], "reference_solver": "ralston", "reference_nfe": 8},
 }
 

@@ -121,6 +121,7 @@ train = {"steps": steps // 2, "batch": 256, "learning_rate": 5e-4, "decay": "cos
 settings = {
     "seed": 0,
     "adopt": {},
+    "export": {},
     "prepare": {"source": "data/spiral.npz"},
     "nets": {},
     "pretrain": {

@@ -43,6 +43,7 @@ teacher = {"init": "base", "teacher": "base"}
 settings = {
     "seed": 0,
     "adopt": {},
+    "export": {},
     "prepare": {"source": "two_moons", "source_options": {"count": 4000}},
     "nets": {},
     "pretrain": {

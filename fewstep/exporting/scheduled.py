@@ -18,7 +18,7 @@ from fewstep import paths
 from fewstep.conditions import LABEL
 from fewstep.errors import UserError
 from fewstep.exporting import description
-from fewstep.exports import SHOWN, given_in_torch
+from fewstep.exports import SCHEDULED, SHOWN, given_in_torch
 from fewstep.extras import brought_by
 
 if TYPE_CHECKING:
@@ -38,9 +38,6 @@ FLOW, BETAS, EDM = "FlowMatchEulerDiscreteScheduler", "EulerDiscreteScheduler", 
 SCHEDULER, SAMPLING = "scheduler", "sampling.json"
 PACKING = ("FluxTransformer2DModel",)
 """Networks of which the call is long, as their samples are packed: it is left to the pipeline."""
-PREDICTIONS = {"noise": "epsilon", "v": "v_prediction"}
-"""What a scheduler of betas calls the predictions that it takes."""
-PREDICTIONS_OF_EDM = {"reverse_v": "epsilon", "v": "v_prediction"}
 RHO = 7.0
 """Of the curve between the first and the least sigma of a scheduler of EDM; its default."""
 ARGUMENTS = {
@@ -144,7 +141,7 @@ def _of_a_table(sampler: Sampler, path: paths.Table) -> Steps:
         "beta_start": path.beta_start,
         "beta_end": path.beta_end,
         "rescale_betas_zero_snr": path.rescale_betas_zero_snr,
-        "prediction_type": _prediction(sampler, BETAS, PREDICTIONS),
+        "prediction_type": _prediction(sampler, BETAS, SCHEDULED["table"]),
         "timestep_spacing": "trailing",  # then noise is scaled by the first sigma, as it is here
         "steps_offset": 1,  # of another spacing; pipelines warn of any other number
     }
@@ -164,7 +161,7 @@ def _of_edm(sampler: Sampler, path: paths.Edm) -> Steps:
         "sigma_min": path.sigma_min,
         "sigma_max": most,
         "sigma_data": path.sigma_data,
-        "prediction_type": _prediction(sampler, EDM, PREDICTIONS_OF_EDM),
+        "prediction_type": _prediction(sampler, EDM, SCHEDULED["edm"]),
         "rho": RHO,
     }
     start, end, *roots = (level ** (1 / RHO) for level in (most, path.sigma_min, *levels))

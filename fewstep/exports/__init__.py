@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 registry.add_plugins(__name__, __path__)
 
+SCHEDULED = {
+    "linear": {"reverse_velocity": "flow_prediction"},
+    "table": {"noise": "epsilon", "v": "v_prediction"},
+    "edm": {"reverse_v": "epsilon", "v": "v_prediction"},
+}
+"""Paths on which a scheduler of diffusers takes steps, and its names of the predictions that it takes."""
 SHOWN = 16
 """Samples that the call in a README makes."""
 

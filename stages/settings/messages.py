@@ -40,7 +40,7 @@ def found(error: ValidationError, model: type) -> Iterator[tuple[tuple, str]]:
         elif kind == "value_error":
             yield where, f": {problem['ctx']['error']}"
         else:
-            message = problem["msg"].removeprefix("Input should ")
+            message = re.sub(r"^\w+ should ", "", problem["msg"])  # of the value, or of the kind that it is
             yield where, f" should {message}, got {problem['input']!r}{hint(problem)}"
 
 

@@ -13,6 +13,7 @@ from stages.settings import discovery, messages, yaml_text
 from stages.settings.fields import (
     BackendPlugin,
     Count,
+    ExportPlugin,
     FormatPlugin,
     Guidance,
     MethodPlugin,
@@ -30,6 +31,7 @@ from stages.settings.fields import (
 __all__ = [
     "BackendPlugin",
     "Count",
+    "ExportPlugin",
     "FormatPlugin",
     "Guidance",
     "MethodPlugin",

@@ -43,5 +43,6 @@ def shrink(params: dict[str, Any]) -> dict[str, Any]:
             "one-step": ENDPOINT | {"teacher": "round1", "train": train(10, 1e-3)},
             "finished-4": finish | {"nfe": 4, "train": train(4, 2e-4) | {"betas": [0.0, 0.99]}},
         },
+        "export": {},
         "evaluate": {"samples": 60, "blocks": 2, "nfe": [1, 4], "reference_nfe": 8},
     }
