@@ -33,6 +33,7 @@ with lazy_imports():
     from fewstep.foreign import library, text_encoders, weights
 with lazy_imports(error_callback=brought_by("foreign", what="the format pipeline", library="diffusers")):
     import diffusers
+    import transformers
 
 KEPT = (".json", ".txt", ".safetensors", ".model")
 """What files of a part are copied: configs, vocabularies, weights, and the models of tokenizers."""
@@ -92,15 +93,11 @@ def write(sampler: Sampler, source: Path, out: Path) -> None:
 
 def reader(folder: Path) -> Callable[[dict[str, Tensor]], Tensor]:
     """Return a function from named inputs to the latents that the pipeline of a folder makes of them."""
-    progress = diffusers.utils.logging.is_progress_bar_enabled()
-    diffusers.utils.logging.disable_progress_bar()
-    try:
-        pipe = diffusers.DiffusionPipeline.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
-    finally:
-        if progress:
-            diffusers.utils.logging.enable_progress_bar()
+    for each in (diffusers, transformers):
+        each.utils.logging.disable_progress_bar()
+    pipe = diffusers.DiffusionPipeline.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+    )
     pipe.set_progress_bar_config(disable=True)
     kind, (told, _) = kind_of(folder, index_of(folder)), scheduled.told_to(folder)
     asked = {"sigmas": told["sigmas"], "num_inference_steps": told["steps"]}

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from chain.checkout import Checkout
 from chain.tiny import train
-from foreign import tiny_networks
+from foreign import tiny_networks, tiny_texts
 
 from fewstep.checkpoint import load_config, load_model
-from fewstep.exporting import folder
 from fewstep.grids import reach
 from fewstep.metrics.nets import load_nets
 
@@ -96,12 +95,13 @@ def conditional_toy(checkout: Checkout) -> None:
 
 
 def teacher_alone(checkout: Checkout) -> None:
-    """A folder of diffusers in the place of data and of pretraining, and one student; its weights are random,
-    so it is not what it is declared to be."""
-    said = {"folder": "data/tiny"}
-    scheduler = tiny_networks.diffusers.FlowMatchEulerDiscreteScheduler()
-    tiny_networks.pipeline(checkout / said["folder"], tiny_networks.unet(), scheduler)
+    """A pipeline of diffusers and prompts in the place of data and of pretraining, and one student that goes
+    back into it; its weights are random, so it is not what it is declared to be."""
+    said = {"folder": "data/tiny", "prompts": {"file": "data/prompts.txt"}}
+    tiny_texts.stable_diffusion_3().save_pretrained(checkout / said["folder"])
+    (checkout / "data/prompts.txt").write_text("a cat\na dog on a mat\nthe sun\n")
     params = checkout.params()
+    params["export"] = {"boss-4": {"formats": ["diffusers", {"name": "pipeline", "folder": "data/tiny"}]}}
     del params["prepare"]["source"]
     params["prepare"]["teacher"] = said | {"samples": 160, "latents": True, "nfe": 8}
     params |= {"pretrain": {}, "adopt": {"tiny": said | {"gates": "warn"}}, "couple": {}, "reflow": {}}
@@ -254,10 +254,12 @@ def test_a_chain_without_data_says_so_and_trains_no_teacher(variants):
     assert json.loads((checkout / "artifacts/prepare/manifest.json").read_text())["facts"]["train"] == 120
 
 
-def test_a_student_of_a_folder_goes_back_to_its_library(variants, tmp_path):
+def test_a_student_of_a_pipeline_goes_back_into_it(variants):
     checkout, _ = variants[teacher_alone]
-    model = checkout / "artifacts/models/boss-4"
-    (difference,) = folder.export(
-        model, load_config(model).grid, tmp_path / "out", formats=["diffusers"]
-    ).values()
-    assert difference <= 1e-5
+    made = checkout / "artifacts/export/boss-4"
+    facts = json.loads((made / "manifest.json").read_text())["facts"]
+    assert facts["nfe"] == 4
+    assert facts["relative_difference"].keys() == {"diffusers", "pipeline"}
+    assert max(facts["relative_difference"].values()) <= 1e-5
+    theirs = {file.name for file in (checkout / "data/tiny").iterdir()}
+    assert {file.name for file in (made / "pipeline").iterdir()} == theirs | {"sampling.json"}
