@@ -121,14 +121,16 @@ def variants(finished, tmp_path_factory):
     """The checkouts in which the variants ran, at the same time, and what was said."""
     place = tmp_path_factory.mktemp("variants")
 
-    def run(variant) -> tuple[Checkout, str]:
-        checkout = finished.copy(place / variant.__name__)
+    checkouts = {variant: finished.copy(place / variant.__name__) for variant in VARIANTS}
+    for variant, checkout in checkouts.items():  # not in threads: diffusers can't be imported in two
         little(checkout)
         variant(checkout)
+
+    def run(checkout) -> tuple[Checkout, str]:
         return checkout, checkout.repro(ok=None).said
 
     with ThreadPoolExecutor() as pool:
-        return dict(zip(VARIANTS, pool.map(run, VARIANTS), strict=True))
+        return dict(zip(checkouts, pool.map(run, checkouts.values()), strict=True))
 
 
 def teacher_of(checkout: Checkout) -> str:
