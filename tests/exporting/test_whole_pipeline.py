@@ -84,6 +84,26 @@ def test_the_pipeline_samples_as_fewstep_does(name, made, tmp_path):
     assert 0 < difference <= 1e-5
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "options"),
+    [
+        ("EDMEulerScheduler", {}),
+        ("EulerDiscreteScheduler", {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}),
+    ],
+)
+def test_pipelines_of_one_class_may_have_other_schedulers(scheduler, options, tmp_path, monkeypatch):
+    pipe = tiny_texts.sdxl()
+    pipe.scheduler = getattr(tiny_texts.diffusers, scheduler)(**options)
+    pipe.save_pretrained(tmp_path / "source")
+    checkpoint.save_model(tmp_path / "model", adopt(tmp_path / "source", pipe.unet))
+    assert 0 < exported(tmp_path, tmp_path / "out", Grid((1 / 81, 0.05, 0.4, 0.9, 1.0))) <= 1e-5
+    monkeypatch.chdir(tmp_path / "out")
+    (call,) = re.findall(r"```python\n(.*?)```", (tmp_path / "out/README.md").read_text(), re.S)
+    exec(call, names := {})
+    assert names["images"][0].size == (16, 16)
+    assert type(names["pipe"].scheduler).__name__ == scheduler
+
+
 @pytest.fixture(scope="module", params=["stable_diffusion_3", "stable_diffusion"])
 def whole(request, made, tmp_path_factory):
     """The pipeline's own folder, the model, the exported folder, and its grid."""
