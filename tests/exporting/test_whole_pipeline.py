@@ -161,6 +161,19 @@ def test_the_readme_makes_images_and_prompts_become_the_samples_of_fewstep(whole
     torch.testing.assert_close(latents, ours, rtol=1e-4, atol=1e-4)
 
 
+def test_a_smaller_network_of_the_same_class_fits(made, tmp_path):
+    place = made("stable_diffusion_3")
+    large = checkpoint.load_model(place / "model")
+    architecture = large.config.architecture | {
+        "config": large.config.architecture["config"] | {"num_layers": 1}
+    }
+    small = build(replace(large.config, architecture=architecture), seed=0, table=large.conditions.table)
+    checkpoint.save_model(tmp_path / "model", small)
+    assert exported(tmp_path, tmp_path / "out", FLOW, place / "source") <= 1e-5
+    told = json.loads((tmp_path / "out/pipeline/transformer/config.json").read_text())
+    assert told["num_layers"] == 1
+
+
 def test_sigmas_that_a_scheduler_shifts_are_found_by_the_proof(made, tmp_path, monkeypatch):
     """What the library makes of the sigmas if the source's own shift of 3 stayed."""
     place = made("stable_diffusion_3")
