@@ -87,8 +87,9 @@ def wrong_search(key: str, config: ExportSettings, params: Params) -> Iterator[s
         yield f".steps {config.steps} must be one of search.{key}.budgets, {list(search.budgets)}"
     if "solver" in config.model_fields_set and config.solver != search.solver:
         yield f".solver {config.solver} is not that of search.{key}, {search.solver}; leave it out"
-    if config.guidance != search.guidance:
-        yield f".guidance {config.guidance} must be {search.guidance}, that of search.{key}"
+    guidance = 1.0 if key in params.keys("distill") else search.guidance  # a student shows its own
+    if config.guidance != guidance:
+        yield f".guidance {config.guidance} must be {guidance}, that of the grids of search.{key}"
 
 
 def wrong_formats(key: str, config: ExportSettings, params: Params) -> Iterator[str]:
@@ -117,13 +118,15 @@ def unscheduled(key: str, config: ExportSettings, params: Params) -> str | None:
     if takes_until(params, key):
         return f"{key} is a flow map"
     *trained, (stage, teacher) = line_of(key, params)
-    if stage == "pretrain" and teacher.checkpoint is None:
-        return f"{key} goes back to pretrain, and not to a network of diffusers that was adopted"
-    own = next((each.model.name for _, each in trained if each.model is not None), None)
-    network = own or (teacher.format.name if stage == "adopt" else None)
-    if network not in (None, "diffusers"):
-        return f"its network is {network}, and not one of diffusers"
-    path, prediction = (getattr(teacher, name, None) for name in ("path", "prediction"))
+    drawn = next((each.model.name for _, each in trained if each.model is not None), None)
+    if drawn not in (None, "diffusers"):
+        return f"its network is {drawn}, and not one of diffusers"
+    if stage != "adopt":
+        goes_back = stage == "pretrain" and teacher.checkpoint is None  # else a folder says what it is
+        return f"{key} goes back to pretrain, and not to a network that was adopted" if goes_back else None
+    if drawn is None and teacher.format.name != "diffusers":
+        return f"its network is {teacher.format.name}, and not one of diffusers"
+    path, prediction = teacher.path, teacher.prediction
     if isinstance(path, dict):
         path = path["name"]
     if path is not None and path not in SCHEDULED:

@@ -107,7 +107,7 @@ LORA = {"formats": ["lora_diffusers"]}
         (
             "boss-4",
             {"formats": ["diffusers"]},
-            "boss-4 goes back to pretrain, and not to a network of diffus",
+            "boss-4 goes back to pretrain, and not to a network that was",
         ),
         ("patches", {"formats": ["diffusers"], "steps": 4}, "its network is sit, and not one of diffusers"),
         (
@@ -166,6 +166,27 @@ def test_a_student_of_another_architecture_or_a_flow_map_has_no_scheduler():
     anyflow = {"theirs-4": student | {"method": "flow_map_distillation", "nfe": "any", "monitor": None}}
     with pytest.raises(UserError, match="as theirs-4 is a flow map; take pt2 or onnx"):
         checks.check(with_exports({"theirs-4": {"formats": ["diffusers"], "steps": 4}}, distill=anyflow))
+
+
+def test_of_a_checkpoint_the_folder_says_what_it_is():
+    pretrain = {"base": RAW["pretrain"]["base"] | {"checkpoint": "data/mine"}}
+    checks.check(with_exports({"base": {"formats": ["diffusers", "lora_diffusers"]}}, pretrain=pretrain))
+
+
+def test_a_student_whose_timesteps_were_searched_is_exported_without_its_teachers_guidance():
+    raw = with_exports({"straight-4": {"searched": True}}).raw | {"adopt": {}, "couple": {}, "reflow": {}}
+    dropout = {"conditional": True, "method": {"name": "flow_matching", "label_dropout": 0.1}}
+    raw["pretrain"] = {"base": raw["pretrain"]["base"] | dropout}
+    guided = SEARCH | {"guidance": 2.0}
+    searched = guided | {"budgets": [4], "method": "coordinate_descent", "report_noises": 64}
+    raw["search"] = {"base": guided, "straight-4": searched}
+    raw["trajectories"] = {"base": {"samples": 64, "keep": "all"}}
+    jittered = raw["distill"]["straight-4"] | {"method": {"name": "straighten", "jitter": 0.3}}
+    raw["distill"] = {"straight-4": jittered}
+    checks.check(Params(raw))
+    raw["export"] = {"base": {"searched": True, "steps": 4}}
+    with pytest.raises(UserError, match=r"export\.base\.guidance 1\.0 must be 2\.0, that of the grids of se"):
+        checks.check(Params(raw))
 
 
 def test_an_adapter_may_be_exported_alone():
