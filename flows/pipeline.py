@@ -3,10 +3,9 @@
 Prefect schedules, retries and shows. DVC alone decides what is up to date.
 """
 
-import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from graphlib import TopologicalSorter
@@ -29,6 +28,7 @@ from flows.dvc.failures import StageError
 from flows.planning import choice, durations, stage_locks, time_limits
 from flows.planning.order import urgency
 from flows.planning.request import Request, takes
+from flows.planning.slots import WorkAhead, slots
 from flows.server import artifacts, connection, deployed
 from flows.system import notices, processes
 from flows.workers import driver
@@ -46,7 +46,6 @@ class CancelledInUIError(Exception):
 
 
 runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=time_limits.stages_at_once())
-slots = threading.BoundedSemaphore(time_limits.stages_at_once())  # which the variants of a sweep share
 
 
 def may_pass_next_time(_task: Task, _run: TaskRun, state: State) -> bool:
@@ -95,7 +94,7 @@ def bring_up_to_date(turn: Turn) -> State:
         return cached(turn.stage)
     log = get_run_logger().info
     try:
-        with stage_locks.alone(turn.identity), slots:
+        with stage_locks.alone(turn.identity), slots.taken(turn.stage):
             began = time.monotonic()
             options: dict[str, Any] = {"force": turn.force, "seconds": turn.seconds}
             if driver.wanted():
@@ -226,6 +225,9 @@ def take_turns(
     futures: dict[str, PrefectFuture] = {}
     finished: SimpleQueue[str] = SimpleQueue()
     runs = {str(run) for run in (flow_run.get_id(), flow_run.get_root_flow_run_id()) if run}
+    waiting = [name for name, turn in turns.items() if not (turn.unchanged or turn.force)]
+    root = next(iter(turns.values())).root
+    ahead = WorkAhead([] if driver.wanted() else waiting, root, get_run_logger().info)
     try:
         # Each is submitted when there is room for it: one that waits would be in the way of more urgent ones.
         while order.is_active():
@@ -238,13 +240,17 @@ def take_turns(
                 futures[name].add_done_callback(partial(announce, finished, name))
                 ready.remove(name)
                 begun.add(name)
-            begun.remove(name := next_finished(finished, runs))
+            idle = len(begun) < time_limits.stages_at_once()
+            begun.remove(name := next_finished(finished, runs, ahead.go_on if idle else None))
             order.done(name)
+            ahead.finished(name)
         for future in futures.values():
             future.wait()
     except BaseException:  # Control-C, a termination, or a cancellation: leave no stage behind
         processes.stop_all()
         raise
+    finally:
+        ahead.stop()
     return {name: future.state for name, future in futures.items()}
 
 
@@ -253,8 +259,8 @@ def announce(finished: SimpleQueue[str], name: str, _future: PrefectFuture) -> N
     finished.put(name)
 
 
-def next_finished(finished: SimpleQueue[str], runs: set[str]) -> str:
-    """Return the next stage that is done.
+def next_finished(finished: SimpleQueue[str], runs: set[str], meanwhile: Callable[[], None] | None) -> str:
+    """Return the next stage that is done; call `meanwhile` again and again until then.
 
     Prefect stops a run that a worker started. A run that a person started looks for a cancellation itself.
 
@@ -262,6 +268,8 @@ def next_finished(finished: SimpleQueue[str], runs: set[str]) -> str:
         CancelledInUIError: Somebody cancelled one of the flow runs `runs`.
     """
     while True:
+        if meanwhile:
+            meanwhile()
         try:
             return finished.get(timeout=SECONDS_BETWEEN_LOOKS)
         except Empty:

@@ -18,7 +18,7 @@ from stages.settings.samplers import EntryName, SamplerSettings, wrong_samplers
 from stages.settings.steps import broken_steps
 
 with lazy_imports():
-    from stages.evaluation import by_features, evaluation, report, yardstick
+    from stages.evaluation import by_features, evaluation, measuring, report, yardstick
 
 VERSION = 5  # bump when the numbers this stage writes change
 
@@ -84,27 +84,7 @@ def output(key: str | None) -> str:
 def run(config: Config, job: Job) -> None:
     """Measure the entries that no earlier evaluation kept, then write tables, pictures and the page."""
     remove_models_no_longer_named(job)
-    protocol = yardstick.Protocol(config.blocks, config.samples, config.batch, job.seed)
-    fine = evaluation.FineRun(job.inputs["reference"].name, config.reference_solver, config.reference_nfe)
-    features = {
-        name: by_features.Asked(
-            settings.backend.build(),
-            {what: job.inputs[f"features {name} {what}"] for what in settings.backend.build().paths()},
-            job.inputs.get(f"features {name} reference"),
-        )
-        for name, settings in config.features.items()
-    }
-    measured = evaluation.evaluate(
-        job,
-        protocol,
-        fine,
-        nfe=config.nfe,
-        samplers=config.samplers,
-        refined=config.refined,
-        features=features,
-        precision=config.precision,
-        version=VERSION,
-    )
+    measured = evaluation.evaluate(wanted(config, job))
     report.write_tables(job.out, measured)
     report.write_report(job, measured, config.model_dump(mode="json"))
     for row in measured.rows:  # in the tracker a line for each model, its steps the NFE
@@ -114,6 +94,35 @@ def run(config: Config, job: Job) -> None:
     for picture in sorted(job.out.glob("*.png")):
         job.picture(picture.stem, picture)
     job.facts.update(entries=len(measured.rows), fine_runs=measured.fine_runs)
+
+
+def ahead(config: Config, job: Job) -> None:
+    """Measure the models that are there already; `run` finds their entries kept."""
+    if {"data", "nets", "reference"} <= job.inputs.keys():
+        measuring.ahead(wanted(config, job))
+
+
+def wanted(config: Config, job: Job) -> "measuring.Wanted":
+    """Return what is to be measured."""
+    features = {
+        name: by_features.Asked(
+            settings.backend.build(),
+            {what: job.inputs[f"features {name} {what}"] for what in settings.backend.build().paths()},
+            job.inputs.get(f"features {name} reference"),
+        )
+        for name, settings in config.features.items()
+    }
+    return measuring.Wanted(
+        job=job,
+        protocol=yardstick.Protocol(config.blocks, config.samples, config.batch, job.seed),
+        fine=measuring.FineRun(job.inputs["reference"].name, config.reference_solver, config.reference_nfe),
+        nfe=config.nfe,
+        samplers=config.samplers,
+        features=features,
+        refined=config.refined,
+        precision=config.precision,
+        version=VERSION,
+    )
 
 
 def remove_models_no_longer_named(job: Job) -> None:

@@ -65,12 +65,12 @@ class _Child:
         self.stop()
 
 
-class _Family:
+class Family:
     """The children of a flow run, and the families below it."""
 
     def __init__(self) -> None:
         self.children: set[_Child] = set()
-        self.below: list[_Family] = []
+        self.below: list[Family] = []
         self.stopping = threading.Event()
 
     def stop(self) -> list[threading.Thread]:
@@ -82,20 +82,20 @@ class _Family:
         return [*stops, *(stop for family in list(self.below) for stop in family.stop())]
 
 
-_first = _Family()
-_family: ContextVar[_Family] = ContextVar("family", default=_first)
+_first = Family()
+_family: ContextVar[Family] = ContextVar("family", default=_first)
 
 
 @contextmanager
-def family() -> Iterator[None]:
+def family() -> Iterator[Family]:
     """Make a family below the present one, of what this thread and the tasks it starts run."""
-    above, own = _family.get(), _Family()
+    above, own = _family.get(), Family()
     above.below.append(own)
     if above.stopping.is_set():
         own.stopping.set()
     token = _family.set(own)
     try:
-        yield
+        yield own
     finally:
         _family.reset(token)
         above.below.remove(own)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -45,7 +46,13 @@ class Plan:
 
     @classmethod
     def read(
-        cls, params: Params, stage: str, key: str | None, *, known: Mapping[str, Input] = NONE
+        cls,
+        params: Params,
+        stage: str,
+        key: str | None,
+        *,
+        known: Mapping[str, Input] = NONE,
+        complete: bool = True,
     ) -> "Plan":
         """Read what the stage is to do from `params`, the stage's file and its inputs, as they are now.
 
@@ -54,15 +61,16 @@ class Plan:
             stage: The stage.
             key: Its key.
             known: Inputs that were read before, by name; unchanged manifests are not decoded again.
+            complete: Whether all inputs must be usable; else the plan has those that are.
 
         Raises:
             UserError: if settings are wrong, or an input is missing, damaged or out of date.
         """
         makers = params.outputs()
-        found = {
-            name: examine(Path(path), params, makers, known.get(name))
-            for name, path in params.inputs(stage, key).items()
-        }
+        found: dict[str, Input] = {}
+        for name, path in params.inputs(stage, key).items():
+            with suppress(*([] if complete or path not in makers else [UserError])):
+                found[name] = examine(Path(path), params, makers, known.get(name))
         return cls(stage, key, discovery.version(stage), params.seed, params.config(stage, key), found)
 
     @property

@@ -29,9 +29,11 @@ def models_in(folders: Mapping[str, Path], progress: Progress) -> Iterator[tuple
 def refined_entries(
     name: str, model: Model, asked: Mapping[str, RefinedSettings], folders: Mapping[str, Path]
 ) -> Iterator[Entry]:
-    """Yield the entries of one model beside refiners: equal steps, under the guidance of their training."""
+    """Yield the entries of one model beside the refiners that there are: equal steps, under the guidance of
+    their training.
+    """
     for kind, settings in asked.items():
-        if settings.model != name:
+        if settings.model != name or settings.refiner not in folders:
             continue
         refiner = folders[settings.refiner]
         guidance, digest = load_config(refiner).baked_guidance, model_digest(refiner)

@@ -46,6 +46,8 @@ def main(file: Path) -> None:
             show_plan(stage, key, options.price)
         elif machine_number() > 0:
             help_train(stage, key)
+        elif options.ahead:
+            work_ahead(stage, key)
         else:
             records.write_outcome(address, run(stage, key))
         return
@@ -91,16 +93,20 @@ def command_line(stage: str) -> ArgumentParser:
     parser.add_argument(
         "key", nargs="?", help=f"a key of {stage} in params.yaml; under DVC, the one it asks for"
     )
-    parser.set_defaults(plan=False, price=None)
+    parser.set_defaults(plan=False, price=None, ahead=False)
     if hasattr(module, "plan"):
         planning = parser.add_argument_group("before spending")
         planning.add_argument("--plan", action="store_true", help="only tell what it will take")
         planning.add_argument("--price", type=float, help="of an hour of one worker, to tell what it costs")
+    if hasattr(module, "ahead"):
+        parser.add_argument(
+            "--ahead", action="store_true", help="only do what is possible before all inputs are there"
+        )
     return parser
 
 
-def read_plan(stage: str, key: str | None) -> Plan:
-    """Check all settings and return what the stage is to do.
+def read_plan(stage: str, key: str | None, *, complete: bool = True) -> Plan:
+    """Check all settings and return what the stage is to do; without all inputs if not `complete`.
 
     Raises:
         UserError: for everything that the user can change; also if the stage takes no such key.
@@ -109,7 +115,7 @@ def read_plan(stage: str, key: str | None) -> Plan:
     if key not in (keys := params.keys(stage)):
         wanted = "no argument" if keys == [None] else f"one of: {', '.join(map(str, keys))}"
         raise UserError(f"stages.{stage} takes {wanted}; got {key or 'nothing'}")
-    return Plan.read(params, stage, key)
+    return Plan.read(params, stage, key, complete=complete)
 
 
 def show_plan(stage: str, key: str | None, price: float | None) -> None:
@@ -187,6 +193,20 @@ def help_train(stage: str, key: str | None) -> None:
         job = replace(job_of(plan, scratch, progress, lambda name, file: None), out=Path(nowhere))
         plan.module.run(plan.config, job)
     progress.note("the share of this machine is done; the first machine publishes the result")
+
+
+def work_ahead(stage: str, key: str | None) -> None:
+    """Do what the stage can do with the inputs that are there, for its run to find; nothing is published.
+
+    Raises:
+        UserError: for everything that the user can change.
+    """
+    plan = read_plan(stage, key, complete=False)
+    plan.check_inputs()
+    scratch, progress = Scratch.of(plan.address, plan.fingerprint), Shown(f"{plan.address}, ahead")
+    with suppress(KeyboardInterrupt):  # whoever asked for this needs the machine for something else
+        plan.module.ahead(plan.config, job_of(plan, scratch, progress, lambda name, file: None))
+        progress.finish()
 
 
 def work(plan: Plan, scratch: Scratch, progress: Shown, tracking: Tracking, *, again: bool) -> dict[str, Any]:
