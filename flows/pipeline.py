@@ -240,10 +240,11 @@ def take_turns(
                 futures[name].add_done_callback(partial(announce, finished, name))
                 ready.remove(name)
                 begun.add(name)
+                ahead.begun(name)
             idle = len(begun) < time_limits.stages_at_once()
             begun.remove(name := next_finished(finished, runs, ahead.go_on if idle else None))
             order.done(name)
-            ahead.finished(name)
+            ahead.finished()
         for future in futures.values():
             future.wait()
     except BaseException:  # Control-C, a termination, or a cancellation: leave no stage behind

@@ -69,10 +69,13 @@ class WorkAhead:
         self.new = self.stopped = False
         self.family: processes.Family | None = None
 
-    def finished(self, stage: str) -> None:
+    def begun(self, stage: str) -> None:
+        """Note that a stage has its turn, so that there is nothing to do ahead of it."""
+        self.stages = [name for name in self.stages if name != stage]
+
+    def finished(self) -> None:
         """Note that a stage is done, so that more may be possible."""
         self.new = True
-        self.stages = [name for name in self.stages if name != stage]
 
     def go_on(self) -> None:
         """Begin, if something is new and a slot is free."""
