@@ -16,6 +16,7 @@ from workspace import CHECKOUT
 from fewstep.errors import UserError
 from flows import pipeline, recover, summary
 from flows import run as run_command
+from flows.planning import slots
 from flows.planning.request import Choice, Request
 from flows.system import notices
 from flows.workspaces import workspace_lock
@@ -113,6 +114,17 @@ def test_a_changed_setting_runs_its_stage_and_what_depends_on_it(toy_that_ran):
     }
     assert runs["first"].state.message == "first: nothing changed"
     assert toy_that_ran.began() == ["middle@left", "last"]
+
+
+def test_a_free_slot_works_ahead_for_a_stage_that_waits(toy, monkeypatch):
+    monkeypatch.setattr(slots, "able", lambda stage: stage == "last")
+    (toy.root / "stages").mkdir()
+    (toy.root / "stages/__init__.py").touch()
+    (toy.root / "stages/last.py").write_text("import pathlib; pathlib.Path('here-ahead').touch()")
+    toy.order("middle@left", "meet ahead")
+    state, runs = run(toy)
+    assert state.is_completed()
+    assert names(runs) == dict.fromkeys(toy.stages, "Completed")
 
 
 def test_a_users_mistake_is_told_and_not_retried_and_the_others_go_on(toy):
