@@ -12,7 +12,7 @@ from jobs import job_in
 from fewstep.grids import uniform
 from fewstep.metrics.protocol import BlockScores
 from flows import gc
-from stages.evaluation import evaluation
+from stages.evaluation import measuring
 from stages.evaluation.entries import Entry, KeptEntries, Result
 from stages.settings.params import Plugin
 
@@ -122,9 +122,9 @@ def test_an_evaluation_that_is_made_again_measures_each_entry_once_more(kept, tm
             yield item, RESULT
 
     monkeypatch.setattr(evaluation, "spread", spread)
-    monkeypatch.setattr(evaluation.Measured, "constants", None)
+    monkeypatch.setattr(measuring.Measured, "constants", None)
     job = job_in(tmp_path, "evaluate", again=again, inputs={"data": tmp_path, "nets": tmp_path})
-    all_of_it = evaluation.Measured(job, None, {}, "float32", kept, {}, {})
+    all_of_it = measuring.Measured(job, None, {}, "float32", kept, {}, {})
     all_of_it.measure([ENTRY])
     all_of_it.measure([ENTRY, OTHER])
     assert measured == ([ENTRY, OTHER] if again else [])

@@ -24,11 +24,12 @@ from fewstep.noises import GAUSSIAN
 from fewstep.randomness import keys_of
 from fewstep.shards import Shards, write_shards
 from fewstep.timing import with_second_time
-from stages.evaluation import evaluation, yardstick
+from stages.evaluation import measuring, yardstick
 from stages.evaluation.entries import Entry, KeptEntries
-from stages.evaluation.evaluation import FineRun, converge, is_student, off_truths
+from stages.evaluation.evaluation import is_student, off_truths
 from stages.evaluation.listed import entries_of, sampled_entries
 from stages.evaluation.macs import macs_of
+from stages.evaluation.measuring import FineRun, converge
 from stages.evaluation.refined import models_in, refined_entries
 from stages.evaluation.yardstick import Protocol, Yardstick, first_of, measure_constants
 from stages.settings.params import Plugin
@@ -179,8 +180,8 @@ def test_entries_are_measured_in_the_precision_that_is_asked_for(prepared, const
     save_model(tmp_path, made)
     entry, found = Entry("a", "uniform", uniform(2), 2, "digest", 1.0), {}
     for precision in ("float32", "bfloat16"):
-        evaluation.start_worker(prepared, prepared, PROTOCOL, constants, {}, {"a": tmp_path}, precision)
-        found[precision] = evaluation.measure(entry).ends
+        measuring.start_worker(prepared, prepared, PROTOCOL, constants, {}, {"a": tmp_path}, precision)
+        found[precision] = measuring.measure(entry).ends
     off = (found["bfloat16"] - found["float32"]).square().mean().sqrt()
     assert 0 < off < 0.05 * found["float32"].std()
 
@@ -301,7 +302,7 @@ def test_the_fine_run_is_doubled_until_no_net_sees_it_move(teacher):
 def test_a_run_that_does_not_converge_ends_and_says_so(teacher):
     made, folder = teacher
     entry, told = converge(Found(folder, decay=1e4), made, FineRun("base", "euler", 4), [FEW])[1.0]
-    assert entry.nfe == 4 * 2**evaluation.DOUBLINGS
+    assert entry.nfe == 4 * 2**measuring.DOUBLINGS
     assert "HAS NOT CONVERGED" in told
 
 
