@@ -121,7 +121,7 @@ def test_an_evaluation_that_is_made_again_measures_each_entry_once_more(kept, tm
             measured.append(item)
             yield item, RESULT
 
-    monkeypatch.setattr(evaluation, "spread", spread)
+    monkeypatch.setattr(measuring, "spread", spread)
     monkeypatch.setattr(measuring.Measured, "constants", None)
     job = job_in(tmp_path, "evaluate", again=again, inputs={"data": tmp_path, "nets": tmp_path})
     all_of_it = measuring.Measured(job, None, {}, "float32", kept, {}, {})
