@@ -46,7 +46,7 @@ class Shown:
         if self.bar is not None:
             self.bar.set_postfix(shown(self.values), refresh=False)
             self.bar.update(units)
-        elif time.monotonic() >= self.next_line:
+        elif self.done < self.total and time.monotonic() >= self.next_line:  # `finish` prints the last line
             self.next_line = time.monotonic() + EVERY
             print(self.line(), flush=True)
         if time.monotonic() >= self.next_record:

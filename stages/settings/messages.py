@@ -39,6 +39,8 @@ def found(error: ValidationError, model: type) -> Iterator[tuple[tuple, str]]:
             yield where, f" should be a mapping of settings, got {problem['input']!r}"
         elif kind == "value_error":
             yield where, f": {problem['ctx']['error']}"
+        elif kind == "tuple_type":  # which YAML has no word for
+            yield where, f" should be a list, got {problem['input']!r}"
         else:
             message = re.sub(r"^\w+ should ", "", problem["msg"])  # of the value, or of the kind that it is
             yield where, f" should {message}, got {problem['input']!r}{hint(problem)}"

@@ -75,6 +75,7 @@ LORA = {"formats": ["lora_diffusers"]}
             "export.boss-4.formats[0]: unknown export 'onix'; did you mean 'onn",
         ),
         ("boss-4", {"formats": []}, "export.boss-4.formats should have at least 1"),
+        ("boss-4", {"formats": "pt2"}, "export.boss-4.formats should be a list, got 'pt2'"),
         ("boss-4", {"formats": ["pt2", "pt2"]}, "export.boss-4.formats pt2 is named twice"),
         ("boss-4", {"formats": ["pipeline"]}, "export.boss-4.formats[0].folder is missing"),
         (

@@ -38,6 +38,15 @@ def test_lines_come_after_a_while_then_spaced_then_at_the_end(time, capsys):
     ]
 
 
+def test_the_last_line_is_printed_once(time, capsys):
+    progress = Shown("export")
+    progress.start("export", 1, unit="format")
+    time.now += 20
+    progress.advance()
+    progress.finish()
+    assert capsys.readouterr().out.splitlines() == ["export: format 1/1 (100 %), 0.05 format/s, 0:20 in all"]
+
+
 def test_resumed_work_counts_only_its_own_pace(time, capsys):
     progress = Shown("couple@round1")
     progress.start("pairs", 100, done=50, unit="pair")
