@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from etils.epy import lazy_imports
 
+from fewstep.prefetch import prefetchable
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -44,6 +46,7 @@ def noise(stream: str, seed: int, index: int, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(generator(stream, seed, index).standard_normal(shape, dtype=np.float32))
 
 
+@prefetchable
 def noises(stream: str, keys: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return the noise (n, *shape) of the samples named by `keys`, int64 (n, 2): seed, index."""
     drawn = torch.empty(len(keys), *shape)
@@ -52,6 +55,7 @@ def noises(stream: str, keys: Tensor, shape: tuple[int, ...]) -> Tensor:
     return drawn
 
 
+@prefetchable
 def uniforms(stream: str, keys: Tensor) -> Tensor:
     """Return one float32 number in [0, 1) per sample, (n,)."""
     # what draw.random(dtype=np.float32) makes of 24 bits, for all samples at once: half of the time
@@ -60,6 +64,7 @@ def uniforms(stream: str, keys: Tensor) -> Tensor:
     return torch.from_numpy(numbers)
 
 
+@prefetchable
 def chi_squared(stream: str, keys: Tensor, degrees: float) -> Tensor:
     """Return one chi-squared number with so many degrees of freedom per sample, float64 (n,)."""
     numbers = [draw.chisquare(degrees) for draw in _generators(stream, keys)]

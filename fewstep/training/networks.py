@@ -13,6 +13,7 @@ from fewstep import distributed, lora, randomness
 from fewstep.errors import UserError
 from fewstep.half import halve
 from fewstep.model import Model
+from fewstep.prefetch import Prefetched, Request
 from fewstep.settings import TrainSettings
 from fewstep.training.engine import Engine
 from fewstep.training.method import Batch, Method
@@ -25,8 +26,8 @@ HELD_OUT_SEED = (
 WEIGHT = "weight"  # of a batch: what the loss of each sample is multiplied by
 SKIPS = 10  # after this many updates in a row without a finite loss, the training has diverged
 
-Update = tuple[Batch, Tensor]
-"""What one update of a step is made with: a batch, prepared, and the keys of its samples."""
+Update = tuple[Batch, Prefetched]
+"""What one update of a step is made with: a batch, prepared, and the keys of its samples, with numbers."""
 
 
 class DivergedError(UserError):
@@ -82,6 +83,8 @@ class Training:
             for name, average in trainee.averages.items():
                 assert name not in self.modules, f"two networks are called {name}"
                 self.modules[name] = average.requires_grad_(False)
+        self._wanted: dict[str, set[Request]] = {name: set() for name in self.trainees}
+        """The random numbers that the loss of each network has asked for."""
         self.step = 0
         self.slowed = 1.0  # what a monitor has multiplied the learning rates by
         self.lost_at = torch.tensor(-1, device=device)  # the first step at which a network had diverged
@@ -93,9 +96,12 @@ class Training:
 
     def prepare(self, step: int, batch: Batch, keys: Tensor) -> list[Update]:
         """Return what a step updates with, on the CPU; it may be asked ahead, in another thread."""
-        batch, numbers = pinned(batch, self.device), range(len(self.method.updates(step)))
-        updates = [(batch, randomness.keys_of_update(keys, number)) for number in numbers]
-        return [(pinned(self._prepared(*update), self.device), update[1]) for update in updates]
+        batch, updates = pinned(batch, self.device), []
+        for number, network in enumerate(self.method.updates(step)):
+            own = randomness.keys_of_update(keys, number)
+            prepared = pinned(self._prepared(batch, own), self.device)
+            updates.append((prepared, Prefetched(own, self._wanted[network])))
+        return updates
 
     def take_step(self, batch: Batch, keys: Tensor) -> None:
         """Make the updates of this step with a batch that was not prepared ahead."""
@@ -107,11 +113,11 @@ class Training:
         torch.default_generator.manual_seed(seed)  # torch.manual_seed looks for all kinds of devices
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(seed)
-        for network, (batch, keys) in zip(self.method.updates(self.step), prepared, strict=True):
+        for network, (batch, numbers) in zip(self.method.updates(self.step), prepared, strict=True):
             for name, trainee in self.trainees.items():
                 trainee.unlock(name == network)
-            losses = self._losses(self.modules, batch, network, self.step / self.settings.steps, keys)
-            skips = self.trainees[network].update(losses, len(keys), self.rate)
+            losses = self._losses(self.modules, batch, network, self.step / self.settings.steps, numbers)
+            skips = self.trainees[network].update(losses, len(numbers.keys), self.rate)
             self.lost_at = torch.where((skips < SKIPS) | (self.lost_at >= 0), self.lost_at, self.step)
         self.step += 1
 
@@ -135,7 +141,8 @@ class Training:
         for batch in samples:
             stop = start + len(next(iter(batch.values())))
             keys = randomness.keys_of(HELD_OUT_SEED, start, stop)
-            parts += self._losses(modules, self._prepared(batch, keys), "student", 1.0, keys)
+            numbers = Prefetched(keys, set())
+            parts += self._losses(modules, self._prepared(batch, keys), "student", 1.0, numbers)
             start = stop
         for module in training:
             module.train()
@@ -181,19 +188,24 @@ class Training:
         return self.method.prepare_batch(seen, keys, self.law) | weights
 
     def _losses(
-        self, modules: dict[str, nn.Module], batch: Batch, network: str, progress: float, keys: Tensor
+        self,
+        modules: dict[str, nn.Module],
+        batch: Batch,
+        network: str,
+        progress: float,
+        numbers: Prefetched,
     ) -> Iterator[Tensor]:
         """Yield the losses (n,) of the samples that pass through the networks at a time."""
         batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
         weight = batch.pop(WEIGHT, None)
         half = self.settings.precision == "bfloat16"
         autocast = partial(torch.autocast, self.device.type, torch.bfloat16) if half else nullcontext
-        size = self.engine.micro_batch or len(keys)
-        for start in range(0, len(keys), size):
+        size = self.engine.micro_batch or len(numbers.keys)
+        for start in range(0, len(numbers.keys), size):
             part = slice(start, start + size)
-            with autocast(), phase("forward"):
-                own = {name: tensor[part] for name, tensor in batch.items()}
-                losses = self.method.loss(modules, own, network, progress, keys[part])
+            own, keys = {name: tensor[part] for name, tensor in batch.items()}, numbers.keys[part]
+            with autocast(), phase("forward"), numbers.offered(keys, part):
+                losses = self.method.loss(modules, own, network, progress, keys)
             yield losses if weight is None else weight[part] * losses
 
 
