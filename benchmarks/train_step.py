@@ -211,7 +211,7 @@ class Read:
         began = time.perf_counter()
         prepared = self.reader[self.training.step]
         self.waited += time.perf_counter() - began
-        self.training.update(prepared)
+        self.training.update(prepared, self.reader.go_on)
 
 
 def measure(name: str, training: Training, bare: Callable[[Batch], None], steps: int) -> None:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 class Plain(Optimizer):
     """The methods of an optimiser as they are before they are wrapped."""
 
-    found_inf: torch.Tensor
+    found_inf: torch.Tensor | None = None
     """For fused optimisers, on their device: whether the next step is left out."""
 
     add_param_group = unwrap(Optimizer.add_param_group)

@@ -31,12 +31,19 @@ class Reads:
         return step
 
 
+def take(reader, step):
+    """Take a step as the training loop does."""
+    read = reader[step]
+    reader.go_on()
+    return read
+
+
 def test_steps_are_answered_in_any_order_and_read_once_in_one_thread():
     reads = Reads()
     with Reader(reads, 10, print) as reader:
-        assert [reader[step] for step in range(10)] == list(range(10))
+        assert [take(reader, step) for step in range(10)] == list(range(10))
         assert reads.steps == list(range(10))  # and none after the last
-        assert [reader[step] for step in (7, 2, 9, 2)] == [7, 2, 9, 2]
+        assert [take(reader, step) for step in (7, 2, 9, 2)] == [7, 2, 9, 2]
     (thread,) = reads.threads
     assert thread is not threading.main_thread()
     assert not thread.is_alive()
@@ -45,6 +52,9 @@ def test_steps_are_answered_in_any_order_and_read_once_in_one_thread():
 def test_the_next_steps_are_read_while_one_is_taken():
     with Reader(reads := Reads(), 10, print) as reader:
         assert reader[3] == 3
+        assert reads.steps == [3]  # none before it is said
+        reader.go_on()
+        reader.go_on()
     assert reads.steps == list(range(3, 4 + AHEAD))
 
 
@@ -55,10 +65,10 @@ def test_an_error_reaches_the_step_that_it_belongs_to():
         return step
 
     with Reader(read, 10, print) as reader:
-        assert [reader[0], reader[1]] == [0, 1]
+        assert [take(reader, 0), take(reader, 1)] == [0, 1]
         with pytest.raises(UserError, match="shard 7 is missing"):
             reader[2]
-        assert [reader[3], reader[1]] == [3, 1]
+        assert [take(reader, 3), take(reader, 1)] == [3, 1]
 
 
 def test_a_store_that_stalls_is_told_and_the_training_goes_on_when_it_answers(monkeypatch):
@@ -70,7 +80,7 @@ def test_a_store_that_stalls_is_told_and_the_training_goes_on_when_it_answers(mo
         reads.go.set()
 
     with Reader(reads, 2, say) as reader:
-        assert [reader[0], reader[1]] == [0, 1]
+        assert [take(reader, 0), take(reader, 1)] == [0, 1]
     assert told[0].startswith("step 1 has waited 0.01 s for its batch; is the storage of samples slow")
 
 
@@ -80,7 +90,7 @@ def test_a_store_that_stalls_holds_up_no_end(monkeypatch, error):
     reads = Reads(slow=1)
     try:
         with Reader(reads, 10, print) as reader:
-            assert reader[0] == 0
+            assert take(reader, 0) == 0
             if error:
                 raise error
     except (KeyboardInterrupt, UserError):

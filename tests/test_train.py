@@ -15,6 +15,7 @@ from fewstep.methods.dmd import Dmd
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.methods.sim import Sim
 from fewstep.settings import TrainSettings
+from fewstep.training import trainee as trainee_module
 from fewstep.training.method import Method, Net
 from fewstep.training.networks import SKIPS, Training
 
@@ -244,7 +245,9 @@ def test_divergence_stops_the_training_and_keeps_the_last_good_state(tmp_path, h
 
 
 @pytest.mark.parametrize("how", ["loss", "gradient"])
-def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, how):
+@pytest.mark.parametrize("at_hand", [True, False])
+def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(monkeypatch, how, at_hand):
+    monkeypatch.setattr(trainee_module, "at_hand", lambda tensor: at_hand)
     settings = TrainSettings(steps=30, batch=4)
     training = Training(Breaks(how=how), student(), {}.get, settings, 0, torch.device("cpu"))
     for step in range(7):

@@ -136,7 +136,7 @@ def train(
                     saver.before_step()
                     with reporter.waiting():
                         prepared = reader[training.step]
-                    training.update(prepared)
+                    training.update(prepared, reader.go_on)
                 reporter.after_step()
             snapshots.save()
             saver.save()

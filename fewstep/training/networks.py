@@ -107,8 +107,13 @@ class Training:
         """Make the updates of this step with a batch that was not prepared ahead."""
         self.update(self.prepare(self.step, batch, keys))
 
-    def update(self, prepared: list[Update]) -> None:
-        """Make the updates of this step. Each updates one network on its own loss."""
+    def update(self, prepared: list[Update], meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Make the updates of this step. Each updates one network on its own loss.
+
+        Args:
+            prepared: What `prepare` returned for this step.
+            meanwhile: Called before each backward pass, which leaves Python to other threads.
+        """
         seed = randomness.digest64(f"train step {self.step} rank {distributed.rank()}", self.seed)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed looks for all kinds of devices
         if self.device.type != "cpu":
@@ -117,7 +122,7 @@ class Training:
             for name, trainee in self.trainees.items():
                 trainee.unlock(name == network)
             losses = self._losses(self.modules, batch, network, self.step / self.settings.steps, numbers)
-            skips = self.trainees[network].update(losses, len(numbers.keys), self.rate)
+            skips = self.trainees[network].update(losses, len(numbers.keys), self.rate, meanwhile)
             self.lost_at = torch.where((skips < SKIPS) | (self.lost_at >= 0), self.lost_at, self.step)
         self.step += 1
 

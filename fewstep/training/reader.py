@@ -16,9 +16,10 @@ Read = TypeVar("Read")
 
 
 class Reader(Generic[Read]):
-    """What `read` returns of any step; of the next steps it is read ahead, and bytes are the same.
+    """What `read` returns of any step; that of the next steps is read ahead when `go_on` says so.
 
-    A context: at its end the thread is given up, whatever it is doing. It dies with the process.
+    Reading is in part work in Python, which one thread does at a time: so who takes the steps says when it
+    begins. A context: at its end the thread is given up, whatever it is doing. It dies with the process.
 
     Args:
         read: returns what a step needs; called in the thread alone, so never twice at a time.
@@ -32,6 +33,8 @@ class Reader(Generic[Read]):
         self._answers: SimpleQueue[Read | _Failure] = SimpleQueue()
         self._coming: deque[int] = deque()
         """The steps that were asked for, whose answers nobody has had."""
+        self._last = -1
+        """The step that was answered last."""
         self._thread = Thread(target=self._answer, name="reader", daemon=True)
 
     def __enter__(self) -> Reader[Read]:
@@ -43,21 +46,31 @@ class Reader(Generic[Read]):
         self._thread.join(CLOSING)
 
     def __getitem__(self, step: int) -> Read:
-        """Return what a step needs, and have the next ones read.
+        """Return what a step needs.
 
         Raises:
             Exception: what `read` raised for this step.
         """
         while self._coming and self._coming[0] != step:
             self._next()
-        first = self._coming[-1] + 1 if self._coming else step
-        for number in range(first, max(step + 1, min(step + AHEAD + 1, self.stop))):
-            self._asked.put(number)
-            self._coming.append(number)
+        if not self._coming:
+            self._ask(step)
+        self._last = step
         answer = self._next()
         if isinstance(answer, _Failure):
             raise answer.error
         return answer
+
+    def go_on(self) -> None:
+        """Have the steps read that come after the one that was answered last."""
+        first = self._coming[-1] + 1 if self._coming else self._last + 1
+        for number in range(first, min(self._last + AHEAD + 1, self.stop)):
+            self._ask(number)
+
+    def _ask(self, step: int) -> None:
+        """Have a step read."""
+        self._asked.put(step)
+        self._coming.append(step)
 
     def _next(self) -> Read | _Failure:
         """Return the answer that was asked for first."""

@@ -97,13 +97,16 @@ class Trainee:
         for parameter in self._locked:
             parameter.requires_grad_(open_)
 
-    def update(self, losses: Iterable[Tensor], count: int, rate: float) -> Tensor:
+    def update(
+        self, losses: Iterable[Tensor], count: int, rate: float, meanwhile: Callable[[], None]
+    ) -> Tensor:
         """Step on the mean of the losses, if it and its gradient are finite; return `in_a_row`.
 
         Args:
             losses: Of `count` samples, some (n,) at a time, each computed when it is asked for.
             count: How many.
             rate: The learning rate of the loop.
+            meanwhile: Called before each backward pass, which leaves Python to other threads.
         """
         self.optimiser.zero_grad()
         loss, seen = torch.zeros_like(self.loss), 0
@@ -113,6 +116,7 @@ class Trainee:
             sharding.last_of_update(self.module, seen == count)
             if self._exchange is not None and seen == count:
                 self._exchange.begin()
+            meanwhile()
             with phase("backward"):
                 part.backward()
             loss += part.detach()
@@ -136,8 +140,7 @@ class Trainee:
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         whole = sharding.whole(norm)
         wrong = ~torch.isfinite(loss + whole)
-        # Only a CPU can look at a number without waiting for it; to multiply gradients by 1 takes it long.
-        looks = wrong.device.type == "cpu"
+        looks = at_hand(wrong)
         if looks and wrong:
             return wrong
         if not looks or whole + 1e-6 > self.clip:  # what is added is clip_grads_with_norm_'s own
@@ -194,6 +197,14 @@ class Trainee:
         """Restore the weights of `result` alone."""
         part = "network" if self.average is None else "average"
         sharding.load(self.result, {**self.frozen, **under(f"{part}/", tensors)})
+
+
+def at_hand(tensor: Tensor) -> bool:
+    """Return whether a number can be looked at without waiting for a device.
+
+    An update then does nothing that changes nothing, such as to multiply gradients by 1.
+    """
+    return tensor.device.type == "cpu"
 
 
 def width_name(width: float) -> str:
