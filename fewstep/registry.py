@@ -12,6 +12,7 @@ import importlib.util
 import os
 import pkgutil
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,14 @@ def find(package: str, name: str) -> Any:
     Raises:
         UserError: if there is no such file; the message lists those that exist. Or if it is no Python.
     """
+    if not isinstance(name, str):  # as settings may have it
+        raise UserError(unknown(singular(package), name, available(package)))
+    return _find(package, name, os.environ.get(PLUGINS))
+
+
+@cache
+def _find(package: str, name: str, plugins: str | None) -> Any:
+    """Return what `find` does, once for each folder of plug-ins: trainings ask in every step."""
     names = available(package)
     if name not in names:
         raise UserError(unknown(singular(package), name, names))
