@@ -48,13 +48,18 @@ class Coefficients:
 
 @dataclass(frozen=True, kw_only=True)
 class PathSample:
-    """Points on the path, with the velocity dx/dt at which noise and data are held fixed."""
+    """Points on the path, at times where it has the coefficients c."""
 
     x: Tensor  # (batch, *shape)
     t: Tensor  # (batch,)
     noise: Tensor  # (batch, *shape)
     data: Tensor  # (batch, *shape)
-    velocity: Tensor  # (batch, *shape)
+    c: Coefficients
+
+    @property
+    def velocity(self) -> Tensor:
+        """The velocity dx/dt at which noise and data are held fixed, (batch, *shape)."""
+        return like(self.c.da, self.data) * self.data + like(self.c.db, self.noise) * self.noise
 
 
 class Path:
@@ -77,8 +82,7 @@ class Path:
         """Return the points of the path between noise and data, (batch, *shape), at t, (batch,)."""
         c = self.coefficients(t)
         x = like(c.a, data) * data + like(c.b, noise) * noise
-        velocity = like(c.da, data) * data + like(c.db, noise) * noise
-        return PathSample(x=x, t=t, noise=noise, data=data, velocity=velocity)
+        return PathSample(x=x, t=t, noise=noise, data=data, c=c)
 
 
 @dataclass(frozen=True)

@@ -95,11 +95,10 @@ class PathRegression(Method):
         noise, data = batch["noise"], batch["data"]
         path = paths.get(student.config.path)
         t = as_state(draw_times(self.times, student.config, keys).to(data))
-        c = path.coefficients(t)
-        target = predictions.express(student.config.prediction, data, noise, c)
         point = path.sample(noise, data, t)
+        target = predictions.express(student.config.prediction, data, noise, point.c)
         output = student(point.x, t, **self._conditions(student, batch, keys))
-        return Errors(output - target, student.config.prediction, c)
+        return Errors(output - target, student.config.prediction, point.c)
 
     def _conditions(self, student: Model, batch: Batch, keys: Tensor) -> Batch:
         conditions = conditions_of(student.config, batch)

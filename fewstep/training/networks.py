@@ -18,7 +18,7 @@ from fewstep.settings import TrainSettings
 from fewstep.training.engine import Engine
 from fewstep.training.method import Batch, Method
 from fewstep.training.phases import phase
-from fewstep.training.trainee import Trainee, under
+from fewstep.training.trainee import Trainee, at_hand, under
 
 HELD_OUT_SEED = (
     randomness.digest64("held out", 0) >> 1
@@ -123,7 +123,9 @@ class Training:
                 trainee.unlock(name == network)
             losses = self._losses(self.modules, batch, network, self.step / self.settings.steps, numbers)
             skips = self.trainees[network].update(losses, len(numbers.keys), self.rate, meanwhile)
-            self.lost_at = torch.where((skips < SKIPS) | (self.lost_at >= 0), self.lost_at, self.step)
+            lost = skips >= SKIPS
+            if not at_hand(lost) or lost:
+                self.lost_at = torch.where(lost & (self.lost_at < 0), self.step, self.lost_at)
         self.step += 1
 
     def evaluate(self, held_out: Iterable[Batch]) -> float:
