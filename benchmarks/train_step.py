@@ -4,9 +4,10 @@ Run `python -m benchmarks.train_step [steps]`. Batches of 128 images of 1x8x8 th
 demo, one thread, with memory kept as stages do. Methods with one network are compared with `Bare`: forward,
 backward, clip, AdamW and an average of the weights, on noise and times from torch's generator. Methods with
 three are compared with the forwards and backwards that they need, and nothing else. As in the training loop,
-a thread prepares the next batches. The two sides take turns, a step each (200), and to go first; times are
-medians: of the processor in the thread that takes the steps, with what the other thread takes beside it, and
-of the clock, with the share of it that steps wait for their batch. Memory is what is kept for the backward
+a thread prepares the next batches. The two sides take turns, a step each (200), and to go first. Times are of
+the processor in the thread that takes the steps, with what the other thread takes beside it, and of the
+clock, with the share of it that steps wait for their batch. A ratio is the median of those of two steps, one
+after the other, so that what else the machine does slows both. Memory is what is kept for the backward
 pass, at most, each tensor once.
 Flow matching is also compared with the bare loop under Accelerate, and under Lightning (its Fabric), where
 these are installed.
@@ -228,10 +229,12 @@ def measure(name: str, training: Training, bare: Callable[[Batch], None], steps:
                 work(batch)
                 times.append((time.thread_time() - began[0], time.perf_counter() - began[1]))
     waited = read.waited / sum(wall for _, wall in spent[read.step])
-    (mine, clock), (other, its) = (map(median, zip(*spent[work], strict=True)) for work in (read.step, bare))
+    mine, other = (median(processor for processor, _ in spent[work]) for work in (read.step, bare))
+    pairs = zip(spent[bare], spent[read.step], strict=True)
+    ratio, clock = map(median, zip(*((b[0] / m[0], b[1] / m[1]) for b, m in pairs), strict=True))
     print(
         f"{name:16} {1000 * mine:6.1f} ms and {1000 * median(read.beside):.2f} beside it, bare "
-        f"{1000 * other:6.1f} ms; ratio {other / mine:.3f}, of the clock {its / clock:.3f}, waiting "
+        f"{1000 * other:6.1f} ms; ratio {ratio:.3f}, of the clock {clock:.3f}, waiting "
         f"{waited:.1%}; kept {memory[read.step] / 2**20:.0f} MiB against {memory[bare] / 2**20:.0f}",
         flush=True,
     )
