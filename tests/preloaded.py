@@ -38,6 +38,12 @@ LIBRARIES = (
     "pydantic.dataclasses", "pydantic.types", "etils.epy", "ruamel.yaml", "safetensors.torch", "webdataset",
     "fsspec.implementations.chained", "filelock", "psutil", "tqdm", "jinja2", "dvc.cli.parser", "dvc.repo",
 )  # fmt: skip
+OF_WORKERS = (
+    "prefect.flow_engine",
+    "prefect.main",
+    "prefect.deployments",
+    "s3fs",
+)  # what their runs need beside
 STAGE = re.compile(r"python -m stages\.\w+( [\w@.-]+)?")
 DVC = r"dvc (init|config|repro|status|checkout|pull|exp run|exp show|queue status|queue logs)( [\w@.,=-]+)*"
 COMMAND = re.compile(rf"{STAGE.pattern}|{DVC}")
@@ -147,6 +153,9 @@ def child_of(listener: socket.socket) -> Child | None:
         gc.freeze()
     order, files, *_ = socket.recv_fds(asker, MOST, 3)
     words, folder, environment = json.loads(order)
+    if "prefect.engine" in words:
+        for name in OF_WORKERS:
+            importlib.import_module(name)
     if not alike(environment):
         asker.close()
     elif (pid := os.fork()) == 0:
@@ -204,6 +213,8 @@ def become(words: list[str], folder: str, environment: dict[str, str]) -> NoRetu
     tempfile.tempdir = None
     if "PYTHONUNBUFFERED" in environment:
         sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
+    if "prefect.engine" in words:
+        sys.modules["prefect.context"].refresh_global_settings_context()  # they are variables
     own = [*filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)), *LIBRARY_PATH]
     try:
         match words:

@@ -1,4 +1,4 @@
-"""Python imports this as it begins, where this folder is in PYTHONPATH: a turn of DVC's is then taken sooner.
+"""Python imports this as it begins, where this folder is in PYTHONPATH: what flows start then begins sooner.
 
 A process that begins with libraries loaded (tests/preloaded.py) runs the command. This one lives as long,
 hands on what interrupts it, and ends as that does; if it is killed, that is, too.
@@ -8,11 +8,16 @@ import os
 import sys
 
 
-def asks_dvc(words: list[str]) -> bool:
-    """Say whether a command is one with which the flows ask DVC for something (flows/dvc/commands.py)."""
-    return (words[1] == "-P" and words[2].endswith("/flows/dvc/reproduce.py")) or (
-        words[1:4] == ["-m", "dvc", "--wait-for-lock"]
-    )
+def to_hand_over(words: list[str]) -> list[str] | None:
+    """Return what to run if flows (flows/dvc/commands.py), workers or DVC's queue start this, else None."""
+    match words[1:]:
+        case ["-P", file, *_] if file.endswith("/flows/dvc/reproduce.py"):
+            return ["python", *words[1:]]
+        case ["-m", "dvc", "--wait-for-lock", *_] | ["-m", "prefect.engine"]:
+            return ["python", *words[1:]]
+        case [_, "exp", "exec-run", *_]:
+            return ["dvc", *words[2:]]
+    return None
 
 
 def hand_over(words: list[str]) -> None:
@@ -23,7 +28,7 @@ def hand_over(words: list[str]) -> None:
 
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server.connect(os.environ["PRELOADED_AT"])
-    order = json.dumps([["python", *words[1:]], os.getcwd(), dict(os.environ)]).encode()
+    order = json.dumps([words, os.getcwd(), dict(os.environ)]).encode()
     socket.send_fds(server, [order], [0, 1, 2])
     if not (group := server.recv(16)):
         return
@@ -36,5 +41,5 @@ def hand_over(words: list[str]) -> None:
     os._exit(status)
 
 
-if len(sys.orig_argv) > 3 and asks_dvc(sys.orig_argv):
-    hand_over(sys.orig_argv)
+if command := to_hand_over(sys.orig_argv):
+    hand_over(command)
