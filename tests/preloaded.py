@@ -38,12 +38,10 @@ LIBRARIES = (
     "pydantic.dataclasses", "pydantic.types", "etils.epy", "ruamel.yaml", "safetensors.torch", "webdataset",
     "fsspec.implementations.chained", "filelock", "psutil", "tqdm", "jinja2", "dvc.cli.parser", "dvc.repo",
 )  # fmt: skip
-OF_WORKERS = (
-    "prefect.flow_engine",
-    "prefect.main",
-    "prefect.deployments",
-    "s3fs",
-)  # what their runs need beside
+MORE = {  # what commands of these modules need beside, loaded for the first of them
+    "prefect.": ("prefect.flow_engine", "prefect.main", "prefect.deployments", "s3fs"),
+    "stages.tracking.sender": ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"),
+}
 STAGE = re.compile(r"python -m stages\.\w+( [\w@.-]+)?")
 DVC = r"dvc (init|config|repro|status|checkout|pull|exp run|exp show|queue status|queue logs)( [\w@.,=-]+)*"
 COMMAND = re.compile(rf"{STAGE.pattern}|{DVC}")
@@ -153,9 +151,8 @@ def child_of(listener: socket.socket) -> Child | None:
         gc.freeze()
     order, files, *_ = socket.recv_fds(asker, MOST, 3)
     words, folder, environment = json.loads(order)
-    if "prefect.engine" in words:
-        for name in OF_WORKERS:
-            importlib.import_module(name)
+    for name in more(words):
+        importlib.import_module(name)
     if not alike(environment):
         asker.close()
     elif (pid := os.fork()) == 0:
@@ -187,6 +184,12 @@ def compile_once() -> None:
     SourceFileLoader.source_to_code = code_of  # type: ignore[method-assign]
 
 
+def more(words: list[str]) -> list[str]:
+    """Return the libraries that a command needs and others don't."""
+    module = "".join(words[2:3])
+    return [name for begins, names in MORE.items() if module.startswith(begins) for name in names]
+
+
 def fork_stages(execute: Callable) -> Callable:
     """Return how a process begins another, so that a stage that DVC begins is forked."""
 
@@ -213,7 +216,7 @@ def become(words: list[str], folder: str, environment: dict[str, str]) -> NoRetu
     tempfile.tempdir = None
     if "PYTHONUNBUFFERED" in environment:
         sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
-    if "prefect.engine" in words:
+    if "prefect.main" in more(words):
         sys.modules["prefect.context"].refresh_global_settings_context()  # they are variables
     own = [*filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)), *LIBRARY_PATH]
     try:

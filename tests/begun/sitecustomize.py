@@ -9,11 +9,13 @@ import sys
 
 
 def to_hand_over(words: list[str]) -> list[str] | None:
-    """Return what to run if flows (flows/dvc/commands.py), workers or DVC's queue start this, else None."""
+    """Return what to run if flows (flows/dvc/commands.py), workers, DVC's queue or stages begin it."""
     match words[1:]:
         case ["-P", file, *_] if file.endswith("/flows/dvc/reproduce.py"):
             return ["python", *words[1:]]
-        case ["-m", "dvc", "--wait-for-lock", *_] | ["-m", "prefect.engine"]:
+        case ["-m", "dvc", "--wait-for-lock", *_]:
+            return ["python", *words[1:]]
+        case ["-m", "prefect.engine" | "prefect.runner._workspace_supervisor" | "stages.tracking.sender", *_]:
             return ["python", *words[1:]]
         case [_, "exp", "exec-run", *_]:
             return ["dvc", *words[2:]]
