@@ -70,9 +70,9 @@ def start() -> None:
     atexit.register(server.kill)
 
 
-def fits(command: str, environment: dict[str, str]) -> bool:
-    """Say whether the server can run a command."""
-    return bool(COMMAND.fullmatch(command) and not FORCED.match(command) and alike(environment))
+def fits(command: str) -> bool:
+    """Say whether the server can run a command, in the right environment."""
+    return bool(COMMAND.fullmatch(command)) and not FORCED.match(command)
 
 
 def alike(environment: dict[str, str]) -> bool:
@@ -83,8 +83,13 @@ def alike(environment: dict[str, str]) -> bool:
     )
 
 
-def run(command: str, folder: Path, environment: dict[str, str], seconds: float) -> tuple[int, str]:
-    """Run a command to its end; return its exit status, below 0 if it was killed, and all it said."""
+def run(command: str, folder: Path, environment: dict[str, str], seconds: float) -> tuple[int, str] | None:
+    """Run a command to its end; return its exit status, below 0 if it was killed, and all it said.
+
+    Return None where it has to be started as everywhere.
+    """
+    if not fits(command):
+        return None
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server,
         tempfile.TemporaryFile() as out,
@@ -94,7 +99,8 @@ def run(command: str, folder: Path, environment: dict[str, str], seconds: float)
         server.connect(os.environ[ADDRESS])
         order = json.dumps([command.split(), str(folder), environment]).encode()
         socket.send_fds(server, [order], [nothing.fileno(), out.fileno(), err.fileno()])
-        server.recv(16)
+        if not server.recv(16):
+            return None
         server.settimeout(seconds)
         status = int(server.recv(16))
         said = b""

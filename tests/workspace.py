@@ -35,8 +35,8 @@ class Workspace:
     def sh(self, command: str, *, ok: bool | None = True, seconds: float = 1200, **environment: str) -> str:
         """Run a command to its end and return all it said; it must succeed if `ok`, fail if not."""
         environment = self.environment | environment
-        if preloaded.fits(command, environment):
-            status, said = preloaded.run(command, self.folder, environment, seconds)
+        if ended := preloaded.run(command, self.folder, environment, seconds):
+            status, said = ended
         else:
             done = subprocess.run(
                 ["bash", "-c", command],

@@ -113,8 +113,8 @@ class Toy:
 
     def sh(self, command: str) -> str:
         environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
-        if preloaded.fits(command, environment):
-            status, said = preloaded.run(command, self.root, environment, seconds=300)
+        if ended := preloaded.run(command, self.root, environment, seconds=300):
+            status, said = ended
             assert status == 0, said
             return said
         done = subprocess.run(

@@ -26,7 +26,7 @@ def both(project, command: str) -> tuple[str, str]:
     found = []
     for how in (command, f":; {command}"):
         there = project.at(project.folder.with_name("other"))
-        assert preloaded.fits(how, there.environment) == (how == command)
+        assert preloaded.fits(how) == (how == command)
         said = there.sh(how, ok=None)
         lock = there / "dvc.lock"
         found.append((re.sub(r"\S+ part/s", "", said), lock.exists() and lock.read_text()))
@@ -42,8 +42,11 @@ def test_they_say_and_do_the_same(project, command):
 
 
 def test_what_is_read_from_the_command_line_or_when_a_process_begins_is_left_to_a_shell(project):
-    assert not preloaded.fits("dvc repro --force", project.environment)
-    assert not preloaded.fits("dvc repro", project.environment | {"FEWSTEP_THREADS": "2"})
+    assert not preloaded.fits("dvc repro --force")
+    threads = project.environment | {"FEWSTEP_THREADS": "2"}
+    assert preloaded.run("dvc repro", project.folder, threads, seconds=60) is None
+    assert not (project / "dvc.lock").exists()
+    assert "Running stage 'make'" in project.sh("dvc repro", FEWSTEP_THREADS="2")
 
 
 def sooner(project) -> dict[str, str]:
