@@ -94,7 +94,7 @@ def bring_up_to_date(turn: Turn) -> State:
         return cached(turn.stage)
     log = get_run_logger().info
     try:
-        with stage_locks.alone(turn.identity), slots.taken(turn.stage):
+        with stage_locks.alone(turn.identity), slots.taken():
             began = time.monotonic()
             options: dict[str, Any] = {"force": turn.force, "seconds": turn.seconds}
             if driver.wanted():
@@ -176,7 +176,9 @@ def work(root: Path, request: Request) -> State:
             for name, fate in fates.items()
         }
         upstream = {name: stages[name].upstream for name in turns}
-        states = take_turns(turns, upstream, durations.read(root))
+        waiting = [name for name, turn in turns.items() if not (turn.unchanged or turn.force)]
+        ahead = WorkAhead([] if driver.wanted() else waiting, root, get_run_logger().info)
+        states = take_turns(turns, upstream, durations.read(root), ahead)
     untold = track_cached(root, [stages[name] for name, state in states.items() if state.name == "Cached"])
     connection.restart.wait()
     if wrong := {name: state for name, state in states.items() if state.is_failed() or state.is_crashed()}:
@@ -205,7 +207,10 @@ def failed(message: str) -> State:
 
 
 def take_turns(
-    turns: dict[str, Turn], upstream: Mapping[str, tuple[str, ...]], seconds: Mapping[str, float]
+    turns: dict[str, Turn],
+    upstream: Mapping[str, tuple[str, ...]],
+    seconds: Mapping[str, float],
+    ahead: WorkAhead,
 ) -> dict[str, State]:
     """Run each stage once those above it are done, independent ones at once; return their final states.
 
@@ -213,6 +218,7 @@ def take_turns(
         turns: The stages, by name; of equally urgent ones the first begins.
         upstream: The stages that each waits for, by name; those without a turn do not count.
         seconds: How long each took the last time, by name.
+        ahead: What stages that wait can do while there is room.
 
     Raises:
         CancelledInUIError: Somebody cancelled the run.
@@ -225,9 +231,6 @@ def take_turns(
     futures: dict[str, PrefectFuture] = {}
     finished: SimpleQueue[str] = SimpleQueue()
     runs = {str(run) for run in (flow_run.get_id(), flow_run.get_root_flow_run_id()) if run}
-    waiting = [name for name, turn in turns.items() if not (turn.unchanged or turn.force)]
-    root = next(iter(turns.values())).root
-    ahead = WorkAhead([] if driver.wanted() else waiting, root, get_run_logger().info)
     try:
         # Each is submitted when there is room for it: one that waits would be in the way of more urgent ones.
         while order.is_active():

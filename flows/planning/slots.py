@@ -28,11 +28,11 @@ class Slots:
         self.changed = threading.Condition()
 
     @contextmanager
-    def taken(self, stage: str) -> Iterator[None]:
+    def taken(self) -> Iterator[None]:
         """Wait for a slot, and hold it while a stage works."""
         with self.changed:
             self.wanted += 1
-            if self.lent and (not self.free or stage in self.lent.stages):
+            if self.lent and not self.free:
                 self.lent.stop()
             self.changed.wait_for(lambda: self.free)
             self.wanted -= 1
@@ -70,8 +70,10 @@ class WorkAhead:
         self.family: processes.Family | None = None
 
     def begun(self, stage: str) -> None:
-        """Note that a stage has its turn, so that there is nothing to do ahead of it."""
-        self.stages = [name for name in self.stages if name != stage]
+        """Note that a stage has its turn, so that nothing is to be done ahead of it any more."""
+        if stage in self.stages:
+            self.stages = [name for name in self.stages if name != stage]
+            self.stop()
 
     def finished(self) -> None:
         """Note that a stage is done, so that more may be possible."""

@@ -1,11 +1,13 @@
 """Of the stages that are ready, the one with the longest way to the end begins first."""
 
+from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
 
 import pytest
 
 from flows import pipeline
+from flows.planning import slots
 from flows.planning.order import urgency
 
 UPSTREAM = {
@@ -74,6 +76,7 @@ def begun_by_the_flow(monkeypatch, upstream, seconds):
     monkeypatch.setattr(pipeline, "next_finished", end_the_first)
     task = SimpleNamespace(with_options=lambda name: SimpleNamespace(submit=submit))
     monkeypatch.setattr(pipeline, "bring_up_to_date", task)
-    states = pipeline.take_turns({name: name for name in upstream}, upstream, seconds)
+    nothing = slots.WorkAhead([], Path(), print)
+    states = pipeline.take_turns({name: name for name in upstream}, upstream, seconds, nothing)
     assert states == {name: name for name in upstream}
     return begun

@@ -116,12 +116,23 @@ def test_a_changed_setting_runs_its_stage_and_what_depends_on_it(toy_that_ran):
     assert toy_that_ran.began() == ["middle@left", "last"]
 
 
+AHEAD = """
+import pathlib, time
+pathlib.Path("here-ahead").touch()
+try:
+    time.sleep(600)
+finally:
+    pathlib.Path("here-end").touch()
+"""
+
+
 def test_a_free_slot_works_ahead_for_a_stage_that_waits(toy, monkeypatch):
     monkeypatch.setattr(slots, "able", lambda stage: stage == "last")
     (toy.root / "stages").mkdir()
     (toy.root / "stages/__init__.py").touch()
-    (toy.root / "stages/last.py").write_text("import pathlib; pathlib.Path('here-ahead').touch()")
+    (toy.root / "stages/last.py").write_text(AHEAD)
     toy.order("middle@left", "meet ahead")
+    toy.order("last", "meet end")  # so its own turn must end it
     state, runs = run(toy)
     assert state.is_completed()
     assert names(runs) == dict.fromkeys(toy.stages, "Completed")

@@ -62,22 +62,25 @@ def test_a_free_slot_works_ahead_again_when_something_is_new(place):
 
 def test_a_stage_that_finds_no_slot_takes_it_back(place):
     begun(place, said := [])
-    with slots.slots.taken("one"):
+    with slots.slots.taken():
         assert slots.slots.lent
-        with slots.slots.taken("another"):  # waits until the process has ended
+        with slots.slots.taken():  # waits until the process has ended
             assert slots.slots.lent is None
             assert slots.slots.free == 0
     assert said == ["at work"]
 
 
 def test_the_stage_itself_ends_its_work_ahead(place):
-    begun(place, [])
-    with slots.slots.taken("last"):
-        wait_for(lambda: slots.slots.lent is None)
+    work = begun(place, [])
+    work.begun("first")
+    assert slots.slots.lent is work
+    work.begun("last")
+    wait_for(lambda: slots.slots.free == 2)
+    assert slots.slots.lent is None
 
 
 def take_one():
-    with slots.slots.taken("three"):
+    with slots.slots.taken():
         pass
 
 
@@ -88,7 +91,7 @@ def test_nothing_begins_while_a_stage_waits_or_nothing_is_able(place):
     assert slots.slots.free == 2
     able = slots.WorkAhead(["last"], place, print)
     able.finished()
-    with slots.slots.taken("one"), slots.slots.taken("two"):
+    with slots.slots.taken(), slots.slots.taken():
         third = threading.Thread(target=take_one)
         third.start()
         wait_for(lambda: slots.slots.wanted)
