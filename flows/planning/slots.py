@@ -81,15 +81,18 @@ class WorkAhead:
 
     def go_on(self) -> None:
         """Begin, if something is new and a slot is free."""
-        if self.new and self.stages and slots.lend(self):
-            self.new = self.stopped = False
+        if not (self.new and self.stages):
+            return
+        self.stopped = False  # before others see it, who may stop it at once
+        if slots.lend(self):
+            self.new = False
             threading.Thread(target=copy_context().run, args=[self._work], daemon=True).start()
 
     def stop(self) -> None:
         """Have the process end; its slot is given back soon."""
         self.stopped = True
-        if self.family:
-            self.family.stop()
+        if family := self.family:  # another thread may end it meanwhile
+            family.stop()
 
     def _work(self) -> None:
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "FEWSTEP_WORKERS": "1"}

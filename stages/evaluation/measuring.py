@@ -20,6 +20,7 @@ from stages.evaluation.entries import Entry, KeptEntries, Result
 from stages.evaluation.listed import entries_of, nfe_of, sampled_entries
 from stages.evaluation.refined import models_in, refined_entries
 from stages.evaluation.yardstick import Constants, Protocol, Yardstick, measure_constants
+from stages.process.device import device
 from stages.run.job import Job
 from stages.sampling.open_model import grid_of_nfe, open_model, open_sampler
 from stages.settings.fields import Precision, fact_of_precision
@@ -189,7 +190,12 @@ def fine_entry(teacher: Model, fine: FineRun, doublings: int, guidance: float, d
 
 
 def ahead(wanted: Wanted) -> None:
-    """Measure the models that are there, for an evaluation to come, which finds their entries kept."""
+    """Measure the models that are there, for an evaluation to come, which finds their entries kept.
+
+    A GPU is left to the stage that works on it, which may need all its memory.
+    """
+    if device() != "cpu":
+        return
     entries, _ = wanted.entries()
     converge(wanted.nothing_measured(), open_model(wanted.folders[wanted.fine.model]), wanted.fine, entries)
 
