@@ -147,3 +147,8 @@ def test_garbage_is_what_the_newest_evaluation_neither_read_nor_wrote(kept, tmp_
     assert newest.read(ENTRY)
     assert not newest.read(OTHER)
     assert not gc.old_entries(tmp_path).items
+
+
+def test_nothing_is_measured_ahead_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(measuring, "device", lambda: "cuda")
+    assert measuring.ahead(None) is None  # nor is anything read

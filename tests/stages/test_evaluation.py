@@ -397,8 +397,3 @@ def test_what_is_measured_does_not_depend_on_how_many_samples_memory_holds(prepa
         assert few.more[name] == whole.more[name]
     assert torch.equal(few.samples, whole.samples)
     assert torch.equal(few.ends, ends_at(loud())[:30])
-
-
-def test_nothing_is_measured_ahead_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(measuring, "device", lambda: "cuda")
-    assert measuring.ahead(None) is None  # nor is anything read
