@@ -9,11 +9,13 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from tempfile import TemporaryDirectory
@@ -32,6 +34,7 @@ from stages.process.parent import follow_parent
 
 with lazy_imports():
     import torch
+    import torch.distributed as dist
     from torch.distributed.elastic.multiprocessing import api as elastic_processes
     from torch.distributed.elastic.multiprocessing import errors as elastic_errors
     from torch.distributed.launcher import api as launcher
@@ -45,6 +48,8 @@ if TYPE_CHECKING:
 START_METHOD = "spawn"  # a forked torch may hang
 QUIET = ("torch.distributed.elastic.multiprocessing", "torch.multiprocessing.spawn")  # loggers
 STOP_SECONDS = 5  # until a process that does not end on SIGTERM is killed
+LEAVE_SECONDS = 30  # until the first machine leaves, though others have not
+RESUME = "start the stage again, on all of its machines, and it resumes"
 
 
 class OthersFinishError(Exception):
@@ -146,9 +151,10 @@ def share(group: Group, work: Callable[[Progress], Any], *, name: str, progress:
         progress: Gets what the first process reports.
 
     Raises:
-        UserError: what the first process raised.
+        UserError: what the first process raised; if a process was killed, or lost another; or if the machines
+            can't meet.
         OSError: if a process found a disk full.
-        RuntimeError: if a process died.
+        RuntimeError: if a process died otherwise.
         OthersFinishError: on another machine than the first, when the work is done.
     """
     for logger in QUIET:  # this function raises what they would print
@@ -160,9 +166,15 @@ def share(group: Group, work: Callable[[Progress], Any], *, name: str, progress:
     results: dict[int, Any] = {}
     with TemporaryDirectory(prefix="fewstep-") as logs, unchanged_environment():
         try:
-            results = launcher.elastic_launch(configuration(group, name, logs), begin)(theirs, work)
+            with until_all_leave(group):
+                results = launcher.elastic_launch(configuration(group, name, logs), begin)(theirs, work)
         except elastic_errors.ChildFailedError as error:
             failure = error
+        except dist.DistError as error:
+            raise UserError(
+                f"the machines of this training can't meet at {group.rendezvous} (FEWSTEP_RENDEZVOUS), a port of "
+                f"the first that must be free there and open to the others: {first_line(error)}"
+            ) from None
         finally:
             theirs.close()
             relay.join()
@@ -172,6 +184,12 @@ def share(group: Group, work: Callable[[Progress], Any], *, name: str, progress:
         raise relay.full
     if isinstance(failure, elastic_errors.ChildFailedError):
         rank, died = failure.get_first_failure()
+        if died.exitcode in (-signal.SIGKILL, -signal.SIGTERM):
+            raise UserError(
+                f"process {rank} of this training was killed, by somebody or by a system without memory; {RESUME}"
+            )
+        if relay.lost is not None:
+            raise UserError(f"another process of this training ended ({relay.lost}); {RESUME}")
         raise RuntimeError(f"process {rank} of this training ended with {died.exitcode}") from None
     if relay.failure is not None:
         raise relay.failure
@@ -198,6 +216,34 @@ def configuration(group: Group, name: str, logs: str) -> launcher.LaunchConfig:
         shutdown_timeout=STOP_SECONDS,
         **where,
     )
+
+
+@contextmanager
+def until_all_leave(group: Group) -> Iterator[None]:
+    """Let the first machine leave last: the others ask it how all ended, and log tracebacks if it is gone.
+
+    Raises:
+        torch.distributed.DistError: if the first machine can't listen where they meet.
+    """
+    if group.machines == 1:
+        yield
+        return
+    host, _, port = group.rendezvous.rpartition(":")
+    patience = timedelta(seconds=LEAVE_SECONDS)
+    others = [f"{machine} left" for machine in range(1, group.machines)]
+
+    def store(**options: Any) -> dist.Store:  # torch's launch shares that of the first machine
+        return dist.TCPStore(host, int(port), wait_for_workers=False, timeout=patience, **options)
+
+    if group.machine == 0:
+        meeting = store(is_master=True, multi_tenant=True)
+        yield
+        with suppress(dist.DistError):
+            meeting.wait(others, patience)
+    else:
+        yield
+        with suppress(dist.DistError):
+            store(is_master=False).set(others[group.machine - 1], "")
 
 
 @contextmanager
@@ -228,10 +274,23 @@ def begin(events: Connection, work: Callable[[Progress], Any]) -> Any:
         if (folder := full_folder(error)) is not None:
             events.send(("full", (str(folder / "the state"),), {}))
             sys.exit(1)
+        if lost_another(error):
+            events.send(("lost", (first_line(error),), {}))
+            sys.exit(1)
         print(scrub(traceback.format_exc()), end="", file=sys.stderr)
         raise
     finally:
         distributed.leave()
+
+
+def lost_another(error: Exception) -> bool:
+    """Return whether an exchange failed because a process at its other end did."""
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)  # gloo has no class for it
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error of torch says, without the frames that follow."""
+    return str(error).strip().partition("\n")[0]
 
 
 class Reported:
@@ -264,6 +323,7 @@ class Relay(Thread):
         super().__init__(daemon=True)
         self.events, self.progress = events, progress
         self.mistake: str | None = None
+        self.lost: str | None = None
         self.full: OSError | None = None
         self.failure: Exception | None = None
 
@@ -277,6 +337,8 @@ class Relay(Thread):
                     return
                 if name == "mistake":
                     (self.mistake,) = arguments
+                elif name == "lost":
+                    (self.lost,) = arguments
                 elif name == "full":
                     self.full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *arguments)
                 elif self.failure is None:

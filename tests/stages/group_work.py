@@ -1,6 +1,7 @@
 """Work for the processes of a training, which import it by its name."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -43,6 +44,12 @@ def second_dies(progress):
     if dist.get_rank() == 1:
         os.abort()
     time.sleep(60)
+
+
+def second_is_killed(progress):
+    if dist.get_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    dist.barrier()
 
 
 def write_and_wait(progress):

@@ -1,6 +1,7 @@
 """How many processes share a training, and what is refused; that they train as one is in test_training.py."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -153,6 +154,12 @@ def test_a_process_that_dies_ends_the_others_and_the_training():
     assert not alive(int(first))
 
 
+@pytest.mark.usefixtures("forked_processes")
+def test_a_process_that_is_killed_is_named_with_the_remedy():
+    with pytest.raises(UserError, match="process 1 of this training was killed, .* and it resumes"):
+        share(Group(2), group_work.second_is_killed, name="a", progress=SILENT)
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells of a parent's death")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_processes_die_with_a_stage_that_is_killed(tmp_path, how):
@@ -223,7 +230,12 @@ if __name__ == "__main__":
 '''
 
 
-def test_the_stage_of_another_machine_helps_and_publishes_nothing(tmp_path):
+TRAINING = ("python", "-m", "stages.train")
+
+
+@pytest.fixture
+def two_machines(tmp_path):
+    """Return a project whose training two machines share."""
     project = Project(tmp_path / "project")
     project.write("stages/train.py", TRAIN)
     project.write("params.yaml", (project.folder / "params.yaml").read_text() + "train: {train: 3}\n")
@@ -234,18 +246,45 @@ def test_the_stage_of_another_machine_helps_and_publishes_nothing(tmp_path):
             "FEWSTEP_NODES": "2",
             "FEWSTEP_RENDEZVOUS": f"127.0.0.1:{probe.getsockname()[1]}",
         }
-    command = ("python", "-m", "stages.train")
-    first = project.begin(*command, FEWSTEP_PROCESSES="2")
-    second = project.begin(*command, FEWSTEP_NODE_RANK="1")
+    return project
+
+
+def test_the_stage_of_another_machine_helps_and_publishes_nothing(two_machines):
+    project = two_machines
+    first = project.begin(*TRAINING, FEWSTEP_PROCESSES="2")
+    second = project.begin(*TRAINING, FEWSTEP_NODE_RANK="1")
     said, helped = (machine.communicate()[0] for machine in (first, second))
     assert (first.returncode, second.returncode) == (0, 0), said + helped
     assert (project / "artifacts/train/ranks").read_text() == "[0, 1, 2]"
     assert "Traceback" not in said + helped  # of torch, which logs at length
+    assert "TCPStore" not in said + helped  # of the machine that is left behind
     assert "train: the share of this machine is done; the first machine publishes the result" in helped
     late = project.sh("FEWSTEP_NODE_RANK=1 python -m stages.train")
     assert "train: the first machine has finished it" in late
     refused = project.sh("FEWSTEP_NODE_RANK=1 python -m stages.make", ok=False)
     assert refused == "make: FEWSTEP_NODE_RANK is 1, but make trains nothing; unset it\n"
+
+
+def test_a_machine_that_is_lost_ends_the_others_with_one_line_each(two_machines):
+    project = two_machines
+    project.write("stages/train.py", TRAIN.replace("group_work.ranks", "group_work.second_is_killed"))
+    first = project.begin(*TRAINING)
+    second = project.begin(*TRAINING, FEWSTEP_NODE_RANK="1")
+    said, helped = (machine.communicate()[0] for machine in (first, second))
+    assert (first.returncode, second.returncode) == (1, 1), said + helped
+    assert "Traceback" not in said + helped
+    assert re.search(r"train: another process of this training ended \(.*\); start the stage again", said)
+    assert "train: process 1 of this training was killed, " in helped
+
+
+def test_a_meeting_place_that_is_taken_is_named(two_machines):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        said = two_machines.sh(f"FEWSTEP_RENDEZVOUS={address} python -m stages.train", ok=False)
+    assert said.startswith(f"train: the machines of this training can't meet at {address} (FEWSTEP_RENDEZVOUS)")
+    assert said.count("\n") == 1
 
 
 def test_a_stage_under_torchrun_says_what_to_do_instead_of_waiting_for_itself(tmp_path):
