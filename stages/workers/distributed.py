@@ -172,8 +172,8 @@ def share(group: Group, work: Callable[[Progress], Any], *, name: str, progress:
             failure = error
         except dist.DistError as error:
             raise UserError(
-                f"the machines of this training can't meet at {group.rendezvous} (FEWSTEP_RENDEZVOUS), a port of "
-                f"the first that must be free there and open to the others: {first_line(error)}"
+                f"the machines of this training can't meet at {group.rendezvous} (FEWSTEP_RENDEZVOUS), a port "
+                f"of the first that must be free there and open to the others: {first_line(error)}"
             ) from None
         finally:
             theirs.close()
@@ -186,7 +186,8 @@ def share(group: Group, work: Callable[[Progress], Any], *, name: str, progress:
         rank, died = failure.get_first_failure()
         if died.exitcode in (-signal.SIGKILL, -signal.SIGTERM):
             raise UserError(
-                f"process {rank} of this training was killed, by somebody or by a system without memory; {RESUME}"
+                f"process {rank} of this training was killed, by somebody or by a system without memory; "
+                f"{RESUME}"
             )
         if relay.lost is not None:
             raise UserError(f"another process of this training ended ({relay.lost}); {RESUME}")
