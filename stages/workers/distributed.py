@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
@@ -172,8 +173,8 @@ def share(group: Group, work: Callable[[Progress], Any], *, name: str, progress:
             failure = error
         except dist.DistError as error:
             raise UserError(
-                f"the machines of this training can't meet at {group.rendezvous} (FEWSTEP_RENDEZVOUS), a port "
-                f"of the first that must be free there and open to the others: {first_line(error)}"
+                f"the machines of this training can't meet at {group.rendezvous} (FEWSTEP_RENDEZVOUS), a "
+                f"port of the first that must be free there and open to the others: {first_line(error)}"
             ) from None
         finally:
             theirs.close()
@@ -277,6 +278,7 @@ def begin(events: Connection, work: Callable[[Progress], Any]) -> Any:
             sys.exit(1)
         if lost_another(error):
             events.send(("lost", (first_line(error),), {}))
+            time.sleep(STOP_SECONDS)  # the launch finds the one that ended first, if it is of this machine
             sys.exit(1)
         print(scrub(traceback.format_exc()), end="", file=sys.stderr)
         raise
