@@ -14,24 +14,24 @@ from fewstep import distributed
 from fewstep.checkpoint import load_model, model_digest, save_model
 from fewstep.settings import TrainSettings
 
-SETTINGS = TrainSettings(steps=30, batch=16)
+SETTINGS = TrainSettings(steps=30, batch=24)
 
 
-def two_processes(folder, *facts, work=trainings.shared, **environment):
-    """Have two processes work, with the variables that torchrun sets; return exit codes and error texts."""
+def two_processes(folder, *facts, work=trainings.shared, ranks=2, **environment):
+    """Have two or more processes work, as torchrun starts them; return exit codes and error texts."""
     store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     common = {
         "FEWSTEP_CHECKPOINT_SECONDS": "0",
         "MASTER_ADDR": "localhost",
         "MASTER_PORT": str(store.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # of the starter, which alone can have a port and keep it
-        "WORLD_SIZE": "2",
+        "WORLD_SIZE": str(ranks),
         **environment,
     }
-    errors = [folder / f"errors{rank}" for rank in "01"]
+    errors = [folder / f"errors{rank}" for rank in range(ranks)]
     children = [
-        forked.begin(work, folder, *facts, said=said, **common, RANK=rank)
-        for rank, said in zip("01", errors, strict=True)
+        forked.begin(work, folder, *facts, said=said, **common, RANK=str(rank))
+        for rank, said in enumerate(errors)
     ]
     try:
         codes = [forked.end_of(child) for child in children]
@@ -106,6 +106,16 @@ def test_sharded_weights_train_as_whole_ones_and_go_on_in_any_number_of_processe
     codes, errors = two_processes(tmp_path / "whole", FEWSTEP_SHARD="off")
     assert codes == [0, 0], errors
     close(tmp_path / "whole", alone)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 2)])
+def test_a_state_goes_on_on_more_processes_and_on_fewer(tmp_path, before, after):
+    alone = run(tmp_path / "alone", settings=SETTINGS)
+    stopped, _ = two_processes(tmp_path, "shared", 17, ranks=before, FEWSTEP_SHARD="on")
+    assert stopped == [3] * before
+    codes, errors = two_processes(tmp_path, ranks=after, FEWSTEP_SHARD="on", FEWSTEP_OFFLOAD="on")
+    assert codes == [0] * after, errors
+    close(tmp_path, alone)
 
 
 def test_several_networks_and_passes_exchange_their_gradients(tmp_path):

@@ -199,6 +199,7 @@ def test_blocks_are_what_lists_of_modules_hold():
         ("FEWSTEP_MICRO_BATCH", "half", "must be a number of samples from 1, got 'half'"),
         ("FEWSTEP_RECOMPUTE", "yes", "must be on or off, got 'yes'"),
         ("FEWSTEP_SHARD", "2", "must be on or off, got '2'"),
+        ("FEWSTEP_OFFLOAD", "on", "moves weights that are shared out; set FEWSTEP_SHARD=on, too"),
         ("FEWSTEP_COMPILE", "1", "must be on or off, got '1'"),
         ("FEWSTEP_CHANNELS_LAST", "yes", "must be on or off, got 'yes'"),
     ],

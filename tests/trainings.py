@@ -44,14 +44,13 @@ class StoppingShare(FixedBatches):
 
 
 def shared(folder: Path, kind: str = "shared", stop: int = -1) -> None:
-    """Train as one of two processes with a state in common, or each with its own."""
+    """Train as one of several processes with a state in common, or each with its own."""
     device = distributed.join()
     distributed.join()
-    assert distributed.ranks() == 2
     trained = run(
         folder / "state" if kind == "shared" else folder / f"state{distributed.rank()}",
-        settings=TrainSettings(steps=30, batch=16),
-        batches=StoppingShare(16, distributed.rank(), 2, stop),
+        settings=TrainSettings(steps=30, batch=24),
+        batches=StoppingShare(24, distributed.rank(), distributed.ranks(), stop),
         progress=(recorder := Recorder()),
         device=device,
     )

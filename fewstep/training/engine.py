@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from etils.epy import lazy_imports
 
 from fewstep import variables
+from fewstep.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,6 +37,8 @@ class Engine:
     """Whether the backward pass computes each block again instead of finding what the forward pass kept."""
     sharded: bool = False
     """Whether each process holds a part of the weights, and of all that belongs to them."""
+    offloaded: bool = False
+    """Whether these parts lie in the memory of the machine, not in that of the device."""
     compiled: bool = False
     """Whether each block is compiled."""
     channels_last: bool = False
@@ -43,15 +46,19 @@ class Engine:
 
     @classmethod
     def from_environment(cls) -> Engine:
-        """Read FEWSTEP_MICRO_BATCH and the switches FEWSTEP_RECOMPUTE, _SHARD, _COMPILE and _CHANNELS_LAST.
+        """Read FEWSTEP_MICRO_BATCH and the switches RECOMPUTE, SHARD, OFFLOAD, COMPILE, CHANNELS_LAST.
 
         Raises:
-            UserError: if one has an impossible value.
+            UserError: if one has an impossible value, or asks for what another is off for.
         """
+        offloaded = variables.is_on("FEWSTEP_OFFLOAD")
+        if offloaded and not variables.is_on("FEWSTEP_SHARD"):
+            raise UserError("FEWSTEP_OFFLOAD moves weights that are shared out; set FEWSTEP_SHARD=on, too")
         return cls(
             micro_batch=variables.count("FEWSTEP_MICRO_BATCH", "samples", default=None),
             recompute=variables.is_on("FEWSTEP_RECOMPUTE"),
             sharded=variables.is_on("FEWSTEP_SHARD") and distributed.ranks() > 1,  # which only several can do
+            offloaded=offloaded,
             compiled=variables.is_on("FEWSTEP_COMPILE"),
             channels_last=variables.is_on("FEWSTEP_CHANNELS_LAST"),
         )
@@ -78,7 +85,7 @@ class Engine:
     def spread(self, network: nn.Module) -> None:
         """Leave each process its part of a network's weights, if that is asked."""
         if self.sharded:
-            sharding.shard(network, list(blocks(network)))
+            sharding.shard(network, list(blocks(network)), offload=self.offloaded)
 
 
 def compiler_fails(device: torch.device) -> str | None:

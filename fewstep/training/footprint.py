@@ -23,6 +23,8 @@ SAMPLES = (2, 4)  # that pass through the networks at a time when it is measured
 BATCH = 2 * max(SAMPLES)  # samples that measuring needs
 LOOKED_AT = 64  # steps among which one is chosen that updates as many networks as any
 
+HELD = ("weights", "gradients", "moments", "averages")  # by networks, whatever passes through them
+
 
 @dataclass(frozen=True)
 class Engaged:
@@ -35,11 +37,13 @@ class Engaged:
     recompute: bool
     shards: int = 1
     """Processes that hold a part of the weights each."""
+    offloaded: bool = False
+    """Whether these parts are in the memory of the machine."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of one process on its device, at most, beside code and libraries."""
+    """Bytes of one process, at most, beside code and libraries."""
 
     weights: int
     """Of all networks, the frozen ones too."""
@@ -94,10 +98,7 @@ class Measured:
         passing = min(way.micro_batch, way.share)
         activations = (self.recomputed if way.recompute else self.kept).of(passing)
         at_once = passing == way.share
-        parts = {
-            name: getattr(self.held, name) // way.shards
-            for name in ("weights", "gradients", "moments", "averages")
-        }
+        parts = {name: getattr(self.held, name) // way.shards for name in HELD}
         return Footprint(
             **parts,
             activations=activations + (self.gathered if way.shards > 1 else 0),

@@ -26,8 +26,11 @@ with lazy_imports():
     from torch.distributed import tensor as dtensors
 
 
-def shard(network: nn.Module, blocks: Iterable[nn.Module]) -> None:
+def shard(network: nn.Module, blocks: Iterable[nn.Module], *, offload: bool = False) -> None:
     """Keep of each weight this process's part alone; all processes must have the same weights.
+
+    With `offload` the parts lie in the memory of the machine, and a block's weights come to the device
+    while it computes.
 
     Raises:
         UserError: if a weight is a single number.
@@ -38,9 +41,9 @@ def shard(network: nn.Module, blocks: Iterable[nn.Module]) -> None:
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # no method changes outputs in place
     where = next(network.parameters()).device.type
     mesh = device_mesh.init_device_mesh(where, (distributed.ranks(),))
-    for block in blocks:
-        fsdp.fully_shard(block, mesh=mesh)
-    fsdp.fully_shard(network, mesh=mesh)
+    policy = fsdp.CPUOffloadPolicy(pin_memory=where != "cpu") if offload else fsdp.OffloadPolicy()
+    for part in (*blocks, network):
+        fsdp.fully_shard(part, mesh=mesh, offload_policy=policy)
 
 
 def gathered(network: nn.Module) -> list[Tensor]:

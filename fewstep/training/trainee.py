@@ -69,7 +69,7 @@ class Trainee:
         self.updates = 0
         device = self.parameters[0].device
         self.loss = torch.zeros((), device=device)
-        """Mean loss of the last updates; stays on the device, because reading it would block a GPU."""
+        """Mean loss of the last updates; stays where weights are, because reading it would block a GPU."""
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
         """Updates that were skipped because the loss or its gradient was not finite."""
         self.in_a_row = self.skipped.clone()
@@ -119,7 +119,7 @@ class Trainee:
             meanwhile()
             with phase("backward"):
                 part.backward()
-            loss += part.detach()
+            loss += part.detach().to(loss.device)
         with phase("exchange"):
             if self._exchange is not None:
                 self._exchange.end()

@@ -11,7 +11,7 @@ from fewstep.errors import UserError
 from fewstep.shards import Shards
 from fewstep.shards.batches import bytes_in_memory, bytes_of_sample
 from fewstep.training.engine import Engine
-from fewstep.training.footprint import Engaged, Footprint, Measured
+from fewstep.training.footprint import HELD, Engaged, Measured
 from stages.process.device import device
 from stages.run.job import Job
 from stages.training.training import Untrained
@@ -48,9 +48,12 @@ class MemoryPlan:
         held = self.measured.held
         return held.gradients + held.moments + held.averages
 
-    def needed(self, footprint: Footprint) -> int:
+    def needed(self, way: Engaged) -> int:
         """Return the bytes of the device that a process takes."""
-        return footprint.total + (self.data + self.copies * self.saved if self.on_cpu else 0)
+        found = self.measured.footprint(way)
+        if self.on_cpu:
+            return found.total + self.data + self.copies * self.saved
+        return found.activations if way.offloaded else found.total
 
     def lines(self, price: float | None) -> list[str]:
         """Return what a user wants to know.
@@ -62,21 +65,19 @@ class MemoryPlan:
             raise UserError("--price is for stages that make samples; this one trains")
         found, way = self.measured, self.way
         asked = found.footprint(way)
-        kinds = {name: getattr(asked, name) for name in ("weights", "gradients", "moments", "averages")}
+        kinds = {name: getattr(asked, name) for name in HELD}
         kinds |= {"activations": asked.activations, "data": self.data, "saves": self.copies * self.saved}
+        elsewhere = {"data", "saves"} | (set(HELD) if way.offloaded else set())
         there = "" if self.on_cpu else " (in the memory of the machine, not of the GPU)"
         return [
             f"{found.trained:,} parameters are trained, {found.frozen:,} are not; batch {self.batch}, "
             f"{min(way.micro_batch, way.share)} samples at a time in each of {self.ranks} processes",
             *(
-                f"{kind:12}{size / MIB:10,.0f} MiB{there if kind in ('data', 'saves') else ''}"
+                f"{kind:12}{size / MIB:10,.0f} MiB{there if kind in elsewhere else ''}"
                 for kind, size in kinds.items()
             ),
-            f"{'at most':12}{self.verdict(self.needed(asked))}; {self.free / MIB:,.0f} MiB are free",
-            *(
-                f"with {name:44}{self.verdict(self.needed(found.footprint(other)))}"
-                for name, other in self.others().items()
-            ),
+            f"{'at most':12}{self.verdict(self.needed(way))}; {self.free / MIB:,.0f} MiB are free",
+            *(f"with {name:44}{self.verdict(self.needed(other))}" for name, other in self.others().items()),
         ]
 
     def verdict(self, needed: int) -> str:
@@ -103,12 +104,15 @@ class MemoryPlan:
                 if way.shards == 1:
                     found[f"FEWSTEP_PROCESSES={ranks}"] = shared
                 if self.shardable:
-                    found[f"FEWSTEP_PROCESSES={ranks} FEWSTEP_SHARD=on"] = replace(shared, shards=ranks)
+                    name, parts = f"FEWSTEP_PROCESSES={ranks} FEWSTEP_SHARD=on", replace(shared, shards=ranks)
+                    found[name] = parts
+                    if not self.on_cpu:
+                        found[f"{name} FEWSTEP_OFFLOAD=on"] = replace(parts, offloaded=True)
         return found
 
     def fits(self, way: Engaged) -> bool:
         """Return whether there is as much memory as a way takes."""
-        return self.needed(self.measured.footprint(way)) <= self.free
+        return self.needed(way) <= self.free
 
 
 def plan_memory(job: Job, untrained: Untrained) -> MemoryPlan:
@@ -126,7 +130,13 @@ def plan_memory(job: Job, untrained: Untrained) -> MemoryPlan:
     return MemoryPlan(
         measured=task.measure(untrained.student),
         batch=task.settings.batch,
-        way=Engaged(share, engine.micro_batch or share, engine.recompute, ranks if sharded else 1),
+        way=Engaged(
+            share,
+            engine.micro_batch or share,
+            engine.recompute,
+            ranks if sharded else 1,
+            engine.offloaded and sharded,
+        ),
         ranks=ranks,
         free=free,
         data=bytes_in_memory(shards.samples, bytes_of_sample(shards)),

@@ -50,9 +50,18 @@ def test_a_plan_tells_each_kind_and_what_would_fit():
         "FEWSTEP_MICRO_BATCH=32 FEWSTEP_RECOMPUTE=on": "264 MiB, fits",
         "FEWSTEP_PROCESSES=2": "416 MiB, does not fit",
         "FEWSTEP_PROCESSES=2 FEWSTEP_SHARD=on": "342 MiB, fits",
+        "FEWSTEP_PROCESSES=2 FEWSTEP_SHARD=on FEWSTEP_OFFLOAD=on": "262 MiB, fits",
         "FEWSTEP_PROCESSES=8": "224 MiB, fits",
         "FEWSTEP_PROCESSES=8 FEWSTEP_SHARD=on": "90 MiB, fits",
+        "FEWSTEP_PROCESSES=8 FEWSTEP_SHARD=on FEWSTEP_OFFLOAD=on": "70 MiB, fits",
     }
+
+
+def test_offloaded_weights_are_in_the_memory_of_the_machine():
+    lines = planned(way=Engaged(32, 32, False, 2, offloaded=True), ranks=2).lines(None)
+    assert "weights             20 MiB (in the memory of the machine, not of the GPU)" in lines
+    assert "activations        262 MiB" in lines
+    assert "at most            262 MiB, fits; 400 MiB are free" in lines
 
 
 def test_on_the_processor_data_and_saves_count_too():
