@@ -3,11 +3,12 @@
 Run `python -m benchmarks.claims_on_images NAME [SOURCE [SEED ...]]` in a checkout (digits, seeds 0, 1 and 2).
 Each seed runs the chain of params.yaml in a variant whose reflowed models and students are those of the
 claim; what variants share is made once. Printed is the distance to the data over that of the converged
-teacher, with its error, recall, and how far samples are from the teacher's of the same noise, for each seed
-(docs/evaluation-protocol.md).
+teacher, with its error, recall, how far samples are from the teacher's of the same noise, and the accuracy of
+classes if the model has any, for each seed (docs/evaluation-protocol.md).
 """
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,11 @@ ANY_STEP, ONE_STEP = DEMO["distill"]["any-step"], DEMO["distill"]["one-step"]
 QUARTER = {"name": "unet", "width": 8, "multipliers": [1, 2]}
 """A network of a quarter of the demo's weights."""
 PAIRS = {"model": "base", "pairs": 12_000, "solver": "ab2", "nfe": 16}
+NO_MODELS: dict[str, Section] = {name: {} for name in ("couple", "reflow", "trajectories", "distill")}
+BASE = DEMO["pretrain"]["base"]
+DIFFUSION = {"base": BASE | {"path": "vp", "prediction": "noise"}}
+CONVERTED = Path("data/converted")
+"""The weights of `DIFFUSION`, called the velocity of a flow on the linear path."""
 
 
 def training(steps: int, rate: float) -> dict[str, Any]:
@@ -118,23 +124,91 @@ def the_map_in_few_calls() -> dict[str, Section]:
     }
 
 
-CLAIMS: dict[str, Callable[[], dict[str, Section]]] = {
-    claim.__name__: claim for claim in (rf_plus_plus, slimflow, flow_maps, the_map_in_few_calls)
+def rectified_diffusion() -> dict[str, Any]:
+    """Rectified Diffusion: reflow as a diffusion model and as a flow, from its weights; phases, straight steps."""
+    settings = {"train": training(700, 1e-3)}
+    own = {
+        "init": "base",
+        "train_on": "trajectories/base",
+        "nfe": 4,
+        "train": {**training(300, 5e-4), "batch": 64},
+    }
+    return {
+        "pretrain": DIFFUSION | {"converted": {"checkpoint": str(CONVERTED)}},
+        "evaluate.reference": "base",
+        "couple": {"diffusion": PAIRS, "flow": PAIRS},
+        "reflow": {"diffusion": {**settings, "init": "base"}, "flow": {**settings, "init": "converted"}},
+        "distill": {
+            "phased": student({"name": "phased"}, **own),
+            "straighten": student({"name": "straighten"}, **own),
+        },
+    }
+
+
+def instaflow() -> dict[str, Any]:
+    """InstaFlow: one call from a guided teacher's pairs, after guided reflow and without it."""
+    guidance = 2.0
+    pairs = PAIRS | {"guidance": guidance, "nfe": 32}
+    method = {"name": "flow_matching", "label_dropout": 0.1}
+    return {
+        "pretrain": {"base": BASE | {"conditional": True, "method": method}},
+        "couple": {"guided": pairs},
+        "reflow": {"guided": {"init": "base", "train": training(700, 1e-3)}},
+        "search": {
+            "base": DEMO["search"]["base"] | {"budgets": [1], "guidance": guidance},
+            "guided": {"method": "uniform", "teacher": "guided", "budgets": [1]},
+        },
+        "trajectories": {},
+        "distill": {
+            "reflowed": student(
+                {"name": "endpoint"}, init="guided", teacher="guided", train_on="couple/guided"
+            ),
+            "direct": student({"name": "endpoint"}, init="base", train_on="couple/guided"),
+        },
+    }
+
+
+def convert(base: Path) -> None:
+    """Write the weights of a model as those of a flow: the same network, whose output is called the velocity."""
+    shutil.rmtree(CONVERTED, ignore_errors=True)
+    shutil.copytree(base, CONVERTED)
+    config = json.loads((base / "config.json").read_text()) | {"path": "linear", "prediction": "velocity"}
+    (CONVERTED / "config.json").write_text(json.dumps(config))
+
+
+CLAIMS: dict[str, Callable[[], dict[str, Any]]] = {
+    claim.__name__: claim
+    for claim in (
+        rf_plus_plus,
+        slimflow,
+        rectified_diffusion,
+        instaflow,
+        flow_maps,
+        the_map_in_few_calls,
+    )
 }
 
 
 def measured(claim: str, source: str, seed: int) -> dict[str, str]:
     """Return what came of the models of a claim, by model and NFE."""
-    sections = CLAIMS[claim]()
-    artifacts = run_chain({**sections, "prepare.source": source, "seed": seed})
+    sections, of_all = CLAIMS[claim](), {"prepare.source": source, "seed": seed}
+    if "converted" in sections.get("pretrain", {}):
+        convert(run_chain({**NO_MODELS, **of_all, "pretrain": DIFFUSION}) / "models" / "base")
+    artifacts = run_chain({**sections, **of_all})
     rows = json.loads((artifacts / "evaluate" / "metrics.json").read_text())["rows"]
     models = {name for section in ("reflow", "distill") for name in sections.get(section, {})}
     return {
         f"{row['name']:<20}": f"{row['fd_over_teacher']:6.2f} ± {row['fd_over_teacher_se']:.2f} "
-        f"({row['recall']:.2f}, {row['endpoint_rmse']:.3f})"
+        f"({row['recall']:.2f}, {row['endpoint_rmse']:.3f}{share_of_right(row)})"
         for row in rows
-        if row["model"] in models and row["guidance"] == 1
+        if row["model"] in models or row["grid"] == "fine"
     }
+
+
+def share_of_right(row: dict[str, Any]) -> str:
+    """Return the share of samples that a net gives the class asked for, of a model with classes."""
+    right = row["class_accuracy"]
+    return "" if right is None else f", {right:.3f}"
 
 
 def main(claim: str, source: str, seeds: list[int]) -> None:
