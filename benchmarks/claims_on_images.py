@@ -125,7 +125,7 @@ def the_map_in_few_calls() -> dict[str, Section]:
 
 
 def rectified_diffusion() -> dict[str, Any]:
-    """Rectified Diffusion: reflow as a diffusion model and as a flow, from its weights; phases, straight steps."""
+    """Rectified Diffusion: reflow of a diffusion model as it is, and as a flow; phases and straight steps."""
     settings = {"train": training(700, 1e-3)}
     own = {
         "init": "base",
@@ -169,7 +169,7 @@ def instaflow() -> dict[str, Any]:
 
 
 def convert(base: Path) -> None:
-    """Write the weights of a model as those of a flow: the same network, whose output is called the velocity."""
+    """Write the weights of a model as those of a flow: its output is called the velocity."""
     shutil.rmtree(CONVERTED, ignore_errors=True)
     shutil.copytree(base, CONVERTED)
     config = json.loads((base / "config.json").read_text()) | {"path": "linear", "prediction": "velocity"}
