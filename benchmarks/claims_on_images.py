@@ -168,6 +168,39 @@ def instaflow() -> dict[str, Any]:
     }
 
 
+def any_number_of_calls() -> dict[str, Any]:
+    """AnyFlow: a longer flow map from finer trajectories, and its second stages near the map and past it."""
+    finish = {"batch": 128, "betas": [0.0, 0.99], "warmup": 20, "decay": "cosine", "ema": 0.99}
+    near = {"name": "anyflow", "map_weight": 1.0, "fake_warmup": 200}
+    own = {"train_on": "trajectories/base", "nfe": "any"}
+    search = DEMO["search"]["base"]
+    return {
+        "search": {"base": search | {"method": search["method"] | {"fine_steps": 32}}},
+        "distill": {
+            "any-step": ANY_STEP | {"train": ANY_STEP["train"] | {"steps": 3000}},
+            "any-near": student(
+                near | {"steps": [1, 1, 2, 4, 8]},
+                **own,
+                init="any-step",
+                train={"steps": 200, "learning_rate": 2.0e-5, **finish},
+            ),
+            "any-longer": student(
+                near | {"steps": [1, 2, 4, 4, 8, 8]},
+                **own,
+                init="any-step",
+                train={"steps": 400, "learning_rate": 2.0e-5, **finish},
+            ),
+            "any-finished": student(
+                {"name": "anyflow", "gan_weight": 19.2, "fake_warmup": 100},
+                init="any-near",
+                train_on="prepare",
+                nfe="any",
+                train={"steps": 100, "learning_rate": 1.0e-5, **finish},
+            ),
+        },
+    }
+
+
 def convert(base: Path) -> None:
     """Write the weights of a model as those of a flow: its output is called the velocity."""
     shutil.rmtree(CONVERTED, ignore_errors=True)
@@ -185,6 +218,7 @@ CLAIMS: dict[str, Callable[[], dict[str, Any]]] = {
         instaflow,
         flow_maps,
         the_map_in_few_calls,
+        any_number_of_calls,
     )
 }
 
