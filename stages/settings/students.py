@@ -9,6 +9,7 @@ from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.lora_settings import LoraSettings
 from fewstep.training.method import Method
+from stages.settings.messages import suggest
 from stages.settings.models import (
     is_refiner,
     models,
@@ -127,7 +128,10 @@ def wrong_nfe(student: StudentSettings) -> Iterator[str]:
 def wrong_teacher(student: StudentSettings, params: Params) -> Iterator[str]:
     """Yield what is wrong with a student's teacher."""
     teacher, nfe = student.teacher, student.nfe
-    if teacher not in (there := [*teachers(params), *params.keys("reflow")]):
+    there = [*teachers(params), *params.keys("reflow")]
+    if teacher in params.keys("distill"):
+        yield f".teacher {teacher!r} is a student, which can't teach; {suggest(teacher, there)}"
+    elif teacher not in there:
         yield f".teacher {no_model(teacher, there)}"
     elif teacher not in params.keys("search"):
         yield f".teacher {teacher!r} is not searched: add search.{teacher}"

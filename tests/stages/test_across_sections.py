@@ -195,6 +195,10 @@ def changed(**settings):
             r"boss-4\.init 'strait-4' is no model; did you mean 'straight-4'",
         ),
         (
+            {"distill__boss_at_4__teacher": "boss-8"},
+            r"boss-4\.teacher 'boss-8' is a student, which can't teach; there are: base, round1",
+        ),
+        (
             {"distill__boss_at_4__init": "boss-8"},
             r"boss-4\.init 'boss-8' takes 8 NFE, the student is to take 4; start from a student of as many",
         ),
