@@ -169,33 +169,26 @@ def instaflow() -> dict[str, Any]:
 
 
 def any_number_of_calls() -> dict[str, Any]:
-    """AnyFlow: a longer flow map from finer trajectories, and its second stages near the map and past it."""
+    """AnyFlow: a longer flow map from finer trajectories, and its second stages, near the map and past it."""
     finish = {"batch": 128, "betas": [0.0, 0.99], "warmup": 20, "decay": "cosine", "ema": 0.99}
-    near = {"name": "anyflow", "map_weight": 1.0, "fake_warmup": 200}
-    own = {"train_on": "trajectories/base", "nfe": "any"}
-    search = DEMO["search"]["base"]
+    stage, search = {"name": "anyflow", "steps": [1, 2, 4, 4, 8, 8]}, DEMO["search"]["base"]
     return {
         "search": {"base": search | {"method": search["method"] | {"fine_steps": 32}}},
         "distill": {
             "any-step": ANY_STEP | {"train": ANY_STEP["train"] | {"steps": 3000}},
-            "any-near": student(
-                near | {"steps": [1, 1, 2, 4, 8]},
-                **own,
-                init="any-step",
-                train={"steps": 200, "learning_rate": 2.0e-5, **finish},
-            ),
             "any-longer": student(
-                near | {"steps": [1, 2, 4, 4, 8, 8]},
-                **own,
+                stage | {"map_weight": 1.0, "fake_warmup": 200},
                 init="any-step",
+                train_on="trajectories/base",
+                nfe="any",
                 train={"steps": 400, "learning_rate": 2.0e-5, **finish},
             ),
             "any-finished": student(
-                {"name": "anyflow", "gan_weight": 19.2, "fake_warmup": 100},
-                init="any-near",
+                stage | {"gan_weight": 19.2, "fake_warmup": 100},
+                init="any-longer",
                 train_on="prepare",
                 nfe="any",
-                train={"steps": 100, "learning_rate": 1.0e-5, **finish},
+                train={"steps": 150, "learning_rate": 1.0e-5, **finish},
             ),
         },
     }
@@ -233,16 +226,15 @@ def measured(claim: str, source: str, seed: int) -> dict[str, str]:
     models = {name for section in ("reflow", "distill") for name in sections.get(section, {})}
     return {
         f"{row['name']:<20}": f"{row['fd_over_teacher']:6.2f} ± {row['fd_over_teacher_se']:.2f} "
-        f"({row['recall']:.2f}, {row['endpoint_rmse']:.3f}{share_of_right(row)})"
+        f"({row['recall']:.3f}{told(row['endpoint_rmse'])}{told(row['class_accuracy'])})"
         for row in rows
         if row["model"] in models or row["grid"] == "fine"
     }
 
 
-def share_of_right(row: dict[str, Any]) -> str:
-    """Return the share of samples that a net gives the class asked for, of a model with classes."""
-    right = row["class_accuracy"]
-    return "" if right is None else f", {right:.3f}"
+def told(number: float | None) -> str:
+    """Return a number that a row may lack, with what parts it from the one before."""
+    return "" if number is None else f", {number:.3f}"
 
 
 def main(claim: str, source: str, seeds: list[int]) -> None:
