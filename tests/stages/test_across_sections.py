@@ -23,13 +23,11 @@ DEMO = yaml.safe_load(Path("params.yaml").read_text())
 RAW = with_own_starts(DEMO)
 PAGE = Path("docs/choose-a-method.md").read_text()
 
-
 GUIDED = {
     "pretrain__base__conditional": True,
     "pretrain__base__method": {"name": "flow_matching", "label_dropout": 0.1},
     "couple__round1__guidance": 2.0,
 }
-
 
 ANY_STEP = {
     "trajectories__base__keep": "all",
