@@ -1,10 +1,17 @@
 """Commands in processes that begin with libraries loaded do what they do in others."""
 
+import os
 import re
+import signal
 
 import preloaded
 import pytest
 from fake_project import Project
+from processes import kill, wait_for
+
+from flows.dvc import reproduce
+
+TURN = ["python", "-P", reproduce.__file__, "make", "told.json"]
 
 
 @pytest.fixture
@@ -19,7 +26,7 @@ def both(project, command: str) -> tuple[str, str]:
     found = []
     for how in (command, f":; {command}"):
         there = project.at(project.folder.with_name("other"))
-        assert preloaded.fits(how, there.environment) == (how == command)
+        assert preloaded.fits(how) == (how == command)
         said = there.sh(how, ok=None)
         lock = there / "dvc.lock"
         found.append((re.sub(r"\S+ part/s", "", said), lock.exists() and lock.read_text()))
@@ -35,5 +42,41 @@ def test_they_say_and_do_the_same(project, command):
 
 
 def test_what_is_read_from_the_command_line_or_when_a_process_begins_is_left_to_a_shell(project):
-    assert not preloaded.fits("dvc repro --force", project.environment)
-    assert not preloaded.fits("dvc repro", project.environment | {"FEWSTEP_THREADS": "2"})
+    assert not preloaded.fits("dvc repro --force")
+    threads = project.environment | {"FEWSTEP_THREADS": "2"}
+    assert preloaded.run("dvc repro", project.folder, threads, seconds=60) is None
+    assert not (project / "dvc.lock").exists()
+    assert "Running stage 'make'" in project.sh("dvc repro", FEWSTEP_THREADS="2")
+
+
+def sooner(project) -> dict[str, str]:
+    """The variable with which a turn of DVC's begins with libraries loaded."""
+    return {"PYTHONPATH": os.pathsep.join((preloaded.BEGUN, project.environment["PYTHONPATH"]))}
+
+
+def here(project) -> list[int]:
+    """Return the processes that work in the project."""
+    return project.running(lambda word: True)
+
+
+def test_a_turn_of_dvc_ends_the_same(project):
+    found = []
+    for environment in (sooner(project), {}):
+        there = project.at(project.folder.with_name("other"))
+        there.sh(" ".join(TURN), **environment)
+        found.append(((there / "told.json").read_text(), (there / "dvc.lock").read_text()))
+        there.folder.rename(there.folder.with_name(f"done-{len(found)}"))
+    assert found[0] == found[1]
+    assert '"outcome": "ran"' in found[0][0]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_what_ends_a_turn_of_dvc_ends_all_who_work_on_it(project, how):
+    project.edit("params.yaml", "parts: 3", "parts: 3, seconds: 600")
+    turn = project.begin(*TURN, **sooner(project))
+    wait_for(lambda: list(project.folder.glob(".fewstep/scratch/make.*/work/attempts.log")))
+    assert len(here(project)) == 3  # what was begun, DVC and the stage
+    kill(turn.pid, how)
+    assert turn.wait(60) == (1 if how == signal.SIGINT else -how)
+    wait_for(lambda: not here(project))
+    assert (project / "told.json").exists() == (how == signal.SIGINT)
