@@ -3,6 +3,8 @@
 A server imports libraries, nothing of this project, and starts no thread. It forks a process for each
 command, and that of DVC forks one for each stage: real processes, with a folder, variables and files of their
 own. What they share is the seed of hashes, and the code of files whose text is that of this project's.
+A library may change what other code does when it is imported, as Prefect sets up the log for all. So each
+kind of command has a server with what it needs and no more.
 Commands that a shell has to read, and those that a test kills or watches, are started as everywhere.
 """
 
@@ -38,9 +40,10 @@ LIBRARIES = (
     "pydantic.dataclasses", "pydantic.types", "etils.epy", "ruamel.yaml", "safetensors.torch", "webdataset",
     "fsspec.implementations.chained", "filelock", "psutil", "tqdm", "jinja2", "dvc.cli.parser", "dvc.repo",
 )  # fmt: skip
-MORE = {  # what commands of these modules need beside, loaded for the first of them
-    "prefect.": ("prefect.flow_engine", "prefect.main", "prefect.deployments", "s3fs"),
-    "stages.tracking.sender": ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"),
+MORE = {  # what a kind of command needs beside, loaded for the first of it
+    "dvc": (),
+    "prefect": ("prefect.flow_engine", "prefect.main", "prefect.deployments", "s3fs"),
+    "sender": ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"),
 }
 STAGE = re.compile(r"python -m stages\.\w+( [\w@.-]+)?")
 DVC = r"dvc (init|config|repro|status|checkout|pull|exp run|exp show|queue status|queue logs)( [\w@.,=-]+)*"
@@ -49,29 +52,30 @@ FORCED = re.compile(r"dvc (repro|exp) (.* )?(--force|-\w*f)")  # which stages lo
 FIXED = re.compile(
     "PYTHON(?!PATH|UNBUFFERED)|OMP_|LD_|COVERAGE_|FEWSTEP_THREADS"
 )  # read when a process begins
-ADDRESS = "PRELOADED_AT"  # the variable that holds it
-BEGUN = str(Path(__file__).with_name("begun"))  # in PYTHONPATH, it lets the server do what flows ask of DVC
+PLACE = "PRELOADED_AT"  # the variable that holds the folder in which servers are asked
+BEGUN = str(Path(__file__).with_name("begun"))  # in PYTHONPATH, it lets servers do what flows begin
 MOST = 2**18  # bytes of an order
 PROJECT = [Path(__file__).parents[1] / name for name in ("fewstep", "stages", "flows")]
 COMPILED: dict[bytes, CodeType] = {}
 
 
 def start() -> None:
-    """Start a server for this process and all below it; it loads the libraries when it is first asked."""
-    folder = tempfile.mkdtemp(prefix="fewstep-tests-")
+    """Start servers for this process and all below it; they load libraries when they are first asked."""
+    folder = os.environ[PLACE] = tempfile.mkdtemp(prefix="fewstep-tests-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    os.environ[ADDRESS] = f"{folder}/server"
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(os.environ[ADDRESS])
-    listener.listen(64)
-    command = [sys.executable, __file__, str(listener.fileno())]
-    server = subprocess.Popen(command, pass_fds=[listener.fileno()], stdout=subprocess.DEVNULL)
-    atexit.register(server.wait)
-    atexit.register(server.kill)
+    listeners = {kind: socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for kind in MORE}
+    for kind, listener in listeners.items():
+        listener.bind(f"{folder}/{kind}")
+        listener.listen(64)
+    files = [listener.fileno() for listener in listeners.values()]
+    command = [sys.executable, __file__, *map(str, files)]
+    servers = subprocess.Popen(command, pass_fds=files, stdout=subprocess.DEVNULL)
+    atexit.register(servers.wait)
+    atexit.register(servers.kill)
 
 
 def fits(command: str) -> bool:
-    """Say whether the server can run a command, in the right environment."""
+    """Say whether a server can run a command, in the right environment."""
     return bool(COMMAND.fullmatch(command)) and not FORCED.match(command)
 
 
@@ -96,7 +100,7 @@ def run(command: str, folder: Path, environment: dict[str, str], seconds: float)
         tempfile.TemporaryFile() as err,
         open(os.devnull) as nothing,
     ):
-        server.connect(os.environ[ADDRESS])
+        server.connect(f"{os.environ[PLACE]}/dvc")
         order = json.dumps([command.split(), str(folder), environment]).encode()
         socket.send_fds(server, [order], [nothing.fileno(), out.fileno(), err.fileno()])
         if not server.recv(16):
@@ -131,10 +135,34 @@ class Child:
         os.close(self.ended)
 
 
-def serve(listener: socket.socket) -> NoReturn:
-    """Fork a process for each order, until the process that started this one ends."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+def serve_all(listeners: list[socket.socket]) -> None:
+    """Load what all kinds of commands need when one is asked for, and fork a server for each kind."""
+    follow()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    select.select(listeners, [], [])
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    subprocess.Popen._execute_child = fork_stages(subprocess.Popen._execute_child)  # type: ignore[attr-defined]
+    compile_once()
+    gc.freeze()
+    for kind, listener in zip(MORE, listeners, strict=True):
+        if os.fork() == 0:
+            follow()
+            serve(kind, listener)
+    signal.pause()
+
+
+def follow() -> None:
+    """End when the process that started this one ends."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def serve(kind: str, listener: socket.socket) -> NoReturn:
+    """Fork a process for each order."""
+    select.select([listener], [], [])
+    for name in MORE[kind]:
+        importlib.import_module(name)
+    gc.freeze()
     children: list[Child] = []
     while True:
         files = [listener, *(file for child in children for file in (child.ended, child.asker))]
@@ -149,16 +177,8 @@ def serve(listener: socket.socket) -> NoReturn:
 def child_of(listener: socket.socket) -> Child | None:
     """Fork a process that runs the next order, unless it has to begin otherwise."""
     asker, _ = listener.accept()
-    if not COMPILED:
-        for name in LIBRARIES:
-            importlib.import_module(name)
-        subprocess.Popen._execute_child = fork_stages(subprocess.Popen._execute_child)  # type: ignore[attr-defined]
-        compile_once()
-        gc.freeze()
     order, files, *_ = socket.recv_fds(asker, MOST, 3)
     words, folder, environment = json.loads(order)
-    for name in more(words):
-        importlib.import_module(name)
     if not alike(environment):
         asker.close()
     elif (pid := os.fork()) == 0:
@@ -190,12 +210,6 @@ def compile_once() -> None:
     SourceFileLoader.source_to_code = code_of  # type: ignore[method-assign]
 
 
-def more(words: list[str]) -> list[str]:
-    """Return the libraries that a command needs and others don't."""
-    module = "".join(words[2:3])
-    return [name for begins, names in MORE.items() if module.startswith(begins) for name in names]
-
-
 def fork_stages(execute: Callable) -> Callable:
     """Return how a process begins another, so that a stage that DVC begins is forked."""
 
@@ -222,7 +236,7 @@ def become(words: list[str], folder: str, environment: dict[str, str]) -> NoRetu
     tempfile.tempdir = None
     if "PYTHONUNBUFFERED" in environment:
         sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
-    if "prefect.main" in more(words):
+    if "prefect.main" in sys.modules:
         sys.modules["prefect.context"].refresh_global_settings_context()  # they are variables
     own = [*filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)), *LIBRARY_PATH]
     try:
@@ -254,4 +268,4 @@ def become(words: list[str], folder: str, environment: dict[str, str]) -> NoRetu
 if __name__ == "__main__":
     outside = {str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)}
     LIBRARY_PATH = sys.path = [place for place in sys.path if place not in outside]
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    serve_all([socket.socket(fileno=int(number)) for number in sys.argv[1:]])

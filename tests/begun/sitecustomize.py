@@ -8,28 +8,30 @@ import os
 import sys
 
 
-def to_hand_over(words: list[str]) -> list[str] | None:
-    """Return what to run if flows (flows/dvc/commands.py), workers, DVC's queue or stages begin it."""
+def to_hand_over(words: list[str]) -> tuple[str, list[str]] | None:
+    """Return the kind of command and what to run if flows, workers, DVC's queue or stages begin it."""
     match words[1:]:
         case ["-P", file, *_] if file.endswith("/flows/dvc/reproduce.py"):
-            return ["python", *words[1:]]
+            return "dvc", ["python", *words[1:]]
         case ["-m", "dvc", "--wait-for-lock", *_]:
-            return ["python", *words[1:]]
-        case ["-m", "prefect.engine" | "prefect.runner._workspace_supervisor" | "stages.tracking.sender", *_]:
-            return ["python", *words[1:]]
+            return "dvc", ["python", *words[1:]]
         case [_, "exp", "exec-run", *_]:
-            return ["dvc", *words[2:]]
+            return "dvc", ["dvc", *words[2:]]
+        case ["-m", "prefect.engine" | "prefect.runner._workspace_supervisor", *_]:
+            return "prefect", ["python", *words[1:]]
+        case ["-m", "stages.tracking.sender", *_]:
+            return "sender", ["python", *words[1:]]
     return None
 
 
-def hand_over(words: list[str]) -> None:
-    """Let the server run a command, and end with it; return if it can't."""
+def hand_over(kind: str, words: list[str]) -> None:
+    """Let the server of a kind run a command, and end with it; return if it can't."""
     import json
     import signal
     import socket
 
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    server.connect(os.environ["PRELOADED_AT"])
+    server.connect(f"{os.environ['PRELOADED_AT']}/{kind}")
     order = json.dumps([words, os.getcwd(), dict(os.environ)]).encode()
     socket.send_fds(server, [order], [0, 1, 2])
     if not (group := server.recv(16)):
@@ -43,5 +45,5 @@ def hand_over(words: list[str]) -> None:
     os._exit(status)
 
 
-if command := to_hand_over(sys.orig_argv):
-    hand_over(command)
+if found := to_hand_over(sys.orig_argv):
+    hand_over(*found)

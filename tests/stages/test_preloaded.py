@@ -80,3 +80,13 @@ def test_what_ends_a_turn_of_dvc_ends_all_who_work_on_it(project, how):
     assert turn.wait(60) == (1 if how == signal.SIGINT else -how)
     wait_for(lambda: not here(project))
     assert (project / "told.json").exists() == (how == signal.SIGINT)
+
+
+def test_libraries_of_flows_change_nothing_of_what_dvc_says(project):
+    """Prefect, for one, writes what others log to the error stream, with tracebacks."""
+    run = ["python", "-m", "prefect.engine"]
+    assert "Invalid flow run id" in project.sh(" ".join(run), ok=False, **sooner(project))
+    project.edit("params.yaml", "word: hello", "word: hello, fail: user")
+    with_libraries, other = both(project, "dvc repro")
+    assert with_libraries == other
+    assert "too rude" in other[0]
