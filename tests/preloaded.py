@@ -11,6 +11,7 @@ Commands that a shell has to read, and those that a test kills or watches, are s
 import _imp
 import atexit
 import ctypes
+import fcntl
 import gc
 import importlib
 import json
@@ -42,6 +43,7 @@ LIBRARIES = (
 )  # fmt: skip
 MORE = {  # what a kind of command needs beside, loaded for the first of it
     "dvc": (),
+    "diffusers": ("diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3",),
     "prefect": ("prefect.flow_engine", "prefect.main", "prefect.deployments", "s3fs"),
     "sender": ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"),
 }
@@ -87,10 +89,12 @@ def alike(environment: dict[str, str]) -> bool:
     )
 
 
-def run(command: str, folder: Path, environment: dict[str, str], seconds: float) -> tuple[int, str] | None:
+def run(
+    command: str, folder: Path, environment: dict[str, str], seconds: float, kind: str = "dvc"
+) -> tuple[int, str] | None:
     """Run a command to its end; return its exit status, below 0 if it was killed, and all it said.
 
-    Return None where it has to be started as everywhere.
+    Return None where it has to be started as everywhere. The kind is that of MORE.
     """
     if not fits(command):
         return None
@@ -100,8 +104,8 @@ def run(command: str, folder: Path, environment: dict[str, str], seconds: float)
         tempfile.TemporaryFile() as err,
         open(os.devnull) as nothing,
     ):
-        server.connect(f"{os.environ[PLACE]}/dvc")
-        order = json.dumps([command.split(), str(folder), environment]).encode()
+        server.connect(f"{os.environ[PLACE]}/{kind}")
+        order = json.dumps([command.split(), str(folder), environment, [0, 1, 2]]).encode()
         socket.send_fds(server, [order], [nothing.fileno(), out.fileno(), err.fileno()])
         if not server.recv(16):
             return None
@@ -177,17 +181,20 @@ def serve(kind: str, listener: socket.socket) -> NoReturn:
 def child_of(listener: socket.socket) -> Child | None:
     """Fork a process that runs the next order, unless it has to begin otherwise."""
     asker, _ = listener.accept()
-    order, files, *_ = socket.recv_fds(asker, MOST, 3)
-    words, folder, environment = json.loads(order)
+    order, files, *_ = socket.recv_fds(asker, MOST, 64)
+    words, folder, environment, numbers = json.loads(order)
     if not alike(environment):
         asker.close()
     elif (pid := os.fork()) == 0:
-        for number, file in enumerate(files):
-            os.dup2(file, number)
         os.setsid()
         asker.send(b"%d" % os.getpid())
         for socket_of_parent in (listener, asker):
             socket_of_parent.close()
+        for number, file in zip(
+            numbers, [fcntl.fcntl(file, fcntl.F_DUPFD, 100) for file in files], strict=True
+        ):
+            os.dup2(file, number)
+            os.close(file)
         become(words, folder, environment)
     for file in files:
         os.close(file)
@@ -244,6 +251,12 @@ def become(words: list[str], folder: str, environment: dict[str, str]) -> NoRetu
             case "python", "-m", module, *_:
                 sys.path[:], sys.argv = [folder, *own], words[2:]
                 runpy.run_module(module, run_name="__main__", alter_sys=True)
+            case "python", "-P", "-m", module, *_:
+                sys.path[:], sys.argv = own, words[3:]
+                runpy.run_module(module, run_name="__main__", alter_sys=True)
+            case "python", "-c", text, *_:
+                sys.path[:], sys.argv = ["", *own], ["-c", *words[3:]]
+                exec(text, {"__name__": "__main__"})
             case "python", "-P", file, *_:
                 sys.path[:], sys.argv = own, words[2:]
                 runpy.run_path(file, run_name="__main__")

@@ -21,6 +21,9 @@ SEND = (
 class Workspace:
     """The folder, the environment of its commands, and ways to run them."""
 
+    libraries = "dvc"
+    """With which of preloaded.MORE its commands begin."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.environment = os.environ | {
@@ -35,7 +38,7 @@ class Workspace:
     def sh(self, command: str, *, ok: bool | None = True, seconds: float = 1200, **environment: str) -> str:
         """Run a command to its end and return all it said; it must succeed if `ok`, fail if not."""
         environment = self.environment | environment
-        if ended := preloaded.run(command, self.folder, environment, seconds):
+        if ended := preloaded.run(command, self.folder, environment, seconds, self.libraries):
             status, said = ended
         else:
             done = subprocess.run(

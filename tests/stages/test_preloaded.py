@@ -7,9 +7,11 @@ import signal
 import preloaded
 import pytest
 from fake_project import Project
-from processes import kill, wait_for
+from processes import kill, look_up, wait_for
 
 from flows.dvc import reproduce
+from stages.workers.processes import Process
+from stages.workers.sharing import DiedError
 
 TURN = ["python", "-P", reproduce.__file__, "make", "told.json"]
 
@@ -70,6 +72,17 @@ def test_a_turn_of_dvc_ends_the_same(project):
     assert '"outcome": "ran"' in found[0][0]
 
 
+def test_what_kills_dvc_kills_the_turn(project):
+    project.edit("params.yaml", "parts: 3", "parts: 3, seconds: 600")
+    turn = project.begin(*TURN, **sooner(project))
+    wait_for(lambda: list(project.folder.glob(".fewstep/scratch/make.*/work/attempts.log")))
+    (dvc,) = [pid for pid in here(project) if look_up(pid).group == pid != turn.pid]
+    kill(dvc)
+    assert turn.wait(60) == -signal.SIGKILL
+    wait_for(lambda: not here(project))
+    assert not (project / "told.json").exists()
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_what_ends_a_turn_of_dvc_ends_all_who_work_on_it(project, how):
     project.edit("params.yaml", "parts: 3", "parts: 3, seconds: 600")
@@ -80,6 +93,17 @@ def test_what_ends_a_turn_of_dvc_ends_all_who_work_on_it(project, how):
     assert turn.wait(60) == (1 if how == signal.SIGINT else -how)
     wait_for(lambda: not here(project))
     assert (project / "told.json").exists() == (how == signal.SIGINT)
+
+
+def test_a_worker_that_begins_sooner_works_and_dies_as_others(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", preloaded.BEGUN, prepend=os.pathsep)
+    worker = Process("cpu")
+    worker.give(os.getpid, ())
+    pid, *_ = worker.take()
+    assert pid != worker.process.pid
+    kill(pid)
+    with pytest.raises(DiedError, match="SIGKILL"):
+        worker.take()
 
 
 def test_libraries_of_flows_change_nothing_of_what_dvc_says(project):
