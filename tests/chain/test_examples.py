@@ -18,10 +18,9 @@ sys.path.append({tests!r})
 import preloaded
 
 command = " ".join(["dvc", *sys.argv[1:]])
-ended = preloaded.run(command, Path.cwd(), dict(os.environ), 1200)
-if ended is None:
+if not preloaded.fits(command, os.environ):
     os.execv({dvc!r}, ["dvc", *sys.argv[1:]])
-status, said = ended
+status, said = preloaded.run(command, Path.cwd(), dict(os.environ), 1200)
 print(said, end="")
 sys.exit(status)
 """
