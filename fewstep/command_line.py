@@ -19,7 +19,7 @@ from etils.epy import lazy_imports
 
 from fewstep import __version__
 from fewstep.checkouts import checkout_of
-from fewstep.errors import UserError
+from fewstep.errors import UserError, first_line
 from fewstep.files import written_whole
 
 with lazy_imports():  # loaded at first use, so that help is there at once
@@ -350,7 +350,7 @@ def placed(model: "Model", device: str) -> "Model":
     try:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise UserError(f"--device {device} cannot be used here: {first_line(error)}") from error
 
 
 def drawn(model: "Model", count: int, seed: int, device: str) -> "tuple[Tensor, dict[str, Tensor]]":

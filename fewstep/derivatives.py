@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from etils.epy import lazy_imports
 
-from fewstep.errors import UserError
+from fewstep.errors import UserError, first_line
 from fewstep.paths import like
 
 if TYPE_CHECKING:
@@ -93,6 +93,6 @@ def _exact(u: Map, point: tuple[Tensor, ...], direction: tuple[Tensor, ...]) -> 
             derivative: Tensor = torch.func.jvp(u, point, direction)[1]
         except NotImplementedError as error:
             raise UserError(
-                f"this network has no exact derivative ({str(error).splitlines()[0]}); set exact to false"
+                f"this network has no exact derivative ({first_line(error)}); set exact to false"
             ) from error
     return derivative

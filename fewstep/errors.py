@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this, and here is how."""
+"""The one exception that means: the user can mend this, and here is how; and what others say, in short."""
 
 from fewstep.secrets import scrub
 
@@ -12,3 +12,8 @@ class UserError(ValueError):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(scrub(message))
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fewstep.errors import first_line
 from fewstep.training.memory import OutOfMemoryError, has_no_memory
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Fitting(nn.Module):
             except (MemoryError, RuntimeError) as error:
                 if not has_no_memory(error):
                     raise
-                said = str(error).strip().partition("\n")[0]
+                said = first_line(error)
             self._halve(rows, said)  # after the error, which holds on to what was computed before it
             if x.is_cuda:
                 torch.cuda.empty_cache()

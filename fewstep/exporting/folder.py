@@ -13,7 +13,7 @@ from typing import Any
 from fewstep import checkpoint, registry
 from fewstep.errors import UserError
 from fewstep.exporting import description, proof
-from fewstep.exporting.sampler import Sampler, first_line
+from fewstep.exporting.sampler import Sampler, reason
 from fewstep.exports import Export, lacks
 from fewstep.files import folder_written_whole
 from fewstep.grids import Grid
@@ -128,7 +128,7 @@ def failures_of(name: str) -> Iterator[None]:
     except (UserError, OSError):
         raise
     except Exception as error:  # libraries raise whatever an operator that they lack leads to
-        raise UserError(f"the format {name} can't hold this sampler: {first_line(error)}") from error
+        raise UserError(f"the format {name} can't hold this sampler: {reason(error)}") from error
 
 
 @contextmanager

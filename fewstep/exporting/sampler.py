@@ -11,7 +11,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
 from fewstep import draws, flow, solvers
-from fewstep.errors import UserError
+from fewstep.errors import UserError, first_line
 from fewstep.grids import Grid
 from fewstep.model import Model
 from fewstep.units import in_units
@@ -66,7 +66,7 @@ class Sampler(nn.Module):
         except Exception as error:  # whatever the code of a network runs into when it is traced
             name = self.model.config.architecture["name"]
             raise UserError(
-                f"torch.export can't trace the model {name!r} ({first_line(error)}); its network may not "
+                f"torch.export can't trace the model {name!r} ({reason(error)}); its network may not "
                 "branch on values of tensors, nor on len() of one: x.shape[0] stays open"
             ) from error
         forget_places(self._traced)
@@ -91,8 +91,8 @@ def with_names(sample: Callable[..., Tensor], names: Sequence[str]) -> Callable[
     return forward
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of the message of what caused an error, or the kind of that if it has none."""
+def reason(error: BaseException) -> str:
+    """Return the first line of what the first cause of an error says."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return first_line(error)

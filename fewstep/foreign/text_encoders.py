@@ -13,7 +13,7 @@ from torch import nn
 
 from fewstep import registry
 from fewstep.conditions import Table, must_have
-from fewstep.errors import UserError
+from fewstep.errors import UserError, first_line
 from fewstep.extras import brought_by
 from fewstep.foreign import weights
 from fewstep.foreign.formats.diffusers import NETWORK, PIPELINE, read_json
@@ -148,7 +148,7 @@ def _part(place: Path, said: Any) -> Any:
     try:
         return _encoder(place, name) if name in ENCODERS else _tokenizer(place, name)
     except (OSError, ValueError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
-        told = (str(error).strip() or type(error).__name__).splitlines()[0]
+        told = first_line(error)
         raise UserError(f"{place} can't be read as a {name} ({told}); save the pipeline anew") from error
 
 

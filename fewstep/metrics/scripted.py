@@ -9,7 +9,7 @@ import torch
 from etils.epy import lazy_imports
 from torch import Tensor
 
-from fewstep.errors import UserError
+from fewstep.errors import UserError, first_line
 from fewstep.extras import brought_by
 from fewstep.metrics.backend import Backend
 
@@ -59,7 +59,7 @@ class Scripted(Backend):
             network = torch.jit.load(io.BytesIO(content), map_location=device).eval()
             self.network = attrgetter(part)(network) if part else network
         except (RuntimeError, AttributeError, ValueError) as error:
-            told = str(error).strip().splitlines()[0]
+            told = first_line(error)
             raise UserError(f"{file} can't be read as a network of torch.jit ({told})") from error
 
     @torch.no_grad()

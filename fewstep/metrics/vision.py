@@ -10,7 +10,7 @@ from etils.epy import lazy_imports
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fewstep.errors import UserError
+from fewstep.errors import UserError, first_line
 from fewstep.extras import brought_by
 from fewstep.foreign import weights
 from fewstep.foreign.formats.diffusers import NETWORK, read_json
@@ -95,7 +95,7 @@ def read(folder: Path, device: str) -> Vision:
         if kind == "clip" and any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
             tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
-        problem = (str(error).strip() or type(error).__name__).splitlines()[0]
+        problem = first_line(error)
         raise UserError(f"{folder} can't be read as a {known[kind]} ({problem}); save it anew") from error
     if missing := sorted(told["missing_keys"]):
         raise UserError(f"{folder} lacks {missing[0]} and {len(missing) - 1} other weights; save it anew")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from etils.epy import lazy_imports
 
 from fewstep import variables
-from fewstep.errors import UserError
+from fewstep.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -94,7 +94,7 @@ def compiler_fails(device: torch.device) -> str | None:
     try:
         torch.compile(_twice)(torch.ones(2, device=device))
     except Exception as error:
-        return str(error).strip().partition("\n")[0] or type(error).__name__
+        return first_line(error)
     return None
 
 

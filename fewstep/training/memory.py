@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from fewstep.errors import UserError
+from fewstep.errors import UserError, first_line
 from fewstep.training.engine import Engine
 
 # what RuntimeErrors of devices say
@@ -31,8 +31,7 @@ def explained(samples: int) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not has_no_memory(error):
             raise
-        said = str(error).strip().partition("\n")[0]
-        raise OutOfMemoryError(f"out of memory ({said}). {advice(samples)}") from None
+        raise OutOfMemoryError(f"out of memory ({first_line(error)}). {advice(samples)}") from None
 
 
 def has_no_memory(error: Exception) -> bool:

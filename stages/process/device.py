@@ -4,7 +4,7 @@ import os
 
 from etils.epy import lazy_imports
 
-from fewstep.errors import UserError
+from fewstep.errors import UserError, first_line
 
 with lazy_imports():
     import torch
@@ -20,6 +20,7 @@ def device() -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"FEWSTEP_DEVICE {name!r} is no device of this machine ({reason})") from None
+        raise UserError(
+            f"FEWSTEP_DEVICE {name!r} is no device of this machine ({first_line(error)})"
+        ) from None
     return name

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from etils.epy import lazy_imports
 
 from fewstep import variables
-from fewstep.errors import UserError
+from fewstep.errors import UserError, first_line
 from fewstep.progress import SILENT, Progress
 from fewstep.secrets import scrub
 from stages.artifacts.full_disk import full_folder
@@ -172,6 +172,8 @@ def share(group: Group, work: Callable[[Progress], Any], *, name: str, progress:
         except elastic_errors.ChildFailedError as error:
             failure = error
         except dist.DistError as error:
+            if group.machines == 1:
+                raise
             raise UserError(
                 f"the machines of this training can't meet at {group.rendezvous} (FEWSTEP_RENDEZVOUS), a "
                 f"port of the first that must be free there and open to the others: {first_line(error)}"
@@ -289,11 +291,6 @@ def begin(events: Connection, work: Callable[[Progress], Any]) -> Any:
 def lost_another(error: Exception) -> bool:
     """Return whether an exchange failed because a process at its other end did."""
     return isinstance(error, dist.DistError) or "gloo/transport" in str(error)  # gloo has no class for it
-
-
-def first_line(error: Exception) -> str:
-    """Return what an error of torch says, without the frames that follow."""
-    return str(error).strip().partition("\n")[0]
 
 
 class Reported:
