@@ -1,8 +1,9 @@
-"""The whole chain with other settings, and what came of its students."""
+"""The whole chain with other settings, what came of its students, and claims that are compared by it."""
 
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,24 @@ def run_chain(overrides: dict[str, Any]) -> Path:
     words = [w for name, value in overrides.items() for w in ("--set", f"{name}={json.dumps(value)}")]
     subprocess.run([sys.executable, "-m", "fewstep", "run", *words], check=True)
     return Variant.of(Path(), overrides).folder / "artifacts"
+
+
+def compare(
+    claims: Mapping[str, Callable[[], Any]], measured: Callable[[str, str, int], dict[str, str]]
+) -> None:
+    """Print what was measured of claims, a line for each thing compared, a column for each seed.
+
+    The command line is [NAME [SOURCE [SEED ...]]]; all claims, digits, and seeds 0, 1 and 2.
+    """
+    asked = sys.argv[1:]
+    source, seeds = (asked[1:] or ["digits"])[0], [int(seed) for seed in asked[2:]] or [0, 1, 2]
+    for claim in asked[:1] or claims:
+        if claim not in claims:
+            sys.exit(f"unknown claim {claim!r}; there are: {', '.join(claims)}")
+        by_seed = [measured(claim, source, seed) for seed in seeds]
+        print(f"\n{claims[claim].__doc__} {source}, seeds {', '.join(map(str, seeds))}:")
+        for name in by_seed[0]:
+            print(name, *(found[name] for found in by_seed), sep="  ")
 
 
 def print_students(artifacts: Path) -> None:

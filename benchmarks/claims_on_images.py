@@ -9,14 +9,13 @@ classes if the model has any, for each seed (docs/evaluation-protocol.md).
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from benchmarks._students import run_chain
+from benchmarks._students import compare, run_chain
 
 Section = dict[str, dict[str, Any]]
 
@@ -30,6 +29,8 @@ BASE = DEMO["pretrain"]["base"]
 DIFFUSION = {"base": BASE | {"path": "vp", "prediction": "noise"}}
 CONVERTED = Path("data/converted")
 """The weights of `DIFFUSION`, called the velocity of a flow on the linear path."""
+FINISH = {"batch": 128, "betas": [0.0, 0.99], "warmup": 20, "decay": "cosine", "ema": 0.99}
+"""How students are finished, but for steps and learning rate."""
 
 
 def training(steps: int, rate: float) -> dict[str, Any]:
@@ -100,9 +101,8 @@ def flow_maps() -> dict[str, Section]:
 
 def the_map_in_few_calls() -> dict[str, Section]:
     """Students that keep the teacher's map: at one call, and one for any number of calls."""
-    finish = {"batch": 128, "betas": [0.0, 0.99], "warmup": 20, "decay": "cosine", "ema": 0.99}
     own = {"init": "any-step", "train_on": "couple/many"}
-    near = {"steps": 150, "learning_rate": 2.0e-5, **finish}
+    near = {"steps": 150, "learning_rate": 2.0e-5, **FINISH}
     return {
         "couple": DEMO["couple"] | {"many": PAIRS},
         "distill": {
@@ -170,7 +170,6 @@ def instaflow() -> dict[str, Any]:
 
 def any_number_of_calls() -> dict[str, Any]:
     """AnyFlow: a longer flow map from finer trajectories, and its second stages, near the map and past it."""
-    finish = {"batch": 128, "betas": [0.0, 0.99], "warmup": 20, "decay": "cosine", "ema": 0.99}
     stage, search = {"name": "anyflow", "steps": [1, 2, 4, 4, 8, 8]}, DEMO["search"]["base"]
     return {
         "search": {"base": search | {"method": search["method"] | {"fine_steps": 32}}},
@@ -181,14 +180,14 @@ def any_number_of_calls() -> dict[str, Any]:
                 init="any-step",
                 train_on="trajectories/base",
                 nfe="any",
-                train={"steps": 400, "learning_rate": 2.0e-5, **finish},
+                train={"steps": 400, "learning_rate": 2.0e-5, **FINISH},
             ),
             "any-finished": student(
                 stage | {"gan_weight": 19.2, "fake_warmup": 100},
                 init="any-longer",
                 train_on="prepare",
                 nfe="any",
-                train={"steps": 150, "learning_rate": 1.0e-5, **finish},
+                train={"steps": 150, "learning_rate": 1.0e-5, **FINISH},
             ),
         },
     }
@@ -237,17 +236,5 @@ def told(number: float | None) -> str:
     return "" if number is None else f", {number:.3f}"
 
 
-def main(claim: str, source: str, seeds: list[int]) -> None:
-    """Run the chain with each seed, print a line for each model and NFE."""
-    if claim not in CLAIMS:
-        sys.exit(f"unknown claim {claim!r}; there are: {', '.join(CLAIMS)}")
-    by_seed = [measured(claim, source, seed) for seed in seeds]
-    print(f"\n{CLAIMS[claim].__doc__} {source}, seeds {', '.join(map(str, seeds))}:")
-    for name in by_seed[0]:
-        print(name, *(found[name] for found in by_seed), sep="  ")
-
-
 if __name__ == "__main__":
-    asked = sys.argv[1:]
-    for wanted in asked[:1] or list(CLAIMS):
-        main(wanted, (asked[1:] or ["digits"])[0], [int(seed) for seed in asked[2:]] or [0, 1, 2])
+    compare(CLAIMS, measured)

@@ -6,7 +6,6 @@ that of this teacher, with its error, for each seed (docs/evaluation-protocol.md
 """
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks._students import run_chain
+from benchmarks._students import compare, run_chain
 from benchmarks.claims_on_images import BASE, NO_MODELS
 from fewstep import grids, solvers
 from fewstep.flow import FieldFlow, Flow, as_flow
@@ -110,17 +109,5 @@ def measured(claim: str, source: str, seed: int) -> dict[str, str]:
     return {f"{name:<32}": f"{by.mean:6.2f} ± {by.error:.2f}" for name, by in ratios.items()}
 
 
-def main(claim: str, source: str, seeds: list[int]) -> None:
-    """Run the chain with each seed, print a line for each case."""
-    if claim not in CLAIMS:
-        sys.exit(f"unknown claim {claim!r}; there are: {', '.join(CLAIMS)}")
-    by_seed = [measured(claim, source, seed) for seed in seeds]
-    print(f"\n{CLAIMS[claim].__doc__} {source}, seeds {', '.join(map(str, seeds))}:")
-    for name in by_seed[0]:
-        print(name, *(found[name] for found in by_seed), sep="  ")
-
-
 if __name__ == "__main__":
-    asked = sys.argv[1:]
-    for wanted in asked[:1] or list(CLAIMS):
-        main(wanted, (asked[1:] or ["digits"])[0], [int(seed) for seed in asked[2:]] or [0, 1, 2])
+    compare(CLAIMS, measured)
