@@ -1,8 +1,13 @@
 """Registers the pools and deployments of infra/prefect.yaml with the Prefect server."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 
 from fewstep.errors import UserError
 from flows.server import connection
@@ -17,9 +22,15 @@ def deploy(root: Path) -> None:
     """
     pools.address()
     connection.check()
-    for pool in sorted({pools.CHAINS, *driver.pools_of(root).values()}):
-        made = ("work-pool", "create", "--overwrite", "--type", "process", "--base-job-template", pools.JOB)
-        prefect(root, *made, pool)
+    job = json.loads((root / pools.JOB).read_text())
+    with get_client(sync_client=True) as client:
+        for pool in sorted({pools.CHAINS, *driver.pools_of(root).values()}):
+            wanted = WorkPoolCreate(name=pool, type="process", base_job_template=job)
+            try:
+                client.create_work_pool(wanted, overwrite=True)
+            except httpx.HTTPError as error:
+                raise UserError(f"the Prefect server does not take pool {pool}: {error}") from None
+            print(f"Pool {pool} is registered; `fewstep worker {pool}` starts a worker of it")
     prefect(root, "--no-prompt", "deploy", "--all", "--prefect-file", "infra/prefect.yaml")
 
 

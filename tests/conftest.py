@@ -81,7 +81,7 @@ GROUPS = {
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes minutes, so that no process is left with it at the end."""
-    turns = {"flows": 0, "infra": 1, "chain": 2}
+    turns = {"infra": 0, "flows": 1, "chain": 2}
     items.sort(key=lambda item: turns.get(item.path.parent.name, 3))
 
 

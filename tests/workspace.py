@@ -21,6 +21,9 @@ SEND = (
 class Workspace:
     """The folder, the environment of its commands, and ways to run them."""
 
+    libraries = "dvc"
+    """With which of preloaded.MORE its commands begin."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.environment = os.environ | {
@@ -35,8 +38,8 @@ class Workspace:
     def sh(self, command: str, *, ok: bool | None = True, seconds: float = 1200, **environment: str) -> str:
         """Run a command to its end and return all it said; it must succeed if `ok`, fail if not."""
         environment = self.environment | environment
-        if preloaded.fits(command, environment):
-            status, said = preloaded.run(command, self.folder, environment, seconds)
+        if ended := preloaded.run(command, self.folder, environment, seconds, self.libraries):
+            status, said = ended
         else:
             done = subprocess.run(
                 ["bash", "-c", command],
@@ -76,7 +79,7 @@ class Workspace:
 
     def stage_pids(self) -> list[int]:
         """Return the live processes that run a stage here."""
-        return self._running(lambda word: re.fullmatch(rb"stages\.\w+", word) is not None)
+        return self.running(lambda word: re.fullmatch(rb"stages\.\w+", word) is not None)
 
     def wait_for_senders(self, done: Callable[[], Any] | None = None) -> None:
         """Wait until all is sent, or `done()` holds.
@@ -87,12 +90,12 @@ class Workspace:
         outbox = self / ".fewstep/outbox"
         assert (outbox / "sender.log").exists(), "no stage started a sender"
         done = done or (lambda: not list(outbox.glob("*.jsonl")))
-        wait_for(lambda: done() or not self._running(lambda word: word == b"stages.tracking.sender"))
+        wait_for(lambda: done() or not self.running(lambda word: word == b"stages.tracking.sender"))
         if not done():
             self.sh(SEND)
         assert done()
 
-    def _running(self, named: Callable[[bytes], bool]) -> list[int]:
+    def running(self, named: Callable[[bytes], bool]) -> list[int]:
         """Return the live processes here that have such a word in their command, as `-m` of python has."""
         return [process.pid for process in everyone() if self._runs(Path(f"/proc/{process.pid}"), named)]
 

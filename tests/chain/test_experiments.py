@@ -7,6 +7,7 @@ import re
 import sqlite3
 from dataclasses import dataclass
 
+import preloaded
 import pytest
 from chain.checkout import Checkout
 from processes import wait_for
@@ -29,11 +30,12 @@ def experiments(finished, tmp_path_factory):
     """Three experiments, tracked as they are for users."""
     checkout = finished.copy(tmp_path_factory.mktemp("experiments") / "checkout")
     checkout.environment.pop("FEWSTEP_TRACKING")
+    checkout.environment["PYTHONPATH"] = preloaded.BEGUN
     said = {}
     for mode in ("--queue", "--temp", "here"):  # the queue's worker runs beside the others
-        flag = "" if mode == "here" else mode
+        flag = "" if mode == "here" else f" {mode}"
         name, setting = mode.strip("-"), f"distill.boss-4.train.steps={STEPS[mode]}"
-        said[mode] = checkout.sh(f"dvc exp run {flag} --name {name} -S {setting}")
+        said[mode] = checkout.sh(f"dvc exp run{flag} --name {name} -S {setting}")
         if mode == "--queue":
             checkout.sh("dvc queue start")
     checkout.sh("git checkout -q . && dvc checkout -q")

@@ -125,6 +125,8 @@ def variants(finished, tmp_path_factory):
     for variant, checkout in checkouts.items():  # not in threads: diffusers can't be imported in two
         little(checkout)
         variant(checkout)
+        if variant in (in_latents, teacher_alone):
+            checkout.libraries = "diffusers"
 
     def run(checkout) -> tuple[Checkout, str]:
         return checkout, checkout.repro(ok=None).said

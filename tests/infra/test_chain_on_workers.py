@@ -41,7 +41,7 @@ def office(team, servers, tmp_path_factory):
     made = Office(team, project, folder)
     try:
         for pool in ("driver", "cpu", "gpu"):
-            made.add(pool, pool)
+            made.add(pool, pool, sooner=True)
         made.machines["driver"].sh("fewstep deploy")
         yield made
     finally:
@@ -101,12 +101,19 @@ def test_variants_of_a_sweep_have_the_results_of_repros(office, ran, alone, tmp_
     assert "Unable to acquire lock" not in driver.said.read_text()
 
 
+@pytest.fixture(scope="module")
+def victim(office):
+    """In the place of the machine of pool gpu, one on which every process begins as it does for users."""
+    office.machines.pop("gpu").die()
+    return office.add("victim", "gpu")
+
+
 def shards(office) -> int:
     """Return how many shards of the slow coupling there are."""
     return len(office.scratch("couple@round1", "out/train/.shard-*.tar.json"))
 
 
-def test_a_cancelled_variant_leaves_no_process_and_changes_nothing(office, ran):
+def test_a_cancelled_variant_leaves_no_process_and_changes_nothing(office, ran, victim):
     driver = office.machines["driver"]
     before = (driver / "dvc.lock").read_bytes()
     run = office.start(overrides=SLOW)
@@ -119,8 +126,8 @@ def test_a_cancelled_variant_leaves_no_process_and_changes_nothing(office, ran):
     assert git.changes(driver.folder) == ["dvc.lock"]
 
 
-def test_it_goes_on_from_there_and_again_on_another_machine_when_that_dies(office, ran):
-    done, lost = shards(office), office.machines.pop("gpu")
+def test_it_goes_on_from_there_and_again_on_another_machine_when_that_dies(office, ran, victim):
+    done, lost = shards(office), office.machines.pop("victim")
     run = office.start(overrides=SLOW)
     wait_for(lambda: shards(office) > done)
     lost.die()

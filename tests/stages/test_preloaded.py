@@ -1,10 +1,19 @@
 """Commands in processes that begin with libraries loaded do what they do in others."""
 
+import os
 import re
+import signal
 
 import preloaded
 import pytest
 from fake_project import Project
+from processes import kill, look_up, wait_for
+
+from flows.dvc import reproduce
+from stages.workers.processes import Process
+from stages.workers.sharing import DiedError
+
+TURN = ["python", "-P", reproduce.__file__, "make", "told.json"]
 
 
 @pytest.fixture
@@ -19,7 +28,7 @@ def both(project, command: str) -> tuple[str, str]:
     found = []
     for how in (command, f":; {command}"):
         there = project.at(project.folder.with_name("other"))
-        assert preloaded.fits(how, there.environment) == (how == command)
+        assert preloaded.fits(how) == (how == command)
         said = there.sh(how, ok=None)
         lock = there / "dvc.lock"
         found.append((re.sub(r"\S+ part/s", "", said), lock.exists() and lock.read_text()))
@@ -35,5 +44,73 @@ def test_they_say_and_do_the_same(project, command):
 
 
 def test_what_is_read_from_the_command_line_or_when_a_process_begins_is_left_to_a_shell(project):
-    assert not preloaded.fits("dvc repro --force", project.environment)
-    assert not preloaded.fits("dvc repro", project.environment | {"FEWSTEP_THREADS": "2"})
+    assert not preloaded.fits("dvc repro --force")
+    threads = project.environment | {"FEWSTEP_THREADS": "2"}
+    assert preloaded.run("dvc repro", project.folder, threads, seconds=60) is None
+    assert not (project / "dvc.lock").exists()
+    assert "Running stage 'make'" in project.sh("dvc repro", FEWSTEP_THREADS="2")
+
+
+def sooner(project) -> dict[str, str]:
+    """The variable with which a turn of DVC's begins with libraries loaded."""
+    return {"PYTHONPATH": os.pathsep.join((preloaded.BEGUN, project.environment["PYTHONPATH"]))}
+
+
+def here(project) -> list[int]:
+    """Return the processes that work in the project."""
+    return project.running(lambda word: True)
+
+
+def test_a_turn_of_dvc_ends_the_same(project):
+    found = []
+    for environment in (sooner(project), {}):
+        there = project.at(project.folder.with_name("other"))
+        there.sh(" ".join(TURN), **environment)
+        found.append(((there / "told.json").read_text(), (there / "dvc.lock").read_text()))
+        there.folder.rename(there.folder.with_name(f"done-{len(found)}"))
+    assert found[0] == found[1]
+    assert '"outcome": "ran"' in found[0][0]
+
+
+def test_what_kills_dvc_kills_the_turn(project):
+    project.edit("params.yaml", "parts: 3", "parts: 3, seconds: 600")
+    turn = project.begin(*TURN, **sooner(project))
+    wait_for(lambda: list(project.folder.glob(".fewstep/scratch/make.*/work/attempts.log")))
+    (dvc,) = [pid for pid in here(project) if look_up(pid).group == pid != turn.pid]
+    kill(dvc)
+    assert turn.wait(60) == -signal.SIGKILL
+    wait_for(lambda: not here(project))
+    assert not (project / "told.json").exists()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_what_ends_a_turn_of_dvc_ends_all_who_work_on_it(project, how):
+    project.edit("params.yaml", "parts: 3", "parts: 3, seconds: 600")
+    turn = project.begin(*TURN, **sooner(project))
+    wait_for(lambda: list(project.folder.glob(".fewstep/scratch/make.*/work/attempts.log")))
+    assert len(here(project)) == 3  # what was begun, DVC and the stage
+    kill(turn.pid, how)
+    assert turn.wait(60) == (1 if how == signal.SIGINT else -how)
+    wait_for(lambda: not here(project))
+    assert (project / "told.json").exists() == (how == signal.SIGINT)
+
+
+def test_a_worker_that_begins_sooner_works_and_dies_as_others(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", preloaded.BEGUN, prepend=os.pathsep)
+    worker = Process("cpu")
+    worker.give(os.getpid, ())
+    pid, *_ = worker.take()
+    assert pid != worker.process.pid
+    kill(pid)
+    with pytest.raises(DiedError, match="SIGKILL"):
+        worker.take()
+
+
+def test_libraries_of_flows_change_nothing_of_what_dvc_says(project):
+    """Prefect, for one, writes what others log to the error stream, with tracebacks."""
+    run = ["python", "-m", "prefect.engine"]
+    assert "Invalid flow run id" in project.sh(" ".join(run), ok=False, **sooner(project))
+    project.edit("params.yaml", "word: hello", "word: hello, fail: user")
+    with_libraries, other = both(project, "dvc repro")
+    assert with_libraries == other
+    assert "too rude" in other[0]
