@@ -2,6 +2,7 @@
 
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +80,22 @@ class Office:
         """Stop a flow run by its button."""
         self.ask(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
 
+    def wait_for(self, condition: Callable[[], Any], **how: float) -> Any:
+        """Wait until something holds here; if it doesn't, say what all machines said last."""
+        try:
+            return wait_for(condition, **how)
+        except AssertionError as error:
+            for machine in self.machines.values():
+                error.add_note(f"{machine.said}:\n{machine.said.read_text()[-5000:]}")
+            raise
+
     def end_of(self, run: str) -> dict[str, Any]:
         """Wait for the end of a flow run and return its state."""
 
         def state() -> dict[str, Any]:
             return self.prefect.get(f"/flow_runs/{run}").raise_for_status().json()["state"]
 
-        return wait_for(lambda: (found := state())["type"] in FINAL and found, seconds=900, every=0.5)
+        return self.wait_for(lambda: (found := state())["type"] in FINAL and found, seconds=900, every=0.5)
 
     def turns(self, run: str) -> list[tuple[str, str, str]]:
         """Return what a chain gave to workers, sorted: the stage, the pool, and the name of its state."""

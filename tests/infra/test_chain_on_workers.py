@@ -3,7 +3,6 @@
 import pytest
 from chain.checkout import Checkout
 from machines import Office
-from processes import wait_for
 
 from flows.system import git
 from flows.workspaces.variant import Variant
@@ -117,11 +116,11 @@ def test_a_cancelled_variant_leaves_no_process_and_changes_nothing(office, ran, 
     driver = office.machines["driver"]
     before = (driver / "dvc.lock").read_bytes()
     run = office.start(overrides=SLOW)
-    wait_for(lambda: shards(office))
+    office.wait_for(lambda: shards(office))
     office.cancel(run)
-    wait_for(lambda: not office.at_work(), seconds=30)
+    office.wait_for(lambda: not office.at_work(), seconds=30)
     assert office.end_of(run)["type"] == "CANCELLED"
-    wait_for(lambda: office.turns(run) == [("couple@round1", "gpu", "Cancelled")], every=0.5)
+    office.wait_for(lambda: office.turns(run) == [("couple@round1", "gpu", "Cancelled")], every=0.5)
     assert (driver / "dvc.lock").read_bytes() == before
     assert git.changes(driver.folder) == ["dvc.lock"]
 
@@ -129,7 +128,7 @@ def test_a_cancelled_variant_leaves_no_process_and_changes_nothing(office, ran, 
 def test_it_goes_on_from_there_and_again_on_another_machine_when_that_dies(office, ran, victim):
     done, lost = shards(office), office.machines.pop("victim")
     run = office.start(overrides=SLOW)
-    wait_for(lambda: shards(office) > done)
+    office.wait_for(lambda: shards(office) > done)
     lost.die()
     heir = office.add("heir", "gpu")
     assert office.end_of(run)["message"] == f"{len(STAGES) - 1} cached, 1 completed"
