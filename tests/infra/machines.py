@@ -10,7 +10,7 @@ import httpx
 import preloaded
 from chain.checkout import Checkout
 from composed import Team
-from processes import below, everyone, kill, wait_for
+from processes import Process, below, everyone, kill, wait_for
 
 from flows.server import programs
 
@@ -81,10 +81,11 @@ class Office:
         self.ask(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
 
     def wait_for(self, condition: Callable[[], Any], **how: float) -> Any:
-        """Wait until something holds here; if it doesn't, say what all machines said last."""
+        """Wait until something holds here; if it doesn't, say what runs on all machines, and what they said."""
         try:
             return wait_for(condition, **how)
         except AssertionError as error:
+            error.add_note("\n".join(["what runs:", *filter(None, map(self._command, everyone()))]))
             for machine in self.machines.values():
                 error.add_note(f"{machine.said}:\n{machine.said.read_text()[-5000:]}")
             raise
@@ -127,12 +128,15 @@ class Office:
 
     def at_work(self) -> list[str]:
         """Return the commands of DVC and of stages that run on any machine."""
-        return [command for process in everyone() if (command := self._command(Path(f"/proc/{process.pid}")))]
+        work = re.compile(r"-m (dvc|stages\.[a-z])|flows/dvc/reproduce")
+        return [command for process in everyone() if work.search(command := self._command(process))]
 
-    def _command(self, entry: Path) -> str:
+    def _command(self, process: Process) -> str:
+        """Return a process's command if it runs on one of the machines, else nothing."""
+        entry = Path(f"/proc/{process.pid}")
         try:
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             here = (entry / "cwd").readlink().is_relative_to(self.folder)
         except OSError:
             return ""
-        return command if here and re.search(r"-m (dvc|stages\.[a-z])|flows/dvc/reproduce", command) else ""
+        return command if here else ""
