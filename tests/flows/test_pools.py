@@ -19,7 +19,7 @@ from toy_project import Toy
 from workspace import CHECKOUT
 
 from fewstep.errors import UserError
-from flows import pipeline, stage, worker
+from flows import deploy, pipeline, stage, worker
 from flows.dvc import lockfile, repo, storage
 from flows.dvc.failures import StageError
 from flows.system import git, processes
@@ -230,6 +230,13 @@ class Server:
 
     def set_flow_run_state(self, run, state, force=False):
         self.set.append(state)
+
+
+def test_a_pool_that_the_server_refuses_is_told(prefect_api, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
+    monkeypatch.setattr(pools, "CHAINS", "prefect-chains")
+    with pytest.raises(UserError, match="server does not take pool prefect-chains: .*reserved"):
+        deploy.deploy(CHECKOUT)
 
 
 def test_a_worker_that_falls_silent_is_given_up_and_one_that_does_not_is_not(monkeypatch):
