@@ -29,7 +29,7 @@ from flows.planning import choice, durations, stage_locks, time_limits
 from flows.planning.order import urgency
 from flows.planning.request import Request, takes
 from flows.planning.slots import WorkAhead, slots
-from flows.server import artifacts, connection, deployed
+from flows.server import artifacts, connection, deployed, ending
 from flows.system import notices, processes
 from flows.workers import driver
 from flows.workspaces import workspace_lock
@@ -117,7 +117,7 @@ def cached(stage: str, reason: str = "nothing changed") -> State:
     return Completed(name="Cached", message=f"{stage}: {reason}")
 
 
-@flow(name="fewstep", task_runner=runner, persist_result=False)
+@flow(name="fewstep", task_runner=runner, persist_result=False, **ending.hooks())
 @takes(Request)
 def pipeline(root: Path = Path(), **asked: Any) -> State:
     """Bring the stages of dvc.yaml up to date.

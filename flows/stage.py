@@ -24,7 +24,7 @@ from fewstep.errors import UserError
 from flows import CHECKOUT
 from flows.dvc import commands, lockfile, repo, storage
 from flows.dvc.failures import StageError
-from flows.server import artifacts
+from flows.server import artifacts, ending
 from flows.system import git
 from flows.workspaces import clone
 from stages.tracking import recording
@@ -34,7 +34,7 @@ MISTAKE = "Mistake"
 """Name of the final state of a stage that failed and would fail again."""
 
 
-@flow(name="fewstep-stage", flow_run_name="{stage}", persist_result=False)
+@flow(name="fewstep-stage", flow_run_name="{stage}", persist_result=False, **ending.hooks())
 def run_stage(
     stage: str,
     commit: str,

@@ -23,7 +23,7 @@ from fewstep.errors import UserError
 from flows.pipeline import pipeline
 from flows.planning.request import SweepRequest, takes
 from flows.planning.time_limits import stages_at_once
-from flows.server import connection, deployed, own
+from flows.server import connection, deployed, ending, own
 from flows.system import processes
 from flows.workspaces.variant import Variant
 from stages.settings.params import canonical
@@ -42,7 +42,7 @@ def run_variant(name: str, root: Path, overrides: dict[str, Any], experiment: st
     return state
 
 
-@flow(name="fewstep sweep", task_runner=runner, persist_result=False)
+@flow(name="fewstep sweep", task_runner=runner, persist_result=False, **ending.hooks())
 @takes(SweepRequest)
 def sweep(root: Path = Path(), **asked: Any) -> State:
     """Run the pipeline with several settings and compare the results.

@@ -1,6 +1,10 @@
-"""A Prefect server that goes away in mid-run: the stages go on, and in the end it knows all of it."""
+"""A Prefect server that goes away: the stages go on, in the end it knows all of it, and processes end."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from types import SimpleNamespace
 
 from outages import Road
@@ -9,8 +13,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from processes import wait_for
 from test_artifacts import manifest, shown_by
 from test_pipeline import begin, names, task_runs
+from workspace import CHECKOUT
 
-from flows.server import connection
+from flows.server import connection, programs
 from flows.workspaces import workspace_lock
 
 PAGE = f"pathlib.Path(out, 'manifest.json').write_text({json.dumps(manifest(samples=7))!r})"
@@ -61,6 +66,55 @@ def test_a_server_that_is_gone_for_good_is_told_and_the_stages_are_done(
     last = said.read_text().splitlines()[-1]
     assert last.startswith(f"the Prefect server at {road.address} went away and did not come back")
     assert "up to date" in toy.sh("dvc status")
+
+
+ENDS = """
+import os, pathlib, time
+os.environ["PREFECT__FLOW_RUN_ID"] = "that which the worker names"
+from prefect import flow
+from prefect.events import emit_event
+from prefect.runtime import flow_run
+from flows.server import ending
+
+def last_words(*_):
+    pathlib.Path("ended").touch()
+    while not pathlib.Path("silent").exists():
+        time.sleep(0.05)
+    emit_event("last", resource={"prefect.resource.id": "words"})
+
+@flow(**ending.hooks())
+def part():
+    pass
+
+@flow(on_completion=[last_words, *ending.hooks()["on_completion"]])
+def whole():
+    os.environ[ending.OWN] = flow_run.get_id()
+    part()
+    time.sleep(2)
+    print("it goes on when its part has ended", flush=True)
+
+ending.SECONDS = 1.0
+whole()
+"""
+
+
+def test_a_run_that_has_ended_ends_its_process_though_the_server_takes_no_last_events(prefect_api, tmp_path):
+    said = tmp_path / "said"
+    with Road(prefect_api) as road, said.open("w") as out:
+        run = subprocess.Popen(
+            [sys.executable, "-c", ENDS],
+            cwd=tmp_path,
+            env=os.environ | {"PREFECT_API_URL": road.address, "PYTHONPATH": str(CHECKOUT)},
+            stdout=out,
+            stderr=out,
+        )
+        wait_for(lambda: run.poll() is not None or (tmp_path / "ended").exists())
+        road.go_away()
+        with socket.create_server((programs.HOST, road.port)):  # it takes calls and answers none
+            (tmp_path / "silent").touch()
+            assert run.wait() == 0, said.read_text()
+    assert "it goes on when its part has ended" in said.read_text()
+    assert "its process after 1 s more" in said.read_text()
 
 
 def test_a_server_that_is_gone_for_good_is_waited_for_once(monkeypatch):

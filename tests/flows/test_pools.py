@@ -235,7 +235,7 @@ class Server:
 def test_a_pool_that_the_server_refuses_is_told(prefect_api, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", prefect_api)
     monkeypatch.setattr(pools, "CHAINS", "prefect-chains")
-    with pytest.raises(UserError, match="server does not take pool prefect-chains: .*reserved"):
+    with pytest.raises(UserError, match=r"server does not take pool prefect-chains: .*reserved"):
         deploy.deploy(CHECKOUT)
 
 

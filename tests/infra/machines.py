@@ -81,7 +81,7 @@ class Office:
         self.ask(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
 
     def wait_for(self, condition: Callable[[], Any], **how: float) -> Any:
-        """Wait until something holds here; if it doesn't, say what runs on all machines, and what they said."""
+        """Wait until something holds here; if it doesn't, say what runs there and what machines said."""
         try:
             return wait_for(condition, **how)
         except AssertionError as error:

@@ -69,6 +69,11 @@ def test_each_stage_runs_once_on_a_worker_of_its_pool(office, ran):
     assert office.turns(ran) == sorted((stage, pool, "Completed") for stage, pool in STAGES.items())
 
 
+def test_each_run_of_a_worker_ends_its_process(office, ran):
+    for machine in office.machines.values():
+        assert "Hook 'end_soon' finished running successfully" in machine.said.read_text()
+
+
 def test_the_lock_and_the_outputs_are_those_of_a_repro(office, ran, alone):
     driver = office.machines["driver"]
     there = alone.locked()
