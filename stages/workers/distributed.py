@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -279,7 +280,8 @@ def begin(events: Connection, work: Callable[[Progress], Any]) -> Any:
             events.send(("full", (str(folder / "the state"),), {}))
             sys.exit(1)
         if lost_another(error):
-            events.send(("lost", (first_line(error),), {}))
+            said = re.sub(r"^\[\S+:\d+\] ", "", first_line(error))  # without the line of torch's own code
+            events.send(("lost", (said,), {}))
             time.sleep(STOP_SECONDS)  # the launch finds the one that ended first, if it is of this machine
             sys.exit(1)
         print(scrub(traceback.format_exc()), end="", file=sys.stderr)

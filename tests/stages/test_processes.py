@@ -273,7 +273,7 @@ def test_a_machine_that_is_lost_ends_the_others_with_one_line_each(two_machines)
     said, helped = (machine.communicate()[0] for machine in (first, second))
     assert (first.returncode, second.returncode) == (1, 1), said + helped
     assert "Traceback" not in said + helped
-    assert re.search(r"train: another process of this training ended \(.*\); start the stage again", said)
+    assert re.search(r"train: another process of this training ended \(\w.*\); start the stage again", said)
     assert "train: process 1 of this training was killed, " in helped
 
 
