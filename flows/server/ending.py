@@ -1,9 +1,9 @@
 """Ends the process of a flow run that has ended, if Prefect does not.
 
-When such a process ends, Prefect first delivers the events that are left, and tries that without limit
-(https://github.com/PrefectHQ/prefect/issues/21030 is on these events): with a server that does not answer,
-it takes minutes for each. Until then the worker starts no other run, and the worker of chains has one at a
-time.
+Before such a process ends, Prefect delivers the events that are left, and sets no limit to that: it took
+seven minutes with a server that did not answer. Meanwhile the run counts as one of those that the worker may
+have at once, which is one for the worker of chains. To send no events is no remedy, since the server learns
+from them how tasks ended (https://github.com/PrefectHQ/prefect/issues/21030 asks for a way to send none).
 """
 
 import faulthandler
@@ -20,14 +20,14 @@ SECONDS = 60.0  # for the last events
 
 
 def hooks() -> dict[str, Any]:
-    """Return the options of a flow that let its process end, where a worker starts one for each run."""
+    """Return the options of a flow that end its process; none where no worker started this process."""
     return {"on_completion": [end_soon], "on_failure": [end_soon]} if OWN in os.environ else {}
 
 
 def end_soon(flow: object, run: FlowRun, state: object) -> None:
-    """End this process in a while, unless the flow run that ends is only a part of what it does.
+    """End this process in SECONDS if it was started for this run, not for one that this is a part of.
 
-    The server knows how the run ended before hooks begin.
+    Prefect calls hooks once the server knows how the run ended.
     """
     if os.environ.get(OWN) == str(run.id):
         timer = Timer(SECONDS, end)
@@ -36,7 +36,7 @@ def end_soon(flow: object, run: FlowRun, state: object) -> None:
 
 
 def end() -> None:
-    """End this process, and say where it waits."""
-    print(f"the run has ended, and its process after {SECONDS:g} s more; it waited here:", file=sys.stderr)
+    """End this process, and say where its threads are."""
+    print(f"the run ended {SECONDS:g} s ago; its process is ended while it waits here:", file=sys.stderr)
     faulthandler.dump_traceback()
     os._exit(0)

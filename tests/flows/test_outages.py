@@ -114,7 +114,7 @@ def test_a_run_that_has_ended_ends_its_process_though_the_server_takes_no_last_e
             (tmp_path / "silent").touch()
             assert run.wait() == 0, said.read_text()
     assert "it goes on when its part has ended" in said.read_text()
-    assert "its process after 1 s more" in said.read_text()
+    assert "the run ended 1 s ago; its process is ended" in said.read_text()
 
 
 def test_a_server_that_is_gone_for_good_is_waited_for_once(monkeypatch):

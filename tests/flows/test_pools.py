@@ -209,6 +209,13 @@ def test_a_server_that_knows_no_pool_is_named(toy, monkeypatch):
         driver.send(client, "first", "tpu", {})
 
 
+def test_a_pool_that_the_server_refuses_is_told(prefect_api, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
+    monkeypatch.setattr(pools, "CHAINS", "prefect-chains")
+    with pytest.raises(UserError, match=r"server does not take pool prefect-chains: .*reserved"):
+        deploy.deploy(CHECKOUT)
+
+
 class Server:
     """Answers as told, one look after the other, in a time of its own."""
 
@@ -230,13 +237,6 @@ class Server:
 
     def set_flow_run_state(self, run, state, force=False):
         self.set.append(state)
-
-
-def test_a_pool_that_the_server_refuses_is_told(prefect_api, monkeypatch):
-    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
-    monkeypatch.setattr(pools, "CHAINS", "prefect-chains")
-    with pytest.raises(UserError, match=r"server does not take pool prefect-chains: .*reserved"):
-        deploy.deploy(CHECKOUT)
 
 
 def test_a_worker_that_falls_silent_is_given_up_and_one_that_does_not_is_not(monkeypatch):

@@ -18,7 +18,7 @@ STAGES = {
     "evaluate": "cpu",
 }
 STEPS, VARIANTS = "distill.boss-4.train.steps", range(5, 7)
-SLOW = {"couple.round1.nfe": 256}  # it shall not end before a cancelled chain does
+SLOW = {"couple.round1.nfe": 256}  # so slow that it is not done when its chain is cancelled
 
 
 def fewer_stages(checkout: Checkout) -> None:
