@@ -29,7 +29,8 @@ with lazy_imports():
 
 WEIGHTS, CONFIG, CONDITIONS = "model.safetensors", "config.json", "conditions.safetensors"
 LORA = "lora.safetensors"
-LEFT_OUT = ("conditions", "guidance_input", "lora", "lora_base")  # of config.json, if a model has none
+LEFT_OUT = ("conditions", "guidance_input", "lora", "lora_base", "refined_model")
+"""What config.json says nothing of, if a model has none."""
 
 
 def save_model(folder: Path, model: Model) -> None:

@@ -223,7 +223,8 @@ def sample(
     if refiner is not None or blocks is not None:
         others = {"steps": steps, "grid": grid, "solver": solver != "euler", "guidance": guidance != 1}
         others |= {"at-once": at_once != 1}
-        follow = beside(loaded, refiner, blocks, [name for name, given in others.items() if given], device)
+        digest, given = checkpoint.model_digest(model), [name for name, was in others.items() if was]
+        follow = beside(loaded, digest, refiner, blocks, given, device)
     else:
         velocity = flow.as_flow(loaded, guidance=guidance)
         chosen = model_grids.choose(loaded.config, steps, grid, solver, guidance)
@@ -360,6 +361,7 @@ def drawn(model: "Model", count: int, seed: int, device: str) -> "tuple[Tensor, 
 
 def beside(
     model: "Model",
+    digest: str,
     refiner: Path | None,
     numbers: tuple[int, int, int] | None,
     others: "list[str]",
@@ -378,6 +380,6 @@ def beside(
     if others:
         raise UserError(f"--blocks says which steps are taken with a refiner; leave --{others[0]} out")
     loaded = load(refiner, device)
-    refining.must_refine(loaded, model)
+    refining.must_refine(loaded, model, digest)
     velocity = flow.as_flow(model, guidance=loaded.config.baked_guidance)
     return partial(refining.follow, velocity, loaded, blocks=refining.Blocks(*numbers))

@@ -95,6 +95,8 @@ class ModelConfig:
     """The adapter in its network, whose other weights are those of another model; see fewstep.lora."""
     lora_base: str | None = None
     """The digest of that model's directory, if it had one."""
+    refined_model: str | None = None
+    """The digest of the directory of the model that a refiner was trained beside, if it had one."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))

@@ -80,7 +80,9 @@ class Refined:
     refinements: int  # calls of the refiner
 
 
-def refiner_for(teacher: Model, architecture: Mapping[str, Any], *, seed: int) -> Model:
+def refiner_for(
+    teacher: Model, architecture: Mapping[str, Any], *, seed: int, digest: str | None = None
+) -> Model:
     """Return an untrained refiner of a model's flow, in canonical time whatever the model's path is.
 
     It starts with an output of 0, the guess that velocities do not change.
@@ -89,6 +91,7 @@ def refiner_for(teacher: Model, architecture: Mapping[str, Any], *, seed: int) -
         teacher: The model.
         architecture: Of the refiner: the name of a file of fewstep.models, and its options.
         seed: Of its weights.
+        digest: Of the model's directory, if it has one; the refiner then fits no other.
 
     Raises:
         UserError: if the architecture can't be given a velocity, or the model is a student or has conditions
@@ -111,6 +114,7 @@ def refiner_for(teacher: Model, architecture: Mapping[str, Any], *, seed: int) -
         time="t",
         time_scale=1.0,
         grid=None,
+        refined_model=digest,
     )
     return models.build(described, seed=seed)
 
@@ -135,11 +139,17 @@ def must_be_refiner(model: Model) -> None:
         raise UserError("this model is no refiner; train one by the method refiner")
 
 
-def must_refine(refiner: Model, teacher: Model) -> None:
+def must_refine(refiner: Model, teacher: Model, digest: str | None = None) -> None:
     """Refuse a refiner that can't stand beside a model.
 
+    Args:
+        refiner: The refiner.
+        teacher: The model.
+        digest: Of the model's directory, if it has one.
+
     Raises:
-        UserError: if the first is no refiner, or they make different samples.
+        UserError: if the first is no refiner, they make different samples, or it is known that another model
+            was its teacher.
     """
     must_be_refiner(refiner)
     kinds = [(m.config.shape, m.config.classes, m.config.noise) for m in (refiner, teacher)]
@@ -147,6 +157,12 @@ def must_refine(refiner: Model, teacher: Model) -> None:
         raise UserError(
             "refiner and teacher must make the same kind of samples; (shape, classes, noise) are "
             f"{kinds[0]} and {kinds[1]}"
+        )
+    known = refiner.config.refined_model
+    if None not in (known, digest) and known != digest:
+        raise UserError(
+            f"the refiner was trained beside the model {known}, but this one is {digest}; take that model, "
+            "or train a refiner beside this one"
         )
 
 

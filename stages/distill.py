@@ -103,7 +103,8 @@ def untrained(config: Config, job: Job) -> training.Untrained:
     }
     if method.needs.last_velocity:
         assert config.model is not None, "settings refuse it"
-        student = refining.refiner_for(init, config.model.named(), seed=job.seed)
+        digest = checkpoint.model_digest(job.inputs["init"])
+        student = refining.refiner_for(init, config.model.named(), seed=job.seed, digest=digest)
     else:
         student = training.student_of(init, {}, config.model, seed=job.seed)
     if method.needs.flow_map and student.config.velocity_until != "any":

@@ -129,7 +129,7 @@ def test_a_student_samples_with_its_own_grid(made, capsys):
 def test_a_refiner_takes_the_last_steps_beside_its_teacher_under_its_guidance(made, capsys, tmp_path):
     folder = made(classes=3, class_shares=(0.2, 0.0, 0.8))
     model = load_model(folder)
-    refiner = refining.refiner_for(model, POINTS, seed=1)
+    refiner = refining.refiner_for(model, POINTS, seed=1, digest=model_digest(folder))
     refiner.config = replace(refiner.config, baked_guidance=1.5)
     with torch.no_grad():
         for parameter in refiner.parameters():
@@ -153,6 +153,10 @@ def test_a_refiner_takes_the_last_steps_beside_its_teacher_under_its_guidance(ma
         (["--blocks", "1", "0", "0"], "--refiner and --blocks go together"),
         (["--refiner", "model", "--blocks", "1", "0", "0"], "this model is no refiner"),
         (["--refiner", "other", "--blocks", "1", "0", "0"], "must make the same kind of samples"),
+        (
+            ["--refiner", "of another", "--blocks", "1", "0", "0"],
+            "was trained beside the model 0123, but this",
+        ),
         (["--refiner", "turbo", "--blocks", "0", "0", "2"], "blocks need a step of the flow"),
         (["--refiner", "turbo", "--blocks", "1", "0", "0", "--steps", "2"], "leave --steps out"),
         (["--refiner", "turbo", "--blocks", "1", "0", "0", "--guidance", "2"], "leave --guidance out"),
@@ -162,6 +166,8 @@ def test_a_mistake_about_a_refiner_is_one_message(made, tmp_path, words, told):
     models = {"turbo": load_model(made()), "other": load_model(made(shape=(3,), name="wide"))}
     for name, model in models.items():
         save_model(tmp_path / name, refining.refiner_for(model, POINTS, seed=0))
+    stranger = refining.refiner_for(models["turbo"], POINTS, seed=0, digest="0123")
+    save_model(tmp_path / "of another", stranger)
     assert told in fewstep("sample", "model", *words, "--out", "x.safetensors")
     assert "is a refiner" in fewstep("sample", "turbo", "--steps", 2, "--out", "x.safetensors")
     assert "is a refiner" in fewstep("export", "turbo", "exported", "--steps", 2)

@@ -199,7 +199,7 @@ def test_a_refiner_is_trained_beside_its_teacher_and_samples_with_it(inputs, tmp
         train_on="prepare",
     )
     refiner, teacher = load_model(job.out), load_model(inputs["teacher"])
-    assert refiner.config.refines
+    assert refiner.config.refined_model == model_digest(inputs["teacher"])
     assert job.facts["held_out_loss"] < job.facts["first_held_out_loss"]
     assert not (job.out / "samples.png").exists()
     with torch.no_grad():
