@@ -185,7 +185,8 @@ def work(root: Path, request: Request) -> State:
         messages = {name: state.message or state.name or "" for name, state in wrong.items()}
         causes = [state.result(raise_on_failure=False) for state in wrong.values()]
         mistakes = not any(getattr(cause, "transient", True) for cause in causes)
-        alone = f"dvc repro {' '.join(wrong)}" if not request.overrides else None
+        repro = "dvc repro -f -s" if request.force else "dvc repro"
+        alone = f"{repro} {' '.join(wrong)}" if not request.overrides else None
         return failed(notices.message(messages, mistakes, request.command(list(wrong)), alone))
     counts = Counter(state.name or "" for state in states.values())
     told = ", ".join(f"{count} {name.lower()}" for name, count in counts.items())

@@ -79,6 +79,9 @@ class Request(Choice):
             words += ["--only", self.only]
         elif len(failed) == 1:
             words += ["--start-from", failed[0]]
+        elif self.start_from:
+            words += ["--start-from", self.start_from]
+        words += ["--force"] if self.force else []
         for key, value in self.overrides.items():
             words += ["--set", f"{key}={yaml_text.written(value)}"]
         if self.experiment:

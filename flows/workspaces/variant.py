@@ -7,13 +7,14 @@ another variant has made. The checkout itself never changes.
 import copy
 import hashlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fewstep.errors import UserError
+from fewstep.files import remove
 from fewstep.renamed import MOVED
 from flows.dvc import repo
 from flows.system import git
@@ -83,7 +84,7 @@ class Variant:
         known = place / "dvc.lock"
         before = known.read_bytes() if known.exists() and (place / ".dvc" / "config.local").exists() else None
         git.git(place, "checkout", "--quiet", "--force", "--detach", commit)
-        mirror(root, place, tracked(root) | tracked(place) | sources(root))
+        mirror(root, place, tracked(root) | tracked(place) | sources(root, place))
         if before is not None:  # it remembers its own last run, not the checkout's
             known.write_bytes(before)
         (place / "params.yaml").write_text(yaml_text.write(self.params.raw))
@@ -133,26 +134,34 @@ def tracked(root: Path) -> set[Path]:
     return {Path(name) for name in listed.split("\0") if name}
 
 
-def sources(root: Path) -> set[Path]:
-    """Return the files that stages read and no stage makes; a clone lacks those that git ignores."""
+def sources(root: Path, place: Path) -> set[Path]:
+    """Return the files, here or there, that stages read and no stage makes; git may ignore them."""
     stages = repo.read(root).values()
     made = [Path(out) for stage in stages for out in stage.outputs]
     read = {Path(path) for stage in stages for path in stage.inputs}
     own = [path for path in read if not any(o.is_relative_to(path) or path.is_relative_to(o) for o in made)]
-    return {file.relative_to(root) for path in own for file in [root / path, *(root / path).rglob("*")]}
+    return {
+        file.relative_to(top)
+        for top in (root, place)
+        for path in own
+        for file in [top / path, *(top / path).rglob("*")]
+    }
 
 
-def mirror(root: Path, place: Path, files: Iterable[Path]) -> None:
+def mirror(root: Path, place: Path, files: Collection[Path]) -> None:
     """Make these files of `place` equal to those of `root`."""
-    for name in files:
+    there = [name for name in files if (root / name).is_file()]
+    for name in set(files).difference(there):  # first, as a folder may stand where a file was
+        if (place / name).is_file() or (place / name).is_symlink():
+            (place / name).unlink()
+    for name in there:
         source, target = root / name, place / name
-        if source.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if not target.exists() or not same(source, target):
-                target.unlink(missing_ok=True)
-                shutil.copy2(source, target)
-        elif not source.exists():
+        if target.is_dir():
+            remove(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists() or not same(source, target):
             target.unlink(missing_ok=True)
+            shutil.copy2(source, target)
 
 
 def same(source: Path, target: Path) -> bool:

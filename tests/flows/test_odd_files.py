@@ -1,6 +1,7 @@
 """Files that DVC cannot keep: one message names the file."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -39,5 +40,29 @@ def test_a_workspace_gets_names_that_are_not_in_utf8(toy, tmp_path):
     latin1(toy.root / "notes")
     files = tracked(toy.root)
     assert any("caf" in str(name) for name in files)
-    mirror(toy.root, tmp_path, files | sources(toy.root))
+    mirror(toy.root, tmp_path, files | sources(toy.root, tmp_path))
     assert os.listdir(os.fsencode(tmp_path / "notes")) == [b"caf\xe9"]
+
+
+def test_a_workspace_loses_data_that_git_ignores_and_the_checkout_has_no_more(toy, tmp_path):
+    def mirrored():
+        mirror(toy.root, tmp_path, tracked(toy.root) | sources(toy.root, tmp_path))
+        return {file.relative_to(tmp_path / "data") for file in (tmp_path / "data").rglob("*")}
+
+    data = toy.root / "data"
+    (data / ".gitignore").write_text("/images\n/labels\n")
+    for name in ("images/1.png", "images/2.png", "labels"):
+        (data / name).parent.mkdir(exist_ok=True)
+        (data / name).write_text("x")
+    mirrored()
+    (data / "images/1.png").unlink()
+    assert {Path("images/2.png"), Path("labels")} <= mirrored() - {Path("images/1.png")} == mirrored()
+    (data / "images/2.png").unlink()
+    (data / "images").rmdir()
+    (data / "images").write_text("a file now")
+    (data / "labels").unlink()
+    (data / "labels").mkdir()
+    (data / "labels/1.txt").write_text("a folder now")
+    mirrored()
+    assert (tmp_path / "data/images").read_text() == "a file now"
+    assert (tmp_path / "data/labels/1.txt").read_text() == "a folder now"

@@ -160,6 +160,16 @@ def test_a_users_mistake_is_told_and_not_retried_and_the_others_go_on(toy):
     }
 
 
+def test_a_forced_run_that_failed_is_continued_by_force(toy):
+    toy.order("first", "refuse")
+    state = pipeline.pipeline(toy.root, only="first", force=True, return_state=True)
+    assert state.message.splitlines()[-3:] == [
+        "    fewstep run --only first --force",
+        "or, without Prefect:",
+        "    dvc repro -f -s first",
+    ]
+
+
 def test_what_did_not_run_is_linked_to_the_runs_that_made_it(toy_that_ran, monkeypatch):
     linked = []
     monkeypatch.delenv("FEWSTEP_TRACKING")

@@ -77,7 +77,10 @@ def test_an_override_must_be_key_and_value(words, told):
         (Request(), ["a"], "--start-from a"),
         (Request(), ["a", "b"], ""),
         (Request(start_from="a"), ["b"], "--start-from b"),
+        (Request(start_from="a"), ["b", "c"], "--start-from a"),
         (Request(only="a"), ["a"], "--only a"),
+        (Request(force=True), ["a", "b"], "--force"),
+        (Request(only="a", force=True), ["a"], "--only a --force"),
         (
             Request(overrides={"a.b": "it's", "c": [1]}, experiment="mine"),
             ["a"],
