@@ -24,7 +24,7 @@ with lazy_imports():  # loaded at first use
     from flows import why as reasons
     from flows import worker as workers
     from flows.planning import measuring
-    from stages.settings import checks
+    from stages.settings import checks, discovery, own_files
 
 FLAT = Parameter(name="*")
 """Each field of a request is an option."""
@@ -79,7 +79,9 @@ def why() -> None:
 
 def check() -> None:
     """Check all settings of params.yaml, and do nothing else."""
-    checks.read_checked()
+    params = checks.read_checked()
+    addresses = [discovery.address(stage, key) for stage in discovery.names() for key in params.keys(stage)]
+    own_files.must_be_there(params.raw, Path(), addresses)
     print("The settings of all stages are valid.")
 
 

@@ -35,6 +35,7 @@ from flows.workers import driver
 from flows.workspaces import workspace_lock
 from flows.workspaces.variant import Variant
 from stages.artifacts import manifests
+from stages.settings import own_files
 from stages.tracking import tracking
 
 SECONDS_BETWEEN_LOOKS = 3.0  # for a cancellation
@@ -136,22 +137,24 @@ def pipeline(root: Path = Path(), **asked: Any) -> State:
         # The tracker's name of this run, for the stages' processes and for link_cached.
         recorded = request.recorded(f"{name}-{run}")
         with processes.family(), workspace_lock.held(variant.lock, name, run), recorded:
-            return work(variant.prepare(), request)
+            return work(variant, request)
     except UserError as error:
         return failed(str(error))
     except CancelledInUIError:
         return Cancelled(message="cancelled; the next run continues where this one stopped")
 
 
-def work(root: Path, request: Request) -> State:
+def work(variant: Variant, request: Request) -> State:
     """Run the stages that were asked for.
 
     Raises:
-        UserError: The request does not fit the stages.
+        UserError: The request does not fit the stages, or a file that they read is not there.
         CancelledInUIError: Somebody cancelled the run.
     """
+    root = variant.prepare()
     stages = repo.read(root)
     fates = choice.choose(stages, request.start_from, request.only, request.force)
+    own_files.must_be_there(variant.params.raw, root, choice.running(fates))
     if driver.wanted() and repo.shares_by(root) == "remote":
         fates = without_what_workers_find(root, fates)
     limits = time_limits.seconds_allowed(stages)

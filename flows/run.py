@@ -18,6 +18,7 @@ from flows.planning.request import Choice, Request
 from flows.server import connection, own
 from flows.workspaces import workspace_lock
 from flows.workspaces.variant import Variant
+from stages.settings import own_files
 from stages.tracking import tracking
 
 
@@ -66,10 +67,12 @@ def plan(root: Path, asked: Choice) -> str:
     """Return lines that report what a run would do, without a server.
 
     Raises:
-        UserError: The settings or the request are wrong.
+        UserError: The settings or the request are wrong, or a file that they name is not there.
     """
     variant = Variant.of(root, asked.overrides)
     # A variant's files are renewed, which must not happen under a run; the project itself is only read.
     with workspace_lock.held(variant.lock, "fewstep plan", "no run") if asked.overrides else nullcontext():
         place = variant.prepare()
-        return choice.plan(place, choice.choose(repo.read(place), asked.start_from, asked.only, asked.force))
+        turns = choice.choose(repo.read(place), asked.start_from, asked.only, asked.force)
+        own_files.must_be_there(variant.params.raw, place, choice.running(turns))
+        return choice.plan(place, turns)

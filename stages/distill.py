@@ -15,6 +15,7 @@ from stages.run.runner import main
 from stages.settings.models import doubled_models
 from stages.settings.params import Params
 from stages.settings.students import StudentSettings, must_continue, wrong_students
+from stages.settings.trainings import wrong_training
 
 with lazy_imports():
     from fewstep import checkpoint, lora, refining, shards, timing
@@ -55,6 +56,8 @@ def check(params: Params) -> list[str]:
     problems = doubled_models(params) + wrong_students(params)
     for key in params.keys("distill"):
         student = params.config("distill", key)
+        told = wrong_training(student.train, student.train_on, params)
+        problems += [f"distill.{key}{problem}" for problem in told]
         if student.monitor and student.nfe == "any":
             problems.append(
                 f"distill.{key}.monitor looks at a student on its own grid; one of any nfe has none: "

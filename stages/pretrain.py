@@ -14,6 +14,7 @@ from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.models import outside_data, wrong_methods, wrong_path
 from stages.settings.params import MethodPlugin, ModelPlugin, NoiseChoice, Params, PathChoice, Settings
+from stages.settings.trainings import wrong_training
 
 with lazy_imports():
     from fewstep import checkpoint, model
@@ -86,7 +87,9 @@ def wrong_model(key: str, params: Params) -> list[str]:
         return []
     if method.build().needs.stream != "data":
         return [f"{where}.method {method.name} learns from {method.build().needs.stream}, not from data"]
-    return wrong_path(where, config) + wrong_methods(params, [(f"{where}.method", method, key)])
+    assert config.train is not None, "its settings refuse it"
+    problems = wrong_path(where, config) + wrong_methods(params, [(f"{where}.method", method, key)])
+    return problems + [f"{where}{told}" for told in wrong_training(config.train, "prepare", params)]
 
 
 def run(config: Config, job: Job) -> None:

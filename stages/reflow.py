@@ -14,6 +14,7 @@ from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.models import missing_flows, wrong_lora, wrong_methods
 from stages.settings.params import MethodPlugin, ModelPlugin, Params, Settings
+from stages.settings.trainings import wrong_training
 
 with lazy_imports():
     from fewstep import checkpoint, flow, lora, shards
@@ -67,6 +68,7 @@ def check(params: Params) -> list[str]:
     )
     for key, config in rounds.items():
         problems += [f"reflow.{key}{told}" for told in wrong_lora(config, params)]
+        problems += [f"reflow.{key}{told}" for told in wrong_training(config.train, f"couple/{key}", params)]
         method = config.method
         if method.build().needs.stream != "pairs":
             problems.append(

@@ -86,12 +86,17 @@ def plan(root: Path, turns: dict[str, Fate]) -> str:
     for name, fate in turns.items():
         last = f" ({durations.readable(seconds[name])} the last time)" if name in seconds else ""
         lines.append(f"{name} {WORDS[fate]}{last if fate == 'run' else ''}")
-    runs = [name for name, fate in turns.items() if fate == "run"]
+    runs = running(turns)
     unknown = [name for name in runs if name not in seconds]
     total = durations.readable(sum(seconds.get(name, 0) for name in runs))
     new = f", and {len(unknown)} that never ran here" if unknown else ""
     lines.append(f"{len(runs)} of {len(turns)} stages run: {total} one after the other{new}")
     return "\n".join(lines)
+
+
+def running(turns: dict[str, Fate]) -> list[str]:
+    """Return the stages that run, unless DVC's cache has their results."""
+    return [name for name, fate in turns.items() if fate == "run"]
 
 
 def provides(stage: Stage, path: str) -> bool:

@@ -10,6 +10,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from fewstep.errors import UserError
+from fewstep.links import refuse_linked_folders
 from stages.artifacts import damage, manifests
 from stages.settings import discovery
 from stages.settings.params import Params, canonical, deciding, differences
@@ -170,8 +171,9 @@ def examine(
     """
     maker = makers.get(path.as_posix())
     if maker is None:  # the user's own
+        refuse_linked_folders(Path(), path.as_posix())
         if not path.exists():
-            raise UserError(f"needs {path}, which is not there")
+            raise UserError(f"needs {path}, which is not there; put it there, or name another in params.yaml")
         return Input(path, manifests.content_digest(path))
     address = discovery.address(*maker)
     remedy = f"run: dvc repro {address}"

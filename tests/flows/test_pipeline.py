@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -168,6 +169,16 @@ def test_a_forced_run_that_failed_is_continued_by_force(toy):
         "or, without Prefect:",
         "    dvc repro -f -s first",
     ]
+
+
+def test_a_file_that_one_stage_would_miss_is_told_before_any_runs(toy):
+    toy.edit("params.yaml", "last: {width: 3}", "last: {width: 3, file: data/gone.pt}")
+    told = r"last\.file 'data/gone\.pt' is not there"
+    with pytest.raises(UserError, match=told):
+        run_command.plan(toy.root, Choice())
+    state = pipeline.pipeline(toy.root, return_state=True)
+    assert re.search(told, state.message)
+    assert toy.began() == []
 
 
 def test_what_did_not_run_is_linked_to_the_runs_that_made_it(toy_that_ran, monkeypatch):

@@ -110,6 +110,8 @@ def test_the_users_own_files_count_by_their_bytes(project):
     assert len(list(project.folder.glob(".fewstep/scratch/make.*"))) == 2
     project.sh("rm own.txt")
     assert "make: needs own.txt, which is not there" in project.sh("python -m stages.make", ok=False)
+    project.sh("mkdir elsewhere && ln -s elsewhere own.txt")
+    assert "make: own.txt is a link to a folder" in project.sh("python -m stages.make", ok=False)
 
 
 def test_a_manifest_among_the_users_own_files_is_no_manifest_of_ours(project):

@@ -1,0 +1,51 @@
+"""The user's own files: whether what settings name under data/ is there, asked before any stage runs."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fewstep.data import path_of
+from fewstep.errors import UserError
+from fewstep.links import refuse_linked_folders
+
+
+def must_be_there(raw: Mapping[str, Any], root: Path, addresses: Iterable[str]) -> None:
+    """Refuse stages whose settings name files or folders under data/ that they can't read.
+
+    Args:
+        raw: All settings.
+        root: The folder that holds data/.
+        addresses: The stages, such as distill@boss-4.
+
+    Raises:
+        UserError: One is not there, nor known to DVC, which would fetch it; or it is reached through a linked
+            folder. The message has a line for each.
+    """
+    problems = [line for address in addresses for line in _wrong(raw, root, address)]
+    if problems:
+        raise UserError("params.yaml names what can't be read:\n" + "\n".join(f"  {p}" for p in problems))
+
+
+def _wrong(raw: Mapping[str, Any], root: Path, address: str) -> Iterator[str]:
+    stage, _, key = address.partition("@")
+    section = raw.get(stage, {})  # dvc.yaml may have stages of the user's
+    for setting, path in _named(section.get(key) if key else section, address.replace("@", ".")):
+        try:
+            refuse_linked_folders(root, path)
+        except UserError as error:
+            yield f"{setting}: {error}"
+            continue
+        places = [PurePosixPath(path), *PurePosixPath(path).parents]
+        if not (root / path).exists() and not any((root / f"{place}.dvc").exists() for place in places):
+            yield f"{setting} {path!r} is not there; put it there, or name another"
+
+
+def _named(settings: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Yield the places of settings that name something under data/, at any depth, and what they name."""
+    if isinstance(settings, str):
+        path = path_of(settings) if where.endswith(".source") else settings
+        if path and len(parts := PurePosixPath(path).parts) > 1 and parts[0] == "data":
+            yield where, path
+    named = dict(enumerate(settings)) if isinstance(settings, list) else settings
+    for name, value in named.items() if isinstance(named, dict) else ():
+        yield from _named(value, f"{where}.{name}")
