@@ -40,9 +40,9 @@ class Coefficients:
     spread: float = 1.0
     """What data is divided by where the path preserves variance: (spread a)^2 + b^2 = 1 there."""
 
-    def to(self, dtype: torch.dtype) -> Coefficients:
-        """Return them in another type."""
-        parts = (part.to(dtype) for part in (self.a, self.b, self.da, self.db))
+    def to(self, other: Tensor) -> Coefficients:
+        """Return them in the type of another tensor, and on its device."""
+        parts = (part.to(other) for part in (self.a, self.b, self.da, self.db))
         return Coefficients(**dict(zip(("a", "b", "da", "db"), parts, strict=True)), spread=self.spread)
 
 
