@@ -165,6 +165,14 @@ def test_labels_are_needed_with_classes_and_ignored_without(name):
                 )
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_only_a_model_that_saw_hidden_labels_is_guidable(name):
+    method = method_named(name)
+    assert method.trained()["guidable"] is False
+    if hasattr(method, "label_dropout"):
+        assert replace(method, label_dropout=0.1).trained()["guidable"] is True
+
+
 @pytest.mark.parametrize("name", [n for n in NAMES if method_named(n).needs.second_time])
 def test_flow_maps_need_a_network_with_a_second_time(name):
     with pytest.raises(UserError, match="trains a network with a second time"):
