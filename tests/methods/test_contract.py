@@ -173,6 +173,13 @@ def test_only_a_model_that_saw_hidden_labels_is_guidable(name):
         assert replace(method, label_dropout=0.1).trained()["guidable"] is True
 
 
+@pytest.mark.parametrize("name", [n for n in NAMES if method_named(n).trained_times == "all"])
+def test_a_model_of_any_grid_has_no_last_step_that_is_clamped(name):
+    """A flow map's last step is the one until data, which its training may clamp on any grid."""
+    method = method_named(name)
+    assert method.needs.second_time or method.trained()["in_range"] is False
+
+
 @pytest.mark.parametrize("name", [n for n in NAMES if method_named(n).needs.second_time])
 def test_flow_maps_need_a_network_with_a_second_time(name):
     with pytest.raises(UserError, match="trains a network with a second time"):
