@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from etils.epy import lazy_imports
 
 from fewstep import noises, paths, predictions
+from fewstep.conditions import LABEL
 from fewstep.errors import UserError
 
 if TYPE_CHECKING:
@@ -95,8 +96,10 @@ class ModelFlow:
         With `until`, a number or (batch,), the average velocity from t until then, of a flow map.
 
         Raises:
-            UserError: if there is an `until`, but the network has no second time.
+            UserError: if there is an `until`, but the network has no second time; if a condition has another
+                shape, or is missing. A model that learnt what to do without a label needs none.
         """
+        self._must_have_label(conditions)
         times = batch_times(t, x)
         if until is not None:
             if self.velocity_until != "any":
@@ -118,6 +121,15 @@ class ModelFlow:
         else:
             last = None if self.clamped_from is None else times > self.clamped_from
         return velocity if last is None else ends_in_range(velocity, x, times, last)
+
+    def _must_have_label(self, conditions: Mapping[str, Tensor]) -> None:
+        config, guided = self.model.config, self.nfe_per_velocity == 2
+        if config.classes and LABEL not in conditions and (guided or not config.guidable):
+            why = f"guidance {self.guidance} leads towards one" if guided else "it never saw a hidden one"
+            raise UserError(
+                f"this model has {config.classes} classes and needs a label for each sample, as {why}; give "
+                f"it `{LABEL}`, int64 (batch,)"
+            )
 
     def _velocity(self, y: Tensor, canonical: Tensor, **conditions: Tensor) -> Tensor:
         if self.model.config.path == "linear" and self.model.config.prediction == "velocity":

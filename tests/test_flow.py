@@ -9,7 +9,7 @@ from fewstep import grids, paths, predictions, solvers
 from fewstep.errors import UserError
 from fewstep.flow import END_MARGIN, FieldFlow, as_flow, batch_times, usable_times
 from fewstep.grids import Grid
-from fewstep.model import Model, ModelConfig
+from fewstep.model import Model, ModelConfig, build
 
 PAIRS = [(path, prediction) for path in paths.PATHS for prediction in predictions.PARTS]
 
@@ -126,6 +126,25 @@ def test_guidance_is_refused_of_a_model_that_shows_some_or_never_saw_a_hidden_la
         as_flow(guided, guidance=3.0)
     with pytest.raises(UserError, match=r"guidance 3\.0 needs a model that was trained with label_dropout"):
         as_flow(sure, guidance=3.0)
+
+
+@pytest.mark.parametrize(
+    ("guidable", "guidance", "why"),
+    [(False, 1.0, "it never saw a hidden one"), (True, 2.0, r"guidance 2\.0 leads towards one")],
+)
+def test_a_forgotten_label_is_told_where_nothing_was_learnt_in_its_place(guidable, guidance, why):
+    model = labelled()
+    model.config = replace(model.config, guidable=guidable)
+    flow = as_flow(model, guidance=guidance)
+    with pytest.raises(UserError, match=rf"3 classes and needs a label for each sample, as {why}; give"):
+        solvers.integrate(flow, torch.zeros(2, 2), grids.uniform(1))
+    assert solvers.integrate(flow, torch.zeros(2, 2), grids.uniform(1), label=torch.tensor([0, 1])).nfe
+
+
+def test_a_model_that_learnt_what_to_do_without_a_label_needs_none():
+    model = build(ModelConfig(architecture={"name": "mlp", "width": 8}, shape=(2,), classes=3), seed=0)
+    x = torch.ones(2, 2)
+    assert torch.equal(as_flow(model)(x, 0.5), as_flow(model)(x, 0.5, label=torch.tensor([3, 3])))
 
 
 class Constant(nn.Module):
