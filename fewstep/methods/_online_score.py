@@ -12,6 +12,7 @@ from fewstep import paths, randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.methods._on_policy import OnPolicyDistillation
+from fewstep.methods._spans import must_make_the_same
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.training.method import Batch, Needs, Net, Nets, conditions_of
 
@@ -137,15 +138,7 @@ class OnlineScore(OnPolicyDistillation):
         return t, x + left * fake(x, t, **conditions), x + left * teacher(x, t, **conditions)
 
     def _check_teacher(self, student: Model, teacher: Model) -> None:
-        kinds = [
-            (model.config.shape, model.config.classes, model.config.conditions)
-            for model in (student, teacher)
-        ]
-        if kinds[0] != kinds[1]:
-            raise UserError(
-                "student and teacher must make the same kind of samples; (shape, classes, conditions) are "
-                f"{kinds[0]} and {kinds[1]}"
-            )
+        must_make_the_same(student, teacher)
         if teacher.config.trained_times != "all":
             raise UserError(
                 "the teacher is trained only at the timesteps of its grid, and gives no score elsewhere; "

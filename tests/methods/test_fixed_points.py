@@ -277,10 +277,13 @@ def test_flow_guided_hands_the_students_own_midpoint_to_the_teacher():
     torch.testing.assert_close(gradient[50:], 4 * missed.mean(dim=1))  # the target is taken as it is
 
 
-def test_flow_guided_refuses_students_of_more_steps():
+def test_flow_guided_refuses_students_of_more_steps_and_teachers_of_a_grid():
     model = as_model(ORACLE)
     model.config = replace(model.config, grid=GRID)
     with pytest.raises(UserError, match="a student of one step, not of 3; set nfe to 1"):
+        FlowGuided().networks(model, lambda name: model)
+    model.config = replace(model.config, grid=grids.uniform(1), trained_times="grid")
+    with pytest.raises(UserError, match="the teacher gives no velocity at all times"):
         FlowGuided().networks(model, lambda name: model)
 
 

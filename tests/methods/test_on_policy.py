@@ -236,8 +236,8 @@ def test_students_that_cannot_be_sampled_are_refused(method_class, changes, mess
 @pytest.mark.parametrize(
     ("options", "changes", "message"),
     [
-        ({}, {"shape": (3,)}, r"same kind of samples; .* are \(\(2,\), 0, {}\) and \(\(3,\), 0, {}\)"),
-        ({}, {"classes": 2}, r"\(\(2,\), 0, {}\) and \(\(2,\), 2, {}\)"),
+        ({}, {"shape": (3,)}, r"same kind of samples; .* are \(\(2,\), 0, {}, 'gaussian'\) and \(\(3,\), 0"),
+        ({}, {"classes": 2}, r"\(\(2,\), 0, {}, 'gaussian'\) and \(\(2,\), 2, {}"),
         ({}, {"trained_times": "grid"}, "trained only at the timesteps of its grid"),
         ({"times": (0, 0.9)}, {"prediction": "noise"}, r"predicts noise on path linear.*no score at t = 0;"),
         ({"times": (0.1, 0.9995)}, {"prediction": "data"}, r"at t = 0\.9995; set times within \[0, 0\.999\]"),
