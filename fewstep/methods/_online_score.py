@@ -65,9 +65,9 @@ class OnlineScore(OnPolicyDistillation):
         object.__setattr__(self, "times", tuple(self.times))
         if len(self.times) != 2 or not 0 <= self.times[0] <= self.times[1] < 1:
             raise UserError(f"times must be two numbers from 0 up to but not 1, in order, got {self.times}")
-        if self.fake_warmup < 0 or self.fake_rate <= 0:
+        if self.fake_warmup < 0 or not 0 < self.fake_rate < math.inf:
             raise UserError(
-                f"fake_warmup must be 0 or more and fake_rate above 0, "
+                f"fake_warmup must be 0 or more and fake_rate a number above 0, "
                 f"got {self.fake_warmup}, {self.fake_rate}"
             )
         for name in ("gan_weight", "blur"):

@@ -243,6 +243,7 @@ def test_students_that_cannot_be_sampled_are_refused(method_class, changes, mess
         ({"times": (0.1, 0.9995)}, {"prediction": "data"}, r"at t = 0\.9995; set times within \[0, 0\.999\]"),
         ({"times": (0.01, 0.9)}, {"path": "ve"}, r"path ve, which gives no score at t = 0\.01"),
         ({"guidance": 2.0}, {}, r"guidance 2\.0 needs a class-conditional model"),
+        ({"guidance": float("nan")}, {}, "guidance must be a finite number, got nan; 1 is none"),
     ],
 )
 def test_teachers_without_a_score_to_compare_with_are_refused(method_class, options, changes, message):
@@ -257,6 +258,7 @@ def test_wrong_options_are_named():
         {"times": (0, 1)},
         {"fake_warmup": -1},
         {"fake_rate": 0},
+        {"fake_rate": float("nan")},
         {"gan_weight": -1},
         {"blur": float("nan")},
     ):
@@ -264,8 +266,9 @@ def test_wrong_options_are_named():
             Dmd(**wrong)
     with pytest.raises(UserError, match="divergence 'hubr'; did you mean 'huber'"):
         Sim(divergence="hubr")
-    with pytest.raises(UserError, match="softness"):
-        Sim(softness=0)
+    for name, value in (("softness", 0), ("softness", float("nan")), ("alpha", float("nan"))):
+        with pytest.raises(UserError, match=name):
+            Sim(**{name: value})
     for name in ("weight", "blur", "critic_rate"):
         with pytest.raises(UserError, match=name):
             Adversarial(**{name: -0.1})
