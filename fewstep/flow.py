@@ -29,6 +29,7 @@ from fewstep.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fewstep.grids import Grid
     from fewstep.model import Model, ModelConfig, Until
 
 with lazy_imports():
@@ -82,6 +83,7 @@ class ModelFlow:
         model.config.guidance_shown(guidance)  # refuses what it can't show
         self.nfe_per_velocity = model.config.calls_per_velocity(guidance)
         self.velocity_until = model.config.velocity_until
+        self.only_grid = only_grid_of(model.config)
         self.noise = model.noise
         self.clamped_from = clamped_from(model.config)
 
@@ -208,9 +210,22 @@ def clamped_from(config: ModelConfig) -> float | None:
     return -1.0 if len(times) == 2 else (times[-3] + times[-2]) / 2
 
 
+def only_grid_of(config: ModelConfig) -> tuple[Grid, float] | None:
+    """Return a model's grid, and the jitter of its timesteps, if it was trained at no other times."""
+    if config.trained_times != "grid":
+        return None
+    assert config.grid is not None, "ModelConfig refuses it"
+    return config.grid, config.jitter
+
+
 def velocity_until(flow: Flow) -> Until:
     """Return what a flow's velocity is the average to; a flow that does not say is one at one time."""
     return getattr(flow, "velocity_until", "now")
+
+
+def only_grid(flow: Flow) -> tuple[Grid, float] | None:
+    """Return the same of a flow; one that does not say knows all times."""
+    return getattr(flow, "only_grid", None)
 
 
 def noise_of(flow: Flow) -> noises.Law:

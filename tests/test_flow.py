@@ -87,6 +87,34 @@ def test_a_grid_with_a_step_after_the_end_of_the_flow_is_refused():
         solvers.integrate(flow, torch.ones(2, 3), Grid((0.0, 0.5, 0.92, 0.95, 1.0)))
 
 
+def student_of_a_grid(jitter=0.0):
+    model = oracles.as_model(oracles.two_gaussians())
+    model.config = replace(model.config, grid=Grid((0.0, 0.4, 0.6, 1.0)), trained_times="grid", jitter=jitter)
+    return as_flow(model)
+
+
+@pytest.mark.parametrize(
+    ("grid", "told"),
+    [
+        (grids.uniform(7), r"its own 3 steps of euler alone; the grid has 7 of euler: take the student's"),
+        (Grid((0.0, 0.4, 0.6, 1.0), solver="heun"), "the grid has 3 of heun"),
+        (Grid((0.0, 0.4, 0.5, 1.0)), r"the grid has 0\.5 where the student's has 0\.6: take that grid"),
+    ],
+)
+def test_a_student_of_a_grid_is_not_asked_for_what_it_was_not_trained_for(grid, told):
+    flow, noise = student_of_a_grid(), torch.ones(2, 2)
+    with pytest.raises(UserError, match=told):
+        solvers.integrate(flow, noise, grid)
+    assert solvers.integrate(flow, noise, flow.model.config.grid).nfe == 3
+
+
+def test_a_student_with_jitter_knows_the_times_near_its_timesteps():
+    flow, noise = student_of_a_grid(jitter=0.25), torch.ones(2, 2)
+    assert solvers.integrate(flow, noise, Grid((0.0, 0.31, 0.69, 1.0))).nfe == 3
+    with pytest.raises(UserError, match=r"the grid has 0\.71 where the student's has 0\.55 to 0\.7: take"):
+        solvers.integrate(flow, noise, Grid((0.0, 0.31, 0.71, 1.0)))
+
+
 def test_a_last_step_may_start_at_the_end_of_the_flow():
     flow = FieldFlow(lambda x, t: torch.ones_like(x), t_end=0.9)
     solution = solvers.integrate(flow, torch.zeros(1, 1), Grid((0.0, 0.9 + 1e-12, 1.0), solver="heun"))
