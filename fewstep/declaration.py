@@ -219,7 +219,7 @@ class Asked:
         time = float(NETWORK_TIMES[declared.time](path, t)) * declared.time_scale
         x = (c.a + c.b).item() * (canonical * self.data + (1 - canonical) * self.noise)
         output = self._answer(x, canonical, round(float(c.a + c.b), 9), time)
-        data, _ = predictions.solve(declared.prediction, x, output, c.to(x.dtype))
+        data, _ = predictions.solve(declared.prediction, x, output, c.to(x))
         error = (data - self.data).square().flatten(1).mean(dim=1)
         noise = (1 - canonical) ** 2
         fit = (noise * self.variance / (canonical**2 * self.variance + noise)).mean()

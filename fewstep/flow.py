@@ -23,11 +23,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from etils.epy import lazy_imports
 
 from fewstep import noises, paths, predictions
+from fewstep.conditions import LABEL
 from fewstep.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fewstep.grids import Grid
     from fewstep.model import Model, ModelConfig, Until
 
 with lazy_imports():
@@ -81,6 +83,7 @@ class ModelFlow:
         model.config.guidance_shown(guidance)  # refuses what it can't show
         self.nfe_per_velocity = model.config.calls_per_velocity(guidance)
         self.velocity_until = model.config.velocity_until
+        self.only_grid = only_grid_of(model.config)
         self.noise = model.noise
         self.clamped_from = clamped_from(model.config)
 
@@ -95,8 +98,10 @@ class ModelFlow:
         With `until`, a number or (batch,), the average velocity from t until then, of a flow map.
 
         Raises:
-            UserError: if there is an `until`, but the network has no second time.
+            UserError: if there is an `until`, but the network has no second time; if a condition has another
+                shape, or is missing. A model that learnt what to do without a label needs none.
         """
+        self._must_have_label(conditions)
         times = batch_times(t, x)
         if until is not None:
             if self.velocity_until != "any":
@@ -118,6 +123,15 @@ class ModelFlow:
         else:
             last = None if self.clamped_from is None else times > self.clamped_from
         return velocity if last is None else ends_in_range(velocity, x, times, last)
+
+    def _must_have_label(self, conditions: Mapping[str, Tensor]) -> None:
+        config, guided = self.model.config, self.nfe_per_velocity == 2
+        if config.classes and LABEL not in conditions and (guided or not config.guidable):
+            why = f"guidance {self.guidance} leads towards one" if guided else "it never saw a hidden one"
+            raise UserError(
+                f"this model has {config.classes} classes and needs a label for each sample, as {why}; give "
+                f"it `{LABEL}`, int64 (batch,)"
+            )
 
     def _velocity(self, y: Tensor, canonical: Tensor, **conditions: Tensor) -> Tensor:
         if self.model.config.path == "linear" and self.model.config.prediction == "velocity":
@@ -196,9 +210,22 @@ def clamped_from(config: ModelConfig) -> float | None:
     return -1.0 if len(times) == 2 else (times[-3] + times[-2]) / 2
 
 
+def only_grid_of(config: ModelConfig) -> tuple[Grid, float] | None:
+    """Return a model's grid, and the jitter of its timesteps, if it was trained at no other times."""
+    if config.trained_times != "grid":
+        return None
+    assert config.grid is not None, "ModelConfig refuses it"
+    return config.grid, config.jitter
+
+
 def velocity_until(flow: Flow) -> Until:
     """Return what a flow's velocity is the average to; a flow that does not say is one at one time."""
     return getattr(flow, "velocity_until", "now")
+
+
+def only_grid(flow: Flow) -> tuple[Grid, float] | None:
+    """Return the same of a flow; one that does not say knows all times."""
+    return getattr(flow, "only_grid", None)
 
 
 def noise_of(flow: Flow) -> noises.Law:

@@ -161,8 +161,11 @@ class ModelConfig:
         """Return the guidance that its samples show if they are made with the scale `asked`.
 
         Raises:
-            UserError: if it has no conditions, saw no hidden ones in training, or shows guidance anyway.
+            UserError: if it has no conditions, saw no hidden ones in training, or shows guidance anyway; if
+                the scale is not finite.
         """
+        if not math.isfinite(asked):
+            raise UserError(f"guidance must be a finite number, got {asked}; 1 is none")
         if asked == 1.0:
             return self.baked_guidance
         if not self.condition_names and not self.guidance_input:

@@ -40,9 +40,9 @@ class Coefficients:
     spread: float = 1.0
     """What data is divided by where the path preserves variance: (spread a)^2 + b^2 = 1 there."""
 
-    def to(self, dtype: torch.dtype) -> Coefficients:
-        """Return them in another type."""
-        parts = (part.to(dtype) for part in (self.a, self.b, self.da, self.db))
+    def to(self, other: Tensor) -> Coefficients:
+        """Return them in the type of another tensor, and on its device."""
+        parts = (part.to(other) for part in (self.a, self.b, self.da, self.db))
         return Coefficients(**dict(zip(("a", "b", "da", "db"), parts, strict=True)), spread=self.spread)
 
 
@@ -321,7 +321,8 @@ def get(path: str | Mapping[str, Any]) -> Path:
     """Return a path by its name, or by a mapping of its name and its options.
 
     Raises:
-        UserError: if there is no such path or option; the message lists those that exist.
+        UserError: if there is no such path or option; the message lists those that exist. If an option is not
+            of its default's type.
     """
     options = {"name": path} if isinstance(path, str) else dict(path)
     name = str(options.pop("name", None))
@@ -331,10 +332,11 @@ def get(path: str | Mapping[str, Any]) -> Path:
     known = list(getattr(kind, "__dataclass_fields__", ()))
     for option in options.keys() - set(known):
         raise UserError(f"path {name}: {unknown('option', option, known or ['none'])}")
-    try:
-        return kind(**options)
-    except TypeError as error:  # a word where a number belongs
-        raise UserError(f"path {name}: {error}") from error
+    for option, value in options.items():
+        wanted = type(getattr(kind, option))
+        if type(value) not in ((int, float) if wanted is float else (wanted,)):
+            raise UserError(f"path {name}: {option} must be of type {wanted.__name__}, got {value!r}")
+    return kind(**options)
 
 
 def _require_rising(path: str, low: str, lowest: float, high: str, highest: float) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fewstep import declaration, paths, predictions
+from fewstep import declaration, paths, predictions, randomness
 from fewstep.model import Model, ModelConfig, build
 
 LINEAR = {"name": "table"}
@@ -37,7 +37,7 @@ def train(said, data, steps=250):
     for _ in range(steps):
         chosen = data[torch.randint(len(data), (128,), generator=draw)]
         t = path.time_of(0.1 + 0.8 * torch.rand(len(chosen), generator=draw).double())
-        c = path.coefficients(t).to(torch.float32)
+        c = path.coefficients(t).to(chosen)
         noise = torch.randn(chosen.shape, generator=draw)
         x = paths.like(c.a, chosen) * chosen + paths.like(c.b, chosen) * noise
         wanted = predictions.express(said["prediction"], chosen, noise, c)
@@ -137,3 +137,12 @@ def test_the_channels_in_reverse_order_are_told():
     assert right.ratio == pytest.approx(1, abs=0.05)  # no model is better than the fit where that is true
     (problem,) = declaration.check(Model(config, Exact()), data.flip(1), {}, seed=0).problems
     assert "the channels in reverse order" in problem
+
+
+@pytest.mark.parametrize("said", RIGHT.values(), ids=RIGHT)
+def test_a_model_and_data_on_another_device_are_compared_there(said):
+    """The device meta has no values, but refuses to be mixed with the CPU, as a GPU does."""
+    config = ModelConfig(architecture={"name": "mlp", "width": 8, "depth": 1}, shape=(1, 4, 4), **said)
+    model, data = build(config, seed=0).to("meta"), torch.empty(6, 1, 4, 4, device="meta")
+    asked = declaration.Asked(model, data, {}, randomness.keys_of(0, 0, 6))
+    assert asked.ratios(declaration.Declaration(**said)).device.type == "meta"

@@ -9,7 +9,7 @@ from fewstep import grids, paths, predictions, solvers
 from fewstep.errors import UserError
 from fewstep.flow import END_MARGIN, FieldFlow, as_flow, batch_times, usable_times
 from fewstep.grids import Grid
-from fewstep.model import Model, ModelConfig
+from fewstep.model import Model, ModelConfig, build
 
 PAIRS = [(path, prediction) for path in paths.PATHS for prediction in predictions.PARTS]
 
@@ -87,6 +87,34 @@ def test_a_grid_with_a_step_after_the_end_of_the_flow_is_refused():
         solvers.integrate(flow, torch.ones(2, 3), Grid((0.0, 0.5, 0.92, 0.95, 1.0)))
 
 
+def student_of_a_grid(jitter=0.0):
+    model = oracles.as_model(oracles.two_gaussians())
+    model.config = replace(model.config, grid=Grid((0.0, 0.4, 0.6, 1.0)), trained_times="grid", jitter=jitter)
+    return as_flow(model)
+
+
+@pytest.mark.parametrize(
+    ("grid", "told"),
+    [
+        (grids.uniform(7), r"its own 3 steps of euler alone; the grid has 7 of euler: take the student's"),
+        (Grid((0.0, 0.4, 0.6, 1.0), solver="heun"), "the grid has 3 of heun"),
+        (Grid((0.0, 0.4, 0.5, 1.0)), r"the grid has 0\.5 where the student's has 0\.6: take that grid"),
+    ],
+)
+def test_a_student_of_a_grid_is_not_asked_for_what_it_was_not_trained_for(grid, told):
+    flow, noise = student_of_a_grid(), torch.ones(2, 2)
+    with pytest.raises(UserError, match=told):
+        solvers.integrate(flow, noise, grid)
+    assert solvers.integrate(flow, noise, flow.model.config.grid).nfe == 3
+
+
+def test_a_student_with_jitter_knows_the_times_near_its_timesteps():
+    flow, noise = student_of_a_grid(jitter=0.25), torch.ones(2, 2)
+    assert solvers.integrate(flow, noise, Grid((0.0, 0.31, 0.69, 1.0))).nfe == 3
+    with pytest.raises(UserError, match=r"the grid has 0\.71 where the student's has 0\.55 to 0\.7: take"):
+        solvers.integrate(flow, noise, Grid((0.0, 0.31, 0.71, 1.0)))
+
+
 def test_a_last_step_may_start_at_the_end_of_the_flow():
     flow = FieldFlow(lambda x, t: torch.ones_like(x), t_end=0.9)
     solution = solvers.integrate(flow, torch.zeros(1, 1), Grid((0.0, 0.9 + 1e-12, 1.0), solver="heun"))
@@ -126,6 +154,25 @@ def test_guidance_is_refused_of_a_model_that_shows_some_or_never_saw_a_hidden_la
         as_flow(guided, guidance=3.0)
     with pytest.raises(UserError, match=r"guidance 3\.0 needs a model that was trained with label_dropout"):
         as_flow(sure, guidance=3.0)
+
+
+@pytest.mark.parametrize(
+    ("guidable", "guidance", "why"),
+    [(False, 1.0, "it never saw a hidden one"), (True, 2.0, r"guidance 2\.0 leads towards one")],
+)
+def test_a_forgotten_label_is_told_where_nothing_was_learnt_in_its_place(guidable, guidance, why):
+    model = labelled()
+    model.config = replace(model.config, guidable=guidable)
+    flow = as_flow(model, guidance=guidance)
+    with pytest.raises(UserError, match=rf"3 classes and needs a label for each sample, as {why}; give"):
+        solvers.integrate(flow, torch.zeros(2, 2), grids.uniform(1))
+    assert solvers.integrate(flow, torch.zeros(2, 2), grids.uniform(1), label=torch.tensor([0, 1])).nfe
+
+
+def test_a_model_that_learnt_what_to_do_without_a_label_needs_none():
+    model = build(ModelConfig(architecture={"name": "mlp", "width": 8}, shape=(2,), classes=3), seed=0)
+    x = torch.ones(2, 2)
+    assert torch.equal(as_flow(model)(x, 0.5), as_flow(model)(x, 0.5, label=torch.tensor([3, 3])))
 
 
 class Constant(nn.Module):

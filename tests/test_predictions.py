@@ -62,7 +62,7 @@ def test_reverse_v_is_what_the_network_of_edm_gives():
     torch.testing.assert_close(c.a[:, None] * noised, noised / size)
     torch.testing.assert_close((spread / size) ** 2 * noised + sigma * spread / size * f, data)
     torch.testing.assert_close(predictions.express("v", data, noise, c), -f)
-    in_float32 = predictions.express("v", data.float(), noise.float(), c.to(torch.float32))
+    in_float32 = predictions.express("v", data.float(), noise.float(), c.to(data.float()))
     torch.testing.assert_close(in_float32, -f.float())
 
 

@@ -12,6 +12,7 @@ from fewstep import paths, randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.methods._on_policy import OnPolicyDistillation
+from fewstep.methods._spans import must_make_the_same
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.training.method import Batch, Needs, Net, Nets, conditions_of
 
@@ -64,9 +65,9 @@ class OnlineScore(OnPolicyDistillation):
         object.__setattr__(self, "times", tuple(self.times))
         if len(self.times) != 2 or not 0 <= self.times[0] <= self.times[1] < 1:
             raise UserError(f"times must be two numbers from 0 up to but not 1, in order, got {self.times}")
-        if self.fake_warmup < 0 or self.fake_rate <= 0:
+        if self.fake_warmup < 0 or not 0 < self.fake_rate < math.inf:
             raise UserError(
-                f"fake_warmup must be 0 or more and fake_rate above 0, "
+                f"fake_warmup must be 0 or more and fake_rate a number above 0, "
                 f"got {self.fake_warmup}, {self.fake_rate}"
             )
         for name in ("gan_weight", "blur"):
@@ -137,15 +138,7 @@ class OnlineScore(OnPolicyDistillation):
         return t, x + left * fake(x, t, **conditions), x + left * teacher(x, t, **conditions)
 
     def _check_teacher(self, student: Model, teacher: Model) -> None:
-        kinds = [
-            (model.config.shape, model.config.classes, model.config.conditions)
-            for model in (student, teacher)
-        ]
-        if kinds[0] != kinds[1]:
-            raise UserError(
-                "student and teacher must make the same kind of samples; (shape, classes, conditions) are "
-                f"{kinds[0]} and {kinds[1]}"
-            )
+        must_make_the_same(student, teacher)
         if teacher.config.trained_times != "all":
             raise UserError(
                 "the teacher is trained only at the timesteps of its grid, and gives no score elsewhere; "

@@ -81,8 +81,8 @@ class PathRegression(Method):
             )
 
     def trained(self) -> dict[str, Any]:
-        """See Method.trained."""
-        return super().trained() | {"guidable": self.label_dropout > 0}
+        """See Method.trained; what learns at all times may be sampled on any grid, and clamps no step."""
+        return super().trained() | {"guidable": self.label_dropout > 0, "in_range": False}
 
     def errors(self, student: Model, batch: Batch, keys: Tensor) -> Errors:
         """Return the student's errors at one point of each sample's path.

@@ -60,20 +60,28 @@ def must_be_slow(student: Model) -> None:
         )
 
 
+def must_make_the_same(student: Model, teacher: Model) -> None:
+    """Refuse a teacher that makes other samples than the student, or from other noise.
+
+    Raises:
+        UserError: naming what each makes.
+    """
+    configs = (student.config, teacher.config)
+    kinds = [(c.shape, c.classes, c.conditions, c.noise) for c in configs]
+    if kinds[0] != kinds[1]:
+        raise UserError(
+            "student and teacher must make the same kind of samples; (shape, classes, conditions, noise) are "
+            f"{kinds[0]} and {kinds[1]}"
+        )
+
+
 def must_teach(student: Model, teacher: Model) -> None:
     """Refuse a teacher that gives no velocity, or makes other samples than the student.
 
     Raises:
         UserError: naming what is wrong.
     """
-    kinds = [
-        (model.config.shape, model.config.classes, model.config.conditions) for model in (student, teacher)
-    ]
-    if kinds[0] != kinds[1]:
-        raise UserError(
-            "student and teacher must make the same kind of samples; (shape, classes, conditions) are "
-            f"{kinds[0]} and {kinds[1]}"
-        )
+    must_make_the_same(student, teacher)
     if teacher.config.trained_times != "all" or teacher.config.velocity_until != "now":
         raise UserError(
             "the teacher gives no velocity at all times; use the model that it was distilled from"

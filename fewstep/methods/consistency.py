@@ -65,8 +65,9 @@ class Consistency(Method):
         object.__setattr__(self, "intervals", tuple(self.intervals))
         if self.kind not in KINDS:
             raise UserError(unknown("kind", self.kind, list(KINDS)))
-        if len(self.intervals) != 2 or not 1 <= self.intervals[0] <= self.intervals[1]:
-            raise UserError(f"intervals must be two numbers from 1, in order, got {self.intervals}")
+        whole = [type(number) for number in self.intervals] == [int, int]
+        if not whole or not 1 <= self.intervals[0] <= self.intervals[1]:
+            raise UserError(f"intervals must be two whole numbers from 1, in order, got {self.intervals}")
         if not 0 <= self.decay < 1:
             raise UserError(f"decay must be from 0 up to but not 1, got {self.decay}")
         check_distance(self.distance)

@@ -13,7 +13,7 @@ from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow, over_step
 from fewstep.methods._distances import DISTANCES, check_distance
-from fewstep.methods._spans import fresh_noise
+from fewstep.methods._spans import fresh_noise, must_teach
 from fewstep.methods._timesteps import in_range_of, timesteps_of
 from fewstep.paths import like
 from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
@@ -67,7 +67,9 @@ class FlowGuided(Method):
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""
         self.check_steps(len(timesteps_of(student)) - 1)
-        return super().networks(student, load) | {"teacher": Net(load("teacher"), trains=False)}
+        teacher = load("teacher")
+        must_teach(student, teacher)
+        return super().networks(student, load) | {"teacher": Net(teacher, trains=False)}
 
     def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
         """See Method.loss."""

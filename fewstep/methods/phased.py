@@ -79,7 +79,8 @@ class Phased(Method):
     def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
         """See Method.loss."""
         student: Model = nets["student"]
-        times = at_timesteps(timesteps_of(student), batch["states"])[:, :: self.steps_per_phase]
+        timesteps = at_timesteps(timesteps_of(student), batch["states"])
+        times = timesteps[:, :: self.steps_per_phase]
         states = batch["states"][:, :: self.steps_per_phase]
         phase = draw_timesteps(times.shape[1] - 1, keys).to(states.device)
         each = torch.arange(len(states), device=states.device)
@@ -90,8 +91,8 @@ class Phased(Method):
         part = randomness.uniforms("train.phase.time", keys).to(start)
         t, x = first + part * (last - first), start + like(part, start) * (end - start)
         canonical = as_flow(student)
-        canonical.clamped_from = None  # only the last phase leads to the range
+        canonical.clamped_from = None  # that of sampling, where t is one of the timesteps
         velocity = flow.over_step(canonical, x, t, last, **conditions_of(student.config, batch))
         if student.config.in_range:
-            velocity = flow.ends_in_range(velocity, x, t, t > float(times[0, -2]) - TOLERANCE)
+            velocity = flow.ends_in_range(velocity, x, t, t > float(timesteps[0, -2]) - TOLERANCE)
         return DISTANCES[self.distance](x + like(last - t, x) * velocity - end)

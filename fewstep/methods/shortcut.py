@@ -42,8 +42,8 @@ class Shortcut(Method):
     """Decay of the average of the student's weights that takes the halves."""
 
     def __post_init__(self) -> None:
-        if self.finest < 2 or self.finest & (self.finest - 1):
-            raise UserError(f"finest must be a power of 2 from 2, got {self.finest}")
+        if type(self.finest) is not int or self.finest < 2 or self.finest & (self.finest - 1):
+            raise UserError(f"finest must be a whole number, a power of 2 from 2, got {self.finest}")
         if not 0 <= self.decay < 1:
             raise UserError(f"decay must be from 0 up to but not 1, got {self.decay}")
         _spans.check_share("halves", self.halves)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,8 +38,10 @@ class Sim(OnlineScore):
         super().__post_init__()
         if self.divergence not in DIVERGENCES:
             raise UserError(unknown("divergence", self.divergence, list(DIVERGENCES)))
-        if self.softness <= 0:
-            raise UserError(f"softness must be above 0, got {self.softness}")
+        if not 0 < self.softness < math.inf:
+            raise UserError(f"softness must be a number above 0, got {self.softness}")
+        if not math.isfinite(self.alpha):
+            raise UserError(f"alpha must be a number, got {self.alpha}")
 
     def score_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
         """See OnlineScore.score_loss."""

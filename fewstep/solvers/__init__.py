@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.finite import refuse_not_finite
-from fewstep.flow import Flow, as_state, velocity_until
-from fewstep.grids import Grid
+from fewstep.flow import Flow, as_state, only_grid, velocity_until
+from fewstep.grids import Grid, reach
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,6 +103,7 @@ class CountedFlow:
         self.t_start, self.t_end = flow.t_start, flow.t_end
         self.nfe_per_velocity = flow.nfe_per_velocity
         self.velocity_until = velocity_until(flow)
+        self.only_grid = only_grid(flow)
 
     def __call__(self, x: Tensor, t: Tensor | float, **conditions: Any) -> Tensor:
         """See Flow."""
@@ -132,7 +133,7 @@ def must_fit(flow: Flow, grid: Grid) -> None:
     Raises:
         UserError: if the grid starts before the flow can, or its last step starts after the flow's t_end; if
             the flow gives average velocities, but the solver is not Euler, or there are more steps than it
-            knows.
+            knows; if it knows the steps of its own grid alone, and these are others.
     """
     if (until := velocity_until(flow)) != "now" and grid.solver != "euler":
         raise UserError(
@@ -144,6 +145,8 @@ def must_fit(flow: Flow, grid: Grid) -> None:
             f"this model was trained to jump to data in one step; the grid has {grid.steps}: take 1, or "
             "train a flow map"
         )
+    if (own := only_grid(flow)) is not None:
+        must_keep_to(*own, grid)
     if grid.times[0] < flow.t_start - 1e-9:
         raise UserError(
             f"the grid starts at {grid.times[0]}, before this model can, at {flow.t_start}; start it there"
@@ -153,6 +156,33 @@ def must_fit(flow: Flow, grid: Grid) -> None:
             f"the grid's last step starts at {grid.times[-2]}, after the last velocity this model gives, at "
             f"{flow.t_end}; take fewer steps, or end them earlier"
         )
+
+
+def must_keep_to(own: Grid, jitter: float, grid: Grid) -> None:
+    """Refuse a grid that asks a student for what it was not trained for.
+
+    Args:
+        own: The student's grid.
+        jitter: How far its timesteps moved in training; see ModelConfig.jitter.
+        grid: The grid that it is to be sampled with.
+
+    Raises:
+        UserError: if the grid has another number of steps, or another solver, or a timestep too far from the
+            student's.
+    """
+    if (grid.steps, grid.solver) != (own.steps, own.solver):
+        raise UserError(
+            f"this student was trained for its own {own.steps} steps of {own.solver} alone; the grid has "
+            f"{grid.steps} of {grid.solver}: take the student's grid, or its teacher"
+        )
+    for timestep, t in enumerate(grid.times):
+        first, last = reach(own.times, timestep, jitter)
+        if not first - 1e-9 <= t <= last + 1e-9:
+            near = f"{first:g}" if first == last else f"{first:g} to {last:g}"
+            raise UserError(
+                f"this student was trained at its own timesteps alone; the grid has {t} where the student's "
+                f"has {near}: take that grid, or its teacher"
+            )
 
 
 def walk(

@@ -153,8 +153,16 @@ class Method:
         return f" learns from {self.needs.stream}, which gives none"
 
     def trained(self) -> dict[str, Any]:
-        """Return the fields of a student's ModelConfig that this training sets, whatever it started from."""
-        return {"trained_times": self.trained_times, "map_preserving": self.map_preserving, "jitter": 0.0}
+        """Return the fields of a student's ModelConfig that this training sets, whatever it started from.
+
+        A training that hides no conditions forgets what an earlier one learnt about hidden ones.
+        """
+        return {
+            "trained_times": self.trained_times,
+            "map_preserving": self.map_preserving,
+            "jitter": 0.0,
+            "guidable": False,
+        }
 
     def updates(self, step: int) -> tuple[str, ...]:
         """Return the names of the networks to update in this step, in order. Each update has its own keys."""

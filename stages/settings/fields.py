@@ -51,8 +51,8 @@ class Named:
 
 @cache  # a model takes much longer to make than settings to decode, and each is asked for many times
 def wrapping(plugin: type) -> Any:
-    """Return a model of one field, `options`: only a model forbids a plain dataclass what is extra."""
-    return create_model("Options", __config__=STRICT, options=(plugin, ...))
+    """Return a model of one field, `options`: only a model forbids dataclasses what is extra, and NaN."""
+    return create_model("Options", __config__=STRICT | {"allow_inf_nan": False}, options=(plugin, ...))
 
 
 @dataclass(frozen=True)

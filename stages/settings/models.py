@@ -229,11 +229,11 @@ def unguidable(params: Params, named: Iterable[tuple[str, float, str]]) -> list[
             )
         elif (shown := shown_guidance(params, model)) != 1:
             problems.append(f"{where} {scale}: {model} was taught guidance {shown:g}; set this to 1")
-        elif method and not method.trained().get("guidable", True):
-            problems.append(
-                f"{where} {scale} needs a model that was trained with hidden labels: set "
-                f"{maker_of(params, model)}.{model}.method.label_dropout, such as to 0.1"
-            )
+        elif method and not method.trained()["guidable"]:
+            remedy = "set this to 1"
+            if hasattr(method, "label_dropout"):
+                remedy = f"set {maker_of(params, model)}.{model}.method.label_dropout, such as to 0.1"
+            problems.append(f"{where} {scale} needs a model that was trained with hidden labels: {remedy}")
     return problems
 
 

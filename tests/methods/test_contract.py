@@ -43,7 +43,11 @@ def student(*, second_time=False, slow_times=False, **changes):
 
 def student_of(method, **changes):
     """Return a student that the method can train."""
-    grid = grids.uniform(1 if method.trained_times == "until_1" else STEPS)
+    try:
+        method.check_steps(steps := 1 if method.trained_times == "until_1" else STEPS)
+    except UserError:
+        steps = 1
+    grid = grids.uniform(steps)
     needs = method.needs
     if needs.last_velocity:
         return refiner_for(student(**changes), {"name": "mlp", "width": 8, "depth": 1}, seed=0)
@@ -68,10 +72,6 @@ def nets_of(method, model):
 
     They are in evaluation mode, in which no call changes what the next one gives.
     """
-    try:
-        method.check_steps(STEPS)
-    except UserError:
-        model.config = replace(model.config, grid=grids.uniform(1))
     networks = method.networks(model, lambda which: student(classes=model.config.classes))
     for name, net in networks.items():
         with torch.no_grad():
@@ -163,6 +163,29 @@ def test_labels_are_needed_with_classes_and_ignored_without(name):
                     .isfinite()
                     .all()
                 )
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if method_named(n).needs.teacher])
+@pytest.mark.parametrize("other", [{"shape": (3,)}, {"classes": 0}, {"noise": {"name": "student_t"}}])
+def test_a_teacher_of_other_samples_or_noise_is_refused(name, other):
+    method = method_named(name)
+    with pytest.raises(UserError, match="must make the same kind of samples"):
+        method.networks(student_of(method), lambda which: student(**other))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_a_model_that_saw_hidden_labels_is_guidable(name):
+    method = method_named(name)
+    assert method.trained()["guidable"] is False
+    if hasattr(method, "label_dropout"):
+        assert replace(method, label_dropout=0.1).trained()["guidable"] is True
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if method_named(n).trained_times == "all"])
+def test_a_model_of_any_grid_has_no_last_step_that_is_clamped(name):
+    """A flow map's last step is the one until data, which its training may clamp on any grid."""
+    method = method_named(name)
+    assert method.needs.second_time or method.trained()["in_range"] is False
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if method_named(n).needs.second_time])

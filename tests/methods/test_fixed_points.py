@@ -277,10 +277,13 @@ def test_flow_guided_hands_the_students_own_midpoint_to_the_teacher():
     torch.testing.assert_close(gradient[50:], 4 * missed.mean(dim=1))  # the target is taken as it is
 
 
-def test_flow_guided_refuses_students_of_more_steps():
+def test_flow_guided_refuses_students_of_more_steps_and_teachers_of_a_grid():
     model = as_model(ORACLE)
     model.config = replace(model.config, grid=GRID)
     with pytest.raises(UserError, match="a student of one step, not of 3; set nfe to 1"):
+        FlowGuided().networks(model, lambda name: model)
+    model.config = replace(model.config, grid=grids.uniform(1), trained_times="grid")
+    with pytest.raises(UserError, match="the teacher gives no velocity at all times"):
         FlowGuided().networks(model, lambda name: model)
 
 
@@ -346,15 +349,17 @@ def test_a_phases_chord_is_the_line_of_one_noise_direction_on_any_path():
     torch.testing.assert_close(x, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_phased_clamps_the_last_phase_alone():
+@pytest.mark.parametrize(("grid", "steps_per_phase"), [(GRID, 1), (grids.uniform(4), 2)])
+def test_phased_clamps_the_last_step_alone(grid, steps_per_phase):
     model = as_model(REFLOWED)
-    model.config = replace(model.config, grid=GRID, trained_times="grid", in_range=True)
-    states = torch.full((200, GRID.steps + 1, 2), 5.0, dtype=torch.float64)
-    loss = Phased(distance="l2").loss(
-        {"student": model}, {"states": states}, "student", 0.0, randomness.keys_of(0, 0, 200)
+    model.config = replace(model.config, grid=grid, trained_times="grid", in_range=True)
+    states = torch.full((400, grid.steps + 1, 2), 5.0, dtype=torch.float64)
+    loss = Phased(distance="l2", steps_per_phase=steps_per_phase).loss(
+        {"student": model}, {"states": states}, "student", 0.0, randomness.keys_of(0, 0, 400)
     )
     at_end = loss < 1e-12  # clamped to 1, as the data is
-    assert 0.2 < at_end.double().mean() < 0.47  # the last of three phases
+    share = 1 / grid.steps  # phases are drawn evenly, and so are times in the last one
+    assert float(at_end.double().mean()) == pytest.approx(share, abs=0.08)
 
 
 def test_phased_refuses_steps_that_make_no_whole_phases():

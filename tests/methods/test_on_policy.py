@@ -236,13 +236,14 @@ def test_students_that_cannot_be_sampled_are_refused(method_class, changes, mess
 @pytest.mark.parametrize(
     ("options", "changes", "message"),
     [
-        ({}, {"shape": (3,)}, r"same kind of samples; .* are \(\(2,\), 0, {}\) and \(\(3,\), 0, {}\)"),
-        ({}, {"classes": 2}, r"\(\(2,\), 0, {}\) and \(\(2,\), 2, {}\)"),
+        ({}, {"shape": (3,)}, r"same kind of samples; .* are \(\(2,\), 0, {}, 'gaussian'\) and \(\(3,\), 0"),
+        ({}, {"classes": 2}, r"\(\(2,\), 0, {}, 'gaussian'\) and \(\(2,\), 2, {}"),
         ({}, {"trained_times": "grid"}, "trained only at the timesteps of its grid"),
         ({"times": (0, 0.9)}, {"prediction": "noise"}, r"predicts noise on path linear.*no score at t = 0;"),
         ({"times": (0.1, 0.9995)}, {"prediction": "data"}, r"at t = 0\.9995; set times within \[0, 0\.999\]"),
         ({"times": (0.01, 0.9)}, {"path": "ve"}, r"path ve, which gives no score at t = 0\.01"),
         ({"guidance": 2.0}, {}, r"guidance 2\.0 needs a class-conditional model"),
+        ({"guidance": float("nan")}, {}, "guidance must be a finite number, got nan; 1 is none"),
     ],
 )
 def test_teachers_without_a_score_to_compare_with_are_refused(method_class, options, changes, message):
@@ -257,6 +258,7 @@ def test_wrong_options_are_named():
         {"times": (0, 1)},
         {"fake_warmup": -1},
         {"fake_rate": 0},
+        {"fake_rate": float("nan")},
         {"gan_weight": -1},
         {"blur": float("nan")},
     ):
@@ -264,8 +266,9 @@ def test_wrong_options_are_named():
             Dmd(**wrong)
     with pytest.raises(UserError, match="divergence 'hubr'; did you mean 'huber'"):
         Sim(divergence="hubr")
-    with pytest.raises(UserError, match="softness"):
-        Sim(softness=0)
+    for name, value in (("softness", 0), ("softness", float("nan")), ("alpha", float("nan"))):
+        with pytest.raises(UserError, match=name):
+            Sim(**{name: value})
     for name in ("weight", "blur", "critic_rate"):
         with pytest.raises(UserError, match=name):
             Adversarial(**{name: -0.1})

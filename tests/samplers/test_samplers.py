@@ -3,7 +3,7 @@
 import importlib
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 
 import numpy as np
@@ -154,6 +154,13 @@ def test_a_flow_map_is_refused():
     model, keys = as_flow_map(GAUSSIAN), randomness.keys_of(0, 0, 5)
     with pytest.raises(UserError, match="gives average velocities"):
         samplers.sample(as_flow(model), GAUSSIAN.noise(5), (0.0, 1.0), Sde(), keys=keys)
+
+
+def test_a_student_of_its_own_grid_is_refused():
+    model, own, keys = oracles.as_model(GAUSSIAN), grids.uniform(2), randomness.keys_of(0, 0, 5)
+    model.config = replace(model.config, grid=own, trained_times="grid")
+    with pytest.raises(UserError, match="trained for the steps of its own grid alone"):
+        samplers.sample(as_flow(model), GAUSSIAN.noise(5), own.times, Sde(), keys=keys)
 
 
 @pytest.mark.parametrize(

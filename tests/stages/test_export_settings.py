@@ -190,6 +190,16 @@ def test_a_student_whose_timesteps_were_searched_is_exported_without_its_teacher
         checks.check(Params(raw))
 
 
+def test_a_student_that_never_saw_a_hidden_label_is_not_exported_under_guidance():
+    dropout = {"conditional": True, "method": {"name": "flow_matching", "label_dropout": 0.1}}
+    pretrain = {"base": RAW["pretrain"]["base"] | dropout}
+    flow_map = {"any-step": RAW["distill"]["straight-4"] | {"method": "flow_map", "nfe": "any"}}
+    stored, steps = {"base": RAW["trajectories"]["base"] | {"keep": "all"}}, {"steps": 4, "guidance": 3.0}
+    params = with_exports({"any-step": steps}, pretrain=pretrain, distill=flow_map, trajectories=stored)
+    with pytest.raises(UserError, match=r"any-step\.guidance 3\.0 needs .* hidden labels: set this to 1$"):
+        checks.check(params)
+
+
 def test_an_adapter_may_be_exported_alone():
     student = with_exports({}).raw["distill"]["theirs-4"]
     checks.check(with_exports({"theirs-4": LORA}, distill={"theirs-4": student | {"lora": {}}}))

@@ -86,6 +86,14 @@ def problems_of(raw):
         ),
         ({"method": 3}, "couple.round1.method must be a name, or a mapping with a name, got 3"),
         (
+            {"method": {"name": "dmd", "guidance": float("nan")}},
+            "couple.round1.method.guidance should be a finite number, got nan",
+        ),
+        (
+            {"method": {"name": "sim", "times": [0.1, float("inf")]}},
+            "couple.round1.method.times[1] should be a finite number, got inf",
+        ),
+        (
             {"method": {"name": "straighten", "on_polcy": True}},
             "couple.round1.method.on_polcy is not a setting; did you mean 'on_policy'?",
         ),
