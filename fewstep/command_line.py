@@ -20,7 +20,7 @@ from etils.epy import lazy_imports
 from fewstep import __version__
 from fewstep.checkouts import checkout_of
 from fewstep.errors import UserError, first_line
-from fewstep.files import written_whole
+from fewstep.files import folder_written_whole, written_whole
 
 with lazy_imports():  # loaded at first use, so that help is there at once
     import safetensors.torch
@@ -325,12 +325,14 @@ def average(model: Path, /, *, width: float, out: Path) -> None:
     Args:
         model: A model directory with averages.
         width: The relative width of the average: a smaller one counts the last steps more.
-        out: The model directory to write.
+        out: The new model directory.
 
     Raises:
-        UserError: The folder holds no averages, or there is no such width.
+        UserError: The folder holds no averages, there is no such width, or `out` exists or can't be written.
     """
-    checkpoint.save_model(out, power_averages.averaged(model, width))
+    with folder_written_whole(out) as folder:
+        checkpoint.save_model(folder, power_averages.averaged(model, width))
+    print(f"Model: {out.resolve()}")
 
 
 def load(folder: Path, device: str) -> "Model":
