@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
+from fewstep.pace import Pace, texts
 from fewstep.secrets import scrub
 from stages.process import records
 
-FIRST_LINE, EVERY = 3.0, 15.0  # seconds to the first line of a piece of work, and between lines
 RECORD_EVERY = 3.0  # seconds between records
 
 
@@ -22,33 +22,35 @@ class Shown:
         self.address, self.measured = address, measured
         self.bar: tqdm | None = None
         self.terminal = sys.stderr.isatty()
-        self.total = 0
-        self.values: dict[str, float] = {}
+        self.pace: Pace | None = None
 
     def start(self, label: str, total: int, *, done: int = 0, unit: str = "step") -> None:
         """Begin a piece of work."""
         self.finish()
-        self.label, self.total, self.done, self.unit = label, total, done, unit
-        self.done_before, self.began, self.values = done, time.monotonic(), {}
-        self.next_line, self.next_record = self.began + FIRST_LINE, self.began + RECORD_EVERY
+        self.label, self.pace = label, Pace(self.address, self.piece(label), total, done=done, unit=unit)
+        self.next_record = self.pace.began + RECORD_EVERY
         self.record()
         if done:
-            print(f"{self.what()}: going on from {unit} {done}/{total}", flush=True)
+            print(f"{self.pace.what}: going on from {unit} {done}/{total}", flush=True)
         if self.terminal:
             self.bar = tqdm(
-                total=total, initial=done, unit=f" {unit}", desc=self.what(), leave=False, dynamic_ncols=True
+                total=total,
+                initial=done,
+                unit=f" {unit}",
+                desc=self.pace.what,
+                leave=False,
+                dynamic_ncols=True,
             )
 
     def advance(self, units: int = 1, **values: float) -> None:
         """Show that `units` more are done."""
-        self.done += units
-        self.values = values or self.values
+        assert self.pace is not None, "no piece of work was begun"
+        self.pace.advance(units, values)
         if self.bar is not None:
-            self.bar.set_postfix(shown(self.values), refresh=False)
+            self.bar.set_postfix(texts(self.pace.values), refresh=False)
             self.bar.update(units)
-        elif self.done < self.total and time.monotonic() >= self.next_line:  # `finish` prints the last line
-            self.next_line = time.monotonic() + EVERY
-            print(self.line(), flush=True)
+        elif self.pace.line_is_due():  # `finish` prints the last line
+            print(self.pace.line(), flush=True)
         if time.monotonic() >= self.next_record:
             self.next_record = time.monotonic() + RECORD_EVERY
             self.record()
@@ -67,58 +69,27 @@ class Shown:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
-        if self.total:
-            print(self.line(), flush=True)
+        if self.pace is not None and self.pace.total:
+            print(self.pace.line(), flush=True)
             self.record()
-        self.total = 0
+        self.pace = None
 
-    def what(self) -> str:
-        """Name the work: the stage, and the piece if the stage's name doesn't say it."""
-        piece = self.label if self.label not in ("", self.address, self.address.partition("@")[0]) else ""
-        return f"{self.address}: {piece}" if piece else self.address
+    def piece(self, label: str) -> str:
+        """Return the name of a piece of work, "" if the stage's name says it."""
+        return label if label not in (self.address, self.address.partition("@")[0]) else ""
 
     def record(self) -> None:
         """Write how far the piece of work is; see stages.process.records."""
-        rate, left = self.rate(), self.total - self.done
+        assert self.pace is not None
+        rate, left = self.pace.rate(), self.pace.total - self.pace.done
         records.add_progress(
             {
                 "stage": self.address,
                 "label": self.label,
-                "unit": self.unit,
-                "done": self.done,
-                "total": self.total,
+                "unit": self.pace.unit,
+                "done": self.pace.done,
+                "total": self.pace.total,
                 "seconds_left": left / rate if rate else None if left else 0.0,
-                "values": self.values,
+                "values": self.pace.values,
             }
         )
-
-    def seconds(self) -> float:
-        """Return how long the piece of work has taken."""
-        return max(time.monotonic() - self.began, 1e-9)
-
-    def rate(self) -> float:
-        """Return the units done in a second, without those that an earlier run did."""
-        return (self.done - self.done_before) / self.seconds()
-
-    def line(self) -> str:
-        """Return such as `pretrain@base: step 640/1500 (43 %), loss 0.51, 21.9 step/s, 0:39 left`."""
-        seconds, rate = self.seconds(), self.rate()
-        parts = [f"{self.unit} {self.done}/{self.total} ({100 * self.done / max(self.total, 1):.0f} %)"]
-        parts += [f"{name} {value}" for name, value in shown(self.values).items()]
-        parts += [f"{rate:.3g} {self.unit}/s"]
-        left = self.total - self.done
-        parts += [f"{clock(left / rate)} left" if left and rate else f"{clock(seconds)} in all"]
-        separator = ", " if self.what() != self.address else ": "
-        return self.what() + separator + ", ".join(parts)
-
-
-def shown(values: dict[str, float]) -> dict[str, str]:
-    """Return values as short texts."""
-    return {name: f"{value:.3g}" for name, value in values.items()}
-
-
-def clock(seconds: float) -> str:
-    """Return a duration such as 0:39 or 2:05:00."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
