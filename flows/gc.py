@@ -1,7 +1,6 @@
 """Garbage: what nothing uses any more, by kind; lists it, and removes it after a yes."""
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -14,6 +13,7 @@ from etils.epy import lazy_imports
 from filelock import FileLock, Timeout
 
 from fewstep.errors import UserError
+from fewstep.files import remove
 from flows.dvc import repo
 from flows.workspaces import workspace_lock
 from stages.artifacts.plan import Plan
@@ -60,8 +60,9 @@ def agreed() -> bool:
 
 def freed(paths: Iterable[Path]) -> int:
     """Return the bytes on disk that removing `paths` gives back; a file with a link elsewhere gives none."""
+    kept = [path for path in paths if not path.is_symlink()]  # what a link leads to stays
     files = [
-        file for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()
+        file for path in kept for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()
     ]
     stats = [file.lstat() for file in files]
     seen = Counter((stat.st_dev, stat.st_ino) for stat in stats)
@@ -187,7 +188,7 @@ def old_artifacts(root: Path, outputs: Iterable[Path]) -> Garbage:
         title="artifacts of stages that are no longer in params.yaml",
         cost="DVC's cache still has those that a branch, tag or experiment uses",
         items={str(path.relative_to(root)): [path] for path in old},
-        remove=partial(for_each, shutil.rmtree, old),
+        remove=partial(for_each, remove, old),
     )
 
 
@@ -199,15 +200,15 @@ def variants(root: Path) -> Garbage:
         if not workspace_lock.is_held(folder.with_suffix(".lock"))
     ]
 
-    def remove(folder: Path) -> None:
-        shutil.rmtree(folder)
+    def remove_with_lock(folder: Path) -> None:
+        remove(folder)
         folder.with_suffix(".lock").unlink(missing_ok=True)
 
     return Garbage(
         title="workspaces of overrides and sweeps",
         cost="their results leave the disk, and stages run again if you return to those settings",
         items={str(folder.relative_to(root)): [folder] for folder in old},
-        remove=partial(for_each, remove, old),
+        remove=partial(for_each, remove_with_lock, old),
     )
 
 
@@ -258,4 +259,4 @@ def in_use(folder: Path) -> bool:
 def remove_unless_in_use(folder: Path) -> None:
     """Remove a scratch folder, unless a process has begun to use it meanwhile."""
     with suppress(Timeout), FileLock(Scratch(folder).lock_file).acquire(timeout=0):
-        shutil.rmtree(folder)
+        remove(folder)

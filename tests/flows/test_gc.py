@@ -139,6 +139,19 @@ def test_scratch_that_a_process_works_in_forbids_it_and_survives(littered):
     assert scratch.exists()
 
 
+def test_a_link_goes_and_what_it_leads_to_stays(tmp_path):
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/file").write_text("x")
+    (tmp_path / "artifacts/link").symlink_to(tmp_path / "elsewhere")
+    garbage = gc.old_artifacts(tmp_path, [])
+    assert garbage.items == {"artifacts/link": [tmp_path / "artifacts/link"]}
+    assert gc.freed(garbage.items["artifacts/link"]) == 0
+    garbage.remove()
+    assert not (tmp_path / "artifacts/link").is_symlink()
+    assert (tmp_path / "elsewhere/file").exists()
+
+
 def test_what_shares_a_file_with_another_frees_nothing(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "file").write_bytes(b"x" * 100)
