@@ -101,15 +101,18 @@ def collect(root: Path) -> list[Garbage]:
     """Return the garbage of the project at `root`; there may be none of a kind.
 
     Raises:
-        UserError: A stage is running, here or in an experiment's clone, or DVC fails.
+        UserError: A flow or a stage is running, here or in a clone with the same scratch, or DVC fails.
     """
-    if busy := [folder.name for folder in scratch_folders(root) if in_use(folder)]:
-        raise UserError(f"{busy[0].rpartition('.')[0]} is running; collect garbage when nothing runs")
+    busy = [folder.name.rpartition(".")[0] for folder in scratch_folders() if in_use(folder)]
+    if workspace_lock.is_held(lock := workspace_lock.lock_of(root)):  # its next stage may begin any time
+        busy.append(workspace_lock.holder(lock))
+    if busy:
+        raise UserError(f"{busy[0]} is running; collect garbage when nothing runs")
     stages = repo.read(root)
     outputs = [root / out for stage in stages.values() for out in stage.outputs]
     return [
         unused_cache(root),
-        old_scratch(root),
+        old_scratch(),
         old_entries(root),
         old_artifacts(root, outputs),
         variants(root),
@@ -128,15 +131,19 @@ def unused_cache(root: Path) -> Garbage:
     )
 
 
-def old_scratch(root: Path) -> Garbage:
-    """Return scratch that no stage would resume from with today's settings."""
+def old_scratch() -> Garbage:
+    """Return scratch that no stage would resume from with today's settings.
+
+    What lies in FEWSTEP_SCRATCH may be another clone's, which has settings of its own, so it stays.
+    """
     current = dict(current_scratch())
 
     def is_old(folder: Path) -> bool:
         stage = folder.name.rpartition(".")[0]
         return current.get(stage, "") not in (None, folder.name)
 
-    old = [folder for folder in scratch_folders(root) if is_old(folder)]
+    shared = os.environ.get("FEWSTEP_SCRATCH")
+    old = [] if shared else [folder for folder in scratch_folders() if is_old(folder)]
     return Garbage(
         title="scratch of settings that are no longer in params.yaml",
         cost="stages killed under those settings start from the beginning if you return to them",
@@ -145,10 +152,9 @@ def old_scratch(root: Path) -> Garbage:
     )
 
 
-def scratch_folders(root: Path) -> list[Path]:
-    """Return the project's own scratch; that in FEWSTEP_SCRATCH may be another clone's."""
-    parent = root / ".fewstep" / "scratch"
-    return [] if os.environ.get("FEWSTEP_SCRATCH") else sorted(parent.glob("[!.]*.*/"))
+def scratch_folders() -> list[Path]:
+    """Return the folders that stages work in, or did, wherever scratch is."""
+    return sorted(Scratch.parent().glob("[!.]*.*/"))
 
 
 def current_scratch() -> Iterator[tuple[str, str | None]]:
