@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import math
 import os
 import shutil
 import sys
@@ -122,8 +123,10 @@ def show_plan(stage: str, key: str | None, price: float | None) -> None:
     """Print what a stage that makes samples, or trains, will take.
 
     Raises:
-        UserError: for everything that would stop the stage.
+        UserError: for everything that would stop the stage; also for a price that can't be.
     """
+    if price is not None and not 0 <= price < math.inf:
+        raise UserError(f"--price must be that of an hour of a worker, a number from 0, got {price:g}")
     plan = read_plan(stage, key)
     scratch, progress = Scratch.of(plan.address, plan.fingerprint), Shown(plan.address)
     if scratch.read_finished(progress.note):

@@ -1,5 +1,7 @@
 """Shards made by workers: the same bytes whoever makes them, wherever they are put, killed or not."""
 
+import math
+
 import pytest
 import torch
 from jobs import job_in
@@ -8,6 +10,7 @@ from fewstep.checkpoint import save_model
 from fewstep.errors import UserError
 from fewstep.model import ModelConfig, build
 from fewstep.noises import GAUSSIAN
+from stages.run import runner
 from stages.sampling import open_model
 from stages.sampling import splits as splits_module
 from stages.sampling.estimate import Estimate, estimate
@@ -222,3 +225,9 @@ def test_an_estimate_leaves_what_is_there_alone(model, tmp_path, monkeypatch):
         estimate(wanted(tmp_path), maker_of(model), checked=40, opened=maker_of(model).open()).fastest is None
     )
     assert bytes_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("price", [math.nan, math.inf, -3.0])
+def test_a_price_is_a_number_from_0(price):
+    with pytest.raises(UserError, match=rf"--price must be .* a number from 0, got {price:g}"):
+        runner.show_plan("couple", "round1", price)
