@@ -42,8 +42,17 @@ def must_be_writable(file: Path) -> None:
     if file.is_dir():
         raise UserError(f"{shown(file)} is a folder; give the name of a file")
     with _told_of(file):
-        there = next(folder for folder in file.absolute().parents if folder.exists())
-        TemporaryFile(dir=there).close()
+        try_to_write_in(file.parent)
+
+
+def try_to_write_in(folder: Path) -> None:
+    """Make a file without a name in a folder, or above it where it has to be made first, and remove it.
+
+    Raises:
+        OSError: if that can't be done, and so no file can be written in `folder`.
+    """
+    there = next(above for above in (folder / "file").absolute().parents if above.exists())
+    TemporaryFile(dir=there).close()
 
 
 @contextmanager

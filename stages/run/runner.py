@@ -112,6 +112,7 @@ def read_plan(stage: str, key: str | None, *, complete: bool = True) -> Plan:
     Raises:
         UserError: for everything that the user can change; also if the stage takes no such key.
     """
+    Scratch.must_be_usable()
     params = checks.read_checked()
     if key not in (keys := params.keys(stage)):
         wanted = "no argument" if keys == [None] else f"one of: {', '.join(map(str, keys))}"

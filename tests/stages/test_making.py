@@ -102,6 +102,30 @@ def test_workers_may_put_shards_where_other_machines_reach_them(
     assert bytes_of(tmp_path / "other") == whole
 
 
+@pytest.mark.parametrize(
+    ("shared", "told"),
+    [
+        ("/proc/x", r"FEWSTEP_SHARDS /proc/x can't be written \(No such file or directory\)"),
+        ("{here}/file", r"FEWSTEP_SHARDS .*/file can't be written \(Not a directory\)"),
+        ("s4://bucket", r"FEWSTEP_SHARDS: can't use s4://bucket \(ValueError: Protocol not known: s4\)"),
+    ],
+)
+def test_a_place_that_workers_could_not_use_is_named(tmp_path, monkeypatch, shared, told):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FEWSTEP_SHARDS", shared.format(here=tmp_path))
+    with pytest.raises(UserError, match=told):
+        wanted(tmp_path / "job")
+
+
+def test_a_variable_that_names_no_place_leaves_shards_and_model_where_they_are(
+    model, whole, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("FEWSTEP_SHARDS", "")
+    monkeypatch.setenv("FEWSTEP_WORKERS", "1")
+    wanted(tmp_path).make(maker_of(model))
+    assert bytes_of(tmp_path) == whole
+
+
 class Small(torch.nn.Module):
     """A network on a device that has room for a few samples at a time."""
 

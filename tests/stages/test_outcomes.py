@@ -55,6 +55,16 @@ def test_each_failure_has_its_kind_and_message(project, how, kind, message):
     assert message in told["message"]
 
 
+@pytest.mark.parametrize(
+    ("place", "why"), [("/proc/x", "No such file or directory"), ("params.yaml", "Not a directory")]
+)
+def test_scratch_that_cannot_be_written_is_a_mistake_and_no_crash(project, place, why):
+    said = project.sh("python -m stages.make", ok=False, FEWSTEP_SCRATCH=place)
+    told = f"FEWSTEP_SCRATCH {place} can't be written ({why}); name another folder by FEWSTEP_SCRATCH"
+    assert said == f"make: {told}\n"
+    assert outcome(project) == {"stage": "make", "outcome": "mistake", "message": told}
+
+
 def test_records_that_cannot_be_written_stop_no_stage(project):
     nowhere = str(project / "nowhere/file")
     project.sh("python -m stages.make", FEWSTEP_PROGRESS_FILE=nowhere, FEWSTEP_OUTCOME_FILE=nowhere)
