@@ -14,7 +14,7 @@ from uuid import UUID
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 
-from fewstep.pace import clock
+from fewstep.command_progress import clock
 from fewstep.secrets import scrub
 from flows.server import connection, tracker
 from flows.server.page import page

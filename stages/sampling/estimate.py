@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fewstep import solvers
+from fewstep.command_progress import clock
 from fewstep.draws import draws_of
 from fewstep.fitting import Fitting
 from fewstep.flow import Flow
 from fewstep.grids import Grid
-from fewstep.pace import clock
 from fewstep.reference import follow
 from fewstep.shards.recipe import FLOATS, Recipe
 from stages.process.device import device

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fewstep.pace import clock
+from fewstep.command_progress import clock
 from stages.evaluation import timings
 from stages.process import progress
 from stages.process.progress import Shown
