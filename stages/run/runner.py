@@ -25,6 +25,7 @@ from stages.artifacts.scratch import Scratch, publish, root
 from stages.process import records
 from stages.process.parent import asked_again, die_with_dvc
 from stages.process.progress import Shown
+from stages.run import variables
 from stages.run.job import Job
 from stages.settings import checks, discovery
 from stages.tracking.tracking import Tracking
@@ -107,12 +108,12 @@ def command_line(stage: str) -> ArgumentParser:
 
 
 def read_plan(stage: str, key: str | None, *, complete: bool = True) -> Plan:
-    """Check all settings and return what the stage is to do; without all inputs if not `complete`.
+    """Check variables and settings, and return what the stage is to do; without all inputs if not `complete`.
 
     Raises:
         UserError: for everything that the user can change; also if the stage takes no such key.
     """
-    Scratch.must_be_usable()
+    variables.must_be_right()
     params = checks.read_checked()
     if key not in (keys := params.keys(stage)):
         wanted = "no argument" if keys == [None] else f"one of: {', '.join(map(str, keys))}"
