@@ -12,15 +12,16 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import App, Parameter
 from etils.epy import lazy_imports
 
 from fewstep import __version__
 from fewstep.checkouts import checkout_of
-from fewstep.errors import UserError, first_line
-from fewstep.files import written_whole
+from fewstep.command_progress import CommandProgress
+from fewstep.errors import UserError
+from fewstep.files import folder_written_whole, must_be_writable, output_written_whole
 
 with lazy_imports():  # loaded at first use, so that help is there at once
     import safetensors.torch
@@ -28,10 +29,10 @@ with lazy_imports():  # loaded at first use, so that help is there at once
 
     from fewstep import (
         checkpoint,
-        draws,
         flow,
         grid_files,
         model_grids,
+        opened,
         parallel_steps,
         pictures,
         power_averages,
@@ -44,11 +45,6 @@ with lazy_imports():  # loaded at first use, so that help is there at once
     from fewstep.exporting import folder
     from fewstep.foreign import survey
     from fewstep.searching import call
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fewstep.model import Model
 
 CODE = Path(__file__).resolve().parents[1]
 """The folder that this package was imported from."""
@@ -134,23 +130,27 @@ def search(
         out: The file that gets the grids, for `fewstep sample --grid`.
 
     Raises:
-        UserError: A folder holds no model, or an option does not fit it.
+        UserError: A folder holds no model, an option does not fit it, or `out` can't be written.
     """
-    loaded = load(model, device)
+    must_be_writable(out)
+    loaded = opened.load(model, device)
     wanted = sum(registry.find("fewstep.searches", method)().needs().values()) + report
-    noise, conditions = drawn(loaded, max(wanted, 1), seed, device)  # one shows whether it is deterministic
-    found = call.search(
-        loaded,
-        noise,
-        budgets=budgets,
-        method=method,
-        solver=solver,
-        guidance=guidance,
-        conditions=conditions,
-        teacher=load(teacher, device) if teacher else None,
-        report=report,
-        batch=batch,
-    )
+    needed = max(wanted, 1)  # one shows whether the model is deterministic
+    noise, conditions = opened.drawn(loaded, needed, seed, device)
+    with CommandProgress("search") as progress:
+        found = call.search(
+            loaded,
+            noise,
+            budgets=budgets,
+            method=method,
+            solver=solver,
+            guidance=guidance,
+            conditions=conditions,
+            teacher=opened.load(teacher, device) if teacher else None,
+            report=report,
+            batch=batch,
+            progress=progress,
+        )
     digest = checkpoint.model_digest(model)
     result = {
         "grids": {str(steps): asdict(grid) | {"model_digest": digest} for steps, grid in found.items()},
@@ -159,7 +159,7 @@ def search(
             for steps, scores in found.scores.items()
         },
     }
-    with written_whole(out) as temporary:
+    with output_written_whole(out) as temporary:
         temporary.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
     print(grid_files.table({steps: found[steps] for steps in budgets}, result["scores"]))
     print(f"Grids: {out.resolve()}")
@@ -204,14 +204,15 @@ def sample(
         out: A .png file, for images, or a .safetensors file with the tensors `samples` and `label`.
 
     Raises:
-        UserError: A folder holds no model, or an option does not fit it.
+        UserError: A folder holds no model, an option does not fit it, or `out` can't be written.
     """
     if out.suffix not in (".png", ".safetensors"):
         raise UserError(f"--out needs a name that ends in .png or .safetensors, got {out}")
+    must_be_writable(out)
     for name, number in (("samples", samples), ("batch", batch)):
         if number < 1:
             raise UserError(f"--{name} must be 1 or more, got {number}")
-    loaded = load(model, device)
+    loaded = opened.load(model, device)
     shape = loaded.config.shape
     decoder = codecs.read(codec).to(device) if codec else None
     if decoder:
@@ -224,7 +225,7 @@ def sample(
         others = {"steps": steps, "grid": grid, "solver": solver != "euler", "guidance": guidance != 1}
         others |= {"at-once": at_once != 1}
         digest, given = checkpoint.model_digest(model), [name for name, was in others.items() if was]
-        follow = beside(loaded, digest, refiner, blocks, given, device)
+        follow = opened.beside(loaded, digest, refiner, blocks, given, device)
     else:
         velocity = flow.as_flow(loaded, guidance=guidance)
         chosen = model_grids.choose(loaded.config, steps, grid, solver, guidance)
@@ -233,23 +234,25 @@ def sample(
         if at_once != 1:
             integrate = partial(parallel_steps.integrate, at_once=at_once)
         follow = partial(integrate, velocity, grid=chosen)
-    noise, conditions = drawn(loaded, samples, seed, device)
+    noise, conditions = opened.drawn(loaded, samples, seed, device)
     made, nfe = [], 0
-    with torch.inference_mode():
+    with torch.inference_mode(), CommandProgress("sample") as progress:
+        progress.start("", samples, unit="sample")
         for start in range(0, samples, batch):
             part = {name: value[start : start + batch] for name, value in conditions.items()}
             solution = follow(noise=noise[start : start + batch], **part)
             made.append(codecs.seen(solution.x, decoder))
             nfe = solution.nfe
+            progress.advance(len(solution.x))
     tensors = {
         "samples": units.in_units(torch.cat(made).cpu(), loaded.config.units),
         **{name: value.cpu() for name, value in conditions.items()},
     }
-    with written_whole(out) as temporary:
+    with output_written_whole(out) as temporary:
         if out.suffix == ".png":
             pictures.write(tensors["samples"], temporary)
         else:
-            safetensors.torch.save_file(tensors, temporary)
+            temporary.write_bytes(safetensors.torch.save(tensors))  # unlike save_file, it raises OSErrors
     print(f"{samples} samples in {nfe} network calls each: {out.resolve()}")
 
 
@@ -313,7 +316,7 @@ def adopt(
         UserError: The folder holds no model that fewstep can take, or the check failed.
     """
     seen = survey.look(model, format)
-    placed(seen.model, device)
+    opened.placed(seen.model, device)
     verdict = survey.check(seen, data)
     print(survey.report(seen, verdict, Path(os.path.abspath(model)), checkout_of(Path.cwd()) or Path.cwd()))
     survey.refuse(verdict)
@@ -325,61 +328,11 @@ def average(model: Path, /, *, width: float, out: Path) -> None:
     Args:
         model: A model directory with averages.
         width: The relative width of the average: a smaller one counts the last steps more.
-        out: The model directory to write.
+        out: The new model directory.
 
     Raises:
-        UserError: The folder holds no averages, or there is no such width.
+        UserError: The folder holds no averages, there is no such width, or `out` exists or can't be written.
     """
-    checkpoint.save_model(out, power_averages.averaged(model, width))
-
-
-def load(folder: Path, device: str) -> "Model":
-    """Return the model of a folder, on a device.
-
-    Raises:
-        UserError: The folder holds no model, or there is no such device.
-    """
-    return placed(checkpoint.load_model(folder), device)
-
-
-def placed(model: "Model", device: str) -> "Model":
-    """Return a model on a device.
-
-    Raises:
-        UserError: There is no such device.
-    """
-    try:
-        return model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {device} cannot be used here: {first_line(error)}") from error
-
-
-def drawn(model: "Model", count: int, seed: int, device: str) -> "tuple[Tensor, dict[str, Tensor]]":
-    """Return noise (count, *shape) and what a model is conditioned on, (count,) each."""
-    return next(draws.draws_of(model, "command line", seed, range(count), batch=count, device=device))
-
-
-def beside(
-    model: "Model",
-    digest: str,
-    refiner: Path | None,
-    numbers: tuple[int, int, int] | None,
-    others: "list[str]",
-    device: str,
-) -> "Callable[..., refining.Refined]":
-    """Return what samples a model with a refiner beside it, in as many steps of each kind as `numbers` say.
-
-    Raises:
-        UserError: One of the two options is missing, `others` were given that choose steps as well, or the
-            refiner does not fit the model.
-    """
-    if refiner is None or numbers is None:
-        raise UserError(
-            "--refiner and --blocks go together: the refiner's folder, and how many steps of each kind"
-        )
-    if others:
-        raise UserError(f"--blocks says which steps are taken with a refiner; leave --{others[0]} out")
-    loaded = load(refiner, device)
-    refining.must_refine(loaded, model, digest)
-    velocity = flow.as_flow(model, guidance=loaded.config.baked_guidance)
-    return partial(refining.follow, velocity, loaded, blocks=refining.Blocks(*numbers))
+    with folder_written_whole(out) as folder:
+        checkpoint.save_model(folder, power_averages.averaged(model, width))
+    print(f"Model: {out.resolve()}")

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from fewstep.errors import UserError
 
@@ -32,6 +33,39 @@ def written_whole(file: Path, suffix: str = ".tmp") -> Iterator[Path]:
     _flush(file.parent)
 
 
+def must_be_writable(file: Path) -> None:
+    """Refuse a file that a long work could not write in the end; nothing is left behind.
+
+    Raises:
+        UserError: if `file` is a folder, or there can be no file of that name.
+    """
+    if file.is_dir():
+        raise UserError(f"{shown(file)} is a folder; give the name of a file")
+    with _told_of(file):
+        try_to_write_in(file.parent)
+
+
+def try_to_write_in(folder: Path) -> None:
+    """Make a file without a name in a folder, or above it where it has to be made first, and remove it.
+
+    Raises:
+        OSError: if that can't be done, and so no file can be written in `folder`.
+    """
+    there = next(above for above in (folder / "file").absolute().parents if above.exists())
+    TemporaryFile(dir=there).close()
+
+
+@contextmanager
+def output_written_whole(file: Path) -> Iterator[Path]:
+    """Yield a temporary path as `written_whole` does, for a file that the user named.
+
+    Raises:
+        UserError: if it can't be written.
+    """
+    with _told_of(file), written_whole(file) as temporary:
+        yield temporary
+
+
 @contextmanager
 def folder_written_whole(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder, which becomes `folder` when the block ends; if that fails, nothing is left.
@@ -51,7 +85,7 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
     except OSError as error:
         with suppress(OSError):
             remove(temporary)
-        raise UserError(f"{shown(folder)} can't be written: {error.strerror or error}") from error
+        raise _cannot_be_written(folder, error) from error
     except BaseException:
         remove(temporary)
         raise
@@ -147,6 +181,18 @@ def decoded(content: bytes, file: Path) -> str:
 def shown(file: Path | str) -> str:
     """Return a path as text that can be printed, bytes of its name that are not UTF-8 as their numbers."""
     return os.fsencode(file).decode(errors="backslashreplace")
+
+
+@contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _cannot_be_written(path, error) from error
+
+
+def _cannot_be_written(path: Path, error: OSError) -> UserError:
+    return UserError(f"{shown(path)} can't be written: {error.strerror or error}")
 
 
 def _flush(path: Path) -> None:

@@ -22,13 +22,13 @@ def count(variable: str, of_what: str, *, default: Default) -> int | Default:
     return int(asked)
 
 
-def is_on(variable: str) -> bool:
-    """Return whether an environment variable is on; it is off unless it is set.
+def is_on(variable: str, *, default: bool = False) -> bool:
+    """Return whether an environment variable is on, or `default` where it is not set.
 
     Raises:
         UserError: if it is neither on nor off.
     """
-    asked = os.environ.get(variable, "off")
+    asked = os.environ.get(variable, "on" if default else "off")
     if asked not in ("on", "off"):
         raise UserError(f"{variable} must be on or off, got {asked!r}")
     return asked == "on"

@@ -60,15 +60,15 @@ def plan(
     Raises:
         UserError: STAGE makes no samples and trains nothing, or an option does not fit it.
     """
-    if (stage is not None or memory) and choice != Choice():
+    if [stage is not None, memory, choice != Choice()].count(True) > 1:
         raise UserError("give a stage, --memory or options of a run, and not several of them")
+    if price is not None and stage is None:
+        raise UserError("--price needs a stage that makes samples, such as couple@round1")
     if stage is not None:
         measuring.measure(stage, price)
     if memory:
         measuring.measure_trainings()
         return
-    if price is not None:
-        raise UserError("--price needs a stage that makes samples, such as couple@round1")
     print(runs.plan(Path.cwd(), choice))
 
 

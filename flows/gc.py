@@ -1,7 +1,6 @@
 """Garbage: what nothing uses any more, by kind; lists it, and removes it after a yes."""
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -14,6 +13,7 @@ from etils.epy import lazy_imports
 from filelock import FileLock, Timeout
 
 from fewstep.errors import UserError
+from fewstep.files import remove
 from flows.dvc import repo
 from flows.workspaces import workspace_lock
 from stages.artifacts.plan import Plan
@@ -60,8 +60,9 @@ def agreed() -> bool:
 
 def freed(paths: Iterable[Path]) -> int:
     """Return the bytes on disk that removing `paths` gives back; a file with a link elsewhere gives none."""
+    kept = [path for path in paths if not path.is_symlink()]  # what a link leads to stays
     files = [
-        file for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()
+        file for path in kept for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()
     ]
     stats = [file.lstat() for file in files]
     seen = Counter((stat.st_dev, stat.st_ino) for stat in stats)
@@ -100,15 +101,18 @@ def collect(root: Path) -> list[Garbage]:
     """Return the garbage of the project at `root`; there may be none of a kind.
 
     Raises:
-        UserError: A stage is running, here or in an experiment's clone, or DVC fails.
+        UserError: A flow or a stage is running, here or in a clone with the same scratch, or DVC fails.
     """
-    if busy := [folder.name for folder in scratch_folders(root) if in_use(folder)]:
-        raise UserError(f"{busy[0].rpartition('.')[0]} is running; collect garbage when nothing runs")
+    busy = [folder.name.rpartition(".")[0] for folder in scratch_folders() if in_use(folder)]
+    if workspace_lock.is_held(lock := workspace_lock.lock_of(root)):  # its next stage may begin any time
+        busy.append(workspace_lock.holder(lock))
+    if busy:
+        raise UserError(f"{busy[0]} is running; collect garbage when nothing runs")
     stages = repo.read(root)
     outputs = [root / out for stage in stages.values() for out in stage.outputs]
     return [
         unused_cache(root),
-        old_scratch(root),
+        old_scratch(),
         old_entries(root),
         old_artifacts(root, outputs),
         variants(root),
@@ -127,15 +131,19 @@ def unused_cache(root: Path) -> Garbage:
     )
 
 
-def old_scratch(root: Path) -> Garbage:
-    """Return scratch that no stage would resume from with today's settings."""
+def old_scratch() -> Garbage:
+    """Return scratch that no stage would resume from with today's settings.
+
+    What lies in FEWSTEP_SCRATCH may be another clone's, which has settings of its own, so it stays.
+    """
     current = dict(current_scratch())
 
     def is_old(folder: Path) -> bool:
         stage = folder.name.rpartition(".")[0]
         return current.get(stage, "") not in (None, folder.name)
 
-    old = [folder for folder in scratch_folders(root) if is_old(folder)]
+    shared = os.environ.get("FEWSTEP_SCRATCH")
+    old = [] if shared else [folder for folder in scratch_folders() if is_old(folder)]
     return Garbage(
         title="scratch of settings that are no longer in params.yaml",
         cost="stages killed under those settings start from the beginning if you return to them",
@@ -144,10 +152,9 @@ def old_scratch(root: Path) -> Garbage:
     )
 
 
-def scratch_folders(root: Path) -> list[Path]:
-    """Return the project's own scratch; that in FEWSTEP_SCRATCH may be another clone's."""
-    parent = root / ".fewstep" / "scratch"
-    return [] if os.environ.get("FEWSTEP_SCRATCH") else sorted(parent.glob("[!.]*.*/"))
+def scratch_folders() -> list[Path]:
+    """Return the folders that stages work in, or did, wherever scratch is."""
+    return sorted(Scratch.parent().glob("[!.]*.*/"))
 
 
 def current_scratch() -> Iterator[tuple[str, str | None]]:
@@ -187,7 +194,7 @@ def old_artifacts(root: Path, outputs: Iterable[Path]) -> Garbage:
         title="artifacts of stages that are no longer in params.yaml",
         cost="DVC's cache still has those that a branch, tag or experiment uses",
         items={str(path.relative_to(root)): [path] for path in old},
-        remove=partial(for_each, shutil.rmtree, old),
+        remove=partial(for_each, remove, old),
     )
 
 
@@ -199,15 +206,15 @@ def variants(root: Path) -> Garbage:
         if not workspace_lock.is_held(folder.with_suffix(".lock"))
     ]
 
-    def remove(folder: Path) -> None:
-        shutil.rmtree(folder)
+    def remove_with_lock(folder: Path) -> None:
+        remove(folder)
         folder.with_suffix(".lock").unlink(missing_ok=True)
 
     return Garbage(
         title="workspaces of overrides and sweeps",
         cost="their results leave the disk, and stages run again if you return to those settings",
         items={str(folder.relative_to(root)): [folder] for folder in old},
-        remove=partial(for_each, remove, old),
+        remove=partial(for_each, remove_with_lock, old),
     )
 
 
@@ -258,4 +265,4 @@ def in_use(folder: Path) -> bool:
 def remove_unless_in_use(folder: Path) -> None:
     """Remove a scratch folder, unless a process has begun to use it meanwhile."""
     with suppress(Timeout), FileLock(Scratch(folder).lock_file).acquire(timeout=0):
-        shutil.rmtree(folder)
+        remove(folder)

@@ -35,6 +35,7 @@ from flows.workers import driver
 from flows.workspaces import workspace_lock
 from flows.workspaces.variant import Variant
 from stages.artifacts import manifests
+from stages.run import variables
 from stages.settings import own_files
 from stages.tracking import tracking
 
@@ -132,6 +133,7 @@ def pipeline(root: Path = Path(), **asked: Any) -> State:
     """
     request, name, run = Request(**asked), str(flow_run.get_name()), str(flow_run.get_id())
     try:
+        check_variables()
         deployed.check_folder(root)
         variant = Variant.of(root, request.overrides)
         # The tracker's name of this run, for the stages' processes and for link_cached.
@@ -142,6 +144,19 @@ def pipeline(root: Path = Path(), **asked: Any) -> State:
         return failed(str(error))
     except CancelledInUIError:
         return Cancelled(message="cancelled; the next run continues where this one stopped")
+
+
+def check_variables() -> None:
+    """Refuse variables that the stages of a run, or its end, would refuse later.
+
+    Stages that workers run have the variables of those.
+
+    Raises:
+        UserError: One of them can't be.
+    """
+    tracking.wanted()
+    if not driver.wanted():
+        variables.must_be_right()
 
 
 def work(variant: Variant, request: Request) -> State:

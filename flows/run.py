@@ -12,7 +12,7 @@ from prefect.settings import PREFECT_API_URL
 from fewstep.errors import UserError
 from flows import summary
 from flows.dvc import repo
-from flows.pipeline import pipeline
+from flows.pipeline import check_variables, pipeline
 from flows.planning import choice
 from flows.planning.request import Choice, Request
 from flows.server import connection, own
@@ -26,8 +26,9 @@ def run(root: Path, request: Request) -> None:
     """Run the flow and print its outcome and the result table.
 
     Raises:
-        UserError: The settings or the request are wrong, no server answers, or the run failed.
+        UserError: A variable, the settings or the request are wrong, no server answers, or the run failed.
     """
+    check_variables()
     variant = Variant.of(root, request.overrides)  # before waiting for a server
     connection.check()
     if not request.dry_run and nothing_to_do(root, request):

@@ -1,11 +1,11 @@
 """Evaluate: every model at every NFE, as numbers, pictures and a page."""
 
-import shutil
 from pathlib import Path
 
 from etils.epy import lazy_imports
 from pydantic import Field
 
+from fewstep.files import remove
 from stages.artifacts import manifests
 from stages.run.job import Job
 from stages.run.runner import main
@@ -141,7 +141,7 @@ def remove_models_no_longer_named(job: Job) -> None:
                 )
                 continue
             job.progress.note(f"removed {path}: no stage in params.yaml makes it any more")
-            shutil.rmtree(path)
+            remove(path)
 
 
 if __name__ == "__main__":

@@ -134,6 +134,13 @@ def test_a_killed_training_resumes_to_the_same_averages(tmp_path, monkeypatch):
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
+def average(model, out):
+    """Run `fewstep average` and return what it ended with: None, or its message."""
+    with pytest.raises(SystemExit) as ended:
+        command_line.main(["average", str(model), "--width", "0.07", "--out", str(out)])
+    return ended.value.code or None
+
+
 def test_an_average_of_any_width_is_a_model(tmp_path, capsys):
     model = tmp_path / "model"
     save_model(model, trained(model).model)
@@ -141,12 +148,21 @@ def test_an_average_of_any_width_is_a_model(tmp_path, capsys):
     last = load_file(model / power_averages.FOLDER / "00000024.safetensors")
     for name, weight in same.named_parameters():
         torch.testing.assert_close(weight.detach(), last[f"0.1/{name}"], atol=1e-6, rtol=0)
-    with pytest.raises(SystemExit) as ended:
-        command_line.main(["average", str(model), "--width", "0.07", "--out", str(tmp_path / "other")])
-    assert not ended.value.code
+    assert average(model, tmp_path / "other") is None
+    assert capsys.readouterr().out == f"Model: {tmp_path / 'other'}\n"
     other = load_model(tmp_path / "other")
     assert other.config == same.config
     assert not torch.equal(*(torch.cat([p.flatten() for p in m.parameters()]) for m in (same, other)))
+
+
+def test_an_average_replaces_nothing_and_is_whole_or_not_there(tmp_path):
+    model, out = tmp_path / "model", tmp_path / "out"
+    save_model(model, student())
+    before = {file.name: file.read_bytes() for file in model.iterdir()}
+    assert "exists; give the name of a new folder, or remove it first" in average(model, model)
+    assert {file.name: file.read_bytes() for file in model.iterdir()} == before
+    assert "holds no averages" in average(model, out)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["model"]
 
 
 def test_what_can_not_be_averaged_is_told(tmp_path):

@@ -1,7 +1,10 @@
 """`fewstep search` and `fewstep sample` on a model directory, without a pipeline."""
 
+import errno
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -222,6 +225,46 @@ def test_a_mistake_is_one_message(made, tmp_path, words, told):
     grids = {str(steps): {"times": uniform(steps).times} for steps in (1, 2)}
     (tmp_path / "two.json").write_text(json.dumps({"grids": grids}))
     assert told in fewstep(*words)
+
+
+@pytest.mark.parametrize("words", [("search", "--budgets", 2), ("sample", "--steps", 1)])
+def test_an_output_that_can_not_be_written_is_refused_before_any_work(made, tmp_path, words):
+    (tmp_path / "folder.png").mkdir()
+    assert fewstep(words[0], "nowhere", *words[1:], "--out", "folder.png") == (
+        "folder.png is a folder; give the name of a file"
+    )
+
+
+def no_room(file, content):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("words", "out"),
+    [
+        (("search", "--budgets", 2, "--method", "tan"), "grids.json"),
+        (("sample", "--steps", 1), "x.safetensors"),
+    ],
+)
+def test_a_disk_that_is_full_is_one_message(made, tmp_path, monkeypatch, words, out):
+    model = made()
+    before = sorted(tmp_path.rglob("*"))
+    for write in ("write_bytes", "write_text"):
+        monkeypatch.setattr(Path, write, no_room)
+    told = fewstep(words[0], model, *words[1:], "--out", out)
+    assert told == f"{out} can't be written: No space left on device"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_progress_is_told_beside_what_is_printed(made, capsys):
+    model = made()
+    assert fewstep("search", model, "--budgets", 2, "--method", "tan") is None
+    out, err = capsys.readouterr()
+    assert err.startswith("search: ")
+    assert "(100 %)" in err
+    assert "search:" not in out
+    assert fewstep("sample", model, "--steps", 1, "--samples", 5, "--out", "x.safetensors") is None
+    assert capsys.readouterr().err.startswith("sample: sample 5/5 (100 %), ")
 
 
 def test_a_grid_of_another_model_is_refused(made, tmp_path):

@@ -1,5 +1,6 @@
 """Files appear whole, are on the disk before they have their name, and carry checksums."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fewstep import files
+from fewstep.errors import UserError
 from fewstep.sealed import seal, unseal
 
 
@@ -31,6 +33,46 @@ def test_others_may_read_what_a_library_made_for_its_owner_alone(tmp_path):
         temporary.touch(mode=0o600)
     (tmp_path / "plain").touch()
     assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """A folder and a file in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("file").touch()
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("folder", "folder is a folder; give the name of a file"),
+        ("file/a.png", "file/a.png can't be written: Not a directory"),
+        ("file/b/a.png", "file/b/a.png can't be written: Not a directory"),
+        ("/proc/a.png", "/proc/a.png can't be written: No such file or directory"),
+    ],
+)
+def test_a_file_that_can_not_be_written_is_refused_beforehand(places, name, told):
+    with pytest.raises(UserError) as caught:
+        files.must_be_writable(Path(name))
+    assert str(caught.value) == told
+
+
+def test_to_look_whether_a_file_can_be_written_leaves_nothing_behind(places):
+    before = sorted(Path().rglob("*"))
+    for name in ("new", "folder/new", "new/folder/new", "file"):
+        files.must_be_writable(Path(name))
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_an_output_that_can_not_be_written_is_named_and_what_was_there_stays(tmp_path):
+    (tmp_path / "out").write_text("before")
+    with (
+        pytest.raises(UserError, match=rf"{tmp_path}/out can't be written: No space left on device"),
+        files.output_written_whole(tmp_path / "out"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("out", "before")]
 
 
 def test_a_folder_is_put_on_the_disk_with_all_that_is_below_it(tmp_path, flushed):

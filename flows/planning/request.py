@@ -25,13 +25,15 @@ def settings(kind: Any, tokens: Sequence[Token]) -> dict[str, Any]:
     """Decode the words KEY=VALUE of the command line; values are written as in params.yaml.
 
     Raises:
-        UserError: A word has no key or no `=`, or its value is no YAML.
+        UserError: A word has no key or no `=`, its value is no YAML, or a key is given twice.
     """
-    found = {}
+    found: dict[str, Any] = {}
     for token in tokens:
         key, equals, text = token.value.partition("=")
         if not (key and equals):
             raise UserError(f"{token.keyword} needs KEY=VALUE, such as seed=1, got {token.value!r}")
+        if key in found:
+            raise UserError(f"{token.keyword} {token.value}: {key} has a value already; give it one")
         found[key] = yaml_text.read(text, f"{token.keyword} {token.value}")
     return found
 

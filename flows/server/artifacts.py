@@ -14,11 +14,11 @@ from uuid import UUID
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 
+from fewstep.command_progress import clock
 from fewstep.secrets import scrub
 from flows.server import connection, tracker
 from flows.server.page import page
 from stages.artifacts import manifests
-from stages.process.progress import clock
 
 
 class Progress:

@@ -47,6 +47,8 @@ def held(lock: Path, name: str, run: str) -> Iterator[None]:
 
 def is_held(lock: Path) -> bool:
     """Return whether a flow run holds a lock."""
+    if not lock.exists():  # to ask for it would make it
+        return False
     try:
         with FileLock(lock).acquire(timeout=0):
             return False

@@ -11,8 +11,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from fewstep.errors import UserError
-from fewstep.files import flush_below, remove, written_whole
+from fewstep.files import flush_below, remove, try_to_write_in, written_whole
 from stages.artifacts import damage, manifests
+
+VARIABLE = "FEWSTEP_SCRATCH"
 
 
 def root() -> Path:
@@ -39,7 +41,22 @@ class Scratch:
     @staticmethod
     def parent() -> Path:
         """Return the folder of all scratch; clones may share one, FEWSTEP_SCRATCH."""
-        return Path(os.environ.get("FEWSTEP_SCRATCH") or state() / "scratch")
+        return Path(os.environ.get(VARIABLE) or state() / "scratch")
+
+    @classmethod
+    def must_be_usable(cls) -> None:
+        """Refuse a folder of all scratch in which no stage can work; nothing is left behind.
+
+        Raises:
+            UserError: if nothing can be written there.
+        """
+        try:
+            try_to_write_in(cls.parent())
+        except OSError as error:
+            where = f"{VARIABLE} {cls.parent()}" if os.environ.get(VARIABLE) else str(cls.parent())
+            raise UserError(
+                f"{where} can't be written ({error.strerror or error}); name another folder by {VARIABLE}"
+            ) from error
 
     @property
     def out(self) -> Path:

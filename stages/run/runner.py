@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import math
 import os
 import shutil
 import sys
@@ -24,6 +25,7 @@ from stages.artifacts.scratch import Scratch, publish, root
 from stages.process import records
 from stages.process.parent import asked_again, die_with_dvc
 from stages.process.progress import Shown
+from stages.run import variables
 from stages.run.job import Job
 from stages.settings import checks, discovery
 from stages.tracking.tracking import Tracking
@@ -106,11 +108,12 @@ def command_line(stage: str) -> ArgumentParser:
 
 
 def read_plan(stage: str, key: str | None, *, complete: bool = True) -> Plan:
-    """Check all settings and return what the stage is to do; without all inputs if not `complete`.
+    """Check variables and settings, and return what the stage is to do; without all inputs if not `complete`.
 
     Raises:
         UserError: for everything that the user can change; also if the stage takes no such key.
     """
+    variables.must_be_right()
     params = checks.read_checked()
     if key not in (keys := params.keys(stage)):
         wanted = "no argument" if keys == [None] else f"one of: {', '.join(map(str, keys))}"
@@ -122,8 +125,10 @@ def show_plan(stage: str, key: str | None, price: float | None) -> None:
     """Print what a stage that makes samples, or trains, will take.
 
     Raises:
-        UserError: for everything that would stop the stage.
+        UserError: for everything that would stop the stage; also for a price that can't be.
     """
+    if price is not None and not 0 <= price < math.inf:
+        raise UserError(f"--price must be that of an hour of a worker, a number from 0, got {price:g}")
     plan = read_plan(stage, key)
     scratch, progress = Scratch.of(plan.address, plan.fingerprint), Shown(plan.address)
     if scratch.read_finished(progress.note):

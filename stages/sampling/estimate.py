@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fewstep import solvers
+from fewstep.command_progress import clock
 from fewstep.draws import draws_of
 from fewstep.fitting import Fitting
 from fewstep.flow import Flow
@@ -16,7 +17,6 @@ from fewstep.grids import Grid
 from fewstep.reference import follow
 from fewstep.shards.recipe import FLOATS, Recipe
 from stages.process.device import device
-from stages.process.progress import clock
 from stages.sampling.fastest_batch import fastest_batch
 from stages.sampling.splits import TRAIN, ModelMaker, Opened, Splits
 from stages.workers.spread import spread, workers_for

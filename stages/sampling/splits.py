@@ -5,7 +5,6 @@ them and the stage reach them: in the stage's scratch, or under FEWSTEP_SHARDS, 
 fetches them. A shard is the same whoever makes it.
 """
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from fewstep.shards.fields import Field
 from fewstep.shards.write import Make
 from stages.run.job import Job
 from stages.sampling.open_model import fewest_rows
+from stages.sampling.shared_place import shared_place
 from stages.workers.spread import Spread, here, spread
 
 HELD_OUT, TRAIN = "held_out", "train"
@@ -103,8 +103,8 @@ class Splits:
     @property
     def store(self) -> Store:
         """Where the workers put shards."""
-        shared = os.environ.get("FEWSTEP_SHARDS")
-        return Store(shared).below(self.job.result) if shared else Store(self.job.out.resolve())
+        shared = shared_place()
+        return shared.below(self.job.result) if shared else Store(self.job.out.resolve())
 
     def missing(self) -> list[tuple[str, int]]:
         """Return the shards that are still to be made, the longest work first."""
@@ -151,7 +151,7 @@ class Splits:
 
     def _reachable(self, maker: ModelMaker) -> ModelMaker:
         """Return the maker; where shards are shared, of a copy of the model that is shared, too."""
-        if "FEWSTEP_SHARDS" not in os.environ:
+        if shared_place() is None:
             return maker
         model = self.store.below("model")
         for name in files_of(Path(maker.model)):

@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fewstep import variables
 from stages.artifacts import manifests
 from stages.artifacts.plan import Plan
 from stages.tracking import outboxes, recording
@@ -28,7 +28,11 @@ PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3", "MLFLOW_HTTP_REQUEST_MAX_RETRIES
 
 
 class Tracking:
-    """The tracked run of one stage; with FEWSTEP_TRACKING=off there is none."""
+    """The tracked run of one stage; with FEWSTEP_TRACKING=off there is none.
+
+    Raises:
+        UserError: if FEWSTEP_TRACKING is neither on nor off.
+    """
 
     def __init__(self, root: Path, plan: Plan) -> None:
         self.root, self.plan = root, plan
@@ -108,8 +112,12 @@ class Tracking:
 
 
 def wanted() -> bool:
-    """Return whether anything shall be tracked."""
-    return os.environ.get("FEWSTEP_TRACKING") != "off"
+    """Return whether anything shall be tracked.
+
+    Raises:
+        UserError: if FEWSTEP_TRACKING is neither on nor off.
+    """
+    return variables.is_on("FEWSTEP_TRACKING", default=True)
 
 
 def link_cached(root: Path, manifests: list[dict[str, Any]]) -> None:

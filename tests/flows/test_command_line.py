@@ -107,7 +107,15 @@ def test_a_clone_runs_its_own_code(tmp_path):
             ["plan", "--memory", "--only", "pretrain"],
             "give a stage, --memory or options of a run, and not several of them",
         ),
+        (
+            ["plan", "couple@round1", "--memory"],
+            "give a stage, --memory or options of a run, and not several of them",
+        ),
         (["plan", "--price", "2"], "--price needs a stage that makes samples, such as couple@round1"),
+        (
+            ["plan", "--memory", "--price", "2"],
+            "--price needs a stage that makes samples, such as couple@round1",
+        ),
     ],
 )
 def test_a_plan_is_of_a_run_or_of_a_stages_samples(monkeypatch, words, told):
@@ -123,7 +131,7 @@ def test_the_plan_of_a_stage_is_that_of_its_own_command(monkeypatch):
     measuring.measure("couple@round1", 2.5)
     measuring.measure("couple@round1", None)
     wanted = ["-m", "stages.couple", "round1", "--plan"]
-    assert started == [[*wanted, "--price", "2.5"], wanted]
+    assert started == [[*wanted, "--price=2.5"], wanted]
 
 
 def test_the_plan_of_memory_asks_each_training(monkeypatch):

@@ -12,6 +12,7 @@ from toy_project import Toy
 
 from fewstep.errors import UserError
 from flows import gc
+from flows.workspaces import workspace_lock
 from stages.artifacts.scratch import Scratch
 
 
@@ -119,9 +120,10 @@ def test_entries_are_kept_while_no_evaluation_says_when_it_began(littered):
     assert gc.old_entries(littered.root).items == {}
 
 
-def test_shared_scratch_is_left_alone(littered, monkeypatch):
-    monkeypatch.setenv("FEWSTEP_SCRATCH", "/somewhere")
-    assert gc.old_scratch(littered.root).items == {}
+def test_shared_scratch_is_left_alone(littered, tmp_path, monkeypatch):
+    shutil.move(littered.root / ".fewstep/scratch", tmp_path / "shared")
+    monkeypatch.setenv("FEWSTEP_SCRATCH", str(tmp_path / "shared"))
+    assert gc.old_scratch().items == {}
 
 
 def test_a_shared_cache_is_left_alone(littered, tmp_path):
@@ -137,6 +139,35 @@ def test_scratch_that_a_process_works_in_forbids_it_and_survives(littered):
             gc.collect(littered.root)
         gc.remove_unless_in_use(scratch)
     assert scratch.exists()
+
+
+def test_a_stage_that_works_in_shared_scratch_forbids_it(littered, tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_SCRATCH", str(tmp_path / "shared"))
+    (scratch := Scratch(tmp_path / "shared/last.new")).folder.mkdir(parents=True)
+    with FileLock(scratch.lock_file), pytest.raises(UserError, match="last is running"):
+        gc.collect(littered.root)
+
+
+def test_a_flow_between_two_stages_forbids_it(littered):
+    lock = workspace_lock.lock_of(littered.root)
+    with (
+        workspace_lock.held(lock, "fewstep", "1234"),
+        pytest.raises(UserError, match=r"flow run fewstep \(1234, .* is running"),
+    ):
+        gc.collect(littered.root)
+
+
+def test_a_link_goes_and_what_it_leads_to_stays(tmp_path):
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/file").write_text("x")
+    (tmp_path / "artifacts/link").symlink_to(tmp_path / "elsewhere")
+    garbage = gc.old_artifacts(tmp_path, [])
+    assert garbage.items == {"artifacts/link": [tmp_path / "artifacts/link"]}
+    assert gc.freed(garbage.items["artifacts/link"]) == 0
+    garbage.remove()
+    assert not (tmp_path / "artifacts/link").is_symlink()
+    assert (tmp_path / "elsewhere/file").exists()
 
 
 def test_what_shares_a_file_with_another_frees_nothing(tmp_path):

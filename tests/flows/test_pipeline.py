@@ -293,6 +293,32 @@ def test_a_cancelled_run_leaves_no_process_and_no_lock(toy, prefect_api, how):
     assert state.is_cancelled() if how == "in the UI" else state.is_crashed()
 
 
+WRONG = [("FEWSTEP_BACKEND", "rya"), ("FEWSTEP_WORKERS", "x"), ("FEWSTEP_SHARDS", "s4://x")]
+
+
+@pytest.mark.parametrize(("variable", "value"), WRONG)
+def test_a_variable_that_a_late_stage_would_refuse_is_refused_before_anything_begins(
+    toy, monkeypatch, variable, value
+):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=variable):
+        run_command.run(toy.root, Request())
+    state = pipeline.pipeline(toy.root, return_state=True)  # as a deployment does
+    assert state.is_failed()
+    assert variable in state.message
+    assert toy.began() == []
+
+
+def test_the_variables_of_stages_on_workers_are_those_of_the_workers(monkeypatch):
+    monkeypatch.setenv("FEWSTEP_POOLS", "on")
+    for variable, value in WRONG:
+        monkeypatch.setenv(variable, value)
+    pipeline.check_variables()
+    monkeypatch.setenv("FEWSTEP_TRACKING", "yes")  # which the flow itself reads
+    with pytest.raises(UserError, match="FEWSTEP_TRACKING"):
+        pipeline.check_variables()
+
+
 def test_a_server_that_is_away_is_told_at_once(toy, monkeypatch):
     monkeypatch.setattr(run_command, "pipeline", lambda *_, **__: pytest.fail("ran"))
     address = "http://me:secret@127.0.0.1:9/api"

@@ -71,6 +71,13 @@ def test_an_override_must_be_key_and_value(words, told):
     assert told in str(caught.value)
 
 
+@pytest.mark.parametrize("option", ["--set", "--grid"])
+def test_a_key_that_is_given_twice_is_refused(option):
+    with pytest.raises(UserError) as caught:
+        settings(dict, [Token(keyword=option, value=word) for word in ("seed=[0]", "a=1", "seed=[2]")])
+    assert str(caught.value) == f"{option} seed=[2]: seed has a value already; give it one"
+
+
 @pytest.mark.parametrize(
     ("request_", "failed", "rest"),
     [

@@ -20,3 +20,18 @@ def test_only_outputs_that_no_stage_makes_any_more_are_removed(tmp_path):
     assert sorted(path.name for path in models.iterdir()) == ["base", "mine"]
     assert any("mine is the output of no stage" in note for note in notes)
     assert any("removed" in note and "old-student" in note for note in notes)
+
+
+def test_a_link_goes_and_what_it_leads_to_stays(tmp_path):
+    models, elsewhere = tmp_path / "models", tmp_path / "elsewhere"
+    for folder in (models / "base", elsewhere):
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text("{}")
+    (models / "old-student").symlink_to(elsewhere)
+    remove_models_no_longer_named(
+        SimpleNamespace(
+            inputs={"model base": models / "base"}, progress=SimpleNamespace(note=lambda text: None)
+        )
+    )
+    assert [path.name for path in models.iterdir()] == ["base"]
+    assert (elsewhere / "manifest.json").exists()

@@ -1,5 +1,7 @@
 """Shards made by workers: the same bytes whoever makes them, wherever they are put, killed or not."""
 
+import math
+
 import pytest
 import torch
 from jobs import job_in
@@ -8,6 +10,7 @@ from fewstep.checkpoint import save_model
 from fewstep.errors import UserError
 from fewstep.model import ModelConfig, build
 from fewstep.noises import GAUSSIAN
+from stages.run import runner
 from stages.sampling import open_model
 from stages.sampling import splits as splits_module
 from stages.sampling.estimate import Estimate, estimate
@@ -97,6 +100,30 @@ def test_workers_may_put_shards_where_other_machines_reach_them(
     assert other.missing() == [("train", 2), ("train", 3), ("held_out", 0)]  # held-out ones have new numbers
     other.make(maker_of(model))
     assert bytes_of(tmp_path / "other") == whole
+
+
+@pytest.mark.parametrize(
+    ("shared", "told"),
+    [
+        ("/proc/x", r"FEWSTEP_SHARDS /proc/x can't be written \(No such file or directory\)"),
+        ("{here}/file", r"FEWSTEP_SHARDS .*/file can't be written \(Not a directory\)"),
+        ("s4://bucket", r"FEWSTEP_SHARDS: can't use s4://bucket \(ValueError: Protocol not known: s4\)"),
+    ],
+)
+def test_a_place_that_workers_could_not_use_is_named(tmp_path, monkeypatch, shared, told):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FEWSTEP_SHARDS", shared.format(here=tmp_path))
+    with pytest.raises(UserError, match=told):
+        wanted(tmp_path / "job")
+
+
+def test_a_variable_that_names_no_place_leaves_shards_and_model_where_they_are(
+    model, whole, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("FEWSTEP_SHARDS", "")
+    monkeypatch.setenv("FEWSTEP_WORKERS", "1")
+    wanted(tmp_path).make(maker_of(model))
+    assert bytes_of(tmp_path) == whole
 
 
 class Small(torch.nn.Module):
@@ -222,3 +249,9 @@ def test_an_estimate_leaves_what_is_there_alone(model, tmp_path, monkeypatch):
         estimate(wanted(tmp_path), maker_of(model), checked=40, opened=maker_of(model).open()).fastest is None
     )
     assert bytes_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("price", [math.nan, math.inf, -3.0])
+def test_a_price_is_a_number_from_0(price):
+    with pytest.raises(UserError, match=rf"--price must be .* a number from 0, got {price:g}"):
+        runner.show_plan("couple", "round1", price)

@@ -55,6 +55,31 @@ def test_each_failure_has_its_kind_and_message(project, how, kind, message):
     assert message in told["message"]
 
 
+@pytest.mark.parametrize(
+    ("place", "why"), [("/proc/x", "No such file or directory"), ("params.yaml", "Not a directory")]
+)
+def test_scratch_that_cannot_be_written_is_a_mistake_and_no_crash(project, place, why):
+    said = project.sh("python -m stages.make", ok=False, FEWSTEP_SCRATCH=place)
+    told = f"FEWSTEP_SCRATCH {place} can't be written ({why}); name another folder by FEWSTEP_SCRATCH"
+    assert said == f"make: {told}\n"
+    assert outcome(project) == {"stage": "make", "outcome": "mistake", "message": told}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("FEWSTEP_BACKEND", "rya", "FEWSTEP_BACKEND: unknown back end 'rya'; did you mean 'ray'?"),
+        ("FEWSTEP_WORKERS", "x", "FEWSTEP_WORKERS must be a number of processes from 1, got 'x'"),
+        ("FEWSTEP_SHARDS", "s4://x", "FEWSTEP_SHARDS: can't use s4://x (ValueError: Protocol not known: s4)"),
+    ],
+)
+def test_a_stage_refuses_variables_that_later_ones_could_not_use(project, variable, value, told):
+    said = project.sh("python -m stages.make", ok=False, **{variable: value})
+    assert said.startswith(f"make: {told}")
+    assert outcome(project)["outcome"] == "mistake"
+    assert not (project.folder / ".fewstep/scratch").exists()
+
+
 def test_records_that_cannot_be_written_stop_no_stage(project):
     nowhere = str(project / "nowhere/file")
     project.sh("python -m stages.make", FEWSTEP_PROGRESS_FILE=nowhere, FEWSTEP_OUTCOME_FILE=nowhere)

@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
+from fewstep.command_progress import clock
 from stages.evaluation import timings
 from stages.process import progress
-from stages.process.progress import Shown, clock
+from stages.process.progress import Shown
 
 
 @pytest.fixture

@@ -129,6 +129,14 @@ def test_what_waits_is_delivered_later_and_a_killed_run_is_ended(project):
     assert made["status"] == "KILLED"
 
 
+@pytest.mark.parametrize("word", ["false", "0", "OFF"])
+def test_a_switch_that_is_neither_on_nor_off_is_refused(project, word):
+    said = project.sh(f"FEWSTEP_TRACKING={word} python -m stages.make", ok=False)
+    assert f"FEWSTEP_TRACKING must be on or off, got '{word}'" in said
+    assert "Traceback" not in said
+    assert not outboxes.waiting(outboxes.folder(project.folder))
+
+
 def test_inputs_from_elsewhere_have_an_unknown_origin(project):
     project.sh("FEWSTEP_TRACKING=off python -m stages.make")
     project.sh("python -m stages.use one")
