@@ -169,25 +169,27 @@ def instaflow() -> dict[str, Any]:
 
 
 def any_number_of_calls() -> dict[str, Any]:
-    """AnyFlow: a longer flow map from finer trajectories, and its second stages, near the map and past it."""
-    stage, search = {"name": "anyflow", "steps": [1, 2, 4, 4, 8, 8]}, DEMO["search"]["base"]
+    """AnyFlow: a flow map of four times the weights, from many trajectories; and its second stage."""
+    search = DEMO["search"]["base"]
+    stage = {"name": "anyflow", "map_weight": 1.0, "fake_warmup": 1000, "steps": [1, 1, 2, 4, 8, 8]}
     return {
+        "couple": {},
+        "reflow": {},
         "search": {"base": search | {"method": search["method"] | {"fine_steps": 32}}},
+        "trajectories": {"base": DEMO["trajectories"]["base"] | {"samples": 96_000}},
         "distill": {
-            "any-step": ANY_STEP | {"train": ANY_STEP["train"] | {"steps": 3000}},
-            "any-longer": student(
-                stage | {"map_weight": 1.0, "fake_warmup": 200},
+            "any-step": ANY_STEP
+            | {
+                "init": "base",
+                "model": {"name": "unet", "width": 32, "multipliers": [1, 2]},
+                "train": ANY_STEP["train"] | {"steps": 8000},
+            },
+            "any-near": student(
+                stage,
                 init="any-step",
                 train_on="trajectories/base",
                 nfe="any",
-                train={"steps": 400, "learning_rate": 2.0e-5, **FINISH},
-            ),
-            "any-finished": student(
-                stage | {"gan_weight": 19.2, "fake_warmup": 100},
-                init="any-longer",
-                train_on="prepare",
-                nfe="any",
-                train={"steps": 150, "learning_rate": 1.0e-5, **FINISH},
+                train={"steps": 1000, "learning_rate": 2.0e-5, **FINISH},
             ),
         },
     }
