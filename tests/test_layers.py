@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "mlflow", "sklearn", "scipy", "matplotlib", "webdataset", "safetensors"}
 FORBIDDEN = {
-    "fewstep": {"stages", "flows", "dvc", "prefect", "mlflow", "pydantic", "tqdm", "torchvision"},
+    "fewstep": {"stages", "flows", "dvc", "prefect", "mlflow", "pydantic", "torchvision"},
     "stages": {"flows", "prefect", "torchvision"},
     "flows": {"torch", "torchvision"},
 }
@@ -53,7 +53,11 @@ def test_no_file_draws_in_what_lies_above_by_way_of_others(layer):
     modules = [name.removesuffix(".__init__") for name in names]
     found = imported_by("\n".join(f"import {module}" for module in modules))
     assert layer in found
-    assert not (found - {"tqdm"}) & FORBIDDEN[layer]  # torch.hub draws in tqdm
+    assert not found & FORBIDDEN[layer]
+
+
+def test_the_library_tells_of_progress_and_one_file_of_it_shows_that():
+    assert [file.name for file in files("fewstep") if "tqdm" in imports(file)] == ["command_progress.py"]
 
 
 def test_every_config_is_read_without_anything_heavy():

@@ -31,7 +31,7 @@ def settings(second, **changes):
 def test_each_is_a_model_of_its_own():
     params = settings(
         {"model": {"name": "unet", "width": 8}, "prediction": "noise"},
-        couple={"small": {"model": "small", "pairs": 64}},
+        couple={"small": {"model": "small", "pairs": 128}},
         reflow={"small-straight": RAW["reflow"]["round1"] | {"init": "small"}},
         search={"small": RAW["search"][FIRST] | {"teacher": "small"}},
         trajectories={"small": {"samples": 64}},
