@@ -15,7 +15,7 @@ from fewstep.errors import UserError
 from fewstep.renamed import MOVED
 from fewstep.secrets import holds_secret
 from stages.settings import discovery, messages
-from stages.settings.params import PARAMS, Params
+from stages.settings.params import PARAMS, Params, texts
 
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 UNSEEN = ("size", "nfiles")
@@ -56,7 +56,7 @@ def wrong_sections(params: Params) -> Iterator[str]:
     for name in params.raw:
         if name not in ("seed", *names):
             yield f"{name} is no stage; {messages.suggest(str(name), names)}"
-    for path in with_secrets(params.raw):
+    for path in (path for path, text in texts(params.raw) if holds_secret(text)):
         yield f"{path} holds a secret, which git, DVC and the tracker would show; put it into the environment"
     for path in unseen_by_dvc(params.raw):
         yield f"{path} can't be a setting's name: DVC would miss when it changes"
@@ -90,15 +90,6 @@ def wrong_settings(params: Params, stage: str, key: str | None) -> list[str]:
     except UserError as error:
         return str(error).splitlines()
     return []
-
-
-def with_secrets(settings: Any, path: str = "") -> Iterator[str]:
-    """Yield the paths of settings that are addresses with a password or a signature, at any depth."""
-    if isinstance(settings, str) and holds_secret(settings):
-        yield path
-    named = dict(enumerate(settings)) if isinstance(settings, list) else settings
-    for name, value in named.items() if isinstance(named, dict) else ():
-        yield from with_secrets(value, f"{path}.{name}" if path else str(name))
 
 
 def unseen_by_dvc(settings: Any, path: str = "") -> Iterator[str]:

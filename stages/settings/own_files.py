@@ -7,6 +7,7 @@ from typing import Any
 from fewstep.data import path_of
 from fewstep.errors import UserError
 from fewstep.links import refuse_linked_folders
+from stages.settings.params import texts
 
 
 def must_be_there(raw: Mapping[str, Any], root: Path, addresses: Iterable[str]) -> None:
@@ -29,7 +30,9 @@ def must_be_there(raw: Mapping[str, Any], root: Path, addresses: Iterable[str]) 
 def _wrong(raw: Mapping[str, Any], root: Path, address: str) -> Iterator[str]:
     stage, _, key = address.partition("@")
     section = raw.get(stage, {})  # dvc.yaml may have stages of the user's
-    for setting, path in _named(section.get(key) if key else section, address.replace("@", ".")):
+    for setting, text in texts(section.get(key) if key else section, address.replace("@", ".")):
+        if (path := _under_data(setting, text)) is None:
+            continue
         try:
             refuse_linked_folders(root, path)
         except UserError as error:
@@ -40,12 +43,7 @@ def _wrong(raw: Mapping[str, Any], root: Path, address: str) -> Iterator[str]:
             yield f"{setting} {path!r} is not there; put it there, or name another"
 
 
-def _named(settings: Any, where: str) -> Iterator[tuple[str, str]]:
-    """Yield the places of settings that name something under data/, at any depth, and what they name."""
-    if isinstance(settings, str):
-        path = path_of(settings) if where.endswith(".source") else settings
-        if path and len(parts := PurePosixPath(path).parts) > 1 and parts[0] == "data":
-            yield where, path
-    named = dict(enumerate(settings)) if isinstance(settings, list) else settings
-    for name, value in named.items() if isinstance(named, dict) else ():
-        yield from _named(value, f"{where}.{name}")
+def _under_data(setting: str, text: str) -> str | None:
+    """Return the path under data/ that a setting's text names, if it names one."""
+    path = path_of(text) if setting.endswith(".source") else text
+    return path if path and path.startswith("data/") else None

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,12 @@ class Params:
         read = discovery.load(stage).inputs
         arguments = (self.config(stage, key), key, self)  # few stages look at the settings of others
         return read(*arguments[: len(inspect.signature(read).parameters)])
+
+
+def texts(settings: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the place of each text in settings, such as `prepare.source`, and the text, at any depth."""
+    if isinstance(settings, str):
+        yield place, settings
+    named = dict(enumerate(settings)) if isinstance(settings, list) else settings
+    for name, value in named.items() if isinstance(named, dict) else ():
+        yield from texts(value, f"{place}.{name}" if place else str(name))
