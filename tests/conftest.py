@@ -170,3 +170,14 @@ def prefect_api(prefect_server):
     """The address of a real Prefect server, which rests while no file of tests needs it."""
     with awake(prefect_server.process.pid):
         yield f"{prefect_server.address}/api"
+
+
+@pytest.fixture
+def time(monkeypatch):
+    """A clock that tests move."""
+
+    class Time:
+        now = 100.0
+
+    monkeypatch.setattr("time.monotonic", lambda: Time.now)
+    return Time

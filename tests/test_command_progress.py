@@ -5,19 +5,7 @@ import sys
 
 import pytest
 
-from fewstep import command_progress
 from fewstep.command_progress import CommandProgress
-
-
-@pytest.fixture
-def time(monkeypatch):
-    """A clock that tests move."""
-
-    class Time:
-        now = 100.0
-
-    monkeypatch.setattr(command_progress.time, "monotonic", lambda: Time.now)
-    return Time
 
 
 def work(time, progress, units=20):

@@ -18,10 +18,8 @@ def measure(stage: str, price: float | None) -> None:
     able = [other for other in discovery.names() if hasattr(discovery.load(other), "plan")]
     if name not in able:
         raise UserError(f"{name} is no stage that makes samples or trains; {messages.suggest(name, able)}")
-    command = planning(name, key) + (
-        [] if price is None else [f"--price={price}"]
-    )  # one word, or -inf were an option
-    os.execv(sys.executable, command)
+    priced = [] if price is None else [f"--price={price}"]  # one word: -inf alone would be an option
+    os.execv(sys.executable, planning(name, key) + priced)
 
 
 def measure_trainings() -> None:

@@ -4,23 +4,9 @@ import io
 import json
 import sys
 
-import pytest
-
 from fewstep.command_progress import clock
 from stages.evaluation import timings
-from stages.process import progress
 from stages.process.progress import Shown
-
-
-@pytest.fixture
-def time(monkeypatch):
-    """A clock that tests move."""
-
-    class Time:
-        now = 100.0
-
-    monkeypatch.setattr(progress.time, "monotonic", lambda: Time.now)
-    return Time
 
 
 def test_lines_come_after_a_while_then_spaced_then_at_the_end(time, capsys):
