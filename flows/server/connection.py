@@ -13,12 +13,8 @@ import httpx
 from prefect import get_run_logger
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
-from prefect.settings import (
-    PREFECT_API_URL,
-    PREFECT_CLIENT_MAX_RETRIES,
-    get_current_settings,
-    temporary_settings,
-)
+from prefect.context import SettingsContext, get_settings_context
+from prefect.settings import PREFECT_API_URL, get_current_settings
 
 from fewstep.errors import UserError
 from fewstep.secrets import scrub
@@ -128,6 +124,12 @@ def asked_once() -> Iterator[SyncPrefectClient]:
 
 @contextmanager
 def impatient() -> Iterator[None]:
-    """Turn retries of Prefect's clients off for a while."""
-    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+    """Turn retries of Prefect's clients off for a while.
+
+    Prefect's `temporary_settings` reads all settings anew, which takes longer than most requests.
+    """
+    present = get_settings_context()
+    client = present.settings.client.model_copy(update={"max_retries": 0})
+    settings = present.settings.model_copy(update={"client": client})
+    with SettingsContext(profile=present.profile, settings=settings):
         yield

@@ -1,4 +1,4 @@
-"""Records that a child process appends to a file, one line of JSON each, handed on while it runs."""
+"""The newest of the records that a child process appends to a file, one line of JSON each."""
 
 import json
 import threading
@@ -13,17 +13,18 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 @contextmanager
 def followed(file: Path, handle: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    """Call `handle` with each record that appears in `file` while the block runs, in another thread."""
+    """Call `handle` with the newest record in `file` while the block runs, each second, in another thread."""
     over, read = threading.Event(), 0
 
     def look() -> None:
         nonlocal read
         if file.exists():
-            with file.open() as stream:
+            with file.open("rb") as stream:
                 stream.seek(read)
-                while (line := stream.readline()).endswith("\n"):  # the last one may be half written
-                    read += len(line.encode())
-                    handle(json.loads(line))
+                whole = stream.read().rpartition(b"\n")[0]  # the last line may be half written
+            if whole:
+                read += len(whole) + 1
+                handle(json.loads(whole.splitlines()[-1]))
 
     def follow() -> None:
         while not over.wait(SECONDS_BETWEEN_LOOKS):

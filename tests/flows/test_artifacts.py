@@ -112,17 +112,28 @@ def test_a_stage_has_one_bar_that_tells_what_it_is_at():
     }
 
 
-def test_the_records_that_a_stage_writes_are_what_a_bar_shows(tmp_path, monkeypatch):
+def test_the_newest_record_that_a_stage_writes_is_what_a_bar_shows(tmp_path, monkeypatch):
     heard = []
     monkeypatch.setenv("FEWSTEP_PROGRESS_FILE", str(tmp_path / "records"))
+    monkeypatch.setattr(records, "SECONDS_BETWEEN_LOOKS", 0.01)
     with records.followed(tmp_path / "records", heard.append):
         progress = Shown("distill@boss-4")
         progress.start("trajectories", 10)
-        progress.advance(10, loss=0.5)
+        wait_for(lambda: heard)
+        for _ in range(10):
+            progress.advance(1, loss=0.5)
         progress.finish()
     shown = [artifacts.described(record) for record in heard]
     assert shown[0] == "distill@boss-4: trajectories: step 0/10"
     assert shown[-1] == "distill@boss-4: trajectories: step 10/10, 0:00 left"
+
+
+def test_a_bar_moves_once_for_all_records_since_the_last_look(tmp_path):
+    (tmp_path / "records").write_text('{"done": 1}\n{"done": 2}\n{"done": 3')
+    heard = []
+    with records.followed(tmp_path / "records", heard.append):
+        pass
+    assert heard == [{"done": 2}]
 
 
 def test_the_time_left_is_told_where_it_is_known():
