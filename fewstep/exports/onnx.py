@@ -56,8 +56,10 @@ class Onnx(Export):
             aten.searchsorted.Tensor: plain_search,
             aten.atan2.default: plain_angle,
         }
+        if any(node.target in in_plain_operators for node in program.graph.nodes):
+            program = program.run_decompositions(in_plain_operators)  # which traces all of it again
         torch.onnx.export(
-            program.run_decompositions(in_plain_operators),
+            program,
             f=file,
             output_names=["samples"],
             dynamo=True,

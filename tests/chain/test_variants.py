@@ -33,6 +33,7 @@ def little(checkout: Checkout) -> None:
         reflow={"round1": {"train": train(4, 1e-3)}},
         search={"base": search, "round1": search},
         trajectories={"base": {"samples": 96, "held_out": 32}},
+        evaluate={"samples": 30},
     )
 
 
@@ -97,7 +98,7 @@ def conditional_toy(checkout: Checkout) -> None:
 def teacher_alone(checkout: Checkout) -> None:
     """A pipeline of diffusers and prompts in the place of data and of pretraining, and one student that goes
     back into it; its weights are random, so it is not what it is declared to be."""
-    said = {"folder": "data/tiny", "prompts": {"file": "data/prompts.txt"}}
+    said = {"folder": "data/tiny", "prompts": {"file": "data/prompts.txt", "tokens": 16}}
     tiny_texts.stable_diffusion_3().save_pretrained(checkout / said["folder"])
     (checkout / "data/prompts.txt").write_text("a cat\na dog on a mat\nthe sun\n")
     params = checkout.params()

@@ -101,9 +101,9 @@ def test_an_sd3_without_its_t5_has_zeros_for_it(tmp_path):
 def adopting(tmp_path, monkeypatch, folders):
     """Return what adopts the pipeline of a name with prompts, and the job of that."""
     monkeypatch.setenv("FEWSTEP_DEVICE", "cpu")
-    data = torch.randn(64, *SHAPE, generator=torch.Generator().manual_seed(0))
+    data = torch.randn(24, *SHAPE, generator=torch.Generator().manual_seed(0))
     place = tmp_path / "artifacts/prepare"
-    write_shards(place / "held_out", 64, 64, lambda a, b: {"data": data[a:b]}, facts={})
+    write_shards(place / "held_out", 24, 24, lambda a, b: {"data": data[a:b]}, facts={})
     facts = {"shape": [*SHAPE], "units": None, "classes": 0, "class_shares": [], "class_names": []}
     prompts = tmp_path / "prompts.csv"
     prompts.write_text("id,prompt\n1,a cat\n2,two dogs\n3,<b>a bird</b>\n")

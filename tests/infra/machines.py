@@ -14,7 +14,7 @@ from processes import Process, below, everyone, kill, wait_for
 
 from flows.server import programs
 
-HURRY = {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+HURRY = {"PREFECT_WORKER_QUERY_SECONDS": "2"}
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
