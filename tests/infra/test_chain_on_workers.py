@@ -21,18 +21,19 @@ STEPS, VARIANTS = "distill.boss-4.train.steps", range(5, 7)
 SLOW = {"couple.round1.nfe": 256}  # so slow that it is not done when its chain is cancelled
 
 
-def fewer_stages(checkout: Checkout) -> None:
+def less_work(checkout: Checkout) -> None:
     params = checkout.params()
     kept = {"search": "base", "distill": "boss-4"}
     fewer = {section: {key: params[section][key]} for section, key in kept.items()}
-    checkout.write_params(params | fewer | {"reflow": {}})
+    less = {"evaluate": params["evaluate"] | {"samples": 30, "nfe": [4]}}
+    checkout.write_params(params | fewer | less | {"reflow": {}})
 
 
 @pytest.fixture(scope="module")
 def office(team, servers, tmp_path_factory):
     folder = tmp_path_factory.mktemp("office")
     project = Checkout.create(folder / "project")
-    fewer_stages(project)
+    less_work(project)
     # A machine that died is given up sooner.
     project.edit("flows/workers/driver.py", "PATIENCE_WITH_SILENCE = 90.0", "PATIENCE_WITH_SILENCE = 30.0")
     project.edit("flows/stage.py", "SECONDS_BETWEEN_BEATS = 10", "SECONDS_BETWEEN_BEATS = 2")
@@ -60,7 +61,7 @@ def ran(office):
 def alone(finished, tmp_path_factory) -> Checkout:
     """A checkout in which the same chain ran without servers."""
     checkout = finished.copy(tmp_path_factory.mktemp("alone") / "checkout")
-    fewer_stages(checkout)
+    less_work(checkout)
     assert checkout.repro().ran == ["evaluate"]
     return checkout
 
