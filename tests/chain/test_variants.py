@@ -33,7 +33,7 @@ def little(checkout: Checkout) -> None:
         reflow={"round1": {"train": train(4, 1e-3)}},
         search={"base": search, "round1": search},
         trajectories={"base": {"samples": 96, "held_out": 32}},
-        evaluate={"samples": 30},
+        evaluate={"samples": 50},
     )
 
 

@@ -25,7 +25,7 @@ def less_work(checkout: Checkout) -> None:
     params = checkout.params()
     kept = {"search": "base", "distill": "boss-4"}
     fewer = {section: {key: params[section][key]} for section, key in kept.items()}
-    less = {"evaluate": params["evaluate"] | {"samples": 30, "nfe": [4]}}
+    less = {"evaluate": params["evaluate"] | {"samples": 50, "nfe": [4]}}
     checkout.write_params(params | fewer | less | {"reflow": {}})
 
 
