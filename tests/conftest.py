@@ -173,6 +173,12 @@ def prefect_api(prefect_server):
 
 
 @pytest.fixture
+def begun(monkeypatch):
+    """Let processes that are started here begin with libraries loaded."""
+    monkeypatch.setenv("PYTHONPATH", preloaded.BEGUN, prepend=os.pathsep)
+
+
+@pytest.fixture
 def time(monkeypatch):
     """A clock that tests move."""
 

@@ -37,21 +37,24 @@ class Workspace:
 
     def sh(self, command: str, *, ok: bool | None = True, seconds: float = 1200, **environment: str) -> str:
         """Run a command to its end and return all it said; it must succeed if `ok`, fail if not."""
-        environment = self.environment | environment
-        if ended := preloaded.run(command, self.folder, environment, seconds, self.libraries):
-            status, said = ended
-        else:
-            done = subprocess.run(
-                ["bash", "-c", command],
-                cwd=self.folder,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=seconds,
-            )
-            status, said = done.returncode, done.stdout + done.stderr
+        status, said = self.run(command, seconds=seconds, **environment)
         assert ok is None or (status == 0) == ok, f"{command!r} ended {status}:\n{said}"
         return said
+
+    def run(self, command: str, *, seconds: float = 1200, **environment: str) -> tuple[int, str]:
+        """Run a command to its end; return its exit status, and all it said."""
+        environment = self.environment | environment
+        if ended := preloaded.run(command, self.folder, environment, seconds, self.libraries):
+            return ended
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+        )
+        return done.returncode, done.stdout + done.stderr
 
     def begin(self, *command: str, said: Path | None = None, **environment: str) -> subprocess.Popen:
         """Begin a command in a process group of its own; `communicate`, or a file, tells all it said."""

@@ -1,6 +1,7 @@
 """What making samples will take on this machine: time, bytes, and what that costs."""
 
 import heapq
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from stages.sampling.fastest_batch import fastest_batch
 from stages.sampling.splits import TRAIN, ModelMaker, Opened, Splits
 from stages.workers.spread import spread, workers_for
 
-LEAST_SECONDS, LEAST_NFE = 0.5, 3  # of a measurement, after a first call that warms up
+LEAST_SECONDS, LEAST_NFE = 0.5, 3  # of a measurement, unless the work has fewer calls
 CHECKING = 2.2  # pairs that cost as many NFE as checking one: back, forth and a few in between
 WORKER: dict[str, Any] = {}  # what a worker keeps until it measures
 
@@ -115,10 +116,11 @@ def estimate(splits: Splits, maker: ModelMaker, *, checked: int, opened: Opened 
     count, recipe = max(1, workers_for(len(shards))), splits.recipes[TRAIN]
     began = time.perf_counter()
     if opened is None:
-        answers = spread(measure, range(count), start_worker=start_worker, facts=(maker, recipe))
+        facts = (maker, recipe, sum(shards))
+        answers = spread(measure, range(count), start_worker=start_worker, facts=facts)
         measured = [found for _, found in answers]
     else:
-        WORKER.update(maker=maker, opened=opened, recipe=recipe, looks=False)
+        WORKER.update(maker=maker, opened=opened, recipe=recipe, samples=sum(shards), looks=False)
         measured = [measure(0)] * count
     spent = time.perf_counter() - began
     return Estimate(
@@ -134,9 +136,9 @@ def estimate(splits: Splits, maker: ModelMaker, *, checked: int, opened: Opened 
     )
 
 
-def start_worker(maker: ModelMaker, recipe: Recipe) -> None:
+def start_worker(maker: ModelMaker, recipe: Recipe, samples: int) -> None:
     """Open the model in a worker, which will look for the fastest batch, too."""
-    WORKER.update(maker=maker, opened=maker.open(), recipe=recipe, looks=True)
+    WORKER.update(maker=maker, opened=maker.open(), recipe=recipe, samples=samples, looks=True)
 
 
 @torch.no_grad()
@@ -145,7 +147,8 @@ def measure(_worker: int) -> Measured:
     opened, recipe, batch = WORKER["opened"], WORKER["recipe"], WORKER["maker"].batch
     began = time.perf_counter()
     noise, conditions = drawn(opened, batch)
-    seconds = seconds_of_call(opened.flow, noise, conditions)
+    nfe = nfe_of(opened, noise, conditions)
+    seconds = seconds_of_call(opened.flow, noise, conditions, most=WORKER["samples"] / batch * nfe)
     network = opened.model.network
     assert isinstance(network, Fitting)
     looks = WORKER["looks"] and network.rows is None
@@ -158,7 +161,7 @@ def measure(_worker: int) -> Measured:
     ]
     return Measured(
         call_seconds=seconds,
-        nfe=nfe_of(opened, noise, conditions),
+        nfe=nfe,
         sample_bytes=sum(field.nbytes for field in stored),
         spent=time.perf_counter() - began,
         fastest=fastest_batch(seconds_of_sample, batch, recipe.per_shard) if looks else None,
@@ -176,12 +179,14 @@ def seconds_of_sample(batch: int) -> float:
     return seconds_of_call(WORKER["opened"].flow, *drawn(WORKER["opened"], batch)) / batch
 
 
-def seconds_of_call(flow: Flow, noise: Tensor, conditions: dict[str, Tensor]) -> float:
-    """Return the seconds that a network call on a whole batch takes."""
+def seconds_of_call(
+    flow: Flow, noise: Tensor, conditions: dict[str, Tensor], *, most: float = math.inf
+) -> float:
+    """Return the seconds that a network call on a whole batch takes; more calls than `most` do not pay."""
     middle, velocities = (flow.t_start + flow.t_end) / 2, 0
     float(flow(noise, middle, **conditions).sum())  # warms up
     began = time.perf_counter()
-    while velocities < LEAST_NFE or time.perf_counter() - began < LEAST_SECONDS:
+    while velocities < LEAST_NFE or (velocities < most and time.perf_counter() - began < LEAST_SECONDS):
         float(flow(noise, middle, **conditions).sum())  # waits for a GPU
         velocities += 1
     return (time.perf_counter() - began) / velocities / flow.nfe_per_velocity

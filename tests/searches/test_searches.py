@@ -21,12 +21,14 @@ QUICK = {
     "best": Best(candidates=("uniform", "quantile", "bellman"), noises=512),
     "coordinate_descent": CoordinateDescent(noises=32),
 }
+OVER_STEPS = ("bellman", "bellman_plain", "gits", "optimal_steps", "quantile")  # of a fine grid
 SOLVERS = ["euler", "ab2", "heun", "heun_pc"]
 FAST = 256  # a batch that most sets of noise fit in
 
 
 def quick(name):
-    return QUICK.get(name) or registry.find("fewstep.searches", name)()
+    few = {"fine_steps": 24} if name in OVER_STEPS else {}
+    return QUICK.get(name) or registry.find("fewstep.searches", name)(**few)
 
 
 @pytest.fixture(params=NAMES)
@@ -124,7 +126,7 @@ def test_budgets_that_cannot_be(search, solver, budgets, told):
         search.check(budgets, solver)
 
 
-@pytest.mark.parametrize("name", ["bellman", "bellman_plain", "gits", "optimal_steps", "quantile"])
+@pytest.mark.parametrize("name", OVER_STEPS)
 def test_a_budget_too_large_is_refused_before_the_network_is_called(name):
     def velocity(x, t):
         raise AssertionError("called")

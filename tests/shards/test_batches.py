@@ -193,7 +193,7 @@ def test_a_window_that_can_not_be_read_leaves_nothing_behind(numbered, tmp_path)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_any_number_of_workers_reads_the_same_from_any_step(numbered, rank):
+def test_any_number_of_workers_reads_the_same_from_any_step(numbered, rank, begun):
     batches = Batches(numbered, seed=0, size=64, window=90, rank=rank, ranks=2)
     plain = [batches[step] for step in range(12)]  # three epochs
     for workers, start in [(0, 0), (2, 5)]:

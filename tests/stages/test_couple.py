@@ -76,6 +76,14 @@ def pairs(job, split="train"):
     return Shards(job.out / split).load()
 
 
+@pytest.fixture(scope="module")
+def exact(points, tmp_path_factory):
+    """Pairs along very small steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEWSTEP_WORKERS", "1")
+        return pairs(run(points, tmp_path_factory.mktemp("exact"), solver="rk4", nfe=512, pairs_per_shard=64))
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
@@ -89,9 +97,8 @@ def pairs(job, split="train"):
         ({"nfe": 64, "precision": "bfloat16"}, {"nfe": 64, "precision": "bfloat16"}),
     ],
 )
-def test_pairs_are_made_along_the_steps_asked_for_and_say_so(points, tmp_path, settings, told):
+def test_pairs_are_made_along_the_steps_asked_for_and_say_so(points, exact, tmp_path, settings, told):
     job = run(points, tmp_path, **settings)
-    exact = pairs(run(points, tmp_path / "exact", solver="rk4", nfe=512))
     # random weights see even the fastest of the time's features, which an adaptive solver steps over
     coarse = {"euler": 0.3, "dopri5": 2e-3}.get(told.get("solver"), 0.1)
     assert torch.equal(pairs(job)["noise"], exact["noise"])
@@ -255,7 +262,7 @@ def test_pairs_of_other_noise_are_drawn_checked_and_noted_by_its_law(tmp_path, s
     noise = {"name": "student_t", "degrees": 3.0}
     network = {"name": "mlp", "width": 16, "depth": 1}
     model = write_model(tmp_path / "model", network=network, shape=(2,), noise=noise)
-    job = run(model, tmp_path / "out", pairs=400, noise=stored)
+    job = run(model, tmp_path / "out", pairs=400, pairs_per_shard=200, noise=stored)
     keys = randomness.keys_of(job.seed, 0, 400)
     assert pairs(job)["noise"].equal(StudentT(3).draw("couple", keys, (2,)))
     assert job.facts["noise"] == noise

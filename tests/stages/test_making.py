@@ -65,7 +65,7 @@ def test_held_out_samples_are_numbered_after_those_to_train_on(model, tmp_path, 
     assert made["train"].facts == FACTS | {"first": 0}
 
 
-def test_any_number_of_workers_makes_the_same_bytes(model, whole, tmp_path, monkeypatch):
+def test_any_number_of_workers_makes_the_same_bytes(model, whole, tmp_path, monkeypatch, begun):
     monkeypatch.setenv("FEWSTEP_WORKERS", "2")
     wanted(tmp_path).make(maker_of(model))
     assert bytes_of(tmp_path) == whole

@@ -70,7 +70,7 @@ def chain(tmp_path_factory):
         ran(root, prepare, {"source": "points.npz", "condition_rows": 100}, {})
         ran(root, nets, {"metric": {"steps": 2, "clusters": 2}, "monitor": {"steps": 1}}, {"data": "prepare"})
         method = {"name": "flow_matching", "label_dropout": 0.1}
-        settings = {"method": method, "model": MLP, "conditional": True, "train": TRAIN | {"steps": 500}}
+        settings = {"method": method, "model": MLP, "conditional": True, "train": TRAIN | {"steps": 200}}
         ran(root, pretrain, settings, {"data": "prepare"}, "base")
         teacher = {"model": "pretrain-base", "data": "prepare"}
         ran(root, couple, {"model": "base", "pairs": 96, "held_out": 32, "nfe": 8}, teacher, "round1")
@@ -100,7 +100,7 @@ def chain(tmp_path_factory):
 def student(method):
     """Settings of distill."""
     found = {"method": method, "init": "base", "teacher": "base", "train_on": "trajectories/base"}
-    return found | {"nfe": 2, "train": TRAIN | {"steps": 200}}
+    return found | {"nfe": 2, "train": TRAIN | {"steps": 100}}
 
 
 def student_inputs(train_on):
@@ -215,7 +215,7 @@ def captioned(tmp_path_factory):
         write_captioned(root / "data" / "dots.npz")
         ran(root, prepare, {"source": "dots.npz", "condition_rows": 300}, {})
         method = {"name": "flow_matching", "label_dropout": 0.1}
-        settings = {"method": method, "model": MLP, "conditional": True, "train": TRAIN | {"steps": 800}}
+        settings = {"method": method, "model": MLP, "conditional": True, "train": TRAIN | {"steps": 400}}
         ran(root, pretrain, settings, {"data": "prepare"}, "base")
         settings = {"model": "base", "pairs": 1500, "held_out": 32, "nfe": 16, "guidance": GUIDANCE}
         ran(root, couple, settings, {"model": "pretrain-base", "data": "prepare"}, "round1")
@@ -223,7 +223,7 @@ def captioned(tmp_path_factory):
         settings |= {"report_noises": 32, "batch": 32, "truth_steps": 8}
         ran(root, search, settings, {"model": "pretrain-base", "teacher": "pretrain-base"}, "base")
         settings = {"method": "endpoint", "init": "base", "teacher": "base", "nfe": 1}
-        settings |= {"train_on": "couple/round1", "train": TRAIN | {"steps": 600}}
+        settings |= {"train_on": "couple/round1", "train": TRAIN | {"steps": 300}}
         ran(root, distill, settings, student_inputs("couple-round1"), "one-step")
     return root
 

@@ -6,9 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import group_work
+import preloaded
 import pytest
 import torch
 from fake_project import Project
@@ -230,16 +232,14 @@ if __name__ == "__main__":
 '''
 
 
-TRAINING = ("python", "-m", "stages.train")
-
-
 @pytest.fixture
 def two_machines(tmp_path):
-    """Return a project whose training two machines share."""
+    """Return a project whose training two machines share; their processes begin with libraries loaded."""
     project = Project(tmp_path / "project")
     project.write("stages/train.py", TRAIN)
     project.write("params.yaml", (project.folder / "params.yaml").read_text() + "train: {train: 3}\n")
-    project.environment["PYTHONPATH"] += os.pathsep + str(Path(__file__).parent)
+    paths = (preloaded.BEGUN, project.environment["PYTHONPATH"], str(Path(__file__).parent))
+    project.environment["PYTHONPATH"] = os.pathsep.join(paths)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         project.environment |= {
@@ -249,29 +249,32 @@ def two_machines(tmp_path):
     return project
 
 
+def train(project, *machines):
+    """Run the stage on machines that have these variables, at once; return how each ended and all it said."""
+    with ThreadPoolExecutor() as pool:
+        ends = [pool.submit(project.run, "python -m stages.train", **own) for own in machines]
+    return [end.result() for end in ends]
+
+
 def test_the_stage_of_another_machine_helps_and_publishes_nothing(two_machines):
     project = two_machines
-    first = project.begin(*TRAINING, FEWSTEP_PROCESSES="2")
-    second = project.begin(*TRAINING, FEWSTEP_NODE_RANK="1")
-    said, helped = (machine.communicate()[0] for machine in (first, second))
-    assert (first.returncode, second.returncode) == (0, 0), said + helped
+    (first, said), (second, helped) = train(project, {"FEWSTEP_PROCESSES": "2"}, {"FEWSTEP_NODE_RANK": "1"})
+    assert (first, second) == (0, 0), said + helped
     assert (project / "artifacts/train/ranks").read_text() == "[0, 1, 2]"
     assert "Traceback" not in said + helped  # of torch, which logs at length
     assert "TCPStore" not in said + helped  # of the machine that is left behind
     assert "train: the share of this machine is done; the first machine publishes the result" in helped
-    late = project.sh("FEWSTEP_NODE_RANK=1 python -m stages.train")
+    late = project.sh("python -m stages.train", FEWSTEP_NODE_RANK="1")
     assert "train: the first machine has finished it" in late
-    refused = project.sh("FEWSTEP_NODE_RANK=1 python -m stages.make", ok=False)
+    refused = project.sh("python -m stages.make", ok=False, FEWSTEP_NODE_RANK="1")
     assert refused == "make: FEWSTEP_NODE_RANK is 1, but make trains nothing; unset it\n"
 
 
 def test_a_machine_that_is_lost_ends_the_others_with_one_line_each(two_machines):
     project = two_machines
     project.write("stages/train.py", TRAIN.replace("group_work.ranks", "group_work.second_is_killed"))
-    first = project.begin(*TRAINING)
-    second = project.begin(*TRAINING, FEWSTEP_NODE_RANK="1")
-    said, helped = (machine.communicate()[0] for machine in (first, second))
-    assert (first.returncode, second.returncode) == (1, 1), said + helped
+    (first, said), (second, helped) = train(project, {}, {"FEWSTEP_NODE_RANK": "1"})
+    assert (first, second) == (1, 1), said + helped
     assert "Traceback" not in said + helped
     assert re.search(r"train: another process of this training ended \(\w.*\); start the stage again", said)
     assert "train: process 1 of this training was killed, " in helped
@@ -282,14 +285,14 @@ def test_a_meeting_place_that_is_taken_is_named(two_machines):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        said = two_machines.sh(f"FEWSTEP_RENDEZVOUS={address} python -m stages.train", ok=False)
+        said = two_machines.sh("python -m stages.train", ok=False, FEWSTEP_RENDEZVOUS=address)
     assert said.startswith(f"train: the machines of this training can't meet at {address} (FEWSTEP_REN")
     assert said.count("\n") == 1
 
 
 def test_a_stage_under_torchrun_says_what_to_do_instead_of_waiting_for_itself(tmp_path):
     project = Project(tmp_path / "project")
-    said = project.sh("WORLD_SIZE=2 RANK=1 python -m stages.make", ok=False)
+    said = project.sh("python -m stages.make", ok=False, WORLD_SIZE="2", RANK="1")
     assert said.startswith("make: a stage starts its other processes itself: instead of torchrun (WORLD_SIZE")
     assert said.endswith("set FEWSTEP_PROCESSES=2\n")
     assert not (project.folder / ".fewstep").exists()

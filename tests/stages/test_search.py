@@ -108,7 +108,7 @@ def test_a_second_run_writes_the_same_bytes(tmp_path):
     assert all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
 
 
-def test_any_number_of_processes_gives_the_same_bytes(tmp_path, monkeypatch):
+def test_any_number_of_processes_gives_the_same_bytes(tmp_path, monkeypatch, begun):
     folders, pools, real = [], [], parallel_problem.ProcessPoolExecutor
     monkeypatch.setattr(
         parallel_problem, "ProcessPoolExecutor", lambda *a, **k: pools.append(a[0]) or real(*a, **k)
