@@ -1,15 +1,12 @@
-import os
 import shutil
 
-import preloaded
 import pytest
 from toy_project import DVC_YAML, PARAMS, WORK, Toy
 
 
 @pytest.fixture(autouse=True)
-def turns_of_dvc_begin_sooner(monkeypatch):
-    """Let DVC begin with its libraries loaded whenever a flow asks it for something."""
-    monkeypatch.setenv("PYTHONPATH", preloaded.BEGUN, prepend=os.pathsep)
+def turns_of_dvc_begin_sooner(begun):
+    """Whenever a flow asks DVC for something."""
 
 
 @pytest.fixture(scope="session")
