@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from etils.epy import lazy_imports
@@ -205,6 +206,7 @@ class Asked:
         self.noise = model.noise.draw("declaration", keys, tuple(data.shape[1:])).to(data)
         self.variance = data.var(dim=0).clamp(min=1e-8)
         self.calls = 0
+        self._at: dict[float, tuple[Tensor, Tensor]] = {}
         self._answers: dict[tuple[float, ...], Tensor] = {}
 
     def ratios(self, declared: Declaration) -> Tensor:
@@ -214,17 +216,24 @@ class Asked:
     @torch.no_grad()
     def _ratio(self, declared: Declaration, canonical: float) -> Tensor:
         path = paths.get(declared.path)
-        t = path.time_of(torch.tensor([canonical], dtype=torch.float64))
-        c = path.coefficients(t)
-        time = float(NETWORK_TIMES[declared.time](path, t)) * declared.time_scale
-        x = (c.a + c.b).item() * (canonical * self.data + (1 - canonical) * self.noise)
-        output = self._answer(x, canonical, round(float(c.a + c.b), 9), time)
+        c = coefficients(path, canonical)
+        time = network_time(path, canonical, declared.time) * declared.time_scale
+        noised, fit = self._noised(canonical)
+        size = (c.a + c.b).item()
+        x = size * noised
+        output = self._answer(x, canonical, round(size, 9), time)
         data, _ = predictions.solve(declared.prediction, x, output, c.to(x))
         error = (data - self.data).square().flatten(1).mean(dim=1)
-        noise = (1 - canonical) ** 2
-        fit = (noise * self.variance / (canonical**2 * self.variance + noise)).mean()
         ratio = error / fit
         return ratio.nan_to_num(nan=1e9, posinf=1e9)
+
+    def _noised(self, canonical: float) -> tuple[Tensor, Tensor]:
+        """Return the data at a canonical time, and the error of the Gaussian fit there."""
+        if canonical not in self._at:
+            noise = (1 - canonical) ** 2
+            fit = (noise * self.variance / (canonical**2 * self.variance + noise)).mean()
+            self._at[canonical] = canonical * self.data + (1 - canonical) * self.noise, fit
+        return self._at[canonical]
 
     def _answer(self, x: Tensor, canonical: float, size: float, time: float) -> Tensor:
         key = (canonical, size, round(time, 6))
@@ -234,6 +243,23 @@ class Asked:
             self._answers[key] = self.model.network(x, times, **given)
             self.calls += 1
         return self._answers[key]
+
+
+def own_time(path: paths.Path, canonical: float) -> Tensor:
+    """Return a path's own time at a canonical one, (1,)."""
+    return path.time_of(torch.tensor([canonical], dtype=torch.float64))
+
+
+@cache  # hundreds of declarations share a path
+def coefficients(path: paths.Path, canonical: float) -> paths.Coefficients:
+    """Return a path's coefficients at a canonical time, each (1,)."""
+    return path.coefficients(own_time(path, canonical))
+
+
+@cache
+def network_time(path: paths.Path, canonical: float, time: str) -> float:
+    """Return the number that a network of this path and kind of time is given, unscaled."""
+    return float(NETWORK_TIMES[time](path, own_time(path, canonical)))
 
 
 def plain(value: Any) -> str:

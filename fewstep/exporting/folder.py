@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch.fx import config
+
 from fewstep import checkpoint, registry
 from fewstep.errors import UserError
 from fewstep.exporting import description, proof
@@ -133,12 +135,17 @@ def failures_of(name: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep back what torch says to its own developers while it exports."""
+    """Keep back what torch says to its own developers while it exports.
+
+    Where in which file each node of a graph comes from is in no exported file, and takes a sixth of the time.
+    """
     logger = logging.getLogger("torch.onnx")
-    before = logger.level
+    before = logger.level, config.do_not_emit_stack_traces
     logger.setLevel(logging.ERROR)
+    config.do_not_emit_stack_traces = True
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        logger.setLevel(before)
+        logger.setLevel(before[0])
+        config.do_not_emit_stack_traces = before[1]

@@ -21,7 +21,7 @@ from fewstep.solvers import integrate
 with lazy_imports():  # takes seconds, also of the processes that run other tests
     import diffusers
 
-STEPS = 64
+STEPS = 32
 SCALED = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
 
@@ -107,7 +107,7 @@ def test_dpm_solver_on_the_path_of_edm_comes_to_where_the_flow_ends(tmp_path, or
     few, many = (theirs(scheduler, network, noise, steps=steps) for steps in (32, 128))
     size = scheduler.init_noise_sigma / scheduler.config.sigma_max
     times = [1 / (1 + float(s)) for s in scheduler.sigmas[:-1]]
-    end = ours(model, noise * size, times, solver="rk4")
+    end = ours(model, noise * size, times[::4], solver="rk4")  # which is off by 2e-5
     first, last = (float((x - end).abs().max() / end.abs().max()) for x in (few, many))
     assert last < min(first / 4, 2e-3)  # 128 Euler steps are off by 2e-2
 

@@ -7,7 +7,7 @@ from etils.epy import lazy_imports
 from jobs import job_in
 from tiny_networks import SHAPE, pipeline, pixart, sd3, text_unet
 
-from fewstep import command_line
+from fewstep import command_line, declaration
 from fewstep.checkpoint import CONDITIONS, load_model, save_model
 from fewstep.conditions import Table
 from fewstep.draws import draws
@@ -148,6 +148,12 @@ def test_a_network_that_needs_more_is_refused(options, told):
 
 
 @pytest.fixture
+def at_one_time(monkeypatch):
+    """The check of a declaration at one time of its five: here it is only whether it can be made."""
+    monkeypatch.setattr(declaration, "TIMES", (0.5,))
+
+
+@pytest.fixture
 def prepared(tmp_path):
     """What prepare leaves of samples with a text, and nothing else that the network does not take."""
     draw = np.random.default_rng(0)
@@ -160,6 +166,7 @@ def prepared(tmp_path):
     return place, facts | {"conditions": {"text": [5, 6], "extra": [2]}}
 
 
+@pytest.mark.usefixtures("at_one_time")
 def test_the_stage_gives_it_the_conditions_of_the_data(tmp_path, prepared, monkeypatch):
     monkeypatch.setenv("FEWSTEP_DEVICE", "cpu")
     place, facts = prepared
@@ -175,6 +182,7 @@ def test_the_stage_gives_it_the_conditions_of_the_data(tmp_path, prepared, monke
     assert given.keys() == {"text"}
 
 
+@pytest.mark.usefixtures("at_one_time")
 def test_the_command_tells_its_conditions_and_checks_it(tmp_path, prepared, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     folder = pipeline(tmp_path / "data/sd", text_unet(), diffusers.EulerDiscreteScheduler(**SCHEDULER))
@@ -187,6 +195,7 @@ def test_the_command_tells_its_conditions_and_checks_it(tmp_path, prepared, monk
     assert "is left out" not in said
 
 
+@pytest.mark.usefixtures("at_one_time")
 def test_a_network_for_inpainting_is_checked_with_the_images_of_the_data(tmp_path):
     made, options, shapes = CASES["inpainting"]
     scheduler = diffusers.EulerDiscreteScheduler(**SCHEDULER)
