@@ -182,12 +182,18 @@ def child_of(listener: socket.socket) -> Child | None:
     """Fork a process that runs the next order, unless it has to begin otherwise."""
     asker, _ = listener.accept()
     order, files, *_ = socket.recv_fds(asker, MOST, 64)
+    if not order:  # who asked has ended
+        asker.close()
+        return None
     words, folder, environment, numbers = json.loads(order)
     if not alike(environment):
         asker.close()
     elif (pid := os.fork()) == 0:
         os.setsid()
-        asker.send(b"%d" % os.getpid())
+        try:
+            asker.send(b"%d" % os.getpid())
+        except OSError:  # who asked has ended
+            os._exit(1)
         for socket_of_parent in (listener, asker):
             socket_of_parent.close()
         for number, file in zip(

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 
 import preloaded
 import pytest
@@ -49,6 +50,11 @@ def test_what_is_read_from_the_command_line_or_when_a_process_begins_is_left_to_
     assert preloaded.run("dvc repro", project.folder, threads, seconds=60) is None
     assert not (project / "dvc.lock").exists()
     assert "Running stage 'make'" in project.sh("dvc repro", FEWSTEP_THREADS="2")
+
+
+def test_who_ends_before_asking_leaves_the_server_at_work(project):
+    socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).connect(f"{os.environ[preloaded.PLACE]}/dvc")
+    assert preloaded.run("dvc status", project.folder, project.environment, seconds=60)
 
 
 def sooner(project) -> dict[str, str]:
