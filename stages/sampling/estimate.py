@@ -22,7 +22,7 @@ from stages.sampling.fastest_batch import fastest_batch
 from stages.sampling.splits import TRAIN, ModelMaker, Opened, Splits
 from stages.workers.spread import spread, workers_for
 
-LEAST_SECONDS, LEAST_NFE = 0.5, 3  # of a measurement, unless the work has fewer calls
+LEAST_SECONDS, LEAST_NFE = 0.5, 3  # of a measurement; the seconds, unless the work has fewer calls
 CHECKING = 2.2  # pairs that cost as many NFE as checking one: back, forth and a few in between
 WORKER: dict[str, Any] = {}  # what a worker keeps until it measures
 
@@ -182,11 +182,12 @@ def seconds_of_sample(batch: int) -> float:
 def seconds_of_call(
     flow: Flow, noise: Tensor, conditions: dict[str, Tensor], *, most: float = math.inf
 ) -> float:
-    """Return the seconds that a network call on a whole batch takes; more calls than `most` do not pay."""
+    """Return the seconds that a network call on a whole batch takes, measured over `most` calls or fewer."""
     middle, velocities = (flow.t_start + flow.t_end) / 2, 0
+    enough = most / flow.nfe_per_velocity
     float(flow(noise, middle, **conditions).sum())  # warms up
     began = time.perf_counter()
-    while velocities < LEAST_NFE or (velocities < most and time.perf_counter() - began < LEAST_SECONDS):
+    while velocities < LEAST_NFE or (velocities < enough and time.perf_counter() - began < LEAST_SECONDS):
         float(flow(noise, middle, **conditions).sum())  # waits for a GPU
         velocities += 1
     return (time.perf_counter() - began) / velocities / flow.nfe_per_velocity

@@ -90,8 +90,7 @@ def test_a_student_of_another_architecture_takes_no_guidance(flux):
         student_of(flux[2], {}, own, seed=0)
 
 
-def test_its_declaration_is_checked(flux, monkeypatch):
-    monkeypatch.setattr(declaration, "TIMES", (0.5,))  # one of five: only whether it can be
+def test_its_declaration_is_checked(flux, at_one_time):
     _, folder, model = flux
     seen = survey.look(folder)
     assert seen.rows()["guidance"] == "an input of the network"

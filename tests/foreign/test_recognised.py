@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from tiny_networks import SHAPE, awake
 from torch import nn
 
-from fewstep import declaration
 from fewstep.foreign import own_code
 from fewstep.foreign.assemble import config_of
 from fewstep.models.adm import Adm
@@ -151,8 +150,7 @@ def test_weights_of_your_own_class_leave_the_rest_to_you(here, ask):
     assert section(said)["adopt"]["mine"]["format"] == format
 
 
-def test_weights_are_checked_on_data(here, ask, monkeypatch):
-    monkeypatch.setattr(declaration, "TIMES", (0.5,))  # one of five is enough to fail
+def test_weights_are_checked_on_data(here, ask, at_one_time):
     weights_of(here / "data/cfm", of_torchcfm())
     prepared(here, {"data": torch.randn(16, *SHAPE)})
     _, ended = ask("data/cfm", "--format", '{"name": "torchcfm", "heads": 4}')

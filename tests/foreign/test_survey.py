@@ -106,8 +106,7 @@ def test_what_is_not_taken_is_said(here, ask):
     assert section(said)["adopt"]["elsewhere"]["folder"] == "data/elsewhere"
 
 
-def test_what_is_not_as_it_is_declared_fails(here, ask, monkeypatch):
-    monkeypatch.setattr(declaration, "TIMES", (0.5,))  # one of five is enough to fail
+def test_what_is_not_as_it_is_declared_fails(here, ask, at_one_time):
     pipeline(here / "data/untrained", unet(), tables())
     prepared(here, {"data": torch.randn(16, *SHAPE)})
     said, ended = ask("data/untrained")

@@ -7,7 +7,7 @@ from etils.epy import lazy_imports
 from jobs import job_in
 from tiny_networks import SHAPE, pipeline, pixart, sd3, text_unet
 
-from fewstep import command_line, declaration
+from fewstep import command_line
 from fewstep.checkpoint import CONDITIONS, load_model, save_model
 from fewstep.conditions import Table
 from fewstep.draws import draws
@@ -145,12 +145,6 @@ def test_data_without_its_conditions_is_refused(tmp_path, options, there, told):
 def test_a_network_that_needs_more_is_refused(options, told):
     with pytest.raises(UserError, match=told):
         library.describe("UNet2DConditionModel", options)
-
-
-@pytest.fixture
-def at_one_time(monkeypatch):
-    """The check of a declaration at one time of its five: here it is only whether it can be made."""
-    monkeypatch.setattr(declaration, "TIMES", (0.5,))
 
 
 @pytest.fixture

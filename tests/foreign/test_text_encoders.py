@@ -13,7 +13,7 @@ import yaml
 from jobs import job_in
 from tiny_networks import SHAPE
 
-from fewstep import command_line, declaration, randomness
+from fewstep import command_line, randomness
 from fewstep.checkpoint import load_model, load_table
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
@@ -98,10 +98,9 @@ def test_an_sd3_without_its_t5_has_zeros_for_it(tmp_path):
 
 
 @pytest.fixture
-def adopting(tmp_path, monkeypatch, folders):
+def adopting(tmp_path, monkeypatch, folders, at_one_time):
     """Return what adopts the pipeline of a name with prompts, and the job of that."""
     monkeypatch.setenv("FEWSTEP_DEVICE", "cpu")
-    monkeypatch.setattr(declaration, "TIMES", (0.5,))  # one of five: no test asks what the check finds
     data = torch.randn(24, *SHAPE, generator=torch.Generator().manual_seed(0))
     place = tmp_path / "artifacts/prepare"
     write_shards(place / "held_out", 24, 24, lambda a, b: {"data": data[a:b]}, facts={})

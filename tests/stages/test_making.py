@@ -8,12 +8,13 @@ from jobs import job_in
 
 from fewstep.checkpoint import save_model
 from fewstep.errors import UserError
+from fewstep.flow import FieldFlow
 from fewstep.model import ModelConfig, build
 from fewstep.noises import GAUSSIAN
 from stages.run import runner
 from stages.sampling import open_model
 from stages.sampling import splits as splits_module
-from stages.sampling.estimate import Estimate, estimate
+from stages.sampling.estimate import Estimate, estimate, seconds_of_call
 from stages.sampling.fastest_batch import fastest_batch
 from stages.sampling.pairs import PairMaker
 from stages.sampling.splits import splits
@@ -234,6 +235,22 @@ def test_an_estimate_tells_of_a_faster_batch():
     found = work_left(call_seconds=[1.0, 3.0], fastest=(20, 0.2))  # two seconds for 5 samples are 0.4 each
     assert found.lines(None)[4] == "batch  20 would take 0.50 of the time; it changes results by rounding"
     assert len(work_left(fastest=(5, 0.2)).lines(None)) == len(work_left().lines(None)) == 4
+
+
+@pytest.mark.parametrize(("nfe_per_velocity", "velocities"), [(1, 8), (2, 4)])
+def test_an_estimate_makes_no_more_calls_than_the_work(nfe_per_velocity, velocities, monkeypatch):
+    monkeypatch.setattr("stages.sampling.estimate.LEAST_SECONDS", math.inf)
+    asked = []
+
+    def velocity(x, t):
+        asked.append(t)
+        assert len(asked) < 100
+        return x
+
+    flow = FieldFlow(velocity)
+    flow.nfe_per_velocity = nfe_per_velocity
+    seconds_of_call(flow, torch.zeros(4, 2), {}, most=8)
+    assert len(asked) == 1 + velocities  # one warms up
 
 
 def test_an_estimate_leaves_what_is_there_alone(model, tmp_path, monkeypatch):
