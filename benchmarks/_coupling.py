@@ -34,6 +34,7 @@ def maker(model: Path, *, nfe: int, batch: int = 128) -> PairMaker:
         times=None,
         tolerance=None,
         guidance=1.0,
+        precision="float32",
         batch=batch,
         total=1_000_000,
     )

@@ -235,7 +235,13 @@ def pfgm_plus_plus(seed: int) -> dict[str, float]:
             exact = data if law == noises.GAUSSIAN else StudentMixture(data, degrees)
             draw = torch.Generator().manual_seed(seed)
 
-            def velocity(x: Tensor, t: Tensor, exact=exact, draw=draw, error=error) -> Tensor:
+            def velocity(
+                x: Tensor,
+                t: Tensor,
+                exact: Mixture | StudentMixture = exact,
+                draw: torch.Generator = draw,
+                error: float = error,
+            ) -> Tensor:
                 # c_out of Karras et al. 2022, over (1 - t): what an output's error is in the velocity
                 scale = 1 / ((1 - t) ** 2 + t**2).sqrt()
                 return exact(x, t) + error * scale[:, None] * torch.randn(x.shape, generator=draw)

@@ -43,14 +43,19 @@ def seconds_of_loops(model: Path, pairs: int) -> float:
     loops = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
-    for loop in loops:
-        loop.stdout.readline()
+
+    def wait_for_lines() -> None:
+        for loop in loops:
+            assert loop.stdout
+            loop.stdout.readline()
+
+    wait_for_lines()
     began = time.perf_counter()
     for loop in loops:
+        assert loop.stdin
         loop.stdin.write("go\n")
         loop.stdin.flush()
-    for loop in loops:
-        loop.stdout.readline()
+    wait_for_lines()
     spent = time.perf_counter() - began
     for loop in loops:
         loop.wait()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fewstep import grids, randomness
+from fewstep.grids import Grid
 from fewstep.lora import with_lora
 from fewstep.lora_settings import LoraSettings
 from fewstep.methods.dmd import Dmd
@@ -31,9 +32,9 @@ UNET = {"name": "unet", "width": 208, "multipliers": [1, 2, 3], "blocks": 3}
 NETWORKS = ("teacher", "student", "fake")
 
 
-def teacher(**config: object) -> Model:
+def teacher(grid: Grid | None = None) -> Model:
     """Return the model that all three networks start from."""
-    return build(ModelConfig(architecture=UNET, shape=SHAPE, **config), seed=0)
+    return build(ModelConfig(architecture=UNET, shape=SHAPE, grid=grid), seed=0)
 
 
 def size(tensors: Iterable[Tensor]) -> int:
@@ -52,7 +53,7 @@ def measure(rank: int) -> None:
     small = build(ModelConfig(architecture={"name": "mlp"}, shape=(2,)), seed=0)
     with_lora(small, LoraSettings(), seed=0)  # loads the libraries
     before = resident()
-    student = teacher(grid=grids.uniform(2))
+    student = teacher(grids.uniform(2))
     one = size(student.parameters())
     if rank:
         student = with_lora(student, LoraSettings(rank=rank), seed=0)

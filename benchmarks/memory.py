@@ -72,7 +72,7 @@ def job_of(stage: str, folder: Path, inputs: dict[str, Path]) -> Job:
 
 def run_prepare(folder: Path) -> None:
     """Prepare the images that lie there."""
-    prepare.run(prepare.Config(source="images.npz"), job_of("prepare", folder, {}))
+    prepare.run(prepare.Config.model_validate({"source": "images.npz"}), job_of("prepare", folder, {}))
 
 
 def run_nets(folder: Path) -> None:

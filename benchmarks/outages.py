@@ -23,6 +23,7 @@ from chain.checkout import Checkout
 from outages import Program, Road
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from processes import wait_for
 
@@ -131,11 +132,11 @@ class Place:
             ),
             get_client(sync_client=True) as client,
         ):
-            (last,) = client.read_flow_runs(sort="START_TIME_DESC", limit=1)
+            (last,) = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
             mine = FlowRunFilter(id=FlowRunFilterId(any_=[last.id]))
             tasks = client.read_task_runs(flow_run_filter=mine)
             artifacts = client.read_artifacts(flow_run_filter=mine)
-        states = {(task.name, task.state_name) for task in tasks}
+        states = {(task.name, str(task.state_name)) for task in tasks}
         return states | {(str(a.key), "page") for a in artifacts if a.type == "markdown"}
 
 

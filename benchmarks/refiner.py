@@ -7,6 +7,7 @@ their own. Printed are the root mean square distance from 256 RK4 steps, the ene
 1000, and microseconds a sample, the least of a few runs; of the first two the mean over three seeds.
 """
 
+from collections.abc import Callable
 from time import process_time
 
 import torch
@@ -34,7 +35,7 @@ def macs_of(model: Model) -> int:
     return counting.flops // 2
 
 
-def timed(run) -> tuple[Tensor, float]:
+def timed(run: Callable[[], Tensor]) -> tuple[Tensor, float]:
     """Return what a run makes, and the least microseconds of a core a sample that it takes."""
     seconds = []
     for _ in range(RUNS):
@@ -54,7 +55,9 @@ def rows(seed: int, teacher: Model, refiner: Model, ratio: float) -> dict[tuple[
     for budget in BUDGETS:
         ways = {}
         for name in SOLVERS:
-            grid = grids.uniform(solvers.steps_of(name, budget), solver=name)
+            steps = solvers.steps_of(name, budget)
+            assert steps, f"no steps of {name} take {budget} calls"
+            grid = grids.uniform(steps, solver=name)
             ways[name] = lambda grid=grid: solvers.integrate(flow, tested_on, grid).x
         blocks, _ = refining.choose(flow, refiner, chosen_on, ends, budget=budget, ratio=ratio)
         print(f"seed {seed}, budget {budget}: {blocks}, cost {blocks.cost(ratio):.2f}", flush=True)

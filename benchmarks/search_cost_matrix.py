@@ -41,7 +41,7 @@ class Replay:
     def __call__(self, x: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
         """See Flow; the condition `index` says which noises are asked about."""
         first = int(conditions["index"][0])
-        return self.at[t][first : first + len(x)]
+        return self.at[float(t)][first : first + len(x)]
 
 
 def mixture_velocity(x: Tensor, t: float, means: Tensor, std: float = 0.3) -> Tensor:

@@ -9,6 +9,7 @@ processes as FEWSTEP_WORKERS says. It prints
 """
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -63,7 +64,7 @@ def costs(model: Model, flow: ModelFlow) -> None:
         for search in (by_square, by_norm, over_levels, Quantile()):  # the last has the run of the first
             search.search(again)
 
-    seconds = {}
+    seconds: dict[Callable[[], None], float] = {}
     for _ in range(REPEATS):
         for work in (bare, trajectories, searches):
             began = perf_counter()

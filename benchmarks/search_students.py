@@ -38,7 +38,7 @@ def main() -> None:
         for asked in ("base", "straight"):
             for nfe in BUDGETS:
                 own = f"straight-{nfe}@{nfe}" if asked == "straight" else f"base@{nfe}/{kind}"
-                row = rows.get(own, rows.get(f"base@{nfe}"))
+                row = rows[own] if own in rows else rows[f"base@{nfe}"]
                 cells.append(f"{row['fd_over_teacher']:.2f} ± {row['fd_over_teacher_se']:.2f} |")
         print(f"| {name} |", *cells, flush=True)
 

@@ -1,5 +1,6 @@
 """Files that appear whole and survive a loss of power, what becomes of damaged ones, and files of text."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from fewstep.errors import UserError
 
 UMASK = os.umask(0)  # asked for while one thread runs: it must be set to be known
 os.umask(UMASK)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last is a limit on the size of files
 
 
 @contextmanager
@@ -82,12 +84,11 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
         yield temporary
         flush_below(temporary)
         temporary.rename(folder)
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):
             remove(temporary)
-        raise _cannot_be_written(folder, error) from error
-    except BaseException:
-        remove(temporary)
+        if _no_place(error):
+            raise _cannot_be_written(folder, error) from error
         raise
     _flush(folder.parent)
 
@@ -187,12 +188,25 @@ def shown(file: Path | str) -> str:
 def _told_of(path: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        raise _cannot_be_written(path, error) from error
+    except Exception as error:
+        if _no_place(error):
+            raise _cannot_be_written(path, error) from error
+        raise
 
 
-def _cannot_be_written(path: Path, error: OSError) -> UserError:
-    return UserError(f"{shown(path)} can't be written: {error.strerror or error}")
+def full(error: BaseException) -> str | None:
+    """Return the system's words for a full disk if an error says that there is one; not all are OSErrors."""
+    numbers = (n for n in FULL if getattr(error, "errno", None) == n or os.strerror(n) in str(error))
+    return next(map(os.strerror, numbers), None)
+
+
+def _no_place(error: BaseException) -> bool:
+    return isinstance(error, OSError) or full(error) is not None
+
+
+def _cannot_be_written(path: Path, error: BaseException) -> UserError:
+    reason = full(error) or getattr(error, "strerror", None) or error
+    return UserError(f"{shown(path)} can't be written: {reason}")
 
 
 def _flush(path: Path) -> None:

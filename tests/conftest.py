@@ -3,6 +3,7 @@
 import atexit
 import gc
 import os
+import resource
 import shutil
 import sys
 import tempfile
@@ -176,6 +177,14 @@ def prefect_api(prefect_server):
 def begun(monkeypatch):
     """Let processes that are started here begin with libraries loaded."""
     monkeypatch.setenv("PYTHONPATH", preloaded.BEGUN, prepend=os.pathsep)
+
+
+@pytest.fixture
+def room():
+    """Return a function that lets no file grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Store: a folder of files that appear whole, on this machine or behind any URL that fsspec opens."""
 
-import errno
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +9,8 @@ from pathlib import Path
 import fsspec
 
 from fewstep.errors import UserError
-from fewstep.files import written_whole
+from fewstep.files import full, written_whole
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Hours of work outlive a minute without the storage: botocore waits up to 20 s between attempts.
 PATIENT = {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 12}}}
 BUCKET = "bucket does not exist"  # what s3fs says where not a file is missing, but all of the place
@@ -132,7 +130,7 @@ class Store:
 
 def _explanation(url: str, error: Exception) -> UserError:
     kind = type(error).__name__
-    if getattr(error, "errno", None) in FULL or "StorageFull" in str(error):
+    if full(error) or "StorageFull" in str(error):
         return NoRoomError(f"no room in {url} ({getattr(error, 'strerror', None) or error})")
     if isinstance(error, PermissionError) or "Credentials" in kind:
         return UserError(

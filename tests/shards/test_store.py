@@ -1,6 +1,5 @@
 """Stores: files that appear whole in a folder and behind URLs, and what storages refuse."""
 
-import resource
 from multiprocessing import get_context
 
 import fsspec
@@ -61,16 +60,12 @@ def test_what_another_process_puts_there_is_found(bucket, begun):
     assert store.read_those_there(["a", "b"]) == {"a": b"1", "b": b"2"}
 
 
-def test_a_file_that_does_not_fit_leaves_what_was_there(tmp_path):
+def test_a_file_that_does_not_fit_leaves_what_was_there(tmp_path, room):
     store = Store(tmp_path)
     store.put("a", b"old")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        with pytest.raises(NoRoomError, match=f"no room in {tmp_path}"):
-            store.put("a", bytes(5000))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    room(1000)
+    with pytest.raises(NoRoomError, match=f"no room in {tmp_path}"):
+        store.put("a", bytes(5000))
     assert store.read("a") == b"old"
     assert store.sizes() == {"a": 3}
 

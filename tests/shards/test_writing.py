@@ -1,4 +1,3 @@
-import resource
 import signal
 import subprocess
 import sys
@@ -175,14 +174,6 @@ def test_a_shard_that_was_damaged_behind_a_url_is_made_again_by_the_next_run(tmp
     with pytest.raises(UserError, match=r"shard-00001\.tar was altered"):
         fetch_shards(store, tmp_path)
     assert missing_shards(store, recipe) == [1]
-
-
-@pytest.fixture
-def room():
-    """Return a function that lets no file grow beyond so many bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_is_named_and_what_is_finished_kept(tmp_path, room):
