@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fewstep.errors import UserError
-from flows.pipeline import pipeline
+from flows.pipeline import check_variables, pipeline
 from flows.planning.request import SweepRequest, takes
 from flows.planning.time_limits import stages_at_once
 from flows.server import connection, deployed, ending, own
@@ -71,11 +71,12 @@ def sweep(root: Path = Path(), **asked: Any) -> State:
 
 
 def wanted(root: Path, request: SweepRequest) -> list[Variant]:
-    """Return the variants that a sweep asks for, checked.
+    """Return the variants that a sweep asks for, checked, and the variables of their stages with them.
 
     Raises:
-        UserError: There is none, or a setting is wrong.
+        UserError: There is none, or a setting or a variable is wrong.
     """
+    check_variables()
     return [Variant.of(root, overrides) for overrides in combinations(request.grid, request.variants)]
 
 
@@ -144,7 +145,7 @@ def run(root: Path, request: SweepRequest) -> None:
     """Run the sweep and print its table.
 
     Raises:
-        UserError: A setting is wrong, no server answers, or a variant failed.
+        UserError: A setting or a variable is wrong, no server answers, or a variant failed.
     """
     wanted(root, request)  # before waiting for a server
     connection.check()

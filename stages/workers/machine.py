@@ -2,6 +2,7 @@
 
 import math
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 from etils.epy import lazy_imports
@@ -22,11 +23,13 @@ def backend() -> str:
     """Return who works: FEWSTEP_BACKEND, or processes.
 
     Raises:
-        UserError: if there is no such back end.
+        UserError: if there is no such back end, or Ray is not installed.
     """
     name = os.environ.get("FEWSTEP_BACKEND", "processes")
     if name not in BACKENDS:
         raise UserError(f"FEWSTEP_BACKEND: {unknown('back end', name, BACKENDS)}")
+    if name == "ray" and find_spec("ray") is None:
+        raise UserError("FEWSTEP_BACKEND ray needs Ray: pip install 'fewstep[ray]'")
     return name
 
 

@@ -13,17 +13,7 @@ from stages.process.device import device
 from stages.process.environment import THREADS
 from stages.workers.machine import cores
 
-
-def refuse_without_ray(error: Exception) -> None:
-    """Say how to install Ray.
-
-    Raises:
-        UserError: always.
-    """
-    raise UserError("FEWSTEP_BACKEND ray needs Ray: pip install 'fewstep[ray]'") from None
-
-
-with lazy_imports(error_callback=refuse_without_ray):
+with lazy_imports():
     import ray
 
 if os.environ.get("RAY_ADDRESS"):  # else Ray would try 20 times, 40 seconds each

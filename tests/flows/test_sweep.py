@@ -6,6 +6,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from fewstep.errors import UserError
 from flows import pipeline, sweep
+from flows.planning.request import SweepRequest
 from stages.settings import checks
 
 # The toy's last stage makes up the numbers of an evaluation.
@@ -90,3 +91,13 @@ def test_all_variants_are_checked_before_the_first_runs(toy, monkeypatch):
     state = sweep.sweep(toy.root, variants=[{"last.width": 7}, {"lats.width": 7}], return_state=True)
     assert state.is_failed()
     assert state.message == "params.yaml has no lats; did you mean 'last'?"
+
+
+def test_a_variable_that_every_variant_would_refuse_is_refused_before_the_first_runs(toy, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_WORKERS", "many")
+    with pytest.raises(UserError, match="FEWSTEP_WORKERS"):
+        sweep.run(toy.root, SweepRequest(grid={"last.width": [7, 8]}))
+    state = sweep.sweep(toy.root, grid={"last.width": [7, 8]}, return_state=True)  # as a deployment does
+    assert state.is_failed()
+    assert state.message.startswith("FEWSTEP_WORKERS")
+    assert not (toy.root / ".fewstep/variants").exists()

@@ -14,6 +14,7 @@ from processes import alive, kill, wait_for
 from workspace import CHECKOUT
 
 from fewstep.errors import UserError
+from stages.run import variables
 from stages.workers import machine
 from stages.workers.machine import places, workers
 from stages.workers.processes import Processes
@@ -173,17 +174,11 @@ def test_ray_is_told_settings_and_no_secrets(monkeypatch):
     assert not [name for name, value in told.items() if "hush" in value]
 
 
-def test_without_ray_the_message_says_how_to_install_it():
-    code = (
-        "import sys; sys.modules['ray'] = None\n"
-        "import small_work as t; from stages.workers.spread import spread\n"
-        "from fewstep.errors import UserError\n"
-        "try: list(spread(t.multiply, [1], start_worker=t.start_worker, facts=(7,)))\n"
-        "except UserError as error: print(error)"
-    )
-    environment = os.environ | {"FEWSTEP_BACKEND": "ray", "PYTHONPATH": PATH}
-    said = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
-    assert said == "FEWSTEP_BACKEND ray needs Ray: pip install 'fewstep[ray]'\n"
+def test_without_ray_no_stage_begins_and_the_message_says_how_to_install_it(monkeypatch):
+    monkeypatch.setenv("FEWSTEP_BACKEND", "ray")
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    with pytest.raises(UserError, match=r"FEWSTEP_BACKEND ray needs Ray: pip install 'fewstep\[ray\]'"):
+        variables.must_be_right()
 
 
 def test_an_unknown_back_end_is_refused_with_the_nearest(monkeypatch):
