@@ -134,6 +134,16 @@ def test_reports(tmp_path):
     assert all(names <= values.keys() for _, values in recorder.measured[1:])
 
 
+def test_each_held_out_loss_is_computed_once(tmp_path, monkeypatch):
+    recorder, computed, evaluate = Recorder(), [], Training.evaluate
+    monkeypatch.setattr(
+        Training, "evaluate", lambda *given: computed.append(evaluate(*given)) or computed[-1]
+    )
+    trained = run(tmp_path, settings=TrainSettings(steps=20, batch=4), progress=recorder)
+    assert [values["held_out"] for _, values in recorder.measured if "held_out" in values] == computed
+    assert (trained.first_held_out_loss, trained.held_out_loss) == (computed[0], computed[-1])
+
+
 @pytest.mark.parametrize("steps", [1, 7])
 def test_short_trainings(tmp_path, steps):
     trained = run(tmp_path, settings=TrainSettings(steps=steps, batch=4))

@@ -121,7 +121,7 @@ def train(
     first = training.evaluate(held_out)
     saver.resume(saved)
     snapshots = Snapshots(state / power_averages.FOLDER, training)
-    reporter = _Reporter(training, held_out, progress)
+    reporter = _Reporter(training, held_out, first, progress)
     profiled = Profile(profile or state / "profile", training, progress)
     reader = Reader(lambda step: training.prepare(step, *batches[step]), settings.steps, progress.note)
     try:
@@ -158,8 +158,10 @@ def train(
 class _Reporter:
     """Reports losses every few steps, and the held-out loss ten times and at the end."""
 
-    def __init__(self, training: Training, held_out: Iterable[Batch], progress: Progress) -> None:
-        self.training, self.held_out, self.progress = training, held_out, progress
+    def __init__(
+        self, training: Training, held_out: Iterable[Batch], first: float, progress: Progress
+    ) -> None:
+        self.training, self.held_out, self.first, self.progress = training, held_out, first, progress
         steps = training.settings.steps
         self.reports = range(0, steps, min(REPORT_STEPS, max(1, steps // 40)))
         self.evaluations = range(0, steps, max(1, steps // 10))
@@ -198,7 +200,7 @@ class _Reporter:
             values["data_wait"] = wait = self.waited / (then - self.last[1])
             losses |= {"data_wait": round(wait, 2)} if wait >= WAIT_SHOWN else {}
         if evaluate:
-            values["held_out"] = self.training.evaluate(self.held_out)
+            values["held_out"] = self.training.evaluate(self.held_out) if step else self.first
         self.progress.measure(step, **values)
         self.shown, self.last, self.waited = losses, (step, time.monotonic()), 0.0
         return values
