@@ -7,7 +7,7 @@ import yaml
 from chain.checkout import Checkout
 
 EXPORTS = {
-    "boss-4": {"formats": ["pt2", "onnx"]},
+    "one-step": {"formats": ["pt2", "onnx"]},
     "base": {"formats": ["pt2"], "steps": 4, "searched": True},
 }
 
@@ -17,7 +17,7 @@ def exported(finished, tmp_path_factory) -> Checkout:
     """A checkout in which a student, and its teacher on a searched grid, were exported."""
     checkout = finished.copy(tmp_path_factory.mktemp("exported") / "checkout")
     checkout.set(export=EXPORTS)
-    assert sorted(checkout.repro().ran) == ["export@base", "export@boss-4"]
+    assert sorted(checkout.repro().ran) == ["export@base", "export@one-step"]
     return checkout
 
 
@@ -26,20 +26,20 @@ def told(checkout, key, file="fewstep.json"):
 
 
 def test_a_folder_holds_what_the_command_writes_and_the_manifest_the_proof(exported):
-    facts, manifest = told(exported, "boss-4"), told(exported, "boss-4", "manifest.json")
+    facts, manifest = told(exported, "one-step"), told(exported, "one-step", "manifest.json")
     files = {"sampler.pt2", "sampler.onnx"}
-    assert exported.files("artifacts/export/boss-4").keys() == files | {
+    assert exported.files("artifacts/export/one-step").keys() == files | {
         *("fewstep.json", "README.md", "manifest.json")
     }
-    config = json.loads((exported / "artifacts/models/boss-4/config.json").read_text())
+    config = json.loads((exported / "artifacts/models/one-step/config.json").read_text())
     assert facts["times"] == config["grid"]["times"]
     assert manifest["facts"] == {
-        "nfe": 4,
+        "nfe": 1,
         "relative_difference": {name: facts["files"][name]["relative_difference"] for name in files},
         "bytes": {name: manifest["files"][name]["bytes"] for name in files},
     }
     assert max(manifest["facts"]["relative_difference"].values()) <= 1e-5
-    assert "# Sampler of boss-4" in (exported / "artifacts/export/boss-4/README.md").read_text()
+    assert "# Sampler of one-step" in (exported / "artifacts/export/one-step/README.md").read_text()
 
 
 def test_a_searched_grid_is_that_of_the_search(exported):
@@ -56,7 +56,7 @@ def test_elsewhere_the_same_bytes_are_made(exported, tmp_path):
     for key in EXPORTS:
         other.forget(f"export@{key}")
     (other / "artifacts/export").rmdir()
-    assert sorted(other.repro().ran) == ["export@base", "export@boss-4"]
+    assert sorted(other.repro().ran) == ["export@base", "export@one-step"]
     assert other.files("artifacts/export") == exported.files("artifacts/export")
 
 
