@@ -119,7 +119,10 @@ def untrained(config: Config, job: Job) -> training.Untrained:
         student = timing.with_second_time(student, seed=job.seed)
     if method.needs.slow_times and not student.config.architecture.get("slow_times"):
         student = timing.with_slow_times(student, seed=job.seed)
-    student = training.student_of(student, taught | method.trained(), None, seed=job.seed)
+    taught |= method.trained()
+    if "baked_guidance" in method.trained() and not method.needs.last_velocity:
+        taught["baked_guidance"] = teacher.guidance_shown(taught["baked_guidance"])
+    student = training.student_of(student, taught, None, seed=job.seed)
     if config.lora is not None:
         base = checkpoint.model_digest(job.inputs["init"])
         student = lora.with_lora(student, config.lora, seed=job.seed, base=base)

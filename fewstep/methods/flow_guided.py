@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from etils.epy import lazy_imports
 
@@ -45,6 +45,8 @@ class FlowGuided(Method):
     times: tuple[float, float] = (0.2, 0.8)
     """Where the student's step hands over to the teacher's: the share of the way to the data, uniform in this
     range."""
+    guidance: float = 1.0
+    """Classifier-free guidance of the teacher's step; pairs have it already, and the student needs none."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "times", tuple(self.times))
@@ -69,7 +71,12 @@ class FlowGuided(Method):
         self.check_steps(len(timesteps_of(student)) - 1)
         teacher = load("teacher")
         must_teach(student, teacher)
+        as_flow(teacher, guidance=self.guidance)  # refuses guidance that it can't show
         return super().networks(student, load) | {"teacher": Net(teacher, trains=False)}
+
+    def trained(self) -> dict[str, Any]:
+        """See Method.trained."""
+        return super().trained() | {"baked_guidance": self.guidance}
 
     def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
         """See Method.loss."""
@@ -94,4 +101,5 @@ class FlowGuided(Method):
         first, last = self.times
         part = first + (last - first) * randomness.uniforms("train.time", keys).to(start)
         middle, t = start + like(part, start) * (end - start), t_start + part * (1 - t_start)
-        return middle + like(1 - t, start) * as_flow(teacher)(middle, t, **conditions)
+        velocity = as_flow(teacher, guidance=self.guidance)(middle, t, **conditions)
+        return middle + like(1 - t, start) * velocity

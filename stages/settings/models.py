@@ -276,25 +276,33 @@ def no_score(model: str, params: Params) -> str | None:
     return why and f"pretrain.{key}.method{why}"
 
 
-def shown_guidance(params: Params, model: str) -> float:
-    """Return the guidance that a model's samples show without being asked for, as its sections say."""
+def shown_guidance(params: Params, model: str, asked: float = 1.0) -> float:
+    """Return the guidance that samples show if a model makes them with the scale `asked`, by its sections."""
     for _ in models(params):  # no chain of models is longer; one that goes in a circle is refused elsewhere
+        if asked != 1:
+            break
         if model in params.keys("reflow"):
-            source = f"couple/{model}"
+            asked, model = guidance_in(params, f"couple/{model}")
         elif model in params.keys("distill"):
             student = params.config("distill", model)
             if (taught := student.method.build().trained().get("baked_guidance")) is not None:
-                return taught
-            source = student.train_on
+                asked, model = taught, student.teacher
+            else:
+                asked, model = guidance_in(params, student.train_on)
         else:
             break
-        stage, _, key = source.partition("/")
-        if stage == "couple" and key in params.keys("couple"):
-            asked, model = params.config("couple", key).guidance, params.config("couple", key).model
-        elif stage == "trajectories" and key in params.keys("search"):
-            asked, model = params.config("search", key).guidance, key
-        else:
-            break
-        if asked != 1:
-            return asked
-    return 1.0
+    return asked
+
+
+def guidance_in(params: Params, source: str) -> tuple[float, str]:
+    """Return the guidance with which samples were made, as train_on names them, and the model they are of.
+
+    Real data was made with 1, by no model.
+    """
+    stage, _, key = source.partition("/")
+    if stage == "couple" and key in params.keys("couple"):
+        pairs = params.config("couple", key)
+        return pairs.guidance, pairs.model
+    if stage == "trajectories" and key in params.keys("search"):
+        return params.config("search", key).guidance, key
+    return 1.0, ""

@@ -11,6 +11,7 @@ from fewstep.lora_settings import LoraSettings
 from fewstep.training.method import Method
 from stages.settings.messages import suggest
 from stages.settings.models import (
+    guidance_in,
     is_refiner,
     models,
     no_model,
@@ -197,15 +198,24 @@ def is_flow_map(student: StudentSettings, params: Params) -> bool:
 
 def wrong_guidance(student: StudentSettings, params: Params) -> Iterator[str]:
     """Yield what is wrong with the guidance of a teacher's scores, for methods that compare them."""
-    guidance = student.method.build().trained().get("baked_guidance")
+    method = student.method.build()
+    guidance = method.trained().get("baked_guidance")
     if guidance is None:
         return
     yield from unguidable(params, [(".method.guidance", guidance, student.teacher)])
-    if (shown := shown_guidance(params, student.init)) not in (1, guidance):
+    taught = shown_guidance(params, student.teacher, guidance)
+    if (shown := shown_guidance(params, student.init)) not in (1, taught):
         yield (
             f".method.guidance {guidance} would undo the guidance {shown:g} that its init {student.init} was "
             "taught; make them equal"
         )
+    if method.needs.stream in ("pairs", "trajectories"):
+        asked, model = guidance_in(params, student.train_on)
+        if (made := shown_guidance(params, model, asked)) != taught:
+            yield (
+                f".method.guidance {guidance}: {student.train_on} has guidance {made:g}, and one student can't "
+                "learn both; make them equal"
+            )
 
 
 def fitting_methods() -> list[str]:

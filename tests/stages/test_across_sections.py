@@ -15,7 +15,6 @@ from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.solvers import get, velocities
 from stages.settings import checks
-from stages.settings.models import shown_guidance, unguidable
 from stages.settings.params import Params, deciding
 from stages.settings.steps import broken_steps
 
@@ -106,14 +105,6 @@ def changed(**settings):
             {"couple__round1__guidance": 2.0, "pretrain__base__conditional": True},
             r"couple\.round1\.guidance 2\.0 needs a model that was trained with hidden labels: set "
             r"pretrain\.base\.method\.label_dropout, such as to 0\.1",
-        ),
-        (
-            GUIDED | {"search__base__guidance": 2.0, "couple__round1__guidance": 1.0},
-            r"distill\.boss-4\.method\.guidance 1\.0 would undo the guidance 2 that its init straight",
-        ),
-        (
-            GUIDED | {"distill__boss_at_4__method": {"name": "dmd", "guidance": 3.0}},
-            r"distill\.one-step\.method\.guidance 1\.0 would undo the guidance 2 that its init endpoint",
         ),
         (
             {"distill__boss_at_4__method": {"name": "dmd", "guidance": 3.0}},
@@ -325,19 +316,6 @@ def test_guidance_that_every_section_takes_up_is_right():
     }
     methods["distill__one-step__method"] = {"name": "sim", "guidance": 2.0}
     checks.check(Params(changed(**GUIDED, search__base__guidance=2.0, **methods)))
-
-
-def test_a_model_of_guided_pairs_shows_their_guidance_and_cannot_be_guided_again():
-    raw = changed(**GUIDED)
-    raw["couple"]["round2"] = raw["couple"]["round1"] | {"model": "round1", "guidance": 1.0}
-    raw["reflow"]["round2"] = raw["reflow"]["round1"] | {"init": "round1"}
-    shown = {name: shown_guidance(Params(raw), name) for name in ("base", "round1", "round2", "endpoint")}
-    assert shown == {"base": 1.0, "round1": 2.0, "round2": 2.0, "endpoint": 2.0}
-    told = unguidable(Params(raw), [("here", 3.0, "round2"), ("there", 1.0, "round2")])
-    assert told == ["here 3.0: round2 was taught guidance 2; set this to 1"]
-    raw["couple"]["round1"]["model"] = "round2"  # in a circle, which is refused, but not here
-    raw["couple"]["round1"]["guidance"] = 1.0
-    assert shown_guidance(Params(raw), "round1") == 1.0
 
 
 def test_a_name_for_two_models_is_refused():

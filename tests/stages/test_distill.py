@@ -181,6 +181,19 @@ def test_a_flow_map_gives_no_velocity_to_stages_that_ask_for_one(any_step):
         open_flow(any_step.out, purpose="search")
 
 
+def test_a_student_shows_the_guidance_that_its_teacher_shows_unasked(inputs, tmp_path):
+    teacher = load_model(inputs["teacher"])
+    teacher.config = replace(teacher.config, baked_guidance=2.0)
+    save_model(tmp_path / "teacher", teacher)
+    fine = replace(FINE, model_digest=model_digest(tmp_path / "teacher"))
+    (tmp_path / "search").mkdir()
+    write_grids(tmp_path / "search", SearchedGrids(grids={}, fine=fine, method={}), None)
+    own = {"teacher": tmp_path / "teacher", "search": tmp_path / "search", "train_on": inputs["data"]}
+    job = job_in(tmp_path, "distill", "student", inputs=inputs | own)
+    config = configured(method="flow_map_distillation", nfe="any", train_on="prepare")
+    assert distill.untrained(config, job).student.config.baked_guidance == 2.0
+
+
 def test_a_student_of_one_grid_can_not_go_on_with_any():
     grid = grids.uniform(4)
     config = ModelConfig(architecture={"name": "mlp"}, shape=(2,), trained_times="grid", grid=grid)
