@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import watching
 from recorded import FixedBatches, run, student
 from safetensors.torch import load_file
 
@@ -112,6 +113,21 @@ def test_kept_averages_are_those_of_the_weights_of_each_step(tmp_path):
     for name, expected in sums.items():
         torch.testing.assert_close(kept[f"0.1/{name}"].double(), expected, atol=1e-6, rtol=1e-5)
     assert torch.equal(training.modules["width_0.1"].state_dict()[name], kept[f"0.1/{name}"])
+
+
+def test_averages_end_where_the_monitor_looked_best(tmp_path):
+    settings = replace(watching.SETTINGS, widths=(0.05, 0.1), snapshots=4)
+    shared = {"method": watching.Pass(), "model": watching.shifting()}
+    watched = run(
+        tmp_path / "watched", settings=settings, monitor=watching.gaussian_monitor(looks=20), **shared
+    )
+    every = replace(settings, snapshots=settings.steps)
+    run(tmp_path / "alone", settings=every, **shared | {"model": watching.shifting()})
+    best = watched.watched.picked.step
+    assert 0 < best < settings.steps - 10
+    kept, alone = files(tmp_path / "watched"), files(tmp_path / "alone")
+    assert sorted(kept) == [f"{step:08}.safetensors" for step in (*range(10, best, 10), best)]
+    assert kept.items() <= alone.items()
 
 
 class Killed(FixedBatches):

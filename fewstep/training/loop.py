@@ -138,15 +138,15 @@ def train(
                         prepared = reader[training.step]
                     training.update(prepared, reader.go_on)
                 reporter.after_step()
-            snapshots.save()
             saver.save()
     except DivergedError as error:
         watch.give_up(error)
+    loss = training.losses().get("student", first)  # a training that went back to its start has no other
     watched = watch.finish()
+    snapshots.finish()
     held_out_loss = reporter.measure(evaluate=True)["held_out"]
     model = training.trainees["student"].whole_result().eval()
     assert isinstance(model, Model)
-    loss = training.losses().get("student", first)  # a training that went back to its start has no other
     trained = Trained(model, first, held_out_loss, loss, training.skipped(), watched)
     if known is None:
         return trained

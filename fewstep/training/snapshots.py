@@ -19,20 +19,25 @@ class Snapshots:
 
     def before_step(self) -> None:
         """Write if this step is due, and remove what is of updates that have been taken back."""
-        if not self.settings.widths:
-            return
+        self._forget()
+        every = math.ceil(self.settings.steps / self.settings.snapshots)
+        if self.training.step and self.training.step % every == 0:
+            self._save()
+
+    def finish(self) -> None:
+        """Write the averages that the training ends with, and keep none of later updates."""
+        self._forget()
+        self._save()
+
+    def _forget(self) -> None:
         updates = self.student.updates
         if updates < self.seen and distributed.rank() == 0:
             for file in self.folder.glob("*.safetensors"):
                 if int(file.stem) > updates:
                     file.unlink()
         self.seen = updates
-        every = math.ceil(self.settings.steps / self.settings.snapshots)
-        if self.training.step and self.training.step % every == 0:
-            self.save()
 
-    def save(self) -> None:
-        """Write the averages as they are now; all processes must ask for it."""
+    def _save(self) -> None:
         averages = {}
         for width in self.settings.widths:
             held = self.student.averages[width_name(width)].state_dict()

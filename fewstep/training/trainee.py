@@ -194,9 +194,12 @@ class Trainee:
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
 
     def restore_result(self, tensors: dict[str, Tensor]) -> None:
-        """Restore the weights of `result` alone."""
+        """Restore the weights of `result`, and the other averages with the number of their updates."""
         part = "network" if self.average is None else "average"
-        sharding.load(self.result, {**self.frozen, **under(f"{part}/", tensors)})
+        ended = {part: self.result} | {f"averages/{name}": module for name, module in self.averages.items()}
+        for part, module in ended.items():
+            sharding.load(module, {**self.frozen, **under(f"{part}/", tensors)})
+        self.updates = int(tensors["updates"])
 
 
 def at_hand(tensor: Tensor) -> bool:
