@@ -189,6 +189,8 @@ def _config_of(place: Path) -> dict[str, Any]:
 
 def _number(place: Path, network: nn.Module, name: str) -> float | None:
     value = getattr(network.config, name)
-    if value is None or (isinstance(value, int | float) and math.isfinite(value) and value):
+    scales = name == "scaling_factor"
+    if value is None or (isinstance(value, int | float) and math.isfinite(value) and (value or not scales)):
         return value
-    raise UserError(f"{place / CONFIG}: {name} must be a number other than 0, got {value!r}")
+    wanted = "a number other than 0" if scales else "a number"
+    raise UserError(f"{place / CONFIG}: {name} must be {wanted}, got {value!r}")

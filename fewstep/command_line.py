@@ -241,11 +241,11 @@ def sample(
         for start in range(0, samples, batch):
             part = {name: value[start : start + batch] for name, value in conditions.items()}
             solution = follow(noise=noise[start : start + batch], **part)
-            made.append(codecs.seen(solution.x, decoder))
+            made.append(codecs.seen(solution.x, decoder).cpu())
             nfe = solution.nfe
             progress.advance(len(solution.x))
     tensors = {
-        "samples": units.in_units(torch.cat(made).cpu(), loaded.config.units),
+        "samples": units.in_units(torch.cat(made), loaded.config.units),
         **{name: value.cpu() for name, value in conditions.items()},
     }
     with output_written_whole(out) as temporary:

@@ -38,22 +38,9 @@ with lazy_imports():
 
 LABEL, ROW = "label", "row"
 TAKEN = frozenset(
-    {
-        "data",
-        "flow",
-        "grid",
-        "guidance",
-        "inputs",
-        "keys",
-        "label",
-        "noise",
-        "np",
-        "row",
-        "sampler",
-        "samples",
-        "self",
-    }
-    | {"setting", "states", "t", "times", "tolerance", "torch", "until", "weight", "x"}
+    {"at_once", "blocks", "budget", "data", "flow", "grid", "guidance", "inputs", "keys", "label"}
+    | {"most_refined", "noise", "np", "numbers", "ratio", "refiner", "row", "sampler", "samples", "self"}
+    | {"setting", "states", "t", "times", "tolerance", "torch", "truth", "until", "weight", "x"}
 )
 """Names that conditions can't have: batches, networks and the functions that pass them on use them."""
 MASK = "_mask"

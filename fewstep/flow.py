@@ -133,7 +133,7 @@ class ModelFlow:
                 f"it `{LABEL}`, int64 (batch,)"
             )
 
-    def _velocity(self, y: Tensor, canonical: Tensor, **conditions: Tensor) -> Tensor:
+    def _velocity(self, y: Tensor, canonical: Tensor, /, **conditions: Tensor) -> Tensor:
         if self.model.config.path == "linear" and self.model.config.prediction == "velocity":
             return self._output(y, canonical, **conditions)
         t = self.path.time_of(canonical)
@@ -226,6 +226,25 @@ def velocity_until(flow: Flow) -> Until:
 def only_grid(flow: Flow) -> tuple[Grid, float] | None:
     """Return the same of a flow; one that does not say knows all times."""
     return getattr(flow, "only_grid", None)
+
+
+def must_know_all_times(flow: Flow, *, by: str) -> None:
+    """Refuse a flow that has no velocity of its own at each time.
+
+    Args:
+        flow: The flow.
+        by: What needs one, for the message.
+
+    Raises:
+        UserError: if it gives averages over steps, or is of a student of its own grid alone.
+    """
+    why = None
+    if velocity_until(flow) != "now":
+        why = "gives average velocities over steps"
+    elif only_grid(flow) is not None:
+        why = "was trained for the steps of its own grid alone"
+    if why:
+        raise UserError(f"this model {why}, and {by} needs a velocity at each time; take its teacher")
 
 
 def noise_of(flow: Flow) -> noises.Law:

@@ -33,7 +33,13 @@ def placed(model: Model, device: str) -> Model:
 
 
 def drawn(model: Model, count: int, seed: int, device: str) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return noise (count, *shape) and what a model is conditioned on, (count,) each."""
+    """Return noise (count, *shape) and what a model is conditioned on, (count,) each.
+
+    Raises:
+        UserError: There can be no such seed.
+    """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed must be a whole number from 0 to 2**32 - 1, got {seed}")
     return next(draws.draws_of(model, "command line", seed, range(count), batch=count, device=device))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from fewstep.errors import UserError
 from fewstep.extras import brought_by
 from fewstep.finite import Finite
-from fewstep.flow import Flow, as_state
+from fewstep.flow import Flow, as_state, must_know_all_times
 from fewstep.grids import Grid
 from fewstep.solvers import CountedFlow, Solution, integrate
 
@@ -61,10 +61,11 @@ def reference(flow: Flow, noise: Tensor, *, tolerance: float = 1e-6, **condition
         The samples, (batch, *shape), and the calls they took.
 
     Raises:
-        UserError: if torchdiffeq is not installed, the noise's precision can't meet the tolerance, or no
-            step is small enough to.
+        UserError: if torchdiffeq is not installed, the flow has no velocity at each time, the noise's
+            precision can't meet the tolerance, or no step is small enough to.
         NotFiniteError: if a velocity is not finite.
     """
+    must_know_all_times(flow, by="a reference run")
     noise = as_state(noise)
     finest = torch.finfo(noise.dtype).eps
     if not tolerance > finest:

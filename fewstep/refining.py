@@ -119,14 +119,17 @@ def refiner_for(
     return models.build(described, seed=seed)
 
 
-def change(refiner: Model, x: Tensor, t: Tensor | float, last: Tensor, **conditions: Tensor) -> Tensor:
+def change(refiner: Model, x: Tensor, t: Tensor | float, last: Tensor, /, **conditions: Tensor) -> Tensor:
     """Return what the velocity at x and t, a number or (batch,), has changed by since `last`.
 
     Raises:
         UserError: if the model is no refiner.
     """
     must_be_refiner(refiner)
-    return refiner(x, batch_times(t, x), **{LAST_VELOCITY: last}, **conditions)
+    own = next((weight.dtype for weight in refiner.parameters()), x.dtype)
+    given = {**conditions, LAST_VELOCITY: last}
+    given |= {name: given[name].to(own) for name in refiner.config.conditions if name in given}
+    return refiner(x.to(own), batch_times(t, x), **given).to(x.dtype)
 
 
 def must_be_refiner(model: Model) -> None:

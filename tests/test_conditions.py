@@ -1,5 +1,6 @@
 """Conditions with a name: declared, drawn from a table, guided away from, refused where they do not fit."""
 
+import ast
 import copy
 import pickle
 from dataclasses import replace
@@ -7,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from workspace import CHECKOUT
 
 from fewstep import randomness
 from fewstep.checkpoint import CONDITIONS, CONFIG, load_model, model_digest, save_model
-from fewstep.conditions import Conditions, Table
+from fewstep.conditions import TAKEN, Conditions, Table
 from fewstep.draws import draws
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
@@ -254,6 +256,14 @@ def test_rows_of_another_table_are_refused():
 def test_a_declaration_that_can_not_be_is_refused(shapes, told):
     with pytest.raises(UserError, match=told):
         ModelConfig(architecture={}, shape=(2,), conditions=shapes)
+
+
+def test_no_condition_is_called_as_a_function_that_passes_it_on_calls_something_else():
+    for file in (file for folder in ("fewstep", "stages") for file in (CHECKOUT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.args.kwarg and node.args.kwarg.arg == "conditions":
+                named = {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
+                assert named <= TAKEN, f"{file}: {node.name}"
 
 
 def test_a_table_that_does_not_fit_is_refused():

@@ -218,6 +218,11 @@ def test_a_mistake_about_a_refiner_is_one_message(made, tmp_path, words, told):
             "unknown search 'belman'; did you mean",
         ),
         (["search", "model", "--budgets", "2", "--batch", "0"], "batch must be 1 or more"),
+        (["search", "model", "--budgets", "2", "--seed", "99999999999999999999"], "--seed must be a whole"),
+        (
+            ["sample", "model", "--steps", "2", "--out", "x.safetensors", "--seed", "-1"],
+            "--seed must be a whole number from 0 to 2**32 - 1, got -1",
+        ),
     ],
 )
 def test_a_mistake_is_one_message(made, tmp_path, words, told):

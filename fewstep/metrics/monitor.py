@@ -15,7 +15,7 @@ import torch
 from etils.epy import lazy_imports
 from torch import Tensor
 
-from fewstep.codec import Codec, seen
+from fewstep.codec import Codec, decoded
 from fewstep.draws import draws_of
 from fewstep.errors import UserError
 from fewstep.extras import brought_by
@@ -76,7 +76,7 @@ class Monitor:
             samples = self.sample(student)
         except NotFiniteError:
             return Look(step, math.inf, recall=0.0, shares=1.0)
-        features, clusters = self.net.features(seen(samples, self.through)), self._clusters
+        features, clusters = self.net.features(decoded(samples, self.through)), self._clusters
         return Look(
             step,
             frechet_distance(self._moments, Moments.of(features)),

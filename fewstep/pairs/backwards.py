@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fewstep.flow import Flow, batch_times
+from fewstep.flow import Flow, batch_times, must_know_all_times
 from fewstep.grids import Grid
 from fewstep.solvers import integrate
 
@@ -35,5 +35,10 @@ def backwards(grid: Grid) -> Grid:
 
 @torch.no_grad()
 def integrate_back(flow: Flow, data: Tensor, grid: Grid, **conditions: Tensor) -> Tensor:
-    """Return the noise, (n, *shape), that `flow` takes to `data` when it is followed with `grid`."""
+    """Return the noise, (n, *shape), that `flow` takes to `data` when it is followed with `grid`.
+
+    Raises:
+        UserError: if the flow has no velocity at each time.
+    """
+    must_know_all_times(flow, by="the way back to noise")
     return integrate(Backwards(flow), data, backwards(grid), **conditions).x

@@ -13,9 +13,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from fewstep import randomness, registry
-from fewstep.errors import UserError
 from fewstep.finite import refuse_not_finite
-from fewstep.flow import Flow, as_state, noise_of, only_grid, velocity_until
+from fewstep.flow import Flow, as_state, must_know_all_times, noise_of
 from fewstep.grids import Grid
 from fewstep.noises import must_be_normal
 from fewstep.solvers import CountedFlow, Solution, must_fit
@@ -71,16 +70,7 @@ def sample(
             score and the sampler needs one, or the times don't fit it.
         NotFiniteError: if a state is not finite; the message has the step, and the time.
     """
-    if velocity_until(flow) != "now":
-        raise UserError(
-            "this model gives average velocities, which tell no estimate of the noise in a state; a sampler "
-            "needs a model with a velocity at each time"
-        )
-    if only_grid(flow) is not None:
-        raise UserError(
-            "this student was trained for the steps of its own grid alone, and knows no states beside them; "
-            "sample its teacher"
-        )
+    must_know_all_times(flow, by="a sampler")
     if sampler.learned_from == "independent":
         must_be_normal(noise_of(flow), what="the score that this sampler needs")
     grid = Grid(tuple(times))

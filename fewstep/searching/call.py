@@ -9,7 +9,7 @@ from torch import Tensor
 from fewstep import registry, solvers
 from fewstep.conditions import must_be_given
 from fewstep.errors import UserError
-from fewstep.flow import FieldFlow, Flow, as_flow
+from fewstep.flow import FieldFlow, Flow, as_flow, must_know_all_times
 from fewstep.grids import Grid
 from fewstep.model import Model
 from fewstep.progress import SILENT, Progress
@@ -86,6 +86,8 @@ def search(
     searcher = registry.find("fewstep.searches", method)() if isinstance(method, str) else method
     solvers.get(solver)
     searcher.check(budgets, solver)
+    if report and report < 2:
+        raise UserError(f"report scores grids on two or more noises, or on none with 0; got {report}")
     if batch < 1:
         raise UserError(f"batch must be 1 or more, got {batch}")
     student = None
@@ -161,4 +163,6 @@ def _flow_of(model: Model | Flow | Callable[[Tensor, Tensor], Tensor], guidance:
         return as_flow(model, guidance=guidance)
     if guidance != 1.0:
         raise UserError(f"guidance {guidance} is asked of a velocity that has none; guide it before")
-    return cast("Flow", model) if hasattr(model, "t_start") else FieldFlow(model)
+    flow = cast("Flow", model) if hasattr(model, "t_start") else FieldFlow(model)
+    must_know_all_times(flow, by="a search")
+    return flow

@@ -303,6 +303,12 @@ def test_a_folder_that_is_no_codec_is_refused(tmp_path, spoil, message):
         codec.read(tmp_path)
 
 
+@pytest.mark.parametrize("shift", [None, 0.0])
+def test_latents_may_have_no_shift(tmp_path, shift):
+    autoencoder(shift_factor=shift).save_pretrained(tmp_path)
+    assert codec.read(tmp_path).shift == 0
+
+
 def test_a_model_of_latents_is_sampled_as_images(folder, tmp_path, capsys):
     architecture = {"name": "unet", "width": 8, "multipliers": [1, 2]}
     save_model(tmp_path / "model", build(ModelConfig(architecture=architecture, shape=LATENTS), seed=0))

@@ -37,6 +37,15 @@ def replaced(model):
     return Model(replace(model.config, architecture=SMALL), model.network)
 
 
+def test_states_are_kept_in_float64_where_noise_is_and_the_refiner_computes_in_its_own_type():
+    model, refiner = teacher(), silent(teacher())
+    noise = torch.randn(4, 2, dtype=torch.float64)
+    exact = refining.follow(as_flow(model), refiner, noise, Blocks(1, 1, 1))
+    rounded = refining.follow(as_flow(model), refiner.float(), noise, Blocks(1, 1, 1))
+    assert rounded.x.dtype == torch.float64
+    torch.testing.assert_close(rounded.x, exact.x, rtol=1e-5, atol=1e-6)
+
+
 class Exact(torch.nn.Module):
     """The refiner of oracle A: linear in the state and the last velocity, at whatever times."""
 

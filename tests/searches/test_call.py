@@ -11,9 +11,11 @@ from torch import nn
 
 import fewstep
 from fewstep.errors import UserError
-from fewstep.flow import FieldFlow
+from fewstep.flow import FieldFlow, as_flow
 from fewstep.grids import Grid, uniform
 from fewstep.model import Model, ModelConfig
+from fewstep.pairs.backwards import integrate_back
+from fewstep.reference import reference
 from fewstep.searches.bellman import Bellman
 from fewstep.solvers import integrate
 
@@ -143,6 +145,25 @@ def test_models_that_cannot_be_searched(model, told):
 
 
 @pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"trained_times": "grid", "grid": uniform(2)}, "was trained for the steps of its own grid alone"),
+        ({"trained_times": "until_1", "grid": uniform(1)}, "gives average velocities over steps"),
+    ],
+)
+def test_the_flow_of_a_student_is_refused_where_all_times_are_asked_for(change, told):
+    flow, data = as_flow(conditional(**change)), noise(128)
+    label = torch.zeros(len(data), dtype=torch.int64)
+    for ask in (
+        lambda: fewstep.search(flow, data, budgets=[2], method="uniform", conditions={"label": label}),
+        lambda: reference(flow, data, label=label),
+        lambda: integrate_back(flow, data, uniform(2), label=label),
+    ):
+        with pytest.raises(UserError, match=f"this model {told}.*needs a velocity at each time"):
+            ask()
+
+
+@pytest.mark.parametrize(
     ("given", "told"),
     [
         ({}, "the model has 3 classes; give each noise's: conditions={'label': ...}"),
@@ -166,6 +187,8 @@ def test_no_noise_is_refused_even_where_none_is_needed():
         ({"solver": "hein"}, "unknown solver 'hein'"),
         ({"solver": "hein", "method": "uniform"}, "unknown solver 'hein'"),
         ({"batch": 0}, "batch must be 1 or more, got 0"),
+        ({"report": 1}, "report scores grids on two or more noises, or on none with 0; got 1"),
+        ({"report": -200}, "or on none with 0; got -200"),
         ({"conditions": {"label": torch.zeros(3)}}, "there are 3 of condition 'label' for 130 noises"),
         ({"distance": lambda a, b: (a - b).abs().mean()}, "a distance must give 128 finite numbers for 128"),
         ({"distance": lambda a, b: (a - b)[:, 0] / 0}, "a distance must give 128 finite numbers for 128"),
