@@ -55,18 +55,22 @@ def run(config: Config, job: Job) -> None:
     job.progress.start("export", len(exports), unit="format")
     for name, format in exports.items():
         note = job.scratch / f"{name}.json"
-        if not note.exists():  # of a format that was whole before a kill
+        known = json.loads(note.read_text()) if note.exists() else {}
+        if known.get("files") != files_of(
+            job.out / format.file
+        ):  # unlike a format that was whole before a kill
             remove(job.out / format.file)
             found = folder.add(sampled, name, format, job.out, source)
             flush_below(job.out)
+            known = {"proof": asdict(found), "files": files_of(job.out / format.file)}
             with written_whole(note) as temporary:
-                temporary.write_text(json.dumps(asdict(found)))
-        proved[format.file] = proof.Proof(**json.loads(note.read_text()))
+                temporary.write_text(json.dumps(known))
+        proved[format.file] = proof.Proof(**known["proof"])
         job.progress.advance()
     folder.describe(sampled, exports, proved, job.out, source)
     job.facts["nfe"] = next(iter(proved.values())).nfe
     job.facts["relative_difference"] = {file: found.difference for file, found in proved.items()}
-    job.facts["bytes"] = {file: bytes_of(job.out / file) for file in proved}
+    job.facts["bytes"] = {file: sum(files_of(job.out / file).values()) for file in proved}
 
 
 def steps_of(config: Config, job: Job) -> Grid:
@@ -81,9 +85,11 @@ def steps_of(config: Config, job: Job) -> Grid:
     return grid
 
 
-def bytes_of(path: Path) -> int:
-    """Return the size of a file, or of all files of a folder."""
-    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
+def files_of(path: Path) -> dict[str, int]:
+    """Return the bytes of a format's file, of others of its name and more, or of all files of its folder."""
+    tops = (path, *path.parent.glob(f"{path.name}.*"))  # such as sampler.onnx.data, of large models
+    files = sorted(file for top in tops for file in (top, *top.rglob("*")) if file.is_file())
+    return {str(file.relative_to(path.parent)): file.stat().st_size for file in files}
 
 
 if __name__ == "__main__":

@@ -81,7 +81,8 @@ class Scratch:
     def read_finished(self, say: Callable[[str], None]) -> dict[str, Any] | None:
         """Return the manifest of a whole result, None if it holds none.
 
-        All of it is read. What is damaged is removed, and the result is unfinished again.
+        All of it is read. What is damaged is removed, and the result is unfinished again. Where what helps to
+        resume holds the same file under another name, all of that is removed, too.
 
         Args:
             say: Told of damage.
@@ -96,8 +97,11 @@ class Scratch:
             return manifest
         for file, problem in found.items():
             say(f"{file} {problem}; it is made again")
-        for file in (self.manifest, *found):  # the manifest first: a damaged result must not look finished
-            remove(file)
+        damaged = {file.stat().st_ino for file in found if file.exists()}
+        shared = any(file.stat().st_ino in damaged for file in manifests.files_below(self.work))
+        remove(self.manifest)  # first: a damaged result must not look finished
+        for path in (*found, *([self.work] if shared else [])):
+            remove(path)
         return None
 
     def begin_again(self) -> bool:

@@ -213,8 +213,8 @@ def wrong_guidance(student: StudentSettings, params: Params) -> Iterator[str]:
         asked, model = guidance_in(params, student.train_on)
         if (made := shown_guidance(params, model, asked)) != taught:
             yield (
-                f".method.guidance {guidance}: {student.train_on} has guidance {made:g}, and one student can't "
-                "learn both; make them equal"
+                f".method.guidance {guidance}: {student.train_on} has guidance {made:g}, and one student "
+                "can't learn both; make them equal"
             )
 
 

@@ -55,6 +55,17 @@ def test_a_killed_stage_keeps_the_formats_that_were_whole(tmp_path, monkeypatch)
     assert again.facts["bytes"]["sampler.pt2"] == (again.out / "sampler.pt2").stat().st_size
 
 
+@pytest.mark.parametrize("name", ["sampler.pt2", "sampler.onnx"])
+def test_a_format_whose_file_is_gone_is_written_again(tmp_path, name):
+    model = saved(tmp_path / "mine", grid=uniform(2), trained_times="grid")
+    whole = run(tmp_path / "whole", model)
+    before = bytes_below(whole.out)
+    (whole.out / name).unlink()  # as finished scratch removes what is damaged
+    again = run(tmp_path / "whole", model)
+    assert bytes_below(again.out) == before
+    assert again.facts == whole.facts
+
+
 def test_other_samples_fail_the_stage(tmp_path, monkeypatch):
     model = saved(tmp_path / "mine")
     monkeypatch.setattr("fewstep.exporting.proof.LIMIT", -1)

@@ -114,6 +114,18 @@ def test_what_is_damaged_in_finished_scratch_is_told_and_removed_and_the_rest_ke
     assert (scratch.out / "other.txt").read_text() == "as ever"
 
 
+@pytest.mark.parametrize(("shared", "kept"), [(True, False), (False, True)])
+def test_what_helps_to_resume_goes_with_a_damaged_file_that_it_shares(scratch, shared, kept):
+    scratch.work.mkdir()
+    (scratch.work / "state").write_text("of the last step")
+    file = scratch.out / "sub/file.txt"
+    (os.link if shared else shutil.copy)(file, scratch.work / "file.txt")
+    file.write_text("nev")
+    assert not scratch.read_finished(print)
+    assert (scratch.work / "state").exists() == kept
+    assert (scratch.out / "other.txt").read_text() == "as ever"
+
+
 def test_damage_that_size_and_time_do_not_tell_is_made_visible_to_dvc(scratch, tmp_path):
     """DVC trusts what is read-only or not younger than when it looked; its cache holds a link."""
     file, cached = scratch.out / "sub/file.txt", tmp_path / "cached"
