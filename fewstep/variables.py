@@ -1,5 +1,6 @@
 """Environment variables: numbers and switches, read where they are needed and refused in one way."""
 
+import math
 import os
 from typing import TypeVar
 
@@ -32,3 +33,19 @@ def is_on(variable: str, *, default: bool = False) -> bool:
     if asked not in ("on", "off"):
         raise UserError(f"{variable} must be on or off, got {asked!r}")
     return asked == "on"
+
+
+def checkpoint_seconds() -> float:
+    """Return the seconds between two saves of a training: FEWSTEP_CHECKPOINT_SECONDS, or 20.
+
+    Raises:
+        UserError: if it is no number from 0.
+    """
+    text = os.environ.get("FEWSTEP_CHECKPOINT_SECONDS", "20")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise UserError(f"FEWSTEP_CHECKPOINT_SECONDS must be a number of seconds from 0, got {text!r}")
+    return seconds

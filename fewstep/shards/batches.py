@@ -55,7 +55,10 @@ class Batches:
         self, shards: Shards, *, seed: int, size: int, rank: int = 0, ranks: int = 1, window: int = WINDOW
     ) -> None:
         if size < 1 or size % ranks:
-            raise UserError(f"a batch of {size} samples can't be shared equally by {ranks} processes")
+            raise UserError(
+                f"a batch of {size} samples can't be shared equally by {ranks} processes; set train.batch to "
+                f"a multiple of {ranks}, or FEWSTEP_PROCESSES to a divisor of {size}"
+            )
         assert 0 <= rank < ranks
         self.shards, self.seed, self.size = shards, seed, size
         self.window = min(window, most_in_memory(bytes_of_sample(shards)))

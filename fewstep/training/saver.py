@@ -1,7 +1,5 @@
 """Saver: the training on the disk, at intervals that follow what a save costs."""
 
-import math
-import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -18,6 +16,7 @@ from fewstep.training.phases import phase
 from fewstep.training.sharding import whole
 from fewstep.training.state import write_state
 from fewstep.training.watch import Watch
+from fewstep.variables import checkpoint_seconds
 
 ASKED = 8  # steps after which the first of several processes is asked again whether to save
 SHARE = 0.03  # of the time, which saving takes at most
@@ -38,7 +37,7 @@ class Saver:
 
     def __init__(self, file: Path, training: Training, watch: Watch) -> None:
         self.file, self.training, self.watch = file, training, watch
-        self.seconds = _checkpoint_seconds()
+        self.seconds = checkpoint_seconds()
         self.saved_at = time.monotonic()
         self.cost = 0.0
         """Seconds that the last save took from the training: its copy, and the processor for the rest."""
@@ -144,19 +143,3 @@ def _write(file: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> flo
     began = time.thread_time()
     write_state(file, tensors, facts)
     return time.thread_time() - began
-
-
-def _checkpoint_seconds() -> float:
-    """Return the time between two saves.
-
-    Raises:
-        UserError: if the environment variable is not a number of 0 or more.
-    """
-    text = os.environ.get("FEWSTEP_CHECKPOINT_SECONDS", "20")
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not seconds >= 0:
-        raise UserError(f"FEWSTEP_CHECKPOINT_SECONDS must be a number of seconds from 0, got {text!r}")
-    return seconds

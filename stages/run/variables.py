@@ -3,14 +3,17 @@
 A chain would come to them after hours, since its first stages need no workers.
 """
 
+from fewstep import variables
+from fewstep.training.engine import Engine
 from stages.artifacts.scratch import Scratch
 from stages.sampling.shared_place import shared_place
 from stages.tracking import tracking
 from stages.workers import machine
+from stages.workers.distributed import machine_number
 
 
 def must_be_right() -> None:
-    """Ask those that read the variables of workers, scratch, shards and tracking.
+    """Ask those that read the variables of workers, scratch, shards, tracking and trainings.
 
     Raises:
         UserError: if one of them can't be.
@@ -20,3 +23,8 @@ def must_be_right() -> None:
     shared_place()
     Scratch.must_be_usable()
     tracking.wanted()
+    variables.count("FEWSTEP_PROCESSES", "processes", default=1)
+    machine_number()
+    variables.checkpoint_seconds()
+    variables.count("FEWSTEP_PROFILE", "steps", default=None)
+    Engine.from_environment()

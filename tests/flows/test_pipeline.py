@@ -293,7 +293,16 @@ def test_a_cancelled_run_leaves_no_process_and_no_lock(toy, prefect_api, how):
     assert state.is_cancelled() if how == "in the UI" else state.is_crashed()
 
 
-WRONG = [("FEWSTEP_BACKEND", "rya"), ("FEWSTEP_WORKERS", "x"), ("FEWSTEP_SHARDS", "s4://x")]
+WRONG = [
+    ("FEWSTEP_BACKEND", "rya"),
+    ("FEWSTEP_WORKERS", "x"),
+    ("FEWSTEP_SHARDS", "s4://x"),
+    ("FEWSTEP_PROCESSES", "0"),
+    ("FEWSTEP_NODE_RANK", "1"),
+    ("FEWSTEP_CHECKPOINT_SECONDS", "soon"),
+    ("FEWSTEP_PROFILE", "x"),
+    ("FEWSTEP_MICRO_BATCH", "x"),
+]
 
 
 @pytest.mark.parametrize(("variable", "value"), WRONG)
