@@ -4,13 +4,14 @@ A chain would come to them after hours, since its first stages need no workers.
 """
 
 from stages.artifacts.scratch import Scratch
+from stages.process import again
 from stages.sampling.shared_place import shared_place
 from stages.tracking import tracking
 from stages.workers import machine
 
 
 def must_be_right() -> None:
-    """Ask those that read the variables of workers, scratch, shards and tracking.
+    """Ask those that read the variables of workers, scratch, shards, tracking and of making results again.
 
     Raises:
         UserError: if one of them can't be.
@@ -20,3 +21,4 @@ def must_be_right() -> None:
     shared_place()
     Scratch.must_be_usable()
     tracking.wanted()
+    again.must_be_right()
