@@ -168,10 +168,12 @@ def work(variant: Variant, request: Request) -> State:
     """
     root = variant.prepare()
     stages = repo.read(root)
-    fates = choice.choose(stages, request.start_from, request.only, request.force)
+    lost = repo.lost(root, stages.values())
+    fates = choice.choose(stages, lost, start_from=request.start_from, only=request.only, force=request.force)
     own_files.must_be_there(variant.params.raw, root, choice.running(fates))
     if driver.wanted() and repo.shares_by(root) == "remote":
-        fates = without_what_workers_find(root, fates)
+        # Workers find there what the chain needs, so it need not come here.
+        fates = {name: "unchanged" if fate == "restore" else fate for name, fate in fates.items()}
     limits = time_limits.seconds_allowed(stages)
     if request.dry_run:
         plan = choice.plan(root, fates)
@@ -209,13 +211,6 @@ def work(variant: Variant, request: Request) -> State:
     counts = Counter(state.name or "" for state in states.values())
     told = ", ".join(f"{count} {name.lower()}" for name, count in counts.items())
     return Completed(message=f"{told}.\n{untold}" if untold else told)
-
-
-def without_what_workers_find(root: Path, fates: dict[str, choice.Fate]) -> dict[str, choice.Fate]:
-    """Return the fates, those changed to "unchanged" whose outputs are missing here but not in the remote."""
-    missing = [name for name, fate in fates.items() if fate == "restore"]
-    there = set(missing) - repo.lost(root, missing) if missing else set()
-    return {name: "unchanged" if name in there else fate for name, fate in fates.items()}
 
 
 def failed(message: str) -> State:

@@ -56,12 +56,23 @@ def nothing_to_do(root: Path, request: Request) -> bool:
     """
     if PREFECT_API_URL.value() or request.overrides:
         return False
-    fates = choice.choose(repo.read(root), request.start_from, request.only, request.force)
+    fates = chosen(root, request)
     if set(fates.values()) != {"unchanged"}:
         return False
     if tracking.wanted() and (warning := tracking.send(root, seconds=0)):
         print(warning, file=sys.stderr)
     return True
+
+
+def chosen(root: Path, asked: Choice) -> dict[str, choice.Fate]:
+    """Return the stages of `root` that are asked for and how each comes up to date.
+
+    Raises:
+        UserError: The request does not fit the stages, or DVC's remote does not answer.
+    """
+    stages = repo.read(root)
+    lost = repo.lost(root, stages.values())
+    return choice.choose(stages, lost, start_from=asked.start_from, only=asked.only, force=asked.force)
 
 
 def plan(root: Path, asked: Choice) -> str:
@@ -74,6 +85,6 @@ def plan(root: Path, asked: Choice) -> str:
     # A variant's files are renewed, which must not happen under a run; the project itself is only read.
     with workspace_lock.held(variant.lock, "fewstep plan", "no run") if asked.overrides else nullcontext():
         place = variant.prepare()
-        turns = choice.choose(repo.read(place), asked.start_from, asked.only, asked.force)
+        turns = chosen(place, asked)
         own_files.must_be_there(variant.params.raw, place, choice.running(turns))
         return choice.plan(place, turns)

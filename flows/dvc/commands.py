@@ -12,6 +12,7 @@ from flows.dvc import damage, repo
 from flows.dvc import reproduce as child
 from flows.dvc.failures import StageError, failure, stopped, timeout, written
 from flows.system import processes, records
+from stages.process import again
 from stages.tracking import recording
 
 Outcome = Literal["ran", "cached", "unchanged"]
@@ -54,7 +55,8 @@ def reproduce(
         command += ["--pull"] if repo.shares_by(root) == "remote" else []
         command += ["--force"] if force else []
         environment = {"FEWSTEP_OUTCOME_FILE": str(own), "FEWSTEP_PROGRESS_FILE": str(steps)}
-        environment |= {"FEWSTEP_AGAIN": "1"} if force else {}
+        # Its retries ask in the name of the same run, so what is finished is not made twice.
+        environment |= again.asked_by(recording.variable(recording.PIPELINE)) if force else {}
         with records.followed(steps, progress):
             status = _run(stage, root, command, hear, seconds=seconds, environment=environment)
         found = written(told)

@@ -46,6 +46,8 @@ class Stage:
     """The same at the last run; None if dvc.lock has no run."""
     changed: tuple[str | dict[str, dict[str, Any]], ...]
     """What `dvc status` reports; empty when nothing changed."""
+    uncached: bool
+    """Whether DVC's cache lacks something of what it wrote in its last run, or it never ran."""
 
 
 def read(root: Path) -> dict[str, Stage]:
@@ -74,14 +76,27 @@ def shares_by(root: Path) -> Literal["remote", "cache"] | None:
     return "cache" if "dir" in settings["cache"] else None
 
 
-def lost(root: Path, stages: Iterable[str]) -> set[str]:
-    """Return those of `stages` of which an output is neither in the cache nor in the remote.
+def lost(root: Path, stages: Iterable[Stage]) -> set[str]:
+    """Return the names of those of `stages` whose outputs are, in part or whole, in no cache and no remote.
+
+    The remote is asked only for what the cache lacks, and only if `root` shares outputs by it.
 
     Raises:
         UserError: The remote does not answer.
     """
-    with _opened(root) as repo:  # one stage at a time, since DVC lists equal files only once
-        return {name for name in stages if "missing" in repo.status(targets=[name], cloud=True).values()}
+    uncached = {stage.name for stage in stages if stage.uncached}
+    if not uncached or shares_by(root) != "remote":
+        return uncached
+    with _opened(root) as repo, lock_repo(repo):
+        nodes = [node for node in repo.index.stages if node.addressing in uncached]
+        try:
+            return {node.addressing for node in nodes if any(_is_lost(repo, out) for out in node.outs)}
+        except Exception as error:  # each kind of remote has errors of its own
+            name = repo.config["core"]["remote"]
+            raise UserError(
+                f"the DVC remote {name!r} of {root} cannot be reached: {error}; see that it answers, or do "
+                "without it: dvc remote default --unset"
+            ) from error
 
 
 def share(root: Path, clone: Path) -> None:
@@ -201,11 +216,22 @@ def _hash_once(hashes: dict[str, Any], item: Any) -> Any:
     return hashes[item.fs_path]
 
 
+def _is_lost(repo: Repo, out: Any) -> bool:
+    """Return whether something of an output is neither in the cache nor in the remote."""
+    if not out.hash_info:  # its stage never ran
+        return True
+    # Of a folder the list of its files is fetched first. Where there is none, it alone is asked for. A remote
+    # that has the list has the files for DVC, which sends the list last.
+    objects = out.get_used_objs(force=True).get(None) or {out.hash_info}
+    return bool(repo.cloud.status(objects).missing)
+
+
 def _stage(node: Any, upstream: tuple[str, ...], changed: list) -> Stage:
     if outside := [str(out) for out in node.outs if not out.is_in_repo]:
         raise UserError(f"dvc.yaml: {node.addressing} would write {outside[0]}, outside of the project")
     params = [dep for dep in node.deps if isinstance(dep, ParamsDependency)]
     before = {str(dep): dep.hash_info.value for dep in params if dep.hash_info.value is not None}
+    outs = [told.get("changed outs", {}) for told in changed if isinstance(told, dict)]
     return Stage(
         name=node.addressing,
         upstream=upstream,
@@ -214,6 +240,8 @@ def _stage(node: Any, upstream: tuple[str, ...], changed: list) -> Stage:
         settings={str(dep): dep.read_params() for dep in params},
         settings_before=before or None,
         changed=tuple(changed),
+        uncached=not all(out.hash_info for out in node.outs)
+        or any("not in cache" in states.values() for states in outs),
     )
 
 

@@ -1,6 +1,6 @@
 """Which stages a run brings up to date, how, and how long that took before."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -13,13 +13,18 @@ Fate = Literal["unchanged", "restore", "run"]
 
 WORDS: dict[Fate, str] = {
     "unchanged": "is up to date",
-    "restore": "comes back from DVC's cache",
+    "restore": "comes back from DVC's cache or remote",
     "run": "runs, unless DVC's cache has this very result",
 }
 
 
-def fates(stages: dict[str, Stage]) -> dict[str, Fate]:
-    """Return how each stage comes up to date, in dependency order."""
+def fates(stages: dict[str, Stage], lost: Collection[str]) -> dict[str, Fate]:
+    """Return how each stage comes up to date, in dependency order.
+
+    Args:
+        stages: All of them, in dependency order.
+        lost: Those whose outputs DVC has nowhere (`repo.lost`).
+    """
     found: dict[str, Fate] = {}
     for name, stage in stages.items():
         above = [stages[other] for other in stage.upstream if found[other] == "restore"]
@@ -28,17 +33,23 @@ def fates(stages: dict[str, Stage]) -> dict[str, Fate]:
         elif not stage.changed and not above:
             found[name] = "unchanged"
         else:
-            found[name] = "restore" if _only_missing(stage, above) else "run"
+            found[name] = "restore" if name not in lost and _only_missing(stage, above) else "run"
     return found
 
 
 def choose(
-    stages: dict[str, Stage], start_from: str | None = None, only: str | None = None, force: bool = False
+    stages: dict[str, Stage],
+    lost: Collection[str],
+    *,
+    start_from: str | None = None,
+    only: str | None = None,
+    force: bool = False,
 ) -> dict[str, Fate]:
     """Return the chosen stages and how each comes up to date, in dependency order.
 
     Args:
         stages: All of them, in dependency order.
+        lost: Those whose outputs DVC has nowhere (`repo.lost`).
         start_from: A stage; it is chosen, and all stages that need its output.
         only: A stage; it alone is chosen.
         force: The chosen stages run even if they are up to date.
@@ -53,7 +64,7 @@ def choose(
         for stage in stages.values():
             if named.intersection(stage.upstream):
                 named.add(stage.name)
-    known = fates(stages)
+    known = fates(stages, lost)
     needed = above(stages, named) - named
     if stale := [name for name in stages if name in needed and known[name] == "run"]:
         raise UserError(

@@ -132,10 +132,14 @@ def restored(stage: str, root: Path, log: Callable[[str], None]) -> bool:
 
     What a worker has just made of a stage above is not here, so that DVC does not call this one up to date.
     """
-    if not lockfile.entry(root, stage) or choice.fates(repo.read(root))[stage] != "restore":
+    if not lockfile.entry(root, stage):
+        return False
+    stages = repo.read(root)
+    lost = repo.lost(root, [stages[stage]])  # the flow has seen to those above
+    if choice.fates(stages, lost)[stage] != "restore":
         return False
     if repo.shares_by(root) == "remote":
-        return not repo.lost(root, [stage])
+        return True
     try:
         commands.run(stage, root, commands.bringing(root, stage), log)
     except StageError:  # it cannot be brought, or the flow is stopped, as the next step finds

@@ -104,19 +104,24 @@ class Scratch:
             remove(path)
         return None
 
-    def begin_again(self) -> bool:
+    def begin_again(self, run: str | None) -> bool:
         """Remove all that is here, so that it is made again from the beginning; return whether that was done.
 
-        It is not if that was done before, and the work since is not finished: the stage goes on with it.
+        It is not if that was done before and the work since is not finished: the stage goes on with it.
+        Nor is it if the same run of flows has finished it since: then DVC failed to take it over.
+
+        Args:
+            run: The run of flows that asks for it, None if a person does.
         """
-        marker = self.folder / "made-again"
-        if marker.exists() and not self.manifest.exists():
-            return False
-        self.manifest.unlink(missing_ok=True)  # first: half a folder must not look finished
-        remove(self.folder)
-        self.folder.mkdir(parents=True)
-        marker.touch()
-        return True
+        marker, asking = self.folder / "made-again", os.fsencode(run or "")
+        begun = marker.read_bytes() if marker.exists() else None
+        goes_on = begun is not None and (not self.manifest.exists() or (run is not None and begun == asking))
+        if not goes_on:
+            self.manifest.unlink(missing_ok=True)  # first: half a folder must not look finished
+            remove(self.folder)
+            self.folder.mkdir(parents=True)
+        marker.write_bytes(asking)  # it may be another run that goes on
+        return not goes_on
 
     @contextmanager
     def lock(self, say: Callable[[str], None]) -> Iterator[None]:

@@ -6,7 +6,6 @@ the kernel reports the parent's death alone, so the first process above the shel
 
 import ctypes
 import os
-import re
 import signal
 import sys
 import threading
@@ -19,7 +18,6 @@ from fewstep.errors import UserError
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh", "ash"}
 PR_SET_PDEATHSIG = 1
 POLL = 0.2  # seconds
-FORCED = re.compile(r"--force|-[A-Za-z]*f[A-Za-z]*")  # also among other short options: -sf
 
 
 def die_with_dvc() -> None:
@@ -36,20 +34,6 @@ def die_with_dvc() -> None:
         raise UserError("the dvc that started this was killed; run `dvc repro` again")
     if dvc.pid != os.getppid():
         threading.Thread(target=_watch, args=(dvc,), daemon=True).start()
-
-
-def asked_again() -> bool:
-    """Return whether the result shall be made again even if it is there: by FEWSTEP_AGAIN, or `dvc repro -f`.
-
-    DVC runs a stage for many reasons and does not say which, but its command line does.
-    """
-    if os.environ.get("FEWSTEP_AGAIN"):
-        return True
-    dvc = starter() if "DVC_STAGE" in os.environ else None
-    try:
-        return any(FORCED.fullmatch(word) for word in dvc.cmdline()) if dvc else False
-    except psutil.Error:  # it ended meanwhile
-        return False
 
 
 def is_adopter(process: psutil.Process) -> bool:

@@ -22,8 +22,8 @@ from stages.artifacts import manifests
 from stages.artifacts.full_disk import full_folder
 from stages.artifacts.plan import Plan
 from stages.artifacts.scratch import Scratch, publish, root
-from stages.process import records
-from stages.process.parent import asked_again, die_with_dvc
+from stages.process import again, records
+from stages.process.parent import die_with_dvc
 from stages.process.progress import Shown
 from stages.run import variables
 from stages.run.job import Job
@@ -85,7 +85,7 @@ def key_from_dvc(stage: str) -> str | None:
 
 def resuming(address: str) -> str:
     """Return the command that goes on with a stage; without -f, DVC would restore the result of before."""
-    return f"dvc repro {'-f -s ' if asked_again() else ''}{address}"
+    return f"dvc repro {'-f -s ' if again.asked() else ''}{address}"
 
 
 def command_line(stage: str) -> ArgumentParser:
@@ -156,7 +156,7 @@ def run(stage: str, key: str | None) -> records.Outcome:
         progress = Shown(plan.address, tracking.measured)
         status = "FAILED"
         try:
-            again = asked_again() and scratch.begin_again()
+            anew = again.asked() and scratch.begin_again(again.asking_run())
             made_before = scratch.read_finished(progress.note)
             if made_before:
                 progress.note("made before, publishing it")
@@ -164,7 +164,7 @@ def run(stage: str, key: str | None) -> records.Outcome:
                 manifest = made_before
             else:
                 tracking.begin()
-                manifest = work(plan, scratch, progress, tracking, again=again)
+                manifest = work(plan, scratch, progress, tracking, anew=anew)
             plan.check_gate(manifest["facts"])
             plan.check_unchanged()
             publish(scratch, plan.out)
@@ -214,7 +214,7 @@ def work_ahead(stage: str, key: str | None) -> None:
         progress.finish()
 
 
-def work(plan: Plan, scratch: Scratch, progress: Shown, tracking: Tracking, *, again: bool) -> dict[str, Any]:
+def work(plan: Plan, scratch: Scratch, progress: Shown, tracking: Tracking, *, anew: bool) -> dict[str, Any]:
     """Run the stage, and write and return the manifest of what it made.
 
     Raises:
@@ -224,7 +224,7 @@ def work(plan: Plan, scratch: Scratch, progress: Shown, tracking: Tracking, *, a
     for folder in (scratch.out, scratch.work):
         folder.mkdir(parents=True, exist_ok=True)
     job = job_of(plan, scratch, progress, tracking.picture)
-    job = replace(job, attach=tracking.attach, again=again)
+    job = replace(job, attach=tracking.attach, again=anew)
     plan.module.run(plan.config, job)
     progress.finish()
     flush_below(scratch.out)  # the manifest says that all of it is whole

@@ -6,6 +6,7 @@ A chain would come to them after hours, since its first stages need no workers.
 from fewstep import variables
 from fewstep.training.engine import Engine
 from stages.artifacts.scratch import Scratch
+from stages.process import again
 from stages.sampling.shared_place import shared_place
 from stages.tracking import tracking
 from stages.workers import machine
@@ -13,7 +14,7 @@ from stages.workers.distributed import machine_number
 
 
 def must_be_right() -> None:
-    """Ask those that read the variables of workers, scratch, shards, tracking and trainings.
+    """Ask those that read the variables of workers, scratch, shards, tracking, forced runs and trainings.
 
     Raises:
         UserError: if one of them can't be.
@@ -23,6 +24,7 @@ def must_be_right() -> None:
     shared_place()
     Scratch.must_be_usable()
     tracking.wanted()
+    again.must_be_right()
     variables.count("FEWSTEP_PROCESSES", "processes", default=1)
     machine_number()
     variables.checkpoint_seconds()

@@ -21,6 +21,7 @@ def chain(**changed):
             settings={},
             settings_before={},
             changed=changed.get(name, ()),
+            uncached=False,
         )
         for name in upstream
     }
@@ -31,8 +32,8 @@ def lost(path):
 
 
 def test_without_a_choice_all_have_their_turn():
-    assert choice.choose(chain()) == dict.fromkeys(("a", "b@x", "b@y", "c"), "unchanged")
-    assert choice.choose(chain(**{"b@x": STALE})) == {
+    assert choice.choose(chain(), ()) == dict.fromkeys(("a", "b@x", "b@y", "c"), "unchanged")
+    assert choice.choose(chain(**{"b@x": STALE}), ()) == {
         "a": "unchanged",
         "b@x": "run",
         "b@y": "unchanged",
@@ -41,26 +42,26 @@ def test_without_a_choice_all_have_their_turn():
 
 
 def test_a_start_has_its_turn_and_what_builds_on_it():
-    assert list(choice.choose(chain(), start_from="b@y")) == ["b@y", "c"]
-    assert list(choice.choose(chain(), start_from="b")) == ["b@x", "b@y", "c"]
-    assert list(choice.choose(chain(), only="b@y")) == ["b@y"]
+    assert list(choice.choose(chain(), (), start_from="b@y")) == ["b@y", "c"]
+    assert list(choice.choose(chain(), (), start_from="b")) == ["b@x", "b@y", "c"]
+    assert list(choice.choose(chain(), (), only="b@y")) == ["b@y"]
 
 
 def test_the_chosen_run_by_force_and_others_are_left():
-    assert choice.choose(chain(), start_from="b@y", force=True) == {"b@y": "run", "c": "run"}
+    assert choice.choose(chain(), (), start_from="b@y", force=True) == {"b@y": "run", "c": "run"}
 
 
 @pytest.mark.parametrize(("start", "culprits"), [("b@x", "a, b@y"), ("c", "a, b@x, b@y")])
 def test_what_the_chosen_need_must_be_up_to_date(start, culprits):
     with pytest.raises(UserError, match=f"^{start} needs what is not up to date: {culprits}; start from a,"):
-        choice.choose(chain(a=STALE), start_from=start)
+        choice.choose(chain(a=STALE), (), start_from=start)
     with pytest.raises(UserError, match=f"^{start} needs"):
-        choice.choose(chain(a=STALE), only=start)
+        choice.choose(chain(a=STALE), (), only=start)
 
 
 def test_a_stale_neighbour_on_which_something_chosen_rests_is_named():
     with pytest.raises(UserError, match=r"^b@x needs what is not up to date: b@y;"):
-        choice.choose(chain(**{"b@y": STALE}), start_from="b@x")
+        choice.choose(chain(**{"b@y": STALE}), (), start_from="b@x")
 
 
 def test_outputs_that_are_only_gone_come_back_first():
@@ -71,33 +72,40 @@ def test_outputs_that_are_only_gone_come_back_first():
             "b@y": ({"changed deps": {"out/a": "deleted"}},),
         },
     )
-    assert choice.choose(missing, start_from="b@x") == {
+    assert choice.choose(missing, (), start_from="b@x") == {
         "a": "restore",
         "b@x": "restore",
         "b@y": "restore",
         "c": "restore",
     }
     edited = chain(a=({"changed outs": {"out/a": "modified"}},))
-    assert choice.fates(edited)["a"] == "run"
+    assert choice.fates(edited, ())["a"] == "run"
+
+
+def test_outputs_that_are_nowhere_are_made_again_and_what_needs_them_runs():
+    gone = chain(a=({"changed outs": {"out/a": "not in cache"}},))
+    assert choice.fates(gone, {"a"}) == dict.fromkeys(gone, "run")
+    with pytest.raises(UserError, match=r"^b@x needs what is not up to date: a; start from a,"):
+        choice.choose(gone, {"a"}, only="b@x")
 
 
 def test_what_workers_made_and_nobody_fetched_is_not_out_of_date():
     elsewhere = ({"changed outs": {"out/a": "not in cache"}},)
-    assert choice.choose(chain(a=elsewhere), start_from="c")["a"] == "restore"
+    assert choice.choose(chain(a=elsewhere), (), start_from="c")["a"] == "restore"
 
 
 def test_an_unknown_stage_is_told_with_the_nearest():
     with pytest.raises(UserError, match=r"no stage 'b@z'; did you mean 'b@[xy]'\?"):
-        choice.choose(chain(), start_from="b@z")
+        choice.choose(chain(), (), start_from="b@z")
     with pytest.raises(UserError, match=r"start_from \('a'\) or only \('c'\), not both"):
-        choice.choose(chain(), start_from="a", only="c")
+        choice.choose(chain(), (), start_from="a", only="c")
 
 
 def test_the_plan_tells_what_runs_and_how_long_that_took(tmp_path):
     durations.record(tmp_path, "b@x", 4000)
     durations.record(tmp_path, "a", 7.26)
     durations.record(tmp_path, "b@x", 3900)  # the last counts
-    turns = choice.choose(chain(**{"b@x": STALE}))
+    turns = choice.choose(chain(**{"b@x": STALE}), ())
     assert choice.plan(tmp_path, turns).splitlines() == [
         "a is up to date",
         "b@x runs, unless DVC's cache has this very result (1 h 5 min the last time)",

@@ -1,11 +1,16 @@
 """A killed stage goes on where it stopped, its orphans die, and the bytes are those of a quiet run."""
 
 import os
+import shutil
 import sys
 
 import pytest
 from fake_project import Project
 from processes import kill, stopped, wait_for
+
+from flows.dvc import commands
+from flows.dvc.failures import StageError
+from stages.tracking import recording
 
 PARTS = 10
 SLOW = f"make: {{parts: {PARTS}, seconds: 0.3}}"
@@ -84,6 +89,28 @@ def test_what_shall_be_made_again_is(project, undisturbed):
     (log,) = project.folder.glob(".fewstep/scratch/make.*/work/attempts.log")
     assert len(log.read_text().splitlines()) == PARTS  # in a new scratch, from the beginning
     assert project.files("artifacts/make") == undisturbed
+
+
+def test_a_run_of_flows_publishes_what_it_made_again_when_dvc_fails_to_take_it_over(project):
+    def forced(run):
+        with recording.recorded(FEWSTEP_PIPELINE=run):
+            commands.reproduce("make", project.folder, lines.append, force=True)
+        return "make: made before, publishing it" in lines
+
+    lines = []
+    project.edit("params.yaml", SLOW, "make: {parts: 3}")
+    project.sh("dvc repro make")
+    cache = project.folder / ".dvc/cache/files"
+    shutil.rmtree(cache)
+    cache.touch()  # where a folder should be: DVC fails when the stage is done
+    with pytest.raises(StageError) as failure:
+        forced("first")
+    assert failure.value.transient
+    assert "make: made before, publishing it" not in lines
+    cache.unlink()
+    assert forced("first")
+    lines.clear()
+    assert not forced("second")
 
 
 def test_a_second_process_waits_and_publishes_what_the_first_made(project, tmp_path):

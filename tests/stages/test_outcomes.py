@@ -70,6 +70,7 @@ def test_scratch_that_cannot_be_written_is_a_mistake_and_no_crash(project, place
     [
         ("FEWSTEP_BACKEND", "rya", "FEWSTEP_BACKEND: unknown back end 'rya'; did you mean 'ray'?"),
         ("FEWSTEP_WORKERS", "x", "FEWSTEP_WORKERS must be a number of processes from 1, got 'x'"),
+        ("FEWSTEP_AGAIN", "0", "FEWSTEP_AGAIN must be 1, which makes results again, or unset; got '0'"),
         ("FEWSTEP_SHARDS", "s4://x", "FEWSTEP_SHARDS: can't use s4://x (ValueError: Protocol not known: s4)"),
     ],
 )

@@ -79,32 +79,3 @@ def test_all_processes_name_the_same_parent_alike():
     code = "import os, psutil; print(hash(psutil.Process(os.getppid())))"
     said = [subprocess.check_output([sys.executable, "-c", code], text=True) for _ in range(2)]
     assert {int(text) for text in said} == {hash(psutil.Process())}
-
-
-@pytest.mark.parametrize(
-    ("words", "forced"),
-    [
-        ("dvc repro -f", True),
-        ("dvc repro --force distill@boss-4", True),
-        ("/usr/bin/python -m dvc repro -sf evaluate", True),
-        ("dvc exp run -fv", True),
-        ("dvc repro", False),
-        ("dvc repro --force-downstream pretrain@base", False),
-        ("dvc repro -s boss-f", False),
-        ("dvc exp run -S distill.boss-4.train.steps=-f", False),
-    ],
-)
-def test_what_dvc_was_told_to_force_is_made_again(monkeypatch, words, forced):
-    monkeypatch.setenv("DVC_STAGE", "evaluate")
-    monkeypatch.delenv("FEWSTEP_AGAIN", raising=False)
-    monkeypatch.setattr(parent, "starter", lambda: SimpleNamespace(cmdline=words.split))
-    assert parent.asked_again() == forced
-    monkeypatch.setenv("FEWSTEP_AGAIN", "1")
-    assert parent.asked_again()
-
-
-def test_nobody_forces_a_stage_that_a_person_started(monkeypatch):
-    monkeypatch.delenv("DVC_STAGE", raising=False)
-    monkeypatch.delenv("FEWSTEP_AGAIN", raising=False)
-    monkeypatch.setattr(parent, "starter", lambda: SimpleNamespace(cmdline=["vi", "-f"].copy))
-    assert not parent.asked_again()

@@ -140,14 +140,25 @@ def test_damage_that_size_and_time_do_not_tell_is_made_visible_to_dvc(scratch, t
 
 def test_a_second_beginning_removes_what_an_earlier_one_finished_and_no_unfinished_one(scratch):
     scratch.work.mkdir()
-    assert scratch.begin_again()
+    assert scratch.begin_again(None)
     assert not scratch.out.exists()
     assert not scratch.work.exists()
     scratch.work.mkdir()
-    assert not scratch.begin_again()  # it was stopped; the next forced run goes on with it
+    assert not scratch.begin_again(None)  # it was stopped; the next forced run goes on with it
     assert scratch.work.exists()
     manifests.write(scratch.manifest, {})
-    assert scratch.begin_again()
+    assert scratch.begin_again(None)
+
+
+def test_what_a_run_of_flows_has_finished_is_not_begun_again_for_it_and_is_for_others(scratch):
+    assert scratch.begin_again("one")
+    assert not scratch.begin_again("two")  # which goes on with what the first did not finish
+    manifests.write(scratch.manifest, {})
+    assert not scratch.begin_again("two")
+    assert scratch.manifest.exists()
+    for other in ("one", None):
+        assert scratch.begin_again(other)
+        manifests.write(scratch.manifest, {})
 
 
 @pytest.mark.parametrize("what", ["tmp", "old"])
