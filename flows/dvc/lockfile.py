@@ -1,7 +1,7 @@
 """Entries of dvc.lock, one for each stage: a worker returns one, and the driver merges it."""
 
 import threading
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dvc.repo import Repo
@@ -49,12 +49,33 @@ def entry(root: Path, stage: str) -> dict[str, Any] | None:
 
 
 def merge(root: Path, stage: str, entry: dict[str, Any]) -> None:
-    """Put the entry of a stage into dvc.lock, in DVC's format; the file is complete at any time."""
+    """Put the entry of a stage into dvc.lock, in DVC's format; the file is complete at any time.
+
+    If it replaces an entry with other outputs, those of all stages that rest on them go. DVC compares what a
+    stage has read with what lies in the folder, and where nothing does, it would call old results up to date.
+    """
     # DVC's own lock excludes other processes, but not threads.
     with _merging, Repo(str(root), _wait_for_lock=True) as opened, opened.lock:
-        stages = _stages(root) | {stage: entry}
+        stages = _stages(root)
+        before = stages.get(stage, entry)["outs"]
+        stale = resting_on([out["path"] for out in entry["outs"] if out not in before], stages)
+        stages = {name: kept for name, kept in stages.items() if name not in stale} | {stage: entry}
         with written_whole(root / FILE) as temporary:
             dump_yaml(str(temporary), {"schema": "2.0", "stages": dict(sorted(stages.items()))})
+
+
+def resting_on(outputs: list[str], stages: dict[str, Any]) -> set[str]:
+    """Return the stages whose entries, or those of stages above them, name one of these outputs as read."""
+    made, found = [PurePosixPath(path) for path in outputs], set[str]()
+    while more := {name for name, entry in stages.items() if name not in found and _reads(entry, made)}:
+        found |= more
+        made += [PurePosixPath(out["path"]) for name in more for out in stages[name].get("outs", ())]
+    return found
+
+
+def _reads(entry: dict[str, Any], made: list[PurePosixPath]) -> bool:
+    read = [PurePosixPath(dep["path"]) for dep in entry.get("deps", ())]
+    return any(a.is_relative_to(b) or b.is_relative_to(a) for a in read for b in made)
 
 
 def _stages(root: Path) -> dict[str, Any]:

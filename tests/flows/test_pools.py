@@ -1,5 +1,6 @@
 """Stages on workers: two clones on this machine, a server, and a folder as the remote."""
 
+import copy
 import json
 import os
 import shutil
@@ -312,6 +313,19 @@ def test_an_entry_is_merged_as_dvc_writes_it(toy_that_ran):
     assert locked(toy_that_ran) == entries
     assert "up to date" in toy_that_ran.sh("dvc status")
     assert sorted((toy_that_ran.root / "dvc.lock").read_bytes().splitlines()) == sorted(whole.splitlines())
+
+
+def test_what_rests_on_outputs_that_are_made_anew_is_no_longer_up_to_date(toy_that_ran):
+    root, entries = toy_that_ran.root, locked(toy_that_ran)
+    lockfile.merge(root, "middle@left", entries["middle@left"])  # the same once more
+    assert locked(toy_that_ran) == entries
+    new = copy.deepcopy(entries)
+    for name in ("middle@left", "first"):
+        new[name]["outs"][0]["md5"] = "0" * 32 + ".dir"
+    lockfile.merge(root, "middle@left", new["middle@left"])
+    assert locked(toy_that_ran).keys() == entries.keys() - {"last"}
+    lockfile.merge(root, "first", new["first"])
+    assert locked(toy_that_ran) == {"first": new["first"]}
 
 
 def test_every_stage_wants_a_pool():
