@@ -1,6 +1,5 @@
 """`fewstep run`: check before a server starts, run the flow, and print the result table."""
 
-import os
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -38,8 +37,7 @@ def run(root: Path, request: Request) -> None:
             with own.server(root):
                 state = pipeline(root, **asdict(request), return_state=True)
         except httpx.TransportError:
-            print(f"\n{connection.lost()}", file=sys.stderr, flush=True)
-            os._exit(1)  # else Prefect retries for some seconds with each event that it has left
+            connection.end_without_server()
         if not state.is_completed():
             raise UserError(f"\n{state.message}")
         print(state.message if request.dry_run else f"All stages are up to date: {state.message}.")

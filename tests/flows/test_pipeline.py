@@ -41,20 +41,22 @@ def run(toy):
     return state, task_runs(state.state_details.flow_run_id, len(toy.stages))
 
 
-def begin(toy, prefect_api, said=None, first=""):
-    """Begin the flow as a command, in a process group of its own; a file, if given, gets what it says.
+def begin(toy, prefect_api, said=None, first="", command="run.run(Path.cwd(), Request())"):
+    """Begin a command of flows, in a process group of its own; a file, if given, gets what it says.
 
     `first` is done before.
     """
     script = "\n".join(
         (
+            "import os",
             "from pathlib import Path",
-            "from flows import pipeline, run",
-            "from flows.planning.request import Request",
+            "from flows import pipeline, run, sweep",
+            "from flows.planning.request import Request, SweepRequest",
             "from stages.settings import checks",
             "checks.check = lambda params: None",
             first,
-            f"run.run(Path({str(toy.root)!r}), Request())",
+            f"os.chdir({str(toy.root)!r})",
+            command,
         )
     )
     with said.open("w") if said else nullcontext(subprocess.PIPE) as out:
