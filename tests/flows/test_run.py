@@ -9,6 +9,17 @@ from flows import summary
 from flows.planning.request import Choice, Request
 from stages.settings import checks
 
+EVALUATE = """
+  evaluate:
+    cmd: python work.py evaluate artifacts/evaluate
+    deps: [artifacts/middle]
+    outs: [artifacts/evaluate]
+  beside:
+    cmd: python work.py beside artifacts/beside
+    deps: [artifacts/first]
+    outs: [artifacts/beside]
+"""
+
 
 @pytest.fixture(autouse=True)
 def server(prefect_api, monkeypatch):
@@ -33,7 +44,7 @@ def test_without_a_server_none_is_started_for_nothing(toy_that_ran, monkeypatch,
     with temporary_settings({PREFECT_API_URL: None}):
         run_command.run(toy_that_ran.root, Request())
         run_command.run(toy_that_ran.root, Request(start_from="middle@left"))
-        assert capsys.readouterr().out == "All stages are up to date.\n" * 2
+        assert capsys.readouterr().out == "All stages are up to date.\nThe chosen stages are up to date.\n"
         with pytest.raises(UserError, match="did you mean 'middle@left'"):
             run_command.run(toy_that_ran.root, Request(only="middle@lift"))
 
@@ -44,12 +55,42 @@ def test_without_a_server_none_is_started_for_nothing(toy_that_ran, monkeypatch,
             assert not run_command.nothing_to_do(toy_that_ran.root, asked)
 
 
-def test_a_run_ends_with_the_table_of_results_if_it_evaluated(toy_that_ran, monkeypatch, capsys):
-    (evaluation := toy_that_ran.root / "artifacts/evaluate").mkdir()
+@pytest.fixture
+def evaluating(toy_that_ran, monkeypatch):
+    """A project of which everything is up to date, with `evaluate` beside `last`; it tells its table."""
+    with (toy_that_ran.root / "dvc.yaml").open("a") as stages:
+        stages.write(EVALUATE)
+    toy_that_ran.sh("dvc repro -q")
     monkeypatch.setattr(summary, "show", lambda folder: print(f"the table of {folder}"))
-    for request, shown in ((Request(), True), (Request(only="first"), False), (Request(dry_run=True), False)):
-        run_command.run(toy_that_ran.root, request)
-        assert (f"the table of {evaluation}" in capsys.readouterr().out) == shown
+    return toy_that_ran
+
+
+TABLE = "the table of {}/artifacts/evaluate\n"
+
+
+def test_a_run_ends_with_the_table_of_results_if_it_evaluated(evaluating, capsys):
+    table = TABLE.format(evaluating.root)
+    for request, shown in (
+        (Request(), True),
+        (Request(only="evaluate,last"), True),
+        (Request(start_from="last"), True),  # the results are still those of today's settings
+        (Request(only="first"), False),
+        (Request(dry_run=True), False),
+    ):
+        run_command.run(evaluating.root, request)
+        assert (table in capsys.readouterr().out) == shown
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_a_run_of_chosen_stages_shows_no_table_of_earlier_settings(evaluating, prefect_api, capsys, served):
+    evaluating.edit("params.yaml", "middle: {left: {width: 1}", "middle: {left: {width: 4}")
+    with temporary_settings({PREFECT_API_URL: prefect_api if served else None}):
+        for request in (Request(start_from="beside"), Request(only="first")):
+            run_command.run(evaluating.root, request)
+            told = capsys.readouterr().out
+            assert told == f"The chosen stages are up to date{': 1 cached' if served else ''}.\n"
+        run_command.run(evaluating.root, Request(start_from="middle@left"))
+    assert capsys.readouterr().out.endswith(TABLE.format(evaluating.root))
 
 
 def test_a_plan_tells_what_a_run_would_do_without_a_server(toy_that_ran):
