@@ -23,12 +23,14 @@ from stages.settings import checks, discovery
 with lazy_imports():  # loaded at first use
     import mlflow
 
+VARIANTS = Path(".fewstep/variants")
+
 
 def run(root: Path, yes: bool) -> None:
     """List the garbage, and remove it after a yes; with `yes`, without asking.
 
     Raises:
-        UserError: Something runs, or there is nobody to ask.
+        UserError: Something runs, or has begun before the yes; or there is nobody to ask.
     """
     kinds = [kind for kind in collect(root) if kind.items]
     for kind in kinds:
@@ -41,6 +43,7 @@ def run(root: Path, yes: bool) -> None:
     everything = [path for kind in kinds for paths in kind.items.values() for path in paths]
     print(f"\nRemoving it all frees {readable(freed(everything))}; a file linked elsewhere frees nothing.")
     if yes or agreed():
+        refuse_while_busy(root)  # again, since the question may have been open for long
         for kind in kinds:
             kind.remove()
         print("Removed.")
@@ -103,11 +106,7 @@ def collect(root: Path) -> list[Garbage]:
     Raises:
         UserError: A flow or a stage is running, here or in a clone with the same scratch, or DVC fails.
     """
-    busy = [folder.name.rpartition(".")[0] for folder in scratch_folders() if in_use(folder)]
-    if workspace_lock.is_held(lock := workspace_lock.lock_of(root)):  # its next stage may begin any time
-        busy.append(workspace_lock.holder(lock))
-    if busy:
-        raise UserError(f"{busy[0]} is running; collect garbage when nothing runs")
+    refuse_while_busy(root)
     stages = repo.read(root)
     outputs = [root / out for stage in stages.values() for out in stage.outputs]
     return [
@@ -118,6 +117,19 @@ def collect(root: Path) -> list[Garbage]:
         variants(root),
         failed_runs(root),
     ]
+
+
+def refuse_while_busy(root: Path) -> None:
+    """Refuse to collect what a flow or a stage may need; a flow's next stage may begin at any time.
+
+    Raises:
+        UserError: One is running, here, in a variant or in a clone with the same scratch.
+    """
+    busy = [folder.name.rpartition(".")[0] for folder in scratch_folders() if in_use(folder)]
+    locks = [workspace_lock.lock_of(root), *sorted((root / VARIANTS).glob("*.lock"))]
+    busy += [workspace_lock.holder(lock) for lock in locks if workspace_lock.is_held(lock)]
+    if busy:
+        raise UserError(f"{busy[0]} is running; collect garbage when nothing runs")
 
 
 def unused_cache(root: Path) -> Garbage:
@@ -199,23 +211,25 @@ def old_artifacts(root: Path, outputs: Iterable[Path]) -> Garbage:
 
 
 def variants(root: Path) -> Garbage:
-    """Return the workspaces of overrides and sweeps, except those that a flow uses."""
-    old = [
-        folder
-        for folder in sorted((root / ".fewstep" / "variants").glob("*/"))
-        if not workspace_lock.is_held(folder.with_suffix(".lock"))
-    ]
-
-    def remove_with_lock(folder: Path) -> None:
-        remove(folder)
-        folder.with_suffix(".lock").unlink(missing_ok=True)
-
+    """Return the workspaces of overrides and sweeps."""
+    old = sorted((root / VARIANTS).glob("*/"))
     return Garbage(
         title="workspaces of overrides and sweeps",
         cost="their results leave the disk, and stages run again if you return to those settings",
         items={str(folder.relative_to(root)): [folder] for folder in old},
-        remove=partial(for_each, remove_with_lock, old),
+        remove=partial(for_each, remove_variant, old),
     )
+
+
+def remove_variant(folder: Path) -> None:
+    """Remove a variant and its lock, which is held meanwhile, or say that a flow has begun to use it."""
+    lock = folder.with_suffix(".lock")
+    try:
+        with workspace_lock.held(lock, "fewstep gc", "no run"):
+            remove(folder)
+            lock.unlink()
+    except UserError:
+        print(f"{folder} stays: {workspace_lock.holder(lock)} has begun to use it")
 
 
 def strangers(folder: Path, outputs: set[Path]) -> Iterator[Path]:

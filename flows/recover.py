@@ -20,6 +20,7 @@ from prefect.states import Crashed
 
 from fewstep.errors import UserError
 from flows.dvc import damage, repo, reproduce
+from flows.system import git
 from flows.workspaces import workspace_lock
 
 PROGRAMS = ("dvc", Path(reproduce.__file__).name)
@@ -41,6 +42,8 @@ def recover(root: Path) -> list[str]:
     for project in projects:
         done += [f"removed the DVC lock of {what} in {project}" for what in repo.clear_locks(project)]
         done += damage.mend(project)
+    for variant in sorted(path.parent for path in variants.glob("*/.git")):
+        done += [f"removed git's {name} of a dead process in {variant}" for name in git.clear_locks(variant)]
     for lock in locks:
         done += forget_holder(lock)
     for partial in sorted(variants.glob("*.tmp")):

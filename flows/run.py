@@ -1,6 +1,5 @@
 """`fewstep run`: check before a server starts, run the flow, and print the result table."""
 
-import os
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -23,29 +22,28 @@ from stages.tracking import tracking
 
 
 def run(root: Path, request: Request) -> None:
-    """Run the flow and print its outcome and the result table.
+    """Run the flow and print its outcome, and the result table where it is of today's settings.
 
     Raises:
         UserError: A variable, the settings or the request are wrong, no server answers, or the run failed.
     """
+    done = f"{'The chosen' if request.start_from or request.only else 'All'} stages are up to date"
     check_variables()
     variant = Variant.of(root, request.overrides)  # before waiting for a server
     connection.check()
     if not request.dry_run and nothing_to_do(root, request):
-        print("All stages are up to date.")
+        print(f"{done}.")
     else:
         try:
             with own.server(root):
                 state = pipeline(root, **asdict(request), return_state=True)
         except httpx.TransportError:
-            print(f"\n{connection.lost()}", file=sys.stderr, flush=True)
-            os._exit(1)  # else Prefect retries for some seconds with each event that it has left
+            connection.end_without_server()
         if not state.is_completed():
             raise UserError(f"\n{state.message}")
-        print(state.message if request.dry_run else f"All stages are up to date: {state.message}.")
-    evaluation = variant.folder / summary.EVALUATION
-    if not request.dry_run and request.only in (None, "evaluate") and evaluation.exists():
-        summary.show(evaluation)
+        print(state.message if request.dry_run else f"{done}: {state.message}.")
+    if not request.dry_run and evaluated(variant.folder, request):
+        summary.show(variant.folder / summary.EVALUATION)
 
 
 def nothing_to_do(root: Path, request: Request) -> bool:
@@ -73,6 +71,17 @@ def chosen(root: Path, asked: Choice) -> dict[str, choice.Fate]:
     stages = repo.read(root)
     lost = repo.lost(root, stages.values())
     return choice.choose(stages, lost, start_from=asked.start_from, only=asked.only, force=asked.force)
+
+
+def evaluated(root: Path, request: Request) -> bool:
+    """Return whether a run that is done ends with the table: it is up to date, and not left out by `only`.
+
+    Raises:
+        UserError: DVC cannot read the project.
+    """
+    if (request.only and not request.only_names("evaluate")) or not (root / summary.EVALUATION).exists():
+        return False
+    return choice.fates(repo.read(root), lost=()).get("evaluate") == "unchanged"
 
 
 def plan(root: Path, asked: Choice) -> str:

@@ -5,13 +5,14 @@ they share DVC's cache, and equal stages wait for each other.
 """
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import httpx
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, State
@@ -20,11 +21,14 @@ from rich.console import Console
 from rich.table import Table
 
 from fewstep.errors import UserError
+from flows.dvc import repo
 from flows.pipeline import check_variables, pipeline
+from flows.planning import choice
 from flows.planning.request import SweepRequest, takes
 from flows.planning.time_limits import stages_at_once
-from flows.server import connection, deployed, ending, own
+from flows.server import artifacts, connection, deployed, ending, own
 from flows.system import processes
+from flows.workspaces import workspace_lock
 from flows.workspaces.variant import Variant
 from stages.settings.params import canonical
 
@@ -64,10 +68,9 @@ def sweep(root: Path = Path(), **asked: Any) -> State:
     if any(state.is_cancelled() for state in states):
         return Cancelled(message="cancelled; the next sweep continues where this one stopped")
     rows = [row(variant, state) for variant, state in zip(variants, states, strict=True)]
-    create_table_artifact(rows, key="sweep", description=f"{MEASURE} of each model@NFE, by variant")
-    bad = [line for line in rows if line["state"] != "Completed"]
-    message = f"{len(rows) - len(bad)} of {len(rows)} variants completed\n{text(rows)}"
-    return Failed(message=message) if bad else Completed(message=message)
+    artifacts.show_table("sweep", rows, f"{MEASURE} of each model@NFE, by variant")
+    done = all(state.is_completed() for state in states)
+    return Completed(message=told(rows)) if done else Failed(message=told(rows))
 
 
 def wanted(root: Path, request: SweepRequest) -> list[Variant]:
@@ -123,9 +126,23 @@ def row(variant: Variant, state: State) -> dict[str, Any]:
     return line
 
 
+def found(variant: Variant) -> State:
+    """Return the state of a variant whose flow run could not tell it: Completed if all is up to date."""
+    with suppress(UserError), workspace_lock.held(variant.lock, "fewstep sweep", "no run"):
+        if set(choice.fates(repo.read(variant.prepare()), lost=()).values()) == {"unchanged"}:
+            return Completed()
+    return Failed(name="Unfinished")
+
+
 def described(overrides: dict[str, Any]) -> str:
     """Write overrides as the command line has them."""
     return " ".join(f"{key}={json.dumps(value)}" for key, value in overrides.items())
+
+
+def told(rows: list[dict[str, Any]]) -> str:
+    """Return the message of a sweep: how many variants completed, and the table."""
+    completed = [line for line in rows if line["state"] == "Completed"]
+    return f"{len(completed)} of {len(rows)} variants completed\n{text(rows)}"
 
 
 def text(rows: list[dict[str, Any]]) -> str:
@@ -147,10 +164,14 @@ def run(root: Path, request: SweepRequest) -> None:
     Raises:
         UserError: A setting or a variable is wrong, no server answers, or a variant failed.
     """
-    wanted(root, request)  # before waiting for a server
+    variants = wanted(root, request)  # before waiting for a server
     connection.check()
-    with own.server(root):
-        state = sweep(root, **asdict(request), return_state=True)
+    try:
+        with own.server(root):
+            state = sweep(root, **asdict(request), return_state=True)
+    except httpx.TransportError:
+        print(f"\n{told([row(variant, found(variant)) for variant in variants])}", flush=True)
+        connection.end_without_server()
     if not state.is_completed():
         raise UserError(state.message or "")
     print(state.message)

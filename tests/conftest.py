@@ -63,6 +63,7 @@ GROUPS = {
     "tests/flows/test_outages.py": "flows",
     "tests/flows/test_pages_in_a_browser.py": "flows",
     "tests/flows/test_pipeline.py": "flows",
+    "tests/flows/test_run.py": "flows",
     "tests/chain/test_breaks.py": "chains under Prefect",
     "tests/chain/test_cancel.py": "chains under Prefect",
     "tests/chain/test_kills.py": "killed chains",

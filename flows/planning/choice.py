@@ -50,8 +50,8 @@ def choose(
     Args:
         stages: All of them, in dependency order.
         lost: Those whose outputs DVC has nowhere (`repo.lost`).
-        start_from: A stage; it is chosen, and all stages that need its output.
-        only: A stage; it alone is chosen.
+        start_from: A stage, or several with commas; they are chosen, and all stages that need their output.
+        only: A stage, or several with commas; they alone are chosen.
         force: The chosen stages run even if they are up to date.
 
     Raises:
@@ -59,7 +59,8 @@ def choose(
     """
     if start_from and only:
         raise UserError(f"give start_from ({start_from!r}) or only ({only!r}), not both")
-    named = set(matching(name, stages)) if (name := start_from or only) else set(stages)
+    names = asked.split(",") if (asked := start_from or only) else stages
+    named = {stage for name in names for stage in matching(name, stages)}
     if start_from:
         for stage in stages.values():
             if named.intersection(stage.upstream):
@@ -68,7 +69,7 @@ def choose(
     needed = above(stages, named) - named
     if stale := [name for name in stages if name in needed and known[name] == "run"]:
         raise UserError(
-            f"{start_from or only} needs what is not up to date: {', '.join(stale)}; start from {stale[0]}, "
+            f"{asked} needs what is not up to date: {', '.join(stale)}; start from {stale[0]}, "
             "or leave start_from and only out"
         )
     turns: dict[str, Fate] = {}

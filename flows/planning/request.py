@@ -54,10 +54,11 @@ class Choice:
     """Which stages run, and with which settings."""
 
     start_from: str | None = None
-    """A stage such as distill@boss-4, or distill for all its keys. It and all stages that need its output
-    run. What it needs itself must be up to date."""
+    """A stage such as distill@boss-4, or distill for all its keys, or several with commas between them. It
+    and all stages that need its output run. What it needs itself must be up to date."""
     only: str | None = None
-    """A stage such as evaluate. It alone runs. What it needs must be up to date."""
+    """A stage such as evaluate, or several with commas between them. It alone runs. What it needs must be up
+    to date."""
     force: bool = False
     """Run the chosen stages even if they are up to date."""
     overrides: Annotated[dict[str, Any], words("--set")] = field(default_factory=dict)
@@ -77,18 +78,20 @@ class Request(Choice):
     def command(self, failed: list[str]) -> str:
         """Return the command that continues after these stages failed."""
         words = ["fewstep", "run"]
-        if self.only:
-            words += ["--only", self.only]
-        elif len(failed) == 1:
-            words += ["--start-from", failed[0]]
-        elif self.start_from:
-            words += ["--start-from", self.start_from]
+        if self.only:  # a stage that it does not name had to come back first, and those it names wait for it
+            words += ["--only", ",".join(failed) if all(map(self.only_names, failed)) else self.only]
+        elif self.start_from or self.force or len(failed) == 1:  # by force, all others would run again
+            words += ["--start-from", ",".join(failed)]
         words += ["--force"] if self.force else []
         for key, value in self.overrides.items():
             words += ["--set", f"{key}={yaml_text.written(value)}"]
         if self.experiment:
             words += ["--experiment", self.experiment]
         return shlex.join(words)
+
+    def only_names(self, stage: str) -> bool:
+        """Return whether a stage is one of those that alone run."""
+        return not {stage, stage.partition("@")[0]}.isdisjoint((self.only or "").split(","))
 
     def recorded(self, pipeline: str) -> AbstractContextManager[None]:
         """Record the runs of stages in the right experiment, under the tracker's run of that name."""

@@ -1,7 +1,7 @@
-"""What Prefect's page shows of a stage: its progress while it runs, and a page of its result.
+"""What Prefect's page shows: progress of a stage while it runs, a page of its result, the table of a sweep.
 
-Nothing here fails a stage: what cannot be shown is a line in the log. A page waits for a server that
-restarts. A progress bar does not, since the next record moves it anyway.
+Nothing here fails a stage or a sweep: what cannot be shown is a line in the log. A page waits for a server
+that restarts. A progress bar does not, since the next record moves it anyway.
 """
 
 import re
@@ -12,7 +12,12 @@ from typing import Any, cast
 from uuid import UUID
 
 from prefect import get_run_logger
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 
 from fewstep.command_progress import clock
 from fewstep.secrets import scrub
@@ -58,6 +63,14 @@ def show(stage: str, root: Path, outputs: tuple[str, ...]) -> None:
                 connection.restart.wait()
                 with connection.impatient():
                     create_markdown_artifact(shown, key=key(stage), description=f"{stage}: what is in {out}")
+
+
+def show_table(name: str, rows: list[dict[str, Any]], description: str) -> None:
+    """Show a table, which has a row for each mapping of columns to cells."""
+    with harmless(f"the table of the {name}"):
+        connection.restart.wait()
+        with connection.impatient():
+            create_table_artifact(rows, key=key(name), description=description)
 
 
 def tracked_run(stage: str, fingerprint: str) -> str | None:

@@ -4,9 +4,12 @@ Prefect's own clients retry for two minutes (flows/__init__.py), which is right 
 record. Nothing here retries: a server that does not answer delays no stage.
 """
 
+import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 from uuid import UUID
 
 import httpx
@@ -95,6 +98,12 @@ def give_up() -> None:
     settings = get_current_settings()  # what all threads read at each try
     settings.client.max_retries = 0
     settings.logging.to_api.enabled = False
+
+
+def end_without_server() -> NoReturn:
+    """End the process of a run whose server is gone at its end, with a message."""
+    print(f"\n{lost()}", file=sys.stderr, flush=True)
+    os._exit(1)  # else Prefect retries for some seconds with each event that it has left
 
 
 def lost() -> str:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from fewstep.errors import UserError
 
+LOCKS = ("index.lock", "HEAD.lock")
+"""What a checkout locks: the list of its files, and the commit that it is at."""
+
 
 def commit(root: Path) -> str:
     """Return the commit of a checkout."""
@@ -20,6 +23,17 @@ def first_commit(root: Path) -> str:
 def changes(root: Path) -> list[str]:
     """Return the files of a checkout that are not as in its commit, or not in git."""
     return [line[3:] for line in git(root, "status", "--porcelain").splitlines()]
+
+
+def clear_locks(root: Path) -> list[str]:
+    """Remove the locks that a killed `git checkout` left in a clone; return their names.
+
+    They lock by their existence. The caller knows that no git works there.
+    """
+    locks = [lock for name in LOCKS if (lock := root / ".git" / name).exists()]
+    for lock in locks:
+        lock.unlink()
+    return [lock.name for lock in locks]
 
 
 def git(root: Path, *arguments: str) -> str:

@@ -65,6 +65,8 @@ class Variant:
     def prepare(self) -> Path:
         """Make or renew the folder and return it. It has the checkout's files as they are, committed or not.
 
+        The caller holds `lock`.
+
         Raises:
             UserError: git cannot clone the checkout.
         """
@@ -79,6 +81,7 @@ class Variant:
             git.git(root, "clone", "--quiet", ".", str(partial))
             (partial / ".fewstep").symlink_to(root / ".fewstep")
             partial.replace(place)
+        git.clear_locks(place)  # of a run that was killed: who lives holds the lock of this variant
         commit = git.commit(root)
         git.git(place, "fetch", "--quiet", "origin", commit)
         known = place / "dvc.lock"

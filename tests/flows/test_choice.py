@@ -47,6 +47,14 @@ def test_a_start_has_its_turn_and_what_builds_on_it():
     assert list(choice.choose(chain(), (), only="b@y")) == ["b@y"]
 
 
+def test_several_are_chosen_by_commas_though_each_is_needed_by_what_builds_on_the_other():
+    stale = chain(**{"b@x": STALE, "b@y": STALE})
+    assert choice.choose(stale, (), start_from="b@x,b@y") == dict.fromkeys(("b@x", "b@y", "c"), "run")
+    assert list(choice.choose(chain(), (), only="c,a")) == ["a", "c"]
+    with pytest.raises(UserError, match="no stage 'd'"):
+        choice.choose(chain(), (), only="a,d")
+
+
 def test_the_chosen_run_by_force_and_others_are_left():
     assert choice.choose(chain(), (), start_from="b@y", force=True) == {"b@y": "run", "c": "run"}
 

@@ -3,6 +3,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -148,13 +149,30 @@ def test_a_stage_that_works_in_shared_scratch_forbids_it(littered, tmp_path, mon
         gc.collect(littered.root)
 
 
-def test_a_flow_between_two_stages_forbids_it(littered):
-    lock = workspace_lock.lock_of(littered.root)
+@pytest.mark.parametrize("lock", [".fewstep/flow.lock", ".fewstep/variants/abc.lock"])
+def test_a_flow_between_two_stages_forbids_it(littered, lock):
     with (
-        workspace_lock.held(lock, "fewstep", "1234"),
+        workspace_lock.held(littered.root / lock, "fewstep", "1234"),
         pytest.raises(UserError, match=r"flow run fewstep \(1234, .* is running"),
     ):
         gc.collect(littered.root)
+
+
+def test_a_flow_that_begins_before_the_yes_forbids_it(littered, monkeypatch):
+    (littered.root / ".fewstep/variants/abc").mkdir(parents=True)
+    with ExitStack() as begun:
+
+        def begin(_):
+            begun.enter_context(workspace_lock.held(lock, "fewstep", "1234"))
+            return "y"
+
+        lock = littered.root / ".fewstep/variants/abc.lock"
+        lock.touch()
+        before = everything(littered.root)
+        monkeypatch.setattr("builtins.input", begin)
+        with pytest.raises(UserError, match=r"flow run fewstep \(1234, .* is running"):
+            gc.run(littered.root, yes=False)
+    assert everything(littered.root) == before
 
 
 def test_a_link_goes_and_what_it_leads_to_stays(tmp_path):
@@ -221,13 +239,26 @@ def test_a_running_stage_forbids_it(toy_that_ran):
         dvc.wait()
 
 
-def test_workspaces_of_variants_go_unless_a_flow_is_at_work(tmp_path):
+def test_workspaces_of_variants_go_unless_a_flow_has_begun_to_use_one(tmp_path, capsys):
     folder = tmp_path / ".fewstep/variants"
     for name in ("done", "busy"):
         (folder / name).mkdir(parents=True)
         (folder / f"{name}.lock").touch()
-    with FileLock(folder / "busy.lock"):
-        kind = gc.variants(tmp_path)
-        assert list(kind.items) == [".fewstep/variants/done"]
+    kind = gc.variants(tmp_path)
+    assert list(kind.items) == [".fewstep/variants/busy", ".fewstep/variants/done"]
+    with workspace_lock.held(folder / "busy.lock", "calm-fox", "1234"):
         kind.remove()
-    assert sorted(path.name for path in folder.iterdir()) == ["busy", "busy.lock"]
+        assert sorted(path.name for path in folder.iterdir()) == ["busy", "busy.json", "busy.lock"]
+    told = capsys.readouterr().out
+    assert told.startswith(f"{folder / 'busy'} stays: flow run calm-fox (1234, ")
+    kind.remove()
+    assert list(folder.iterdir()) == []
+
+
+def test_no_flow_begins_in_a_workspace_while_it_is_removed(tmp_path, monkeypatch):
+    folder = tmp_path / ".fewstep/variants/abc"
+    folder.mkdir(parents=True)
+    held = []
+    monkeypatch.setattr(gc, "remove", lambda it: held.append(workspace_lock.is_held(it.with_suffix(".lock"))))
+    gc.remove_variant(folder)
+    assert held == [True]

@@ -13,6 +13,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from processes import wait_for
 from test_artifacts import manifest, shown_by
 from test_pipeline import begin, names, task_runs
+from test_sweep import MEASURE
 from workspace import CHECKOUT
 
 from flows.server import connection, programs
@@ -66,6 +67,36 @@ def test_a_server_that_is_gone_for_good_is_told_and_the_stages_are_done(
     last = said.read_text().splitlines()[-1]
     assert last.startswith(f"the Prefect server at {road.address} went away and did not come back")
     assert "up to date" in toy.sh("dvc status")
+
+
+WAIT = """
+if name == "last":
+    import yaml
+    name = str(yaml.safe_load(open("params.yaml"))["last"]["width"])
+    met(["go"])
+    name = "last"
+"""
+
+
+def test_a_sweep_whose_server_is_gone_for_good_ends_with_its_table(toy, prefect_api, monkeypatch, tmp_path):
+    monkeypatch.setenv("FEWSTEP_TRACKING", "off")
+    work, said, yard = toy.root / "work.py", tmp_path / "said", tmp_path / "yard"
+    yard.mkdir()
+    toy.edit("work.py", "here-{", f"{yard}/here-{{")
+    work.write_text(f"{work.read_text()}\n{WAIT}\n{MEASURE}")
+    sweep = "sweep.run(Path.cwd(), SweepRequest(grid={'last.width': [7, 9]}))"
+    with Road(prefect_api) as road:
+        run = begin(toy, road.address, said, "pipeline.connection.RESTART = 2.0", sweep)
+        wait_for(lambda: all((yard / f"here-{width}").exists() for width in (7, 9)))
+        road.go_away()
+        (yard / "here-go").touch()
+        assert run.wait() == 1, said.read_text()
+    *_, summary, heads, seven, nine, _, last = said.read_text().splitlines()
+    assert summary == "1 of 2 variants completed"
+    assert heads.split() == ["variant", "settings", "state", "boss-4@4"]
+    assert seven.split()[1:] == ["last.width=7", "Completed", "0.7"]
+    assert nine.split()[1:] == ["last.width=9", "Unfinished", "-"]
+    assert last.startswith(f"the Prefect server at {road.address} went away and did not come back")
 
 
 ENDS = """

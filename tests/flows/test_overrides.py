@@ -1,7 +1,11 @@
+import os
 import pydoc
+import signal
+import subprocess
 
 import pytest
 import yaml
+from processes import wait_for
 from workspace import CHECKOUT
 
 from fewstep.errors import UserError
@@ -124,6 +128,29 @@ def test_a_variant_has_the_checkouts_files_as_they_are_and_shares_its_cache(toy_
     assert not (place / "data" / "a").exists()
     assert (place / "artifacts" / "last").exists()
     assert (place / "dvc.lock").read_bytes() == made
+
+
+SLOW = """
+git config filter.slow.smudge 'touch began; sleep 600'
+echo '* filter=slow' > .git/info/attributes
+"""
+
+
+def test_what_a_killed_git_locked_in_a_variant_stops_no_later_run(toy, monkeypatch):
+    monkeypatch.setattr(checks, "check", lambda params: None)
+    variant = Variant.of(toy.root, {"last.width": 7})
+    place = variant.prepare()
+    toy.sh(f"cd {place}\n{SLOW}\nrm work.py")
+    checkout = subprocess.Popen(["git", "checkout", "--force", "HEAD"], cwd=place, start_new_session=True)
+    wait_for((place / "began").exists)
+    os.killpg(checkout.pid, signal.SIGKILL)
+    checkout.wait()
+    (place / ".git/info/attributes").unlink()
+    assert (place / ".git/index.lock").exists()
+    (place / ".git/HEAD.lock").touch()  # which a checkout holds too shortly to be killed then
+    assert variant.prepare() == place
+    assert (place / "work.py").exists()
+    assert list((place / ".git").glob("*.lock")) == []
 
 
 def test_a_checkout_without_git_has_no_variants(toy, monkeypatch):

@@ -15,7 +15,7 @@ from processes import group, wait_for
 from workspace import CHECKOUT
 
 from fewstep.errors import UserError
-from flows import pipeline, recover, summary
+from flows import pipeline, recover
 from flows import run as run_command
 from flows.planning import slots
 from flows.planning.request import Choice, Request
@@ -41,20 +41,22 @@ def run(toy):
     return state, task_runs(state.state_details.flow_run_id, len(toy.stages))
 
 
-def begin(toy, prefect_api, said=None, first=""):
-    """Begin the flow as a command, in a process group of its own; a file, if given, gets what it says.
+def begin(toy, prefect_api, said=None, first="", command="run.run(Path.cwd(), Request())"):
+    """Begin a command of flows, in a process group of its own; a file, if given, gets what it says.
 
     `first` is done before.
     """
     script = "\n".join(
         (
+            "import os",
             "from pathlib import Path",
-            "from flows import pipeline, run",
-            "from flows.planning.request import Request",
+            "from flows import pipeline, run, sweep",
+            "from flows.planning.request import Request, SweepRequest",
             "from stages.settings import checks",
             "checks.check = lambda params: None",
             first,
-            f"run.run(Path({str(toy.root)!r}), Request())",
+            f"os.chdir({str(toy.root)!r})",
+            command,
         )
     )
     with said.open("w") if said else nullcontext(subprocess.PIPE) as out:
@@ -169,6 +171,17 @@ def test_a_forced_run_that_failed_is_continued_by_force(toy):
         "or, without Prefect:",
         "    dvc repro -f -s first",
     ]
+
+
+def test_the_command_of_a_forced_run_that_failed_twice_runs_these_two_and_what_builds_on_them(toy_that_ran):
+    for name in ("middle@left", "middle@right"):
+        toy_that_ran.order(name, "refuse")
+    state = pipeline.pipeline(toy_that_ran.root, force=True, return_state=True)
+    assert "\n    fewstep run --start-from middle@left,middle@right --force\n" in state.message
+    toy_that_ran.sh("rm orders/*; rm began")
+    asked = {"start_from": "middle@left,middle@right", "force": True}
+    assert pipeline.pipeline(toy_that_ran.root, **asked, return_state=True).message == "3 completed"
+    assert sorted(toy_that_ran.began()) == ["last", "middle@left", "middle@right"]
 
 
 def test_a_file_that_one_stage_would_miss_is_told_before_any_runs(toy):
@@ -326,50 +339,6 @@ def test_the_variables_of_stages_on_workers_are_those_of_the_workers(monkeypatch
     monkeypatch.setenv("FEWSTEP_TRACKING", "yes")  # which the flow itself reads
     with pytest.raises(UserError, match="FEWSTEP_TRACKING"):
         pipeline.check_variables()
-
-
-def test_a_server_that_is_away_is_told_at_once(toy, monkeypatch):
-    monkeypatch.setattr(run_command, "pipeline", lambda *_, **__: pytest.fail("ran"))
-    address = "http://me:secret@127.0.0.1:9/api"
-    with temporary_settings({PREFECT_API_URL: address}), pytest.raises(UserError) as caught:
-        run_command.run(toy.root, Request())
-    told = str(caught.value)
-    assert told.startswith("the Prefect server at http://127.0.0.1:9/api does not answer (ConnectError)")
-    assert "fewstep ui" in told
-
-
-def test_without_a_server_none_is_started_for_nothing(toy_that_ran, monkeypatch, capsys):
-    monkeypatch.setattr(run_command, "pipeline", lambda *_, **__: pytest.fail("a flow run for nothing"))
-    with temporary_settings({PREFECT_API_URL: None}):
-        run_command.run(toy_that_ran.root, Request())
-        run_command.run(toy_that_ran.root, Request(start_from="middle@left"))
-        assert capsys.readouterr().out == "All stages are up to date.\n" * 2
-        with pytest.raises(UserError, match="did you mean 'middle@left'"):
-            run_command.run(toy_that_ran.root, Request(only="middle@lift"))
-
-        toy_that_ran.edit("params.yaml", "width: 1", "width: 9")
-        assert not run_command.nothing_to_do(toy_that_ran.root, Request())
-        toy_that_ran.edit("params.yaml", "width: 9", "width: 1")
-        for asked in (Request(force=True), Request(overrides={"width": 3})):
-            assert not run_command.nothing_to_do(toy_that_ran.root, asked)
-
-
-def test_a_run_ends_with_the_table_of_results_if_it_evaluated(toy_that_ran, monkeypatch, capsys):
-    (evaluation := toy_that_ran.root / "artifacts/evaluate").mkdir()
-    monkeypatch.setattr(summary, "show", lambda folder: print(f"the table of {folder}"))
-    for request, shown in ((Request(), True), (Request(only="first"), False), (Request(dry_run=True), False)):
-        run_command.run(toy_that_ran.root, request)
-        assert (f"the table of {evaluation}" in capsys.readouterr().out) == shown
-
-
-def test_a_plan_tells_what_a_run_would_do_without_a_server(toy_that_ran):
-    toy_that_ran.edit("params.yaml", "width: 3", "width: 4")
-    with temporary_settings({PREFECT_API_URL: None}):
-        told = run_command.plan(toy_that_ran.root, Choice()).splitlines()
-        assert told[-2] == "last runs, unless DVC's cache has this very result"
-        told = run_command.plan(toy_that_ran.root, Choice(overrides={"last.width": 3})).splitlines()
-        assert told[-1] == "0 of 4 stages run: 0 s one after the other"
-    assert toy_that_ran.began() == []
 
 
 def test_the_real_chain_goes_through_prefect(checkout, prefect_api):

@@ -108,6 +108,19 @@ def test_variants_are_recovered_too(toy, dead):
     assert not (variants / "half.tmp").exists()
 
 
+def test_locks_of_git_are_removed_in_variants_and_left_to_the_user_in_the_checkout(toy):
+    toy.sh("git clone -q . .fewstep/variants/abc")
+    variant = toy.root / ".fewstep/variants/abc"
+    for place in (toy.root, variant):
+        (place / ".git/index.lock").touch()
+    with workspace_lock.held(variant.with_suffix(".lock"), "calm-fox", "1"), pytest.raises(UserError):
+        recover.recover(toy.root)
+    assert (variant / ".git/index.lock").exists()
+    assert recover.recover(toy.root) == [f"removed git's index.lock of a dead process in {variant}"]
+    assert not (variant / ".git/index.lock").exists()
+    assert (toy.root / ".git/index.lock").exists()
+
+
 def cached_list(root):
     """Return the file in DVC's cache that lists the output of the first stage."""
     digest = lockfile.entry(root, "first")["outs"][0]["md5"]
