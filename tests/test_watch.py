@@ -124,7 +124,7 @@ def test_what_it_goes_back_to_is_not_changed_by_what_comes_after(tmp_path):
 def test_a_training_that_only_gets_worse_ends_as_it_started(tmp_path):
     trained = watched(tmp_path, mean=-4.0, retreat=1.00001)
     assert trained.watched.picked.step == 0
-    assert float(trained.model.network.by) == 0
+    assert trained.model.network.by.item() == 0
     assert trained.loss == trained.held_out_loss  # it has no step whose loss it could tell
 
 
