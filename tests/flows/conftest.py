@@ -1,12 +1,24 @@
 import shutil
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from toy_project import DVC_YAML, PARAMS, WORK, Toy
+
+from stages.settings import checks
 
 
 @pytest.fixture(autouse=True)
 def turns_of_dvc_begin_sooner(begun):
     """Whenever a flow asks DVC for something."""
+
+
+@pytest.fixture
+def toys_run_on_a_server(prefect_api, monkeypatch):
+    """Flows of toys run on a real server, and nothing is tracked."""
+    monkeypatch.setattr(checks, "check", lambda params: None)  # the toy's are no real stages'
+    monkeypatch.setenv("FEWSTEP_TRACKING", "off")
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import pytest
 from chain.checkout import Checkout
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterFlowRunId
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 from processes import group, wait_for
 from workspace import CHECKOUT
@@ -27,12 +26,8 @@ from stages.tracking import tracking
 
 
 @pytest.fixture(autouse=True)
-def server(prefect_api, monkeypatch):
-    monkeypatch.setattr(checks, "check", lambda params: None)  # the toy's are no real stages'
+def server(toys_run_on_a_server, monkeypatch):
     monkeypatch.setattr(pipeline.bring_up_to_date, "retry_delay_seconds", 0)
-    monkeypatch.setenv("FEWSTEP_TRACKING", "off")
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
-        yield
 
 
 def run(toy):

@@ -7,7 +7,6 @@ from fewstep.errors import UserError
 from flows import run as run_command
 from flows import summary
 from flows.planning.request import Choice, Request
-from stages.settings import checks
 
 EVALUATE = """
   evaluate:
@@ -21,12 +20,7 @@ EVALUATE = """
 """
 
 
-@pytest.fixture(autouse=True)
-def server(prefect_api, monkeypatch):
-    monkeypatch.setattr(checks, "check", lambda params: None)  # the toy's are no real stages'
-    monkeypatch.setenv("FEWSTEP_TRACKING", "off")
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
-        yield
+pytestmark = pytest.mark.usefixtures("toys_run_on_a_server")
 
 
 def test_a_server_that_is_away_is_told_at_once(toy, monkeypatch):

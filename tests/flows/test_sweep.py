@@ -2,12 +2,10 @@ import json
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from fewstep.errors import UserError
 from flows import pipeline, sweep
 from flows.planning.request import SweepRequest
-from stages.settings import checks
 
 # The toy's last stage makes up the numbers of an evaluation.
 MEASURE = """
@@ -28,12 +26,7 @@ if name == "last":
 """
 
 
-@pytest.fixture(autouse=True)
-def server(prefect_api, monkeypatch):
-    monkeypatch.setattr(checks, "check", lambda params: None)  # the toy's are no real stages'
-    monkeypatch.setenv("FEWSTEP_TRACKING", "off")
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
-        yield
+pytestmark = pytest.mark.usefixtures("toys_run_on_a_server")
 
 
 def test_variants_share_what_they_have_in_common_and_are_compared(toy_that_ran):
