@@ -19,7 +19,7 @@ from fewstep.methods.flow_matching import FlowMatching
 from fewstep.methods.phased import Phased
 from fewstep.methods.reflow import Reflow
 from fewstep.methods.straighten import Straighten
-from fewstep.model import Model, ModelConfig
+from fewstep.model import Model, ModelConfig, build
 from fewstep.noises import GAUSSIAN
 from fewstep.paths import like
 from fewstep.solvers import integrate, walk
@@ -275,6 +275,22 @@ def test_flow_guided_hands_the_students_own_midpoint_to_the_teacher():
     torch.testing.assert_close(loss, 0.3**2 + 2 * missed.square().mean(dim=1))
     (gradient,) = torch.autograd.grad(loss.sum(), student.shift)
     torch.testing.assert_close(gradient[50:], 4 * missed.mean(dim=1))  # the target is taken as it is
+
+
+def test_flow_guided_guides_the_teachers_step():
+    """Its target is linear in the scale, so the loss is a square in it."""
+    architecture = {"name": "mlp", "width": 8, "depth": 1}
+    config = ModelConfig(
+        architecture=architecture, shape=(2,), classes=2, guidable=True, grid=grids.uniform(1)
+    )
+    nets = {name: build(config, seed=seed).double() for seed, name in enumerate(("student", "teacher"))}
+    for parameter in nets["teacher"].parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    asked = (nets, pairs(50) | {"label": torch.arange(50) % 2}, "student", 0.0, randomness.keys_of(0, 0, 50))
+    losses = torch.stack([FlowGuided(guidance=scale).loss(*asked) for scale in (0.0, 1.0, 2.0, 3.0)])
+    assert losses.diff(n=2, dim=0).min() > 1e-6
+    assert losses.diff(n=3, dim=0).abs().max() < 1e-9
+    assert FlowGuided(guidance=2.0).trained()["baked_guidance"] == 2.0
 
 
 def test_flow_guided_refuses_students_of_more_steps_and_teachers_of_a_grid():
