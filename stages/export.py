@@ -55,14 +55,12 @@ def run(config: Config, job: Job) -> None:
     job.progress.start("export", len(exports), unit="format")
     for name, format in exports.items():
         note = job.scratch / f"{name}.json"
-        known = json.loads(note.read_text()) if note.exists() else {}
-        if known.get("files") != files_of(
-            job.out / format.file
-        ):  # unlike a format that was whole before a kill
-            remove(job.out / format.file)
+        known, file = json.loads(note.read_text()) if note.exists() else {}, job.out / format.file
+        if known.get("files") != files_of(file):  # unlike a format that was whole before a kill
+            remove(file)
             found = folder.add(sampled, name, format, job.out, source)
             flush_below(job.out)
-            known = {"proof": asdict(found), "files": files_of(job.out / format.file)}
+            known = {"proof": asdict(found), "files": files_of(file)}
             with written_whole(note) as temporary:
                 temporary.write_text(json.dumps(known))
         proved[format.file] = proof.Proof(**known["proof"])

@@ -197,7 +197,7 @@ def is_flow_map(student: StudentSettings, params: Params) -> bool:
 
 
 def wrong_guidance(student: StudentSettings, params: Params) -> Iterator[str]:
-    """Yield what is wrong with the guidance of a teacher's scores, for methods that compare them."""
+    """Yield what is wrong with the guidance of a teacher that a method asks beside what it trains on."""
     method = student.method.build()
     guidance = method.trained().get("baked_guidance")
     if guidance is None:
