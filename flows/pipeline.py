@@ -36,7 +36,7 @@ from flows.workspaces import workspace_lock
 from flows.workspaces.variant import Variant
 from stages.artifacts import manifests
 from stages.run import variables
-from stages.settings import own_files
+from stages.settings import own_files, trainings
 from stages.tracking import tracking
 
 SECONDS_BETWEEN_LOOKS = 3.0  # for a cancellation
@@ -159,6 +159,17 @@ def check_variables() -> None:
         variables.must_be_right()
 
 
+def check_possible(variant: Variant, root: Path, addresses: list[str]) -> None:
+    """Refuse stages that would find out late that they can't run.
+
+    Raises:
+        UserError: A file that one reads is not there, or processes can't share the batches of a training.
+    """
+    own_files.must_be_there(variant.params.raw, root, addresses)
+    if not driver.wanted():  # workers have processes of their own
+        trainings.must_share_batches(variant.params, addresses)
+
+
 def work(variant: Variant, request: Request) -> State:
     """Run the stages that were asked for.
 
@@ -170,7 +181,7 @@ def work(variant: Variant, request: Request) -> State:
     stages = repo.read(root)
     lost = repo.lost(root, stages.values())
     fates = choice.choose(stages, lost, start_from=request.start_from, only=request.only, force=request.force)
-    own_files.must_be_there(variant.params.raw, root, choice.running(fates))
+    check_possible(variant, root, choice.running(fates))
     if driver.wanted() and repo.shares_by(root) == "remote":
         # Workers find there what the chain needs, so it need not come here.
         fates = {name: "unchanged" if fate == "restore" else fate for name, fate in fates.items()}

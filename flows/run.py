@@ -11,13 +11,12 @@ from prefect.settings import PREFECT_API_URL
 from fewstep.errors import UserError
 from flows import summary
 from flows.dvc import repo
-from flows.pipeline import check_variables, pipeline
+from flows.pipeline import check_possible, check_variables, pipeline
 from flows.planning import choice
 from flows.planning.request import Choice, Request
 from flows.server import connection, own
 from flows.workspaces import workspace_lock
 from flows.workspaces.variant import Variant
-from stages.settings import own_files
 from stages.tracking import tracking
 
 
@@ -95,5 +94,5 @@ def plan(root: Path, asked: Choice) -> str:
     with workspace_lock.held(variant.lock, "fewstep plan", "no run") if asked.overrides else nullcontext():
         place = variant.prepare()
         turns = chosen(place, asked)
-        own_files.must_be_there(variant.params.raw, place, choice.running(turns))
+        check_possible(variant, place, choice.running(turns))
         return choice.plan(place, turns)

@@ -1,9 +1,12 @@
 """What a training needs that other settings, or this machine, may not give it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 
+from fewstep import variables
+from fewstep.errors import UserError
 from fewstep.settings import TrainSettings
+from stages.settings import discovery
 from stages.settings.params import Params
 
 
@@ -27,3 +30,36 @@ def wrong_training(train: TrainSettings, learns_from: str, params: Params) -> It
             )
     if train.moments == "8bit" and find_spec("torchao") is None:
         yield ".train.moments 8bit needs torchao: pip install 'fewstep[eight-bit]'"
+
+
+def must_share_batches(params: Params, addresses: Iterable[str]) -> None:
+    """Refuse trainings whose batches the processes of this machine can't share equally.
+
+    Args:
+        params: All settings.
+        addresses: The stages, such as distill@boss-4; those that train nothing pass.
+
+    Raises:
+        UserError: One can't; the message has a line for each.
+    """
+    machines = variables.count("FEWSTEP_NODES", "machines", default=1)
+    ranks = machines * variables.count("FEWSTEP_PROCESSES", "processes", default=1)
+    problems = [
+        f"{address.replace('@', '.')}.train.batch is {batch}; set it to a multiple of {ranks}"
+        for address in addresses
+        if (batch := _batch(params, address)) % ranks
+    ]
+    if problems:
+        told = "".join(f"\n  {problem}" for problem in problems)
+        raise UserError(
+            f"{ranks} processes (FEWSTEP_PROCESSES, FEWSTEP_NODES) can't share these batches equally:{told}"
+        )
+
+
+def _batch(params: Params, address: str) -> int:
+    """Return how many samples a batch of a stage has, 0 if it trains nothing."""
+    stage, _, key = address.partition("@")
+    if stage not in discovery.names() or key not in params.keys(stage):  # dvc.yaml may have the user's own
+        return 0
+    train = getattr(params.config(stage, key), "train", None)
+    return train.batch if isinstance(train, TrainSettings) else 0

@@ -353,6 +353,14 @@ def test_the_real_chain_goes_through_prefect(checkout, prefect_api):
     assert checkout.repro().ran == []
 
 
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_batch_that_processes_cannot_share_is_told_before_any_stage_runs(checkout, prefect_api, command):
+    asked = f"fewstep {command} --set distill.one-step.train.batch=31"
+    told = checkout.refused(asked, FEWSTEP_PROCESSES="2", PREFECT_API_URL=prefect_api)
+    assert "distill.one-step.train.batch is 31; set it to a multiple of 2" in told
+    assert "pretrain" not in told  # which would run as well if the checkout had not made it
+
+
 def test_nothing_here_waits_for_torch():
     modules = [f"flows.{name}" for name in ("deploy", "gc", "recover", "run", "sweep", "ui", "why", "worker")]
     check = "Variant.of(flows.CHECKOUT, {})"

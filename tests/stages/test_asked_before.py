@@ -11,6 +11,7 @@ from flows import commands
 from stages.settings import checks
 from stages.settings.own_files import must_be_there
 from stages.settings.params import Params
+from stages.settings.trainings import must_share_batches
 
 DEMO = yaml.safe_load(Path("params.yaml").read_text())
 
@@ -92,3 +93,23 @@ def test_the_command_check_asks_for_the_files_of_all_stages(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"prepare\.source 'data/mine\.npz' is not there; put it there"):
         commands.check()
+
+
+@pytest.mark.parametrize(
+    "variables", [{"FEWSTEP_PROCESSES": "6"}, {"FEWSTEP_PROCESSES": "2", "FEWSTEP_NODES": "3"}]
+)
+def test_trainings_whose_batches_processes_cannot_share_are_named_before_any_stage_runs(
+    monkeypatch, variables
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    params = Params(demo(pretrain__base={"train": {"steps": 1, "batch": 96}}))
+    addresses = [*ADDRESSES, "nets", "pretrain@base", "reflow@round1", "distill@boss-4"]
+    with pytest.raises(UserError) as caught:
+        must_share_batches(params, addresses)
+    assert str(caught.value).splitlines() == [
+        "6 processes (FEWSTEP_PROCESSES, FEWSTEP_NODES) can't share these batches equally:",
+        "  reflow.round1.train.batch is 128; set it to a multiple of 6",
+        "  distill.boss-4.train.batch is 128; set it to a multiple of 6",
+    ]
+    must_share_batches(params, ["prepare", "pretrain@base", "evaluate"])
