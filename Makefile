@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Two processes more than cores, as tests wait a lot.
 PYTEST = python -m pytest -n $$(($$(nproc) + 2)) --maxprocesses 5 --dist loadfile --no-loadscope-reorder --durations 10
 
-.PHONY: run test check docs coverage ui deploy worker recover why gc bench clean
+.PHONY: run test check docs coverage ui deploy worker recover why gc clean
 
 run: .venv/.locked
 > fewstep run
@@ -48,9 +48,6 @@ why: .venv/.locked
 
 gc: .venv/.locked
 > fewstep gc
-
-bench: .venv/.locked
-> for file in benchmarks/*.py; do python -m benchmarks.$$(basename $$file .py) || exit 1; done
 
 clean:
 > rm -rf .venv .fewstep artifacts site .pytest_cache .ruff_cache .mypy_cache .hypothesis

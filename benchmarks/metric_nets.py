@@ -44,7 +44,7 @@ def rated() -> Iterator[tuple[str, list[Tensor]]]:
     settings = Config(**yaml.safe_load(Path("params.yaml").read_text())["evaluate"])
     found = json.loads((EVALUATION / "metrics.json").read_text())
     rows = [row for row in found["rows"] if row["name"] == found["teacher"]]
-    rows += [row for row in found["rows"] if row["grid"] == "own" and row["guidance"] == 1]
+    rows += [row for row in found["rows"] if row["student"] and row["guidance"] == 1]
     protocol = Protocol(settings.blocks, settings.samples, settings.batch, rows[0]["seed"])
     for row in rows:
         model = load_model(MODELS / row["model"]).eval()

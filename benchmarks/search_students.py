@@ -21,8 +21,11 @@ SEARCHES: dict[str, Any] = {
 
 def overrides(search: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a chain that ends with students straightened on the grids of a search."""
-    students = {f"straight-{nfe}": STRAIGHT | {"nfe": nfe} for nfe in BUDGETS}
+    longer = STRAIGHT | {"train": STRAIGHT["train"] | {"steps": 300}}
+    students = {f"straight-{nfe}": longer | {"nfe": nfe} for nfe in BUDGETS}
+    trajectories = {"base": {"samples": 3000}}  # by the solver of the search
     changed = {"couple": {}, "reflow": {}, "distill": students, "search.base.method": search}
+    changed |= {"trajectories": trajectories}
     return changed | {"search.base.report_noises": 4096, "evaluate.nfe": list(BUDGETS)}
 
 

@@ -196,7 +196,8 @@ def sample(
         samples: How many to make. Those of a model with classes hold each class as often as its data does.
         seed: Names the noises that are drawn.
         batch: Samples in one network call.
-        at_once: Euler steps to find together, in fewer but larger calls; samples are the same within 0.001.
+        at_once: Euler steps to find together, in fewer but larger calls; each state is kept when it moves by
+            less than 0.001.
         refiner: The model directory of a refiner that was trained beside the model, under its guidance.
         blocks: With --refiner, the numbers of equal steps of three kinds: of heun, of heun_pc, refined ones.
         device: Where the model runs, such as cuda.

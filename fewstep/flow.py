@@ -6,7 +6,8 @@ estimate of data minus its estimate of noise. Euler on it is DDIM.
 
 The ends of the path are handled here and nowhere else. `usable_times` gives the times between
 which the model's output can be turned into a velocity; `fewstep.solvers.integrate` starts at the
-first and never asks for a velocity after the last: it refuses a grid that would.
+first and never asks for a velocity after the last: a step whose solver would becomes an Euler step, and a
+grid whose last step starts later is refused.
 
 The velocity of a flow map is the average over a step, from its time until another; `velocity_until` tells.
 

@@ -52,7 +52,7 @@ class Source(Protocol):
 
 
 def named_sources() -> list[str]:
-    """Return the sources that need no file: digits and the toys."""
+    """Return the sources that need no file: digits, patches and the toys."""
     return [name for name in registry.available("fewstep.data") if name not in FILE_SOURCES]
 
 

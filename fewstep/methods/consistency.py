@@ -51,7 +51,7 @@ class Consistency(Method):
     decay: float = 0.95
     """For discrete: decay of the average of the student's weights that gives the target."""
     distance: str = "l2"
-    """For discrete: l2 or huber."""
+    """For discrete: l2, huber or huber_each."""
     warmup: float = 0.2
     """For continuous: share of the training in which `warm` rises from 0 to 1."""
     guidance: float = 1.0

@@ -54,8 +54,8 @@ class StudentSettings(Settings):
     method: MethodPlugin
     """The training method, a file of fewstep.methods, and its options."""
     init: str
-    """The model whose weights (their moving average) the student starts from: its teacher, or a student of as
-    many calls, to finish it."""
+    """The model whose weights (their moving average) the student starts from: one of pretrain, adopt or
+    reflow, such as its teacher, or a student of as many calls or of any number, to finish it."""
     model: ModelPlugin | None = None
     """Another architecture than that of init, a file of fewstep.models, and its options: the student then
     starts from fresh weights, and init gives path, prediction and classes alone."""
@@ -64,7 +64,8 @@ class StudentSettings(Settings):
     teacher: str
     """The model whose grid it uses, and which its method may consult."""
     train_on: str
-    """What it learns from: trajectories/<teacher> for straighten, phased and flow_map, couple/<key> for
+    """What it learns from: trajectories/<teacher> for straighten, phased, flow_map, and anyflow with a
+    map_weight, couple/<key> for
     methods that learn from pairs, such as endpoint, prepare for those that learn from data. Of prepare,
     methods that need no samples read only labels, if there are classes; those with a gan_weight, data."""
     nfe: Annotated[int | Literal["any"], BeforeValidator(number_or_any)]
