@@ -70,7 +70,7 @@ def load_config(folder: Path) -> ModelConfig:
     content = decoded((folder / CONFIG).read_bytes(), folder / CONFIG)
     try:
         return ModelConfig(**json.loads(content))
-    except (UserError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:  # a UserError is a ValueError
         raise UserError(f"{folder / CONFIG}: {error}") from error
 
 

@@ -42,6 +42,7 @@ class Codec:
 
     network: Any  # diffusers.AutoencoderKL, whose library has no types
     scaling: float
+    """A latent z is (what the encoder gives - shift) * scaling."""
     shift: float
 
     def decode(self, latents: Tensor) -> Tensor:

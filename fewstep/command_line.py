@@ -202,7 +202,8 @@ def sample(
         blocks: With --refiner, the numbers of equal steps of three kinds: of heun, of heun_pc, refined ones.
         device: Where the model runs, such as cuda.
         codec: The folder of an autoencoder whose latents the model makes; samples are then its images.
-        out: A .png file, for images, or a .safetensors file with the tensors `samples` and `label`.
+        out: A .png file, for images, or a .safetensors file with the tensor `samples` and one
+            for each condition, such as `label`.
 
     Raises:
         UserError: A folder holds no model, an option does not fit it, or `out` can't be written.

@@ -289,7 +289,9 @@ class Conditions:
     """Where those come from, and the label with them if it holds labels."""
 
     def chosen(self, stream: str, keys: Tensor) -> dict[str, Tensor]:
-        """Return what shards keep of the conditions of samples: the label or the row, int64 (n,), or nothing.
+        """Return what shards keep of the conditions of samples, int64 (n,): label, row of the table, or both.
+
+        Nothing for a model without conditions.
 
         Args:
             stream: names the numbers.

@@ -4,8 +4,8 @@ By a difference of two calls, or exactly by forward-mode differentiation. Both c
 outside autocast: a difference of values in bfloat16 is mostly their rounding, and torch's forward mode fails
 under autocast on CPUs. No gradient passes through them.
 
-A difference reaches STEP to either side and never out of the step: it is central inside, one-sided at an
-end.
+A difference reaches STEP to either side of the time that it varies. The start of a step never passes its
+end, and neither leaves the usable times: there it is one-sided.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ estimate of data minus its estimate of noise. Euler on it is DDIM.
 
 The ends of the path are handled here and nowhere else. `usable_times` gives the times between
 which the model's output can be turned into a velocity; `fewstep.solvers.integrate` starts at the
-first and never asks for a velocity after the last: a step whose solver would becomes an Euler step, and a
-grid whose last step starts later is refused.
+first and never asks for a velocity after the last: a step that ends later is an Euler step, and a grid
+whose last step starts later is refused.
 
 The velocity of a flow map is the average over a step, from its time until another; `velocity_until` tells.
 
@@ -26,6 +26,7 @@ from etils.epy import lazy_imports
 from fewstep import noises, paths, predictions
 from fewstep.conditions import LABEL
 from fewstep.errors import UserError
+from fewstep.registry import unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +75,10 @@ class FieldFlow:
 
 
 class ModelFlow:
-    """A model as a Flow, under classifier-free guidance if asked for (Ho and Salimans 2022)."""
+    """A model as a Flow, under classifier-free guidance if asked for.
+
+    Ho and Salimans 2022 (arXiv 2207.12598).
+    """
 
     def __init__(self, model: Model, *, guidance: float = 1.0) -> None:
         self.model = model
@@ -99,10 +103,11 @@ class ModelFlow:
         With `until`, a number or (batch,), the average velocity from t until then, of a flow map.
 
         Raises:
-            UserError: if there is an `until`, but the network has no second time; if a condition has another
-                shape, or is missing. A model that learnt what to do without a label needs none.
+            UserError: if there is an `until`, but the network has no second time; if a condition is none of
+                the model's, has another shape, or is missing. A model that learnt what to do without a label
+                needs none.
         """
-        self._must_have_label(conditions)
+        self._must_know(conditions)
         times = batch_times(t, x)
         if until is not None:
             if self.velocity_until != "any":
@@ -125,8 +130,12 @@ class ModelFlow:
             last = None if self.clamped_from is None else times > self.clamped_from
         return velocity if last is None else ends_in_range(velocity, x, times, last)
 
-    def _must_have_label(self, conditions: Mapping[str, Tensor]) -> None:
+    def _must_know(self, conditions: Mapping[str, Tensor]) -> None:
         config, guided = self.model.config, self.nfe_per_velocity == 2
+        for name in conditions.keys() - set(config.condition_names):
+            raise UserError(
+                f"this model: {unknown('condition', name, list(config.condition_names) or ['none'])}"
+            )
         if config.classes and LABEL not in conditions and (guided or not config.guidable):
             why = f"guidance {self.guidance} leads towards one" if guided else "it never saw a hidden one"
             raise UserError(
@@ -176,6 +185,9 @@ def usable_times(path: str | Mapping[str, Any], prediction: str) -> tuple[float,
 
     An end of the path's own range is kept where the 2x2 system of fewstep.predictions has a finite,
     non-zero determinant there, and moved inwards to END_MARGIN where it has not.
+
+    Raises:
+        UserError: if there is no such path or prediction.
     """
     return usable_times_on(paths.get(path), prediction)
 
@@ -195,6 +207,9 @@ def last_until(path: str | Mapping[str, Any]) -> float:
     """Return the canonical time after which a network on this path takes all ends of steps for the same one.
 
     It is 1, or where a path ends before data a little less than its end, at which derivatives are cut off.
+
+    Raises:
+        UserError: if there is no such path.
     """
     end = float(paths.get(path).canonical_time(torch.ones((), dtype=torch.float64)))
     return end if end == 1 else end - END_MARGIN
@@ -265,6 +280,8 @@ def over_step(flow: Flow, x: Tensor, t: Tensor | float, until: Tensor | float, *
 
 def ends_in_range(velocity: Tensor, x: Tensor, t: Tensor, last: Tensor) -> Tensor:
     """Return velocities (batch, *shape) whose Euler step from x at t (batch,) to 1 ends in [-1, 1].
+
+    For t up to 1 - END_MARGIN; later the step is taken to be that long.
 
     Those of steps that are not the `last`, bool (batch,), are left alone. Where a value is clamped, only a
     gradient that would bring it back passes: one that pushes further out would change no sample.

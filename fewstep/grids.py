@@ -115,7 +115,11 @@ def spaced(spacing: str, steps: int, *, start: float, end: float, solver: str) -
 
 
 def with_timesteps(grid: Grid, times: Sequence[float]) -> Grid:
-    """Return `grid` with further times among its timesteps; one equal to a timestep to 1e-9 replaces it."""
+    """Return `grid` with further times among its timesteps; one equal to a timestep to 1e-9 replaces it.
+
+    Raises:
+        UserError: if the result is no grid; see Grid.
+    """
     kept = [t for t in grid.times if all(abs(t - time) > 1e-9 for time in times)]
     return replace(grid, times=tuple(sorted({*kept, *times})))
 

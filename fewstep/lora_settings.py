@@ -27,6 +27,8 @@ class LoraSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "alpha", float(self.alpha))
+        if isinstance(self.targets, str):
+            raise UserError(f"targets must be a list of names of layers, such as [{self.targets}]")
         if self.targets is not None:
             object.__setattr__(self, "targets", tuple(self.targets))
         if type(self.rank) is not int or self.rank < 1:

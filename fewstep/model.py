@@ -33,8 +33,10 @@ class ModelConfig:
     """Everything about a model but its weights; it is the model directory's config.json.
 
     Raises:
-        UserError: for a path or prediction that does not exist, shares that are none, or a student of
-            timesteps without its grid.
+        UserError: for a path, prediction, noise or time that does not exist, noise that does not suit the
+            path or prediction, conditions or shares that can't be, guidance_channels out of range or beside a
+            guidance_input, jitter out of range or without trained_times grid, or a student of timesteps
+            without its grid.
     """
 
     architecture: dict[str, Any]
@@ -258,8 +260,8 @@ class Model(nn.Module):
         One with a guidance_input is given `guidance`.
 
         Raises:
-            UserError: if a condition is missing, or of another shape, or guidance is asked of a network that
-                takes none.
+            UserError: if a condition is missing, or of another shape, guidance is asked of a network that
+                takes none, or `until` of one without a second time.
         """
         must_be_given(self.config.conditions, conditions, by="the caller")
         if until is not None:
@@ -267,7 +269,11 @@ class Model(nn.Module):
         return self.network(x, self._network_time(t, x), **conditions, **self.guidance_input(x, guidance))
 
     def guidance_input(self, x: Tensor, guidance: float = 1.0) -> dict[str, Tensor]:
-        """Return what its network is given of guidance beside x (batch, *shape): (batch,), or nothing."""
+        """Return what its network is given of guidance beside x (batch, *shape): (batch,), or nothing.
+
+        Raises:
+            UserError: if guidance is asked of a network that takes none; see also ModelConfig.guidance_shown.
+        """
         if not self.config.guidance_input:
             if guidance != 1.0:
                 raise UserError(

@@ -111,7 +111,8 @@ def get(noise: str | Mapping[str, Any]) -> Law:
     """Return a law by its name, or by a mapping of its name and its options.
 
     Raises:
-        UserError: if there is no such law or option; the message lists those that exist.
+        UserError: if there is no such law or option; the message lists those that exist. Also if degrees of
+            Student-t noise are not above 2.
     """
     options = {"name": noise} if isinstance(noise, str) else dict(noise)
     name = str(options.pop("name", None))

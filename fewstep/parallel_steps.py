@@ -56,7 +56,7 @@ def integrate(
         tolerance: A state is taken when no sample moves by more in a round, as the root of the mean square
             over its numbers. At 0 all states are those of Euler's steps, if a network gives the same for a
             sample in another batch. Otherwise how near a sample is depends on the others of its batch.
-        conditions: Of the samples.
+        **conditions: Of the samples, each (batch, ...).
 
     Raises:
         UserError: if the grid does not fit the flow, or its solver is another, or the flow gives average

@@ -92,6 +92,9 @@ class Linear(Path):
     With gamma the interpolant (1 - t) noise + t data + sqrt(gamma t (1 - t)) z of a second noise z; Albergo
     et al. 2023 (arXiv 2303.08797). Both noises are normal, so their sum is one noise with
     b^2 = (1 - t)^2 + gamma t (1 - t); at gamma = 2 that is 1 - t^2, a variance preserving path.
+
+    Raises:
+        UserError: if gamma is below 0 or not finite.
     """
 
     gamma: float = 0.0
@@ -120,7 +123,10 @@ class Linear(Path):
 
 @dataclass(frozen=True)
 class Cosine(Path):
-    """A quarter turn, a = sin(pi t / 2) and b = cos(pi t / 2); Albergo and Vanden-Eijnden 2022."""
+    """A quarter turn, a = sin(pi t / 2) and b = cos(pi t / 2).
+
+    Albergo and Vanden-Eijnden 2022 (arXiv 2209.15571).
+    """
 
     def coefficients(self, t: Tensor) -> Coefficients:
         """See Path.coefficients."""
@@ -135,9 +141,13 @@ class Cosine(Path):
 
 @dataclass(frozen=True)
 class Vp(Path):
-    """Variance preserving diffusion with linear beta, from .1 to 20 by default; Song et al. 2021, eq. 33.
+    """Variance preserving diffusion with linear beta, from .1 to 20 by default.
 
-    With u = 1 - t the diffusion time, log a = -u^2 (20 - .1) / 4 - .1 u / 2 and b^2 = 1 - a^2.
+    With u = 1 - t the diffusion time, log a = -u^2 (20 - .1) / 4 - .1 u / 2 and b^2 = 1 - a^2; Song et al.
+    2021 (arXiv 2011.13456), eq. 33.
+
+    Raises:
+        UserError: unless 0 < beta_min < beta_max.
     """
 
     beta_min: float = 0.1
@@ -164,7 +174,13 @@ class Vp(Path):
 
 @dataclass(frozen=True)
 class Ve(Path):
-    """Variance exploding diffusion, a = 1 and b from 80 down to .002, geometric; Song et al. 2021."""
+    """Variance exploding diffusion, a = 1 and b from 80 down to .002, geometric.
+
+    Song et al. 2021 (arXiv 2011.13456).
+
+    Raises:
+        UserError: unless 0 < sigma_min < sigma_max.
+    """
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0
@@ -191,6 +207,9 @@ class Edm(Path):
 
     Karras et al. 2022 (arXiv 2206.00364), table 1, c_in; sigma falls as in Ve. Their network's output F is
     the prediction `reverse_v`.
+
+    Raises:
+        UserError: unless 0 < sigma_min < sigma_max, and sigma_data is above 0.
     """
 
     sigma_min: float = 0.002
@@ -241,6 +260,11 @@ class Table(Path):
         _require_rising("table", "beta_start", self.beta_start, "beta_end", self.beta_end)
         if self.beta_end >= 1:
             raise UserError(f"table: beta_end must be below 1, got {self.beta_end}")
+        if not has_levels(self):
+            raise UserError(
+                "table: in float32 these betas leave no data at the last index, or no noise at the first; "
+                f"lower beta_end {self.beta_end} or num_train_timesteps or raise beta_start {self.beta_start}"
+            )
 
     def coefficients(self, t: Tensor) -> Coefficients:
         """See Path.coefficients."""
@@ -278,7 +302,9 @@ def _scaled_linear_betas(table: Table) -> Tensor:
 
 
 def _cosine_betas(table: Table) -> Tensor:
-    """Alpha_bar along a squared cosine, beta at most .999; Nichol and Dhariwal 2021, eq. 17."""
+    """Alpha_bar along a squared cosine, beta at most .999; Nichol and Dhariwal 2021 (arXiv
+    2102.09672), eq. 17.
+    """
 
     def alpha_bar(u: float) -> float:
         return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -307,6 +333,12 @@ def log_sigmas(table: Table) -> Tensor:
     return ((1 - alpha_bar) / alpha_bar).log() / 2
 
 
+@cache  # asked anew within exports, where torch can't decide by a number
+def has_levels(table: Table) -> bool:
+    """Return whether all levels of a table are finite: no product of its betas rounds to 0 or 1."""
+    return bool(log_sigmas(table).isfinite().all())
+
+
 PATHS: dict[str, type[Path]] = {
     "linear": Linear,
     "cosine": Cosine,
@@ -322,7 +354,7 @@ def get(path: str | Mapping[str, Any]) -> Path:
 
     Raises:
         UserError: if there is no such path or option; the message lists those that exist. If an option is not
-            of its default's type.
+            of its default's type, or its value can't be.
     """
     options = {"name": path} if isinstance(path, str) else dict(path)
     name = str(options.pop("name", None))

@@ -65,9 +65,15 @@ def decay(updates: int, gamma: float) -> float:
 
 
 def combination(kept: Sequence[Profile], wanted: Profile) -> np.ndarray:
-    """Return the weights, (len(kept),), with which averages are nearest to another."""
-    among = np.array([[one.inner(other) for other in kept] for one in kept])
-    return np.linalg.lstsq(among, np.array([one.inner(wanted) for one in kept]), rcond=1e-14)[0]
+    """Return the weights, (len(kept),), with which averages are nearest to another.
+
+    They sum to 1, as each profile does: a sum of another size would scale the weights of the network.
+    """
+    among = wanted.step * np.array([[one.inner(other) for other in kept] for one in kept])
+    towards = wanted.step * np.array([one.inner(wanted) for one in kept])
+    constrained = np.pad(among, (0, 1), constant_values=1.0)  # with a Lagrange multiplier for the sum
+    constrained[-1, -1] = 0.0
+    return np.linalg.lstsq(constrained, np.append(towards, 1.0), rcond=1e-14)[0][:-1]
 
 
 def save(file: Path, averages: Mapping[float, Mapping[str, Tensor]]) -> None:
@@ -81,7 +87,7 @@ def averaged(folder: Path, width: float) -> Model:
     """Return the model of a directory with the average of another width at the last step.
 
     Raises:
-        UserError: if the width can't be, or the directory holds no averages, or too few.
+        UserError: if the width can't be, or the directory holds no averages, or those of one other width.
     """
     if not 0 < width <= WIDEST:
         raise UserError(f"the width of an average is above 0 and up to {WIDEST}, got {width}")
@@ -96,6 +102,10 @@ def averaged(folder: Path, width: float) -> Model:
         with safetensors.safe_open(file, framework="pt") as stored:
             widths = {re.split("/", name, maxsplit=1)[0] for name in stored.keys()}  # noqa: SIM118, no dict
         kept += [(Profile(step, gamma_of(float(one))), one, file) for one in sorted(widths)]
+    if len(there := {one for _, one, _ in kept}) == 1 and float(*there) != width:
+        raise UserError(
+            f"{folder} holds averages of the width {min(there)} alone; for others, train with two widths"
+        )
     parts = combination([profile for profile, *_ in kept], Profile(max(files), gamma_of(width)))
     mixed: dict[str, Tensor] = {}
     for part, (_, one, file) in zip(parts, kept, strict=True):

@@ -53,13 +53,21 @@ def parts(prediction: str, c: Coefficients) -> Row:
 
 
 def determinant(prediction: str, c: Coefficients) -> Tensor:
-    """Return a q - b p, (batch,): zero or not finite where `prediction` can't be solved."""
+    """Return a q - b p, (batch,): zero or not finite where `prediction` can't be solved.
+
+    Raises:
+        UserError: see `parts`.
+    """
     p, q = parts(prediction, c)
     return c.a * q - c.b * p
 
 
 def solve(prediction: str, x: Tensor, output: Tensor, c: Coefficients) -> tuple[Tensor, Tensor]:
-    """Return the (data, noise) that agree with x and with the network's output, all (batch, *shape)."""
+    """Return the (data, noise) that agree with x and with the network's output, all (batch, *shape).
+
+    Raises:
+        UserError: see `parts`.
+    """
     p, q = (like(part, x) for part in parts(prediction, c))
     a, b = like(c.a, x), like(c.b, x)
     det = a * q - b * p
@@ -67,6 +75,10 @@ def solve(prediction: str, x: Tensor, output: Tensor, c: Coefficients) -> tuple[
 
 
 def express(prediction: str, data: Tensor, noise: Tensor, c: Coefficients) -> Tensor:
-    """Return the output, (batch, *shape), that a network predicting `prediction` should give."""
+    """Return the output, (batch, *shape), that a network predicting `prediction` should give.
+
+    Raises:
+        UserError: see `parts`.
+    """
     p, q = parts(prediction, c)
     return like(p, data) * data + like(q, noise) * noise

@@ -35,7 +35,7 @@ def digest64(stream: str, seed: int) -> int:
 
 
 def generator(stream: str, seed: int, index: int) -> np.random.Generator:
-    """Return the generator of sample `index`; samples are 2**192 numbers apart."""
+    """Return the generator of sample `index`; samples are 2**194 numbers apart."""
     key = np.array([digest64(stream, seed), 0], dtype=np.uint64)
     counter = np.array([0, 0, 0, index], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))

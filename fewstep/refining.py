@@ -37,7 +37,7 @@ class Blocks:
     """How many steps of each kind are taken, in this order.
 
     Raises:
-        UserError: if a number is below 0, or refined steps have no velocity to begin with.
+        UserError: if a number is below 0, or there is no step of the flow, heun or pseudo.
     """
 
     heun: int
@@ -189,7 +189,7 @@ def follow(
         **conditions: What both are conditioned on, each (batch, ...).
 
     Raises:
-        UserError: if the times are not as many as the steps, or don't fit the flow.
+        UserError: if the times are not as many as the steps or don't fit the flow, or it is no refiner.
         NotFiniteError: if a state is not finite.
     """
     grid = grid_of(flow, blocks, times)
@@ -236,7 +236,7 @@ def affordable(budget: float, ratio: float, *, most_refined: int = 8) -> list[Bl
         most_refined: Refined steps in a row, which nothing corrects, so that errors add up.
 
     Raises:
-        UserError: if the budget is below a step's two velocities, or the ratio is none.
+        UserError: if the budget is below a step's two velocities, or the ratio is not above 0.
     """
     if not budget >= 2 or not ratio > 0:
         raise UserError(f"a budget must be 2 or more and a ratio above 0, got {budget} and {ratio}")
@@ -273,6 +273,9 @@ def choose(
         ratio: As above.
         most_refined: As above.
         **conditions: What both are conditioned on, each (n, ...).
+
+    Raises:
+        UserError: see affordable and follow.
     """
     scores = {}
     for blocks in affordable(budget, ratio, most_refined=most_refined):

@@ -80,7 +80,8 @@ def find(package: str, name: str) -> Any:
     """Return the class that the file `name` of `package` defines: boss_search.py holds BossSearch.
 
     Raises:
-        UserError: if there is no such file; the message lists those that exist. Or if it is no Python.
+        UserError: if there is no such file; the message lists those that exist. Or if it
+            is no Python, or does not define that class.
     """
     if not isinstance(name, str):  # as settings may have it
         raise UserError(unknown(singular(package), name, available(package)))
@@ -98,6 +99,10 @@ def _find(package: str, name: str, plugins: str | None) -> Any:
     except SyntaxError as error:  # one in a byte that is not UTF-8 too
         file = error.filename or f"{added_folder(package)}/{name}.py"
         raise UserError(f"{file} is no Python: {error}") from None
+    if not hasattr(module, class_name(name)):
+        raise UserError(
+            f"{module.__file__} does not define {class_name(name)}, the class that its name stands for"
+        )
     return getattr(module, class_name(name))
 
 

@@ -1,6 +1,6 @@
 """Spacings: timesteps in closed form, from where a flow starts to data.
 
-A canonical time t is the noise level sigma = (1 - t) / t of EDM and VE, and its log-SNR half is
+A canonical time t is the noise level sigma = (1 - t) / t of EDM and VE, and half of its log-SNR is
 -ln sigma. Where levels are spaced, the first of them is that of `start`; from pure noise, whose level
 is infinite, it is `sigma_max` and the grid still starts at 0. The last level is `sigma_min`, or that
 of `end` if it is noisier, and data follows it.
@@ -15,7 +15,11 @@ SIGMA_MAX, SIGMA_MIN = 80.0, 0.002  # the defaults of EDM
 
 
 def uniform(steps: int, *, start: float = 0.0, end: float = 1.0) -> tuple[float, ...]:
-    """Return equal steps in canonical time; where the last would start after `end`, it starts there."""
+    """Return equal steps in canonical time; where the last would start after `end`, it starts there.
+
+    Raises:
+        UserError: if steps is below 1.
+    """
     _refuse_none(steps)
     inner = [start + (1 - start) * i / steps for i in range(1, steps)]
     return (start, *within(inner, start, end), 1.0)
@@ -30,7 +34,11 @@ def edm(
     sigma_min: float = SIGMA_MIN,
     sigma_max: float = SIGMA_MAX,
 ) -> tuple[float, ...]:
-    """Return equal steps in sigma^(1 / rho); Karras et al. 2022 (arXiv 2206.00364), eq. 5."""
+    """Return equal steps in sigma^(1 / rho), rho above 0; Karras et al. 2022 (arXiv 2206.00364), eq. 5.
+
+    Raises:
+        UserError: if steps is below 1.
+    """
     return _spaced_levels(steps, start, end, sigma_min, sigma_max, lambda s: s ** (1 / rho), lambda u: u**rho)
 
 
@@ -42,7 +50,11 @@ def log_snr(
     sigma_min: float = SIGMA_MIN,
     sigma_max: float = SIGMA_MAX,
 ) -> tuple[float, ...]:
-    """Return equal steps in the logarithm of sigma; Lu et al. 2022 (arXiv 2206.00927)."""
+    """Return equal steps in the logarithm of sigma; Lu et al. 2022 (arXiv 2206.00927).
+
+    Raises:
+        UserError: if steps is below 1.
+    """
     return _spaced_levels(steps, start, end, sigma_min, sigma_max, math.log, math.exp)
 
 
@@ -53,6 +65,9 @@ def tangent(steps: int, *, start: float = 0.0, end: float = 1.0, scale: float = 
 
     For data of an isotropic Gaussian with standard deviation `scale` no Euler steps end nearer to it;
     Sabour et al. 2024 (arXiv 2404.14507).
+
+    Raises:
+        UserError: if steps is below 1.
     """
     _refuse_none(steps)
     first = math.pi / 2 if start == 0 else math.atan((1 - start) / start / scale)

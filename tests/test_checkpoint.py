@@ -78,6 +78,8 @@ def test_a_missing_folder_is_named(tmp_path):
         ({"architecture": {}}, "unknown model None"),
         ({"pathh": "linear"}, "pathh"),
         ({"path": "circle"}, "circle"),
+        ({"path": ["x"]}, "config.json"),
+        ({"lora": {"alpha": "x"}}, "could not convert string to float"),
         ({"grid": {"times": [1, 0]}}, "grid times must increase"),
         ({"shape": [5]}, r"first.weight of shape \[8, 2\], the architecture of \[8, 5\]"),
         ({"architecture": {"name": "mlp", "width": 8, "depth": 2}}, r"blocks.1.*of shape None"),

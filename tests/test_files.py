@@ -51,6 +51,17 @@ def test_a_plug_in_that_is_no_python_is_named(tmp_path, monkeypatch, content):
         registry.find("fewstep.solvers", "odd")
 
 
+def test_a_plug_in_without_the_class_of_its_name_is_told(tmp_path, monkeypatch):
+    (tmp_path / "solvers").mkdir()
+    (tmp_path / "solvers/odd_one.py").write_text("class Other: ...")
+    monkeypatch.setenv(registry.PLUGINS, str(tmp_path))
+    monkeypatch.setattr(solvers, "__path__", [*solvers.__path__, str(tmp_path / "solvers")])
+    with pytest.raises(
+        UserError, match=r"odd_one\.py does not define OddOne, the class that its name stands for"
+    ):
+        registry.find("fewstep.solvers", "odd_one")
+
+
 def test_a_plug_in_whose_name_no_setting_can_hold_is_named(tmp_path, monkeypatch):
     (tmp_path / "solvers").mkdir()
     (tmp_path / "solvers" / f"{NAMELESS}.py").touch()

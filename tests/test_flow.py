@@ -175,6 +175,14 @@ def test_a_model_that_learnt_what_to_do_without_a_label_needs_none():
     assert torch.equal(as_flow(model)(x, 0.5), as_flow(model)(x, 0.5, label=torch.tensor([3, 3])))
 
 
+def test_a_condition_that_the_model_does_not_have_is_told():
+    with pytest.raises(UserError, match="this model: unknown condition 'labels'; did you mean 'label'"):
+        as_flow(labelled())(torch.ones(2, 2), 0.5, labels=torch.tensor([0, 1]))
+    plain = build(ModelConfig(architecture={"name": "mlp", "width": 8}, shape=(2,)), seed=0)
+    with pytest.raises(UserError, match=r"unknown condition 'label' \(there are: none\)"):
+        as_flow(plain)(torch.ones(2, 2), 0.5, label=torch.tensor([0, 1]))
+
+
 class Constant(nn.Module):
     """The same velocity everywhere."""
 

@@ -111,6 +111,7 @@ def test_its_own_weights_depend_on_the_seed_alone():
         ({"rank": 16}, r"rank 16 makes no layer of the network smaller; take a lower one"),
         ({"rank": 0}, "rank must be 1 or more, got 0"),
         ({"alpha": -1}, "alpha must be a positive number"),
+        ({"targets": "to_q"}, r"targets must be a list of names of layers, such as \[to_q\]"),
         ({"targets": []}, "targets must be names of layers, or null for all"),
     ],
 )

@@ -146,6 +146,8 @@ def test_the_range_of_ve_is_an_option():
         ),
         ({"name": "table", "beta_schedule": "cubic"}, "unknown beta_schedule 'cubic'.*scaled_linear"),
         ({"name": "table", "beta_end": 2.0}, "beta_end must be below 1, got 2.0"),
+        ({"name": "table", "beta_end": 0.9}, "no data at the last index.*lower beta_end 0.9 or num_train"),
+        ({"name": "table", "beta_start": 1e-9}, "or no noise at the first.*raise beta_start 1e-09"),
         ({"name": "table", "num_train_timesteps": 1}, "num_train_timesteps must be 2 or more, got 1"),
         ({"name": "ve", "sigma_min": 90.0}, "0 < sigma_min < sigma_max must hold, got 90.0 and 80.0"),
         ({"name": "edm", "sigma_data": 0.0}, "path edm: sigma_data must be a number above 0, got 0.0"),

@@ -83,6 +83,14 @@ def test_the_average_of_another_width_is_near_to_one_that_was_kept_all_along(wid
     assert (found - running[width]).norm() < 0.02 * spread
 
 
+@pytest.mark.parametrize("width", [0.005, 0.06, 0.15, 0.25, 0.28])
+@pytest.mark.parametrize("snapshots", [1, 4, 16])
+def test_weights_that_never_changed_are_their_average_of_any_width(width, snapshots):
+    kept = [Profile(step, gamma_of(one)) for step in range(1, snapshots + 1) for one in (0.05, 0.1)]
+    parts = combination(kept, Profile(snapshots, gamma_of(width)))
+    assert parts.sum() == pytest.approx(1, abs=1e-9)
+
+
 def trained(folder, settings=SETTINGS, **options):
     return run(folder, settings=settings, **options)
 
@@ -199,3 +207,8 @@ def test_what_can_not_be_averaged_is_told(tmp_path):
         replace(SETTINGS, widths=(0.1, 0.1))
     with pytest.raises(UserError, match="snapshots must be 1 or more"):
         replace(SETTINGS, snapshots=0)
+    power_averages.save(tmp_path / power_averages.FOLDER / "2.safetensors", {0.1: student().state_dict()})
+    with pytest.raises(
+        UserError, match=r"averages of the width 0\.1 alone; for others, train with two widths"
+    ):
+        averaged(tmp_path, 0.05)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from fewstep import __version__, noises
+from fewstep import __version__, noises, paths
 from fewstep.exporting.sampler import Sampler
 from fewstep.exports import Export
 from fewstep.grids import Grid
@@ -63,7 +63,7 @@ def manual_sigmas(config: ModelConfig, grid: Grid) -> str | None:
     """
     if config.velocity_until == "any":
         return None
-    if config.path == "linear":
+    if paths.get(config.path) == paths.Linear():
         ratios = sigmas(grid)
     elif grid.times[0] > 0:
         ratios = [(1 - t) / t for t in grid.times]

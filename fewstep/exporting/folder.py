@@ -68,7 +68,8 @@ def ready(formats: Sequence[Format]) -> dict[str, Export]:
     exports: dict[str, Export] = {}
     for format in formats:
         options: dict[str, Any] = {"name": format} if isinstance(format, str) else dict(format)
-        name = options.pop("name")
+        if not isinstance(name := options.pop("name", None), str):
+            raise UserError(f"a format is a name, or a mapping with a name and options; got {format}")
         try:
             exports[name] = registry.find("fewstep.exports", name)(**options)
         except TypeError as error:

@@ -126,7 +126,7 @@ def steps_of(sampler: Sampler) -> Steps:
         return _of_a_table(sampler, path)
     if isinstance(path, paths.Edm) and told == ("log_sigma", 0.25):
         return _of_edm(sampler, path)
-    if (config.path, config.prediction, config.time) == ("linear", "reverse_velocity", "1-t"):
+    if path == paths.Linear() and (config.prediction, config.time) == ("reverse_velocity", "1-t"):
         options = {"num_train_timesteps": round(config.time_scale), "shift": 1.0}
         return Steps(FLOW, options, description.sigmas(sampler.grid)[:-1])
     raise _refused(f"no scheduler has the path {config.path} with the prediction {config.prediction}")

@@ -39,7 +39,9 @@ class Consistency(Method):
     (consistency training); N grows during the training, as in Song and Dhariwal 2023 (arXiv 2310.14189).
     Continuous: N is infinite (Lu and Song 2024, arXiv 2410.11081, on the linear path). With v the velocity,
 
-        g = v - u + warm . (1 - t) (v . grad_x + d/dt) u,     loss = | u - sg( u + g / (|g| + 0.1) ) |^2
+        g = v - u + warm . (1 - t) (v . grad_x + d/dt) u,     loss = | u - sg( u + g / (|g| + 0.1) ) |^2,
+
+    where |g| is the root of the mean square over dimensions, and |.|^2 a mean over them.
     """
 
     kind: str = "discrete"

@@ -1,5 +1,6 @@
 """Backend: a network of the user's in whose features images are measured, and the names of its distances."""
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def read_statistics(file: Path) -> Moments:
     try:
         with np.load(file, allow_pickle=False) as content:
             mean, covariance = (content[name].astype(np.float64) for name in (MEAN, COVARIANCE))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{file} holds no statistics ({error}); it must be an .npz with {MEAN}, (d,), and {COVARIANCE}, "
             "(d, d)"

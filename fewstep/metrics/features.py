@@ -291,14 +291,17 @@ def load(folder: Path, *, name: str, body: nn.Module | None = None) -> tuple[Fea
     """Return the net that `save` wrote under this name, and its <name>.json; see FeatureNet for its body.
 
     Raises:
-        UserError: if a file is missing, or the weights are not those that the JSON names.
+        UserError: if a file is missing, the JSON is damaged, or the weights are not those that it names.
     """
     try:
         card = json.loads((folder / f"{name}.json").read_text())
         weights = (folder / f"{name}.safetensors").read_bytes()
+        digest = card["digest"]
     except FileNotFoundError as error:
         raise UserError(f"no feature net in {folder}: {error.filename} is missing") from error
-    if hashlib.sha256(weights).hexdigest() != card["digest"]:
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder}/{name}.json is damaged; train the net again") from error
+    if hashlib.sha256(weights).hexdigest() != digest:
         raise UserError(f"{folder}/{name}.safetensors is not what {name}.json names; train it again")
     net = FeatureNet(
         tuple(card["shape"]),

@@ -44,8 +44,8 @@ class Moments:
 def frechet_distance(a: Moments, b: Moments) -> float:
     """Return |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)), A and B the covariances.
 
-    Dowson and Landau 1982. Squared, as is the custom, and biased upwards by roughly 1 / n: compare
-    only at equal n.
+    Dowson and Landau 1982. Squared, as is the custom, and biased upwards by an amount that falls roughly
+    as 1 / n: compare only at equal n.
     """
     # torchmetrics' FrechetInceptionDistance gives the same number (tests hold it to that) but takes
     # features where a jackknife has moments: 33 ms against 11 ms for the 9 distances of 8 blocks of

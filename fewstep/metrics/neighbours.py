@@ -56,6 +56,9 @@ def median_nearest(samples: np.ndarray, parts: Iterable[np.ndarray]) -> float:
     Args:
         samples: Of a model, or held-out data.
         parts: The data, (m, dims) at a time, so that it need not fit in memory.
+
+    Raises:
+        UserError: if scikit-learn is not installed.
     """
     nearest = np.full(len(samples), np.inf)
     chunk = max(1, min(CHUNK, CHUNK_BYTES // (8 * samples.shape[1])))

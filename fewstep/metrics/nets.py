@@ -27,6 +27,7 @@ class Kind:
     labels: bool
     """Whether classes taught it: those of the data or, where there are none, clusters; else denoising did."""
     width: int
+    """Channels of its first convolution."""
 
     @property
     def name(self) -> str:

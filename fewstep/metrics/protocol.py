@@ -55,7 +55,11 @@ class Reference:
 
     @classmethod
     def of(cls, features: np.ndarray) -> "Reference":
-        """Return the reference of a set of at most KEPT samples, features (n, d)."""
+        """Return the reference of a set of at most KEPT samples, features (n, d).
+
+        Raises:
+            UserError: if features are not finite.
+        """
         return cls(Moments.of(features), features)
 
     @cached_property
@@ -82,6 +86,7 @@ class BlockScores:
 
     fd_clf: float
     fd_clf_se: float
+    """Standard error of the one above, about the noise; so are the others."""
     fd_block_mean: float
     fd_block_mean_se: float
     fd_at_floor_n: float
@@ -189,7 +194,7 @@ def measure_floor(reference: Reference, held_out: np.ndarray, *, block: int, see
         seed: Decides the draws.
 
     Raises:
-        UserError: if a side has a single sample.
+        UserError: if a side or a block has fewer than two samples, or features are not finite.
     """
     samples = min(block, len(held_out), len(reference.features))
     if samples < LEAST_HELD_OUT:

@@ -38,6 +38,9 @@ def turns(flow: Flow, noise: Tensor, grid: Grid, **conditions: Tensor) -> Turns:
         noise: Where its trajectories start, (batch, *shape).
         grid: The steps to follow them with.
         **conditions: What the flow is conditioned on, each (batch, ...).
+
+    Raises:
+        UserError: if the grid does not fit the flow; see fewstep.solvers.must_fit.
     """
     each = turning(trajectory(CountedFlow(flow, conditions), noise, grid), grid.times)
     found, dimensions = [float(squares.mean()) for squares in each], noise[0].numel()

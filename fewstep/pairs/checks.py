@@ -51,7 +51,8 @@ def check_pairs(
         The measurements.
 
     Raises:
-        UserError: if there are fewer than 2 pairs.
+        UserError: if there are fewer than 2 pairs, the flow has no velocity at each time, or the grid does
+            not fit it.
     """
     n = len(pairs["noise"])
     if n < 2:

@@ -16,7 +16,7 @@ from fewstep.pairs.pairs import join
 def invert_pairs(
     flow: Flow, samples: dict[str, Tensor], grid: Grid, *, batch: int, device: torch.device | str = "cpu"
 ) -> dict[str, Tensor]:
-    """Return the pairs of real samples: "noise", "data", (n, *shape), and their conditions, (n,).
+    """Return the pairs of real samples: "noise", "data", (n, *shape), and their conditions, each (n, ...).
 
     Only a flow whose samples have the law of the data gives noise that is standard normal: check it.
 
@@ -28,7 +28,8 @@ def invert_pairs(
         device: where to compute; the results are on the CPU.
 
     Raises:
-        UserError: if the flow takes a sample out of the finite numbers; the message has its place.
+        UserError: if the flow takes a sample out of the finite numbers, and the message has its place; or if
+            it has no velocity at each time.
     """
 
     def parts() -> Iterator[tuple[Tensor, dict[str, Tensor]]]:

@@ -25,7 +25,9 @@ def make_pairs(
     batch: int,
     device: torch.device | str = "cpu",
 ) -> dict[str, Tensor]:
-    """Return the pairs start <= index < stop: "noise" and "data", (n, *shape), and "label" or "row", (n,).
+    """Return the pairs start <= index < stop: "noise" and "data", (n, *shape).
+
+    Beside them "label", "row" or both, (n,), as the conditions have them.
 
     Args:
         flow: the teacher, its network in eval mode on `device`.

@@ -29,7 +29,9 @@ def make_trajectories(
     batch: int,
     device: torch.device | str = "cpu",
 ) -> dict[str, Tensor]:
-    """Return the trajectories start <= index < stop: "states", (n, timesteps, *shape), and "label" or "row".
+    """Return the trajectories start <= index < stop: "states", (n, timesteps, *shape).
+
+    Beside them "label", "row" or both, (n,), as the conditions have them.
 
     Args:
         flow: the teacher, its network in eval mode on `device`.
@@ -47,8 +49,8 @@ def make_trajectories(
         The fields for fewstep.shards.
 
     Raises:
-        UserError: if a timestep is no time of `fine`, or the flow takes a noise out of the finite numbers;
-            the message has the index, and the time.
+        UserError: if a timestep is no time of `fine`, `fine` does not fit the flow, or the flow takes a noise
+            out of the finite numbers; the message has the index, and the time.
     """
     kept = nearest_timesteps(fine.times, timesteps)
 

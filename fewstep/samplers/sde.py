@@ -37,6 +37,9 @@ class Sde:
     the integral of E |e|^2 (1 + eps t / (1 - t))^2 / (4 eps), is then least for eps = (1 - t) / t, whatever e
     is: `bound`, which is also the SDE that noised the data, reversed. All schedules end at 0: one that does
     not would move samples along the score at the data, which is unbounded for data on a surface.
+
+    Raises:
+        UserError: if there is no such diffusion, or the strength is below 0 or not finite.
     """
 
     learned_from: ClassVar[Literal["independent", "pairs"]] = "independent"

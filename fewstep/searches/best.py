@@ -45,6 +45,9 @@ class Best(Search):
     best one's timesteps are moved by coordinate descent. The moved timesteps are kept only if, on the third,
     the paired difference of their mean square errors is below zero at 99 %; else the candidate stands
     that is best on both sets.
+
+    Raises:
+        UserError: for a candidate that can't be one, or fewer than 512 noises.
     """
 
     chooses = True

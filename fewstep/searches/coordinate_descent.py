@@ -25,6 +25,9 @@ class CoordinateDescent(Search):
 
     It moves timesteps off every fine grid and knows no formula, and it overfits its noises: with few of
     them, keep the result only if fresh noise agrees, as `best` does.
+
+    Raises:
+        UserError: for a search to start from that can't be one, or no noises.
     """
 
     all_times = False

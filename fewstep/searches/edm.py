@@ -11,7 +11,11 @@ from fewstep.searching.closed_form import Levels
 
 @dataclass(frozen=True, kw_only=True)
 class Edm(Levels):
-    """Karras et al. 2022 (arXiv 2206.00364), eq. 5; very coarse in the middle at few steps."""
+    """Karras et al. 2022 (arXiv 2206.00364), eq. 5; very coarse in the middle at few steps.
+
+    Raises:
+        UserError: if an option is out of range.
+    """
 
     rho: float = 7.0
     """The power; 1 spaces levels evenly, larger ones crowd the timesteps towards data."""

@@ -25,6 +25,9 @@ class OptimalSteps(Search):
     Error is global: a step starts where the steps before it led. That the nearest way now is part of
     the nearest way later is assumed, not proven. The published code finds a grid for each sample and takes
     medians; here all noises vote on each choice by their mean square error.
+
+    Raises:
+        UserError: if an option is out of range.
     """
 
     fine_steps: int = 64

@@ -25,6 +25,9 @@ class Quantile(Search):
     Among many steps h(t), those that minimise the sum of h^4 E|x''|^2 have that density, and so have the
     timesteps of BOSS (arXiv 2312.16414), whose cost of a short jump that is. One fine run serves every
     budget.
+
+    Raises:
+        UserError: if an option is out of range.
     """
 
     fine_steps: int = 100

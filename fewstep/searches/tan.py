@@ -24,6 +24,9 @@ class Tan(Search):
 
     No Euler steps end nearer to Gaussian data of that standard deviation. For other data the scale is
     the one, of a few, that ends nearest to the truth.
+
+    Raises:
+        UserError: if an option is out of range.
     """
 
     scale: float | None = None

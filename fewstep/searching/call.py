@@ -26,7 +26,8 @@ class SearchReport(Mapping[int, Grid]):
 
     result: SearchResult
     scores: dict[int, dict[str, Score]]
-    """By budget and name of a search, if a report was asked for; "uniform" is there to compare with."""
+    """By budget and name of a search, if a report was asked for; "uniform" is there to compare
+    with, or of a student "own", its own grid."""
 
     def __getitem__(self, budget: int) -> Grid:
         return self.result.grids[budget]
@@ -80,8 +81,11 @@ def search(
         A mapping from each budget to its Grid, with `scores` if a report was asked for.
 
     Raises:
-        UserError: for a name, budget or option that can't be, too little noise, a model that is not
-            deterministic, a flow map or trained at its own timesteps alone, or a velocity that is none.
+        UserError: for a name, budget or option that can't be, too little noise or noise of another shape,
+            conditions that are missing, a model that is not deterministic, a flow map or trained at its own
+            timesteps alone (with jitter: without its teacher), guidance for a velocity that has none, a
+            velocity that is none, or a distance that gives no (n,) numbers.
+        NotFiniteError: if a state is not finite.
     """
     searcher = registry.find("fewstep.searches", method)() if isinstance(method, str) else method
     solvers.get(solver)

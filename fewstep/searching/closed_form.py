@@ -27,7 +27,11 @@ class ClosedForm(Search):
 
 @dataclass(frozen=True, kw_only=True)
 class Levels(ClosedForm):
-    """A closed form over noise levels sigma = (1 - t) / t."""
+    """A closed form over noise levels sigma = (1 - t) / t.
+
+    Raises:
+        UserError: if an option is out of range.
+    """
 
     sigma_max: float = 80.0
     """The first level, for flows that start from pure noise."""

@@ -68,8 +68,7 @@ def steps_along(
 
     The second is d_i, None for Euler.
 
-    A step that would ask for a velocity after the flow's t_end is an Euler step, as in
-    fewstep.solvers.trajectory.
+    A step that ends after the flow's t_end is an Euler step, as in fewstep.solvers.trajectory.
     """
     stepper = solvers.one_step(grid.solver)
     x = noise * (1 - grid.times[0])

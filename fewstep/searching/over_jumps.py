@@ -27,7 +27,11 @@ with lazy_imports():
 
 @dataclass(frozen=True, kw_only=True)
 class OverJumps(Search):
-    """The timesteps between which a solver's jumps from a fine trajectory stray least from it, added up."""
+    """The timesteps between which a solver's jumps from a fine trajectory stray least from it, added up.
+
+    Raises:
+        UserError: if an option is out of range.
+    """
 
     cost: ClassVar[Literal["squared", "plain"]] = "squared"
     """What a jump costs: the mean square of its error, or the mean of its norm."""

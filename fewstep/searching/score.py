@@ -20,7 +20,7 @@ CONFIDENCE = 0.95  # of intervals
 
 @dataclass(frozen=True)
 class Score:
-    """Endpoint errors of one grid, and how they compare with the baseline's: equal steps'."""
+    """Endpoint errors of one grid, and how they compare with those of equal steps or a student's own grid."""
 
     rmse: float
     """Root of the mean, over noises and dimensions, of the squared distance from the truth."""

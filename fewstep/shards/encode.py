@@ -29,6 +29,8 @@ def encode(
             weight is negative, or the recipe names a field that was not made.
     """
     for name, field in recipe.drawn.items():
+        if name not in made:
+            raise UserError(unknown("field", name, list(made)))
         check_drawn(name, field, made[name], part.start)
     kept = {name: tensor for name, tensor in made.items() if name not in recipe.drawn}
     stored = storable(kept, recipe.dtypes, part.start)

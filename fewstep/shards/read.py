@@ -16,6 +16,7 @@ from torch import Tensor
 from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.files import distrust
+from fewstep.registry import unknown
 from fewstep.shards import records
 from fewstep.shards.damage import DamagedError, problem_of
 from fewstep.shards.fields import decode, empty
@@ -101,8 +102,17 @@ class Shards:
             names: the fields wanted; None for all.
 
         Raises:
-            UserError: if a shard is missing, damaged, or not the one that was written.
+            UserError: if a number is not one of the set, or a name none of its fields; if a shard is missing,
+                damaged, or not the one that was written.
         """
+        if len(numbers):
+            least, most = (int(end) for end in numbers.aminmax())
+            if least < 0 or most >= self.samples:
+                raise UserError(
+                    f"samples are numbered 0 to {self.samples - 1}; {least} to {most} were asked for"
+                )
+        for name in sorted(set(names or ()) - self.fields.keys()):
+            raise UserError(unknown("field", name, list(self.fields)))
         fields = {name: field for name, field in self.fields.items() if names is None or name in names}
         increasing, order = numbers.sort()
         stored = empty(fields, len(numbers))

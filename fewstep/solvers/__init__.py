@@ -57,17 +57,29 @@ def get(name: str) -> Solver:
 
 
 def first_velocities(name: str) -> int:
-    """Return how many velocities more than the others the first step of a solver asks for."""
+    """Return how many velocities more than the others the first step of a solver asks for.
+
+    Raises:
+        UserError: if there is no such solver.
+    """
     return getattr(get(name), "first_velocities", 0)
 
 
 def velocities(name: str, steps: int) -> int:
-    """Return how many velocities `steps` steps of a solver ask for."""
+    """Return how many velocities `steps` steps of a solver ask for, at most: the last may be an Euler step.
+
+    Raises:
+        UserError: if there is no such solver.
+    """
     return get(name).velocities_per_step * steps + first_velocities(name)
 
 
 def steps_of(name: str, asked: int) -> int | None:
-    """Return the steps of a solver that ask for exactly `asked` velocities; None if none do."""
+    """Return the steps of a solver that ask for `asked` velocities, as `velocities` counts; None if none do.
+
+    Raises:
+        UserError: if there is no such solver.
+    """
     steps, rest = divmod(asked - first_velocities(name), get(name).velocities_per_step)
     return None if rest or steps < 1 else steps
 
@@ -114,11 +126,11 @@ class CountedFlow:
 def trajectory(flow: Flow, noise: Tensor, grid: Grid) -> Iterator[Tensor]:
     """Yield the state (batch, *shape) at every timestep of `grid`, the first one included.
 
-    The grid's own solver is used, but a step that would ask for a velocity after the flow's t_end
-    (where, say, turning a data prediction into a velocity divides by zero) is an Euler step.
+    The grid's own solver is used, but a step that ends after the flow's t_end (where, say, turning a data
+    prediction into a velocity divides by zero) is an Euler step, whatever its solver would ask for.
 
     Raises:
-        UserError: see `must_fit`.
+        UserError: see `must_fit`; also if there is no such solver.
     """
     must_fit(flow, grid)
     start = as_state(noise) * (1 - grid.times[0])  # the canonical state whose data part is still unknown
@@ -199,7 +211,7 @@ def integrate(flow: Flow, noise: Tensor, grid: Grid, **conditions: Tensor) -> So
     """Return the samples, (batch, *shape), that `grid` makes of `noise`, and the calls it took.
 
     Raises:
-        UserError: if the grid starts before the flow can, or its last step starts after the flow's t_end.
+        UserError: see `must_fit`; also if there is no such solver, or the flow refuses the conditions.
         NotFiniteError: if a state is not finite; the message has the step, and the time.
     """
     counted = CountedFlow(flow, conditions)

@@ -12,6 +12,7 @@ import torch
 
 from fewstep import checkpoint, command_line
 from fewstep.conditions import Table
+from fewstep.errors import UserError
 from fewstep.exporting import description, folder, proof
 from fewstep.exporting.sampler import Sampler
 from fewstep.exports import onnx
@@ -228,6 +229,10 @@ def test_an_infinite_ratio_is_no_list():
     config = ModelConfig(architecture=POINTS, shape=(2,), path="cosine")
     assert description.manual_sigmas(config, uniform(2)) is None
     assert description.manual_sigmas(config, uniform(2, start=0.5)) == "1, 0.333333333, 0"
+    linear = replace(config, path={"name": "linear"})  # the same as its name alone
+    assert description.manual_sigmas(linear, uniform(2)) == "1, 0.5, 0"
+    with pytest.raises(UserError, match=r"a format is a name, or a mapping with a name and options; got"):
+        folder.ready([{"folder": "x"}])
 
 
 @pytest.mark.parametrize(

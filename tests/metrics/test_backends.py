@@ -148,6 +148,13 @@ def test_a_file_without_statistics_is_refused(tmp_path, arrays, told):
         read_statistics(tmp_path / "real.npz")
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short"])
+def test_a_damaged_file_of_statistics_is_refused(tmp_path, content):
+    (tmp_path / "real.npz").write_bytes(content)
+    with pytest.raises(UserError, match=r"real\.npz holds no statistics"):
+        read_statistics(tmp_path / "real.npz")
+
+
 VISION = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 

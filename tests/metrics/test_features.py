@@ -234,3 +234,7 @@ def test_missing_and_altered_nets_are_refused(net, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     with pytest.raises(UserError, match=r"is not what feature_net\.json names"):
         features.load(tmp_path, name="feature_net")
+    for damaged in ("{", "{}", "[]"):
+        (tmp_path / "feature_net.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"feature_net\.json is damaged; train the net again"):
+            features.load(tmp_path, name="feature_net")

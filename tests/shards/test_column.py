@@ -4,6 +4,7 @@ import pytest
 import torch
 from making import make, write
 
+from fewstep.errors import UserError
 from fewstep.shards import Column, Shards, drawn
 
 
@@ -35,6 +36,18 @@ def test_taken_samples_are_those_of_the_whole_set(tmp_path, made, options):
         assert taken.keys() == whole.keys()
         assert all(torch.equal(values, whole[name][numbers]) for name, values in taken.items())
     assert shards.take(numbers, ["data"]).keys() == {"data"}
+
+
+@pytest.mark.parametrize("numbers", [[3, 1000], [-1, 2]])
+def test_samples_and_fields_that_a_set_does_not_have_are_refused(tmp_path, numbers):
+    shards = write(tmp_path)
+    with pytest.raises(
+        UserError, match=f"numbered 0 to 999; {min(numbers)} to {max(numbers)} were asked for"
+    ):
+        shards.take(torch.tensor(numbers))
+    with pytest.raises(UserError, match="unknown field 'dta'; did you mean 'data'"):
+        shards.take(torch.tensor([3]), ["dta"])
+    assert len(shards.take(torch.tensor([], dtype=torch.int64))["data"]) == 0
 
 
 def test_noise_that_is_not_stored_is_drawn_for_the_samples_taken(tmp_path):
