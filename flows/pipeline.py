@@ -187,7 +187,7 @@ def work(variant: Variant, request: Request) -> State:
         fates = {name: "unchanged" if fate == "restore" else fate for name, fate in fates.items()}
     limits = time_limits.seconds_allowed(stages)
     if request.dry_run:
-        plan = choice.plan(root, fates)
+        plan = choice.plan(root, fates, force=request.force)
         get_run_logger().info("the plan:\n%s", plan)
         return Completed(message=plan)
     if set(fates.values()) == {"unchanged"}:  # a task for each would take longer than to find that out

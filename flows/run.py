@@ -30,6 +30,7 @@ def run(root: Path, request: Request) -> None:
     check_variables()
     variant = Variant.of(root, request.overrides)  # before waiting for a server
     connection.check()
+    workspace_lock.must_be_free(variant.lock)  # DVC would refuse to be asked while a stage runs
     if not request.dry_run and nothing_to_do(root, request):
         print(f"{done}.")
     else:
@@ -95,4 +96,4 @@ def plan(root: Path, asked: Choice) -> str:
         place = variant.prepare()
         turns = chosen(place, asked)
         check_possible(variant, place, choice.running(turns))
-        return choice.plan(place, turns)
+        return choice.plan(place, turns, force=asked.force)

@@ -3,6 +3,7 @@
 import gc
 import json
 import logging
+import re
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import chdir, contextmanager, nullcontext
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 from dvc.dependency import ParamsDependency
 from dvc.exceptions import DvcException
+from dvc.lock import LockError
 from dvc.logger import set_loggers_level
 from dvc.repo import Repo, lock_repo
 from dvc.rwlock import rwlock
@@ -266,6 +268,12 @@ def _opened(root: Path) -> Iterator[Any]:
         raise UserError(f"DVC cannot keep {name}, whose name is not in UTF-8; rename it") from None
     except FileNotFoundError as error:
         raise UserError(f"{shown(error.filename)} is a link to nothing, or is gone; remove it") from error
+    except LockError as error:
+        who = ", ".join(f"{cmd} (process {pid})" for pid, cmd in re.findall(r"PID (\d+)\): (.*)", str(error)))
+        raise UserError(
+            f"{who or 'another process'} is writing results of {root}, and DVC can't be asked meanwhile; "
+            "wait until it has ended"
+        ) from error
     except (DvcException, OSError) as error:
         told = damage.explain(root) or f"DVC cannot read {root / 'dvc.yaml'}: {error}"
         raise UserError(told) from error

@@ -91,17 +91,18 @@ def above(stages: dict[str, Stage], names: Iterable[str]) -> set[str]:
     return found
 
 
-def plan(root: Path, turns: dict[str, Fate]) -> str:
+def plan(root: Path, turns: dict[str, Fate], *, force: bool) -> str:
     """Return lines on what a run would do, and how long that took the last time."""
     seconds = durations.read(root)
+    words = {**WORDS, "run": "runs from its beginning"} if force else WORDS
     lines = []
     for name, fate in turns.items():
         last = f" ({durations.readable(seconds[name])} the last time)" if name in seconds else ""
-        lines.append(f"{name} {WORDS[fate]}{last if fate == 'run' else ''}")
+        lines.append(f"{name} {words[fate]}{last if fate == 'run' else ''}")
     runs = running(turns)
     unknown = [name for name in runs if name not in seconds]
     total = durations.readable(sum(seconds.get(name, 0) for name in runs))
-    new = f", and {len(unknown)} that never ran here" if unknown else ""
+    new = f", and {len(unknown)} that no run here has timed" if unknown else ""
     lines.append(f"{len(runs)} of {len(turns)} stages run: {total} one after the other{new}")
     return "\n".join(lines)
 

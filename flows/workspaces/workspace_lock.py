@@ -39,10 +39,24 @@ def held(lock: Path, name: str, run: str) -> Iterator[None]:
             finally:
                 note_of(lock).unlink(missing_ok=True)
     except Timeout:
-        raise UserError(
-            f"{holder(lock)} uses this workspace; wait for it or cancel it, or run other settings as "
-            "overrides, which have a workspace of their own"
-        ) from None
+        raise UserError(_in_use(lock)) from None
+
+
+def must_be_free(lock: Path) -> None:
+    """Refuse a workspace that a flow run holds.
+
+    Raises:
+        UserError: One does.
+    """
+    if is_held(lock):
+        raise UserError(_in_use(lock))
+
+
+def _in_use(lock: Path) -> str:
+    return (
+        f"{holder(lock)} uses this workspace; wait for it or cancel it, or run other settings as overrides, "
+        "which have a workspace of their own"
+    )
 
 
 def is_held(lock: Path) -> bool:

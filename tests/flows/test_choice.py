@@ -114,13 +114,15 @@ def test_the_plan_tells_what_runs_and_how_long_that_took(tmp_path):
     durations.record(tmp_path, "a", 7.26)
     durations.record(tmp_path, "b@x", 3900)  # the last counts
     turns = choice.choose(chain(**{"b@x": STALE}), ())
-    assert choice.plan(tmp_path, turns).splitlines() == [
+    assert choice.plan(tmp_path, turns, force=False).splitlines() == [
         "a is up to date",
         "b@x runs, unless DVC's cache has this very result (1 h 5 min the last time)",
         "b@y is up to date",
         "c runs, unless DVC's cache has this very result",
-        "2 of 4 stages run: 1 h 5 min one after the other, and 1 that never ran here",
+        "2 of 4 stages run: 1 h 5 min one after the other, and 1 that no run here has timed",
     ]
+    forced = choice.plan(tmp_path, turns, force=True).splitlines()
+    assert forced[1] == "b@x runs from its beginning (1 h 5 min the last time)"
 
 
 @pytest.mark.parametrize(

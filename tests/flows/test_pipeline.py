@@ -259,7 +259,7 @@ def test_a_dry_run_tells_the_plan_and_runs_nothing(toy_that_ran):
     state = pipeline.pipeline(toy_that_ran.root, dry_run=True, return_state=True)
     assert state.message.splitlines()[-2:] == [
         "last runs, unless DVC's cache has this very result",
-        "1 of 4 stages run: 0 s one after the other, and 1 that never ran here",
+        "1 of 4 stages run: 0 s one after the other, and 1 that no run here has timed",
     ]
     assert toy_that_ran.began() == []
 

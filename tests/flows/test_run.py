@@ -7,6 +7,7 @@ from fewstep.errors import UserError
 from flows import run as run_command
 from flows import summary
 from flows.planning.request import Choice, Request
+from flows.workspaces import workspace_lock
 
 EVALUATE = """
   evaluate:
@@ -95,3 +96,14 @@ def test_a_plan_tells_what_a_run_would_do_without_a_server(toy_that_ran):
         told = run_command.plan(toy_that_ran.root, Choice(overrides={"last.width": 3})).splitlines()
         assert told[-1] == "0 of 4 stages run: 0 s one after the other"
     assert toy_that_ran.began() == []
+
+
+def test_a_second_run_names_the_first_before_dvc_is_asked(toy_that_ran, monkeypatch):
+    monkeypatch.setattr(run_command, "pipeline", lambda *_, **__: pytest.fail("ran"))
+    monkeypatch.setattr(run_command.repo, "read", lambda root: pytest.fail("asked"))
+    with (
+        temporary_settings({PREFECT_API_URL: None}),
+        workspace_lock.held(workspace_lock.lock_of(toy_that_ran.root), "quick-fox", "1234"),
+        pytest.raises(UserError, match=r"^flow run quick-fox \(1234, process .*\) uses this workspace; wait"),
+    ):
+        run_command.run(toy_that_ran.root, Request())
