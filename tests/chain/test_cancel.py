@@ -28,7 +28,7 @@ def test_cancelled_in_mid_train_nothing_is_left_and_the_next_run_resumes(checkou
         wait_for(lambda: run.poll() is not None and not any(map(alive, processes)))
         assert client.read_flow_run(note["id"]).state.is_cancelled()
     assert run.returncode != 0
-    assert list(recover.at_work([checkout.folder])) == []
+    assert list(recover.running_processes([checkout.folder])) == []
     assert recover.recover(checkout.folder) == []
     assert 0 < steps_on_disk(checkout) < 300
 
