@@ -31,7 +31,7 @@ def lost(path):
     return ({"changed outs": {path: "deleted"}},)
 
 
-def test_without_a_choice_all_have_their_turn():
+def test_without_a_choice_all_stages_are_chosen():
     assert choice.choose(chain(), ()) == dict.fromkeys(("a", "b@x", "b@y", "c"), "unchanged")
     assert choice.choose(chain(**{"b@x": STALE}), ()) == {
         "a": "unchanged",
@@ -41,7 +41,7 @@ def test_without_a_choice_all_have_their_turn():
     }
 
 
-def test_a_start_has_its_turn_and_what_builds_on_it():
+def test_start_from_chooses_a_stage_and_what_builds_on_it():
     assert list(choice.choose(chain(), (), start_from="b@y")) == ["b@y", "c"]
     assert list(choice.choose(chain(), (), start_from="b")) == ["b@x", "b@y", "c"]
     assert list(choice.choose(chain(), (), only="b@y")) == ["b@y"]
@@ -113,8 +113,8 @@ def test_the_plan_tells_what_runs_and_how_long_that_took(tmp_path):
     durations.record(tmp_path, "b@x", 4000)
     durations.record(tmp_path, "a", 7.26)
     durations.record(tmp_path, "b@x", 3900)  # the last counts
-    turns = choice.choose(chain(**{"b@x": STALE}), ())
-    assert choice.plan(tmp_path, turns).splitlines() == [
+    fates = choice.choose(chain(**{"b@x": STALE}), ())
+    assert choice.plan(tmp_path, fates).splitlines() == [
         "a is up to date",
         "b@x runs, unless DVC's cache has this very result (1 h 5 min the last time)",
         "b@y is up to date",

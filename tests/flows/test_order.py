@@ -64,9 +64,9 @@ def test_equally_urgent_stages_begin_in_the_order_of_the_settings(monkeypatch, n
 def begun_by_the_flow(monkeypatch, upstream, seconds):
     begun, ended = [], SimpleQueue()
 
-    def submit(turn, **_):
-        begun.append(turn)
-        return SimpleNamespace(add_done_callback=ended.put, wait=lambda: None, state=turn)
+    def submit(stage, **_):
+        begun.append(stage)
+        return SimpleNamespace(add_done_callback=ended.put, wait=lambda: None, state=stage)
 
     def end_the_first(*_):
         ended.get()(None)  # tells the queue that its stage is done
@@ -77,6 +77,6 @@ def begun_by_the_flow(monkeypatch, upstream, seconds):
     task = SimpleNamespace(with_options=lambda name: SimpleNamespace(submit=submit))
     monkeypatch.setattr(pipeline, "bring_up_to_date", task)
     nothing = slots.WorkAhead([], Path(), print)
-    states = pipeline.take_turns({name: name for name in upstream}, upstream, seconds, nothing)
+    states = pipeline.run_stages({name: name for name in upstream}, upstream, seconds, nothing)
     assert states == {name: name for name in upstream}
     return begun

@@ -96,7 +96,7 @@ def test_stages_run_in_order_and_independent_ones_at_once_then_all_is_cached(toy
 
     assert len(pipelines) == 1
 
-    monkeypatch.setattr(pipeline, "take_turns", lambda *_: pytest.fail("a turn for nothing"))
+    monkeypatch.setattr(pipeline, "run_stages", lambda *_: pytest.fail("ran for nothing"))
     assert pipeline.pipeline(toy.root, return_state=True).message == "4 cached"
     assert toy.began() == []
 
@@ -130,7 +130,7 @@ def test_a_free_slot_works_ahead_for_a_stage_that_waits(toy, monkeypatch):
     (toy.root / "stages/__init__.py").touch()
     (toy.root / "stages/last.py").write_text(AHEAD)
     toy.order("middle@left", "meet ahead")
-    toy.order("last", "meet end")  # so its own turn must end it
+    toy.order("last", "meet end")  # so its own run must end it
     state, runs = run(toy)
     assert state.is_completed()
     assert names(runs) == dict.fromkeys(toy.stages, "Completed")
@@ -289,7 +289,7 @@ def test_a_cancelled_run_leaves_no_process_and_no_lock(toy, prefect_api, how):
         else:
             process.terminate()
         said, _ = process.communicate(timeout=120)
-        assert list(recover.at_work([toy.root])) == []
+        assert list(recover.running_processes([toy.root])) == []
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

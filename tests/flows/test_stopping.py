@@ -17,7 +17,7 @@ STUBBORN = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {SLEEP
 @pytest.fixture(autouse=True)
 def allowed(monkeypatch):
     monkeypatch.setattr(processes, "GRACE", 0.5)
-    with processes.family():
+    with processes.child_processes():
         yield
 
 
@@ -51,7 +51,7 @@ def test_all_of_a_family_are_stopped_and_none_begins_and_others_go_on(tmp_path, 
             ended.append(error)
 
     def child_of_a_family_below():
-        with processes.family():
+        with processes.child_processes():
             child()
 
     threads = [
@@ -67,7 +67,7 @@ def test_all_of_a_family_are_stopped_and_none_begins_and_others_go_on(tmp_path, 
     assert not [line for line in lines if line.isdecimal() and group(int(line))]
     with pytest.raises(processes.StoppedError):
         run("print(1)", lines.append, tmp_path)
-    with pytest.raises(processes.StoppedError), processes.family():
+    with pytest.raises(processes.StoppedError), processes.child_processes():
         run("print(1)", lines.append, tmp_path)
     assert Context().run(run, "print(1)", lines.append, tmp_path) == 0
 

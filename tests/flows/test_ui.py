@@ -49,13 +49,13 @@ def test_both_pages_come_up_before_any_run_and_nothing_is_left_behind(tmp_path):
         for name in ("MLflow", "Prefect"):
             forged = {"Host": "evil.example"}
             assert httpx.get(addresses[name], headers=forged, timeout=60).is_client_error
-        family = below(process.pid)
-        assert len(family) >= 2
+        descendants = below(process.pid)
+        assert len(descendants) >= 2
         assert (tmp_path / ".fewstep/mlflow.db").exists()  # the store that the server was told of
     finally:
         process.send_signal(signal.SIGTERM if process.poll() is None else 0)
     assert process.wait(120) == 0
-    wait_for(lambda: not any(map(alive, family)), seconds=60)
+    wait_for(lambda: not any(map(alive, descendants)), seconds=60)
 
 
 def test_servers_that_run_elsewhere_are_named_and_none_is_started(tmp_path, monkeypatch, capsys):
