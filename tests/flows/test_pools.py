@@ -190,7 +190,7 @@ def test_a_worker_at_another_commit_or_with_changes_refuses(toy):
 
 
 def test_a_pool_without_workers_is_told_and_nothing_stays_scheduled(team, deployed, monkeypatch):
-    monkeypatch.setattr(driver, "PATIENCE_WITH_AN_EMPTY_POOL", 0.5)
+    monkeypatch.setattr(driver, "EMPTY_POOL_SECONDS", 0.5)
     monkeypatch.setattr(
         driver.RunWatch, "_online", lambda watch: False
     )  # those of other tests may count still
@@ -307,7 +307,7 @@ def test_an_entry_is_merged_as_dvc_writes_it(toy_that_ran):
     entries = locked(toy_that_ran)
     (toy_that_ran.root / "dvc.lock").unlink()
     for name in reversed(toy_that_ran.stages):
-        outcome, entry = stage.taken(stage.handed_back(name, "ran", entries[name]))
+        outcome, entry = stage.decode_result(stage.encode_result(name, "ran", entries[name]))
         assert outcome == "ran"
         lockfile.merge(toy_that_ran.root, name, entry)
     assert locked(toy_that_ran) == entries

@@ -35,7 +35,7 @@ def office(team, servers, tmp_path_factory):
     project = Checkout.create(folder / "project")
     less_work(project)
     # A machine that died is given up sooner.
-    project.edit("flows/workers/driver.py", "PATIENCE_WITH_SILENCE = 90.0", "PATIENCE_WITH_SILENCE = 30.0")
+    project.edit("flows/workers/driver.py", "SILENCE_SECONDS = 90.0", "SILENCE_SECONDS = 30.0")
     project.edit("flows/stage.py", "SECONDS_BETWEEN_BEATS = 10", "SECONDS_BETWEEN_BEATS = 2")
     project.sh("dvc remote add -q --default team s3://dvc && git commit -qam 'A team'")
     made = Office(team, project, folder)
