@@ -114,7 +114,7 @@ def test_shares_that_are_none_are_refused(shares):
 
 @pytest.mark.parametrize("conditional", [True, False])
 def test_a_trained_model_has_the_classes_and_units_of_its_data(tmp_path, monkeypatch, conditional):
-    monkeypatch.setattr(training, "train_model", lambda job, untrained: made.append(untrained.student))
+    monkeypatch.setattr(training, "train_model", lambda job, spec: made.append(spec.student))
     made, units = [], {"scale": [2.0] * 3, "offset": [0.0] * 3}
     job = job_in(
         tmp_path,

@@ -58,8 +58,8 @@ def test_what_is_told_of_pairs_is_what_numpy_says():
     statistics += PairStatistics.of(part(fields, 100, 300), total=300)
     assert statistics.count == 300
     assert statistics.cost == pytest.approx(((data - noise) ** 2).sum(1).mean())
-    strangers = ((data[:, None] - noise[None]) ** 2).sum(2).mean()
-    assert statistics.independent_cost == pytest.approx(strangers)
+    independent = ((data[:, None] - noise[None]) ** 2).sum(2).mean()
+    assert statistics.independent_cost == pytest.approx(independent)
     each = [np.corrcoef(noise[:, i], data[:, i])[0, 1] for i in range(3)]
     assert statistics.correlation == pytest.approx(np.average(each, weights=data.std(0) * noise.std(0)))
     np.testing.assert_allclose(statistics.data.variance, data.var(0))

@@ -127,20 +127,20 @@ def test_code_that_came_with_a_model_is_not_run(job):
     """A model directory names a file of the folder that it was unpacked in."""
     run(job)
     config = json.loads((job.out / "config.json").read_text())
-    strangers = Path("data/a/b")
-    strangers.mkdir(parents=True)
+    other_folder = Path("data/a/b")
+    other_folder.mkdir(parents=True)
     Path("data/evil.py").write_text("open('ran', 'w')\n" + NETS)
     Path("evil.py").write_text(Path("data/evil.py").read_text())
-    (strangers / "model.safetensors").write_bytes((job.out / "model.safetensors").read_bytes())
+    (other_folder / "model.safetensors").write_bytes((job.out / "model.safetensors").read_bytes())
     config["architecture"]["network"] = "data.evil:Exact"
-    (strangers / "config.json").write_text(json.dumps(config))
+    (other_folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"data/ holds weights, such as data/.*may have come with a model"):
-        load_model(strangers)
+        load_model(other_folder)
     config["architecture"]["network"] = "evil:Exact"  # in a folder that is worked in, but is no checkout
-    (strangers / "config.json").write_text(json.dumps(config))
+    (other_folder / "config.json").write_text(json.dumps(config))
     Path("dvc.yaml").unlink()
     with pytest.raises(UserError, match="code is imported only if fewstep runs in its checkout"):
-        load_model(strangers)
+        load_model(other_folder)
     assert not Path("ran").exists()
 
 

@@ -24,7 +24,7 @@ from fewstep.solvers import integrate
 from stages import couple
 from stages.couple import Config
 from stages.sampling.pairs import notes_of
-from stages.training.training import Untrained
+from stages.training.training import TrainingSpec
 
 UNET = {"name": "unet", "width": 8, "multipliers": [1]}
 
@@ -269,4 +269,4 @@ def test_pairs_of_other_noise_are_drawn_checked_and_noted_by_its_law(tmp_path, s
     assert job.facts["checks"]["noise_z"] < 5
     student = build(ModelConfig(architecture=network, shape=(2,)), seed=0)
     with pytest.raises(UserError, match=r"made of noise .*student_t.*, but the model starts from gaussian"):
-        Untrained(Reflow(), student, TrainSettings(steps=1, batch=8), job.out).task(job)
+        TrainingSpec(Reflow(), student, TrainSettings(steps=1, batch=8), job.out).task(job)

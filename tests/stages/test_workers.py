@@ -143,7 +143,7 @@ def test_who_replaces_a_process_takes_its_gpu():
 
 def test_a_ray_cluster_without_room_is_told_from_one_that_works(on_ray, monkeypatch):
     monkeypatch.setattr("stages.workers.ray_actors.device", lambda: "cuda")
-    monkeypatch.setattr("stages.workers.ray_actors.PATIENCE", 0.2)
+    monkeypatch.setattr("stages.workers.ray_actors.WAIT_SECONDS", 0.2)
     with pytest.raises(UserError, match=r"each needs 1 GPU, and of 0 there 0 are free.*ray start --address"):
         list(spread(small_work.multiply, [1], start_worker=small_work.start_worker, facts=(7,)))
 
