@@ -96,8 +96,8 @@ def test_missing_credentials_are_named_and_given_ones_are_not(bucket, monkeypatc
     ],
 )
 def test_what_a_server_refuses_is_explained(bucket, s3_address, monkeypatch, refusal, message):
-    with s3.bad_road(s3_address, s3.Faults(refusal=refusal)) as road:
-        s3.use(monkeypatch, road)
+    with s3.faulty_proxy(s3_address, s3.Faults(refusal=refusal)) as proxy:
+        s3.use(monkeypatch, proxy)
         with pytest.raises(UserError, match=message) as error:
             Store(bucket).put("a", b"content")
     assert s3.SECRET not in str(error.value)
@@ -126,10 +126,10 @@ def test_what_was_counted_is_kept_beside_each_shard(tmp_path):
     }
 
 
-def test_a_road_that_loses_requests_loses_no_shard(bucket, s3_address, monkeypatch, tmp_path):
+def test_a_proxy_that_loses_requests_loses_no_shard(bucket, s3_address, monkeypatch, tmp_path):
     faults = s3.Faults(errors=0.15, silences=0.15, bytes_per_second=1e6)
-    with s3.bad_road(s3_address, faults) as road:
-        s3.use(monkeypatch, road)
+    with s3.faulty_proxy(s3_address, faults) as proxy:
+        s3.use(monkeypatch, proxy)
         store = Store(bucket).below("set")
         for number in missing_shards(store, recipe()):
             write_shard(store, recipe(), number, make)
