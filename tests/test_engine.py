@@ -220,7 +220,7 @@ def test_wrong_values_are_named(tmp_path, monkeypatch, name, text, message):
         MemoryError(),
     ],
 )
-def test_no_memory_is_told_in_one_message_with_what_helps(monkeypatch, error):
+def test_no_memory_is_reported_in_one_message_with_what_helps(monkeypatch, error):
     with (
         pytest.raises(OutOfMemoryError, match=r"FEWSTEP_MICRO_BATCH=32 \(it is 64\) or FEWSTEP_RECOMPUTE=on"),
         explained(64),
@@ -241,6 +241,6 @@ def test_other_errors_stay_what_they_are():
         raise RuntimeError("shapes do not match")
 
 
-def test_a_network_that_is_too_large_for_this_machine_is_told():
+def test_a_network_that_is_too_large_for_this_machine_is_reported():
     with pytest.raises(OutOfMemoryError, match="out of memory"), explained(8):
         torch.empty(2**58)

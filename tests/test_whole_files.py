@@ -58,7 +58,7 @@ def test_a_file_that_can_not_be_written_is_refused_beforehand(places, name, told
     assert str(caught.value) == told
 
 
-def test_to_look_whether_a_file_can_be_written_leaves_nothing_behind(places):
+def test_must_be_writable_leaves_no_file(places):
     before = sorted(Path().rglob("*"))
     for name in ("new", "folder/new", "new/folder/new", "file"):
         files.must_be_writable(Path(name))
@@ -101,7 +101,7 @@ def test_what_is_sealed_is_read_as_it_was_written():
     assert unseal(sealed) == json.loads(json.dumps(CONTENT))
 
 
-def test_no_flipped_bit_gets_through_a_seal():
+def test_a_flipped_bit_is_found_by_the_seal():
     text = json.dumps(seal(CONTENT)).encode()
     for position, byte in enumerate(text):
         flipped = text[:position] + bytes([byte ^ 1]) + text[position + 1 :]

@@ -146,7 +146,7 @@ def variant(variants, request):
     return request.param, *variants[request.param]
 
 
-def test_the_chain_ends(variant):
+def test_the_chain_ends_without_errors_and_is_up_to_date(variant):
     _, checkout, said = variant
     assert not said.count("ERROR"), said
     assert checkout.repro().ran == []
@@ -236,7 +236,7 @@ def test_each_of_two_teachers_has_its_students_and_one_is_the_reference(variants
     assert {row["model"] for row in metrics["rows"] if row["grid"] == "bellman"} == {"base", "narrow"}
 
 
-def test_a_jittered_student_is_searched_where_its_knots_were_moved(variants):
+def test_a_jittered_student_is_searched_where_its_timesteps_were_moved(variants):
     checkout, _ = variants[conditional_toy]
     config = json.loads((checkout / "artifacts/models/boss-4/config.json").read_text())
     own, jitter = config["grid"]["times"], config["jitter"]

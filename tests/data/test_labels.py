@@ -107,7 +107,7 @@ def test_a_model_directory_of_old_has_classes_of_equal_shares(tmp_path):
 
 
 @pytest.mark.parametrize("shares", [(0.5, 0.4), (1.0,), (1.5, -0.5), (0.2, 0.3, 0.5), (float("nan"), 1.0)])
-def test_shares_that_are_none_are_refused(shares):
+def test_invalid_shares_are_refused(shares):
     with pytest.raises(UserError, match="class_shares must be 2 numbers from 0 that add up to 1"):
         ModelConfig(architecture={}, shape=(2,), classes=2, class_shares=shares)
 

@@ -136,7 +136,7 @@ def test_a_bar_moves_once_for_all_records_since_the_last_look(tmp_path):
     assert heard == [{"done": 2}]
 
 
-def test_the_time_left_is_told_where_it_is_known():
+def test_the_time_left_is_reported_where_it_is_known():
     assert artifacts.described(record("couple@round1", "shard", 0, 4, None)) == "couple@round1: shard 0/4"
 
 

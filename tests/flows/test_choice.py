@@ -67,7 +67,7 @@ def test_what_the_chosen_need_must_be_up_to_date(start, culprits):
         choice.choose(chain(a=STALE), (), only=start)
 
 
-def test_a_stale_neighbour_on_which_something_chosen_rests_is_named():
+def test_a_stale_input_of_a_stage_downstream_of_the_chosen_one_is_named():
     with pytest.raises(UserError, match=r"^b@x needs what is not up to date: b@y;"):
         choice.choose(chain(**{"b@y": STALE}), (), start_from="b@x")
 
@@ -97,12 +97,12 @@ def test_outputs_that_are_nowhere_are_made_again_and_what_needs_them_runs():
         choice.choose(gone, {"a"}, only="b@x")
 
 
-def test_what_workers_made_and_nobody_fetched_is_not_out_of_date():
+def test_outputs_that_workers_made_and_that_are_not_here_are_restored():
     elsewhere = ({"changed outs": {"out/a": "not in cache"}},)
     assert choice.choose(chain(a=elsewhere), (), start_from="c")["a"] == "restore"
 
 
-def test_an_unknown_stage_is_told_with_the_nearest():
+def test_an_unknown_stage_is_reported_with_the_nearest():
     with pytest.raises(UserError, match=r"no stage 'b@z'; did you mean 'b@[xy]'\?"):
         choice.choose(chain(), (), start_from="b@z")
     with pytest.raises(UserError, match=r"start_from \('a'\) or only \('c'\), not both"):
@@ -126,5 +126,5 @@ def test_the_plan_tells_what_runs_and_how_long_that_took(tmp_path):
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0.4, "0 s"), (59.6, "1 min"), (150, "2 min"), (7260, "2 h 1 min")]
 )
-def test_durations_are_told_as_people_do(seconds, words):
+def test_durations_are_printed_in_readable_units(seconds, words):
     assert durations.readable(seconds) == words

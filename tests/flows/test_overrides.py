@@ -43,7 +43,7 @@ DEPLOYMENTS = [
         ({"seed": -1}, "seed should be a whole number"),
     ],
 )
-def test_a_wrong_override_is_told_before_anything_is_made(overrides, told):
+def test_a_wrong_override_is_reported_before_anything_is_made(overrides, told):
     with pytest.raises(UserError) as caught:
         Variant.of(CHECKOUT, overrides)
     assert told in str(caught.value)

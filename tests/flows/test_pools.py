@@ -189,7 +189,7 @@ def test_a_worker_at_another_commit_or_with_changes_refuses(toy):
         stage.refuse_another_commit(toy.root, own)
 
 
-def test_a_pool_without_workers_is_told_and_nothing_stays_scheduled(team, deployed, monkeypatch):
+def test_a_pool_without_workers_is_reported_and_nothing_stays_scheduled(team, deployed, monkeypatch):
     monkeypatch.setattr(driver, "EMPTY_POOL_SECONDS", 0.5)
     monkeypatch.setattr(
         driver.RunWatch, "_online", lambda watch: False
@@ -210,7 +210,7 @@ def test_a_server_that_knows_no_pool_is_named(toy, monkeypatch):
         driver.send(client, "first", "tpu", {})
 
 
-def test_a_pool_that_the_server_refuses_is_told(prefect_api, monkeypatch):
+def test_a_pool_that_the_server_refuses_is_reported(prefect_api, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", prefect_api)
     monkeypatch.setattr(pools, "CHAINS", "prefect-chains")
     with pytest.raises(UserError, match=r"server does not take pool prefect-chains: .*reserved"):
@@ -240,7 +240,7 @@ class Server:
         self.set.append(state)
 
 
-def test_a_worker_that_falls_silent_is_given_up_and_one_that_does_not_is_not(monkeypatch):
+def test_a_run_is_marked_crashed_only_when_its_worker_sends_no_updates(monkeypatch):
     running = StateType.RUNNING
     server = Server(monkeypatch, (0, running, 1), (80, running, 2), (80, running, 2), (20, running, 2))
     watch = driver.RunWatch(server, "run", "gpu", lambda line: None)
@@ -280,7 +280,7 @@ def test_changed_checkouts_are_refused_apart_from_what_travels(toy):
         clone.check_clean(toy.root, "this")
 
 
-def test_a_place_belongs_to_one_project(toy, tmp_path):
+def test_shared_storage_of_another_project_is_refused(toy, tmp_path):
     with pytest.raises(UserError, match=r"shares no outputs.*dvc remote add -d"):
         storage.claim(toy.root)
     branch = toy.sh("git branch --show-current").strip()
@@ -337,7 +337,7 @@ def test_every_stage_wants_a_pool():
     assert set(pools.values()) == served
 
 
-def test_a_stage_without_a_pool_is_told(tmp_path):
+def test_a_stage_without_a_pool_is_reported(tmp_path):
     (tmp_path / "infra").mkdir()
     (tmp_path / driver.FILE).write_text("first: cpu")
     assert driver.pool_of("first@left", tmp_path) == "cpu"

@@ -41,7 +41,7 @@ def test_what_the_cache_has_comes_back(toy_that_ran):
     assert list(plan(toy_that_ran, only="last").splitlines())[-2].startswith("last comes back from")
 
 
-def test_without_the_cache_all_runs_and_no_part_alone(toy_that_ran):
+def test_without_the_cache_all_stages_run_and_choosing_one_is_refused(toy_that_ran):
     toy_that_ran.sh("rm -r .dvc/cache artifacts")
     assert ALL_RUN in plan(toy_that_ran)
     for choice in ({"only": "last"}, {"start_from": "last"}):
@@ -49,7 +49,7 @@ def test_without_the_cache_all_runs_and_no_part_alone(toy_that_ran):
             plan(toy_that_ran, **choice)
 
 
-def test_a_cache_that_lacks_a_file_of_a_folder_has_not_got_it(toy_that_ran):
+def test_a_folder_with_a_file_missing_in_the_cache_is_made_again(toy_that_ran):
     toy_that_ran.sh("rm -r artifacts && find .dvc/cache/files -type f ! -name '*.dir' -delete")
     assert ALL_RUN in plan(toy_that_ran)
 

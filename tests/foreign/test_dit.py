@@ -181,7 +181,7 @@ def test_other_weights_are_refused(tmp_path, spoil, told):
         Dit().look(tmp_path)
 
 
-def test_a_missing_block_is_told(tmp_path):
+def test_a_missing_block_is_reported(tmp_path):
     state = weights()
     save_file({n: x for n, x in state.items() if n != "blocks.0.mlp.fc1.bias"}, tmp_path / "dit.safetensors")
     with pytest.raises(UserError, match=r"lacks blocks\.0\.mlp\.fc1\.bias and 0 other weights"):

@@ -173,6 +173,6 @@ def test_heads_must_be_said_once(tmp_path):
         ({"labels": 3}, SHAPE, "has 3 rows, and there are 0 classes"),
     ],
 )
-def test_settings_of_the_network_that_can_not_be_are_told(settings, shape, told):
+def test_settings_of_the_network_that_can_not_be_are_reported(settings, shape, told):
     with pytest.raises(UserError, match=told):
         Adm(**settings).build(shape, 0)

@@ -131,7 +131,7 @@ def test_a_cancelled_variant_leaves_no_process_and_changes_nothing(office, ran, 
     assert git.changes(driver.folder) == ["dvc.lock"]
 
 
-def test_it_goes_on_from_there_and_again_on_another_machine_when_that_dies(office, ran, victim):
+def test_a_stage_resumes_on_its_worker_and_on_another_machine_when_that_dies(office, ran, victim):
     done = shards(office)
     run = office.start(overrides=SLOW)
     office.wait_for(lambda: shards(office) > done)

@@ -268,7 +268,7 @@ def test_arrays_that_do_not_go_together_are_refused(root, wrong, message):
     refused(rf"data/pairs\.npz.*{message}", "pairs.npz", root, read=False)
 
 
-def test_a_missing_array_is_told_with_those_there_are(root):
+def test_a_missing_array_is_reported_with_those_there_are(root):
     np.savez(root / "data" / "pairs.npz", noise=np.ones((2, 2)), x=np.ones(2))
     refused(r"data/pairs\.npz holds noise, x, but no array 'data'", "pairs.npz", root)
     np.savez(root / "data" / "pairs.npz")

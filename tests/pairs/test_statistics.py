@@ -51,7 +51,7 @@ def test_statistics_survive_json_exactly_and_do_not_grow():
     assert len(numbers(few)) == len(numbers(more))
 
 
-def test_what_is_told_of_pairs_is_what_numpy_says():
+def test_statistics_of_pairs_are_those_of_numpy():
     fields = pairs(shape=(3,))
     noise, data = (fields[name].double().numpy() for name in ("noise", "data"))
     statistics = PairStatistics.of(part(fields, 0, 100), total=300)

@@ -115,7 +115,7 @@ def test_quantiles_share_the_square_root_of_how_the_scalar_flow_bends():
         assert grid.times == pytest.approx(expected, abs=4e-3)
 
 
-def test_quantiles_are_where_the_knots_of_bellman_go():
+def test_quantiles_are_where_the_timesteps_of_bellman_go():
     problem = scalar(1.0, budgets=(24,))
     ours = Quantile(fine_steps=400).search(problem).grids[24]
     bellman = Bellman(fine_steps=400).search(problem).grids[24]

@@ -144,7 +144,7 @@ def test_code_that_came_with_a_model_is_not_run(job):
     assert not Path("ran").exists()
 
 
-def test_what_nobody_says_is_asked_for(job):
+def test_missing_declarations_are_asked_for(job):
     with pytest.raises(UserError, match="does not say the path and the time of the network; set path, time"):
         run(job, path=None, time=None)
 
@@ -184,7 +184,7 @@ def test_an_adopted_model_has_its_key_for_a_name_everywhere():
         ({"format": FORMAT | {"adapter": "xt"}}, "unknown adapter 'xt'; did you mean 'x_t'"),
     ],
 )
-def test_wrong_settings_are_told(changed, told):
+def test_wrong_settings_of_adopt_are_refused(changed, told):
     with pytest.raises(UserError, match=told):
         checks.check(settings(mine=SAID | changed))
 

@@ -126,7 +126,7 @@ def measured(prepared, constants, student):
     return found.measure(entry, student, as_flow(student))
 
 
-def test_images_are_measured_as_they_would_be_saved_and_what_that_takes_off_is_told(prepared, constants):
+def test_images_are_measured_as_they_would_be_saved_and_what_that_takes_off_is_reported(prepared, constants):
     result = measured(prepared, constants, loud())
     samples = torch.cat(list(PROTOCOL.sample(0, loud(), as_flow(loud()), uniform(1))))
     assert samples.abs().max() > 3

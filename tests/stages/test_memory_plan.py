@@ -81,7 +81,7 @@ def test_adapters_are_not_offered_shards():
     assert "SHARD" not in lines
 
 
-def test_where_nothing_fits_the_least_is_told():
+def test_where_nothing_fits_the_least_memory_is_reported():
     assert "with FEWSTEP_MICRO_BATCH=1 " in "\n".join(planned(free=1).lines(None))
 
 

@@ -123,7 +123,7 @@ def test_a_mistake_that_the_first_process_finds_is_that_of_the_stage(capfd):
 
 
 @pytest.mark.usefixtures("forked_processes")
-def test_a_full_disk_is_told_as_alone(capfd):
+def test_a_full_disk_is_reported_as_alone(capfd):
     with pytest.raises(OSError, match="No space left on device") as raised:
         launch(Group(2), group_work.fill, name="a", progress=SILENT)
     assert full_folder(raised.value) is not None

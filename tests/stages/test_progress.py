@@ -76,7 +76,7 @@ def test_measurements_go_to_the_tracker():
     assert heard == [(3, {"loss": 0.5})]
 
 
-def test_clock():
+def test_seconds_are_printed_as_a_clock_does():
     assert [clock(s) for s in (0.4, 39, 61, 7500)] == ["0:00", "0:39", "1:01", "2:05:00"]
 
 

@@ -103,7 +103,7 @@ def test_the_first_champion_is_the_best_though_another_is_within_the_interval(tr
     assert evaluated(tracker, tmp_path, row("a", 2.0), row("b", 1.9))[0] == {"champion-4": "b"}
 
 
-def test_a_champion_gives_way_only_to_what_is_better_beyond_the_interval(tracker, tmp_path):
+def test_a_champion_is_replaced_only_by_a_version_better_beyond_the_interval(tracker, tmp_path):
     for name in ("old", "near", "far"):
         model(tracker, tmp_path, name)
     evaluated(tracker, tmp_path, row("old", 2.0))
@@ -132,7 +132,7 @@ def test_a_student_that_is_not_in_the_registry_is_passed_over(tracker, tmp_path)
 
 
 @pytest.mark.parametrize("se", [0.0, 0.1])
-def test_equal_students_do_not_take_each_others_place(se):
+def test_an_equal_student_does_not_replace_the_champion(se):
     from stages.tracking.mlflow_runs import why_not
 
     champion = {f"fewstep.{name}": str(value) for name, value in row("a", 2.0, se=se).items()}

@@ -34,7 +34,7 @@ def test_what_two_readers_take_for_different_values_is_refused(text, told):
     assert str(caught.value).startswith("params.yaml")
 
 
-def test_each_ambiguous_word_is_told():
+def test_each_ambiguous_word_is_reported():
     with pytest.raises(UserError) as caught:
         yaml_text.read("a: 010\nb: '010'\nc: 10\nd: yes", "params.yaml")
     lines = str(caught.value).splitlines()
