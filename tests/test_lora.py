@@ -114,7 +114,7 @@ def test_weights_of_an_adapter_depend_on_the_seed_alone():
         ({"targets": []}, "targets must be names of layers, or null for all"),
     ],
 )
-def test_what_can_not_be_adapted_is_refused(settings, message):
+def test_networks_that_can_not_be_adapted_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         with_lora(own("mlp"), LoraSettings(**settings), seed=0)
 

@@ -83,7 +83,7 @@ def test_steps_go_on_while_a_save_is_written_and_none_is_begun_beside_it(tmp_pat
     assert int(load_file(tmp_path / FILE)["step"]) == 12
 
 
-def test_what_was_begun_is_on_the_disk_when_a_training_is_interrupted(tmp_path, monkeypatch):
+def test_a_save_in_progress_is_finished_when_a_training_is_interrupted(tmp_path, monkeypatch):
     monkeypatch.setenv("FEWSTEP_CHECKPOINT_SECONDS", "1e-9")
     write = savers.write_state
     interrupted = threading.Event()

@@ -13,7 +13,7 @@ from flows.workspaces import workspace_lock
 OFTEN = {"FEWSTEP_CHECKPOINT_SECONDS": "0"}  # before every step
 
 
-def test_cancelled_in_mid_train_nothing_is_left_and_the_next_run_resumes(checkout, prefect_api, tmp_path):
+def test_a_cancelled_training_leaves_no_process_and_the_next_run_resumes(checkout, prefect_api, tmp_path):
     checkout.forget("pretrain@base")
     checkout.set(pretrain={"base": {"train": {"steps": 300}}})
     undisturbed = checkout.copy(tmp_path / "undisturbed")

@@ -1,4 +1,4 @@
-"""Pairs that a stage and its workers make in an S3 bucket through a faulty proxy, with kills: the same bytes."""
+"""Pairs that a stage and its workers make in S3 through a faulty proxy, with kills: the same bytes."""
 
 import fsspec
 import s3

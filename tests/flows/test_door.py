@@ -1,4 +1,4 @@
-"""What foreign pages, forged names and strangers ask of Prefect's server, and what no caller may choose."""
+"""Requests of other origins, of forged host names and without the login, and what no caller may choose."""
 
 import json
 import os

@@ -136,7 +136,7 @@ echo '* filter=slow' > .git/info/attributes
 """
 
 
-def test_what_a_killed_git_locked_in_a_variant_stops_no_later_run(toy, monkeypatch):
+def test_locks_of_a_killed_git_in_a_variant_do_not_stop_later_runs(toy, monkeypatch):
     monkeypatch.setattr(checks, "check", lambda params: None)
     variant = Variant.of(toy.root, {"last.width": 7})
     place = variant.prepare()

@@ -189,7 +189,7 @@ def test_a_file_that_one_stage_would_miss_is_reported_before_any_runs(toy):
     assert toy.began() == []
 
 
-def test_what_did_not_run_is_linked_to_the_runs_that_made_it(toy_that_ran, monkeypatch):
+def test_cached_stages_are_linked_to_the_runs_that_made_their_outputs(toy_that_ran, monkeypatch):
     linked = []
     monkeypatch.delenv("FEWSTEP_TRACKING")
     monkeypatch.setattr(tracking, "link_cached", lambda root, manifests: linked.extend(manifests))

@@ -315,7 +315,7 @@ def test_an_entry_is_merged_as_dvc_writes_it(toy_that_ran):
     assert sorted((toy_that_ran.root / "dvc.lock").read_bytes().splitlines()) == sorted(whole.splitlines())
 
 
-def test_what_rests_on_outputs_that_are_made_anew_is_no_longer_up_to_date(toy_that_ran):
+def test_stages_below_an_output_that_is_made_again_are_out_of_date(toy_that_ran):
     root, entries = toy_that_ran.root, locked(toy_that_ran)
     lockfile.merge(root, "middle@left", entries["middle@left"])  # the same once more
     assert locked(toy_that_ran) == entries
@@ -367,7 +367,7 @@ def test_a_worker_does_no_more_at_once_than_its_machine_can(monkeypatch):
         worker.environment("cpu")
 
 
-def test_what_a_worker_says_names_the_worker(monkeypatch, tmp_path):
+def test_errors_of_a_worker_name_its_pool(monkeypatch, tmp_path):
     failed = SimpleNamespace(
         name="first",
         state=SimpleNamespace(

@@ -266,7 +266,7 @@ def test_a_scheduler_with_values_that_can_not_be_is_reported(wrong, told):
         schedulers.declared({"_class_name": "DDPMScheduler", "beta_schedule": "linear"} | wrong)
 
 
-def test_what_no_scheduler_says_must_be_declared(tmp_path):
+def test_facts_missing_in_a_scheduler_must_be_declared(tmp_path):
     unet().save_pretrained(tmp_path)
     with pytest.raises(UserError, match="does not say the prediction and the path and the time"):
         adopted(tmp_path)

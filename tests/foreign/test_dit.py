@@ -151,7 +151,7 @@ def test_a_model_directory_is_a_state_dict_of_theirs(place):
     assert all(torch.equal(written[name], tensor) for name, tensor in given.items())
 
 
-def test_what_weights_tell_of_their_network(tmp_path):
+def test_a_network_is_inferred_from_its_weights(tmp_path):
     save_file(weights(width=384, heads=6, depth=3, patch=4, variance=False), tmp_path / "dit.safetensors")
     found = Dit().look(tmp_path)
     assert found.architecture == {

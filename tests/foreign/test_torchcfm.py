@@ -93,7 +93,7 @@ def test_sixty_four_euler_steps(tmp_path, case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_weights_tell_of_their_network(tmp_path, case):
+def test_a_network_is_inferred_from_its_weights(tmp_path, case):
     found = written(tmp_path, case)
     assert found.architecture == CASES[case][1] | {"name": "adm"}
     assert (found.described.channels, found.described.side) == (3, None)

@@ -67,7 +67,7 @@ def test_same_seed_same_bytes_another_seed_another_net(net):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_it_is_stored_beside_the_classifier_under_a_name_of_its_own(net, tmp_path):
+def test_the_denoiser_is_stored_beside_the_classifier_under_its_own_name(net, tmp_path):
     features.save(tmp_path, net, {}, name=denoiser.MONITOR)
     with pytest.raises(UserError, match="no feature net"):
         features.load(tmp_path, name="another")

@@ -55,7 +55,7 @@ def test_the_spread_in_a_set_too_large_is_that_of_a_draw_from_it(net, monkeypatc
     torch.testing.assert_close(some.spread, whole.spread, rtol=0.5, atol=0)
 
 
-def test_what_is_found_is_written_where_it_stays_so_that_memory_does_not_grow_with_the_set(net, monkeypatch):
+def test_features_are_written_in_place_so_that_memory_does_not_grow_with_the_set(net, monkeypatch):
     data, _ = stripes(200)
     expected = net.classify(data), net.features(data)
     alive, most, by_batch = weakref.WeakSet(), [], FeatureNet._by_batch

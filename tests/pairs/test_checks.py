@@ -179,7 +179,7 @@ def test_a_gap_by_chance_or_too_small_to_matter_is_none(changes):
     assert replace(GOOD, **changes).advice() == []
 
 
-def test_what_is_unknown_of_a_reflowed_teacher_is_not_judged():
+def test_unknown_measurements_of_a_reflowed_teacher_are_not_judged():
     unknown = {"crossing": None, "gap": None, "gap_se": None}
     assert replace(GOOD, straightness=30.0, **unknown).advice() == []
     assert len(replace(GOOD, straightness=0.1, **unknown).advice()) == 1

@@ -111,7 +111,7 @@ def off_shell(noise):
         (off_shell, "spread of norms"),
     ],
 )
-def test_what_is_wrong_with_noise_is_named(spoil, said):
+def test_each_problem_of_noise_is_named(spoil, said):
     noise = pairs(shape=(2, 8, 8))["noise"].numpy()
     assert sums(noise).worst()[1] < 5
     name, z = sums(spoil(noise.copy())).worst()

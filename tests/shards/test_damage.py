@@ -68,7 +68,7 @@ def test_a_damaged_file_is_made_writable_with_a_new_time_so_that_dvc_sees_it(tmp
     assert shard.stat().st_mtime > 1e9
 
 
-def test_what_is_read_often_is_compared_once(tmp_path):
+def test_each_shard_is_compared_with_its_digest_once(tmp_path):
     shards = write(tmp_path)
     kept = shards.read(2)["label"]
     flip(tmp_path / "shard-00002.tar")

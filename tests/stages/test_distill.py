@@ -160,7 +160,7 @@ def test_features_where_a_model_makes_latents_are_refused(monkeypatch, inputs, t
         task.load("features")
 
 
-def test_its_weights_depend_on_the_seed_alone(any_step, inputs, tmp_path):
+def test_weights_of_a_student_depend_on_the_seed_alone(any_step, inputs, tmp_path):
     assert model_digest(distilled(tmp_path, inputs, method="flow_map", nfe="any").out) == model_digest(
         any_step.out
     )

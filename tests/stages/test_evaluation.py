@@ -388,7 +388,7 @@ def test_class_accuracy_is_of_the_classes_that_were_asked_for(prepared, constant
     assert yardstick.share_of_right(first, first.classify(made), asked) is None
 
 
-def test_what_is_measured_does_not_depend_on_how_many_samples_memory_holds(prepared, constants, monkeypatch):
+def test_measurements_do_not_depend_on_how_many_samples_memory_holds(prepared, constants, monkeypatch):
     whole = measured(prepared, constants, loud())
     monkeypatch.setattr(yardstick, "FIRST_BYTES", 30 * 64 * 4)
     few = measured(prepared, constants, loud())

@@ -68,7 +68,7 @@ def test_on_the_processor_data_and_saves_count_too():
     assert "at most            837 MiB" in "\n".join(planned(on_cpu=True).lines(None))
 
 
-def test_what_is_asked_already_is_not_offered():
+def test_settings_that_are_set_already_are_not_suggested():
     lines = "\n".join(planned(way=Engaged(64, 1, True), batch=63).lines(None))
     assert "MICRO_BATCH" not in lines
     assert "RECOMPUTE" not in lines

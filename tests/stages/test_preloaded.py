@@ -14,7 +14,7 @@ from flows.dvc import reproduce
 from stages.workers.processes import Process
 from stages.workers.sharing import DiedError
 
-TURN = ["python", "-P", reproduce.__file__, "make", "told.json"]
+REPRODUCE = ["python", "-P", reproduce.__file__, "make", "told.json"]
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_client_that_disconnects_early_does_not_stop_the_server(project):
 
 
 def sooner(project) -> dict[str, str]:
-    """The variable with which a turn of DVC's begins with libraries loaded."""
+    """The variable with which a command of DVC's begins with libraries loaded."""
     return {"PYTHONPATH": os.pathsep.join((preloaded.BEGUN, project.environment["PYTHONPATH"]))}
 
 
@@ -71,7 +71,7 @@ def test_dvc_with_preloaded_libraries_writes_the_same_outcome(project):
     found = []
     for environment in (sooner(project), {}):
         there = project.at(project.folder.with_name("other"))
-        there.sh(" ".join(TURN), **environment)
+        there.sh(" ".join(REPRODUCE), **environment)
         found.append(((there / "told.json").read_text(), (there / "dvc.lock").read_text()))
         there.folder.rename(there.folder.with_name(f"done-{len(found)}"))
     assert found[0] == found[1]
@@ -80,11 +80,11 @@ def test_dvc_with_preloaded_libraries_writes_the_same_outcome(project):
 
 def test_killing_dvc_kills_the_command_that_started_it(project):
     project.edit("params.yaml", "parts: 3", "parts: 3, seconds: 600")
-    turn = project.begin(*TURN, **sooner(project))
+    command = project.begin(*REPRODUCE, **sooner(project))
     wait_for(lambda: list(project.folder.glob(".fewstep/scratch/make.*/work/attempts.log")))
-    (dvc,) = [pid for pid in here(project) if look_up(pid).group == pid != turn.pid]
+    (dvc,) = [pid for pid in here(project) if look_up(pid).group == pid != command.pid]
     kill(dvc)
-    assert turn.wait(60) == -signal.SIGKILL
+    assert command.wait(60) == -signal.SIGKILL
     wait_for(lambda: not here(project))
     assert not (project / "told.json").exists()
 
@@ -92,11 +92,11 @@ def test_killing_dvc_kills_the_command_that_started_it(project):
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_signal_to_the_dvc_command_ends_all_its_processes(project, how):
     project.edit("params.yaml", "parts: 3", "parts: 3, seconds: 600")
-    turn = project.begin(*TURN, **sooner(project))
+    command = project.begin(*REPRODUCE, **sooner(project))
     wait_for(lambda: list(project.folder.glob(".fewstep/scratch/make.*/work/attempts.log")))
     assert len(here(project)) == 3  # what was begun, DVC and the stage
-    kill(turn.pid, how)
-    assert turn.wait(60) == (1 if how == signal.SIGINT else -how)
+    kill(command.pid, how)
+    assert command.wait(60) == (1 if how == signal.SIGINT else -how)
     wait_for(lambda: not here(project))
     assert (project / "told.json").exists() == (how == signal.SIGINT)
 

@@ -99,7 +99,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_is_damaged_in_finished_scratch_is_reported_and_removed_and_the_rest_kept(scratch, damage):
+def test_damaged_files_of_finished_scratch_are_reported_and_removed_and_the_rest_kept(scratch, damage):
     said = []
     assert scratch.read_finished(said.append)
     assert said == []
@@ -150,7 +150,7 @@ def test_a_second_beginning_removes_what_an_earlier_one_finished_and_no_unfinish
     assert scratch.begin_again(None)
 
 
-def test_what_a_run_of_flows_has_finished_is_not_begun_again_for_it_and_is_for_others(scratch):
+def test_finished_scratch_is_reused_by_the_flow_run_that_forced_it_and_cleared_for_others(scratch):
     assert scratch.begin_again("one")
     assert not scratch.begin_again("two")  # which goes on with what the first did not finish
     manifests.write(scratch.manifest, {})

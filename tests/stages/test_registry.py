@@ -83,7 +83,7 @@ def test_a_model_becomes_a_version_with_its_files_and_the_run_that_made_it(track
     assert (weights.parent / "config.json").exists()
 
 
-def test_what_is_delivered_twice_or_made_again_is_one_version(tracker, tmp_path):
+def test_a_model_delivered_twice_or_made_again_is_one_version(tracker, tmp_path):
     model(tracker, tmp_path, "boss-4")
     model(tracker, tmp_path, "boss-4")
     assert len(tracker.client.search_model_versions("name = 'fewstep'")) == 1
@@ -215,7 +215,7 @@ def test_a_stage_that_makes_a_model_registers_it_and_tells_where_it_ran(chain):
     assert len(run.data.tags["fewstep.dvc_lock"]) == 64
 
 
-def test_nothing_of_where_it_ran_is_in_the_result(chain):
+def test_no_fact_of_the_machine_is_in_the_result(chain):
     text = (chain / "artifacts/use/one/manifest.json").read_text()
     assert "environment" not in text
     assert "dvc_lock" not in text

@@ -121,7 +121,7 @@ def test_a_damaged_note_of_how_far_delivery_got_costs_nothing(root, note):
     assert tracking.send(root, seconds=0) is None
 
 
-def test_what_the_tracker_refuses_is_kept_and_can_be_sent_again(root):
+def test_events_that_the_tracker_refuses_are_kept_and_can_be_sent_again(root):
     file = record(root, "make", **{"no*such*name": 1})
     serve(root)
     assert recorded(root) == {"make": "FINISHED"}  # all but these settings

@@ -62,7 +62,7 @@ def prepared(folder, name="prepare", **changed):
     return job
 
 
-def test_its_samples_are_the_data_and_know_their_classes(folder):
+def test_samples_of_a_teacher_are_the_data_with_their_classes(folder):
     job = prepared(folder)
     facts, said = job.facts, "400 samples of data/mine by 32 NFE of ab2"
     assert (facts["shape"], facts["classes"], facts["train"], facts["held_out"]) == ([2], 4, 300, 100)
@@ -135,7 +135,7 @@ def test_a_wrong_declaration_is_found_by_samples_that_were_made_under_it(folder)
         ({"classes": 5, "guidance": 2.0}, "guidance 2.0 needs a model that was trained with label_dropout"),
     ],
 )
-def test_what_can_not_make_samples_is_refused(folder, changed, told):
+def test_models_that_can_not_make_samples_are_refused(folder, changed, told):
     with pytest.raises(UserError, match=told):
         prepared(folder, **changed)
 

@@ -118,7 +118,7 @@ def test_an_unreachable_tracker_fails_nothing(project):
     assert "hunter2" not in said
 
 
-def test_what_waits_is_delivered_later_and_a_killed_run_is_ended(project):
+def test_undelivered_events_are_sent_later_and_a_killed_run_is_ended(project):
     project.edit("params.yaml", "{parts: 3}", "{parts: 30, seconds: 0.2}")
     stage = project.begin("python", "-m", "stages.make")
     wait_for(lambda: list(project.folder.glob(".fewstep/scratch/make.*/out/part-1.txt")))

@@ -91,7 +91,7 @@ def test_an_exception_of_a_worker_reaches_the_caller(two_processes):
         list(spread(small_work.fail_at_two, [1, 2, 3], start_worker=small_work.start_worker, facts=()))
 
 
-def test_what_a_killed_worker_was_at_is_done_again_and_nothing_else(two_processes, tmp_path, capsys):
+def test_only_the_item_of_a_killed_worker_is_done_again(two_processes, tmp_path, capsys):
     files = [str(tmp_path / name) for name in ("first", "victim", "third", "fourth", "fifth")]
     found = list(spread(small_work.visit, files, start_worker=small_work.start_worker, facts=()))
     assert sorted(file for file, _ in found) == sorted(files)

@@ -9,7 +9,7 @@ from fewstep.model import ModelConfig, build
 from stages.sampling import open_model
 
 
-def test_turns_are_means_over_as_many_noises_at_a_time_as_memory_holds(monkeypatch):
+def test_straightness_is_a_mean_over_as_many_noises_at_a_time_as_memory_holds(monkeypatch):
     model = build(ModelConfig(architecture={"name": "mlp", "width": 8, "depth": 1}, shape=(6,)), seed=0)
     with torch.no_grad():  # a fresh network's last layer is zero
         for parameter in model.parameters():
