@@ -251,7 +251,7 @@ def test_a_jittered_student_is_searched_where_its_timesteps_were_moved(variants)
     assert ("boss-4@4/coordinate_descent" in {row["name"] for row in rows}) == (times != own)
 
 
-def test_a_chain_without_data_says_so_and_trains_no_teacher(variants):
+def test_a_chain_without_data_notes_that_and_trains_no_teacher(variants):
     checkout, _ = variants[teacher_alone]
     assert sorted(folder.name for folder in (checkout / "artifacts/models").iterdir()) == ["boss-4", "tiny"]
     told = "there is no data: 160 samples of data/tiny by 8 NFE of ab2 stand in for it"

@@ -51,7 +51,7 @@ def test_a_stage_counts_the_seconds_it_took_and_a_new_one_the_mean():
         ("9", {}, ["trajectories", "straight-4", "boss-8", "boss-4", "evaluate"]),
     ],
 )
-def test_the_flow_begins_with_the_most_urgent_when_there_is_room(monkeypatch, at_once, seconds, order):
+def test_the_flow_starts_the_most_urgent_stage_when_a_slot_is_free(monkeypatch, at_once, seconds, order):
     monkeypatch.setenv("FEWSTEP_STAGES_AT_ONCE", at_once)
     assert begun_by_the_flow(monkeypatch, UPSTREAM, seconds) == order
 

@@ -328,7 +328,7 @@ def test_stages_below_an_output_that_is_made_again_are_out_of_date(toy_that_ran)
     assert locked(toy_that_ran) == {"first": new["first"]}
 
 
-def test_every_stage_wants_a_pool():
+def test_every_stage_has_a_pool():
     pools = yaml.safe_load((CHECKOUT / driver.FILE).read_text())
     assert sorted(pools) == discovery.names()
     assert set(pools.values()) == {"cpu", "gpu"}

@@ -59,7 +59,7 @@ def ask(capsys):
     ],
     ids=["without classes", "labels", "classes and a null condition"],
 )
-def test_the_lines_say_to_the_chain_what_the_folder_says(here, ask, folder, network, scheduler, component):
+def test_the_printed_settings_describe_the_folder(here, ask, folder, network, scheduler, component):
     network = network()
     pipeline(here / "data" / folder, network, scheduler(), component=component)
     said, ended = ask(here / "data" / folder)

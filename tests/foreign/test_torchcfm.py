@@ -142,7 +142,7 @@ def test_other_weights_are_refused(tmp_path, spoil, told):
         adopted(tmp_path, said.look(tmp_path))
 
 
-def test_heads_must_be_said_once(tmp_path):
+def test_heads_must_be_declared_once(tmp_path):
     written(tmp_path, "plain")
     with pytest.raises(UserError, match=r"no weight says how many heads .* set heads or head_channels"):
         Torchcfm().look(tmp_path)

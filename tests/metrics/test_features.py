@@ -132,7 +132,7 @@ def test_labels_must_fit_the_data():
         train_feature_net(torch.zeros(4, 2), torch.zeros(3, dtype=torch.int64), seed=0)
 
 
-def test_progress_hears_of_every_step():
+def test_progress_is_advanced_at_every_step():
     class Listener:
         heard = 0
 

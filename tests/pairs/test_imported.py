@@ -355,7 +355,7 @@ def test_pickles_of_any_name_are_refused(root, name):
     refused(rf"data/pairs\.tar: member '{name}' is a pickle", "pairs.tar", root)
 
 
-def test_folders_in_a_tar_are_no_harm(root):
+def test_folders_in_a_tar_are_ignored(root):
     with_member(root / "data" / "pairs.tar", "deep", type=tarfile.DIRTYPE)
     assert open_pairs("pairs.tar", root).count == 1
 

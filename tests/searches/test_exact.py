@@ -54,7 +54,7 @@ def test_tangents_are_exact_for_gaussians_and_their_gain_is_known(std, steps):
 
 
 @pytest.mark.parametrize("std", [0.5, 1.0, 2.0])
-def test_tan_chooses_the_scale_of_the_data(std):
+def test_tan_finds_the_scale_of_the_data(std):
     assert std in SCALES
     for steps, grid in Tan().search(scalar(std, budgets=STEPS, truth_steps=1000)).grids.items():
         assert grid.times == pytest.approx(tangents(std, steps), abs=1e-12)

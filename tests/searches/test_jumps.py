@@ -217,7 +217,7 @@ def test_no_gradients_are_kept():
     assert not any(seen)
 
 
-def test_a_jump_is_measured_once_for_all_who_ask():
+def test_a_jump_is_measured_once_for_all_callers():
     asked = []
     flow = FieldFlow(lambda x, t: asked.append(1) or x)
     problem = about_noise(flow, torch.randn(3, 2))

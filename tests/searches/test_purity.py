@@ -100,7 +100,7 @@ class Spoiling(nn.Module):
         return x.add_(t[:, None])
 
 
-def test_a_model_whose_network_spoils_its_input_is_not_searched():
+def test_a_model_whose_network_changes_its_input_is_not_searched():
     model = Model(ModelConfig(architecture={"name": "mlp"}, shape=(2,)), Spoiling())
     for asked in (model, as_flow(model)):
         with pytest.raises(UserError, match="changed the state that it was given"):

@@ -146,6 +146,6 @@ def test_a_proxy_that_loses_requests_loses_no_shard(bucket, s3_address, monkeypa
     assert torch.equal(Shards(tmp_path / "fetched").load()["data"], make(0, 1000)["data"])
 
 
-def test_a_file_system_that_nobody_knows_is_named():
+def test_an_unknown_file_system_is_named():
     with pytest.raises(UserError, match="nonsense"):
         Store("nonsense://bucket/place")

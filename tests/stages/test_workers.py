@@ -141,7 +141,7 @@ def test_a_replacement_process_gets_the_gpu_of_the_one_it_replaces():
     assert not any(alive(worker.process.pid) for worker in (first, second, third))
 
 
-def test_a_ray_cluster_without_room_is_told_from_one_that_works(on_ray, monkeypatch):
+def test_a_ray_cluster_without_a_free_gpu_is_refused_after_a_while(on_ray, monkeypatch):
     monkeypatch.setattr("stages.workers.ray_actors.device", lambda: "cuda")
     monkeypatch.setattr("stages.workers.ray_actors.WAIT_SECONDS", 0.2)
     with pytest.raises(UserError, match=r"each needs 1 GPU, and of 0 there 0 are free.*ray start --address"):
