@@ -67,7 +67,7 @@ def alone(finished, tmp_path_factory) -> Checkout:
 
 
 def test_each_stage_runs_once_on_a_worker_of_its_pool(office, ran):
-    assert office.turns(ran) == sorted((stage, pool, "Completed") for stage, pool in STAGES.items())
+    assert office.stage_runs(ran) == sorted((stage, pool, "Completed") for stage, pool in STAGES.items())
 
 
 def test_each_run_of_a_worker_ends_its_process(office, ran):
@@ -126,7 +126,7 @@ def test_a_cancelled_variant_leaves_no_process_and_changes_nothing(office, ran, 
     office.cancel(run)
     office.wait_for(lambda: not office.at_work(), seconds=30)
     assert office.end_of(run)["type"] == "CANCELLED"
-    office.wait_for(lambda: office.turns(run) == [("couple@round1", "gpu", "Cancelled")], every=0.5)
+    office.wait_for(lambda: office.stage_runs(run) == [("couple@round1", "gpu", "Cancelled")], every=0.5)
     assert (driver / "dvc.lock").read_bytes() == before
     assert git.changes(driver.folder) == ["dvc.lock"]
 
@@ -138,6 +138,6 @@ def test_a_stage_resumes_on_its_worker_and_on_another_machine_when_that_dies(off
     office.machines.pop("victim").die()
     heir = office.add("heir", "gpu")
     assert office.end_of(run)["message"] == f"{len(STAGES) - 1} cached, 1 completed"
-    assert office.turns(run) == [("couple@round1", "gpu", state) for state in ("Completed", "Crashed")]
+    assert office.stage_runs(run) == [("couple@round1", "gpu", state) for state in ("Completed", "Crashed")]
     for machine in (victim, heir):
         assert "couple@round1: going on from sample" in machine.said.read_text()
