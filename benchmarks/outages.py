@@ -1,7 +1,7 @@
 """Prefect, MLflow and S3 each taken down in the middle of a run of the real chain, and what that costs.
 
 Run `python -m benchmarks.outages [seconds]` (30). The servers are real ones: Prefect's and MLflow's are
-killed and started again on the same records and port, S3 is moto behind a road that is closed; it holds
+killed and started again on the same records and port, S3 is moto behind a proxy that is closed; it holds
 shards while they are made, and DVC's remote. They go away while a stage works and come back when others
 have begun; then MLflow is away for the whole run. Every run shall end well, with the bytes of the run that
 nobody disturbed, and in the end the servers shall know as much as they know of that.
@@ -20,7 +20,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 import s3
 from chain.checkout import Checkout
-from outages import Program, Road
+from outages import Program, Proxy
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.sorting import FlowRunSort
@@ -73,7 +73,7 @@ class Place:
 
     folder: Path
     template: Checkout
-    servers: dict[str, Program | Road]
+    servers: dict[str, Program | Proxy]
 
     def run(self, name: str, away: str = "", when: str = "", seconds: float = 0.0) -> Outcome:
         """Run the chain with a server away for so many seconds from when it says so, or (0) all the time."""
@@ -90,18 +90,18 @@ class Place:
         }
         checkout.sh(f"dvc remote add -q --default team {bucket}/dvc")
         if away and not seconds:
-            self.servers[away].go_away()
+            self.servers[away].stop()
         began = time.monotonic()
         run = checkout.begin("fewstep", "run", said=said)
         if away and seconds:
             wait_for(lambda: run.poll() is not None or when in said.read_text(), seconds=3600)
-            self.servers[away].go_away()
+            self.servers[away].stop()
             time.sleep(seconds)
-            self.servers[away].come_back()
+            self.servers[away].start()
         run.wait()
         took = time.monotonic() - began
         if away and not seconds:
-            self.servers[away].come_back()
+            self.servers[away].start()
         shown, known = self.shown(), self.metrics(name)
         checkout.sh("fewstep run")  # has nothing to do but deliver what waits
         checkout.wait_for_senders()
@@ -161,7 +161,7 @@ def main(seconds: float) -> None:
         os.environ["PREFECT_HOME"] = str(folder / "Prefect")
         os.environ[login.CLIENT] = login.login(folder / "Prefect")
         servers = {name: stack.enter_context(program) for name, program in programs.items()}
-        servers["S3"] = stack.enter_context(Road(stack.enter_context(s3.server())))
+        servers["S3"] = stack.enter_context(Proxy(stack.enter_context(s3.server())))
         template = Checkout.create(folder / "template")
         template.set(**SETTINGS)
         template.sh("git commit -qam longer")

@@ -201,7 +201,7 @@ def old_entries(root: Path) -> Garbage:
 
 def old_artifacts(root: Path, outputs: Iterable[Path]) -> Garbage:
     """Return what is in artifacts/ but no stage's output."""
-    old = list(strangers(root / "artifacts", set(outputs)))
+    old = list(unowned_folders(root / "artifacts", set(outputs)))
     return Garbage(
         title="artifacts of stages that are no longer in params.yaml",
         cost="DVC's cache still has those that a branch, tag or experiment uses",
@@ -232,13 +232,13 @@ def remove_variant(folder: Path) -> None:
         print(f"{folder} stays: {workspace_lock.holder(lock)} has begun to use it")
 
 
-def strangers(folder: Path, outputs: set[Path]) -> Iterator[Path]:
+def unowned_folders(folder: Path, outputs: set[Path]) -> Iterator[Path]:
     """Yield the topmost folders below `folder` that are not, do not hold and are not in one of `outputs`."""
     for path in sorted(folder.glob("*/")):
         if path in outputs:
             continue
         if any(out.is_relative_to(path) for out in outputs):
-            yield from strangers(path, outputs)
+            yield from unowned_folders(path, outputs)
         else:
             yield path
 

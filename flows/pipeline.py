@@ -50,13 +50,13 @@ class CancelledInUIError(Exception):
 runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=time_limits.stages_at_once())
 
 
-def may_pass_next_time(_task: Task, _run: TaskRun, state: State) -> bool:
+def is_transient(_task: Task, _run: TaskRun, state: State) -> bool:
     """Return whether a failed stage deserves a retry."""
     return isinstance(state.data, StageError) and state.data.transient
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turn:
+class StageTask:
     """What a task needs to know of its stage."""
 
     stage: str
@@ -76,42 +76,44 @@ class Turn:
 
 
 @task(
-    task_run_name="{turn.stage}",
+    task_run_name="{stage_task.stage}",
     retries=2,
     retry_delay_seconds=[5, 10],  # a cancelled flow waits for a stage that waits
-    retry_condition_fn=may_pass_next_time,
+    retry_condition_fn=is_transient,
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def bring_up_to_date(turn: Turn) -> State:
-    """Give a stage its turn with DVC, or none when it is known to have nothing to do.
+def bring_up_to_date(stage_task: StageTask) -> State:
+    """Run a stage with DVC, unless it is known to have nothing to do.
 
     Args:
-        turn: The stage, and how to run it.
+        stage_task: The stage, and how to run it.
 
     Returns:
         Completed when it ran, Cached when its earlier output serves, Failed with its message.
     """
-    if turn.unchanged:
-        return cached(turn.stage)
+    if stage_task.unchanged:
+        return cached(stage_task.stage)
     log = get_run_logger().info
     try:
-        with stage_locks.alone(turn.identity), slots.taken():
+        with stage_locks.alone(stage_task.identity), slots.taken():
             began = time.monotonic()
-            options: dict[str, Any] = {"force": turn.force, "seconds": turn.seconds}
+            options: dict[str, Any] = {"force": stage_task.force, "seconds": stage_task.seconds}
             if driver.wanted():
-                outcome = driver.reproduce(turn.stage, turn.root, log, **options)
+                outcome = driver.reproduce(stage_task.stage, stage_task.root, log, **options)
             else:
-                options["progress"] = artifacts.Progress(turn.stage).move
-                outcome = commands.reproduce(turn.stage, turn.root, log, **options)
+                options["progress"] = artifacts.Progress(stage_task.stage).move
+                outcome = commands.reproduce(stage_task.stage, stage_task.root, log, **options)
     except StageError as failure:
         return Failed(message=str(failure), data=failure)
     if outcome != "unchanged":
-        artifacts.show(turn.stage, turn.root, turn.outputs)
+        artifacts.show(stage_task.stage, stage_task.root, stage_task.outputs)
     if outcome != "ran":
-        return cached(turn.stage, "restored from the run-cache" if outcome == "cached" else "nothing changed")
-    durations.record(turn.root, turn.stage, time.monotonic() - began)
-    return Completed(message=f"{turn.stage} ran")
+        return cached(
+            stage_task.stage, "restored from the run-cache" if outcome == "cached" else "nothing changed"
+        )
+    durations.record(stage_task.root, stage_task.stage, time.monotonic() - began)
+    return Completed(message=f"{stage_task.stage} ran")
 
 
 def cached(stage: str, reason: str = "nothing changed") -> State:
@@ -138,7 +140,7 @@ def pipeline(root: Path = Path(), **asked: Any) -> State:
         variant = Variant.of(root, request.overrides)
         # The tracker's name of this run, for the stages' processes and for link_cached.
         recorded = request.recorded(f"{name}-{run}")
-        with processes.family(), workspace_lock.held(variant.lock, name, run), recorded:
+        with processes.child_processes(), workspace_lock.held(variant.lock, name, run), recorded:
             return work(variant, request)
     except UserError as error:
         return failed(str(error))
@@ -194,8 +196,8 @@ def work(variant: Variant, request: Request) -> State:
         states = {name: cached(name) for name in fates}
     else:
         identities = stage_locks.identities(stages)
-        turns = {
-            name: Turn(
+        tasks = {
+            name: StageTask(
                 stage=name,
                 root=root,
                 outputs=stages[name].outputs,
@@ -206,10 +208,12 @@ def work(variant: Variant, request: Request) -> State:
             )
             for name, fate in fates.items()
         }
-        upstream = {name: stages[name].upstream for name in turns}
-        waiting = [name for name, turn in turns.items() if not (turn.unchanged or turn.force)]
+        upstream = {name: stages[name].upstream for name in tasks}
+        waiting = [
+            name for name, stage_task in tasks.items() if not (stage_task.unchanged or stage_task.force)
+        ]
         ahead = WorkAhead([] if driver.wanted() else waiting, root, get_run_logger().info)
-        states = take_turns(turns, upstream, durations.read(root), ahead)
+        states = run_stages(tasks, upstream, durations.read(root), ahead)
     untold = track_cached(root, [stages[name] for name, state in states.items() if state.name == "Cached"])
     connection.restart.wait()
     if wrong := {name: state for name, state in states.items() if state.is_failed() or state.is_crashed()}:
@@ -231,8 +235,8 @@ def failed(message: str) -> State:
     return Failed(message=message)
 
 
-def take_turns(
-    turns: dict[str, Turn],
+def run_stages(
+    tasks: dict[str, StageTask],
     upstream: Mapping[str, tuple[str, ...]],
     seconds: Mapping[str, float],
     ahead: WorkAhead,
@@ -240,15 +244,15 @@ def take_turns(
     """Run each stage once those above it are done, independent ones at once; return their final states.
 
     Args:
-        turns: The stages, by name; of equally urgent ones the first begins.
-        upstream: The stages that each waits for, by name; those without a turn do not count.
+        tasks: The stages, by name; of equally urgent ones the first begins.
+        upstream: The stages that each waits for, by name; those that are not among `tasks` do not count.
         seconds: How long each took the last time, by name.
         ahead: What stages that wait can do while there is room.
 
     Raises:
         CancelledInUIError: Somebody cancelled the run.
     """
-    waits_for = {name: [above for above in upstream[name] if above in turns] for name in turns}
+    waits_for = {name: [above for above in upstream[name] if above in tasks] for name in tasks}
     order, urgent = TopologicalSorter(waits_for), urgency(waits_for, seconds)
     order.prepare()
     ready: set[str] = set()
@@ -261,10 +265,10 @@ def take_turns(
         while order.is_active():
             ready.update(order.get_ready())
             while ready and len(begun) < time_limits.stages_at_once():
-                name = max(filter(ready.__contains__, turns), key=urgent.__getitem__)
+                name = max(filter(ready.__contains__, tasks), key=urgent.__getitem__)
                 above = [futures[other] for other in waits_for[name]]
                 submit = bring_up_to_date.with_options(name=name).submit
-                futures[name] = submit(turns[name], wait_for=above, return_state=False)
+                futures[name] = submit(tasks[name], wait_for=above, return_state=False)
                 futures[name].add_done_callback(partial(announce, finished, name))
                 ready.remove(name)
                 begun.add(name)

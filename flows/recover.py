@@ -61,26 +61,25 @@ def refuse_while_alive(projects: list[Path], locks: list[Path]) -> None:
     for lock in locks:
         if workspace_lock.is_held(lock):
             raise UserError(f"{workspace_lock.holder(lock)} is running; cancel it or wait for it")
-    if found := list(at_work(projects)):
+    if found := list(running_processes(projects)):
         raise UserError("these are running here; end them or wait for them:\n" + "\n".join(found))
 
 
-def at_work(projects: list[Path]) -> Iterator[str]:
+def running_processes(projects: list[Path]) -> Iterator[str]:
     """Yield a line for each process here that runs DVC, a flow or a stage in one of these projects."""
     folders = {str(project.resolve()) for project in projects}
     for process in psutil.process_iter(["pid", "cwd", "cmdline"]):  # None for what may not be read
         words = process.info["cmdline"] or []
-        if process.info["cwd"] in folders and process.pid != os.getpid() and works(words):
+        if process.info["cwd"] in folders and process.pid != os.getpid() and is_our_command(words):
             yield f"  process {process.pid}: {' '.join(words)}"
 
 
-def works(words: list[str]) -> bool:
+def is_our_command(words: list[str]) -> bool:
     """Return whether a command line is that of DVC, a flow or a stage."""
     names = [os.path.basename(word) for word in words]
     flow = any(name == "fewstep" and after in FLOWS for name, after in pairwise(names))
-    stage = any(
-        re.fullmatch(r"stages\.\w+", word) for word in words
-    )  # no module of a room, such as the sender
+    # A stage, and no module of a subpackage, such as the sender.
+    stage = any(re.fullmatch(r"stages\.\w+", word) for word in words)
     return flow or stage or not set(PROGRAMS).isdisjoint(names)
 
 

@@ -94,6 +94,6 @@ def plan(root: Path, asked: Choice) -> str:
     # A variant's files are renewed, which must not happen under a run; the project itself is only read.
     with workspace_lock.held(variant.lock, "fewstep plan", "no run") if asked.overrides else nullcontext():
         place = variant.prepare()
-        turns = chosen(place, asked)
-        check_possible(variant, place, choice.running(turns))
-        return choice.plan(place, turns, force=asked.force)
+        fates = chosen(place, asked)
+        check_possible(variant, place, choice.running(fates))
+        return choice.plan(place, fates, force=asked.force)

@@ -81,7 +81,7 @@ def run_stage(
         again = isinstance(error, StageError) and error.transient
         return Failed(name="Failed" if again else MISTAKE, message=str(error))
     return Completed(
-        name="Completed" if outcome == "ran" else "Cached", message=handed_back(stage, outcome, entry)
+        name="Completed" if outcome == "ran" else "Cached", message=encode_result(stage, outcome, entry)
     )
 
 
@@ -109,13 +109,13 @@ def refuse_another_commit(checkout: Path, commit: str) -> None:
     clone.check_clean(checkout, "the worker's")
 
 
-def handed_back(stage: str, outcome: commands.Outcome, entry: dict[str, Any]) -> str:
-    """Return the message that hands an entry back: one line for people, one for `taken`."""
+def encode_result(stage: str, outcome: commands.Outcome, entry: dict[str, Any]) -> str:
+    """Return the message that hands an entry back: one line for people, one for `decode_result`."""
     return f"{stage}: {outcome}\n{json.dumps([outcome, entry])}"
 
 
-def taken(message: str) -> tuple[commands.Outcome, dict[str, Any]]:
-    """Return the outcome and the entry that `handed_back` wrote."""
+def decode_result(message: str) -> tuple[commands.Outcome, dict[str, Any]]:
+    """Return the outcome and the entry that `encode_result` wrote."""
     outcome, entry = json.loads(message.rpartition("\n")[2])
     return outcome, entry
 

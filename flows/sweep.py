@@ -85,7 +85,7 @@ def wanted(root: Path, request: SweepRequest) -> list[Variant]:
 
 def run_all(variants: list[Variant], experiment: str) -> list[State]:
     """Run all variants, and return their final states."""
-    with processes.family():
+    with processes.child_processes():
         try:
             names = [f"{flow_run.get_name()}-{variant.name}" for variant in variants]
             futures = [

@@ -74,15 +74,15 @@ def check(params: Params) -> list[str]:
 
 def run(config: Config, job: Job) -> None:
     """Train a copy of a model for the grid of its teacher and budget, or any, and write its directory."""
-    training.train_model(job, untrained(config, job))
+    training.train_model(job, training_spec(config, job))
 
 
 def plan(config: Config, job: Job) -> memory_plan.MemoryPlan:
     """Return what memory the training takes."""
-    return memory_plan.plan_memory(job, untrained(config, job))
+    return memory_plan.plan_memory(job, training_spec(config, job))
 
 
-def untrained(config: Config, job: Job) -> training.Untrained:
+def training_spec(config: Config, job: Job) -> training.TrainingSpec:
     """Return the student before its training."""
     method = config.method.build()
     init = open_model.open_model(job.inputs["init"], merge=config.lora is None)
@@ -134,7 +134,7 @@ def untrained(config: Config, job: Job) -> training.Untrained:
         else:
             assert own is not None, "only methods that need all states train for any number of calls"
             select = partial(task.at_timesteps, stored, own)
-    return training.Untrained(method, student, config.train, source, select, config.monitor)
+    return training.TrainingSpec(method, student, config.train, source, select, config.monitor)
 
 
 if __name__ == "__main__":

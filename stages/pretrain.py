@@ -98,15 +98,15 @@ def run(config: Config, job: Job) -> None:
         data, folder = job.manifests["data"]["facts"], job.inputs["checkpoint"]
         training.publish_model(job, checkpoint.load_model(folder), data, source=folder)
     else:
-        training.train_model(job, untrained(config, job))
+        training.train_model(job, training_spec(config, job))
 
 
 def plan(config: Config, job: Job) -> memory_plan.MemoryPlan | None:
     """Return what memory the training takes, if there is one."""
-    return None if config.checkpoint else memory_plan.plan_memory(job, untrained(config, job))
+    return None if config.checkpoint else memory_plan.plan_memory(job, training_spec(config, job))
 
 
-def untrained(config: Config, job: Job) -> training.Untrained:
+def training_spec(config: Config, job: Job) -> training.TrainingSpec:
     """Return the model before its training, with freshly drawn weights."""
     assert config.method is not None, "as there is no checkpoint"
     assert config.model is not None, "as there is no checkpoint"
@@ -130,7 +130,7 @@ def untrained(config: Config, job: Job) -> training.Untrained:
     )
     table = checkpoint.table_with(job.inputs["data"], conditions) if others else None
     student = model.build(description, seed=job.seed, table=table)
-    return training.Untrained(method, student, config.train, job.inputs["data"])
+    return training.TrainingSpec(method, student, config.train, job.inputs["data"])
 
 
 def gate(config: Config, key: str | None, facts: dict[str, Any]) -> str | None:

@@ -86,9 +86,9 @@ def check(params: Params) -> list[str]:
 def run(config: Config, job: Job) -> None:
     """Train from the initial model's weights, and measure how straight the flow was and is."""
     init, before = opened(config, job)
-    was = open_model.turns_of(before, init, noises=config.straightness_noises, seed=job.seed)
-    trained = training.train_model(job, untrained(config, job, init))
-    now = open_model.turns_of(
+    was = open_model.straightness_of(before, init, noises=config.straightness_noises, seed=job.seed)
+    trained = training.train_model(job, training_spec(config, job, init))
+    now = open_model.straightness_of(
         flow.as_flow(trained.model), trained.model, noises=config.straightness_noises, seed=job.seed
     )
     job.facts["straightness"] = {"before": was.straightness, "after": now.straightness}
@@ -102,7 +102,7 @@ def run(config: Config, job: Job) -> None:
 def plan(config: Config, job: Job) -> memory_plan.MemoryPlan:
     """Return what memory the training takes."""
     init, _ = opened(config, job)
-    return memory_plan.plan_memory(job, untrained(config, job, init))
+    return memory_plan.plan_memory(job, training_spec(config, job, init))
 
 
 def opened(config: Config, job: Job) -> tuple[Model, flow.ModelFlow]:
@@ -111,7 +111,7 @@ def opened(config: Config, job: Job) -> tuple[Model, flow.ModelFlow]:
     return open_model.open_flow(job.inputs["init"], purpose=purpose, merge=config.lora is None)
 
 
-def untrained(config: Config, job: Job, init: Model) -> training.Untrained:
+def training_spec(config: Config, job: Job, init: Model) -> training.TrainingSpec:
     """Return the model before its training, with the weights of `init` unless it is another architecture."""
     method, pairs = config.method.build(), job.inputs["pairs"]
     taught = {"baked_guidance": shards.Shards(pairs / "train").facts["guidance"]}
@@ -119,7 +119,7 @@ def untrained(config: Config, job: Job, init: Model) -> training.Untrained:
     if config.lora is not None:
         base = checkpoint.model_digest(job.inputs["init"])
         student = lora.with_lora(student, config.lora, seed=job.seed, base=base)
-    return training.Untrained(method, student, config.train, pairs)
+    return training.TrainingSpec(method, student, config.train, pairs)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def test_small_weights_are_updated_as_torch_does():
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
 
 
-def test_large_ones_nearly_so_with_a_quarter_of_the_bytes():
+def test_large_weights_are_updated_nearly_so_with_a_quarter_of_the_bytes():
     start, theirs, ours, optimiser = after_steps(2**16)
     moved, off = ((theirs - other).square().mean().sqrt() for other in (start, ours))
     assert 0 < off < 0.03 * moved
@@ -50,7 +50,7 @@ def test_large_ones_nearly_so_with_a_quarter_of_the_bytes():
     assert held < 0.26 * 2 * 4 * 2**16
 
 
-def test_another_optimiser_goes_on_from_a_state_bit_by_bit():
+def test_another_optimiser_resumes_from_a_state_bit_by_bit():
     _, _, weight, optimiser = after_steps(2**16)
     other = torch.nn.Parameter(weight.detach().clone())
     resumed = eight_bit.AdamW([other], **OPTIONS)
@@ -87,7 +87,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, monkeypatc
     assert 0 < abs(cut.held_out_loss - exact.held_out_loss) < 0.02 * exact.held_out_loss
 
 
-def test_a_plan_counts_the_bytes_that_they_have():
+def test_a_memory_plan_counts_the_bytes_of_eight_bit_moments():
     batch, keys = FixedBatches(footprint.BATCH)[0]
     held = {}
     for moments in ("float32", "8bit"):

@@ -1,4 +1,4 @@
-"""Servers that go away and come back: real ones that are killed, and a road to one that can be closed."""
+"""Servers that go away and come back: real ones that are killed, and a proxy to one that can be closed."""
 
 import os
 import random
@@ -29,27 +29,27 @@ class Program:
         self.address = f"http://{programs.HOST}:{self.port}"
         self.process: subprocess.Popen | None = None
 
-    def come_back(self) -> None:
+    def start(self) -> None:
         """Start; return when it answers."""
         self.process = programs.start(self.server, self.port, self.log)
         programs.wait_until_ready(self.server, self.port, self.log, self.process)
 
-    def go_away(self) -> None:
+    def stop(self) -> None:
         """Be killed without warning, with all it started."""
         assert self.process
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def __enter__(self) -> Self:
-        self.come_back()
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         with suppress(ProcessLookupError):
-            self.go_away()
+            self.stop()
 
 
-class Road:
+class Proxy:
     """A port that leads to a server until it is closed: then connections break and new ones are refused."""
 
     def __init__(self, address: str) -> None:
@@ -62,12 +62,12 @@ class Road:
         self.port = free_port()
         self.address = f"{scheme}://{programs.HOST}:{self.port}{slash}{path}"
 
-    def come_back(self) -> None:
+    def start(self) -> None:
         """Be open."""
         self.listener = socket.create_server((programs.HOST, self.port))
         threading.Thread(target=self._accept, args=[self.listener], daemon=True).start()
 
-    def go_away(self) -> None:
+    def stop(self) -> None:
         """Be closed."""
         for end in [self.listener, *self.connections]:
             with suppress(OSError):
@@ -76,11 +76,11 @@ class Road:
         self.connections.clear()
 
     def __enter__(self) -> Self:
-        self.come_back()
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.go_away()
+        self.stop()
 
     def _accept(self, listener: socket.socket) -> None:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""A real S3 server of this machine, and a road to it on which requests get lost."""
+"""A real S3 server of this machine, and a proxy to it on which requests get lost."""
 
 import logging
 import random
@@ -72,12 +72,12 @@ class Faults:
 
 
 @contextmanager
-def bad_road(address: str, faults: Faults) -> Iterator[str]:
+def faulty_proxy(address: str, faults: Faults) -> Iterator[str]:
     """Give the address of a proxy in front of a server, which loses and delays what it carries."""
     chance = random.Random(0)
     server = address.removeprefix("http://")
 
-    class Road(BaseHTTPRequestHandler):
+    class Proxy(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def carry(self) -> None:
@@ -128,7 +128,7 @@ def bad_road(address: str, faults: Faults) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Road)
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
     Thread(target=proxy.serve_forever, daemon=True).start()
     try:
         yield "http://{}:{}".format(*proxy.server_address)

@@ -101,7 +101,7 @@ def test_a_right_declaration_passes(trained, data, name):
         ("edm", {"path": {"name": "edm"}}, "sigma_data: 1"),
     ],
 )
-def test_a_wrong_declaration_is_told_with_the_likelier_one(trained, data, name, wrong, likelier):
+def test_a_wrong_declaration_is_reported_with_the_likelier_one(trained, data, name, wrong, likelier):
     (problem,) = verdict(trained[name], data, **wrong).problems
     assert likelier in problem
 
@@ -114,12 +114,12 @@ def test_a_wrong_declaration_is_told_with_the_likelier_one(trained, data, name, 
     ],
     ids=["range", "latent scale"],
 )
-def test_wrong_data_is_told(trained, data, change, likelier):
+def test_wrong_data_is_reported(trained, data, change, likelier):
     (problem,) = verdict(trained["flow"], change(data)).problems
     assert likelier in problem
 
 
-def test_the_channels_in_reverse_order_are_told():
+def test_the_channels_in_reverse_order_are_reported():
     """The exact flow of a Gaussian whose channels differ in mean and spread."""
     mean, std = torch.tensor([0.8, 0.0, -0.8]), torch.tensor([0.1, 0.4, 0.7])
 

@@ -39,7 +39,7 @@ def maps(oracle):
 
 
 @pytest.mark.parametrize(("exact", "close"), [(True, 1e-9), (False, 5e-3)])
-def test_both_are_those_of_a_gaussian(exact, close):
+def test_both_derivatives_are_the_known_ones_of_a_gaussian(exact, close):
     x, (t, until) = GAUSSIAN.noise(200), steps(200)
     along, end = exact_derivatives(GAUSSIAN, x, t, until)
     velocity, u = GAUSSIAN.velocity(x, t), maps(GAUSSIAN)
@@ -132,7 +132,7 @@ def test_differences_are_close_to_forward_mode_for_networks_with_slow_times(name
     assert (found - exact)[inside].square().mean() < 0.01 * exact[inside].square().mean()
 
 
-def test_slow_times_say_the_same_more_smoothly():
+def test_a_network_with_slow_times_gives_nearly_the_same_velocity():
     facts = {"architecture": {"name": "mlp", "width": 32, "depth": 1}, "shape": (2,)}
     model = awake(build(ModelConfig(**facts), seed=0))
     slower = with_slow_times(model, seed=0)
@@ -173,7 +173,7 @@ class Opaque(torch.autograd.Function):
         return gradient
 
 
-def test_a_network_without_a_forward_mode_is_told_to_take_differences():
+def test_a_network_without_a_forward_mode_is_refused_with_differences_as_remedy():
     x, (t, until) = GAUSSIAN.noise(20), steps(20)
     plain = maps(GAUSSIAN)
 

@@ -41,7 +41,7 @@ def two_processes(folder, *facts, work=trainings.shared, ranks=2, **environment)
     return codes, [file.read_text() for file in errors]
 
 
-def test_nobody_goes_on_before_all_have_joined(tmp_path):
+def test_no_process_continues_before_all_have_joined(tmp_path):
     codes, errors = two_processes(tmp_path, work=trainings.joined_late)
     assert codes == [0, 0], errors
 
@@ -188,7 +188,7 @@ def test_what_is_exchanged_at_a_time_is_in_order_and_not_too_much(monkeypatch, m
     assert [len(bucket) for bucket in buckets] == {1: [1] * 5, 5: [2, 2, 1], 100: [5]}[most]
 
 
-def test_alone_everything_does_nothing(monkeypatch):
+def test_in_one_process_exchanges_change_nothing(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert distributed.join("cpu") == torch.device("cpu")
     assert (distributed.rank(), distributed.ranks()) == (0, 1)

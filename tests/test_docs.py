@@ -184,9 +184,9 @@ def test_the_first_pages_quote_the_worst_seeds_of_the_table_of_students():
 
 
 @pytest.mark.parametrize("layer", ["stages", "flows"])
-def test_every_room_is_described(layer):
+def test_every_subpackage_is_described(layer):
     described = set(
-        re.findall(rf"^\| `{layer}/(\w+)/` \|", section("architecture", "Which room knows what?"), re.M)
+        re.findall(rf"^\| `{layer}/(\w+)/` \|", section("architecture", "Which subpackage knows what?"), re.M)
     )
     assert described == {file.parent.name for file in ROOT.glob(f"{layer}/*/__init__.py")}
 

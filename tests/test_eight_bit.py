@@ -16,7 +16,7 @@ from fewstep.settings import TrainSettings
 SETTINGS = TrainSettings(steps=2, batch=8, moments="8bit")
 
 
-def test_with_torchao_they_are_a_quarter_of_the_bytes_and_resume(tmp_path):
+def test_with_torchao_the_tests_of_eight_bit_moments_pass(tmp_path):
     """It is installed for this test alone: wherever it is, peft and diffusers import it, which takes long."""
     install = [
         sys.executable,
@@ -41,13 +41,13 @@ def test_with_torchao_they_are_a_quarter_of_the_bytes_and_resume(tmp_path):
     assert done.returncode == 0, done.stdout
 
 
-def test_without_it_they_say_what_brings_it(tmp_path, monkeypatch):
+def test_without_torchao_the_extra_is_named(tmp_path, monkeypatch):
     make_missing(monkeypatch, "torchao.optim.adam", "fewstep.training.eight_bit")
     with pytest.raises(UserError, match=r"moments: 8bit needs torchao: pip install 'fewstep\[eight-bit\]'"):
         run(tmp_path, settings=SETTINGS)
 
 
-def test_they_are_not_shared_out(tmp_path, monkeypatch):
+def test_eight_bit_moments_are_not_sharded(tmp_path, monkeypatch):
     monkeypatch.setenv("FEWSTEP_SHARD", "on")
     monkeypatch.setattr("fewstep.distributed.ranks", lambda: 2)
     with pytest.raises(UserError, match="FEWSTEP_SHARD shares out moments of float32 alone; set it to off"):

@@ -54,7 +54,7 @@ def test_any_micro_batch_gives_the_same_training_but_for_rounding(tmp_path, monk
         assert torch.equal(weights(parts.model), weights(whole.model))
 
 
-def test_what_is_done_with_all_of_a_batch_is_done_before_it_is_cut(monkeypatch):
+def test_a_batch_is_prepared_whole_before_it_is_cut(monkeypatch):
     seen = []
 
     class Watching(FlowMatching):
@@ -160,7 +160,7 @@ def most_kept(training, batch, keys):
     return most
 
 
-def test_both_keep_less_for_the_backward_pass(monkeypatch):
+def test_micro_batches_and_recomputation_keep_less_for_the_backward_pass(monkeypatch):
     def kept():
         model = build(ModelConfig(architecture=UNET, shape=(1, 8, 8), grid=grids.uniform(2)), seed=0)
         training = Training(FlowMatching(), model, {}.get, TrainSettings(steps=9), 0, torch.device("cpu"))
@@ -220,7 +220,7 @@ def test_wrong_values_are_named(tmp_path, monkeypatch, name, text, message):
         MemoryError(),
     ],
 )
-def test_no_memory_is_told_in_one_message_with_what_helps(monkeypatch, error):
+def test_no_memory_is_reported_in_one_message_with_what_helps(monkeypatch, error):
     with (
         pytest.raises(OutOfMemoryError, match=r"FEWSTEP_MICRO_BATCH=32 \(it is 64\) or FEWSTEP_RECOMPUTE=on"),
         explained(64),
@@ -241,6 +241,6 @@ def test_other_errors_stay_what_they_are():
         raise RuntimeError("shapes do not match")
 
 
-def test_a_network_that_is_too_large_for_this_machine_is_told():
+def test_a_network_that_is_too_large_for_this_machine_is_reported():
     with pytest.raises(OutOfMemoryError, match="out of memory"), explained(8):
         torch.empty(2**58)

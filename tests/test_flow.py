@@ -160,7 +160,7 @@ def test_guidance_is_refused_of_a_model_that_shows_some_or_never_saw_a_hidden_la
     ("guidable", "guidance", "why"),
     [(False, 1.0, "it never saw a hidden one"), (True, 2.0, r"guidance 2\.0 leads towards one")],
 )
-def test_a_forgotten_label_is_told_where_nothing_was_learnt_in_its_place(guidable, guidance, why):
+def test_a_forgotten_label_is_reported_where_nothing_was_learnt_in_its_place(guidable, guidance, why):
     model = labelled()
     model.config = replace(model.config, guidable=guidable)
     flow = as_flow(model, guidance=guidance)
@@ -224,7 +224,7 @@ def test_a_student_in_range_is_guided_before_it_is_clamped():
     torch.testing.assert_close(near[0, 0], torch.tensor(-0.4))
 
 
-def test_beyond_the_range_only_a_gradient_that_leads_back_passes():
+def test_values_out_of_range_get_gradients_that_lead_back_alone():
     student = in_range(times=(0.0, 1.0))
     for towards, expected in ((1.0, [1.0, 0.0, 1.0]), (-1.0, [0.0, -1.0, -1.0])):
         student.zero_grad()

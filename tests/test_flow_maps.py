@@ -48,7 +48,7 @@ def test_the_map_of_a_mixture_ends_where_its_flow_does(grid):
     torch.testing.assert_close(found, truth, atol=1e-6, rtol=0)
 
 
-def test_until_now_is_the_velocity():
+def test_a_step_of_no_length_gives_the_velocity():
     flow, x, t = as_flow(as_flow_map(ORACLE)), ORACLE.noise(5), torch.linspace(0, 1, 5).double()
     assert torch.equal(flow(x, t), flow(x, t, until=t))
     torch.testing.assert_close(flow(x, t), ORACLE.velocity(x, t))
@@ -149,7 +149,7 @@ def test_a_network_without_a_second_time_refuses_one():
             small(name)(torch.zeros(1, *shape), torch.zeros(1), until=torch.ones(1), label=torch.tensor([0]))
 
 
-def test_who_can_not_be_given_a_second_time_says_so(monkeypatch):
+def test_networks_that_can_not_take_a_second_time_are_refused(monkeypatch):
     with pytest.raises(UserError, match="given times from 0 to 1000"):
         with_second_time(small("mlp", time_scale=1000.0), seed=0)
     with pytest.raises(UserError, match=r"this one is given 0\.25 log_sigma"):

@@ -59,7 +59,7 @@ def test_a_plan_is_near_to_what_a_step_takes(monkeypatch, measured, micro_batch,
     assert passes == pytest.approx(most(method), rel=0.15)
 
 
-def test_what_is_held_is_counted_exactly():
+def test_held_memory_is_counted_exactly():
     model = student()
     training = Training(FlowMatching(), model, {}.get, TrainSettings(steps=9), 0, CPU)
     batch, keys = FixedBatches(footprint.BATCH)[0]

@@ -82,7 +82,7 @@ def test_an_unknown_spacing_is_answered_with_those_that_exist():
         grids.spaced("logsnr", 3, start=0.0, end=1.0, solver="euler")
 
 
-def test_nearest_knots_finds_the_knots_and_names_a_stranger():
+def test_nearest_timesteps_finds_indices_and_names_a_time_that_is_missing():
     stored = grids.uniform(10).times
     assert grids.nearest_timesteps(stored, [0.0, 0.3 + 1e-12, 1.0]) == [0, 3, 10]
     with pytest.raises(UserError, match=r"time 0\.25 is not among"):

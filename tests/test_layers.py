@@ -48,7 +48,7 @@ def test_no_file_imports_from_above(layer):
 
 
 @pytest.mark.parametrize("layer", FORBIDDEN)
-def test_no_file_draws_in_what_lies_above_by_way_of_others(layer):
+def test_no_layer_imports_a_higher_one_transitively(layer):
     names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files(layer)]
     modules = [name.removesuffix(".__init__") for name in names]
     found = imported_by("\n".join(f"import {module}" for module in modules))

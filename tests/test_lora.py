@@ -96,7 +96,7 @@ def test_an_adapter_starts_as_its_base_and_comes_back_from_its_directory(make, t
     assert checkpoint.model_digest(tmp_path / "again") == checkpoint.model_digest(tmp_path / "student")
 
 
-def test_its_own_weights_depend_on_the_seed_alone():
+def test_weights_of_an_adapter_depend_on_the_seed_alone():
     first, same, other = (with_lora(own("mlp"), LORA, seed=seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[name], same[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
@@ -115,7 +115,7 @@ def test_its_own_weights_depend_on_the_seed_alone():
         ({"targets": []}, "targets must be names of layers, or null for all"),
     ],
 )
-def test_what_can_not_be_adapted_is_refused(settings, message):
+def test_networks_that_can_not_be_adapted_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         with_lora(own("mlp"), LoraSettings(**settings), seed=0)
 
@@ -137,7 +137,7 @@ def test_an_adapter_goes_on_with_the_same_settings_alone():
 
 
 @pytest.mark.parametrize("missing", ["lora.safetensors", "model.safetensors"])
-def test_a_directory_without_a_file_is_told(missing, tmp_path):
+def test_a_directory_without_a_file_is_reported(missing, tmp_path):
     checkpoint.save_model(tmp_path, with_lora(own("mlp"), LORA, seed=0))
     (tmp_path / missing).unlink()
     with pytest.raises(UserError, match=rf"is no model directory: it has no {missing}"):
@@ -170,7 +170,7 @@ class Stopping(FixedBatches):
 
 
 @pytest.mark.parametrize("method", [Dmd(fake_warmup=2), FlowMatching()], ids=["dmd", "flow_matching"])
-def test_it_resumes_to_the_same_bytes_from_a_state_of_adapters_alone(method, tmp_path, monkeypatch):
+def test_an_adapter_resumes_to_the_same_bytes_from_a_state_without_its_base(method, tmp_path, monkeypatch):
     whole = trained(tmp_path / "whole", method=method)
     monkeypatch.setenv("FEWSTEP_CHECKPOINT_SECONDS", "0")
     with pytest.raises(StopError):

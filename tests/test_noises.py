@@ -55,7 +55,9 @@ def test_norms_are_those_of_the_beta_law_of_the_paper():
 
 
 @pytest.mark.parametrize(("degrees", "dimensions"), [(3, 1), (3, 50), (128, 8), (2048, 3072)])
-def test_its_radius_is_independent_of_its_direction_and_maps_to_the_normal_one(degrees, dimensions):
+def test_the_radius_of_student_t_noise_is_independent_of_its_direction_and_maps_to_the_normal_one(
+    degrees, dimensions
+):
     law, n = StudentT(degrees), 2000
     mapped = law.as_normal(law.draw("test", keys_of(n), (dimensions,)).numpy())
     squares = (mapped**2).sum(1)

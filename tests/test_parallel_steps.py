@@ -89,7 +89,7 @@ def test_guided_calls_count_twice_but_are_one_after_the_other_once():
         ({"at_once": 4}, grids.uniform(4, solver="heun"), "the grid's solver is heun"),
     ],
 )
-def test_what_can_not_be_is_refused(options, grid, told):
+def test_impossible_options_and_grids_are_refused(options, grid, told):
     with pytest.raises(UserError, match=told):
         parallel_steps.integrate(oracles.two_gaussians().flow(), torch.zeros(1, 2), grid, **options)
 

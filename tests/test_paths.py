@@ -33,7 +33,7 @@ def test_time_of_gives_a_time_of_the_path_for_any_canonical_time(name):
 
 
 @pytest.mark.parametrize("name", paths.PATHS)
-def test_noise_gives_way_to_data(name):
+def test_canonical_time_increases_from_noise_to_data(name):
     canonical = paths.get(name).canonical_time(torch.linspace(0, 1, 101, dtype=torch.float64))
     assert (canonical.diff() > 0).all()
     assert float(canonical[0]) < 0.02
@@ -161,6 +161,6 @@ def test_the_range_of_ve_is_an_option():
         ({"beta_start": 0.1}, "unknown path 'None'"),
     ],
 )
-def test_wrong_options_of_a_path_are_told(path, told):
+def test_wrong_options_of_a_path_are_reported(path, told):
     with pytest.raises(UserError, match=told):
         paths.get(path)

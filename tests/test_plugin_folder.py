@@ -265,7 +265,7 @@ def test_a_plug_in_may_not_have_the_name_of_one_of_fewstep(tmp_path, monkeypatch
         registry.available("fewstep.solvers")
 
 
-def test_a_folder_of_plug_ins_that_is_not_there_is_told(tmp_path, monkeypatch):
+def test_a_folder_of_plug_ins_that_is_not_there_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("FEWSTEP_PLUGINS", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"FEWSTEP_PLUGINS '.*nowhere' is no folder"):
         registry.available("fewstep.methods")

@@ -189,7 +189,7 @@ def test_an_average_replaces_nothing_and_is_whole_or_not_there(tmp_path):
     assert [folder.name for folder in tmp_path.iterdir()] == ["model"]
 
 
-def test_a_full_disk_is_told_and_leaves_no_average(tmp_path, room):
+def test_a_full_disk_is_reported_and_leaves_no_average(tmp_path, room):
     model, out = tmp_path / "model", tmp_path / "out"
     save_model(model, trained(model).model)
     room(1000)
@@ -197,7 +197,7 @@ def test_a_full_disk_is_told_and_leaves_no_average(tmp_path, room):
     assert [folder.name for folder in tmp_path.iterdir()] == ["model"]
 
 
-def test_what_can_not_be_averaged_is_told(tmp_path):
+def test_averages_that_can_not_be_made_are_refused(tmp_path):
     save_model(tmp_path, student())
     with pytest.raises(UserError, match=r"holds no averages to combine; train it with widths"):
         averaged(tmp_path, 0.1)

@@ -85,7 +85,7 @@ def test_searches_and_references_get_float32():
 @pytest.mark.parametrize(
     ("solver", "step", "time"), [("euler", 3, "0.75"), ("heun", 2, "0.5"), ("ab2", 3, "0.75")]
 )
-def test_the_step_and_time_at_which_a_state_is_not_finite_are_told(bad, solver, step, time):
+def test_the_step_and_time_at_which_a_state_is_not_finite_are_reported(bad, solver, step, time):
     flow = FieldFlow(lambda x, t: torch.where(t >= 0.5, bad, 1.0)[:, None].expand_as(x))
     with pytest.raises(NotFiniteError) as caught:
         solvers.integrate(flow, torch.zeros(2, 3), grids.uniform(4, solver=solver))

@@ -23,7 +23,7 @@ def test_solve_undoes_express(prediction, path, shape):
 
 
 @pytest.mark.parametrize("path", paths.PATHS)
-def test_velocity_is_the_paths_own(path):
+def test_velocity_is_that_of_the_path(path):
     oracle, law = oracles.gaussian([0.0, 0.0], [1.0, 1.0]), paths.get(path)
     noise, data = oracle.noise(5), oracle.sample(5)
     output = predictions.express("velocity", data, noise, law.coefficients(TIMES))
@@ -79,7 +79,7 @@ def test_reverse_v_is_what_the_network_of_edm_gives():
         ("v", 1.0, True),
     ],
 )
-def test_determinant_vanishes_where_the_output_says_nothing_new(prediction, t, solvable):
+def test_determinant_vanishes_where_the_prediction_can_not_be_solved(prediction, t, solvable):
     c = paths.get("linear").coefficients(torch.tensor([t]))
     assert bool(predictions.determinant(prediction, c).abs() > 0) is solvable
 

@@ -51,13 +51,13 @@ def test_a_quoted_prompt_may_have_lines(tmp_path):
         ("a.jsonl", b"{}", None, "a.jsonl: line 1: unknown column"),
     ],
 )
-def test_a_mistake_in_the_file_is_told_with_its_place(tmp_path, name, content, column, told):
+def test_a_mistake_in_the_file_is_reported_with_its_place(tmp_path, name, content, column, told):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=told):
         read_prompts(tmp_path / name, column)
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(UserError, match=r"there is no .*a\.txt to take prompts from; put it there"):
         read_prompts(tmp_path / "a.txt")
 

@@ -33,7 +33,7 @@ def test_a_samples_numbers_do_not_depend_on_its_batch(draw):
     assert torch.equal(draw(keys_of(0, 0, 15)[shuffled]), whole[shuffled])
 
 
-def test_a_sample_leaves_nothing_behind_for_the_next():
+def test_a_batch_draws_for_each_sample_what_it_draws_alone():
     keys = torch.tensor([[0, 5], [2**62, 0], [-1, 2**40], [0, 5], [0, 4]])
     for count in (1, 2, 3, 7):  # the generator keeps half a number after an odd count
         each = [randomness.noise("train", seed, index, (count,)) for seed, index in keys.tolist()]
@@ -42,7 +42,7 @@ def test_a_sample_leaves_nothing_behind_for_the_next():
     assert randomness.uniforms("train", keys).tolist() == each
 
 
-def test_each_turn_of_a_step_has_its_own_numbers_which_are_the_samples():
+def test_each_update_of_a_step_has_its_own_numbers_of_the_sample():
     keys = torch.tensor([[7, 0], [7, 1], [9, 0], [2**62, 5]])
     assert torch.equal(randomness.keys_of_update(keys, 0), keys)
     turns = [randomness.uniforms("train", randomness.keys_of_update(keys, turn)) for turn in range(4)]
@@ -61,11 +61,11 @@ def test_streams_seeds_and_samples_never_share_numbers():
     assert len(set(seen)) == len(seen)
 
 
-def test_stream_and_seed_do_not_run_together():
+def test_stream_and_seed_are_hashed_apart():
     assert randomness.digest64("train1", 2) != randomness.digest64("train", 12)
 
 
-def test_samples_are_apart_however_many_numbers_they_take():
+def test_the_numbers_of_neighbouring_samples_do_not_overlap():
     long = randomness.noise("train", 0, 0, (100_000,))
     following = randomness.noise("train", 0, 1, (4,))
     assert not any(torch.equal(long[i : i + 4], following) for i in range(99_996))

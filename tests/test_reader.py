@@ -71,7 +71,7 @@ def test_an_error_reaches_the_step_that_it_belongs_to():
         assert [take(reader, 3), take(reader, 1)] == [3, 1]
 
 
-def test_a_store_that_stalls_is_told_and_the_training_goes_on_when_it_answers(monkeypatch):
+def test_a_store_that_stalls_is_reported_and_the_training_goes_on_when_it_answers(monkeypatch):
     monkeypatch.setattr(reader_module, "STALLED", 0.01)
     reads, told = Reads(slow=1), []
 
@@ -85,7 +85,7 @@ def test_a_store_that_stalls_is_told_and_the_training_goes_on_when_it_answers(mo
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt, UserError("lost")])
-def test_a_store_that_stalls_holds_up_no_end(monkeypatch, error):
+def test_a_stalled_store_does_not_delay_the_end_of_a_training(monkeypatch, error):
     monkeypatch.setattr(reader_module, "CLOSING", 0.01)
     reads = Reads(slow=1)
     try:

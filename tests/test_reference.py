@@ -29,7 +29,7 @@ def test_float32_stays_float32():
     assert (x - gaussian.position(noise, 1.0)).abs().max() < 5e-5
 
 
-def test_one_bad_sample_does_not_hide_in_a_large_batch():
+def test_the_error_of_the_worst_sample_of_a_batch_decides_the_step():
     """Its own error norm decides, so a thousand samples at rest don't loosen its tolerance."""
     stiff = FieldFlow(lambda x, t: x * torch.sin(30 * t)[:, None])
     noise = torch.zeros(1000, 1, dtype=torch.float64)
@@ -53,7 +53,7 @@ def test_each_sample_of_a_batch_meets_the_tolerance(tolerance):
     assert error.max() < 10 * tolerance
 
 
-def test_the_sample_that_leaves_the_finite_numbers_is_known_and_when():
+def test_a_sample_that_is_not_finite_is_named_with_its_time():
     def velocity(x, t, limit):
         return torch.where((t > limit)[:, None], torch.nan, x)
 
@@ -64,7 +64,7 @@ def test_the_sample_that_leaves_the_finite_numbers_is_known_and_when():
     assert 0.25 < caught.value.t < 0.6
 
 
-def test_a_flow_that_no_step_is_small_enough_for():
+def test_a_flow_that_needs_too_small_steps_is_refused():
     pole = FieldFlow(lambda x, t: x.sign() / (t[:, None] - 0.51371234567) ** 2)
     with pytest.raises(UserError, match=r"no step is small enough for tolerance 1e-05.*follow a grid"):
         reference(pole, torch.ones(1, 1, dtype=torch.float64), tolerance=1e-5)
@@ -97,12 +97,12 @@ def test_calls_are_counted_and_never_beyond_the_end():
     torch.testing.assert_close(solution.x, fine.x, rtol=0, atol=1e-3)
 
 
-def test_tolerance_out_of_reach():
+def test_a_tolerance_below_the_precision_is_refused():
     with pytest.raises(UserError, match=r"tolerance 1e-08 is out of reach of torch\.float32"):
         reference(FieldFlow(lambda x, t: x), torch.zeros(1, 1), tolerance=1e-8)
 
 
-def test_without_torchdiffeq(monkeypatch):
+def test_without_torchdiffeq_the_extra_is_named(monkeypatch):
     make_missing(monkeypatch, "torchdiffeq", "fewstep.reference")
     with pytest.raises(UserError, match=r"pip install 'fewstep\[ode\]'"):
         reference(FieldFlow(lambda x, t: x), torch.zeros(1, 1))

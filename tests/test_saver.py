@@ -83,7 +83,7 @@ def test_steps_go_on_while_a_save_is_written_and_none_is_begun_beside_it(tmp_pat
     assert int(load_file(tmp_path / FILE)["step"]) == 12
 
 
-def test_what_was_begun_is_on_the_disk_when_a_training_is_interrupted(tmp_path, monkeypatch):
+def test_a_save_in_progress_is_finished_when_a_training_is_interrupted(tmp_path, monkeypatch):
     monkeypatch.setenv("FEWSTEP_CHECKPOINT_SECONDS", "1e-9")
     write = savers.write_state
     interrupted = threading.Event()
@@ -123,7 +123,7 @@ def test_a_full_disk_ends_the_training(tmp_path, monkeypatch):
         run(tmp_path, settings=TrainSettings(steps=10_000, batch=4), batches=Soon(4))
 
 
-def test_what_ended_a_training_is_told_and_not_what_befell_a_save_beside_it(tmp_path, monkeypatch):
+def test_the_error_that_ended_a_training_is_raised_and_not_that_of_a_concurrent_save(tmp_path, monkeypatch):
     monkeypatch.setenv("FEWSTEP_CHECKPOINT_SECONDS", "1e-9")
     interrupted = threading.Event()
 
@@ -142,7 +142,7 @@ def test_what_ended_a_training_is_told_and_not_what_befell_a_save_beside_it(tmp_
         run(tmp_path, settings=SETTINGS, batches=Interrupted(4))
 
 
-def test_a_save_that_is_killed_leaves_nothing_for_long(tmp_path):
+def test_leftovers_of_a_killed_save_are_removed_by_the_next(tmp_path):
     for _ in range(2):
         assert forked.end_of(forked.begin(trainings.killed_in_a_save, tmp_path / FILE)) == 9
     assert not (tmp_path / FILE).exists()
@@ -179,7 +179,7 @@ def test_frozen_weights_are_held_once_and_are_not_in_the_state(tmp_path):
     assert all(torch.equal(again[name], state[name]) for name in state)
 
 
-def test_a_save_copies_into_the_memory_of_the_one_before(tmp_path):
+def test_a_save_reuses_the_memory_of_the_one_before(tmp_path):
     trained = training()
     name = next(name for name, tensor in trained.tensors().items() if tensor.dim() == 2)
     with savers.Saver(tmp_path / FILE, trained, Watch(None, trained, Recorder())) as saver:

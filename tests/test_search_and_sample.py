@@ -261,7 +261,7 @@ def test_a_disk_that_is_full_is_one_message(made, tmp_path, monkeypatch, words, 
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_progress_is_told_beside_what_is_printed(made, capsys):
+def test_progress_is_reported_beside_what_is_printed(made, capsys):
     model = made()
     assert fewstep("search", model, "--budgets", 2, "--method", "tan") is None
     out, err = capsys.readouterr()

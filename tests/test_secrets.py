@@ -48,7 +48,7 @@ def test_a_variable_is_a_secret_by_its_name_or_its_address(name):
     assert secrets.without_secrets({name: SECRET[name]}) == {}
 
 
-def test_what_is_no_secret_is_handed_on():
+def test_variables_that_are_no_secrets_are_passed_on():
     assert secrets.without_secrets(OPEN) == OPEN
 
 

@@ -75,7 +75,7 @@ def test_pictures_of_the_pages_are_whole(site, pages):
 
 
 @pytest.mark.parametrize("script", sorted(ROOT.glob("docs/examples/*.py")), ids=lambda script: script.stem)
-def test_scripts_are_pages(script, site, pages):
+def test_scripts_of_the_examples_are_pages(script, site, pages):
     page = pages[f"examples/{script.stem}.html"]
     headings = re.findall(r"^# ## (.*)$", script.read_text(), re.M)
     assert headings

@@ -122,7 +122,7 @@ def test_flow_matching_learns(tmp_path):
     assert not trained.model.training
 
 
-def test_reports(tmp_path):
+def test_losses_are_reported_at_even_steps_and_held_out_ones_less_often(tmp_path):
     recorder = Recorder()
     run(tmp_path, settings=TrainSettings(steps=80, batch=4), progress=recorder)
     assert recorder.started == [("train", 80, 0)]
@@ -151,7 +151,7 @@ def test_short_trainings(tmp_path, steps):
     assert math.isfinite(trained.held_out_loss)
 
 
-def test_networks_take_turns_and_others_stay(tmp_path):
+def test_networks_are_updated_in_alternation_and_others_stay(tmp_path):
     method, recorder = TwoNetworks(), Recorder()
     teacher = student(seed=9)
     before = weights(teacher).clone()

@@ -14,7 +14,7 @@ from fewstep.metrics.monitor import Look
 from fewstep.training.watch import collapse
 
 
-def test_the_best_look_is_picked_and_told(tmp_path):
+def test_the_best_look_is_picked_and_reported(tmp_path):
     listener = Listener()
     trained = watched(tmp_path, progress=listener)
     told = {s: v["monitor.fd"] for s, v in listener.measured if "monitor.fd" in v}
@@ -41,7 +41,7 @@ def test_looks_are_spread_evenly_and_the_end_is_always_looked_at(tmp_path, looks
     assert steps == [*range(0, STEPS, every), STEPS]
 
 
-def test_it_ends_early_when_no_look_is_better_for_long(tmp_path):
+def test_a_training_ends_early_when_no_look_is_better_for_long(tmp_path):
     listener = Listener()
     trained = watched(tmp_path, progress=listener, patience=3)
     assert trained.watched.picked.step == 12
@@ -111,7 +111,7 @@ def test_a_training_that_gets_worse_goes_back_and_on_with_half_its_rates(tmp_pat
     assert away.watched.retreats == 0
 
 
-def test_what_it_goes_back_to_is_not_changed_by_what_comes_after(tmp_path):
+def test_the_best_weights_are_not_changed_by_later_steps(tmp_path):
     """One step before a look at the best weights, all is as it was when they were first looked at."""
     trained = watched(tmp_path, retreat=1.01)
     assert trained.watched.retreats > 2

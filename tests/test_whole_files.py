@@ -58,7 +58,7 @@ def test_a_file_that_can_not_be_written_is_refused_beforehand(places, name, told
     assert str(caught.value) == told
 
 
-def test_to_look_whether_a_file_can_be_written_leaves_nothing_behind(places):
+def test_must_be_writable_leaves_no_file(places):
     before = sorted(Path().rglob("*"))
     for name in ("new", "folder/new", "new/folder/new", "file"):
         files.must_be_writable(Path(name))
@@ -86,7 +86,7 @@ def test_a_folder_is_put_on_the_disk_with_all_that_is_below_it(tmp_path, flushed
     assert sorted(flushed) == sorted([*folders, (tmp_path / "a/b/file").stat().st_ino])
 
 
-def test_what_is_set_aside_replaces_what_was_before_and_may_be_gone(tmp_path):
+def test_a_file_set_aside_replaces_an_earlier_one_and_may_be_missing(tmp_path):
     (tmp_path / "state.damaged").mkdir()
     (tmp_path / "state").write_text("bad")
     assert files.set_aside(tmp_path / "state").read_text() == "bad"
@@ -96,12 +96,12 @@ def test_what_is_set_aside_replaces_what_was_before_and_may_be_gone(tmp_path):
 CONTENT = {"text": "a", "numbers": [1.5, float("inf")], "steps": {10: (1, 2), 9: None}}
 
 
-def test_what_is_sealed_is_read_as_it_was_written():
+def test_sealed_content_is_read_as_it_was_written():
     sealed = json.loads(json.dumps(seal(CONTENT)))
     assert unseal(sealed) == json.loads(json.dumps(CONTENT))
 
 
-def test_no_flipped_bit_gets_through_a_seal():
+def test_a_flipped_bit_is_found_by_the_seal():
     text = json.dumps(seal(CONTENT)).encode()
     for position, byte in enumerate(text):
         flipped = text[:position] + bytes([byte ^ 1]) + text[position + 1 :]
@@ -110,6 +110,6 @@ def test_no_flipped_bit_gets_through_a_seal():
 
 
 @pytest.mark.parametrize("other", [[], None, 3, {}, {"text": "a"}])
-def test_what_was_never_sealed_is_refused(other):
+def test_content_without_a_seal_is_refused(other):
     with pytest.raises(ValueError, match="no checksum"):
         unseal(other)

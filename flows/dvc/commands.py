@@ -1,4 +1,4 @@
-"""DVC commands for a stage, each in a child process: its turn, and what brings inputs or sends the output."""
+"""DVC commands for a stage, each in a child process: run it, bring its inputs, send its output."""
 
 import os
 import sys
@@ -27,7 +27,7 @@ def reproduce(
     force: bool = False,
     seconds: float | None = None,
 ) -> Outcome:
-    """Give one stage its turn; return whether it ran, was restored, or had nothing to do.
+    """Run one stage; return whether it ran, was restored, or had nothing to do.
 
     Args:
         stage: Its name in dvc.yaml, key included.

@@ -1,4 +1,4 @@
-"""The child process that gives a stage its turn: `reproduce.py STAGE OUTCOME [--force] [--pull]`.
+"""The child process that runs a stage: `reproduce.py STAGE OUTCOME [--force] [--pull]`.
 
 It calls DVC in the working directory and writes how that ended to the file OUTCOME as JSON. It imports
 nothing of this project, since the working directory may hold another version of it.

@@ -72,13 +72,13 @@ def choose(
             f"{asked} needs what is not up to date: {', '.join(stale)}; start from {stale[0]}, "
             "or leave start_from and only out"
         )
-    turns: dict[str, Fate] = {}
+    chosen: dict[str, Fate] = {}
     for name in stages:
         if name in named:
-            turns[name] = "run" if force else known[name]
+            chosen[name] = "run" if force else known[name]
         elif name in needed and known[name] == "restore":
-            turns[name] = "restore"
-    return turns
+            chosen[name] = "restore"
+    return chosen
 
 
 def above(stages: dict[str, Stage], names: Iterable[str]) -> set[str]:
@@ -91,25 +91,25 @@ def above(stages: dict[str, Stage], names: Iterable[str]) -> set[str]:
     return found
 
 
-def plan(root: Path, turns: dict[str, Fate], *, force: bool) -> str:
+def plan(root: Path, fates: dict[str, Fate], *, force: bool) -> str:
     """Return lines on what a run would do, and how long that took the last time."""
     seconds = durations.read(root)
     words = {**WORDS, "run": "runs from its beginning"} if force else WORDS
     lines = []
-    for name, fate in turns.items():
+    for name, fate in fates.items():
         last = f" ({durations.readable(seconds[name])} the last time)" if name in seconds else ""
         lines.append(f"{name} {words[fate]}{last if fate == 'run' else ''}")
-    runs = running(turns)
+    runs = running(fates)
     unknown = [name for name in runs if name not in seconds]
     total = durations.readable(sum(seconds.get(name, 0) for name in runs))
     new = f", and {len(unknown)} that no run here has timed" if unknown else ""
-    lines.append(f"{len(runs)} of {len(turns)} stages run: {total} one after the other{new}")
+    lines.append(f"{len(runs)} of {len(fates)} stages run: {total} one after the other{new}")
     return "\n".join(lines)
 
 
-def running(turns: dict[str, Fate]) -> list[str]:
+def running(fates: dict[str, Fate]) -> list[str]:
     """Return the stages that run, unless DVC's cache has their results."""
-    return [name for name, fate in turns.items() if fate == "run"]
+    return [name for name, fate in fates.items() if fate == "run"]
 
 
 def provides(stage: Stage, path: str) -> bool:

@@ -67,10 +67,10 @@ class WorkAhead:
         """`log` is called with each line that they print; they run in the folder `root`."""
         self.stages, self.root, self.log = [name for name in stages if able(name)], root, log
         self.new = self.stopped = False
-        self.family: processes.Family | None = None
+        self.child_processes: processes.ChildProcesses | None = None
 
     def begun(self, stage: str) -> None:
-        """Note that a stage has its turn, so that nothing is to be done ahead of it any more."""
+        """Note that a stage has begun, so that none of its work is done ahead any more."""
         if stage in self.stages:
             self.stages = [name for name in self.stages if name != stage]
             self.stop()
@@ -91,18 +91,18 @@ class WorkAhead:
     def stop(self) -> None:
         """Have the process end; its slot is given back soon."""
         self.stopped = True
-        if family := self.family:  # another thread may end it meanwhile
-            family.stop()
+        if running := self.child_processes:  # another thread may end it meanwhile
+            running.stop()
 
     def _work(self) -> None:
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "FEWSTEP_WORKERS": "1"}
         try:
-            with processes.family() as self.family, suppress(processes.StoppedError):
+            with processes.child_processes() as self.child_processes, suppress(processes.StoppedError):
                 for stage in [] if self.stopped else self.stages:
                     command = [sys.executable, "-m", f"stages.{stage}", "--ahead"]
                     processes.run(command, self._hear, cwd=self.root, env=environment)
         finally:
-            self.family = None
+            self.child_processes = None
             slots.give_back(self)
 
     def _hear(self, line: str) -> None:

@@ -36,7 +36,7 @@ class Progress:
     def move(self, record: dict[str, Any]) -> None:
         """Show a record of the stage's progress (stages/process/records.py)."""
         percent, shown = 100 * record["done"] / max(record["total"], 1), described(record)
-        with harmless(f"the progress of {self.stage}"), connection.impatient():
+        with harmless(f"the progress of {self.stage}"), connection.without_retries():
             if self.bar:
                 update_progress_artifact(self.bar, percent, shown)
             else:
@@ -61,7 +61,7 @@ def show(stage: str, root: Path, outputs: tuple[str, ...]) -> None:
             if manifest := manifests.read(root / out):
                 shown = page(stage, root / out, manifest, tracked_run(stage, manifest["fingerprint"]))
                 connection.restart.wait()
-                with connection.impatient():
+                with connection.without_retries():
                     create_markdown_artifact(shown, key=key(stage), description=f"{stage}: what is in {out}")
 
 
@@ -69,7 +69,7 @@ def show_table(name: str, rows: list[dict[str, Any]], description: str) -> None:
     """Show a table, which has a row for each mapping of columns to cells."""
     with harmless(f"the table of the {name}"):
         connection.restart.wait()
-        with connection.impatient():
+        with connection.without_retries():
             create_table_artifact(rows, key=key(name), description=description)
 
 

@@ -125,14 +125,14 @@ def unreachable() -> Exception | None:
 def asked_once() -> Iterator[SyncPrefectClient]:
     """Give a client that does not retry."""
     with (
-        impatient(),
+        without_retries(),
         get_client(sync_client=True, httpx_settings={"timeout": SECONDS}) as client,
     ):
         yield client
 
 
 @contextmanager
-def impatient() -> Iterator[None]:
+def without_retries() -> Iterator[None]:
     """Turn retries of Prefect's clients off for a while.
 
     Prefect's `temporary_settings` reads all settings anew, which takes longer than most requests.

@@ -1,7 +1,7 @@
-"""Prefect's server behind a door: what a foreign page asks, or asks under a foreign name, is refused.
+"""Prefect's server with a login, a host check and an origin check.
 
-Prefect answers under any name and lets any page read what it answers. So a page could start runs, by a
-request of its own or by a name that it lets point here. Its program is
+Prefect itself answers under any host name and lets pages of any origin read its answers. So a page in a
+browser could start runs, by a request of its own or by a host name that it points here. The program is
 `python -m uvicorn --factory flows.server.door:app`.
 """
 

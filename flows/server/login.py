@@ -34,7 +34,7 @@ def login(root: Path) -> str:
     return file.read_text().strip()
 
 
-def told(root: Path) -> str:
+def client_assignment(root: Path) -> str:
     """Return what sets the client's variable in a shell; the secret itself stays off the screen."""
     where = f"${SERVER}" if os.environ.get(SERVER) else f"$(cat {shlex.quote(str(file_of(root)))})"
     return f"{CLIENT}={where}"

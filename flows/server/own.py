@@ -1,4 +1,4 @@
-"""The Prefect server of a run that names none: behind the same door as that of `fewstep ui`."""
+"""The Prefect server of a run that names none: with the login and checks of that of `fewstep ui`."""
 
 import atexit
 import random

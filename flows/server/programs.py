@@ -67,7 +67,7 @@ def mlflow(root: Path) -> Server:
 
 
 def prefect(root: Path) -> Server:
-    """Return the server of flows, behind its door (flows/server/door.py)."""
+    """Return the server of flows, with a login and checks of requests (flows/server/door.py)."""
     secret = login.login(root)
     return Server(
         name="Prefect",
@@ -80,7 +80,8 @@ def prefect(root: Path) -> Server:
         health="/api/health",
         page=f"{{}}/enter#{quote(secret, safe=':')}",
         # MLflow needs no such line: by default, stages write to the database that it shows.
-        use=f"  (to watch `fewstep run` there: export PREFECT_API_URL={{}}/api {login.told(root)})",
+        use="  (to watch `fewstep run` there: "
+        f"export PREFECT_API_URL={{}}/api {login.client_assignment(root)})",
         environment={
             login.SERVER: secret,
             "PREFECT_UI_API_URL": "/api",  # else its page asks port 4200, whatever its own is

@@ -1,7 +1,7 @@
 """Child processes that never outlive the flow: each is a process group, interrupted first and killed later.
 
-A stage that is interrupted leaves no lock, and a later run resumes it. The children of one flow run are a
-family; those of the flow runs that it starts are families below it.
+A stage that is interrupted leaves no lock, and a later run resumes it. The children of one flow run are
+stopped together, with those of the flow runs that it starts.
 """
 
 import os
@@ -65,12 +65,12 @@ class _Child:
         self.stop()
 
 
-class Family:
-    """The children of a flow run, and the families below it."""
+class ChildProcesses:
+    """The child processes of a flow run, and those of the flow runs below it."""
 
     def __init__(self) -> None:
         self.children: set[_Child] = set()
-        self.below: list[Family] = []
+        self.below: list[ChildProcesses] = []
         self.stopping = threading.Event()
 
     def stop(self) -> list[threading.Thread]:
@@ -79,25 +79,25 @@ class Family:
         stops = [threading.Thread(target=child.stop) for child in list(self.children)]
         for stop in stops:
             stop.start()
-        return [*stops, *(stop for family in list(self.below) for stop in family.stop())]
+        return [*stops, *(stop for other in list(self.below) for stop in other.stop())]
 
 
-_first = Family()
-_family: ContextVar[Family] = ContextVar("family", default=_first)
+_first = ChildProcesses()
+_current: ContextVar[ChildProcesses] = ContextVar("child_processes", default=_first)
 
 
 @contextmanager
-def family() -> Iterator[Family]:
-    """Make a family below the present one, of what this thread and the tasks it starts run."""
-    above, own = _family.get(), Family()
+def child_processes() -> Iterator[ChildProcesses]:
+    """Collect the children of this thread and of the tasks it starts, below those of the present run."""
+    above, own = _current.get(), ChildProcesses()
     above.below.append(own)
     if above.stopping.is_set():
         own.stopping.set()
-    token = _family.set(own)
+    token = _current.set(own)
     try:
         yield own
     finally:
-        _family.reset(token)
+        _current.reset(token)
         above.below.remove(own)
 
 
@@ -122,8 +122,8 @@ def run(
         StoppedError: `stop_all` was called.
         TimeIsOverError: It took longer than `seconds`.
     """
-    family = _family.get()
-    if family.stopping.is_set():
+    present = _current.get()
+    if present.stopping.is_set():
         raise StoppedError
     process = subprocess.Popen(
         [sys.executable, "-IS", "-c", FOLLOW, str(os.getpid()), *command],
@@ -136,11 +136,11 @@ def run(
         stderr=subprocess.STDOUT,
     )
     child = _Child(process)
-    family.children.add(child)
+    present.children.add(child)
     timer = threading.Timer(seconds or 0, child.time_is_over)
     timer.daemon = True
     with process:
-        if family.stopping.is_set():  # since this began
+        if present.stopping.is_set():  # since this began
             threading.Thread(target=child.stop, daemon=True).start()
         if seconds is not None:
             timer.start()
@@ -155,20 +155,20 @@ def run(
         finally:
             timer.cancel()
             child.ended.set()
-            family.children.discard(child)
+            present.children.discard(child)
     if child.timed_out:
         raise TimeIsOverError
-    if family.stopping.is_set():
+    if present.stopping.is_set():
         raise StoppedError
     return status
 
 
 def stop_all() -> None:
-    """End every child of this family and of those below, and start no more; return when all have ended."""
-    for stop in _family.get().stop():
+    """End every child of this run and of those below it, and start no more; return when all have ended."""
+    for stop in _current.get().stop():
         stop.join()
 
 
 def stopping() -> bool:
-    """Return whether this family was told to stop."""
-    return _family.get().stopping.is_set()
+    """Return whether this flow run was told to stop."""
+    return _current.get().stopping.is_set()

@@ -33,9 +33,9 @@ from stages.tracking import recording
 FILE = Path("infra", "pools.yaml")
 FLOW = "fewstep-stage"
 POLL = 1.0  # seconds, as all that follow
-PATIENCE_WITH_AN_EMPTY_POOL = 25.0  # a worker that died counts as online for half a minute more
-PATIENCE_WITH_SILENCE = 90.0
-PATIENCE_WITH_THE_SERVER = 300.0
+EMPTY_POOL_SECONDS = 25.0  # a worker that died counts as online for half a minute more
+SILENCE_SECONDS = 90.0
+SERVER_SECONDS = 300.0
 
 
 def wanted() -> bool:
@@ -83,7 +83,7 @@ def reproduce(
     force: bool = False,
     seconds: float | None = None,
 ) -> commands.Outcome:
-    """Give one stage its turn on a worker; return whether it ran, was restored, or had nothing to do.
+    """Run one stage on a worker; return whether it ran, was restored, or had nothing to do.
 
     What DVC can restore needs no worker.
 
@@ -116,7 +116,7 @@ def reproduce(
     if not final.state.is_completed():
         mistake = final.state.name == stage_flow.MISTAKE or final.state.is_cancelled()
         raise StageError(stage, f"{stage} on a worker of pool {pool}: {message}", transient=not mistake)
-    outcome, entry = stage_flow.taken(message)
+    outcome, entry = stage_flow.decode_result(message)
     before = lockfile.entry(root, stage)
     lockfile.merge(root, stage, entry)
     if repo.shares_by(root) == "cache":
@@ -222,7 +222,7 @@ class RunWatch:
             if not waits or self._online():
                 self.worker_seen = now
         except httpx.HTTPError:
-            if now - self.answered > PATIENCE_WITH_THE_SERVER:
+            if now - self.answered > SERVER_SECONDS:
                 raise
             self.since = self.worker_seen = now  # nobody could ask in this time
             return None
@@ -230,15 +230,15 @@ class RunWatch:
         if seen.state.is_final():
             return seen
         self._log_state(seen)
-        if now - self.worker_seen > PATIENCE_WITH_AN_EMPTY_POOL:
+        if now - self.worker_seen > EMPTY_POOL_SECONDS:
             raise UserError(
                 f"no worker of pool {self.pool} is online at {self.client.api_url}; start one with "
                 f"`fewstep worker {self.pool}` on a machine of that kind, then run again"
             )
         if seen.state.type is StateType.SCHEDULED or seen.updated != self.last_update:
             self.last_update, self.since = seen.updated, now
-        if now - self.since > PATIENCE_WITH_SILENCE:
-            lost = f"its worker has given no sign of life for {PATIENCE_WITH_SILENCE:.0f} s"
+        if now - self.since > SILENCE_SECONDS:
+            lost = f"its worker has given no sign of life for {SILENCE_SECONDS:.0f} s"
             self.client.set_flow_run_state(self.run, Crashed(message=lost), force=True)
         return None
 

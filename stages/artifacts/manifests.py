@@ -20,7 +20,7 @@ def sha256(file: Path) -> str:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Return the files of a folder and its subfolders, sorted; hidden ones are nobody's data."""
+    """Return the files of a folder and its subfolders, sorted; hidden ones are left out."""
     names = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
     return [folder / name for name in names if not any(part.startswith(".") for part in name.parts)]
 

@@ -22,7 +22,7 @@ from stages.evaluation.entries import Entry, KeptEntries, Result
 from stages.evaluation.macs import macs_of
 from stages.evaluation.measuring import Wanted, converge
 from stages.figures.sample_grid import samples_shown
-from stages.sampling.open_model import open_model, turns_of
+from stages.sampling.open_model import open_model, straightness_of
 
 STRAIGHTNESS_NOISES = 256
 
@@ -131,7 +131,7 @@ def straightness(model: Model, seed: int) -> float | None:
     """Return S of a model with a velocity at all times; a student knows none between its timesteps."""
     if model.config.trained_times != "all" or model.config.velocity_until != "now":
         return None
-    return turns_of(as_flow(model), model, noises=STRAIGHTNESS_NOISES, seed=seed).straightness
+    return straightness_of(as_flow(model), model, noises=STRAIGHTNESS_NOISES, seed=seed).straightness
 
 
 def solver_of(entry: Entry) -> str:

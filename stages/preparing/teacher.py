@@ -40,8 +40,8 @@ def samples_of(config: Any, job: Job) -> Samples:
         job: Its job.
 
     Raises:
-        UserError: if the folder holds no such model, nobody says the shape or the conditions of its samples,
-            or these are none that one can train on: then it is not what it is declared to be.
+        UserError: if the folder holds no such model, the shape or the conditions of its samples are declared
+            nowhere, or these are none that one can train on: then it is not what it is declared to be.
     """
     asked = config.teacher
     found = asked.format.build().look(job.inputs["folder"])
@@ -86,7 +86,7 @@ def shape_of(asked: TeacherSettings, found: Found) -> tuple[int, ...]:
     """Return the shape of a sample.
 
     Raises:
-        UserError: if nobody says it, or the network has another.
+        UserError: if it is declared nowhere, or the network has another.
     """
     described = found.described
     if asked.shape is not None:

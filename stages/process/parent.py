@@ -30,17 +30,17 @@ def die_with_dvc() -> None:
         return
     die_with_parent()
     dvc = starter()
-    if dvc is None or is_adopter(dvc):
+    if dvc is None or is_subreaper(dvc):
         raise UserError("the dvc that started this was killed; run `dvc repro` again")
     if dvc.pid != os.getppid():
         threading.Thread(target=_watch, args=(dvc,), daemon=True).start()
 
 
-def is_adopter(process: psutil.Process) -> bool:
-    """Return whether a process is not dvc, but the one that adopted this process when dvc had died.
+def is_subreaper(process: psutil.Process) -> bool:
+    """Return whether a process is not dvc, but the one that this process was reparented to when dvc died.
 
-    dvc runs commands in its own session, and orphans are adopted from outside of it. In a container
-    that need not be so, but there process 1 adopts, which is dvc itself or something else than Python.
+    dvc runs commands in its own session, and orphans get a parent outside of it: init or a subreaper. In
+    a container that need not be so, but there it is process 1, which is dvc itself or no Python.
     """
     try:
         session = os.getsid(process.pid)

@@ -12,7 +12,7 @@ from stages.process import records
 RECORD_EVERY = 3.0  # seconds between records
 
 
-class Shown(CommandProgress):
+class StageProgress(CommandProgress):
     """Progress of one stage; see fewstep.progress.Progress for the meaning of its methods."""
 
     def __init__(

@@ -24,7 +24,7 @@ from stages.artifacts.plan import Plan
 from stages.artifacts.scratch import Scratch, publish, root
 from stages.process import again, records
 from stages.process.parent import die_with_dvc
-from stages.process.progress import Shown
+from stages.process.progress import StageProgress
 from stages.run import variables
 from stages.run.job import Job
 from stages.settings import checks, discovery
@@ -130,7 +130,7 @@ def show_plan(stage: str, key: str | None, price: float | None) -> None:
     if price is not None and not 0 <= price < math.inf:
         raise UserError(f"--price must be that of an hour of a worker, a number from 0, got {price:g}")
     plan = read_plan(stage, key)
-    scratch, progress = Scratch.of(plan.address, plan.fingerprint), Shown(plan.address)
+    scratch, progress = Scratch.of(plan.address, plan.fingerprint), StageProgress(plan.address)
     if scratch.read_finished(progress.note):
         progress.note("is made already; there is nothing to spend")
         return
@@ -153,7 +153,7 @@ def run(stage: str, key: str | None) -> records.Outcome:
     with scratch.lock(lambda text: print(f"{plan.address}: {text}", flush=True)):
         scratch.prune()
         tracking = Tracking(root(), plan)
-        progress = Shown(plan.address, tracking.measured)
+        progress = StageProgress(plan.address, tracking.measured)
         status = "FAILED"
         try:
             anew = again.asked() and scratch.begin_again(again.asking_run())
@@ -188,7 +188,7 @@ def help_train(stage: str, key: str | None) -> None:
     plan = read_plan(stage, key)
     if "train" not in plan.module.Config.model_fields:
         raise UserError(f"FEWSTEP_NODE_RANK is {machine_number()}, but {stage} trains nothing; unset it")
-    scratch, progress = Scratch.of(plan.address, plan.fingerprint), Shown(plan.address)
+    scratch, progress = Scratch.of(plan.address, plan.fingerprint), StageProgress(plan.address)
     if scratch.read_finished(progress.note):
         progress.note("the first machine has finished it")
         return
@@ -208,13 +208,15 @@ def work_ahead(stage: str, key: str | None) -> None:
     """
     plan = read_plan(stage, key, complete=False)
     plan.check_inputs()
-    scratch, progress = Scratch.of(plan.address, plan.fingerprint), Shown(f"{plan.address}, ahead")
-    with suppress(KeyboardInterrupt):  # whoever asked for this needs the machine for something else
+    scratch, progress = Scratch.of(plan.address, plan.fingerprint), StageProgress(f"{plan.address}, ahead")
+    with suppress(KeyboardInterrupt):  # interrupted because a stage needs the slot
         plan.module.ahead(plan.config, job_of(plan, scratch, progress, lambda name, file: None))
         progress.finish()
 
 
-def work(plan: Plan, scratch: Scratch, progress: Shown, tracking: Tracking, *, anew: bool) -> dict[str, Any]:
+def work(
+    plan: Plan, scratch: Scratch, progress: StageProgress, tracking: Tracking, *, anew: bool
+) -> dict[str, Any]:
     """Run the stage, and write and return the manifest of what it made.
 
     Raises:
@@ -235,7 +237,9 @@ def work(plan: Plan, scratch: Scratch, progress: Shown, tracking: Tracking, *, a
     return manifest
 
 
-def job_of(plan: Plan, scratch: Scratch, progress: Shown, picture: Callable[[str, Path], None]) -> Job:
+def job_of(
+    plan: Plan, scratch: Scratch, progress: StageProgress, picture: Callable[[str, Path], None]
+) -> Job:
     """Return what the stage's functions are given."""
     return Job(
         stage=plan.stage,

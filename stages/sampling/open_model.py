@@ -105,7 +105,7 @@ def grid_of_nfe(flow: Flow, solver: str, nfe: int, *, spacing: str = "uniform") 
     return grids.spaced(spacing, steps, start=flow.t_start, end=flow.t_end, solver=solver)
 
 
-def turns_of(flow: Flow, model: Model, *, noises: int, seed: int, steps: int = 64) -> Turns:
+def straightness_of(flow: Flow, model: Model, *, noises: int, seed: int, steps: int = 64) -> Turns:
     """Return S and F of a model's flow, means over dimensions, on noise that nothing else uses.
 
     As many noises at a time as memory shall hold: one batch, unless samples are large.

@@ -117,7 +117,7 @@ def unscheduled(key: str, config: ExportSettings, params: Params) -> str | None:
         return f"the solver is {solver}"
     if takes_until(params, key):
         return f"{key} is a flow map"
-    *trained, (stage, teacher) = line_of(key, params)
+    *trained, (stage, teacher) = lineage_of(key, params)
     drawn = next((each.model.name for _, each in trained if each.model is not None), None)
     if drawn not in (None, "diffusers"):
         return f"its network is {drawn}, and not one of diffusers"
@@ -137,7 +137,7 @@ def unscheduled(key: str, config: ExportSettings, params: Params) -> str | None:
     return None
 
 
-def line_of(model: str, params: Params) -> list[tuple[str, Any]]:
+def lineage_of(model: str, params: Params) -> list[tuple[str, Any]]:
     """Return the stage and Config of a model, of that which it starts from, and so on up to a teacher."""
     found: list[tuple[str, Any]] = []
     while (stage := maker_of(params, model)) is not None and len(found) < len(models(params)):
@@ -150,7 +150,7 @@ def line_of(model: str, params: Params) -> list[tuple[str, Any]]:
 
 def may_have_steps(key: str, params: Params) -> bool:
     """Return whether a model's folder may hold a student's own steps, or its training for any kept some."""
-    stage, config = line_of(key, params)[0]
+    stage, config = lineage_of(key, params)[0]
     return (stage == "distill" and config.nfe != "any") or getattr(config, "checkpoint", None) is not None
 
 
@@ -165,7 +165,7 @@ def own_steps(key: str, params: Params) -> int | None:
 
 def may_be_adapter(key: str, params: Params) -> bool:
     """Return whether a model is an adapter, or its folder may hold one."""
-    stage, config = line_of(key, params)[0]
+    stage, config = lineage_of(key, params)[0]
     if stage in TEACHERS:
         return getattr(config, "checkpoint", None) is not None
     return config.lora is not None

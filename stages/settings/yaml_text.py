@@ -1,8 +1,8 @@
 """YAML as DVC reads it: of version 1.2, by the same parser, where most tools read version 1.1.
 
 What the two versions take for different values is refused, whichever tool looks at the file next, but for
-numbers such as 3e-5: version 1.1 wants a point and a sign in them, and nobody means a text. What is written
-here reads the same in both.
+numbers such as 3e-5: version 1.1 wants a point and a sign in them, and such a text is never meant. What is
+written here reads the same in both.
 """
 
 import math
@@ -22,7 +22,7 @@ WORD = re.compile(r"[A-Za-z][\w /.-]*")
 
 
 class OldReader(FAST):  # type: ignore[misc, valid-type]  # which of two classes it is, only a run knows
-    """Reads version 1.1, and scientific numbers as everybody writes them."""
+    """Reads version 1.1, and scientific numbers without a point or a sign."""
 
 
 OldReader.add_implicit_resolver("tag:yaml.org,2002:float", SCIENTIFIC, list("-+.0123456789"))

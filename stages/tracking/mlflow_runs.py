@@ -246,7 +246,7 @@ class Registry:
         return {alias: self.challenge(alias, *challenger) for alias, challenger in aliases.items()}
 
     def challenge(self, alias: str, version: ModelVersion, row: dict[str, Any]) -> str:
-        """Give a version the alias if nobody has it, or its holder is worse beyond the interval."""
+        """Give a version the alias if none has it, or the one that has it is worse beyond the interval."""
         holder = self.client.get_registered_model(self.name).aliases.get(alias)
         this = f"version {version.version}, {row['model']}, fd_clf {row['fd_clf']:.4g}"
         if holder is not None:

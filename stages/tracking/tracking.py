@@ -24,7 +24,7 @@ ATTACHED_BYTES = 64 * 2**20
 WEIGHTS, CONDITIONS = "model.safetensors", "conditions.safetensors"
 OWN = "own"  # the grid of a student: it alone fixes the NFE of the model
 HELD_AGAINST = ("backends", "samples", "blocks", "seed")  # in a row of metrics.json
-PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+SHORT_TIMEOUTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
 
 class Tracking:
@@ -173,7 +173,7 @@ def start_sender(root: Path) -> None:
             subprocess.Popen(
                 [sys.executable, "-m", "stages.tracking.sender", str(root)],
                 cwd=root,
-                env=PATIENCE | recording.environment(),
+                env=SHORT_TIMEOUTS | recording.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -14,7 +14,7 @@ from fewstep.training.engine import Engine
 from fewstep.training.footprint import HELD, Engaged, Measured
 from stages.process.device import device
 from stages.run.job import Job
-from stages.training.training import Untrained
+from stages.training.training import TrainingSpec
 from stages.workers.distributed import Group
 from stages.workers.machine import CGROUPS
 
@@ -115,20 +115,20 @@ class MemoryPlan:
         return self.needed(way) <= self.free
 
 
-def plan_memory(job: Job, untrained: Untrained) -> MemoryPlan:
+def plan_memory(job: Job, spec: TrainingSpec) -> MemoryPlan:
     """Measure a training; its student is of no use afterwards.
 
     Raises:
         UserError: if the environment has an impossible value, or a few samples do not fit into the memory.
     """
-    task = untrained.task(job)
+    task = spec.task(job)
     engine, group, free = Engine.from_environment(), Group.from_environment(), free_memory()
     ranks = group.processes * group.machines
     share = task.settings.batch // ranks
     shards = Shards(task.source / "train")
     sharded = ranks > 1 and variables.is_on("FEWSTEP_SHARD")
     return MemoryPlan(
-        measured=task.measure(untrained.student),
+        measured=task.measure(spec.student),
         batch=task.settings.batch,
         way=Engaged(
             share,
@@ -142,7 +142,7 @@ def plan_memory(job: Job, untrained: Untrained) -> MemoryPlan:
         data=bytes_in_memory(shards.samples, bytes_of_sample(shards)),
         on_cpu=device() == "cpu",
         copies=1 if task.monitor is None else 2,
-        shardable=untrained.student.config.lora is None,
+        shardable=spec.student.config.lora is None,
     )
 
 

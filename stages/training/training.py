@@ -29,7 +29,7 @@ from stages.run.job import Job
 from stages.settings.discovery import address
 from stages.settings.params import Named
 from stages.training.task import TrainTask
-from stages.workers.distributed import Group, share
+from stages.workers.distributed import Group, launch
 
 SHOWN_NFE = (1, 2, 4, 8, 32)
 KEPT = ("checks", "problems", "advice")  # the facts of a coupling that go with each model trained on it
@@ -53,7 +53,7 @@ def student_of(init: Model, changes: dict[str, Any], architecture: Named | None,
 
 
 @dataclass(frozen=True)
-class Untrained:
+class TrainingSpec:
     """What a stage trains, how, and on what."""
 
     method: Method
@@ -115,15 +115,15 @@ def profiles(job: Job) -> Path:
     return state() / "profiles" / address(job.stage, job.key)
 
 
-def train_model(job: Job, untrained: Untrained) -> Trained:
+def train_model(job: Job, spec: TrainingSpec) -> Trained:
     """Train a student, write its model directory, and picture its samples.
 
     FEWSTEP_PROCESSES says how many processes of this machine share it, FEWSTEP_NODES how many machines.
 
     Raises:
-        UserError: see `Untrained.task`.
+        UserError: see `TrainingSpec.task`.
     """
-    trained = learn(job, untrained.task(job), untrained.student, Group.from_environment())
+    trained = learn(job, spec.task(job), spec.student, Group.from_environment())
     if variables.count("FEWSTEP_PROFILE", "steps", default=None):
         for file in sorted(profiles(job).glob("*")):
             job.attach("profile", file)
@@ -138,11 +138,11 @@ def train_model(job: Job, untrained: Untrained) -> Trained:
         loss=trained.loss,
         parameters=sum(p.numel() for p in trained.model.parameters()),
     )
-    if (student := untrained.student).config.lora is not None:
+    if (student := spec.student).config.lora is not None:
         job.facts["lora_parameters"] = sum(p.numel() for p in student.parameters() if p.requires_grad)
     note_monitor(job, trained)
-    if untrained.method.needs.stream == "pairs":
-        note_pairs(job, untrained.source, trained)
+    if spec.method.needs.stream == "pairs":
+        note_pairs(job, spec.source, trained)
     return trained
 
 
@@ -152,7 +152,7 @@ def learn(job: Job, task: TrainTask, student: Model, group: Group) -> Trained:
         return task.learn(student, job.progress)
     if group.machine == 0:
         save_model(task.start, student)
-    known = share(group, task.take_part, name=job.result, progress=job.progress)
+    known = launch(group, task.take_part, name=job.result, progress=job.progress)
     return Trained(model=load_model(task.end, merge=False).to(device()).eval(), **known)
 
 

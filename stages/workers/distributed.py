@@ -143,7 +143,7 @@ def processes() -> int:
     return count
 
 
-def share(group: Group, work: Callable[[Progress], Any], *, name: str, progress: Progress) -> Any:
+def launch(group: Group, work: Callable[[Progress], Any], *, name: str, progress: Progress) -> Any:
     """Let all processes of a group call `work` with a progress, and return what the first got.
 
     Args:
@@ -234,17 +234,17 @@ def until_all_leave(group: Group) -> Iterator[None]:
         yield
         return
     host, _, port = group.rendezvous.rpartition(":")
-    patience = timedelta(seconds=LEAVE_SECONDS)
+    timeout = timedelta(seconds=LEAVE_SECONDS)
     others = [f"{machine} left" for machine in range(1, group.machines)]
 
     def store(**options: Any) -> dist.Store:  # torch's launch shares that of the first machine
-        return dist.TCPStore(host, int(port), wait_for_workers=False, timeout=patience, **options)
+        return dist.TCPStore(host, int(port), wait_for_workers=False, timeout=timeout, **options)
 
     if group.machine == 0:
         meeting = store(is_master=True, multi_tenant=True)
         yield
         with suppress(dist.DistError):
-            meeting.wait(others, patience)
+            meeting.wait(others, timeout)
     else:
         yield
         with suppress(dist.DistError):

@@ -17,7 +17,7 @@ from stages.workers.ray_cluster import connect, ray
 from stages.workers.sharing import Answer, DiedError
 
 LOOK = 2.0  # seconds between two looks for room
-PATIENCE = 60.0  # seconds without any worker
+WAIT_SECONDS = 60.0  # seconds without any worker
 
 
 class Worker:
@@ -80,14 +80,14 @@ class Actors:
         now = time.monotonic()
         if arrived:
             self.last_seen = now
-        elif now - self.last_seen > PATIENCE:
+        elif now - self.last_seen > WAIT_SECONDS:
             total, free = (
                 told.get(self.kind, 0) for told in (ray.cluster_resources(), ray.available_resources())
             )
             raise UserError(
-                f"no worker could start on the Ray cluster in {PATIENCE:g} s: each needs 1 {self.kind}, and "
-                f"of {total:g} there {free:g} are free. Let a machine join (`ray start --address=...`), or "
-                "wait until others are done"
+                f"no worker could start on the Ray cluster in {WAIT_SECONDS:g} s: each needs 1 {self.kind}, "
+                f"and of {total:g} there {free:g} are free. Let a machine join (`ray start --address=...`), "
+                "or wait until others are done"
             )
         if not self.coming and now >= self.next_look:
             self.next_look = now + LOOK

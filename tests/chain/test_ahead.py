@@ -10,7 +10,7 @@ def kept(checkout):
     return sorted((checkout / ".fewstep/entries").glob("*.json"))
 
 
-def test_models_that_are_there_are_measured_and_the_run_finds_that(checkout, finished):
+def test_ahead_measures_existing_models_and_the_run_reuses_the_entries(checkout, finished):
     out = checkout.forget("evaluate")
     every = len(kept(checkout))
     shutil.rmtree(checkout / ".fewstep/entries")
@@ -35,7 +35,7 @@ def test_without_the_reference_there_is_nothing_to_measure(checkout):
     assert not (checkout / ".fewstep/entries").exists()
 
 
-def test_a_mistake_is_told(checkout):
+def test_ahead_reports_a_mistake(checkout):
     checkout.set(evaluate={"sampels": 9})
     said = checkout.refused("python -m stages.evaluate --ahead")
     assert "evaluate.sampels is not a setting; did you mean 'samples'?" in said

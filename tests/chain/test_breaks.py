@@ -27,7 +27,7 @@ def manifests(checkout, stages) -> dict[str, tuple[int, int]]:
     return {name: (file.stat().st_ino, file.stat().st_mtime_ns) for name, file in files.items()}
 
 
-def test_each_stage_breaks_is_mended_and_resumed_and_nothing_above_it_runs(finished, tmp_path, prefect_api):
+def test_after_a_full_disk_each_stage_resumes_and_no_upstream_stage_runs(finished, tmp_path, prefect_api):
     """It breaks on a full disk; where one is met in the middle of the work is in test_stops.py.
 
     In the end both clones are equal, although one used `dvc repro` and one worker, the other flows and two.

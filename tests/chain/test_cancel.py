@@ -13,7 +13,7 @@ from flows.workspaces import workspace_lock
 OFTEN = {"FEWSTEP_CHECKPOINT_SECONDS": "0"}  # before every step
 
 
-def test_cancelled_in_mid_train_nothing_is_left_and_the_next_run_resumes(checkout, prefect_api, tmp_path):
+def test_a_cancelled_training_leaves_no_process_and_the_next_run_resumes(checkout, prefect_api, tmp_path):
     checkout.forget("pretrain@base")
     checkout.set(pretrain={"base": {"train": {"steps": 300}}})
     undisturbed = checkout.copy(tmp_path / "undisturbed")
@@ -28,7 +28,7 @@ def test_cancelled_in_mid_train_nothing_is_left_and_the_next_run_resumes(checkou
         wait_for(lambda: run.poll() is not None and not any(map(alive, processes)))
         assert client.read_flow_run(note["id"]).state.is_cancelled()
     assert run.returncode != 0
-    assert list(recover.at_work([checkout.folder])) == []
+    assert list(recover.running_processes([checkout.folder])) == []
     assert recover.recover(checkout.folder) == []
     assert 0 < steps_on_disk(checkout) < 300
 

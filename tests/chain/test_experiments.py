@@ -66,7 +66,7 @@ def test_the_headline_stands_in_exp_show(experiments, finished, mode):
     assert float(base["headline.boss-4@4.fd_clf"]) == metrics["headline"]["boss-4@4"]["fd_clf"]
 
 
-def test_their_scratch_lies_in_the_checkout(experiments, finished):
+def test_scratch_of_experiments_lies_in_the_checkout(experiments, finished):
     found = (experiments.checkout / ".fewstep/scratch").glob("distill@boss-4.*/manifest.json")
     steps = {json.loads(file.read_text())["config"]["train"]["steps"] for file in found}
     assert len(steps) >= 2  # of four: a start prunes all but the newest finished one
@@ -78,7 +78,7 @@ def test_their_scratch_lies_in_the_checkout(experiments, finished):
     assert cells[1] == cells[0] + 2 * len(STEPS)  # each measured its own students, and nothing again
 
 
-def test_their_runs_are_tracked_in_the_checkout(experiments):
+def test_runs_of_experiments_are_tracked_in_the_checkout(experiments):
     with sqlite3.connect(experiments.checkout / ".fewstep/mlflow.db") as database:
         rows = database.execute(
             "select params.value from params join runs using (run_uuid) "

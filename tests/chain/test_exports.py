@@ -47,11 +47,11 @@ def test_a_searched_grid_is_that_of_the_search(exported):
     assert told(exported, "base")["times"] == found["times"]
 
 
-def test_nothing_runs_again(exported):
+def test_a_second_repro_runs_nothing(exported):
     assert exported.repro().ran == []
 
 
-def test_elsewhere_the_same_bytes_are_made(exported, tmp_path):
+def test_another_clone_exports_the_same_bytes(exported, tmp_path):
     other = exported.copy(tmp_path / "in another folder")
     for key in EXPORTS:
         other.forget(f"export@{key}")

@@ -41,7 +41,7 @@ def kill_some(victims: str, dvc, stage: int) -> None:
     ("address", "done", "enough"),
     [("pretrain@base", steps_on_disk, 4), ("couple@round1", shards_on_disk, 1)],
 )
-def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(checkout, finished, address, done, enough):
+def test_a_stage_killed_in_the_middle_resumes_to_the_same_bytes(checkout, finished, address, done, enough):
     out = checkout.forget(address)
     for round_, victims in enumerate(VICTIMS):
         before = done(checkout)

@@ -1,4 +1,4 @@
-"""Pairs that a stage and its workers make in an S3 bucket, over a bad road, with kills: the same bytes."""
+"""Pairs that a stage and its workers make in S3 through a faulty proxy, with kills: the same bytes."""
 
 import fsspec
 import s3
@@ -7,7 +7,7 @@ from processes import below, kill, wait_for
 from fewstep.shards import Shards
 
 
-def test_killed_on_a_bad_road_they_end_with_the_same_bytes(slow, tmp_path, bucket, s3_address):
+def test_pairs_made_through_a_faulty_proxy_with_kills_have_the_same_bytes(slow, tmp_path, bucket, s3_address):
     checkout = slow.copy(tmp_path / "checkout")
     out = checkout.forget("couple@round1")
     faults = s3.Faults(errors=0.05, silences=0.05)
@@ -16,8 +16,8 @@ def test_killed_on_a_bad_road_they_end_with_the_same_bytes(slow, tmp_path, bucke
     def arrived() -> list[str]:
         return there.glob(f"{bucket}/couple@round1.*/train/.shard-*.tar.json")
 
-    with s3.bad_road(s3_address, faults) as road:
-        access = s3.ACCESS | {"AWS_ENDPOINT_URL_S3": road, "FEWSTEP_SHARDS": bucket, "FEWSTEP_WORKERS": "2"}
+    with s3.faulty_proxy(s3_address, faults) as proxy:
+        access = s3.ACCESS | {"AWS_ENDPOINT_URL_S3": proxy, "FEWSTEP_SHARDS": bucket, "FEWSTEP_WORKERS": "2"}
         for victim, enough in (("stage", 2), ("worker", 4)):
             stage = checkout.begin("python", "-m", "stages.couple", "round1", **access)
             wait_for(lambda: len(arrived()) >= enough)  # noqa: B023

@@ -49,7 +49,7 @@ def test_failed_checks_stop_the_chain_and_can_be_overridden(project):
 
 
 @pytest.mark.parametrize(("stage", "kilobytes"), [("couple round1", 10), ("pretrain base", 200)])
-def test_no_room_for_a_file(project, stage, kilobytes):
+def test_a_stage_whose_file_does_not_fit_reports_it(project, stage, kilobytes):
     """A limit on the size of files is what an unprivileged test can set in place of a full disk."""
     unmeasured = {"COVERAGE_PROCESS_CONFIG": ""}  # whose file is larger than the limit
     said = project.refused(f"ulimit -f {kilobytes}; python -m stages.{stage}", **OFTEN, **unmeasured)
@@ -58,7 +58,7 @@ def test_no_room_for_a_file(project, stage, kilobytes):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
-def test_a_full_disk(project, finished, tmp_path):
+def test_a_full_disk_is_named_and_the_stage_resumes(project, finished, tmp_path):
     disk, address = tmp_path / "scratch", "pretrain@base"
     disk.mkdir()
     if project.sh(f"mount -t tmpfs -o size=900k tmpfs {disk}", ok=None):

@@ -146,7 +146,7 @@ def variant(variants, request):
     return request.param, *variants[request.param]
 
 
-def test_the_chain_ends(variant):
+def test_the_chain_ends_without_errors_and_is_up_to_date(variant):
     _, checkout, said = variant
     assert not said.count("ERROR"), said
     assert checkout.repro().ran == []
@@ -236,7 +236,7 @@ def test_each_of_two_teachers_has_its_students_and_one_is_the_reference(variants
     assert {row["model"] for row in metrics["rows"] if row["grid"] == "bellman"} == {"base", "narrow"}
 
 
-def test_a_jittered_student_is_searched_where_its_knots_were_moved(variants):
+def test_a_jittered_student_is_searched_where_its_timesteps_were_moved(variants):
     checkout, _ = variants[conditional_toy]
     config = json.loads((checkout / "artifacts/models/boss-4/config.json").read_text())
     own, jitter = config["grid"]["times"], config["jitter"]
@@ -251,7 +251,7 @@ def test_a_jittered_student_is_searched_where_its_knots_were_moved(variants):
     assert ("boss-4@4/coordinate_descent" in {row["name"] for row in rows}) == (times != own)
 
 
-def test_a_chain_without_data_says_so_and_trains_no_teacher(variants):
+def test_a_chain_without_data_notes_that_and_trains_no_teacher(variants):
     checkout, _ = variants[teacher_alone]
     assert sorted(folder.name for folder in (checkout / "artifacts/models").iterdir()) == ["boss-4", "tiny"]
     told = "there is no data: 160 samples of data/tiny by 8 NFE of ab2 stand in for it"

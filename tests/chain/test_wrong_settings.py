@@ -18,7 +18,7 @@ def tiny_params():
     return tiny.shrink(yaml.safe_load((CHECKOUT / "params.yaml").read_text()))
 
 
-def test_misspelt_settings_of_several_stages_are_told_together_without_torch(settings):
+def test_misspelt_settings_of_several_stages_are_reported_together_without_torch(settings):
     settings.set(
         pretrain={"base": {"train": {"lerning_rate": 1e-3}}},
         distill={"boss-4": {"nef": 4}},

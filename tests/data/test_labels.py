@@ -107,14 +107,14 @@ def test_a_model_directory_of_old_has_classes_of_equal_shares(tmp_path):
 
 
 @pytest.mark.parametrize("shares", [(0.5, 0.4), (1.0,), (1.5, -0.5), (0.2, 0.3, 0.5), (float("nan"), 1.0)])
-def test_shares_that_are_none_are_refused(shares):
+def test_invalid_shares_are_refused(shares):
     with pytest.raises(UserError, match="class_shares must be 2 numbers from 0 that add up to 1"):
         ModelConfig(architecture={}, shape=(2,), classes=2, class_shares=shares)
 
 
 @pytest.mark.parametrize("conditional", [True, False])
 def test_a_trained_model_has_the_classes_and_units_of_its_data(tmp_path, monkeypatch, conditional):
-    monkeypatch.setattr(training, "train_model", lambda job, untrained: made.append(untrained.student))
+    monkeypatch.setattr(training, "train_model", lambda job, spec: made.append(spec.student))
     made, units = [], {"scale": [2.0] * 3, "offset": [0.0] * 3}
     job = job_in(
         tmp_path,

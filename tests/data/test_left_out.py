@@ -75,7 +75,7 @@ def test_grey_gifs_and_grey_palettes_stay_grey(root, imgs, frames):
 # Endings
 
 
-def test_whatever_pillow_opens_is_read(root, imgs):
+def test_every_format_that_pillow_opens_is_read(root, imgs):
     endings = {"jfif": "JPEG", "avif": "AVIF", "ppm": "PPM", "TIFF": "TIFF", "jp2": "JPEG2000", "ico": "ICO"}
     for ending, kind in endings.items():
         Image.fromarray(photos(1, size=16)[0]).save(imgs / f"x.{ending}", kind)
@@ -84,7 +84,7 @@ def test_whatever_pillow_opens_is_read(root, imgs):
     assert samples.notes == ()
 
 
-def test_what_is_no_image_is_counted_by_its_ending(root, imgs):
+def test_files_that_are_no_images_are_counted_by_extension(root, imgs):
     save_images(imgs, photos())
     for number in range(3):
         (imgs / f"{number}.heic").write_bytes(b"x")
@@ -106,7 +106,7 @@ def test_a_folder_of_other_files_says_which(root, imgs):
     refused(says, "imgs", root)
 
 
-def test_a_damaged_image_is_refused_whatever_its_ending(root, imgs):
+def test_a_damaged_image_is_refused_whatever_its_extension(root, imgs):
     save_images(imgs, photos())
     for ending in ("jfif", "ppm", "avif"):
         (imgs / f"x.{ending}").write_bytes(b"")
@@ -126,7 +126,7 @@ def test_subfolders_without_images_and_deeper_ones_are_named(root, imgs):
     )
 
 
-def test_what_else_an_npz_holds_is_named(root):
+def test_arrays_that_are_not_read_from_an_npz_are_named(root):
     np.savez(root / "data/d.npz", x=photos(), y=np.zeros(3, int), x_test=photos(), labels=np.zeros(3))
     assert load("d.npz", root).notes == ("data/d.npz: passed over 2 arrays: x_test, labels",)
 

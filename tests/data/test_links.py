@@ -40,7 +40,7 @@ def test_linked_files_are_read_for_dvc_makes_such_links(root, tmp_path_factory):
     assert torch.equal(load("cats.npz", root).data, load("cats", root).data)
 
 
-def test_whatever_is_hidden_is_no_part_of_a_folder(root):
+def test_hidden_files_of_a_folder_are_ignored(root):
     pets = root / "data" / "pets"
     for name in ("cat", "dog", ".ck", "dog/.ck"):
         save_images(pets / name, photos())

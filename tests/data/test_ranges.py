@@ -57,7 +57,7 @@ def test_dim_images_and_the_whole_range_of_bytes_pass(root):
     assert load("d.npz", root, value_range=[0, 255]).affine == (2 / 255, -1.0)
 
 
-def test_a_folder_refuses_what_is_no_range(root):
+def test_wrong_ranges_and_frames_of_a_folder_are_refused(root):
     save_images(root / "data/imgs", photos())
     refused(r"value_range must be two numbers, .* got \[1, 0\]", "imgs", root, value_range=[1, 0])
     refused("frames must be first or all, got 'last'", "imgs", root, frames="last")

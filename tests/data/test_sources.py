@@ -318,7 +318,7 @@ def test_a_cut_npz_and_a_bare_array_are_named(root):
     refused(r"data/cats\.npz is no readable \.npz", "cats.npz", root)
 
 
-def test_what_suits_images_or_points_alone_is_refused_for_the_other(root):
+def test_options_of_images_are_refused_for_points_and_those_of_points_for_images(root):
     np.savez(root / "data" / "cats.npz", x=np.random.default_rng(0).normal(size=(9, 2)))
     refused("value_range is for images, and x is points", "cats.npz", root, value_range=[0, 255])
     np.savez(root / "data" / "cats.npz", x=photos())

@@ -8,7 +8,7 @@ from stages.settings import checks
 
 
 @pytest.fixture(autouse=True)
-def turns_of_dvc_begin_sooner(begun):
+def dvc_starts_with_preloaded_libraries(begun):
     """Whenever a flow asks DVC for something."""
 
 

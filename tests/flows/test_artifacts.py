@@ -21,7 +21,7 @@ from processes import wait_for
 from flows import pipeline
 from flows.server import artifacts, page, tracker
 from flows.system import records
-from stages.process.progress import Shown
+from stages.process.progress import StageProgress
 from stages.settings import checks
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -117,7 +117,7 @@ def test_the_newest_record_that_a_stage_writes_is_what_a_bar_shows(tmp_path, mon
     monkeypatch.setenv("FEWSTEP_PROGRESS_FILE", str(tmp_path / "records"))
     monkeypatch.setattr(records, "SECONDS_BETWEEN_LOOKS", 0.01)
     with records.followed(tmp_path / "records", heard.append):
-        progress = Shown("distill@boss-4")
+        progress = StageProgress("distill@boss-4")
         progress.start("trajectories", 10)
         wait_for(lambda: heard)
         for _ in range(10):
@@ -136,7 +136,7 @@ def test_a_bar_moves_once_for_all_records_since_the_last_look(tmp_path):
     assert heard == [{"done": 2}]
 
 
-def test_the_time_left_is_told_where_it_is_known():
+def test_the_time_left_is_reported_where_it_is_known():
     assert artifacts.described(record("couple@round1", "shard", 0, 4, None)) == "couple@round1: shard 0/4"
 
 

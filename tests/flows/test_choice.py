@@ -31,7 +31,7 @@ def lost(path):
     return ({"changed outs": {path: "deleted"}},)
 
 
-def test_without_a_choice_all_have_their_turn():
+def test_without_a_choice_all_stages_are_chosen():
     assert choice.choose(chain(), ()) == dict.fromkeys(("a", "b@x", "b@y", "c"), "unchanged")
     assert choice.choose(chain(**{"b@x": STALE}), ()) == {
         "a": "unchanged",
@@ -41,7 +41,7 @@ def test_without_a_choice_all_have_their_turn():
     }
 
 
-def test_a_start_has_its_turn_and_what_builds_on_it():
+def test_start_from_chooses_a_stage_and_what_builds_on_it():
     assert list(choice.choose(chain(), (), start_from="b@y")) == ["b@y", "c"]
     assert list(choice.choose(chain(), (), start_from="b")) == ["b@x", "b@y", "c"]
     assert list(choice.choose(chain(), (), only="b@y")) == ["b@y"]
@@ -67,7 +67,7 @@ def test_what_the_chosen_need_must_be_up_to_date(start, culprits):
         choice.choose(chain(a=STALE), (), only=start)
 
 
-def test_a_stale_neighbour_on_which_something_chosen_rests_is_named():
+def test_a_stale_input_of_a_stage_downstream_of_the_chosen_one_is_named():
     with pytest.raises(UserError, match=r"^b@x needs what is not up to date: b@y;"):
         choice.choose(chain(**{"b@y": STALE}), (), start_from="b@x")
 
@@ -97,12 +97,12 @@ def test_outputs_that_are_nowhere_are_made_again_and_what_needs_them_runs():
         choice.choose(gone, {"a"}, only="b@x")
 
 
-def test_what_workers_made_and_nobody_fetched_is_not_out_of_date():
+def test_outputs_that_workers_made_and_that_are_not_here_are_restored():
     elsewhere = ({"changed outs": {"out/a": "not in cache"}},)
     assert choice.choose(chain(a=elsewhere), (), start_from="c")["a"] == "restore"
 
 
-def test_an_unknown_stage_is_told_with_the_nearest():
+def test_an_unknown_stage_is_reported_with_the_nearest():
     with pytest.raises(UserError, match=r"no stage 'b@z'; did you mean 'b@[xy]'\?"):
         choice.choose(chain(), (), start_from="b@z")
     with pytest.raises(UserError, match=r"start_from \('a'\) or only \('c'\), not both"):
@@ -113,20 +113,20 @@ def test_the_plan_tells_what_runs_and_how_long_that_took(tmp_path):
     durations.record(tmp_path, "b@x", 4000)
     durations.record(tmp_path, "a", 7.26)
     durations.record(tmp_path, "b@x", 3900)  # the last counts
-    turns = choice.choose(chain(**{"b@x": STALE}), ())
-    assert choice.plan(tmp_path, turns, force=False).splitlines() == [
+    fates = choice.choose(chain(**{"b@x": STALE}), ())
+    assert choice.plan(tmp_path, fates, force=False).splitlines() == [
         "a is up to date",
         "b@x runs, unless DVC's cache has this very result (1 h 5 min the last time)",
         "b@y is up to date",
         "c runs, unless DVC's cache has this very result",
         "2 of 4 stages run: 1 h 5 min one after the other, and 1 that no run here has timed",
     ]
-    forced = choice.plan(tmp_path, turns, force=True).splitlines()
+    forced = choice.plan(tmp_path, fates, force=True).splitlines()
     assert forced[1] == "b@x runs from its beginning (1 h 5 min the last time)"
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0.4, "0 s"), (59.6, "1 min"), (150, "2 min"), (7260, "2 h 1 min")]
 )
-def test_durations_are_told_as_people_do(seconds, words):
+def test_durations_are_printed_in_readable_units(seconds, words):
     assert durations.readable(seconds) == words

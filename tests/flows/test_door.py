@@ -1,4 +1,4 @@
-"""What foreign pages, forged names and strangers ask of Prefect's server, and what no caller may choose."""
+"""Requests of other origins, of forged host names and without the login, and what no caller may choose."""
 
 import json
 import os
@@ -71,7 +71,7 @@ def runs(server) -> int:
         {"Host": "127.0.0.1.evil.example", "Content-Type": "application/json"},
     ],
 )
-def test_a_foreign_page_or_name_starts_nothing_not_even_with_the_login(
+def test_requests_of_another_origin_or_host_start_nothing_even_with_the_login(
     server, prefect_api, asked, headers, known
 ):
     before = runs(server)
@@ -81,14 +81,14 @@ def test_a_foreign_page_or_name_starts_nothing_not_even_with_the_login(
     assert runs(server) == before
 
 
-def test_a_foreign_page_is_not_allowed_to_ask(prefect_api, asked):
+def test_a_preflight_of_another_origin_is_refused(prefect_api, asked):
     preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
     answer = ask(prefect_api, asked, method="OPTIONS", Origin=EVIL, **preflight)
     assert answer.status_code == httpx.codes.FORBIDDEN
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-def test_a_stranger_starts_nothing_and_whoever_has_the_login_does(server, prefect_api, asked):
+def test_a_request_without_the_login_starts_nothing_and_one_with_it_does(server, prefect_api, asked):
     before = runs(server)
     assert ask(prefect_api, asked).status_code == httpx.codes.UNAUTHORIZED
     assert runs(server) == before
@@ -145,7 +145,7 @@ def test_without_the_right_login_a_run_says_which_variable_to_set(prefect_api):
         connection.check()
 
 
-def test_the_pages_ask_their_own_server_and_a_browser_comes_in_by_the_printed_address(prefect_api):
+def test_the_pages_ask_their_own_server_and_the_printed_address_logs_a_browser_in(prefect_api):
     page = httpx.get(f"{prefect_api.removesuffix('/api')}/enter/runs", timeout=60)
     assert page.is_success
     assert "prefect-password" in page.text

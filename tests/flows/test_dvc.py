@@ -42,7 +42,7 @@ def test_a_stage_runs_then_is_unchanged_then_comes_from_the_run_cache(toy):
     assert (reproduce(toy, "first")[0], toy.began()) == ("cached", [])
 
 
-def test_a_message_of_the_stage_is_told_as_it_is_and_no_second_try_is_worth_it(toy):
+def test_a_message_of_a_stage_is_passed_on_unchanged_and_not_retried(toy):
     toy.order("first", "refuse")
     with pytest.raises(StageError) as caught:
         reproduce(toy, "first")
@@ -50,7 +50,7 @@ def test_a_message_of_the_stage_is_told_as_it_is_and_no_second_try_is_worth_it(t
     assert not caught.value.transient
 
 
-def test_a_stage_that_writes_no_outcome_is_told_by_its_exit_status_and_last_lines(toy):
+def test_a_stage_that_writes_no_outcome_is_reported_by_its_exit_status_and_last_lines(toy):
     toy.order("first", "fail")
     with pytest.raises(StageError) as caught:
         reproduce(toy, "first")
@@ -61,7 +61,7 @@ def test_a_stage_that_writes_no_outcome_is_told_by_its_exit_status_and_last_line
 
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
 @pytest.mark.parametrize(("how", "told"), [("crash", "RuntimeError: a bug$"), ("die-once", "by signal 9$")])
-def test_a_crash_or_a_kill_is_told_and_may_be_tried_again(toy, monkeypatch, shell, how, told):
+def test_a_crash_or_a_kill_is_reported_and_may_be_tried_again(toy, monkeypatch, shell, how, told):
     monkeypatch.setenv("SHELL", shell)  # DVC runs commands through it; some become the command, some wait
     toy.order("first", how)
     with pytest.raises(StageError) as caught:
@@ -70,7 +70,7 @@ def test_a_crash_or_a_kill_is_told_and_may_be_tried_again(toy, monkeypatch, shel
     assert caught.value.transient
 
 
-def test_a_failure_of_dvc_itself_is_told_in_its_words(toy):
+def test_a_failure_of_dvc_itself_is_reported_in_its_words(toy):
     with pytest.raises(StageError, match=r"No such file.*artifacts/first"):
         reproduce(toy, "middle@left")  # its input was never made
 

@@ -60,7 +60,7 @@ def run(monkeypatch, *, yes=False, answer=None):
     gc.run(Path.cwd(), yes)
 
 
-def test_it_lists_and_removes_nothing_without_a_yes(littered, monkeypatch, capsys):
+def test_gc_lists_and_removes_nothing_without_a_confirmation(littered, monkeypatch, capsys):
     before = everything(littered.root)
     run(monkeypatch, answer="n")
     said = capsys.readouterr().out
@@ -75,7 +75,7 @@ def test_it_lists_and_removes_nothing_without_a_yes(littered, monkeypatch, capsy
     assert everything(littered.root) == before
 
 
-def test_it_removes_what_it_lists_and_nothing_else(littered, monkeypatch, capsys):
+def test_gc_removes_what_it_lists_and_nothing_else(littered, monkeypatch, capsys):
     before = everything(littered.root)
     run(monkeypatch, yes=True)
     gone = {".fewstep/scratch/last.old", ".fewstep/scratch/gone.x", "artifacts/middle/gone", "artifacts/old"}
@@ -89,7 +89,7 @@ def test_it_removes_what_it_lists_and_nothing_else(littered, monkeypatch, capsys
     capsys.readouterr()
 
 
-def test_without_anybody_to_ask_nothing_is_removed(littered, monkeypatch):
+def test_without_a_terminal_nothing_is_removed(littered, monkeypatch):
     def nobody(_):
         raise EOFError
 
@@ -133,7 +133,7 @@ def test_a_shared_cache_is_left_alone(littered, tmp_path):
     assert gc.unused_cache(littered.root).items == {}
 
 
-def test_scratch_that_a_process_works_in_forbids_it_and_survives(littered):
+def test_gc_is_refused_while_scratch_is_in_use_and_keeps_it(littered):
     scratch = littered.root / ".fewstep/scratch/last.old"
     with FileLock(Scratch(scratch).lock_file):
         with pytest.raises(UserError, match="last is running"):
@@ -142,7 +142,7 @@ def test_scratch_that_a_process_works_in_forbids_it_and_survives(littered):
     assert scratch.exists()
 
 
-def test_a_stage_that_works_in_shared_scratch_forbids_it(littered, tmp_path, monkeypatch):
+def test_gc_is_refused_while_a_stage_works_in_shared_scratch(littered, tmp_path, monkeypatch):
     monkeypatch.setenv("FEWSTEP_SCRATCH", str(tmp_path / "shared"))
     (scratch := Scratch(tmp_path / "shared/last.new")).folder.mkdir(parents=True)
     with FileLock(scratch.lock_file), pytest.raises(UserError, match="last is running"):
@@ -150,7 +150,7 @@ def test_a_stage_that_works_in_shared_scratch_forbids_it(littered, tmp_path, mon
 
 
 @pytest.mark.parametrize("lock", [".fewstep/flow.lock", ".fewstep/variants/abc.lock"])
-def test_a_flow_between_two_stages_forbids_it(littered, lock):
+def test_gc_is_refused_while_a_flow_is_between_two_stages(littered, lock):
     with (
         workspace_lock.held(littered.root / lock, "fewstep", "1234"),
         pytest.raises(UserError, match=r"flow run fewstep \(1234, .* is running"),
@@ -158,7 +158,7 @@ def test_a_flow_between_two_stages_forbids_it(littered, lock):
         gc.collect(littered.root)
 
 
-def test_a_flow_that_begins_before_the_yes_forbids_it(littered, monkeypatch):
+def test_gc_is_refused_if_a_flow_begins_before_the_confirmation(littered, monkeypatch):
     (littered.root / ".fewstep/variants/abc").mkdir(parents=True)
     with ExitStack() as begun:
 
@@ -224,7 +224,7 @@ def test_failed_and_interrupted_runs_leave_mlflow_and_others_stay(tmp_path, monk
     assert gc.failed_runs(tmp_path).items == {}
 
 
-def test_a_running_stage_forbids_it(toy_that_ran):
+def test_gc_is_refused_while_a_stage_runs(toy_that_ran):
     toy_that_ran.edit("params.yaml", "width: 3", "width: 4")
     toy_that_ran.order("last", "sleep")
     dvc = subprocess.Popen(

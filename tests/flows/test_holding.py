@@ -6,7 +6,7 @@ from fewstep.errors import UserError
 from flows.workspaces import workspace_lock
 
 
-def test_a_second_run_is_refused_and_told_who_holds_the_workspace(tmp_path):
+def test_a_second_run_is_refused_and_names_the_run_that_holds_the_workspace(tmp_path):
     lock = workspace_lock.lock_of(tmp_path)
     with workspace_lock.held(lock, "calm-fox", "123"):
         with (
@@ -22,7 +22,7 @@ def test_a_second_run_is_refused_and_told_who_holds_the_workspace(tmp_path):
     assert workspace_lock.read_note(lock) is None
 
 
-def test_a_run_that_fails_lets_go(tmp_path):
+def test_a_run_that_fails_releases_the_workspace(tmp_path):
     lock = workspace_lock.lock_of(tmp_path)
     with pytest.raises(ZeroDivisionError), workspace_lock.held(lock, "a", "1"):
         raise ZeroDivisionError

@@ -36,7 +36,7 @@ def test_a_text_is_posted_as_chats_take_it(hook):
     assert hook[1] == [{"text": "it failed"}]
 
 
-def test_what_is_not_taken_is_told_without_the_address(hook, monkeypatch):
+def test_a_refused_notice_is_reported_without_the_address(hook, monkeypatch):
     hook[0].answer = 403
     assert notices.send("it failed") == "it answers 403 Forbidden"
     for wrong in ("http://127.0.0.1:9/secret", "secret", "ftp://secret/x"):
@@ -46,7 +46,7 @@ def test_what_is_not_taken_is_told_without_the_address(hook, monkeypatch):
         assert "secret" not in problem
 
 
-def test_without_an_address_nobody_is_told(monkeypatch):
+def test_without_an_address_no_notice_is_sent(monkeypatch):
     monkeypatch.delenv("FEWSTEP_NOTIFY_URL", raising=False)
     assert notices.send("it failed") is None
 

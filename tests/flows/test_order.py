@@ -51,7 +51,7 @@ def test_a_stage_counts_the_seconds_it_took_and_a_new_one_the_mean():
         ("9", {}, ["trajectories", "straight-4", "boss-8", "boss-4", "evaluate"]),
     ],
 )
-def test_the_flow_begins_with_the_most_urgent_when_there_is_room(monkeypatch, at_once, seconds, order):
+def test_the_flow_starts_the_most_urgent_stage_when_a_slot_is_free(monkeypatch, at_once, seconds, order):
     monkeypatch.setenv("FEWSTEP_STAGES_AT_ONCE", at_once)
     assert begun_by_the_flow(monkeypatch, UPSTREAM, seconds) == order
 
@@ -64,9 +64,9 @@ def test_equally_urgent_stages_begin_in_the_order_of_the_settings(monkeypatch, n
 def begun_by_the_flow(monkeypatch, upstream, seconds):
     begun, ended = [], SimpleQueue()
 
-    def submit(turn, **_):
-        begun.append(turn)
-        return SimpleNamespace(add_done_callback=ended.put, wait=lambda: None, state=turn)
+    def submit(stage, **_):
+        begun.append(stage)
+        return SimpleNamespace(add_done_callback=ended.put, wait=lambda: None, state=stage)
 
     def end_the_first(*_):
         ended.get()(None)  # tells the queue that its stage is done
@@ -77,6 +77,6 @@ def begun_by_the_flow(monkeypatch, upstream, seconds):
     task = SimpleNamespace(with_options=lambda name: SimpleNamespace(submit=submit))
     monkeypatch.setattr(pipeline, "bring_up_to_date", task)
     nothing = slots.WorkAhead([], Path(), print)
-    states = pipeline.take_turns({name: name for name in upstream}, upstream, seconds, nothing)
+    states = pipeline.run_stages({name: name for name in upstream}, upstream, seconds, nothing)
     assert states == {name: name for name in upstream}
     return begun

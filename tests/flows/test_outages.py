@@ -7,7 +7,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-from outages import Road
+from outages import Proxy
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from processes import wait_for
@@ -23,7 +23,7 @@ PAGE = f"pathlib.Path(out, 'manifest.json').write_text({json.dumps(manifest(samp
 """Makes a stage one whose result Prefect shows."""
 
 
-def test_stages_begin_and_end_while_the_server_is_away_and_it_is_told_later(
+def test_stages_run_while_the_server_is_away_and_it_gets_their_states_later(
     toy, prefect_api, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("FEWSTEP_TRACKING", "off")
@@ -32,14 +32,14 @@ def test_stages_begin_and_end_while_the_server_is_away_and_it_is_told_later(
     bar = "write_progress(1, 2, 39)"
     (toy.root / "work.py").write_text(f"{work}\nif name == 'last':\n    {bar}\n    {PAGE}\n")
     toy.order("first", "meet go")
-    with Road(prefect_api) as road:
-        run, said = begin(toy, road.address, tmp_path / "said"), tmp_path / "said"
+    with Proxy(prefect_api) as proxy:
+        run, said = begin(toy, proxy.address, tmp_path / "said"), tmp_path / "said"
         wait_for((toy.root / "here-first").exists)
         note = workspace_lock.read_note(workspace_lock.lock_of(toy.root))
-        road.go_away()
+        proxy.stop()
         (toy.root / "here-go").touch()
         wait_for(lambda: run.poll() is not None or "the Prefect server is away" in said.read_text())
-        road.come_back()
+        proxy.start()
         assert run.wait() == 0, said.read_text()
     assert sorted(toy.began()) == sorted(toy.stages)  # once each
     assert "All stages are up to date: 4 completed." in said.read_text()
@@ -50,22 +50,22 @@ def test_stages_begin_and_end_while_the_server_is_away_and_it_is_told_later(
         assert client.read_flow_run(note["id"]).state.is_completed()
 
 
-def test_a_server_that_is_gone_for_good_is_told_and_the_stages_are_done(
+def test_a_server_that_is_gone_for_good_is_reported_and_the_stages_are_done(
     toy, prefect_api, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("FEWSTEP_TRACKING", "off")
     work, said = toy.root / "work.py", tmp_path / "said"
     work.write_text(f"{work.read_text()}\n{PAGE}\n")  # so that the first stage waits for the server already
     toy.order("first", "meet go")
-    with Road(prefect_api) as road:
-        run = begin(toy, road.address, said, "pipeline.connection.RESTART = 2.0")
+    with Proxy(prefect_api) as proxy:
+        run = begin(toy, proxy.address, said, "pipeline.connection.RESTART = 2.0")
         wait_for((toy.root / "here-first").exists)
-        road.go_away()
+        proxy.stop()
         (toy.root / "here-go").touch()
         assert run.wait() == 1, said.read_text()
     assert sorted(toy.began()) == sorted(toy.stages)
     last = said.read_text().splitlines()[-1]
-    assert last.startswith(f"the Prefect server at {road.address} went away and did not come back")
+    assert last.startswith(f"the Prefect server at {proxy.address} went away and did not come back")
     assert "up to date" in toy.sh("dvc status")
 
 
@@ -85,10 +85,10 @@ def test_a_sweep_whose_server_is_gone_for_good_ends_with_its_table(toy, prefect_
     toy.edit("work.py", "here-{", f"{yard}/here-{{")
     work.write_text(f"{work.read_text()}\n{WAIT}\n{MEASURE}")
     sweep = "sweep.run(Path.cwd(), SweepRequest(grid={'last.width': [7, 9]}))"
-    with Road(prefect_api) as road:
-        run = begin(toy, road.address, said, "pipeline.connection.RESTART = 2.0", sweep)
+    with Proxy(prefect_api) as proxy:
+        run = begin(toy, proxy.address, said, "pipeline.connection.RESTART = 2.0", sweep)
         wait_for(lambda: all((yard / f"here-{width}").exists() for width in (7, 9)))
-        road.go_away()
+        proxy.stop()
         (yard / "here-go").touch()
         assert run.wait() == 1, said.read_text()
     *_, summary, heads, seven, nine, _, last = said.read_text().splitlines()
@@ -96,7 +96,7 @@ def test_a_sweep_whose_server_is_gone_for_good_ends_with_its_table(toy, prefect_
     assert heads.split() == ["variant", "settings", "state", "boss-4@4"]
     assert seven.split()[1:] == ["last.width=7", "Completed", "0.7"]
     assert nine.split()[1:] == ["last.width=9", "Unfinished", "-"]
-    assert last.startswith(f"the Prefect server at {road.address} went away and did not come back")
+    assert last.startswith(f"the Prefect server at {proxy.address} went away and did not come back")
 
 
 ENDS = """
@@ -131,17 +131,17 @@ whole()
 
 def test_a_run_that_has_ended_ends_its_process_though_the_server_takes_no_last_events(prefect_api, tmp_path):
     said = tmp_path / "said"
-    with Road(prefect_api) as road, said.open("w") as out:
+    with Proxy(prefect_api) as proxy, said.open("w") as out:
         run = subprocess.Popen(
             [sys.executable, "-c", ENDS],
             cwd=tmp_path,
-            env=os.environ | {"PREFECT_API_URL": road.address, "PYTHONPATH": str(CHECKOUT)},
+            env=os.environ | {"PREFECT_API_URL": proxy.address, "PYTHONPATH": str(CHECKOUT)},
             stdout=out,
             stderr=out,
         )
         wait_for(lambda: run.poll() is not None or (tmp_path / "ended").exists())
-        road.go_away()
-        with socket.create_server((programs.HOST, road.port)):  # it takes calls and answers none
+        proxy.stop()
+        with socket.create_server((programs.HOST, proxy.port)):  # it takes calls and answers none
             (tmp_path / "silent").touch()
             assert run.wait() == 0, said.read_text()
     assert "it goes on when its part has ended" in said.read_text()

@@ -43,7 +43,7 @@ DEPLOYMENTS = [
         ({"seed": -1}, "seed should be a whole number"),
     ],
 )
-def test_a_wrong_override_is_told_before_anything_is_made(overrides, told):
+def test_a_wrong_override_is_reported_before_anything_is_made(overrides, told):
     with pytest.raises(UserError) as caught:
         Variant.of(CHECKOUT, overrides)
     assert told in str(caught.value)
@@ -136,7 +136,7 @@ echo '* filter=slow' > .git/info/attributes
 """
 
 
-def test_what_a_killed_git_locked_in_a_variant_stops_no_later_run(toy, monkeypatch):
+def test_locks_of_a_killed_git_in_a_variant_do_not_stop_later_runs(toy, monkeypatch):
     monkeypatch.setattr(checks, "check", lambda params: None)
     variant = Variant.of(toy.root, {"last.width": 7})
     place = variant.prepare()

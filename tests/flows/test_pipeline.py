@@ -96,7 +96,7 @@ def test_stages_run_in_order_and_independent_ones_at_once_then_all_is_cached(toy
 
     assert len(pipelines) == 1
 
-    monkeypatch.setattr(pipeline, "take_turns", lambda *_: pytest.fail("a turn for nothing"))
+    monkeypatch.setattr(pipeline, "run_stages", lambda *_: pytest.fail("ran for nothing"))
     assert pipeline.pipeline(toy.root, return_state=True).message == "4 cached"
     assert toy.began() == []
 
@@ -130,13 +130,13 @@ def test_a_free_slot_works_ahead_for_a_stage_that_waits(toy, monkeypatch):
     (toy.root / "stages/__init__.py").touch()
     (toy.root / "stages/last.py").write_text(AHEAD)
     toy.order("middle@left", "meet ahead")
-    toy.order("last", "meet end")  # so its own turn must end it
+    toy.order("last", "meet end")  # so its own run must end it
     state, runs = run(toy)
     assert state.is_completed()
     assert names(runs) == dict.fromkeys(toy.stages, "Completed")
 
 
-def test_a_users_mistake_is_told_and_not_retried_and_the_others_go_on(toy):
+def test_a_users_mistake_is_reported_and_not_retried_and_the_others_go_on(toy):
     toy.order("middle@left", "refuse")
     state, runs = run(toy)
     assert state.is_failed()
@@ -179,7 +179,7 @@ def test_the_command_of_a_forced_run_that_failed_twice_runs_these_two_and_what_b
     assert sorted(toy_that_ran.began()) == ["last", "middle@left", "middle@right"]
 
 
-def test_a_file_that_one_stage_would_miss_is_told_before_any_runs(toy):
+def test_a_file_that_one_stage_would_miss_is_reported_before_any_runs(toy):
     toy.edit("params.yaml", "last: {width: 3}", "last: {width: 3, file: data/gone.pt}")
     told = r"last\.file 'data/gone\.pt' is not there"
     with pytest.raises(UserError, match=told):
@@ -189,7 +189,7 @@ def test_a_file_that_one_stage_would_miss_is_told_before_any_runs(toy):
     assert toy.began() == []
 
 
-def test_what_did_not_run_is_linked_to_the_runs_that_made_it(toy_that_ran, monkeypatch):
+def test_cached_stages_are_linked_to_the_runs_that_made_their_outputs(toy_that_ran, monkeypatch):
     linked = []
     monkeypatch.delenv("FEWSTEP_TRACKING")
     monkeypatch.setattr(tracking, "link_cached", lambda root, manifests: linked.extend(manifests))
@@ -243,7 +243,7 @@ def test_a_start_by_force_leaves_what_is_above_and_beside_it(toy_that_ran):
     assert toy_that_ran.began() == ["middle@left", "last"]
 
 
-def test_a_request_that_fits_nothing_is_told_and_posted_before_anything_runs(toy, monkeypatch):
+def test_a_request_that_fits_nothing_is_reported_and_posted_before_anything_runs(toy, monkeypatch):
     posted = []
     monkeypatch.setattr(notices, "send", lambda text: posted.append(text) or "it answers 403 Forbidden")
     state = pipeline.pipeline(toy.root, start_from="midle", return_state=True)
@@ -289,7 +289,7 @@ def test_a_cancelled_run_leaves_no_process_and_no_lock(toy, prefect_api, how):
         else:
             process.terminate()
         said, _ = process.communicate(timeout=120)
-        assert list(recover.at_work([toy.root])) == []
+        assert list(recover.running_processes([toy.root])) == []
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -354,14 +354,16 @@ def test_the_real_chain_goes_through_prefect(checkout, prefect_api):
 
 
 @pytest.mark.parametrize("command", ["run", "plan"])
-def test_a_batch_that_processes_cannot_share_is_told_before_any_stage_runs(checkout, prefect_api, command):
+def test_a_batch_that_processes_cannot_share_is_reported_before_any_stage_runs(
+    checkout, prefect_api, command
+):
     asked = f"fewstep {command} --set distill.one-step.train.batch=31"
     told = checkout.refused(asked, FEWSTEP_PROCESSES="2", PREFECT_API_URL=prefect_api)
     assert "distill.one-step.train.batch is 31; set it to a multiple of 2" in told
     assert "pretrain" not in told  # which would run as well if the checkout had not made it
 
 
-def test_nothing_here_waits_for_torch():
+def test_flows_and_their_checks_do_not_import_torch():
     modules = [f"flows.{name}" for name in ("deploy", "gc", "recover", "run", "sweep", "ui", "why", "worker")]
     check = "Variant.of(flows.CHECKOUT, {})"
     code = f"import sys, {', '.join(modules)}; from flows.workspaces.variant import Variant; {check}"

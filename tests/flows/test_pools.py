@@ -189,8 +189,8 @@ def test_a_worker_at_another_commit_or_with_changes_refuses(toy):
         stage.refuse_another_commit(toy.root, own)
 
 
-def test_a_pool_without_workers_is_told_and_nothing_stays_scheduled(team, deployed, monkeypatch):
-    monkeypatch.setattr(driver, "PATIENCE_WITH_AN_EMPTY_POOL", 0.5)
+def test_a_pool_without_workers_is_reported_and_nothing_stays_scheduled(team, deployed, monkeypatch):
+    monkeypatch.setattr(driver, "EMPTY_POOL_SECONDS", 0.5)
     monkeypatch.setattr(
         driver.RunWatch, "_online", lambda watch: False
     )  # those of other tests may count still
@@ -210,7 +210,7 @@ def test_a_server_that_knows_no_pool_is_named(toy, monkeypatch):
         driver.send(client, "first", "tpu", {})
 
 
-def test_a_pool_that_the_server_refuses_is_told(prefect_api, monkeypatch):
+def test_a_pool_that_the_server_refuses_is_reported(prefect_api, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", prefect_api)
     monkeypatch.setattr(pools, "CHAINS", "prefect-chains")
     with pytest.raises(UserError, match=r"server does not take pool prefect-chains: .*reserved"):
@@ -240,7 +240,7 @@ class Server:
         self.set.append(state)
 
 
-def test_a_worker_that_falls_silent_is_given_up_and_one_that_does_not_is_not(monkeypatch):
+def test_a_run_is_marked_crashed_only_when_its_worker_sends_no_updates(monkeypatch):
     running = StateType.RUNNING
     server = Server(monkeypatch, (0, running, 1), (80, running, 2), (80, running, 2), (20, running, 2))
     watch = driver.RunWatch(server, "run", "gpu", lambda line: None)
@@ -280,7 +280,7 @@ def test_changed_checkouts_are_refused_apart_from_what_travels(toy):
         clone.check_clean(toy.root, "this")
 
 
-def test_a_place_belongs_to_one_project(toy, tmp_path):
+def test_shared_storage_of_another_project_is_refused(toy, tmp_path):
     with pytest.raises(UserError, match=r"shares no outputs.*dvc remote add -d"):
         storage.claim(toy.root)
     branch = toy.sh("git branch --show-current").strip()
@@ -307,7 +307,7 @@ def test_an_entry_is_merged_as_dvc_writes_it(toy_that_ran):
     entries = locked(toy_that_ran)
     (toy_that_ran.root / "dvc.lock").unlink()
     for name in reversed(toy_that_ran.stages):
-        outcome, entry = stage.taken(stage.handed_back(name, "ran", entries[name]))
+        outcome, entry = stage.decode_result(stage.encode_result(name, "ran", entries[name]))
         assert outcome == "ran"
         lockfile.merge(toy_that_ran.root, name, entry)
     assert locked(toy_that_ran) == entries
@@ -315,7 +315,7 @@ def test_an_entry_is_merged_as_dvc_writes_it(toy_that_ran):
     assert sorted((toy_that_ran.root / "dvc.lock").read_bytes().splitlines()) == sorted(whole.splitlines())
 
 
-def test_what_rests_on_outputs_that_are_made_anew_is_no_longer_up_to_date(toy_that_ran):
+def test_stages_below_an_output_that_is_made_again_are_out_of_date(toy_that_ran):
     root, entries = toy_that_ran.root, locked(toy_that_ran)
     lockfile.merge(root, "middle@left", entries["middle@left"])  # the same once more
     assert locked(toy_that_ran) == entries
@@ -328,7 +328,7 @@ def test_what_rests_on_outputs_that_are_made_anew_is_no_longer_up_to_date(toy_th
     assert locked(toy_that_ran) == {"first": new["first"]}
 
 
-def test_every_stage_wants_a_pool():
+def test_every_stage_has_a_pool():
     pools = yaml.safe_load((CHECKOUT / driver.FILE).read_text())
     assert sorted(pools) == discovery.names()
     assert set(pools.values()) == {"cpu", "gpu"}
@@ -337,7 +337,7 @@ def test_every_stage_wants_a_pool():
     assert set(pools.values()) == served
 
 
-def test_a_stage_without_a_pool_is_told(tmp_path):
+def test_a_stage_without_a_pool_is_reported(tmp_path):
     (tmp_path / "infra").mkdir()
     (tmp_path / driver.FILE).write_text("first: cpu")
     assert driver.pool_of("first@left", tmp_path) == "cpu"
@@ -367,7 +367,7 @@ def test_a_worker_does_no_more_at_once_than_its_machine_can(monkeypatch):
         worker.environment("cpu")
 
 
-def test_what_a_worker_says_names_the_worker(monkeypatch, tmp_path):
+def test_errors_of_a_worker_name_its_pool(monkeypatch, tmp_path):
     failed = SimpleNamespace(
         name="first",
         state=SimpleNamespace(

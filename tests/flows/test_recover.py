@@ -39,7 +39,7 @@ def no_server():
 
 
 @pytest.mark.parametrize("reused", [False, True], ids=["dead", "number of another process"])
-def test_locks_of_the_dead_are_removed_and_work_goes_on(toy_that_ran, dead, reused):
+def test_locks_of_dead_processes_are_removed_and_work_continues(toy_that_ran, dead, reused):
     root = toy_that_ran.root
     leave_lock(root, 1 if reused else dead)
     toy_that_ran.edit("params.yaml", "rate: 0.1", "rate: 0.2")
@@ -60,7 +60,7 @@ def test_a_half_written_lock_is_removed(toy):
     "words",
     [["dvc", "repro"], ["-m", "stages.pretrain"], ["/bin/fewstep", "run"], ["-P", "flows/dvc/reproduce.py"]],
 )
-def test_nothing_is_touched_while_anything_is_at_work(toy, dead, words):
+def test_nothing_is_changed_while_a_process_runs_in_the_checkout(toy, dead, words):
     leave_lock(toy.root, dead)
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", *words], cwd=toy.root)
     try:
@@ -73,7 +73,7 @@ def test_nothing_is_touched_while_anything_is_at_work(toy, dead, words):
     assert (toy.root / ".dvc/tmp/rwlock").exists()
 
 
-def test_a_living_flow_is_named(toy):
+def test_a_running_flow_is_named(toy):
     told = r"flow run calm-fox \(123, process \d+ on .*running"
     with (
         workspace_lock.held(workspace_lock.lock_of(toy.root), "calm-fox", "123"),
@@ -82,7 +82,7 @@ def test_a_living_flow_is_named(toy):
         recover.recover(toy.root)
 
 
-def test_a_flow_that_died_is_forgotten_and_marked_crashed(toy, prefect_api):
+def test_a_flow_run_that_died_is_marked_crashed_and_its_note_removed(toy, prefect_api):
     lock = workspace_lock.lock_of(toy.root)
     with temporary_settings({PREFECT_API_URL: prefect_api}), get_client(sync_client=True) as client:
         run = client.create_flow_run(flow(lambda: None, name="fewstep"), state=Running())

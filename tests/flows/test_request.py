@@ -106,7 +106,7 @@ def test_the_command_that_continues_asks_for_the_same(asked, request_, failed, r
     assert (again.overrides, again.experiment) == (request_.overrides, request_.experiment)
 
 
-def test_what_is_recorded_where_is_as_before_when_a_run_is_over(monkeypatch):
+def test_variables_of_tracking_are_restored_after_a_run(monkeypatch):
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "old")
     monkeypatch.delenv("FEWSTEP_PIPELINE", raising=False)
     with Request(experiment="new").recorded("run-1"):

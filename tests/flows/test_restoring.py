@@ -35,13 +35,13 @@ def plan(toy, **choice):
     return run.plan(toy.root, Choice(**choice))
 
 
-def test_what_the_cache_has_comes_back(toy_that_ran):
+def test_outputs_in_the_cache_are_restored(toy_that_ran):
     shutil.rmtree(toy_that_ran.root / "artifacts")
     assert NONE_RUNS in plan(toy_that_ran)
     assert list(plan(toy_that_ran, only="last").splitlines())[-2].startswith("last comes back from")
 
 
-def test_without_the_cache_all_runs_and_no_part_alone(toy_that_ran):
+def test_without_the_cache_all_stages_run_and_choosing_one_is_refused(toy_that_ran):
     toy_that_ran.sh("rm -r .dvc/cache artifacts")
     assert ALL_RUN in plan(toy_that_ran)
     for choice in ({"only": "last"}, {"start_from": "last"}):
@@ -49,7 +49,7 @@ def test_without_the_cache_all_runs_and_no_part_alone(toy_that_ran):
             plan(toy_that_ran, **choice)
 
 
-def test_a_cache_that_lacks_a_file_of_a_folder_has_not_got_it(toy_that_ran):
+def test_a_folder_with_a_file_missing_in_the_cache_is_made_again(toy_that_ran):
     toy_that_ran.sh("rm -r artifacts && find .dvc/cache/files -type f ! -name '*.dir' -delete")
     assert ALL_RUN in plan(toy_that_ran)
 
@@ -59,13 +59,13 @@ def test_a_clone_runs_all_that_its_lock_file_knows(toy_that_ran, tmp_path):
     assert ALL_RUN in run.plan(tmp_path / "clone", Choice())
 
 
-def test_what_the_remote_has_comes_back(shared):
+def test_outputs_in_the_remote_are_restored(shared):
     assert NONE_RUNS in plan(shared)
     assert commands.reproduce("first", shared.root, print) != "ran"
     assert (shared.root / "artifacts/first/params.yaml").exists()
 
 
-def test_what_the_remote_lacks_too_runs(shared, tmp_path):
+def test_stages_whose_outputs_the_remote_lacks_too_run(shared, tmp_path):
     assert NONE_RUNS in plan(shared)  # DVC remembers what a remote had
     shared.sh(f"rm -r {tmp_path / 'store'} .dvc/cache")
     assert ALL_RUN in plan(shared)

@@ -24,7 +24,7 @@ EVALUATE = """
 pytestmark = pytest.mark.usefixtures("toys_run_on_a_server")
 
 
-def test_a_server_that_is_away_is_told_at_once(toy, monkeypatch):
+def test_a_server_that_is_away_is_reported_at_once(toy, monkeypatch):
     monkeypatch.setattr(run_command, "pipeline", lambda *_, **__: pytest.fail("ran"))
     address = "http://me:secret@127.0.0.1:9/api"
     with temporary_settings({PREFECT_API_URL: address}), pytest.raises(UserError) as caught:

@@ -70,7 +70,7 @@ def test_a_stage_that_finds_no_slot_takes_it_back(place):
     assert said == ["at work"]
 
 
-def test_the_stage_itself_ends_its_work_ahead(place):
+def test_a_stage_that_begins_stops_its_own_work_ahead(place):
     work = begun(place, [])
     work.begun("first")
     assert slots.slots.lent is work
@@ -84,7 +84,7 @@ def take_one():
         pass
 
 
-def test_nothing_begins_while_a_stage_waits_or_nothing_is_able(place):
+def test_no_work_ahead_starts_while_a_stage_waits_or_if_no_stage_supports_it(place):
     work = slots.WorkAhead(["first"], place, print)
     work.finished()
     work.go_on()
@@ -100,7 +100,7 @@ def test_nothing_begins_while_a_stage_waits_or_nothing_is_able(place):
     third.join()
 
 
-def test_a_stage_that_has_begun_works_ahead_no_more(place):
+def test_no_work_ahead_starts_for_a_stage_that_has_begun(place):
     work = slots.WorkAhead(["last"], place, print)
     work.begun("last")
     work.finished()
@@ -108,7 +108,7 @@ def test_a_stage_that_has_begun_works_ahead_no_more(place):
     assert slots.slots.free == 2
 
 
-def test_work_ahead_that_fails_is_told_and_is_not_repeated(place):
+def test_work_ahead_that_fails_is_reported_and_is_not_repeated(place):
     (place / "stages/last.py").write_text("import sys; sys.exit('the setting is wrong')")
     said = []
     work = slots.WorkAhead(["last"], place, said.append)

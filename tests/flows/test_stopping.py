@@ -17,7 +17,7 @@ STUBBORN = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {SLEEP
 @pytest.fixture(autouse=True)
 def allowed(monkeypatch):
     monkeypatch.setattr(processes, "GRACE", 0.5)
-    with processes.family():
+    with processes.child_processes():
         yield
 
 
@@ -26,7 +26,7 @@ def run(code, log, folder, **options):
     return processes.run(command, log, cwd=folder, env=dict(os.environ), **options)
 
 
-def test_a_child_tells_its_lines_and_how_it_ended(tmp_path):
+def test_the_lines_and_the_exit_status_of_a_child_are_returned(tmp_path):
     lines = []
     assert run("print(os.getcwd(), flush=True); exit(3)", lines.append, tmp_path) == 3
     assert lines == [str(tmp_path)]
@@ -41,7 +41,7 @@ def test_a_child_whose_time_is_over_leaves_no_process(tmp_path, code):
 
 
 @pytest.mark.parametrize("code", [SLEEP, STUBBORN])
-def test_all_of_a_family_are_stopped_and_none_begins_and_others_go_on(tmp_path, code):
+def test_all_children_of_a_run_are_stopped_none_is_started_and_other_runs_continue(tmp_path, code):
     lines, ended = [], []
 
     def child():
@@ -50,12 +50,12 @@ def test_all_of_a_family_are_stopped_and_none_begins_and_others_go_on(tmp_path, 
         except processes.StoppedError as error:
             ended.append(error)
 
-    def child_of_a_family_below():
-        with processes.family():
+    def child_of_a_run_below():
+        with processes.child_processes():
             child()
 
     threads = [
-        threading.Thread(target=copy_context().run, args=[what]) for what in (child, child_of_a_family_below)
+        threading.Thread(target=copy_context().run, args=[what]) for what in (child, child_of_a_run_below)
     ]
     for thread in threads:
         thread.start()
@@ -67,7 +67,7 @@ def test_all_of_a_family_are_stopped_and_none_begins_and_others_go_on(tmp_path, 
     assert not [line for line in lines if line.isdecimal() and group(int(line))]
     with pytest.raises(processes.StoppedError):
         run("print(1)", lines.append, tmp_path)
-    with pytest.raises(processes.StoppedError), processes.family():
+    with pytest.raises(processes.StoppedError), processes.child_processes():
         run("print(1)", lines.append, tmp_path)
     assert Context().run(run, "print(1)", lines.append, tmp_path) == 0
 
@@ -88,7 +88,7 @@ processes.run([sys.executable, "-c", {"import os; " + SLEEP!r}], print, cwd=Path
     wait_for(lambda: not alive(child))
 
 
-def test_a_child_of_a_shells_background_still_hears_an_interrupt(tmp_path):
+def test_a_child_of_a_background_job_can_be_interrupted(tmp_path):
     code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
     inner = (
         "import os, sys, signal; signal.signal(signal.SIGINT, signal.SIG_IGN); from pathlib import Path; "

@@ -80,7 +80,7 @@ def test_a_sweep_of_nothing_is_a_users_mistake(grid, told):
 
 
 def test_all_variants_are_checked_before_the_first_runs(toy, monkeypatch):
-    monkeypatch.setattr(pipeline, "take_turns", lambda *_: pytest.fail("ran"))
+    monkeypatch.setattr(pipeline, "run_stages", lambda *_: pytest.fail("ran"))
     state = sweep.sweep(toy.root, variants=[{"last.width": 7}, {"lats.width": 7}], return_state=True)
     assert state.is_failed()
     assert state.message == "params.yaml has no lats; did you mean 'last'?"

@@ -49,13 +49,13 @@ def test_both_pages_come_up_before_any_run_and_nothing_is_left_behind(tmp_path):
         for name in ("MLflow", "Prefect"):
             forged = {"Host": "evil.example"}
             assert httpx.get(addresses[name], headers=forged, timeout=60).is_client_error
-        family = below(process.pid)
-        assert len(family) >= 2
+        descendants = below(process.pid)
+        assert len(descendants) >= 2
         assert (tmp_path / ".fewstep/mlflow.db").exists()  # the store that the server was told of
     finally:
         process.send_signal(signal.SIGTERM if process.poll() is None else 0)
     assert process.wait(120) == 0
-    wait_for(lambda: not any(map(alive, family)), seconds=60)
+    wait_for(lambda: not any(map(alive, descendants)), seconds=60)
 
 
 def test_servers_that_run_elsewhere_are_named_and_none_is_started(tmp_path, monkeypatch, capsys):
@@ -70,7 +70,7 @@ def test_servers_that_run_elsewhere_are_named_and_none_is_started(tmp_path, monk
     ]
 
 
-def test_nobody_reads_a_password_from_the_screen(tmp_path, monkeypatch, capsys):
+def test_passwords_are_not_on_the_screen(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:hunter2@tracker.example/base")
     monkeypatch.setenv("PREFECT_API_URL", "https://user:hunt@er2@flows.example/api")
     monkeypatch.setattr(ui, "ENDS", ())
@@ -81,7 +81,7 @@ def test_nobody_reads_a_password_from_the_screen(tmp_path, monkeypatch, capsys):
     assert "hunt" not in said
 
 
-def test_nobody_reads_a_password_from_the_list_of_processes(tmp_path, monkeypatch):
+def test_passwords_are_not_in_the_list_of_processes(tmp_path, monkeypatch):
     store = "postgresql://user:hunter2@db.example/mlflow"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     mlflow = programs.mlflow(tmp_path)
@@ -94,7 +94,7 @@ def test_nobody_reads_a_password_from_the_list_of_processes(tmp_path, monkeypatc
     assert started["e"]["MLFLOW_BACKEND_STORE_URI"] == store
 
 
-def test_nobody_reads_a_password_from_the_end_of_a_log(tmp_path):
+def test_passwords_are_not_in_the_end_of_a_log(tmp_path):
     (log := tmp_path / "log").write_text("cannot connect to postgresql://user:hunter2@db.example/mlflow")
     broken = programs.Server(name="Broken", elsewhere="", port=1, arguments=(), health="/")
     ended = subprocess.Popen([sys.executable, "-c", ""])
@@ -103,13 +103,13 @@ def test_nobody_reads_a_password_from_the_end_of_a_log(tmp_path):
         programs.wait_until_ready(broken, 1, log, ended)
 
 
-def test_a_taken_port_is_passed_over():
+def test_a_port_in_use_is_passed_over():
     with socket.create_server((programs.HOST, 0)) as taken:
         port = taken.getsockname()[1]
         assert port < programs.free_port(port) < port + 100
 
 
-def test_a_server_that_ends_at_once_is_told_by_the_end_of_its_log(tmp_path):
+def test_a_server_that_ends_at_once_is_reported_with_the_end_of_its_log(tmp_path):
     broken = programs.Server(
         name="Broken", elsewhere="", port=1, arguments=("flows.no_such_module",), health="/"
     )
@@ -120,7 +120,7 @@ def test_a_server_that_ends_at_once_is_told_by_the_end_of_its_log(tmp_path):
     programs.stop(process)
 
 
-def test_what_ignores_the_polite_request_is_killed(tmp_path, monkeypatch):
+def test_a_server_that_ignores_sigterm_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(programs, "SECONDS_TO_STOP", 0.5)
     code = "import signal as s, time; s.signal(s.SIGTERM, s.SIG_IGN); print(1, flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)

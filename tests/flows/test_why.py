@@ -12,11 +12,11 @@ from flows.dvc import params_read
 UP_TO_DATE: list[str] = []
 
 
-def test_nothing_ever_ran(toy):
+def test_stages_that_never_ran_are_called_so(toy):
     assert why.why(toy.root) == {stage: ["never run here"] for stage in toy.stages}
 
 
-def test_nothing_changed(toy_that_ran):
+def test_stages_that_did_not_change_are_up_to_date(toy_that_ran):
     assert why.why(toy_that_ran.root) == dict.fromkeys(toy_that_ran.stages, UP_TO_DATE)
 
 
@@ -77,11 +77,11 @@ def test_an_upstream_that_ran_alone_leaves_the_next_with_a_changed_input(toy_tha
         ({"a": [1, 2]}, {"a": [1, 3]}, [("a", [1, 2], [1, 3])]),
     ],
 )
-def test_differences_are_told_leaf_by_leaf(before, now, found):
+def test_differences_are_reported_leaf_by_leaf(before, now, found):
     assert list(why.differences(before, now)) == found
 
 
-def test_it_is_printed(toy_that_ran, monkeypatch, capsys):
+def test_why_prints_a_line_for_each_stage(toy_that_ran, monkeypatch, capsys):
     toy_that_ran.edit("params.yaml", "width: 3", "width: 4")
     monkeypatch.chdir(toy_that_ran.root)
     commands.why()

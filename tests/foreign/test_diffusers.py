@@ -162,7 +162,7 @@ def test_labels_of_a_unet_end_with_a_null_condition_if_that_is_said(tmp_path):
         assemble(config_of(found, SHAPE, {}, classes=10), found)
 
 
-def test_it_is_trained_in_evaluation_mode(tmp_path):
+def test_a_diffusers_network_is_trained_in_evaluation_mode(tmp_path):
     folder = pipeline(tmp_path, dit(), diffusers.FlowMatchEulerDiscreteScheduler(), component="transformer")
     model = adopted(folder).train()
     assert model.training
@@ -261,12 +261,12 @@ def test_a_model_of_text_without_an_adapter_is_refused(tmp_path):
         ({"_class_name": 7}, "_class_name must be of type str, got 7"),
     ],
 )
-def test_a_scheduler_with_values_that_can_not_be_is_told(wrong, told):
+def test_a_scheduler_with_values_that_can_not_be_is_reported(wrong, told):
     with pytest.raises(UserError, match=re.escape(told)):
         schedulers.declared({"_class_name": "DDPMScheduler", "beta_schedule": "linear"} | wrong)
 
 
-def test_what_no_scheduler_says_must_be_declared(tmp_path):
+def test_facts_missing_in_a_scheduler_must_be_declared(tmp_path):
     unet().save_pretrained(tmp_path)
     with pytest.raises(UserError, match="does not say the prediction and the path and the time"):
         adopted(tmp_path)
@@ -284,7 +284,7 @@ def test_what_no_scheduler_says_must_be_declared(tmp_path):
         (lambda: diffusers.DDPMScheduler(trained_betas=[0.1, 0.2]), "has its own trained_betas"),
     ],
 )
-def test_a_scheduler_that_says_nothing_usable_is_told(tmp_path, scheduler, told):
+def test_a_scheduler_that_says_nothing_usable_is_reported(tmp_path, scheduler, told):
     found = Diffusers().look(pipeline(tmp_path, unet(), scheduler()))
     assert not found.declared
     assert told in found.notes[0]

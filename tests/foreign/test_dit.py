@@ -151,7 +151,7 @@ def test_a_model_directory_is_a_state_dict_of_theirs(place):
     assert all(torch.equal(written[name], tensor) for name, tensor in given.items())
 
 
-def test_what_weights_tell_of_their_network(tmp_path):
+def test_a_network_is_inferred_from_its_weights(tmp_path):
     save_file(weights(width=384, heads=6, depth=3, patch=4, variance=False), tmp_path / "dit.safetensors")
     found = Dit().look(tmp_path)
     assert found.architecture == {
@@ -181,7 +181,7 @@ def test_other_weights_are_refused(tmp_path, spoil, told):
         Dit().look(tmp_path)
 
 
-def test_a_missing_block_is_told(tmp_path):
+def test_a_missing_block_is_reported(tmp_path):
     state = weights()
     save_file({n: x for n, x in state.items() if n != "blocks.0.mlp.fc1.bias"}, tmp_path / "dit.safetensors")
     with pytest.raises(UserError, match=r"lacks blocks\.0\.mlp\.fc1\.bias and 0 other weights"):

@@ -128,7 +128,7 @@ def test_another_range_of_noise(place):
         ({"options": SIZES, "network": "nets"}, "'nets' must be module:Class"),
     ],
 )
-def test_what_can_not_be_is_refused(said, told):
+def test_impossible_declarations_are_refused(said, told):
     with pytest.raises(UserError, match=told):
         Edm(**{"network": "nets.edm:Precond"} | said)
 

@@ -90,7 +90,7 @@ def test_a_student_of_another_architecture_takes_no_guidance(flux):
         student_of(flux[2], {}, own, seed=0)
 
 
-def test_its_declaration_is_checked(flux, at_one_time):
+def test_the_declaration_of_a_guidance_input_is_checked(flux, at_one_time):
     _, folder, model = flux
     seen = survey.look(folder)
     assert seen.rows()["guidance"] == "an input of the network"
@@ -143,7 +143,7 @@ class Scales(nn.Module):
         return guidance[:, None].expand_as(x)
 
 
-def test_networks_of_all_kinds_are_given_it(tmp_path):
+def test_networks_of_all_kinds_get_guidance_as_an_input(tmp_path):
     config = ModelConfig(architecture={}, shape=(2,), guidance_input=True)
     model = Model(config, Scales())
     x = torch.zeros(3, 2)

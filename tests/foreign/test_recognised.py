@@ -98,7 +98,7 @@ EDM = {"name": "edm", "network": "nets.precond:Precond", "options": {"img_resolu
     ],
     ids=["sit", "dit", "torchcfm", "torchcfm with labels", "edm"],
 )
-def test_lines_of_weights_that_are_no_folder_of_diffusers(here, ask, network, format, told):
+def test_weights_without_a_folder_of_diffusers_get_lines_of_settings(here, ask, network, format, told):
     weights_of(here / "data/theirs", network())
     said, ended = ask("data/theirs", "--format", json.dumps(format))
     assert ended is None
@@ -168,7 +168,7 @@ def test_weights_are_checked_on_data(here, ask, at_one_time):
         ('{"name": "torchcfm", "heads": "4"}', "format torchcfm: .*'str' and 'int'"),
     ],
 )
-def test_a_wrong_format_is_told(here, ask, format, told):
+def test_a_wrong_format_is_reported(here, ask, format, told):
     weights_of(here / "data/sit", of_sit())
     said, ended = ask("data/sit", "--format", format)
     assert re.search(told, ended)

@@ -59,7 +59,7 @@ def ask(capsys):
     ],
     ids=["without classes", "labels", "classes and a null condition"],
 )
-def test_the_lines_say_to_the_chain_what_the_folder_says(here, ask, folder, network, scheduler, component):
+def test_the_printed_settings_describe_the_folder(here, ask, folder, network, scheduler, component):
     network = network()
     pipeline(here / "data" / folder, network, scheduler(), component=component)
     said, ended = ask(here / "data" / folder)
@@ -89,7 +89,7 @@ def test_what_the_folder_does_not_say_is_left_to_the_user(here, ask):
     assert Config(**section(said)["adopt"]["plain"]) == Config(folder="data/plain")
 
 
-def test_what_is_not_taken_is_said(here, ask):
+def test_parts_that_are_not_taken_are_noted(here, ask):
     folder = pipeline(here / "elsewhere", labelled().to(torch.bfloat16), tables())
     for part in ("vae", "text_encoder"):
         (folder / part).mkdir()
@@ -106,7 +106,7 @@ def test_what_is_not_taken_is_said(here, ask):
     assert section(said)["adopt"]["elsewhere"]["folder"] == "data/elsewhere"
 
 
-def test_what_is_not_as_it_is_declared_fails(here, ask, at_one_time):
+def test_a_model_that_contradicts_its_declaration_fails_the_check(here, ask, at_one_time):
     pipeline(here / "data/untrained", unet(), tables())
     prepared(here, {"data": torch.randn(16, *SHAPE)})
     said, ended = ask("data/untrained")

@@ -93,7 +93,7 @@ def test_sixty_four_euler_steps(tmp_path, case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_weights_tell_of_their_network(tmp_path, case):
+def test_a_network_is_inferred_from_its_weights(tmp_path, case):
     found = written(tmp_path, case)
     assert found.architecture == CASES[case][1] | {"name": "adm"}
     assert (found.described.channels, found.described.side) == (3, None)
@@ -142,7 +142,7 @@ def test_other_weights_are_refused(tmp_path, spoil, told):
         adopted(tmp_path, said.look(tmp_path))
 
 
-def test_heads_must_be_said_once(tmp_path):
+def test_heads_must_be_declared_once(tmp_path):
     written(tmp_path, "plain")
     with pytest.raises(UserError, match=r"no weight says how many heads .* set heads or head_channels"):
         Torchcfm().look(tmp_path)
@@ -173,6 +173,6 @@ def test_heads_must_be_said_once(tmp_path):
         ({"labels": 3}, SHAPE, "has 3 rows, and there are 0 classes"),
     ],
 )
-def test_settings_of_the_network_that_can_not_be_are_told(settings, shape, told):
+def test_settings_of_the_network_that_can_not_be_are_reported(settings, shape, told):
     with pytest.raises(UserError, match=told):
         Adm(**settings).build(shape, 0)

@@ -98,7 +98,7 @@ class Office:
 
         return self.wait_for(lambda: (found := state())["type"] in FINAL and found, seconds=900, every=0.5)
 
-    def turns(self, run: str) -> list[tuple[str, str, str]]:
+    def stage_runs(self, run: str) -> list[tuple[str, str, str]]:
         """Return what a chain gave to workers, sorted: the stage, the pool, and the name of its state."""
         tasks = self.ask("/task_runs/filter", task_runs={"flow_run_id": {"any_": [run]}})
         below = {"parent_task_run_id": {"any_": [task["id"] for task in tasks]}}

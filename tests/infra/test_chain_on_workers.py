@@ -35,7 +35,7 @@ def office(team, servers, tmp_path_factory):
     project = Checkout.create(folder / "project")
     less_work(project)
     # A machine that died is given up sooner.
-    project.edit("flows/workers/driver.py", "PATIENCE_WITH_SILENCE = 90.0", "PATIENCE_WITH_SILENCE = 30.0")
+    project.edit("flows/workers/driver.py", "SILENCE_SECONDS = 90.0", "SILENCE_SECONDS = 30.0")
     project.edit("flows/stage.py", "SECONDS_BETWEEN_BEATS = 10", "SECONDS_BETWEEN_BEATS = 2")
     project.sh("dvc remote add -q --default team s3://dvc && git commit -qam 'A team'")
     made = Office(team, project, folder)
@@ -67,7 +67,7 @@ def alone(finished, tmp_path_factory) -> Checkout:
 
 
 def test_each_stage_runs_once_on_a_worker_of_its_pool(office, ran):
-    assert office.turns(ran) == sorted((stage, pool, "Completed") for stage, pool in STAGES.items())
+    assert office.stage_runs(ran) == sorted((stage, pool, "Completed") for stage, pool in STAGES.items())
 
 
 def test_each_run_of_a_worker_ends_its_process(office, ran):
@@ -126,18 +126,18 @@ def test_a_cancelled_variant_leaves_no_process_and_changes_nothing(office, ran, 
     office.cancel(run)
     office.wait_for(lambda: not office.at_work(), seconds=30)
     assert office.end_of(run)["type"] == "CANCELLED"
-    office.wait_for(lambda: office.turns(run) == [("couple@round1", "gpu", "Cancelled")], every=0.5)
+    office.wait_for(lambda: office.stage_runs(run) == [("couple@round1", "gpu", "Cancelled")], every=0.5)
     assert (driver / "dvc.lock").read_bytes() == before
     assert git.changes(driver.folder) == ["dvc.lock"]
 
 
-def test_it_goes_on_from_there_and_again_on_another_machine_when_that_dies(office, ran, victim):
+def test_a_stage_resumes_on_its_worker_and_on_another_machine_when_that_dies(office, ran, victim):
     done = shards(office)
     run = office.start(overrides=SLOW)
     office.wait_for(lambda: shards(office) > done)
     office.machines.pop("victim").die()
     heir = office.add("heir", "gpu")
     assert office.end_of(run)["message"] == f"{len(STAGES) - 1} cached, 1 completed"
-    assert office.turns(run) == [("couple@round1", "gpu", state) for state in ("Completed", "Crashed")]
+    assert office.stage_runs(run) == [("couple@round1", "gpu", state) for state in ("Completed", "Crashed")]
     for machine in (victim, heir):
         assert "couple@round1: going on from sample" in machine.said.read_text()

@@ -56,7 +56,7 @@ def test_what_has_no_default_is_asked_for_by_name():
 
 
 @each
-def test_no_secret_is_in_the_file(name):
+def test_no_secret_is_in_the_compose_file(name):
     values = {variable: f"<{variable}>" for variable in EXAMPLE}
     environment = yaml.safe_load(substitute(TEXT, values))["services"][name].get("environment", {})
     for variable, value in environment.items():
@@ -65,14 +65,14 @@ def test_no_secret_is_in_the_file(name):
 
 
 @each
-def test_all_that_stays_says_whether_it_is_well_and_comes_back(name):
+def test_every_long_running_service_has_a_health_check_and_restarts(name):
     service = SERVICES[name]
     assert service["restart"] == ("on-failure" if name in ENDS else "unless-stopped")
     assert ("healthcheck" in service) == (name not in ENDS)
 
 
 @each
-def test_what_it_waits_for_can_come_about(name):
+def test_services_wait_for_health_or_for_completion(name):
     for other, wait in SERVICES[name].get("depends_on", {}).items():
         ends = wait["condition"] == "service_completed_successfully"
         assert ends == (other in ENDS)
@@ -86,7 +86,7 @@ def test_versions_are_fixed(name):
 
 
 @each
-def test_only_this_machine_reaches_it_unless_told_otherwise(name):
+def test_ports_are_open_to_this_machine_alone_unless_set_otherwise(name):
     required = dict.fromkeys(REQUIRED, "given")
     service = yaml.safe_load(substitute(TEXT, required))["services"][name]
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
@@ -99,7 +99,7 @@ def test_what_is_kept_is_in_a_named_volume():
 
 
 @ours
-def test_nothing_is_told_to_others(name):
+def test_telemetry_is_off_in_every_service(name):
     makefile = re.findall(
         r"^export (\w*(?:TRACK|ANALYTICS|TELEMETRY|OFFLINE)\w*) = (.*)$",
         (CHECKOUT / "Makefile").read_text(),
@@ -110,14 +110,14 @@ def test_nothing_is_told_to_others(name):
 
 
 @ours
-def test_it_is_built_here_from_the_lock(name):
+def test_the_image_is_built_here_from_the_lock(name):
     build = SERVICES[name]["build"]
     assert (INFRA / build["context"]).resolve() == CHECKOUT
     assert (CHECKOUT / build["dockerfile"]).samefile(INFRA / "Dockerfile")
     assert "make .venv/.locked" in DOCKERFILE  # by the rule of the Makefile, so its other targets work too
 
 
-def test_the_image_has_a_python_that_will_do_and_no_right_of_root():
+def test_the_image_has_a_supported_python_and_a_user_without_root_rights():
     python = re.search(r"^FROM python:(\d+\.\d+\.\d+)-", DOCKERFILE, re.M)[1]
     required = re.search(r'requires-python = "(.*)"', (CHECKOUT / "pyproject.toml").read_text())[1]
     assert Version(python) in SpecifierSet(required)

@@ -80,7 +80,7 @@ def test_a_worker_runs_a_flow_that_the_server_keeps_in_postgresql(team, servers,
     ]
 
 
-def test_prefect_answers_nobody_who_has_not_logged_in(team, servers):
+def test_prefect_refuses_requests_without_the_login(team, servers):
     server = f"http://{programs.HOST}:{team.values['PREFECT_PORT']}"
     assert answer(f"{server}/api/work_pools/filter") == 401
     assert answer(f"{server}/api/health") == 200
@@ -130,7 +130,7 @@ def test_mlflow_answers_under_the_names_it_was_given(team, servers, host, status
     assert answer(page, Host=f"{host}:{port}") == status
 
 
-def test_nobody_reads_a_secret_from_the_list_of_processes(team, servers):
+def test_secrets_are_not_in_the_list_of_processes(team, servers):
     secrets = [team.values[name] for name in ("POSTGRES_PASSWORD", "S3_PASSWORD", "PREFECT_LOGIN")]
     for server in servers.values():
         for pid in (server.pid, *below(server.pid)):

@@ -41,7 +41,7 @@ def test_the_first_machine_publishes_and_the_others_help(tmp_path, stage, helper
     ]
 
 
-def test_it_needs_a_stage(tmp_path):
+def test_a_job_without_a_stage_is_refused(tmp_path):
     done = submitted(tmp_path)
     assert done.returncode
     assert "give a stage that trains" in done.stderr

@@ -89,7 +89,7 @@ def test_a_gaussian_flow_map_ends_at_its_teacher_and_stays_there():
     assert method.loss(nets, {}, "student", 0.0, KEYS).abs().max() < 1e-9
 
 
-def test_for_one_step_it_is_dmd():
+def test_anyflow_of_one_step_is_dmd():
     model, keys = learned(0.4, 0.8), randomness.keys_of(0, 0, 20)
     teacher = oracles.as_model(oracles.gaussian([0.0], [1.0]))
     nets = {"student": model, "fake": oracles.as_model(oracles.gaussian([0.4], [0.8])), "teacher": teacher}
@@ -121,12 +121,12 @@ def test_a_map_weight_is_refused_beside_what_learns_from_something_else(other):
 
 
 @pytest.mark.parametrize("steps", [(), (0, 4), (2.5,)])
-def test_impossible_numbers_of_steps_are_told(steps):
+def test_impossible_numbers_of_steps_are_reported(steps):
     with pytest.raises(UserError, match=r"steps must be whole numbers from 1, got \["):
         Anyflow(steps=steps)
 
 
-def test_it_goes_on_with_a_flow_map_alone():
+def test_anyflow_starts_from_a_flow_map_alone():
     raw = yaml.safe_load(Path("params.yaml").read_text())
     raw["trajectories"]["base"]["keep"] = "all"
     common = {"teacher": "base", "nfe": "any", "train": {"steps": 10}}

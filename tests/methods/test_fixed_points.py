@@ -178,7 +178,7 @@ def test_endpoint_lands_on_the_data_wherever_the_path_starts(path, prediction, i
     torch.testing.assert_close(integrate(flow, batch["noise"], grid).x, batch["data"], atol=1e-4, rtol=0)
 
 
-def test_endpoint_with_one_step_sees_nothing_but_the_noise():
+def test_endpoint_with_one_step_calls_the_network_at_the_noise_alone():
     seen = []
     model = as_model(REFLOWED)
     model.config = replace(model.config, grid=grids.uniform(1))

@@ -83,7 +83,7 @@ def test_methods_of_a_grid_train_the_average_over_its_steps(method):
     assert loss(method, model, batch).max() < 1e-12
 
 
-def test_it_learns_a_map_that_one_step_and_four_take_alike():
+def test_a_trained_flow_map_ends_alike_in_one_step_and_four():
     architecture = {"name": "mlp", "width": 32, "depth": 1}
     model = with_second_time(build(ModelConfig(architecture=architecture, shape=(1,)), seed=0), seed=0)
     batch = {name: tensor.float() for name, tensor in trajectories(ON_A_LINE, 512).items()}
@@ -100,7 +100,7 @@ def test_it_learns_a_map_that_one_step_and_four_take_alike():
         assert (found - truth).square().mean().sqrt() < 0.3  # one Euler step of the flow itself: 1.5
 
 
-def test_refusals():
+def test_impossible_shares_and_unsuitable_batches_are_refused():
     with pytest.raises(UserError, match="to_data is a share from 0 to 1, got 2"):
         FlowMap(to_data=2)
     with pytest.raises(UserError, match=r"from_noise is a share from 0 to 1, got -0\.1"):

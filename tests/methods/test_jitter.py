@@ -38,7 +38,7 @@ def student(**changes):
     return Model(config, model.network)
 
 
-def test_times_are_near_the_knots_all_of_them_and_the_ends_stay():
+def test_jittered_times_are_near_all_timesteps_and_the_ends_stay():
     keys = randomness.keys_of(0, 0, 500)
     batch = near_timesteps(TIMESTEPS, 0.3, trajectories(500), keys)
     for timestep in range(len(TIMESTEPS)):
@@ -83,7 +83,7 @@ def test_a_student_says_how_it_was_trained():
 
 
 @pytest.mark.parametrize("jitter", [-0.1, 0.5, float("nan")])
-def test_jitter_that_cannot_be(jitter):
+def test_impossible_jitter_is_refused(jitter):
     with pytest.raises(UserError, match=r"jitter must be from 0 up to but not 0\.5"):
         Straighten(jitter=jitter)
     with pytest.raises(UserError, match=r"jitter must be from 0 up to but not 0\.5"):
@@ -94,14 +94,14 @@ def test_jitter_that_cannot_be(jitter):
         ModelConfig(architecture={"name": "mlp"}, shape=(2,), jitter=0.2)
 
 
-def test_a_jitter_too_small_to_reach_another_state():
+def test_a_jitter_too_small_to_reach_another_state_is_refused():
     with pytest.raises(
         UserError, match=r"jitter 0\.01 moves no timestep: the states of the trajectories are further"
     ):
         near_timesteps(TIMESTEPS, 0.01, trajectories(2), randomness.keys_of(0, 0, 2))
 
 
-def test_trajectories_without_a_state_near_a_knot():
+def test_trajectories_without_a_state_near_a_timestep_are_refused():
     thin = {"states": torch.zeros(2, 2, 2), "times": torch.tensor([[0.0, 1.0]]).expand(2, -1)}
     with pytest.raises(UserError, match=r"no state near the timestep at 0\.25; make them again"):
         near_timesteps(TIMESTEPS, 0.1, thin, randomness.keys_of(0, 0, 2))

@@ -97,7 +97,7 @@ def test_dmd_through_last_is_the_sampler_up_to_a_random_timestep_and_learns_one_
         ({"through": "last", "regression_weight": 1.0}, "through last judges no whole samples"),
     ],
 )
-def test_wrong_ways_through_are_told(options, told):
+def test_wrong_values_of_through_are_refused(options, told):
     with pytest.raises(UserError, match=told):
         Dmd(**options)
 

@@ -112,7 +112,7 @@ def test_distribution_has_the_gradient_of_the_divergence_but_for_its_normaliser(
 
 
 @pytest.mark.parametrize("softness", [1e-6, 0.1])
-def test_huber_pulls_no_sample_by_more_than_one(softness):
+def test_the_gradient_of_huber_is_at_most_one_for_each_sample(softness):
     draw = torch.Generator().manual_seed(0)
     samples, fake, teacher = (torch.randn(50, 7, generator=draw) * 10 for _ in "123")
     samples.requires_grad_()

@@ -153,7 +153,7 @@ def test_label_dropout_hides_that_share_of_labels():
     assert torch.equal(seen[0][~hidden], label[~hidden])
 
 
-def test_refusals():
+def test_impossible_options_of_methods_are_refused():
     with pytest.raises(UserError, match="time law 'unifrom'; did you mean 'uniform'"):
         FlowMatching(times="unifrom")
     with pytest.raises(UserError, match="distance 'l1'"):

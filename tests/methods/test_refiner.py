@@ -110,7 +110,7 @@ def test_the_exact_refiner_has_no_loss_and_is_linear_in_state_and_velocity(path,
     torch.testing.assert_close(refining.change(refiner, x, t, v), expected)
 
 
-def test_its_steps_stay_where_the_teacher_has_a_velocity():
+def test_steps_of_a_refiner_stay_where_the_teacher_has_a_velocity():
     asked = []
 
     class Listening(Exact):
@@ -194,7 +194,7 @@ def test_the_chosen_blocks_end_nearest_to_the_truth():
     assert error < without
 
 
-def test_its_weights_depend_on_the_seed_alone_and_it_is_given_a_velocity():
+def test_weights_of_a_refiner_depend_on_the_seed_alone_and_it_is_given_a_velocity():
     model = build(ModelConfig(architecture=SMALL, shape=(2,)), seed=0)
     one, same, other = (refining.refiner_for(model, SMALL, seed=seed) for seed in (1, 1, 2))
     weights = [refiner.network.first.weight for refiner in (one, same, other)]

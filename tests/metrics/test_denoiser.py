@@ -12,7 +12,7 @@ from fewstep.metrics.frechet import Moments, frechet_distance
 
 
 def gaussians(n, modes, seed=0):
-    """Points of some of four round heaps."""
+    """Points of some of four round modes."""
     draw = torch.Generator().manual_seed(seed)
     centres = torch.tensor([[2.0, 0.0], [0.0, 2.0], [-2.0, 0.0], [0.0, -2.0]])
     return centres[torch.arange(n) % modes] + 0.1 * torch.randn(n, 2, generator=draw)
@@ -37,13 +37,13 @@ def net():
     return train_denoiser(gaussians(400, 4), steps=150, seed=0)
 
 
-def test_the_more_modes_are_missing_the_further_the_samples_are(net):
+def test_the_distance_grows_with_the_number_of_missing_modes(net):
     apart = distances(net, gaussians(400, 4), [gaussians(400, modes, seed=1) for modes in (4, 3, 2, 1)])
     assert apart == sorted(apart)
     assert 20 * apart[0] < apart[1]
 
 
-def test_the_further_heaps_are_moved_the_further_the_samples_are(net):
+def test_the_distance_grows_with_the_shift_of_the_modes(net):
     fresh = gaussians(400, 4, seed=1)
     apart = distances(net, gaussians(400, 4), [fresh + shift for shift in (0.0, 0.1, 0.3, 1.0)])
     assert apart == sorted(apart)
@@ -67,7 +67,7 @@ def test_same_seed_same_bytes_another_seed_another_net(net):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_it_is_stored_beside_the_classifier_under_a_name_of_its_own(net, tmp_path):
+def test_the_denoiser_is_stored_beside_the_classifier_under_its_own_name(net, tmp_path):
     features.save(tmp_path, net, {}, name=denoiser.MONITOR)
     with pytest.raises(UserError, match="no feature net"):
         features.load(tmp_path, name="another")

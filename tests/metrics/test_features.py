@@ -55,7 +55,7 @@ def test_the_spread_in_a_set_too_large_is_that_of_a_draw_from_it(net, monkeypatc
     torch.testing.assert_close(some.spread, whole.spread, rtol=0.5, atol=0)
 
 
-def test_what_is_found_is_written_where_it_stays_so_that_memory_does_not_grow_with_the_set(net, monkeypatch):
+def test_features_are_written_in_place_so_that_memory_does_not_grow_with_the_set(net, monkeypatch):
     data, _ = stripes(200)
     expected = net.classify(data), net.features(data)
     alive, most, by_batch = weakref.WeakSet(), [], FeatureNet._by_batch
@@ -120,7 +120,7 @@ def test_same_seed_same_bytes_another_seed_another_net(net):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_a_feature_that_never_moves_does_not_drown_the_rest():
+def test_a_constant_feature_has_a_spread_of_one():
     data = torch.zeros(8, 5)  # all the same, so nothing moves
     net = train_feature_net(data, torch.arange(8) % 2, steps=2, seed=0)
     assert np.isfinite(net.features(data)).all()
@@ -132,7 +132,7 @@ def test_labels_must_fit_the_data():
         train_feature_net(torch.zeros(4, 2), torch.zeros(3, dtype=torch.int64), seed=0)
 
 
-def test_progress_hears_of_every_step():
+def test_progress_is_advanced_at_every_step():
     class Listener:
         heard = 0
 
@@ -148,14 +148,14 @@ def test_progress_hears_of_every_step():
     assert listener.heard == 7
 
 
-def test_pseudo_labels_find_the_heaps_and_carry_over_to_other_sets():
+def test_pseudo_labels_find_the_clusters_and_carry_over_to_other_sets():
     generator = torch.Generator().manual_seed(0)
-    heap = torch.arange(60) % 3
+    cluster = torch.arange(60) % 3
     centres = torch.tensor([[0.0, 0.0], [20.0, 0.0], [0.0, 20.0]])
-    train = centres[heap] + torch.randn(60, 2, generator=generator)
+    train = centres[cluster] + torch.randn(60, 2, generator=generator)
     found, held_out = pseudo_labels(train, centres, clusters=3, seed=0)
     assert found.dtype == held_out.dtype == torch.int64
-    assert torch.equal(found, held_out[heap])
+    assert torch.equal(found, held_out[cluster])
     assert sorted(held_out.tolist()) == [0, 1, 2]
 
 
@@ -176,7 +176,7 @@ def test_clusters_of_a_set_too_large_are_those_of_a_draw_from_it(monkeypatch):
     monkeypatch.setattr(features, "CLUSTERED", 100 * 2 * 4)
     (found,) = pseudo_labels(train, clusters=3, seed=0)
     assert len(fitted[0]) == 100
-    assert len(set(zip(found.tolist(), whole.tolist(), strict=True))) == 3  # the same heaps
+    assert len(set(zip(found.tolist(), whole.tolist(), strict=True))) == 3  # the same clusters
 
 
 def test_pseudo_labels_need_enough_samples():

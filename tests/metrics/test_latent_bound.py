@@ -21,7 +21,7 @@ def bound(loss, **changes):
     return LatentBound.of(loss=loss, **told)
 
 
-def test_of_a_constant_error_it_is_the_distance_but_for_its_factor():
+def test_the_bound_of_a_constant_error_is_the_distance_times_its_factor():
     """A velocity that is off by SHIFT everywhere moves all samples by it; decoding triples that."""
     noise = torch.randn(10, 2, dtype=torch.float64)
     ends = [
@@ -35,7 +35,7 @@ def test_of_a_constant_error_it_is_the_distance_but_for_its_factor():
     assert bound(loss=0.5, rmse=0.1).at(0) == pytest.approx(0.1 * math.sqrt(8) + found.at(0))
 
 
-def test_it_holds_for_a_gaussian_with_the_held_out_loss():
+def test_the_bound_holds_for_a_gaussian_with_the_held_out_loss():
     """A model of N(m + SHIFT, 1) where the data is N(m, 1): W2 is 1, and its rate of growth is 1, at data."""
     data = gaussian([1.0, -0.5], [1.0, 1.0])
     model = as_model(gaussian((data.mean + SHIFT).tolist(), [1.0, 1.0]))

@@ -23,7 +23,7 @@ def trained(labels=True, **options):
     return train_nets(data, classes if labels else None, **asked)
 
 
-def test_they_differ_in_width_and_weights_and_one_saw_no_label():
+def test_nets_differ_in_width_and_weights_and_one_saw_no_label():
     found = trained()
     assert list(found) == [kind.name for kind in KINDS]
     assert len({net.width for net in found.values()}) == len({net.digest for net in found.values()}) == 3
@@ -32,7 +32,7 @@ def test_they_differ_in_width_and_weights_and_one_saw_no_label():
     assert found[FIRST].classes == 3
 
 
-def test_none_is_the_monitors():
+def test_no_net_of_the_evaluation_is_that_of_the_monitor():
     data, _ = images()
     own = denoiser.train_denoiser(data, pixels=True, steps=5, seed=0)
     digests = {net.digest for net in trained().values()}
@@ -67,7 +67,7 @@ def test_a_set_on_the_disk_that_is_read_piece_by_piece_teaches_the_same_nets(tmp
 
 
 @pytest.mark.parametrize("pixels", [True, False])
-def test_they_come_back_from_a_folder_with_what_they_measure(tmp_path, pixels):
+def test_nets_are_loaded_from_a_folder_with_what_they_measure(tmp_path, pixels):
     found = trained(pixels=pixels)
     for name, net in found.items():
         features.save(tmp_path, net, {}, name=name)

@@ -80,7 +80,7 @@ def test_pairing_cancels_what_the_shared_noise_does_to_both(reference):
     assert found.error < protocol.ratio([a], [other]).error / 3
 
 
-def test_ratio_errs_as_much_as_it_says(reference):
+def test_the_error_of_a_ratio_is_as_large_as_its_standard_error(reference):
     ratios = []
     for run in range(60):
         noise = [normal(40, (run, block)) for block in range(8)]

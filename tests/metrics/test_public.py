@@ -76,7 +76,7 @@ def test_moments_are_summed_as_they_come_and_a_set_too_large_is_seen_through_a_d
     assert len(most) == 12 + 8
 
 
-def test_it_joins_the_other_nets_of_colour_images_alone_and_comes_back_whole(tmp_path):
+def test_the_public_net_is_used_for_colour_images_alone_and_survives_a_save(tmp_path):
     asked = {"pixels": True, "steps": 2, "clusters": 3, "seed": 0}
     for data, there in (
         (photographs(20), True),

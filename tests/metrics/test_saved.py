@@ -8,7 +8,7 @@ from PIL import Image
 from fewstep.metrics.saved import as_saved, outside
 
 
-def test_it_is_what_a_png_gives_back():
+def test_saved_images_are_what_a_png_gives_back():
     images = torch.randn(16, 16, generator=torch.Generator().manual_seed(0)) * 1.5
     file = io.BytesIO()
     codes = ((images.clamp(-1, 1) + 1) * 127.5).round().byte()

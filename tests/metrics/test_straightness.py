@@ -29,7 +29,7 @@ def test_f_is_zero_exactly_where_the_noise_pointed_back_to_is_constant():
     assert turns(late, noise, grid).first_order == pytest.approx(0.25)  # it points to 0, then to -1
 
 
-def test_is_the_mean_squared_distance_of_slopes_from_their_mean():
+def test_straightness_is_the_mean_squared_distance_of_slopes_from_their_mean():
     oracle, grid = oracles.two_gaussians(), Grid((0.0, 0.1, 0.5, 1.0))
     noise = oracle.noise(20)
     states = list(solvers.trajectory(oracle.flow(), noise, grid))
@@ -46,7 +46,7 @@ def test_straight_lines_score_zero_even_in_single_precision_and_from_a_late_star
     assert straightness(flow, noise, grids.uniform(50, start=0.25)) == pytest.approx(0, abs=1e-6)
 
 
-def test_does_not_depend_on_where_a_flow_starts_but_on_how_it_turns():
+def test_straightness_depends_on_how_a_flow_bends_and_not_on_where_it_starts():
     """A flow that moves at speed 1, then 3, half the time each, is 1 from its mean all along."""
     for start in (0.0, 0.5):
         flow = FieldFlow(lambda x, t, m=(1 + start) / 2: torch.where(t < m - 1e-6, 1.0, 3.0)[:, None] + 0 * x)

@@ -64,7 +64,7 @@ def test_every_weight_gets_a_gradient_and_every_input_matters(name, shape):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_labels(name):
+def test_labels_change_the_output_and_the_null_class_is_the_default(name):
     shape = SHAPES[name][0]
     net, x, t = awake(model(name, shape, 3)), torch.randn(2, *shape), torch.rand(2)
     zero, one, null = (net(x, t, label=torch.full((2,), n)) for n in (0, 1, 3))
@@ -109,7 +109,7 @@ def test_weights_depend_on_the_seed_alone(name):
         ("dit", (1, 8, 8), {"width": 8, "heads": 3}, "multiple of the heads, 3, and of 4, got 8"),
     ],
 )
-def test_refusals(name, shape, options, message):
+def test_impossible_options_of_networks_are_refused(name, shape, options, message):
     with pytest.raises(UserError, match=message):
         model(name, shape, **options)
 

@@ -144,11 +144,11 @@ GOOD = PairChecks(
 )
 
 
-def test_nothing_is_said_of_good_pairs():
+def test_good_pairs_have_no_problems_and_no_advice():
     assert GOOD.problems() == GOOD.advice() == []
 
 
-def test_numbers_that_are_not_numbers_are_problems():
+def test_measurements_that_are_nan_are_problems():
     assert len(replace(GOOD, noise_z=NAN, worst_norm_z=NAN, back_rmse=NAN, cost=NAN).problems()) == 4
 
 
@@ -169,7 +169,7 @@ def test_the_norm_of_one_noise_may_be_less_likely_the_more_there_are():
         ({"gap": 6.0}, r"\(gap 6 ± 0\.5\); errors go into the pairs"),
     ],
 )
-def test_each_thing_that_spoils_a_round_has_its_sentence(changes, said):
+def test_each_obstacle_to_a_reflow_round_has_its_own_advice(changes, said):
     (sentence,) = replace(GOOD, **changes).advice()
     assert re.search(said, sentence)
 
@@ -179,7 +179,7 @@ def test_a_gap_by_chance_or_too_small_to_matter_is_none(changes):
     assert replace(GOOD, **changes).advice() == []
 
 
-def test_what_is_unknown_of_a_reflowed_teacher_is_not_judged():
+def test_unknown_measurements_of_a_reflowed_teacher_are_not_judged():
     unknown = {"crossing": None, "gap": None, "gap_se": None}
     assert replace(GOOD, straightness=30.0, **unknown).advice() == []
     assert len(replace(GOOD, straightness=0.1, **unknown).advice()) == 1

@@ -40,7 +40,7 @@ def test_the_pair_that_breaks_is_named_with_its_time_and_the_number_of_others(gr
 
 
 @pytest.mark.parametrize(("steps", "time"), [(2, "1"), (4, r"0\.75")])
-def test_a_state_that_overflows_between_finite_velocities_is_told_by_when_it_did(steps, time):
+def test_a_state_that_overflows_between_finite_velocities_is_reported_with_its_time(steps, time):
     turning = FieldFlow(lambda x, t: torch.where(t < 0.5, -3e38, 3e38)[:, None].expand_as(x))
     told = rf"pair 5 \(and 7 more.*at t = {time} the state is not finite"
     with pytest.raises(UserError, match=told):

@@ -268,7 +268,7 @@ def test_arrays_that_do_not_go_together_are_refused(root, wrong, message):
     refused(rf"data/pairs\.npz.*{message}", "pairs.npz", root, read=False)
 
 
-def test_a_missing_array_is_told_with_those_there_are(root):
+def test_a_missing_array_is_reported_with_those_there_are(root):
     np.savez(root / "data" / "pairs.npz", noise=np.ones((2, 2)), x=np.ones(2))
     refused(r"data/pairs\.npz holds noise, x, but no array 'data'", "pairs.npz", root)
     np.savez(root / "data" / "pairs.npz")
@@ -355,7 +355,7 @@ def test_pickles_of_any_name_are_refused(root, name):
     refused(rf"data/pairs\.tar: member '{name}' is a pickle", "pairs.tar", root)
 
 
-def test_folders_in_a_tar_are_no_harm(root):
+def test_folders_in_a_tar_are_ignored(root):
     with_member(root / "data" / "pairs.tar", "deep", type=tarfile.DIRTYPE)
     assert open_pairs("pairs.tar", root).count == 1
 

@@ -6,7 +6,7 @@ from fewstep.pairs import PairLoss
 SPREAD = torch.tensor([0.9, 1.1]).repeat(200)
 
 
-def test_numbers():
+def test_pair_loss_has_means_their_ratio_and_the_standard_error():
     loss = PairLoss.of(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 2.0, 5.0]))
     assert (loss.train, loss.held_out, loss.ratio) == pytest.approx((2, 3, 1.5))
     assert loss.difference_se == pytest.approx(1 / 3**0.5)
@@ -21,7 +21,7 @@ def test_numbers():
         (SPREAD.flip(0) * torch.arange(400) / 100, "whether 40 pairs are enough can't be told"),
     ],
 )
-def test_advice(fresh, said):
+def test_advice_says_whether_the_pairs_are_enough(fresh, said):
     known = SPREAD if not said.startswith("whether") else SPREAD.flip(0) * torch.arange(400).flip(0) / 115
     assert PairLoss.of(known, fresh).advice(40, "couple.x").startswith(said)
 

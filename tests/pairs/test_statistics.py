@@ -51,15 +51,15 @@ def test_statistics_survive_json_exactly_and_do_not_grow():
     assert len(numbers(few)) == len(numbers(more))
 
 
-def test_what_is_told_of_pairs_is_what_numpy_says():
+def test_statistics_of_pairs_are_those_of_numpy():
     fields = pairs(shape=(3,))
     noise, data = (fields[name].double().numpy() for name in ("noise", "data"))
     statistics = PairStatistics.of(part(fields, 0, 100), total=300)
     statistics += PairStatistics.of(part(fields, 100, 300), total=300)
     assert statistics.count == 300
     assert statistics.cost == pytest.approx(((data - noise) ** 2).sum(1).mean())
-    strangers = ((data[:, None] - noise[None]) ** 2).sum(2).mean()
-    assert statistics.independent_cost == pytest.approx(strangers)
+    independent = ((data[:, None] - noise[None]) ** 2).sum(2).mean()
+    assert statistics.independent_cost == pytest.approx(independent)
     each = [np.corrcoef(noise[:, i], data[:, i])[0, 1] for i in range(3)]
     assert statistics.correlation == pytest.approx(np.average(each, weights=data.std(0) * noise.std(0)))
     np.testing.assert_allclose(statistics.data.variance, data.var(0))
@@ -111,7 +111,7 @@ def off_shell(noise):
         (off_shell, "spread of norms"),
     ],
 )
-def test_what_is_wrong_with_noise_is_named(spoil, said):
+def test_each_problem_of_noise_is_named(spoil, said):
     noise = pairs(shape=(2, 8, 8))["noise"].numpy()
     assert sums(noise).worst()[1] < 5
     name, z = sums(spoil(noise.copy())).worst()

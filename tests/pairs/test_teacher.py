@@ -79,12 +79,12 @@ def test_trajectories_are_the_same_at_any_batch_size():
     torch.testing.assert_close(three["states"], five["states"], rtol=1e-5, atol=1e-6)
 
 
-def test_a_knot_the_fine_grid_does_not_visit_is_refused(exact):
+def test_a_timestep_the_fine_grid_does_not_visit_is_refused(exact):
     with pytest.raises(UserError, match=r"time 0\.3 is not among"):
         trajectories_of(exact, timesteps=(0.0, 0.3, 1.0))
 
 
-def test_a_student_takes_the_states_at_its_own_knots(exact):
+def test_a_student_takes_the_states_at_its_own_timesteps(exact):
     timesteps = (0.0, 0.125, 0.5, 0.75, 1.0)
     states = trajectories_of(exact, timesteps=timesteps)["states"]
     chosen = select_timesteps(states, timesteps, Grid((0.0, 0.5, 1.0)))

@@ -171,6 +171,6 @@ def test_a_student_of_its_own_grid_is_refused():
         ({"strength": math.inf}, "strength must be a number from 0, got inf"),
     ],
 )
-def test_wrong_options_are_told(options, told):
+def test_wrong_options_of_samplers_are_refused(options, told):
     with pytest.raises(UserError, match=told):
         Sde(**options)

@@ -31,7 +31,7 @@ class Listener:
         self.notes.append(text)
 
 
-def test_it_is_no_worse_than_any_candidate_and_says_how_it_chose():
+def test_best_is_no_worse_than_any_candidate_and_reports_its_choice():
     problem = about(budgets=(1, 2, 4), batch=512)
     result = Best().search(problem)
     assert set(result.candidates) == set(Best().candidates)
@@ -50,7 +50,7 @@ def test_it_is_no_worse_than_any_candidate_and_says_how_it_chose():
     assert not result.decisions[1]["moved"]
 
 
-def test_moved_knots_that_fresh_noise_does_not_confirm_are_dropped(monkeypatch):
+def test_moved_timesteps_that_fresh_noise_does_not_confirm_are_dropped(monkeypatch):
     worse = grids.Grid((0.0, 0.01, 1.0))
     monkeypatch.setattr(descent, "descend", lambda problem, grid, role, count: worse)
     best = Best(candidates=("uniform", "edm"), noises=512)
@@ -77,7 +77,7 @@ def test_a_descent_only_goes_down():
     assert (found.steps, found.solver, found.times[0]) == (6, "euler", 0.0)
 
 
-def test_it_says_its_cost_before_it_starts():
+def test_best_reports_its_cost_before_it_starts():
     listener, asked = Listener(), []
 
     def velocity(x, t):

@@ -54,7 +54,7 @@ def test_tangents_are_exact_for_gaussians_and_their_gain_is_known(std, steps):
 
 
 @pytest.mark.parametrize("std", [0.5, 1.0, 2.0])
-def test_tan_chooses_the_scale_of_the_data(std):
+def test_tan_finds_the_scale_of_the_data(std):
     assert std in SCALES
     for steps, grid in Tan().search(scalar(std, budgets=STEPS, truth_steps=1000)).grids.items():
         assert grid.times == pytest.approx(tangents(std, steps), abs=1e-12)
@@ -115,7 +115,7 @@ def test_quantiles_share_the_square_root_of_how_the_scalar_flow_bends():
         assert grid.times == pytest.approx(expected, abs=4e-3)
 
 
-def test_quantiles_are_where_the_knots_of_bellman_go():
+def test_quantiles_are_where_the_timesteps_of_bellman_go():
     problem = scalar(1.0, budgets=(24,))
     ours = Quantile(fine_steps=400).search(problem).grids[24]
     bellman = Bellman(fine_steps=400).search(problem).grids[24]

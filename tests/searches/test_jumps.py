@@ -217,7 +217,7 @@ def test_no_gradients_are_kept():
     assert not any(seen)
 
 
-def test_a_jump_is_measured_once_for_all_who_ask():
+def test_a_jump_is_measured_once_for_all_callers():
     asked = []
     flow = FieldFlow(lambda x, t: asked.append(1) or x)
     problem = about_noise(flow, torch.randn(3, 2))
@@ -226,7 +226,7 @@ def test_a_jump_is_measured_once_for_all_who_ask():
     assert len(asked) == 40
 
 
-def test_velocities_that_are_not_finite_are_told_by_their_time():
+def test_velocities_that_are_not_finite_are_reported_with_their_time():
     flow = Checked(FieldFlow(lambda x, t: x / (t[:, None] - 0.5)))
     with pytest.raises(UserError, match=r"at t = 0\.5 the velocity is not finite"):
         measured(flow, EVEN, torch.ones(2, 2))

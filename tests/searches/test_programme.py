@@ -45,14 +45,14 @@ def euler_gain(std, timesteps, steps=100):
         (2, 4, (20, 39, 62), "3.320e-02", 1.4424),
     ],
 )
-def test_knots_on_the_exact_gaussian_flow(std, budget, inner, cost, gain):
+def test_timesteps_on_the_exact_gaussian_flow(std, budget, inner, cost, gain):
     route = best_routes(exact_scalar_costs(std, 100), [budget])[budget]
     assert route.timesteps == (0, *inner, 100)
     assert f"{route.cost:.3e}" == cost
     assert euler_gain(std, route.timesteps) == pytest.approx(gain, abs=5e-5)
 
 
-def test_knots_on_the_euler_trajectory():
+def test_timesteps_on_the_euler_trajectory():
     slope = slope_of(1)
     flow = FieldFlow(lambda x, t: slope(t)[:, None] * x)
     noise = torch.ones(1, 1, dtype=torch.float64)
@@ -87,7 +87,7 @@ def test_more_steps_never_cost_more():
     assert all(later <= earlier for earlier, later in pairwise(totals))
 
 
-def test_knots_crowd_where_the_flow_bends():
+def test_timesteps_are_denser_where_the_flow_bends():
     """Between many timesteps of a much finer grid lie equal parts of the integral of |x''|^(1/2)."""
     t = np.linspace(0, 1, 601)
     bend = 1 / np.sqrt((1 - t) ** 2 + t**2) ** 3  # second derivative of the scalar flow at std 1
@@ -113,7 +113,7 @@ def test_a_discount_weighs_what_is_still_to_go(numbers, discount):
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1.0, 1.25]))
-def test_jumps_that_remember_the_knot_before(seed, discount):
+def test_jumps_whose_cost_depends_on_the_timestep_before(seed, discount):
     draw, last = np.random.default_rng(seed), 6
     costs = np.where(np.triu(np.ones((7, 7)), 1), draw.integers(0, 4, (7, 7)), np.inf)
     i, j, k = np.indices((7, 7, 7))
@@ -130,7 +130,7 @@ def test_jumps_that_remember_the_knot_before(seed, discount):
         assert len(timesteps) == budget + 1
 
 
-def test_a_jump_that_forgets_the_knot_before_makes_both_programmes_one():
+def test_both_programmes_agree_if_no_jump_depends_on_the_timestep_before():
     costs = exact_scalar_costs(1, 30)
     forgetful = np.where(np.isinf(costs)[:, :, None], np.inf, costs[None])
     assert best_routes_after(costs, forgetful, range(1, 9)) == best_routes(costs, range(1, 9))

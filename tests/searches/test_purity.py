@@ -100,7 +100,7 @@ class Spoiling(nn.Module):
         return x.add_(t[:, None])
 
 
-def test_a_model_whose_network_spoils_its_input_is_not_searched():
+def test_a_model_whose_network_changes_its_input_is_not_searched():
     model = Model(ModelConfig(architecture={"name": "mlp"}, shape=(2,)), Spoiling())
     for asked in (model, as_flow(model)):
         with pytest.raises(UserError, match="changed the state that it was given"):
@@ -113,7 +113,7 @@ def test_a_condition_that_is_changed_is_named():
         flow(torch.ones(2, 1), 0.25, shift=torch.ones(2, 1))
 
 
-def test_in_inference_mode_too():
+def test_a_changed_input_is_found_in_inference_mode_too():
     with torch.inference_mode(), pytest.raises(UserError, match="changed the noise that it was given"):
         fewstep.search(lambda x, t: x.mul_(0.5).clone(), NOISE.clone(), budgets=[2], method="bellman")
 

@@ -79,7 +79,7 @@ def test_roles_never_share_a_noise():
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "ab2"])
 @pytest.mark.parametrize("t_end", [1.0, 0.9])
-def test_a_moved_knot_is_the_same_as_another_grid(solver, t_end):
+def test_a_moved_timestep_is_the_same_as_another_grid(solver, t_end):
     flow = FieldFlow(oracles.two_gaussians().velocity, t_start=0.1, t_end=t_end)
     problem = about(flow, solver=solver, truth_steps=8)
     grid, times = Grid((0.1, 0.2, 0.5, 0.7, 1.0), solver), (0.3, 0.65)

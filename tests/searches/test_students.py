@@ -44,7 +44,7 @@ def search(model=None, **asked):
     return fewstep.search(model or student(), noise, **(defaults | asked))
 
 
-def test_knots_stay_where_they_were_jittered_and_the_teacher_says_where_to_end():
+def test_timesteps_stay_where_they_were_jittered_and_the_teacher_says_where_to_end():
     found = search(report=64)
     for timestep, time in enumerate(found[3].times):
         low, high = reach(OWN.times, timestep, 0.3)
@@ -78,7 +78,7 @@ def test_searches_of_a_student_that_cannot_be(asked, told):
         search(**asked)
 
 
-def test_a_student_of_its_knots_alone_is_refused():
+def test_a_student_trained_on_its_own_timesteps_alone_is_refused():
     config = ModelConfig(architecture={"name": "field"}, shape=(2,), trained_times="grid", grid=OWN)
     with pytest.raises(UserError, match="trained only at the timesteps of its own grid; search its teacher"):
         search(Model(config, Field(0.0)))

@@ -33,7 +33,7 @@ def test_every_epoch_holds_each_sample_once_in_its_own_order(numbered, window):
     assert other != seen[:256]
 
 
-def test_the_order_is_that_of_no_shard(numbered):
+def test_a_window_mixes_the_samples_of_its_shards(numbered):
     seen = keys_seen(Batches(numbered, seed=0, size=50, window=100), [0])
     assert len({number // 40 for number in seen}) == 2  # a window of two shards, mixed
     assert seen != sorted(seen)
@@ -163,7 +163,7 @@ def test_a_step_elsewhere_does_not_take_what_was_read_ahead_for_its_own(slow):
     assert sum(own for own, _ in readers) > 1
 
 
-def test_what_could_not_be_read_ahead_is_told_when_it_is_wanted_and_tried_again(numbered, tmp_path):
+def test_an_error_of_reading_ahead_is_raised_at_its_step_and_the_read_is_tried_again(numbered, tmp_path):
     batches = Batches(numbered, seed=0, size=10, window=40)
     plain = Batches(numbered, seed=0, size=10, window=40)
     expected = [plain[step][0]["number"].tolist() for step in range(9)]
@@ -205,7 +205,7 @@ def test_any_number_of_workers_reads_the_same_from_any_step(numbered, rank, begu
             assert torch.equal(keys, expected_keys)
 
 
-def test_what_travels_to_another_process_holds_no_tensors(numbered):
+def test_a_copy_for_another_process_holds_no_tensors(numbered):
     """torch would share them, and workers that read into one window overwrite one another's samples."""
     batches = Batches(numbered, seed=0, size=64, window=90)
     used = batches[3]

@@ -57,7 +57,7 @@ def test_damage_is_refused_by_name(tmp_path, damage, message):
     shards.read(1)
 
 
-def test_damage_is_made_visible_to_who_trusts_modes_and_times(tmp_path):
+def test_a_damaged_file_is_made_writable_with_a_new_time_so_that_dvc_sees_it(tmp_path):
     shards, shard = write(tmp_path), tmp_path / "shard-00002.tar"
     flip(shard)
     shard.chmod(0o444)
@@ -68,7 +68,7 @@ def test_damage_is_made_visible_to_who_trusts_modes_and_times(tmp_path):
     assert shard.stat().st_mtime > 1e9
 
 
-def test_what_is_read_often_is_compared_once(tmp_path):
+def test_each_shard_is_compared_with_its_digest_once(tmp_path):
     shards = write(tmp_path)
     kept = shards.read(2)["label"]
     flip(tmp_path / "shard-00002.tar")
@@ -213,7 +213,7 @@ def test_an_index_that_divides_samples_otherwise_is_refused(tmp_path):
         Shards(tmp_path).read(0)
 
 
-def test_every_byte_of_a_header_matters_or_does_no_harm(tmp_path):
+def test_a_flipped_byte_of_a_header_is_refused_or_changes_nothing(tmp_path):
     shards = write(tmp_path, 10, 10)
     path = tmp_path / "shard-00000.tar"
     whole = path.read_bytes()

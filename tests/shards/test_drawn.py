@@ -24,7 +24,7 @@ def write_pairs(folder, make=make, field=NOISE, **options):
     return write(folder, 250, 40, make, drawn={"noise": field}, **options)
 
 
-def test_readers_do_not_notice(tmp_path):
+def test_drawn_noise_reads_as_stored_noise_does(tmp_path):
     stored, lean = write(tmp_path / "stored", 250, 40, make), write_pairs(tmp_path / "lean")
     made = make(0, 250)
     for read in (lean.load(), stored.load()):
@@ -40,7 +40,7 @@ def test_readers_do_not_notice(tmp_path):
             assert all(torch.equal(batch[name], same[name]) for name in made)
 
 
-def test_it_takes_no_room(tmp_path):
+def test_drawn_noise_is_not_stored(tmp_path):
     stored, lean = write(tmp_path / "stored", 250, 40, make), write_pairs(tmp_path / "lean")
     saved = sum(file.bytes for file in stored.files) - sum(file.bytes for file in lean.files)
     assert saved >= 250 * 3 * 4 * 4 * 4

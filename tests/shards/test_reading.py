@@ -12,7 +12,7 @@ from fewstep.shards import Batches, Shards
 from fewstep.shards.store import Store
 
 
-def test_what_is_read_is_what_was_made(tmp_path):
+def test_samples_are_read_as_they_were_made(tmp_path):
     shards = write(tmp_path)
     made, read = make(0, 1000), shards.load()
     assert read.keys() == made.keys()

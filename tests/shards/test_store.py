@@ -49,7 +49,7 @@ def test_files_are_put_listed_read_and_removed(store):
     assert store.below("deeper").read("c") == b"elsewhere"
 
 
-def test_what_another_process_puts_there_is_found(bucket, begun):
+def test_files_of_another_process_are_found(bucket, begun):
     store = Store(bucket)
     store.put("a", b"1")
     assert store.sizes() == {"a": 1}
@@ -95,9 +95,9 @@ def test_missing_credentials_are_named_and_given_ones_are_not(bucket, monkeypatc
         ((507, "XMinioStorageFull"), "no room in s3://"),
     ],
 )
-def test_what_a_server_refuses_is_explained(bucket, s3_address, monkeypatch, refusal, message):
-    with s3.bad_road(s3_address, s3.Faults(refusal=refusal)) as road:
-        s3.use(monkeypatch, road)
+def test_a_refusal_of_a_server_is_explained(bucket, s3_address, monkeypatch, refusal, message):
+    with s3.faulty_proxy(s3_address, s3.Faults(refusal=refusal)) as proxy:
+        s3.use(monkeypatch, proxy)
         with pytest.raises(UserError, match=message) as error:
             Store(bucket).put("a", b"content")
     assert s3.SECRET not in str(error.value)
@@ -112,7 +112,7 @@ def make(start, stop):
     return {"data": torch.arange(start, stop).float()[:, None].expand(-1, 30)}
 
 
-def test_what_was_counted_is_kept_beside_each_shard(tmp_path):
+def test_counts_are_kept_beside_each_shard(tmp_path):
     store = Store(tmp_path)
     for number in range(recipe().shards):
         write_shard(store, recipe(), number, make, lambda fields: f"{fields['data'][0, 0]:.0f}")
@@ -126,10 +126,10 @@ def test_what_was_counted_is_kept_beside_each_shard(tmp_path):
     }
 
 
-def test_a_road_that_loses_requests_loses_no_shard(bucket, s3_address, monkeypatch, tmp_path):
+def test_a_proxy_that_loses_requests_loses_no_shard(bucket, s3_address, monkeypatch, tmp_path):
     faults = s3.Faults(errors=0.15, silences=0.15, bytes_per_second=1e6)
-    with s3.bad_road(s3_address, faults) as road:
-        s3.use(monkeypatch, road)
+    with s3.faulty_proxy(s3_address, faults) as proxy:
+        s3.use(monkeypatch, proxy)
         store = Store(bucket).below("set")
         for number in missing_shards(store, recipe()):
             write_shard(store, recipe(), number, make)
@@ -146,6 +146,6 @@ def test_a_road_that_loses_requests_loses_no_shard(bucket, s3_address, monkeypat
     assert torch.equal(Shards(tmp_path / "fetched").load()["data"], make(0, 1000)["data"])
 
 
-def test_a_file_system_that_nobody_knows_is_named():
+def test_an_unknown_file_system_is_named():
     with pytest.raises(UserError, match="nonsense"):
         Store("nonsense://bucket/place")

@@ -134,8 +134,8 @@ class Project(Workspace):
         super().__init__(folder)
         self.environment["PYTHONPATH"] = str(CHECKOUT)
         (folder / "stages").mkdir(parents=True)
-        for room in CHECKOUT.glob("stages/*/__init__.py"):
-            shutil.copytree(room.parent, folder / "stages" / room.parent.name)
+        for subpackage in CHECKOUT.glob("stages/*/__init__.py"):
+            shutil.copytree(subpackage.parent, folder / "stages" / subpackage.parent.name)
         shutil.copy(CHECKOUT / "stages/__init__.py", folder / "stages")
         self.write("stages/make.py", MAKE)
         self.write("stages/use.py", USE)

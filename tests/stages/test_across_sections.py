@@ -283,7 +283,7 @@ def changed(**settings):
         ({"seed": 2**32}, r"whole number from 0 to 2\*\*32 - 1"),
     ],
 )
-def test_what_would_fail_hours_later_is_told_at_once(settings, message):
+def test_settings_that_would_fail_hours_later_are_refused_at_once(settings, message):
     with pytest.raises(UserError, match=message):
         checks.check(Params(changed(**settings)))
 

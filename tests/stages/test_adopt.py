@@ -127,24 +127,24 @@ def test_code_that_came_with_a_model_is_not_run(job):
     """A model directory names a file of the folder that it was unpacked in."""
     run(job)
     config = json.loads((job.out / "config.json").read_text())
-    strangers = Path("data/a/b")
-    strangers.mkdir(parents=True)
+    other_folder = Path("data/a/b")
+    other_folder.mkdir(parents=True)
     Path("data/evil.py").write_text("open('ran', 'w')\n" + NETS)
     Path("evil.py").write_text(Path("data/evil.py").read_text())
-    (strangers / "model.safetensors").write_bytes((job.out / "model.safetensors").read_bytes())
+    (other_folder / "model.safetensors").write_bytes((job.out / "model.safetensors").read_bytes())
     config["architecture"]["network"] = "data.evil:Exact"
-    (strangers / "config.json").write_text(json.dumps(config))
+    (other_folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"data/ holds weights, such as data/.*may have come with a model"):
-        load_model(strangers)
+        load_model(other_folder)
     config["architecture"]["network"] = "evil:Exact"  # in a folder that is worked in, but is no checkout
-    (strangers / "config.json").write_text(json.dumps(config))
+    (other_folder / "config.json").write_text(json.dumps(config))
     Path("dvc.yaml").unlink()
     with pytest.raises(UserError, match="code is imported only if fewstep runs in its checkout"):
-        load_model(strangers)
+        load_model(other_folder)
     assert not Path("ran").exists()
 
 
-def test_what_nobody_says_is_asked_for(job):
+def test_missing_declarations_are_asked_for(job):
     with pytest.raises(UserError, match="does not say the path and the time of the network; set path, time"):
         run(job, path=None, time=None)
 
@@ -184,7 +184,7 @@ def test_an_adopted_model_has_its_key_for_a_name_everywhere():
         ({"format": FORMAT | {"adapter": "xt"}}, "unknown adapter 'xt'; did you mean 'x_t'"),
     ],
 )
-def test_wrong_settings_are_told(changed, told):
+def test_wrong_settings_of_adopt_are_refused(changed, told):
     with pytest.raises(UserError, match=told):
         checks.check(settings(mine=SAID | changed))
 

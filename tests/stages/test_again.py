@@ -30,14 +30,14 @@ def test_what_dvc_was_told_to_force_is_made_again(monkeypatch, words, forced):
     assert again.asked()
 
 
-def test_nobody_forces_a_stage_that_a_person_started(monkeypatch):
+def test_a_stage_that_a_person_started_is_not_forced(monkeypatch):
     monkeypatch.delenv("DVC_STAGE", raising=False)
     monkeypatch.delenv("FEWSTEP_AGAIN", raising=False)
     monkeypatch.setattr(parent, "starter", lambda: SimpleNamespace(cmdline=["vi", "-f"].copy))
     assert not again.asked()
 
 
-def test_a_run_of_flows_asks_in_its_name_and_a_person_in_none(monkeypatch):
+def test_a_flow_run_asks_in_its_own_name_and_a_person_without_a_name(monkeypatch):
     for run in ("amber-fox-7d", None):
         for name, value in again.asked_by(run).items():
             monkeypatch.setenv(name, value)
@@ -47,7 +47,7 @@ def test_a_run_of_flows_asks_in_its_name_and_a_person_in_none(monkeypatch):
 
 
 @pytest.mark.parametrize("value", ["0", "off", "on", ""])
-def test_what_can_not_be_meant_is_refused(monkeypatch, value):
+def test_other_values_of_again_are_refused(monkeypatch, value):
     monkeypatch.setenv("FEWSTEP_AGAIN", value)
     with pytest.raises(UserError, match=f"^FEWSTEP_AGAIN must be 1, .* or unset; got '{value}'$"):
         again.must_be_right()

@@ -76,7 +76,7 @@ def test_each_file_that_is_missing_is_named_with_its_setting(tmp_path):
     must_be_there(NAMED, tmp_path, ["pretrain@base"])  # which names none
 
 
-def test_what_dvc_can_fetch_may_be_missing_and_a_linked_folder_may_not(tmp_path):
+def test_files_that_dvc_can_fetch_may_be_missing_and_linked_folders_may_not(tmp_path):
     (tmp_path / "data/nets").mkdir(parents=True)
     (tmp_path / "data/nets/inception.pt").touch()
     (tmp_path / "data/cats.dvc").touch()

@@ -24,7 +24,7 @@ from fewstep.solvers import integrate
 from stages import couple
 from stages.couple import Config
 from stages.sampling.pairs import notes_of
-from stages.training.training import Untrained
+from stages.training.training import TrainingSpec
 
 UNET = {"name": "unet", "width": 8, "multipliers": [1]}
 
@@ -165,7 +165,7 @@ def test_more_real_data_than_there_is_can_not_be_inverted(points, tmp_path):
         run(points, tmp_path, invert=True, data=tmp_path / "prepare")
 
 
-def test_drawn_noise_takes_no_room_and_nobody_notices(points, tmp_path):
+def test_drawn_noise_is_not_stored_and_reads_the_same(points, tmp_path):
     drawn, stored = (run(points, tmp_path / noise, nfe=4, noise=noise) for noise in ("drawn", "stored"))
     assert "drawn" in Shards(drawn.out / "train").fields["noise"]
     assert "drawn" not in Shards(stored.out / "train").fields["noise"]
@@ -200,7 +200,7 @@ def test_pairs_from_elsewhere_become_a_coupling_after_the_same_checks(points, tm
     }
 
 
-def test_pairs_that_are_not_taken_are_told(points, tmp_path, foreign):
+def test_pairs_that_are_not_taken_are_noted(points, tmp_path, foreign):
     fields, _ = foreign
     np.savez(tmp_path / "data/more.npz", **fields, t=np.ones(64))
     taken = run(points, tmp_path / "taken", source="more.npz", nfe=32, pairs=30)
@@ -210,7 +210,7 @@ def test_pairs_that_are_not_taken_are_told(points, tmp_path, foreign):
     ]
 
 
-def test_labels_of_other_shares_than_the_models_are_told(tmp_path):
+def test_labels_of_other_shares_than_the_models_are_reported(tmp_path):
     label = np.resize([0, 1], 20)
     np.savez(tmp_path / "data/p.npz", noise=np.ones((20, 2)), data=np.ones((20, 2)), label=label)
     pairs = open_pairs("p.npz", tmp_path)
@@ -269,4 +269,4 @@ def test_pairs_of_other_noise_are_drawn_checked_and_noted_by_its_law(tmp_path, s
     assert job.facts["checks"]["noise_z"] < 5
     student = build(ModelConfig(architecture=network, shape=(2,)), seed=0)
     with pytest.raises(UserError, match=r"made of noise .*student_t.*, but the model starts from gaussian"):
-        Untrained(Reflow(), student, TrainSettings(steps=1, batch=8), job.out).task(job)
+        TrainingSpec(Reflow(), student, TrainSettings(steps=1, batch=8), job.out).task(job)

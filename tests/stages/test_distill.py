@@ -160,7 +160,7 @@ def test_features_where_a_model_makes_latents_are_refused(monkeypatch, inputs, t
         task.load("features")
 
 
-def test_its_weights_depend_on_the_seed_alone(any_step, inputs, tmp_path):
+def test_weights_of_a_student_depend_on_the_seed_alone(any_step, inputs, tmp_path):
     assert model_digest(distilled(tmp_path, inputs, method="flow_map", nfe="any").out) == model_digest(
         any_step.out
     )
@@ -191,7 +191,7 @@ def test_a_student_shows_the_guidance_that_its_teacher_shows_unasked(inputs, tmp
     own = {"teacher": tmp_path / "teacher", "search": tmp_path / "search", "train_on": inputs["data"]}
     job = job_in(tmp_path, "distill", "student", inputs=inputs | own)
     config = configured(method="flow_map_distillation", nfe="any", train_on="prepare")
-    assert distill.untrained(config, job).student.config.baked_guidance == 2.0
+    assert distill.training_spec(config, job).student.config.baked_guidance == 2.0
 
 
 def test_a_student_of_one_grid_can_not_go_on_with_any():

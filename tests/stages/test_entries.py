@@ -30,7 +30,7 @@ def same(one, other):
     return (one.scores, one.more) == (other.scores, other.more) and torch.equal(one.samples, other.samples)
 
 
-def test_a_cell_is_found_under_all_that_decides_it(kept):
+def test_an_entry_is_found_under_all_that_decides_it(kept):
     kept.write(ENTRY, RESULT)
     assert same(kept.read(ENTRY), RESULT)
     assert kept.read(OTHER) is None
@@ -44,7 +44,7 @@ def test_a_cell_is_found_under_all_that_decides_it(kept):
 
 
 @pytest.mark.parametrize("last", [".safetensors", ".json"])
-def test_two_processes_may_write_one_cell_at_once(kept, monkeypatch, last):
+def test_two_processes_may_write_one_entry_at_once(kept, monkeypatch, last):
     rename, overtaken = Path.replace, []
 
     def overtake(partial, target):
@@ -89,7 +89,7 @@ def without_kid(content):
         ("safetensors", None),
     ],
 )
-def test_a_damaged_cell_is_measured_and_kept_again(kept, suffix, damage):
+def test_a_damaged_entry_is_measured_and_kept_again(kept, suffix, damage):
     kept.write(ENTRY, RESULT)
     (file,) = kept.folder.glob(f"*.{suffix}")
     if damage:
@@ -104,7 +104,7 @@ def test_a_damaged_cell_is_measured_and_kept_again(kept, suffix, damage):
     assert same(kept.read(ENTRY), RESULT)
 
 
-def test_an_entry_that_was_never_kept_is_nothing_to_tell(kept):
+def test_an_entry_that_was_never_kept_is_not_reported(kept):
     said = []
     assert kept.read(ENTRY, said.append) is None
     assert said == []

@@ -25,7 +25,7 @@ def test_missing_and_different_packages_are_named_with_the_remedy(project):
     assert "Traceback" not in said
 
 
-def test_a_bare_interpreter_is_told_what_is_missing(project):
+def test_a_bare_interpreter_is_refused_with_what_is_missing(project):
     project.write("requirements.lock", "torch==2.13.0\n")
     said = project.sh("python -S -m stages.make", ok=False)
     assert "torch is missing, needs 2.13.0" in said

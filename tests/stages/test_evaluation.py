@@ -126,7 +126,7 @@ def measured(prepared, constants, student):
     return found.measure(entry, student, as_flow(student))
 
 
-def test_images_are_measured_as_they_would_be_saved_and_what_that_takes_off_is_told(prepared, constants):
+def test_images_are_measured_as_they_would_be_saved_and_what_that_takes_off_is_reported(prepared, constants):
     result = measured(prepared, constants, loud())
     samples = torch.cat(list(PROTOCOL.sample(0, loud(), as_flow(loud()), uniform(1))))
     assert samples.abs().max() > 3
@@ -388,7 +388,7 @@ def test_class_accuracy_is_of_the_classes_that_were_asked_for(prepared, constant
     assert yardstick.share_of_right(first, first.classify(made), asked) is None
 
 
-def test_what_is_measured_does_not_depend_on_how_many_samples_memory_holds(prepared, constants, monkeypatch):
+def test_measurements_do_not_depend_on_how_many_samples_memory_holds(prepared, constants, monkeypatch):
     whole = measured(prepared, constants, loud())
     monkeypatch.setattr(yardstick, "FIRST_BYTES", 30 * 64 * 4)
     few = measured(prepared, constants, loud())

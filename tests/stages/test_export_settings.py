@@ -208,7 +208,7 @@ def test_an_adapter_may_be_exported_alone():
 @pytest.mark.parametrize(
     ("format", "library", "extra"), [("onnx", "onnxruntime", "onnx"), ("diffusers", "diffusers", "foreign")]
 )
-def test_a_missing_library_is_told_before_any_work(format, library, extra, monkeypatch):
+def test_a_missing_library_is_reported_before_any_work(format, library, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(UserError) as refused:
         checks.check(with_exports({"theirs-4": {"formats": [format]}}))

@@ -81,6 +81,6 @@ def test_a_model_takes_equal_steps_by_any_solver(tmp_path):
     assert job.facts["nfe"] == told["nfe"] == 6
 
 
-def test_what_only_the_model_says_is_asked_for(tmp_path):
+def test_a_model_without_a_grid_needs_a_number_of_steps(tmp_path):
     with pytest.raises(UserError, match="this model has no grid of its own; give the number of steps, or a"):
         run(tmp_path, saved(tmp_path / "mine"), formats=["pt2"])

@@ -183,6 +183,6 @@ def test_statistics_of_another_network_and_another_file_are_refused_before_sampl
         ),
     ],
 )
-def test_wrong_settings_are_told(features, told):
+def test_wrong_settings_of_feature_backends_are_refused(features, told):
     with pytest.raises(UserError, match=told):
         checks.check(Params(RAW | {"evaluate": RAW["evaluate"] | {"features": {"mine": features}}}))

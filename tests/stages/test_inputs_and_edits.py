@@ -38,7 +38,7 @@ def test_an_edit_while_a_stage_runs_is_refused(project, file, old, new, says):
     assert "made before, publishing it" in project.sh("python -m stages.make")  # going back costs nothing
 
 
-def test_edits_of_other_sections_and_of_comments_are_none_of_its_business(project):
+def test_edits_of_other_sections_and_of_comments_do_not_stop_a_stage(project):
     project.edit("params.yaml", "{parts: 3}", "{parts: 10, seconds: 0.2}")
     stage = project.begin("python", "-m", "stages.make")
     wait_for(lambda: list(project.folder.glob(".fewstep/scratch/make.*/out/part-*")))
@@ -48,7 +48,7 @@ def test_edits_of_other_sections_and_of_comments_are_none_of_its_business(projec
     assert stage.returncode == 0, said
 
 
-def test_an_input_that_is_not_there(project):
+def test_a_missing_input_is_refused(project):
     said = project.sh("python -m stages.use one", ok=False)
     assert said == "use@one: needs artifacts/make, which is not there or not whole; run: dvc repro make\n"
 
@@ -61,7 +61,7 @@ def test_an_input_that_is_not_there(project):
         ("stages/make.py", "VERSION = 1", "VERSION = 2", "version: 1 -> 2"),
     ],
 )
-def test_an_input_of_yesterday_is_refused(project, file, old, new, says):
+def test_an_out_of_date_input_is_refused(project, file, old, new, says):
     project.sh("python -m stages.make")
     project.edit(file, old, new)
     said = project.sh("python -m stages.use one", ok=False)
@@ -137,7 +137,7 @@ def test_the_key_must_be_one_of_the_section(project):
         ("bug", "RuntimeError: a bug of ours"),
     ],
 )
-def test_how_failures_are_told(project, fail, says):
+def test_a_mistake_is_one_line_and_a_bug_has_a_traceback(project, fail, says):
     project.sh("python -m stages.make")
     project.edit("params.yaml", "{word: hello}", f"{{word: hello, fail: {fail}}}")
     said = project.sh("python -m stages.use one", ok=False)

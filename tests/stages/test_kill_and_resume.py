@@ -82,7 +82,7 @@ def test_a_kill_after_publishing_costs_no_work(project, undisturbed):
     assert project.files("artifacts/make") == undisturbed
 
 
-def test_what_shall_be_made_again_is(project, undisturbed):
+def test_a_forced_stage_starts_from_the_beginning_in_new_scratch(project, undisturbed):
     project.sh("python -m stages.make")
     said = project.sh("python -m stages.make", FEWSTEP_AGAIN="1")
     assert "made before" not in said

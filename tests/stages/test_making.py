@@ -156,7 +156,7 @@ def small(monkeypatch):
     return calls
 
 
-def test_where_memory_runs_out_calls_are_halved_which_is_told_and_kept_among_the_facts(
+def test_where_memory_runs_out_calls_are_halved_which_is_reported_and_kept_among_the_facts(
     model, whole, tmp_path, small, capsys
 ):
     plain = wanted(tmp_path / "plain").make(maker_of(model, batch=4))["train"].load()

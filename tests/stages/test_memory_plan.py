@@ -15,7 +15,7 @@ from fewstep.shards import write_shards
 from fewstep.training.footprint import Activations, Engaged, Footprint, Measured
 from stages.training import memory_plan
 from stages.training.memory_plan import MIB, MemoryPlan, plan_memory
-from stages.training.training import Untrained
+from stages.training.training import TrainingSpec
 
 HELD = Footprint(40 * MIB, 40 * MIB, 80 * MIB, 40 * MIB, 0, 0)
 MEASURED = Measured(10 * MIB, 0, HELD, Activations(0, 8 * MIB), Activations(0, 2 * MIB), 6 * MIB, 40 * MIB)
@@ -68,7 +68,7 @@ def test_on_the_processor_data_and_saves_count_too():
     assert "at most            837 MiB" in "\n".join(planned(on_cpu=True).lines(None))
 
 
-def test_what_is_asked_already_is_not_offered():
+def test_settings_that_are_set_already_are_not_suggested():
     lines = "\n".join(planned(way=Engaged(64, 1, True), batch=63).lines(None))
     assert "MICRO_BATCH" not in lines
     assert "RECOMPUTE" not in lines
@@ -81,7 +81,7 @@ def test_adapters_are_not_offered_shards():
     assert "SHARD" not in lines
 
 
-def test_where_nothing_fits_the_least_is_told():
+def test_where_nothing_fits_the_least_memory_is_reported():
     assert "with FEWSTEP_MICRO_BATCH=1 " in "\n".join(planned(free=1).lines(None))
 
 
@@ -98,8 +98,8 @@ def test_a_training_is_measured_as_it_would_be_made(tmp_path, monkeypatch):
     for split in ("train", "held_out"):
         write_shards(tmp_path / split, 64, 32, lambda a, b: {"data": torch.zeros(b - a, 2)}, facts={})
     student = build(ModelConfig(architecture={"name": "mlp", "width": 16}, shape=(2,)), seed=0)
-    untrained = Untrained(FlowMatching(), student, TrainSettings(steps=4, batch=16), tmp_path)
-    plan = plan_memory(job_in(tmp_path, "pretrain"), replace(untrained, monitor=MonitorSettings()))
+    spec = TrainingSpec(FlowMatching(), student, TrainSettings(steps=4, batch=16), tmp_path)
+    plan = plan_memory(job_in(tmp_path, "pretrain"), replace(spec, monitor=MonitorSettings()))
     assert plan.measured.trained == sum(p.numel() for p in student.parameters())
     assert plan.way == Engaged(share=8, micro_batch=4, recompute=False, shards=2)
     assert (plan.batch, plan.ranks, plan.data, plan.on_cpu, plan.copies) == (16, 2, 64 * 2 * 4, True, 2)

@@ -164,7 +164,7 @@ def test_samples_follow_their_conditions(chain, model, apart):
     assert (made - middle.roll(1, 0)).square().mean().sqrt() > 1.2  # those of another sample
 
 
-def test_what_a_sample_is_conditioned_on_is_told_to_people(chain):
+def test_conditions_of_samples_are_shown_in_the_report(chain):
     law, keys = load_model(chain / "distill-straight").conditions, randomness.keys_of(0, 0, 5)
     place = law.drawn("evaluate", keys)["place"]
     texts = [f"{a:.1f} {b:.1f}" for a, b in place.tolist()]

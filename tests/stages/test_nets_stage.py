@@ -20,7 +20,7 @@ def pictures():
     return torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 3 - 1.5
 
 
-def test_they_are_those_of_the_library_and_the_first_is_tried_on_held_out_data(tmp_path, pictures):
+def test_nets_are_those_of_the_library_and_the_first_is_tried_on_held_out_data(tmp_path, pictures):
     facts = {"pixels": True, "classes": 3}
     for split, count in (("train", 30), ("held_out", 10)):
         part, labels = pictures[:count], LABELS[:count]
@@ -62,13 +62,13 @@ def test_a_full_disk_is_an_error_that_the_stage_can_tell(pictures):
         ({"method": {"name": "endpoint", "feature_weight": 1.0}}, True),
     ],
 )
-def test_only_what_is_watched_or_compared_by_features_is_made_anew_with_them(changed, reads):
+def test_only_stages_with_a_monitor_or_feature_losses_depend_on_the_nets(changed, reads):
     settings = {"method": "dmd", "init": "a", "teacher": "a", "train_on": "prepare", "nfe": 2}
     config = distill.Config.model_validate(settings | {"train": {"steps": 1}} | changed)
     assert ("nets" in distill.inputs(config, "b")) == reads
 
 
-def test_a_reflow_reads_them_for_its_features_alone():
+def test_a_reflow_reads_the_nets_for_its_features_alone():
     for weight in (0.0, 1.0):
         method = {"name": "reflow", "feature_weight": weight}
         config = reflow.Config.model_validate({"init": "a", "method": method, "train": {"steps": 1}})

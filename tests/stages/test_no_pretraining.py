@@ -43,6 +43,6 @@ def test_the_adopted_model_is_what_others_are_compared_with():
         ({"pretrain": None}, r"pretrain should be a mapping of names to settings, such as {}, got None"),
     ],
 )
-def test_what_needs_another_is_told(sections, told):
+def test_settings_that_need_a_pretrained_model_are_refused(sections, told):
     with pytest.raises(UserError, match=told):
         checks.check(settings(**sections))

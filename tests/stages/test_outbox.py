@@ -28,7 +28,7 @@ def test_a_full_disk_fails_neither_events_nor_the_end(tmp_path, full_disk):
     assert not outboxes.live(outbox.file)  # so the sender takes what is there
 
 
-def test_the_last_words_may_be_refused_too(tmp_path, full_disk):
+def test_an_outbox_that_can_not_be_flushed_at_its_end_is_marked_broken(tmp_path, full_disk):
     outbox = Outbox(tmp_path, "make")
     outbox.stream.close()
     outbox.stream = full_disk

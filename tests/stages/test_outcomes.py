@@ -32,7 +32,7 @@ def test_a_result_is_made_once_and_published_again(project):
     assert outcome(project) == {"stage": "make", "outcome": "published before", "message": ""}
 
 
-def test_a_stage_ends_without_a_look_for_garbage_among_all_that_it_imported(project):
+def test_a_stage_ends_without_garbage_collection_of_its_imports(project):
     last = "import atexit, gc\natexit.register(lambda: print('frozen', gc.get_freeze_count() > 0))\n"
     project.write("stages/make.py", last + MAKE)
     assert "frozen True" in project.sh("python -m stages.make")

@@ -40,7 +40,7 @@ def test_each_model_that_learnt_from_pairs_has_a_column(tmp_path):
     assert cells["V of the teacher"] == ["-", "-"]  # not among the checks
 
 
-def test_a_coupling_is_spoken_of_once_and_each_model_after(tmp_path):
+def test_advice_is_listed_once_for_each_coupling_and_then_for_each_model(tmp_path):
     found = table(tmp_path, a=learnt(advice=["curved"]), b=learnt(advice=["curved"]), c=learnt("couple/y"))
     assert found.advice == [
         ("pairs of couple/x", ["bad", "curved"]),

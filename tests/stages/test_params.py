@@ -265,7 +265,7 @@ def test_a_file_that_holds_no_settings(tmp_path, monkeypatch, text, message):
 
 
 @pytest.mark.parametrize(("old", "new"), [("metric_nets", "nets.metric"), ("monitor_net", "nets.monitor")])
-def test_a_setting_that_went_to_another_section_is_told_where(old, new):
+def test_a_setting_that_moved_to_another_section_is_named_with_its_new_place(old, new):
     with pytest.raises(ValidationError) as caught:
         prepare.Config.model_validate({"source": "digits", old: {"steps": 1}})
     assert f"prepare.{old} is {new} now" in messages.explain(caught.value, prepare.Config, "prepare")

@@ -1,4 +1,4 @@
-"""Who started a stage, and who merely adopted it."""
+"""The process that started a stage, and the one that it was reparented to when that died."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ def process(pid, name, parent, session=7):
 
 
 @pytest.mark.parametrize(
-    ("above", "adopted"),
+    ("above", "reparented"),
     [
         ([process(50, "dvc", 40)], False),
         ([process(50, "bash", 40), process(40, "python3.11", 30)], False),
@@ -33,13 +33,13 @@ def process(pid, name, parent, session=7):
         ([process(50, "dash", 1), process(1, "bash", 0)], True),
     ],
 )
-def test_an_adopted_stage_is_told_from_one_that_dvc_runs(monkeypatch, above, adopted):
+def test_a_reparented_stage_is_told_from_one_that_dvc_runs(monkeypatch, above, reparented):
     there = {found.pid: found for found in above}
     monkeypatch.setattr(parent, "look_up", there.get)
     monkeypatch.setattr(os, "getppid", lambda: above[0].pid)
     monkeypatch.setattr(os, "getsid", lambda pid: there[pid].session if pid else 7)
     assert parent.starter() == above[-1]
-    assert parent.is_adopter(parent.starter()) == adopted
+    assert parent.is_subreaper(parent.starter()) == reparented
 
 
 def test_the_real_parent_is_found_and_alive():
@@ -72,7 +72,7 @@ def test_a_starter_that_ends_while_it_is_looked_at_is_gone(monkeypatch):
     monkeypatch.setattr(parent, "look_up", lambda pid: SimpleNamespace(pid=50, name=gone))
     assert parent.starter() is None
     monkeypatch.setattr(os, "getsid", lambda pid: 7 if pid == 0 else os.kill(2**22 + 1, 0))
-    assert parent.is_adopter(process(50, "dvc", 40))
+    assert parent.is_subreaper(process(50, "dvc", 40))
 
 
 def test_all_processes_name_the_same_parent_alike():

@@ -14,7 +14,7 @@ from flows.dvc import reproduce
 from stages.workers.processes import Process
 from stages.workers.sharing import DiedError
 
-TURN = ["python", "-P", reproduce.__file__, "make", "told.json"]
+REPRODUCE = ["python", "-P", reproduce.__file__, "make", "told.json"]
 
 
 @pytest.fixture
@@ -38,13 +38,13 @@ def both(project, command: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("command", ["dvc repro", "python -m stages.use", "python -m stages.make"])
-def test_they_say_and_do_the_same(project, command):
+def test_commands_with_preloaded_libraries_print_and_write_the_same(project, command):
     """The second fails for want of a key."""
     with_libraries, other = both(project, command)
     assert with_libraries == other
 
 
-def test_what_is_read_from_the_command_line_or_when_a_process_begins_is_left_to_a_shell(project):
+def test_commands_with_options_read_at_start_up_are_run_by_a_shell(project):
     assert not preloaded.fits("dvc repro --force")
     threads = project.environment | {"FEWSTEP_THREADS": "2"}
     assert preloaded.run("dvc repro", project.folder, threads, seconds=60) is None
@@ -52,13 +52,13 @@ def test_what_is_read_from_the_command_line_or_when_a_process_begins_is_left_to_
     assert "Running stage 'make'" in project.sh("dvc repro", FEWSTEP_THREADS="2")
 
 
-def test_who_ends_before_asking_leaves_the_server_at_work(project):
+def test_a_client_that_disconnects_early_does_not_stop_the_server(project):
     socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).connect(f"{os.environ[preloaded.PLACE]}/dvc")
     assert preloaded.run("dvc status", project.folder, project.environment, seconds=60)
 
 
 def sooner(project) -> dict[str, str]:
-    """The variable with which a turn of DVC's begins with libraries loaded."""
+    """The variable with which a command of DVC's begins with libraries loaded."""
     return {"PYTHONPATH": os.pathsep.join((preloaded.BEGUN, project.environment["PYTHONPATH"]))}
 
 
@@ -67,41 +67,41 @@ def here(project) -> list[int]:
     return project.running(lambda word: True)
 
 
-def test_a_turn_of_dvc_ends_the_same(project):
+def test_dvc_with_preloaded_libraries_writes_the_same_outcome(project):
     found = []
     for environment in (sooner(project), {}):
         there = project.at(project.folder.with_name("other"))
-        there.sh(" ".join(TURN), **environment)
+        there.sh(" ".join(REPRODUCE), **environment)
         found.append(((there / "told.json").read_text(), (there / "dvc.lock").read_text()))
         there.folder.rename(there.folder.with_name(f"done-{len(found)}"))
     assert found[0] == found[1]
     assert '"outcome": "ran"' in found[0][0]
 
 
-def test_what_kills_dvc_kills_the_turn(project):
+def test_killing_dvc_kills_the_command_that_started_it(project):
     project.edit("params.yaml", "parts: 3", "parts: 3, seconds: 600")
-    turn = project.begin(*TURN, **sooner(project))
+    command = project.begin(*REPRODUCE, **sooner(project))
     wait_for(lambda: list(project.folder.glob(".fewstep/scratch/make.*/work/attempts.log")))
-    (dvc,) = [pid for pid in here(project) if look_up(pid).group == pid != turn.pid]
+    (dvc,) = [pid for pid in here(project) if look_up(pid).group == pid != command.pid]
     kill(dvc)
-    assert turn.wait(60) == -signal.SIGKILL
+    assert command.wait(60) == -signal.SIGKILL
     wait_for(lambda: not here(project))
     assert not (project / "told.json").exists()
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_what_ends_a_turn_of_dvc_ends_all_who_work_on_it(project, how):
+def test_a_signal_to_the_dvc_command_ends_all_its_processes(project, how):
     project.edit("params.yaml", "parts: 3", "parts: 3, seconds: 600")
-    turn = project.begin(*TURN, **sooner(project))
+    command = project.begin(*REPRODUCE, **sooner(project))
     wait_for(lambda: list(project.folder.glob(".fewstep/scratch/make.*/work/attempts.log")))
     assert len(here(project)) == 3  # what was begun, DVC and the stage
-    kill(turn.pid, how)
-    assert turn.wait(60) == (1 if how == signal.SIGINT else -how)
+    kill(command.pid, how)
+    assert command.wait(60) == (1 if how == signal.SIGINT else -how)
     wait_for(lambda: not here(project))
     assert (project / "told.json").exists() == (how == signal.SIGINT)
 
 
-def test_a_worker_that_begins_sooner_works_and_dies_as_others(monkeypatch):
+def test_a_worker_with_preloaded_libraries_works_and_dies_as_others(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", preloaded.BEGUN, prepend=os.pathsep)
     worker = Process("cpu")
     worker.give(os.getpid, ())

@@ -36,7 +36,7 @@ def fingerprint(source):
 
 
 @pytest.mark.parametrize("source", ["digits", "two_moons", "https://example.com/x.npz", "data/mine", "mine"])
-def test_what_else_lies_in_data_changes_no_fingerprint(data, source):
+def test_other_files_in_data_change_no_fingerprint(data, source):
     (data / "mine").mkdir()
     before = fingerprint(source)
     (data / "notes.txt").write_text("to do")

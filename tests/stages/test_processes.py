@@ -21,7 +21,7 @@ from fewstep.errors import UserError
 from fewstep.progress import SILENT, Silent
 from stages.artifacts.full_disk import full_folder
 from stages.workers import distributed
-from stages.workers.distributed import Group, processes, share
+from stages.workers.distributed import Group, launch, processes
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "two", ""])
@@ -104,7 +104,7 @@ class Heard(Silent):
 def test_the_first_of_two_processes_reports_and_its_result_comes_back(monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "1234")
     before, progress = dict(os.environ), Heard()
-    assert share(Group(2), group_work.report, name="a", progress=progress) == (0, 2)
+    assert launch(Group(2), group_work.report, name="a", progress=progress) == (0, 2)
     assert progress.calls == [
         ("start", "train", 4, 1, "step"),
         ("advance", 1, {"loss": 0.5}),
@@ -118,14 +118,14 @@ def test_the_first_of_two_processes_reports_and_its_result_comes_back(monkeypatc
 @pytest.mark.usefixtures("forked_processes")
 def test_a_mistake_that_the_first_process_finds_is_that_of_the_stage(capfd):
     with pytest.raises(UserError, match="the batch is odd"):
-        share(Group(2), group_work.refuse, name="a", progress=SILENT)
+        launch(Group(2), group_work.refuse, name="a", progress=SILENT)
     assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("forked_processes")
-def test_a_full_disk_is_told_as_alone(capfd):
+def test_a_full_disk_is_reported_as_alone(capfd):
     with pytest.raises(OSError, match="No space left on device") as raised:
-        share(Group(2), group_work.fill, name="a", progress=SILENT)
+        launch(Group(2), group_work.fill, name="a", progress=SILENT)
     assert full_folder(raised.value) is not None
     assert "Traceback" not in capfd.readouterr().err
 
@@ -133,7 +133,7 @@ def test_a_full_disk_is_told_as_alone(capfd):
 @pytest.mark.usefixtures("forked_processes")
 def test_a_process_without_memory_says_so_for_all_and_ends_the_others():
     with pytest.raises(UserError, match=r"out of memory .* FEWSTEP_MICRO_BATCH=32"):
-        share(Group(2), group_work.second_has_no_memory, name="a", progress=SILENT)
+        launch(Group(2), group_work.second_has_no_memory, name="a", progress=SILENT)
 
 
 @pytest.mark.usefixtures("forked_processes")
@@ -143,7 +143,7 @@ def test_a_progress_that_fails_stops_no_process_but_fails_the_training():
             raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        share(Group(2), group_work.report, name="a", progress=Full())
+        launch(Group(2), group_work.report, name="a", progress=Full())
 
 
 @pytest.mark.usefixtures("forked_processes")
@@ -151,7 +151,7 @@ def test_a_process_that_dies_ends_the_others_and_the_training():
     """A group that lacks one waits for it, on some devices for ever."""
     heard = Heard()
     with pytest.raises(RuntimeError, match=f"process 1 of this training ended with {-signal.SIGABRT}"):
-        share(Group(2), group_work.second_dies, name="a", progress=heard)
+        launch(Group(2), group_work.second_dies, name="a", progress=heard)
     ((_, first),) = heard.calls
     assert not alive(int(first))
 
@@ -159,7 +159,7 @@ def test_a_process_that_dies_ends_the_others_and_the_training():
 @pytest.mark.usefixtures("forked_processes")
 def test_a_process_that_is_killed_is_named_with_the_remedy():
     with pytest.raises(UserError, match=r"process 1 of this training was killed, .* and it resumes"):
-        share(Group(2), group_work.second_is_killed, name="a", progress=SILENT)
+        launch(Group(2), group_work.second_is_killed, name="a", progress=SILENT)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells of a parent's death")
@@ -179,9 +179,9 @@ def begin(folder, work, **variables):
     """Begin a program that shares `work`, as a stage does, among two processes if nothing else is said."""
     code = (
         "import sys; import group_work; from fewstep.progress import SILENT\n"
-        "from stages.workers.distributed import Group, share\n"
+        "from stages.workers.distributed import Group, launch\n"
         "if __name__ == '__main__':\n"
-        f"    print(share(Group.from_environment(), {work}, name='a', progress=SILENT))"
+        f"    print(launch(Group.from_environment(), {work}, name='a', progress=SILENT))"
     )
     paths = os.pathsep.join(map(str, (CHECKOUT, Path(__file__).parent)))
     return subprocess.Popen(
@@ -201,7 +201,7 @@ import group_work
 from stages.settings.params import Settings
 from stages.run.job import Job
 from stages.run.runner import main
-from stages.workers.distributed import Group, share
+from stages.workers.distributed import Group, launch
 
 VERSION = 1
 
@@ -223,7 +223,7 @@ def output(key):
 
 def run(config, job: Job) -> None:
     (job.out / "mine").touch()
-    found = share(Group.from_environment(), group_work.ranks, name=job.result, progress=job.progress)
+    found = launch(Group.from_environment(), group_work.ranks, name=job.result, progress=job.progress)
     (job.out / "ranks").write_text(str(found))
 
 

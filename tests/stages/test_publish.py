@@ -99,7 +99,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_is_damaged_in_finished_scratch_is_told_and_removed_and_the_rest_kept(scratch, damage):
+def test_damaged_files_of_finished_scratch_are_reported_and_removed_and_the_rest_kept(scratch, damage):
     said = []
     assert scratch.read_finished(said.append)
     assert said == []
@@ -150,7 +150,7 @@ def test_a_second_beginning_removes_what_an_earlier_one_finished_and_no_unfinish
     assert scratch.begin_again(None)
 
 
-def test_what_a_run_of_flows_has_finished_is_not_begun_again_for_it_and_is_for_others(scratch):
+def test_finished_scratch_is_reused_by_the_flow_run_that_forced_it_and_cleared_for_others(scratch):
     assert scratch.begin_again("one")
     assert not scratch.begin_again("two")  # which goes on with what the first did not finish
     manifests.write(scratch.manifest, {})
@@ -163,7 +163,7 @@ def test_what_a_run_of_flows_has_finished_is_not_begun_again_for_it_and_is_for_o
 
 @pytest.mark.parametrize("what", ["tmp", "old"])
 @pytest.mark.parametrize("kind", [Path.touch, Path.mkdir])
-def test_what_a_killed_publication_left_is_in_nobodys_way(scratch, tmp_path, what, kind):
+def test_leftovers_of_a_killed_publication_are_removed_by_the_next(scratch, tmp_path, what, kind):
     kind(tmp_path / f"make.{what}")
     publish(scratch, tmp_path / "make")
     assert (tmp_path / "make/sub/file.txt").read_text() == "new"
@@ -195,7 +195,7 @@ def test_scratch_lies_in_the_checkout_or_where_one_says(tmp_path, monkeypatch):
     assert scratch_module.state() == tmp_path / ".fewstep"
 
 
-def test_a_full_disk_is_told_with_the_folder_and_the_room(monkeypatch, capsys, tmp_path):
+def test_a_full_disk_is_reported_with_the_folder_and_the_free_bytes(monkeypatch, capsys, tmp_path):
     from stages.run import runner
 
     def fail(stage, arguments):

@@ -83,7 +83,7 @@ def test_a_model_becomes_a_version_with_its_files_and_the_run_that_made_it(track
     assert (weights.parent / "config.json").exists()
 
 
-def test_what_is_delivered_twice_or_made_again_is_one_version(tracker, tmp_path):
+def test_a_model_delivered_twice_or_made_again_is_one_version(tracker, tmp_path):
     model(tracker, tmp_path, "boss-4")
     model(tracker, tmp_path, "boss-4")
     assert len(tracker.client.search_model_versions("name = 'fewstep'")) == 1
@@ -103,7 +103,7 @@ def test_the_first_champion_is_the_best_though_another_is_within_the_interval(tr
     assert evaluated(tracker, tmp_path, row("a", 2.0), row("b", 1.9))[0] == {"champion-4": "b"}
 
 
-def test_a_champion_gives_way_only_to_what_is_better_beyond_the_interval(tracker, tmp_path):
+def test_a_champion_is_replaced_only_by_a_version_better_beyond_the_interval(tracker, tmp_path):
     for name in ("old", "near", "far"):
         model(tracker, tmp_path, name)
     evaluated(tracker, tmp_path, row("old", 2.0))
@@ -132,7 +132,7 @@ def test_a_student_that_is_not_in_the_registry_is_passed_over(tracker, tmp_path)
 
 
 @pytest.mark.parametrize("se", [0.0, 0.1])
-def test_equal_students_do_not_take_each_others_place(se):
+def test_an_equal_student_does_not_replace_the_champion(se):
     from stages.tracking.mlflow_runs import why_not
 
     champion = {f"fewstep.{name}": str(value) for name, value in row("a", 2.0, se=se).items()}
@@ -215,7 +215,7 @@ def test_a_stage_that_makes_a_model_registers_it_and_tells_where_it_ran(chain):
     assert len(run.data.tags["fewstep.dvc_lock"]) == 64
 
 
-def test_nothing_of_where_it_ran_is_in_the_result(chain):
+def test_no_fact_of_the_machine_is_in_the_result(chain):
     text = (chain / "artifacts/use/one/manifest.json").read_text()
     assert "environment" not in text
     assert "dvc_lock" not in text

@@ -51,7 +51,7 @@ def test_half_precision_halves_the_weights_and_keeps_states_in_float32(folder):
     assert 0 < off < 0.02
 
 
-def test_what_will_be_trained_stays_as_it_is(folder, monkeypatch):
+def test_models_that_will_be_trained_are_not_compiled(folder, monkeypatch):
     monkeypatch.setenv("FEWSTEP_COMPILE", "on")
     monkeypatch.setattr("fewstep.training.engine.compiler_fails", lambda device: pytest.fail("it was tried"))
     model, _ = open_flow(folder, purpose="a test")

@@ -73,7 +73,7 @@ def test_a_search_in_half_precision_is_scored_in_it(tmp_path):
     assert near == pytest.approx(exact, rel=0.02)
 
 
-def test_costs_are_of_jumps_between_the_fine_knots(tmp_path):
+def test_costs_are_of_jumps_between_the_fine_timesteps(tmp_path):
     out, _ = run(tmp_path, {"name": "bellman", "fine_steps": 12})
     costs = load_file(out / "costs.safetensors")["costs"]
     assert costs.shape == (13, 13)
@@ -86,7 +86,7 @@ def test_costs_are_of_jumps_between_the_fine_knots(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["tan", "edm", PICK])
-def test_a_teacher_can_follow_a_fine_run_through_any_knots(tmp_path, method):
+def test_a_teacher_can_follow_a_fine_run_through_any_timesteps(tmp_path, method):
     out, _ = run(tmp_path, method)
     found = read_grids(out)
     assert found.fine.solver in ("heun", "euler")

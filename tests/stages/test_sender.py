@@ -58,7 +58,7 @@ def test_a_sender_waits_for_the_next_stage_for_a_while(
     assert log == ["connected", *served]
 
 
-def test_stages_start_one_that_waits(tmp_path, outbox, monkeypatch):
+def test_stages_start_a_sender_that_waits(tmp_path, outbox, monkeypatch):
     asked = {}
     monkeypatch.setattr(sender.sys, "argv", ["sender", str(tmp_path)])
     monkeypatch.setattr(sender.signal, "signal", lambda *_: None)

@@ -121,7 +121,7 @@ def test_a_damaged_note_of_how_far_delivery_got_costs_nothing(root, note):
     assert tracking.send(root, seconds=0) is None
 
 
-def test_what_the_tracker_refuses_is_kept_and_can_be_sent_again(root):
+def test_events_that_the_tracker_refuses_are_kept_and_can_be_sent_again(root):
     file = record(root, "make", **{"no*such*name": 1})
     serve(root)
     assert recorded(root) == {"make": "FINISHED"}  # all but these settings
@@ -157,7 +157,7 @@ def test_a_deleted_experiment_takes_nothing_and_loses_nothing(root, when, monkey
     assert tracking.send(root, seconds=0) is None
 
 
-def test_a_tracker_that_hangs_is_told_and_loses_nothing(root, monkeypatch):
+def test_a_tracker_that_hangs_is_reported_and_loses_nothing(root, monkeypatch):
     file = record(root, "make")
     monkeypatch.setattr(sender, "HANGING", 1)
     monkeypatch.setattr(sender, "connect", lambda root: time.sleep(60))
@@ -166,7 +166,7 @@ def test_a_tracker_that_hangs_is_told_and_loses_nothing(root, monkeypatch):
     assert file.exists()
 
 
-def test_who_waits_for_a_delivery_in_vain_is_told(root):
+def test_a_delivery_that_takes_too_long_is_reported_to_whoever_waits(root):
     record(root, "make")
     assert tracking.send(root, seconds=0) is None
     assert "delivery takes long; what make recorded waits in" in tracking.send(root, seconds=0.01)
@@ -174,5 +174,5 @@ def test_who_waits_for_a_delivery_in_vain_is_told(root):
         assert "use@one" not in tracking.send(root, seconds=0.01)
 
 
-def test_an_error_of_the_sender_itself_is_told_in_one_line():
+def test_an_error_of_the_sender_itself_is_reported_in_one_line():
     assert sender.told(UserError("mend it\nlike this")) == "mend it"

@@ -28,7 +28,7 @@ def settings(second, **changes):
     return Params(raw)
 
 
-def test_each_is_a_model_of_its_own():
+def test_each_pretrained_model_has_its_own_stages():
     params = settings(
         {"model": {"name": "unet", "width": 8}, "prediction": "noise"},
         couple={"small": {"model": "small", "pairs": 128}},
@@ -49,7 +49,7 @@ def test_each_is_a_model_of_its_own():
 
 
 @pytest.mark.parametrize("reference", ["small", FIRST])
-def test_either_may_be_the_reference(reference):
+def test_each_pretrained_model_may_be_the_reference(reference):
     params = settings({}, evaluate={"reference": reference})
     checks.check(params)
     assert params.inputs("evaluate")["reference"] == f"artifacts/models/{reference}"
@@ -122,7 +122,7 @@ def test_a_message_names_the_teacher_that_is_meant(second, changes, told):
     assert told in str(caught.value)
 
 
-def test_what_is_wrong_with_one_is_not_told_of_another():
+def test_a_problem_of_one_teacher_does_not_refuse_students_of_another():
     """Noise that tells no score is no matter to students of the other teacher."""
     checks.check(settings(STUDENT_T, couple=OF_SMALL))
 
@@ -143,7 +143,7 @@ def test_a_checkpoint_lies_where_dvc_sees_it_change(folder):
         checks.check(settings({"checkpoint": folder}))
 
 
-def test_settings_of_one_model_without_a_name_are_told_where_they_are_now():
+def test_settings_of_one_model_without_a_name_are_refused_with_their_new_place():
     with pytest.raises(UserError) as caught:
         checks.check(Params(RAW | {"pretrain": TEACHER}))
     (line,) = str(caught.value).splitlines()[1:]
@@ -153,7 +153,7 @@ def test_settings_of_one_model_without_a_name_are_told_where_they_are_now():
     )
 
 
-def test_a_name_is_told_of_each_setting_that_could_be_taken_for_one():
+def test_every_setting_of_pretrain_is_known_as_moved():
     from fewstep.renamed import MOVED
 
     moved = {place for place in MOVED if place.startswith("pretrain.")}

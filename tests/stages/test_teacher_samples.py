@@ -62,7 +62,7 @@ def prepared(folder, name="prepare", **changed):
     return job
 
 
-def test_its_samples_are_the_data_and_know_their_classes(folder):
+def test_samples_of_a_teacher_are_the_data_with_their_classes(folder):
     job = prepared(folder)
     facts, said = job.facts, "400 samples of data/mine by 32 NFE of ab2"
     assert (facts["shape"], facts["classes"], facts["train"], facts["held_out"]) == ([2], 4, 300, 100)
@@ -93,7 +93,7 @@ def test_a_killed_stage_goes_on_with_the_samples_it_made(folder, monkeypatch):
     assert {file: file.read_bytes() for file in job.out.rglob("*.tar")} == out
 
 
-def test_guidance_moves_them(folder):
+def test_guidance_moves_the_samples_towards_their_class(folder):
     plain, guided = (Shards(prepared(folder, f"{w}", guidance=w).out / "train").load(300) for w in (1.0, 2.0))
     towards = [(each["data"] * PLACES[each["label"]]).mean() for each in (plain, guided)]
     assert towards[1] > towards[0] + 0.05
@@ -118,7 +118,7 @@ def test_the_model_itself_is_adopted_with_them(folder):
     assert "the declaration is checked on samples of a model, which show less than data" in said
 
 
-def test_a_wrong_declaration_is_told_by_samples_that_were_made_under_it(folder):
+def test_a_wrong_declaration_is_found_by_samples_that_were_made_under_it(folder):
     wrong = {"time": "1-t"}
     told, _ = adopted(folder, prepared(folder, **wrong), **wrong)
     assert "likelier is: time: t" in told
@@ -135,7 +135,7 @@ def test_a_wrong_declaration_is_told_by_samples_that_were_made_under_it(folder):
         ({"classes": 5, "guidance": 2.0}, "guidance 2.0 needs a model that was trained with label_dropout"),
     ],
 )
-def test_what_can_not_make_samples_is_refused(folder, changed, told):
+def test_models_that_can_not_make_samples_are_refused(folder, changed, told):
     with pytest.raises(UserError, match=told):
         prepared(folder, **changed)
 
@@ -159,7 +159,7 @@ def settings(**changed):
         ({"teacher": TEACHER | {"solver": "ab3"}}, "prepare.teacher.solver.*unknown solver 'ab3'"),
     ],
 )
-def test_wrong_settings_are_told(changed, told):
+def test_wrong_settings_of_a_teacher_are_refused(changed, told):
     with pytest.raises(UserError, match=told):
         checks.check(settings(**changed))
 

@@ -76,7 +76,7 @@ def test_settings_numbers_pictures_and_files_are_there(tracked):
     assert len(made["source.git.commit"]) == 40
 
 
-def test_a_final_number_begins_no_curve_of_the_same_name(tracked):
+def test_final_results_are_recorded_under_names_apart_from_curves(tracked):
     (made,) = [r for r in runs(tracked) if (r["name"], r["outcome"]) == ("make", "ran")]
     with sqlite3.connect(tracked.folder / ".fewstep/mlflow.db") as database:
         names = database.execute("select distinct key from metrics where run_uuid=?", [made["id"]]).fetchall()
@@ -94,7 +94,7 @@ def project(tmp_path, mlflow_database):
     return TrackedProject(tmp_path / "project", mlflow_database)
 
 
-def test_the_end_of_a_stage_waits_for_no_delivery(tmp_path, monkeypatch):
+def test_a_stage_ends_without_waiting_for_delivery(tmp_path, monkeypatch):
     monkeypatch.setattr(tracking, "start_sender", lambda root: None)
     monkeypatch.setattr(tracking.time, "sleep", lambda seconds: pytest.fail("waited"))
     tracking.link_cached(tmp_path, [])
@@ -118,7 +118,7 @@ def test_an_unreachable_tracker_fails_nothing(project):
     assert "hunter2" not in said
 
 
-def test_what_waits_is_delivered_later_and_a_killed_run_is_ended(project):
+def test_undelivered_events_are_sent_later_and_a_killed_run_is_ended(project):
     project.edit("params.yaml", "{parts: 3}", "{parts: 30, seconds: 0.2}")
     stage = project.begin("python", "-m", "stages.make")
     wait_for(lambda: list(project.folder.glob(".fewstep/scratch/make.*/out/part-1.txt")))
@@ -258,7 +258,7 @@ def test_an_experiment_that_another_machine_has_just_made_serves(project, tracke
     assert tracker.have_experiment("fewstep", None) == tracker.experiment
 
 
-def test_a_link_that_came_before_word_of_the_run_gives_way_to_it(project, tracker):
+def test_a_cached_link_is_replaced_by_the_run_that_is_recorded_later(project, tracker):
     stage(project, tracker, "make", link=True)
     stage(project, tracker, "make", ends="FINISHED")
     stage(project, tracker, "make", link=True)

@@ -26,7 +26,7 @@ from stages.artifacts import manifests
 from stages.settings.params import Plugin
 from stages.training import task as tasks
 from stages.training.task import Parts, Selected, at_timesteps
-from stages.training.training import Untrained, student_of, train_model
+from stages.training.training import TrainingSpec, student_of, train_model
 
 SETTINGS = TrainSettings(steps=20, batch=16)
 FINE = grids.uniform(4)
@@ -74,12 +74,12 @@ def train(kind, shards, folder):
     """Train a student as pretrain would, or as distill would, and return the weights that are published."""
     job, model = job_in(folder, "pretrain"), student()
     if kind == "data":
-        train_model(job, Untrained(FlowMatching(), model, SETTINGS, source=shards / kind))
+        train_model(job, TrainingSpec(FlowMatching(), model, SETTINGS, source=shards / kind))
     else:
         own = grids.uniform(2)
         model.config = replace(model.config, grid=own, trained_times="grid")
         select = partial(at_timesteps, list(FINE.times), own)
-        train_model(job, Untrained(Straighten(), model, SETTINGS, source=shards / kind, select=select))
+        train_model(job, TrainingSpec(Straighten(), model, SETTINGS, source=shards / kind, select=select))
     return list(load_model(job.out).parameters())
 
 
@@ -120,7 +120,7 @@ def test_a_training_on_pairs_tells_of_them_and_of_its_loss_on_fresh_ones(tmp_pat
     source = couplings / "plain"
     made = {"inputs": {"pairs": source, "data": tmp_path}, "manifests": {"pairs": manifests.read(source)}}
     job = replace(job_in(tmp_path, "pretrain", **made), progress=Listener(said))
-    train_model(job, Untrained(Reflow(), student((1, 2, 2)), SETTINGS, source=couplings / "plain"))
+    train_model(job, TrainingSpec(Reflow(), student((1, 2, 2)), SETTINGS, source=couplings / "plain"))
     told = job.facts["pair_loss"]
     assert told.keys() == {"train", "held_out", "ratio", "difference_se", "advice"}
     assert told["held_out"] == pytest.approx(job.facts["held_out_loss"], rel=1e-6)
@@ -135,12 +135,12 @@ def test_a_profile_lies_beside_other_state_and_is_sent_to_the_tracker(monkeypatc
     monkeypatch.setenv("FEWSTEP_PROFILE", "2")
     sent = []
     job = replace(job_in(tmp_path, "distill", "boss-4"), attach=lambda *which: sent.append(which))
-    train_model(job, Untrained(FlowMatching(), student(), SETTINGS, source=shards / "data"))
+    train_model(job, TrainingSpec(FlowMatching(), student(), SETTINGS, source=shards / "data"))
     folder = tmp_path / ".fewstep/profiles/distill@boss-4"
     assert sent == [("profile", folder / name) for name in ("profile.txt", "trace.json.gz")]
     assert all(file.stat().st_size for _, file in sent)
     monkeypatch.delenv("FEWSTEP_PROFILE")
-    train_model(job, Untrained(FlowMatching(), student(), SETTINGS, source=shards / "data"))
+    train_model(job, TrainingSpec(FlowMatching(), student(), SETTINGS, source=shards / "data"))
     assert len(sent) == 2
 
 
@@ -164,13 +164,15 @@ def test_samples_that_are_judged_are_read_a_batch_at_a_time(couplings):
 def test_only_so_many_held_out_samples_are_judged(tmp_path, monkeypatch, couplings):
     monkeypatch.setattr(tasks, "MOST_HELD_OUT", 10)
     job = job_in(tmp_path, "pretrain", inputs={"data": tmp_path})
-    trained = train_model(job, Untrained(Reflow(), student((1, 2, 2)), SETTINGS, source=couplings / "plain"))
+    trained = train_model(
+        job, TrainingSpec(Reflow(), student((1, 2, 2)), SETTINGS, source=couplings / "plain")
+    )
     assert trained.known_losses.shape == trained.fresh_losses.shape == (10,)
 
 
 def test_a_training_on_data_tells_of_no_pairs(tmp_path, shards):
     job = job_in(tmp_path, "pretrain")
-    train_model(job, Untrained(FlowMatching(), student(), SETTINGS, source=shards / "data"))
+    train_model(job, TrainingSpec(FlowMatching(), student(), SETTINGS, source=shards / "data"))
     assert not job.facts.keys() & {"pairs", "pair_loss"}
 
 
@@ -190,7 +192,7 @@ def test_half_of_the_batches_are_mirrored_if_the_pairs_are_marked_so(couplings):
 def test_mirrored_pairs_make_another_model(tmp_path, couplings):
     def weights(name):
         job = job_in(tmp_path / name, "pretrain")
-        train_model(job, Untrained(Reflow(), student((1, 2, 2)), SETTINGS, source=couplings / name))
+        train_model(job, TrainingSpec(Reflow(), student((1, 2, 2)), SETTINGS, source=couplings / name))
         return list(load_model(job.out).parameters())
 
     assert not all(map(torch.equal, weights("plain"), weights("mirrored")))
@@ -219,7 +221,9 @@ def test_a_watched_training_publishes_the_weights_that_the_monitor_picked(
     model.config = replace(model.config, grid=own, trained_times="grid")
     select = partial(at_timesteps, list(FINE.times), own)
     source = shards / "states"
-    train_model(job, Untrained(Straighten(), model, SETTINGS, source=source, select=select, monitor=settings))
+    train_model(
+        job, TrainingSpec(Straighten(), model, SETTINGS, source=source, select=select, monitor=settings)
+    )
     told = job.facts["monitor"]
     assert told["looks"] == 3
     assert any(f"the monitor picked the weights of step {told['picked']['step']}" in line for line in said)
@@ -231,7 +235,7 @@ def test_a_watched_training_publishes_the_weights_that_the_monitor_picked(
 
 def test_a_training_without_a_monitor_tells_of_none(tmp_path, shards):
     job = job_in(tmp_path, "pretrain")
-    train_model(job, Untrained(FlowMatching(), student(), SETTINGS, source=shards / "data"))
+    train_model(job, TrainingSpec(FlowMatching(), student(), SETTINGS, source=shards / "data"))
     assert not job.facts.keys() & {"monitor", "skipped_updates"}
 
 
@@ -254,7 +258,7 @@ def test_conditions_that_the_data_lacks_are_drawn_for_each_batch_from_the_models
     config = ModelConfig(architecture=architecture, shape=(2,), conditions={"place": (2,)})
     model, heard = build(config, seed=0, table=Table(rows={"place": place})), []
     job, listening = job_in(tmp_path, "distill"), Listening(heard=heard)
-    train_model(job, Untrained(listening, model, SETTINGS, shards / "data"))
+    train_model(job, TrainingSpec(listening, model, SETTINGS, shards / "data"))
     taken = [each for each in heard if each[1][0, 0] == 0]  # those of held-out samples have another seed
     assert len(taken) == SETTINGS.steps
     for batch, keys in taken:
@@ -262,7 +266,7 @@ def test_conditions_that_the_data_lacks_are_drawn_for_each_batch_from_the_models
     assert len({row for batch, _ in heard for row in batch["place"][:, 0].tolist()}) == 8
     other = job_in(tmp_path / "b", "x")
     with pytest.raises(UserError, match="the training data must give the model its condition place"):
-        train_model(other, Untrained(FlowMatching(), model, SETTINGS, shards / "data"))
+        train_model(other, TrainingSpec(FlowMatching(), model, SETTINGS, shards / "data"))
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch, tmp_path, shards):
@@ -276,7 +280,7 @@ def test_a_model_of_another_shape_than_its_samples_is_refused_with_both(tmp_path
     source = shards / kind
     with pytest.raises(UserError, match=rf"{source} holds samples of shape \(2,\), the model takes \(3,\)"):
         train_model(
-            job_in(tmp_path, "pretrain"), Untrained(FlowMatching(), student((3,)), SETTINGS, source=source)
+            job_in(tmp_path, "pretrain"), TrainingSpec(FlowMatching(), student((3,)), SETTINGS, source=source)
         )
 
 
@@ -286,5 +290,5 @@ def test_fewer_samples_than_a_batch_are_refused_with_the_setting(tmp_path, shard
     ):
         train_model(
             job_in(tmp_path, "pretrain", "mine"),
-            Untrained(FlowMatching(), student(), replace(SETTINGS, batch=65), shards / "data"),
+            TrainingSpec(FlowMatching(), student(), replace(SETTINGS, batch=65), shards / "data"),
         )

@@ -56,7 +56,7 @@ def test_one_worker_is_this_process(monkeypatch):
     assert found == [(5, (os.getpid(), 35)), (3, (os.getpid(), 21))]
 
 
-def test_nothing_is_started_for_nothing(monkeypatch):
+def test_without_items_no_worker_is_started(monkeypatch):
     monkeypatch.setenv("FEWSTEP_BACKEND", "ray")
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     assert list(spread(small_work.multiply, [], start_worker=small_work.refuse, facts=())) == []
@@ -79,7 +79,7 @@ def test_workers_have_the_threads_of_the_stage_and_leave_control_c_to_it(request
 
 
 @backends
-def test_what_preparing_refuses_reaches_the_caller(request, backend):
+def test_an_error_while_a_worker_starts_reaches_the_caller(request, backend):
     request.getfixturevalue(backend)
     with pytest.raises(UserError, match=r"^there is no such model$") as caught:
         list(spread(small_work.multiply, [1, 2], start_worker=small_work.refuse, facts=()))
@@ -91,7 +91,7 @@ def test_an_exception_of_a_worker_reaches_the_caller(two_processes):
         list(spread(small_work.fail_at_two, [1, 2, 3], start_worker=small_work.start_worker, facts=()))
 
 
-def test_what_a_killed_worker_was_at_is_done_again_and_nothing_else(two_processes, tmp_path, capsys):
+def test_only_the_item_of_a_killed_worker_is_done_again(two_processes, tmp_path, capsys):
     files = [str(tmp_path / name) for name in ("first", "victim", "third", "fourth", "fifth")]
     found = list(spread(small_work.visit, files, start_worker=small_work.start_worker, facts=()))
     assert sorted(file for file, _ in found) == sorted(files)
@@ -127,7 +127,7 @@ def test_workers_that_never_get_ready_are_given_up(two_processes):
         list(spread(small_work.multiply, [1, 2], start_worker=small_work.die, facts=()))
 
 
-def test_who_replaces_a_process_takes_its_gpu():
+def test_a_replacement_process_gets_the_gpu_of_the_one_it_replaces():
     pool = Processes(["cuda:0", "cuda:1"])
     first, second = pool.acquire(2)
     first.give(small_work.surroundings, (None,))
@@ -141,9 +141,9 @@ def test_who_replaces_a_process_takes_its_gpu():
     assert not any(alive(worker.process.pid) for worker in (first, second, third))
 
 
-def test_a_ray_cluster_without_room_is_told_from_one_that_works(on_ray, monkeypatch):
+def test_a_ray_cluster_without_a_free_gpu_is_refused_after_a_while(on_ray, monkeypatch):
     monkeypatch.setattr("stages.workers.ray_actors.device", lambda: "cuda")
-    monkeypatch.setattr("stages.workers.ray_actors.PATIENCE", 0.2)
+    monkeypatch.setattr("stages.workers.ray_actors.WAIT_SECONDS", 0.2)
     with pytest.raises(UserError, match=r"each needs 1 GPU, and of 0 there 0 are free.*ray start --address"):
         list(spread(small_work.multiply, [1], start_worker=small_work.start_worker, facts=(7,)))
 
@@ -156,7 +156,7 @@ def test_a_ray_cluster_that_is_not_there_is_named(monkeypatch, address):
         list(spread(small_work.multiply, [1], start_worker=small_work.start_worker, facts=(7,)))
 
 
-def test_ray_is_told_settings_and_no_secrets(monkeypatch):
+def test_ray_gets_settings_and_no_secrets(monkeypatch):
     from stages.workers.ray_cluster import environment
 
     monkeypatch.setenv("FEWSTEP_SCRATCH", "/shared")
@@ -187,7 +187,7 @@ def test_an_unknown_back_end_is_refused_with_the_nearest(monkeypatch):
         list(spread(small_work.multiply, [1], start_worker=small_work.start_worker, facts=(7,)))
 
 
-def test_other_code_does_not_work_for_a_stage(tmp_path, monkeypatch):
+def test_a_worker_with_other_code_is_refused(tmp_path, monkeypatch):
     from stages.workers.ray_actor import arrive, code
 
     monkeypatch.chdir(tmp_path)

@@ -27,14 +27,14 @@ from stages.settings import yaml_text
         ("a: =", "no valid YAML: line 1: could not determine a constructor"),
     ],
 )
-def test_what_two_readers_take_for_different_values_is_refused(text, told):
+def test_values_that_the_versions_read_differently_are_refused(text, told):
     with pytest.raises(UserError) as caught:
         yaml_text.read(text, "params.yaml")
     assert told in str(caught.value)
     assert str(caught.value).startswith("params.yaml")
 
 
-def test_each_ambiguous_word_is_told():
+def test_each_ambiguous_word_is_reported():
     with pytest.raises(UserError) as caught:
         yaml_text.read("a: 010\nb: '010'\nc: 10\nd: yes", "params.yaml")
     lines = str(caught.value).splitlines()
@@ -71,7 +71,7 @@ def test_a_word_with_such_a_number_in_it_is_a_word(text):
         ("", None),
     ],
 )
-def test_what_all_read_alike_is_taken(text, value):
+def test_values_that_both_versions_read_alike_are_accepted(text, value):
     assert yaml_text.read(text, "params.yaml") == value
 
 

@@ -37,7 +37,7 @@ class TrackedProject(Project):
 
     def send(self) -> None:
         """Send all that waits, as a sender would."""
-        with mock.patch.dict(os.environ, tracking.PATIENCE | self.environment, clear=True):
+        with mock.patch.dict(os.environ, tracking.SHORT_TIMEOUTS | self.environment, clear=True):
             try:
                 sender.serve(self.folder, self.outbox)
             finally:

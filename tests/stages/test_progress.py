@@ -6,11 +6,11 @@ import sys
 
 from fewstep.command_progress import clock
 from stages.evaluation import timings
-from stages.process.progress import Shown
+from stages.process.progress import StageProgress
 
 
 def test_lines_come_after_a_while_then_spaced_then_at_the_end(time, capsys):
-    progress = Shown("pretrain")
+    progress = StageProgress("pretrain")
     progress.start("pretrain", 100)
     for _ in range(100):
         time.now += 0.5
@@ -26,7 +26,7 @@ def test_lines_come_after_a_while_then_spaced_then_at_the_end(time, capsys):
 
 
 def test_the_last_line_is_printed_once(time, capsys):
-    progress = Shown("export")
+    progress = StageProgress("export")
     progress.start("export", 1, unit="format")
     time.now += 20
     progress.advance()
@@ -35,7 +35,7 @@ def test_the_last_line_is_printed_once(time, capsys):
 
 
 def test_resumed_work_counts_only_its_own_pace(time, capsys):
-    progress = Shown("couple@round1")
+    progress = StageProgress("couple@round1")
     progress.start("pairs", 100, done=50, unit="pair")
     time.now += 10
     progress.advance(10)
@@ -46,7 +46,7 @@ def test_resumed_work_counts_only_its_own_pace(time, capsys):
 
 
 def test_values_are_shown_instead_of_those_before(time, capsys):
-    progress = Shown("pretrain")
+    progress = StageProgress("pretrain")
     progress.start("pretrain", 3)
     progress.advance(loss=0.5, data_wait=0.3)
     progress.advance(loss=0.4)
@@ -61,7 +61,7 @@ def test_a_terminal_gets_a_bar(monkeypatch):
             return True
 
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    progress = Shown("pretrain")
+    progress = StageProgress("pretrain")
     progress.start("pretrain", 10)
     progress.advance(3, loss=0.5)
     progress.bar.refresh()
@@ -72,11 +72,11 @@ def test_a_terminal_gets_a_bar(monkeypatch):
 
 def test_measurements_go_to_the_tracker():
     heard = []
-    Shown("pretrain", lambda step, values: heard.append((step, values))).measure(3, loss=0.5)
+    StageProgress("pretrain", lambda step, values: heard.append((step, values))).measure(3, loss=0.5)
     assert heard == [(3, {"loss": 0.5})]
 
 
-def test_clock():
+def test_seconds_are_printed_as_a_clock_does():
     assert [clock(s) for s in (0.4, 39, 61, 7500)] == ["0:00", "0:39", "1:01", "2:05:00"]
 
 
@@ -92,7 +92,7 @@ def test_timings_merge_and_keep_the_last(tmp_path, monkeypatch):
 def test_records_come_with_the_lines_and_every_three_seconds(time, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FEWSTEP_PROGRESS_FILE", str(file := tmp_path / "progress.jsonl"))
     file.write_text('{"stage": "an earlier one"}\n')
-    progress = Shown("couple@round1")
+    progress = StageProgress("couple@round1")
     progress.start("pairs", 100, done=50, unit="pair")
     for _ in range(8):
         time.now += 1
@@ -120,7 +120,7 @@ def test_records_come_with_the_lines_and_every_three_seconds(time, tmp_path, mon
 def test_a_terminal_gets_records_too(time, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("FEWSTEP_PROGRESS_FILE", str(file := tmp_path / "progress.jsonl"))
-    progress = Shown("pretrain")
+    progress = StageProgress("pretrain")
     progress.start("pretrain", 4)
     for _ in range(4):
         time.now += 2
@@ -131,7 +131,7 @@ def test_a_terminal_gets_records_too(time, tmp_path, monkeypatch):
 
 def test_without_a_file_there_are_no_records(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    progress = Shown("pretrain")
+    progress = StageProgress("pretrain")
     progress.start("pretrain", 4)
     progress.finish()
     assert not list(tmp_path.iterdir())

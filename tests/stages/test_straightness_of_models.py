@@ -9,7 +9,7 @@ from fewstep.model import ModelConfig, build
 from stages.sampling import open_model
 
 
-def test_turns_are_means_over_as_many_noises_at_a_time_as_memory_holds(monkeypatch):
+def test_straightness_is_a_mean_over_as_many_noises_at_a_time_as_memory_holds(monkeypatch):
     model = build(ModelConfig(architecture={"name": "mlp", "width": 8, "depth": 1}, shape=(6,)), seed=0)
     with torch.no_grad():  # a fresh network's last layer is zero
         for parameter in model.parameters():
@@ -22,9 +22,9 @@ def test_turns_are_means_over_as_many_noises_at_a_time_as_memory_holds(monkeypat
 
     monkeypatch.setattr(open_model, "turns", counted)
     asked = {"noises": 10, "seed": 0, "steps": 4}
-    whole = open_model.turns_of(as_flow(model), model, **asked)
+    whole = open_model.straightness_of(as_flow(model), model, **asked)
     monkeypatch.setattr(rows, "PIECE_BYTES", 4 * 6 * 4)
-    parts = open_model.turns_of(as_flow(model), model, **asked)
+    parts = open_model.straightness_of(as_flow(model), model, **asked)
     assert sizes == [10, 4, 4, 2]
     assert whole.straightness > 0
     assert parts.straightness == pytest.approx(whole.straightness, rel=1e-5)
