@@ -112,7 +112,7 @@ def test_shuffled_pairs_are_found(exact):
 
 @pytest.mark.parametrize("first", range(0, 640, 32))
 def test_few_shuffled_points_are_found_whatever_chance_does(first):
-    """Of 32 pairs in the plane the mean distances alone would let one in six pass."""
+    """Of such sets of 32 pairs in the plane a limit of 90 % alone would let some pass."""
     flow = two_gaussians().flow()
     pairs = pairs_of(flow, first, first + 32, shape=(2,))
     assert check(pairs, flow).problems() == []
