@@ -7,12 +7,13 @@ commands in flows/commands.py, which is loaded from the working directory or a f
 import importlib
 import json
 import os
+import select
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 from cyclopts import App, Parameter
 from etils.epy import lazy_imports
@@ -66,9 +67,28 @@ def main(arguments: list[str] | None = None) -> None:
                     "folder above it has flows/commands.py and dvc.yaml. Clone the project and run it there"
                 )
             os.chdir(root)
-        app_of(root)(given)
+        try:
+            app_of(root)(given)
+        except SystemExit:  # the end of each command
+            sys.stdout.flush()  # here, where it can be told that nobody reads it
+            raise
+        sys.stdout.flush()
     except UserError as error:
         sys.exit(str(error))
+    except BrokenPipeError:
+        if not (unread := [stream for stream in (sys.stdout, sys.stderr) if is_unread(stream)]):
+            raise  # it is of another pipe
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in unread:  # or the interpreter would complain when it ends
+            os.dup2(nowhere, stream.fileno())
+        sys.exit(1)
+
+
+def is_unread(stream: TextIO) -> bool:
+    """Return whether a stream is a pipe whose reader is gone, such as `head`."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)  # errors alone
+    return bool(poll.poll(0))
 
 
 def restart_with(root: Path, arguments: list[str]) -> None:

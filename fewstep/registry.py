@@ -7,16 +7,19 @@ Processes that a stage starts find them too, as they inherit the variable. DVC s
 nor these files: after an edit that changes numbers, run the stages that use the plug-in with `--force`.
 """
 
+import dataclasses
 import importlib
 import importlib.util
 import os
 import pkgutil
 import re
+import traceback
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from fewstep.errors import UserError
+from fewstep.errors import UserError, first_line
 from fewstep.files import shown
 from fewstep.renamed import nearest
 
@@ -81,11 +84,33 @@ def find(package: str, name: str) -> Any:
 
     Raises:
         UserError: if there is no such file; the message lists those that exist. Or if it
-            is no Python, or does not define that class.
+            is no Python, can't be imported, or does not define that class.
     """
     if not isinstance(name, str):  # as settings may have it
         raise UserError(unknown(singular(package), name, available(package)))
     return _find(package, name, os.environ.get(PLUGINS))
+
+
+def find_settings(package: str, name: str) -> Any:
+    """Return what `find` does, a dataclass whose fields are the options that settings may give it.
+
+    Raises:
+        UserError: see `find`; or if the class is no dataclass.
+    """
+    found = find(package, name)
+    if not dataclasses.is_dataclass(found):
+        raise UserError(
+            f"{file_of(package, name)}: {class_name(name)} is no dataclass, whose fields are its options; "
+            "put @dataclass(frozen=True, kw_only=True) above the class"
+        )
+    return found
+
+
+def file_of(package: str, name: str) -> str:
+    """Return the path of the file `name` of `package`, which is there."""
+    spec = importlib.util.find_spec(f"{package}.{name}")
+    assert spec is not None, f"{package} has {name}"
+    return str(spec.origin)
 
 
 @cache
@@ -94,16 +119,42 @@ def _find(package: str, name: str, plugins: str | None) -> Any:
     names = available(package)
     if name not in names:
         raise UserError(unknown(singular(package), name, names))
+    found = getattr(_imported(package, name), class_name(name), None)
+    if not isinstance(found, type):
+        raise UserError(
+            f"{file_of(package, name)} does not define {class_name(name)}, the class that its name stands for"
+        )
+    return found
+
+
+def _imported(package: str, name: str) -> ModuleType:
+    """Return a module of `package`; what a plug-in raises is told in a line, and is a bug in a file of ours.
+
+    Raises:
+        UserError: if it is no Python, or a plug-in that can't be imported.
+    """
     try:
-        module = importlib.import_module(f"{package}.{name}")
+        return importlib.import_module(f"{package}.{name}")
     except SyntaxError as error:  # one in a byte that is not UTF-8 too
         file = error.filename or f"{added_folder(package)}/{name}.py"
         raise UserError(f"{file} is no Python: {error}") from None
-    if not hasattr(module, class_name(name)):
+    except Exception as error:
+        added, file = added_folder(package), file_of(package, name)
+        if added is None or not Path(file).is_relative_to(added):
+            raise
+        if isinstance(error, ModuleNotFoundError):
+            raise UserError(
+                f"{file} imports {error.name}, and there is no such module; install it, or change the import"
+            ) from error
+        lines = [
+            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file
+        ]
+        at = f" (line {lines[-1]})" if lines else ""
+        told = first_line(error)
+        kind = type(error).__name__
         raise UserError(
-            f"{module.__file__} does not define {class_name(name)}, the class that its name stands for"
-        )
-    return getattr(module, class_name(name))
+            f"{file} can't be imported{at}: {kind if told == kind else f'{kind}: {told}'}; mend the file"
+        ) from error
 
 
 def class_name(name: str) -> str:

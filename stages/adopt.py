@@ -1,11 +1,14 @@
 """Adopt: a model of another library, checked against data, as one of the chain's own."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from etils.epy import lazy_imports
 from pydantic import Field
 
+from fewstep.errors import UserError
+from fewstep.foreign.formats.diffusers import is_of_fewstep
 from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.adopted import AdoptedSettings, misplaced, read_of
@@ -37,9 +40,21 @@ def output(key: str | None) -> str:
 
 
 def check(params: Params) -> list[str]:
-    """Return what is wrong: DVC sees what lies under data/ alone."""
-    keys = params.keys("adopt")
-    return [line for key in keys for line in misplaced(f"adopt.{key}", params.config("adopt", key))]
+    """Return what is wrong: a folder must lie under data/, and hold a model of another library."""
+    return [line for key in params.keys("adopt") for line in wrong_folder(key, params.config("adopt", key))]
+
+
+def wrong_folder(key: str, config: Config) -> list[str]:
+    """Return what is wrong with the folder of the model of that name, as far as it is there."""
+    if outside := misplaced(f"adopt.{key}", config):
+        return outside
+    with suppress(UserError):  # the stage reads the folder, and says what is wrong with its files
+        if is_of_fewstep(Path(config.folder)):
+            return [
+                f"adopt.{key}.folder {config.folder!r} is a model directory of fewstep, and adopt takes "
+                f"models of other libraries; remove adopt.{key}, and set pretrain.{key}.checkpoint to it"
+            ]
+    return []
 
 
 def run(config: Config, job: Job) -> None:

@@ -1,14 +1,20 @@
 """Files in the folder FEWSTEP_PLUGINS add a method, search, solver, model and data source to the chain."""
 
 import copy
+import importlib
 import json
+import sys
+from typing import Annotated, Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 from workspace import CHECKOUT, Workspace
 
-from fewstep import registry
+from fewstep import data, registry
 from fewstep.errors import UserError
+from stages.settings import messages
+from stages.settings.fields import Plugin, Settings
 
 FILES = {
     "data/three_dots.py": '''
@@ -269,3 +275,64 @@ def test_a_folder_of_plug_ins_that_is_not_there_is_reported(tmp_path, monkeypatc
     monkeypatch.setenv("FEWSTEP_PLUGINS", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"FEWSTEP_PLUGINS '.*nowhere' is no folder"):
         registry.available("fewstep.methods")
+
+
+PLAIN = "class Wrong:\n    width: int = 8\n"
+ODD = "from dataclasses import dataclass\n\n\nclass Odd: ...\n\n\n@dataclass\nclass Wrong:\n    width: {}\n"
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Return what writes a plug-in that this process then finds, and returns its file."""
+
+    def write(name, text):
+        file = tmp_path / name
+        file.parent.mkdir()
+        file.write_text(text)
+        package = importlib.import_module(f"fewstep.{file.parent.name}")  # before it looks for plug-ins
+        monkeypatch.setenv("FEWSTEP_PLUGINS", str(tmp_path))
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(file.parent)])
+        monkeypatch.setitem(sys.modules, f"{package.__name__}.{file.stem}", None)
+        del sys.modules[f"{package.__name__}.{file.stem}"]  # and once more after the test
+        return file
+
+    return write
+
+
+@pytest.mark.parametrize("kind", ["models", "methods", "searches"])
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("import no_such_package\n", " imports no_such_package, and there is no such module; install it"),
+        ("from math import no_such_name\n", " can't be imported (line 1): ImportError: cannot import name"),
+        ("\nraise ValueError('hi\\nyou')\n", " can't be imported (line 2): ValueError: hi; mend the file"),
+        ("raise KeyError\n", " can't be imported (line 1): KeyError; mend the file"),
+        (PLAIN, ": Wrong is no dataclass, whose fields are its options; put @dataclass("),
+        ("Wrong = 3\n", " does not define Wrong, the class that its name stands for"),
+        (ODD.format("Odd = None"), ": an option of Wrong has a type that no setting can have: "),
+        (ODD.format("'Nowhere' = None"), ": an option of Wrong has a type that no setting can have: "),
+    ],
+)
+def test_a_wrong_plug_in_is_told_with_its_file_in_one_line(own, kind, text, told):
+    file = own(f"{kind}/wrong.py", text)
+
+    class Config(Settings):
+        chosen: Annotated[Any, Plugin(f"fewstep.{kind}")]
+
+    with pytest.raises(ValidationError) as caught:
+        Config(chosen={"name": "wrong"})
+    (line,) = messages.explain(caught.value, Config, "here")
+    assert line.startswith(f"here.chosen: {file}{told}")
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("kind", ["solvers", "couplings"])
+def test_what_has_no_options_need_be_no_dataclass(own, kind):
+    own(f"{kind}/plain_one.py", "class PlainOne: ...\n")
+    assert registry.find(f"fewstep.{kind}", "plain_one").__name__ == "PlainOne"
+
+
+def test_a_source_of_data_that_is_no_dataclass_is_told(own, tmp_path):
+    own("data/plain_dots.py", "class PlainDots: ...\n")
+    with pytest.raises(UserError, match=r"data/plain_dots\.py: PlainDots is no dataclass"):
+        data.source_for("plain_dots", tmp_path)

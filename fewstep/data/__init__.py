@@ -82,7 +82,7 @@ def source_for(source: str, root: Path, **options: Any) -> Source:
             raise UserError(f"source {source!r}: only .npz files are read from a URL")
     else:
         name, options = _kind(path, source, root), {"path": path, **options}
-    kind = registry.find("fewstep.data", name)
+    kind = registry.find_settings("fewstep.data", name)
     known = [field.name for field in fields(kind) if field.name != "path"]
     for option in options.keys() - {"path", *known}:
         raise UserError(f"source {source!r}: {registry.unknown('option', option, known or ['none'])}")

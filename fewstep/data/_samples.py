@@ -76,13 +76,12 @@ def check_samples(
         What was found.
 
     Raises:
-        UserError: if there are none, the shape is neither images of at least 8x8 nor points, a value
-            is not finite, an image has one flat colour, points or latents are of another scale than noise,
-            or the labels don't fit.
+        UserError: if there are none, or no numbers in them, the shape is neither images of at least 8x8 nor
+            points, a value is not finite, an image has one flat colour, points or latents are of another
+            scale than noise, or the labels don't fit.
     """
     count, *shape = samples.data.shape
-    if count == 0:
-        raise UserError(f"{where} is empty: it holds no samples")
+    refuse_empty(samples.data.shape, where)
     if len(shape) not in (1, 3):
         raise UserError(
             f"{where} has samples of shape {tuple(shape)}; images (channels, height, width) or "
@@ -113,6 +112,21 @@ def check_samples(
     if samples.label is not None:
         _check_labels(samples.label, count, where)
     return found
+
+
+def refuse_empty(shape: tuple[int, ...], where: str) -> None:
+    """Refuse data (n, *shape) without samples, or with samples that hold no numbers.
+
+    Raises:
+        UserError: if it is such.
+    """
+    if shape[0] == 0:
+        raise UserError(f"{where} is empty: it holds no samples")
+    if 0 in shape:
+        raise UserError(
+            f"{where} has shape {tuple(shape)}: an axis of length 0 leaves samples without numbers; save "
+            "samples that hold some"
+        )
 
 
 def with_conditions(samples: Samples, table: Table | None, where: str) -> Samples:

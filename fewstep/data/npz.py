@@ -14,7 +14,7 @@ from fewstep.data._conditions import TEXTS, is_of_conditions, table_of, texts_of
 from fewstep.data._member import Member, MemberRows, OpenNpz
 from fewstep.data._options import check_yes_or_no
 from fewstep.data._ranges import BYTES, affine_of, check_filled, check_range
-from fewstep.data._samples import SMALLEST_IMAGE, Samples, check_samples, with_conditions
+from fewstep.data._samples import SMALLEST_IMAGE, Samples, check_samples, refuse_empty, with_conditions
 from fewstep.data._units import units_of
 from fewstep.errors import UserError
 from fewstep.rows import Changed
@@ -75,7 +75,13 @@ class Npz:
         label = torch.from_numpy(self._labels(file.read("y"))) if "y" in file.arrays else None
         x = file.open("x")
         image = len(x.shape) > 2 and not self.latents
-        if not x.shape or (x.dtype.kind != "f" and not (x.dtype == np.uint8 and image)):
+        if not x.shape:
+            raise UserError(
+                f"{self.path}: x has shape (), a single number; save an array of samples, such as "
+                "(n, features) for points"
+            )
+        refuse_empty(x.shape, f"{self.path}: x")
+        if x.dtype.kind != "f" and not (x.dtype == np.uint8 and image):
             raise UserError(
                 f"{self.path}: x is {x.dtype}; save images as uint8 or floats, points and latents as floats"
             )

@@ -42,7 +42,7 @@ def made(settings: Mapping[str, Any]) -> Format:
         UserError: if there is no such format or option, or one is missing or can't be.
     """
     options = dict(settings)
-    kind = registry.find(FORMATS, options.pop("name"))
+    kind = registry.find_settings(FORMATS, options.pop("name"))
     known = [field.name for field in dataclasses.fields(kind)]
     for option in options:
         if option not in known:
@@ -66,7 +66,7 @@ def recognise(folder: Path) -> dict[str, Any]:
     if (folder / PIPELINE).exists() or (folder / NETWORK).exists() or not beside & {".safetensors", *PICKLED}:
         return {"name": "diffusers"}
     names = shapes(files_of(folder)).keys()
-    kinds = {name: registry.find(FORMATS, name) for name in registry.available(FORMATS)}
+    kinds = {name: registry.find_settings(FORMATS, name) for name in registry.available(FORMATS)}
     found = [name for name, kind in kinds.items() if names & set(kind.marks)]
     if not found:
         raise UserError(

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from fewstep import declaration
-from fewstep.checkpoint import CONFIG, WEIGHTS, load_model
+from fewstep.checkpoint import WEIGHTS, load_model
 from fewstep.conditions import TAKEN
 from fewstep.errors import UserError
 from fewstep.foreign.assemble import assemble, config_of
-from fewstep.foreign.formats.diffusers import read_json
+from fewstep.foreign.formats.diffusers import is_of_fewstep
 from fewstep.foreign.found import Described
 from fewstep.foreign.recognised import made, recognise, settings_of
 from fewstep.foreign.weights import sizes
@@ -105,7 +105,7 @@ def look(folder: Path, format: str | None = None) -> Seen:
         )
     if format is not None:
         return _of(folder, settings_of(format))
-    if (folder / CONFIG).is_file() and "architecture" in read_json(folder / CONFIG):
+    if is_of_fewstep(folder):
         return _of_fewstep(folder)
     return _of(folder, recognise(folder))
 

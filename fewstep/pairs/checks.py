@@ -76,6 +76,7 @@ def check_pairs(
     measured = {name: torch.cat(parts).cpu().double() for name, parts in found.items() if parts}
     noise, back, gap = pairs["noise"].double(), measured["back"], measured.get("gap")
     normal = statistics.normal
+    strangers = (back - noise.roll(1, 0)).square().flatten(1).mean(1)
     noise_off, noise_z = normal.worst()
     if law != GAUSSIAN:
         noise_off += f", mapped from {law.told()} to normal noise,"
@@ -89,7 +90,8 @@ def check_pairs(
         worst_norm_z=normal.farthest,
         duplicates=statistics.copies.found,
         back_rmse=float((back - noise).square().mean().sqrt()),
-        stranger_rmse=float((back - noise.roll(1, 0)).square().mean().sqrt()),
+        stranger_rmse=float(strangers.mean().sqrt()),
+        back_se=float(strangers.std() / strangers.mean().clamp(min=1e-300) / (2 * n) ** 0.5),
         cost=statistics.cost,
         independent_cost=statistics.independent_cost,
         correlation=statistics.correlation,

@@ -4,9 +4,12 @@ import math
 from dataclasses import dataclass
 
 Z_LIMIT = 6.0  # a normal statistic exceeds it once in 5e8 draws
-BACK_LIMIT = 0.9  # of the distance to a stranger's noise
+BACK_LIMIT = 0.9  # of the distance to a stranger's noise, as far as chance does not bring wrong pairs below
+BACK_ERRORS = 3.0  # standard errors
+BACK_RIGHT = 0.5  # of that distance, below which pairs pass, however few they are
 COST_LIMIT = 1.01  # of the cost of independent pairs
 
+BACK_DOUBT = 0.6  # of that distance; more is hardly seen of coarse steps alone
 BACK_ADVICE = 0.25  # of the distance to a stranger's noise; digits have 0.16 with 64 calls, 0.28 with 32
 GAP_ADVICE = 0.05  # of S + V; a coarse grid of 4 Heun steps makes 0.04
 GAP_ERRORS = 3.0  # standard errors
@@ -45,6 +48,8 @@ class PairChecks:
     """Root mean square distance from the noise, when the flow is integrated back from the data."""
     stranger_rmse: float
     """The same distance from another pair's noise: what a wrong pair would give."""
+    back_se: float = 0.0
+    """The standard error of back_rmse over stranger_rmse in pairs of another model, where it is about 1."""
     cost: float
     """Mean squared distance of a pair."""
     independent_cost: float
@@ -64,6 +69,11 @@ class PairChecks:
     gap_se: float | None
     """Its standard error."""
 
+    @property
+    def back_limit(self) -> float:
+        """Below which share of stranger_rmse back_rmse must be, which 16 or more wrong pairs hardly are."""
+        return max(BACK_RIGHT, min(BACK_LIMIT, 1 - BACK_ERRORS * self.back_se))
+
     def problems(self) -> list[str]:
         """Return what is wrong, a sentence each; empty if the pairs can be trained on."""
         found = []
@@ -82,10 +92,12 @@ class PairChecks:
             )
         if self.duplicates:
             found.append(f"{self.duplicates} noises are copies of another one: do shards share indices?")
-        if not self.back_rmse < BACK_LIMIT * self.stranger_rmse:
+        if not self.back_rmse < self.back_limit * self.stranger_rmse:
             found.append(
                 f"integrating back from the data misses the noise by {self.back_rmse:.3g}, no better than "
-                f"the noise of another pair ({self.stranger_rmse:.3g}): was it this model, with this grid?"
+                f"pairs of another model may by chance, which miss it by {self.stranger_rmse:.3g} on average "
+                f"(below {self.back_limit:.0%} of that, pairs pass): was it this model, with this guidance "
+                "and grid? If so, take more calls, or hold out more pairs"
             )
         if not self.cost < COST_LIMIT * self.independent_cost:
             found.append(
@@ -97,10 +109,12 @@ class PairChecks:
     def advice(self) -> list[str]:
         """Return why a model trained on the pairs may come out worse than hoped, a sentence each."""
         found = []
-        if self.back_rmse > BACK_ADVICE * self.stranger_rmse:
+        if BACK_ADVICE * self.stranger_rmse < self.back_rmse < self.back_limit * self.stranger_rmse:
+            ratio = self.back_rmse / self.stranger_rmse
+            or_else = ", or another model made the pairs" if ratio > BACK_DOUBT else ""
             found.append(
-                f"integrating back misses the noise by {self.back_rmse / self.stranger_rmse:.0%} of the "
-                "distance to another pair's: the steps are too coarse for this flow, so take more calls"
+                f"integrating back misses the noise by {ratio:.0%} of the distance to another pair's: the "
+                f"steps are too coarse for this flow, so take more calls{or_else}"
             )
         if 0 <= self.correlation < UNRELATED:
             found.append(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from fewstep.errors import UserError
@@ -15,12 +16,14 @@ from fewstep.pairs.imported import ForeignPairs, open_pairs
 from fewstep.reference import Adaptive
 from fewstep.shards import Shards
 from fewstep.shards.write import Make
+from fewstep.training.networks import WEIGHT
 from stages.process.device import device
 from stages.run.job import Job
 from stages.sampling.open_model import grid_of_nfe, open_flow
-from stages.sampling.splits import HELD_OUT, Opened, Splits, model_folder
+from stages.sampling.splits import HELD_OUT, TRAIN, Opened, Splits, model_folder
 from stages.settings.fields import Precision
 
+USES = {TRAIN: "to train on", HELD_OUT: "to hold out"}
 OTHER_SHARES = 0.05  # apart by this, classes are said to be of other shares
 
 
@@ -127,7 +130,8 @@ def take_pairs(source: str, job: Job, wanted: Splits, opened: Opened) -> Shards:
     """Take pairs from a file, and return the held-out ones.
 
     Raises:
-        UserError: if they are too few, damaged, or not of the model's shape, classes and conditions.
+        UserError: if they are too few, damaged, not of the model's shape, classes and conditions, or those of
+            a split all weigh 0.
     """
     total = sum(recipe.samples for recipe in wanted.recipes.values())
     law, config = opened.model.noise, opened.model.config
@@ -142,7 +146,24 @@ def take_pairs(source: str, job: Job, wanted: Splits, opened: Opened) -> Shards:
     job.facts["notes"] = pairs.notes + notes_of(pairs, total, config)
     for note in job.facts["notes"]:
         job.progress.note(note)
-    return wanted.take(maker)[HELD_OUT]
+    taken = wanted.take(maker)
+    for split, shards in taken.items():
+        must_weigh(shards, f"{source}: all {shards.samples} pairs {USES[split]}")
+    return taken[HELD_OUT]
+
+
+def must_weigh(pairs: Shards, named: str) -> None:
+    """Refuse pairs, `named` so in messages, whose losses are all multiplied by 0: nothing is learnt of them.
+
+    Raises:
+        UserError: if there are weights, and all are 0.
+    """
+    if WEIGHT not in pairs.fields:
+        return
+    if not pairs.take(torch.arange(pairs.samples), [WEIGHT])[WEIGHT].any():
+        raise UserError(
+            f"{named} have the weight 0, which leaves no loss; give some a weight above 0, or save no weights"
+        )
 
 
 def notes_of(pairs: ForeignPairs, total: int, config: ModelConfig) -> list[str]:

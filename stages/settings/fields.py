@@ -6,10 +6,11 @@ from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic_core import PydanticCustomError, core_schema
 
 from fewstep import noises, paths, registry
-from fewstep.errors import UserError
+from fewstep.errors import UserError, first_line
 from stages.settings import messages
 
 STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=True)
@@ -52,7 +53,9 @@ class Named:
 @cache  # a model takes much longer to make than settings to decode, and each is asked for many times
 def wrapping(plugin: type) -> Any:
     """Return a model of one field, `options`: only a model forbids dataclasses what is extra, and NaN."""
-    return create_model("Options", __config__=STRICT | {"allow_inf_nan": False}, options=(plugin, ...))
+    model = create_model("Options", __config__=STRICT | {"allow_inf_nan": False}, options=(plugin, ...))
+    model.model_rebuild()  # raises for a name that no module has, which pydantic would put off
+    return model
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,23 @@ class Plugin:
         if not isinstance(options, dict) or not isinstance(options.get("name"), str):
             self.refuse([((), f" must be a name, or a mapping with a name, got {value!r}")])
         try:
-            plugin = registry.find(self.package, options["name"])
+            plugin = registry.find_settings(self.package, options["name"])
         except UserError as error:
             self.refuse([((), f": {error}")])
-        wrapper = wrapping(plugin)
+        try:
+            wrapper = wrapping(plugin)
+        except (PydanticUserError, PydanticUndefinedAnnotation) as error:
+            file = registry.file_of(self.package, options["name"])
+            told = first_line(error).rstrip(".")
+            self.refuse(
+                [
+                    (
+                        (),
+                        f": {file}: an option of {plugin.__name__} has a type that no setting can have: "
+                        f"{told}; give it one such as int, float, str or a list of these",
+                    )
+                ]
+            )
         try:
             built = wrapper(options={k: v for k, v in options.items() if k != "name"})
         except ValidationError as error:

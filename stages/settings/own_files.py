@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fewstep.data import path_of
+from fewstep.data import path_of, source_for
 from fewstep.errors import UserError
 from fewstep.links import refuse_linked_folders
 from stages.settings.params import texts
@@ -40,7 +40,19 @@ def _wrong(raw: Mapping[str, Any], root: Path, address: str) -> Iterator[str]:
             continue
         places = [PurePosixPath(path), *PurePosixPath(path).parents]
         if not (root / path).exists() and not any((root / f"{place}.dvc").exists() for place in places):
-            yield f"{setting} {path!r} is not there; put it there, or name another"
+            if setting == "prepare.source" and path != text:
+                yield _no_source(setting, text, root)
+            else:
+                yield f"{setting} {path!r} is not there; put it there, or name another"
+
+
+def _no_source(setting: str, text: str, root: Path) -> str:
+    """Say that there is no such source of data; a text without "data/" may be a misspelt name of one."""
+    try:
+        source_for(text, root)
+    except UserError as error:
+        return f"{setting}: {error}"
+    raise AssertionError(f"{text} is not there")
 
 
 def _under_data(setting: str, text: str) -> str | None:

@@ -8,6 +8,7 @@ from test_left_out import save_frames
 from test_sources import load, photos, refused, save_images
 
 from fewstep import data, rows
+from fewstep.errors import UserError
 
 NUMBERS = torch.tensor([61, 3, 4, 5, 40, 3])
 
@@ -77,3 +78,9 @@ def test_many_classes_are_numbered_in_the_order_of_their_names(root):
     for number in range(30):
         save_images(root / f"data/imgs/class {number:02}", photos(1 + number % 2))
     assert load("imgs", root).label.tolist() == [n for n in range(30) for _ in range(1 + n % 2)]
+
+
+@pytest.mark.parametrize("shape", [(60, 0), (60, 3, 8, 0)])
+def test_samples_of_a_source_of_the_users_own_hold_numbers(shape):
+    with pytest.raises(UserError, match=r"mine has shape \(60, .*\): an axis of length 0"):
+        data.check_samples(data.Samples(data=torch.zeros(shape)), "mine")

@@ -275,6 +275,9 @@ WRONG_ARRAYS = [
     ({"x": photos(n=0)}, "is empty"),
     ({"x": np.zeros((0, 2))}, "is empty"),
     ({"x": np.zeros((0, 8, 8))}, "is empty"),
+    ({"x": np.zeros((60, 0))}, r"x has shape \(60, 0\): an axis of length 0 leaves samples without numbers"),
+    ({"x": np.zeros((60, 8, 8, 0), np.uint8)}, r"x has shape \(60, 8, 8, 0\): an axis of length 0"),
+    ({"x": np.float32(3)}, r"x has shape \(\), a single number; save an array of samples"),
     ({"x": photos(size=7)}, "sides of at least 8"),
     ({"x": photos(size=7)[..., 0]}, "7x7 pixels; they must be at least 8x8"),
     ({"x": np.zeros((2, 9, 9, 9), np.uint8)}, r"x has shape \(2, 9, 9, 9\)"),
@@ -298,6 +301,14 @@ WRONG_ARRAYS = [
 def test_wrong_arrays_are_refused_in_one_clear_message(root, arrays, message):
     np.savez(root / "data" / "cats.npz", **arrays)
     refused(rf"(?s)data/cats\.npz.*{message}", "cats.npz", root)
+
+
+@pytest.mark.parametrize(
+    ("shape", "option"), [((60, 0), "standardise"), ((60, 0, 8, 8), "latents"), ((60, 3, 0, 8), "latents")]
+)
+def test_samples_without_numbers_are_refused_whatever_is_asked(root, shape, option):
+    np.savez(root / "data" / "cats.npz", x=np.zeros(shape))
+    refused(f"x has shape {re.escape(str(shape))}: an axis", "cats.npz", root, **{option: True})
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\3\4 broken"])

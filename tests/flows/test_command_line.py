@@ -1,5 +1,6 @@
 """`fewstep` in a checkout and elsewhere."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -150,3 +151,42 @@ def test_an_option_that_does_not_exist_is_answered_with_the_nearest():
     assert status != 0
     assert "Did you mean --start-from?" in " ".join(said.split())
     assert "Traceback" not in said
+
+
+PRINTS = """
+import sys
+from fewstep import command_line
+
+def check():
+    {}
+
+command_line.app_of = lambda root: lambda given: check()
+command_line.main(["check"])
+"""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "print('line\\n' * 100_000)",  # more than a pipe holds
+        "print('line'); sys.exit(0)",  # which stays in the buffer
+        "print('line')",
+        "sys.stderr.write('line\\n'); sys.stderr.flush(); print('line', flush=True)",
+    ],
+)
+def test_a_reader_that_leaves_ends_a_command_quietly(body):
+    code = PRINTS.format(body)
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, stdout=write, stderr=subprocess.PIPE, text=True
+    )
+    os.close(write)
+    assert (ended.returncode, ended.stderr.replace("line\n", "")) == (1, "")
+
+
+def test_a_broken_pipe_between_processes_keeps_its_traceback():
+    code = PRINTS.format("raise BrokenPipeError('of a worker')")
+    ended = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True)
+    assert "Traceback" in ended.stderr
+    assert "of a worker" in ended.stderr

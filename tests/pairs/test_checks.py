@@ -110,6 +110,31 @@ def test_shuffled_pairs_are_found(exact):
     assert any("integrating back" in problem for problem in problems)
 
 
+@pytest.mark.parametrize("first", range(0, 640, 32))
+def test_few_shuffled_points_are_found_whatever_chance_does(first):
+    """Of such sets of 32 pairs in the plane a limit of 90 % alone would let some pass."""
+    flow = two_gaussians().flow()
+    pairs = pairs_of(flow, first, first + 32, shape=(2,))
+    assert check(pairs, flow).problems() == []
+    checks = check(pairs | {"data": pairs["data"].flip(0)}, flow)
+    assert any("integrating back" in problem for problem in checks.problems())
+    assert not any("too coarse" in sentence for sentence in checks.advice())
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 8])
+def test_very_few_good_points_pass(count):
+    flow = two_gaussians().flow()
+    assert not any("integrating" in p for p in check(pairs_of(flow, 0, count, shape=(2,)), flow).problems())
+
+
+def test_the_limit_of_the_way_back_is_lower_for_fewer_pairs():
+    assert replace(GOOD, back_rmse=1.2).problems() == []
+    assert replace(GOOD, back_rmse=0.65, back_se=0.3).problems() == []
+    (problem,) = replace(GOOD, back_rmse=1.2, back_se=0.1).problems()
+    assert "by 1.2, no better than pairs of another model may by chance" in problem
+    assert "below 70% of that, pairs pass" in problem
+
+
 def test_pairs_of_another_model_are_found(exact):
     other = gaussian(-MEAN, STD.flip(0)).flow()
     problems = check(pairs_of(exact), other).problems()
@@ -162,6 +187,7 @@ def test_the_norm_of_one_noise_may_be_less_likely_the_more_there_are():
     ("changes", "said"),
     [
         ({"back_rmse": 0.42}, "integrating back misses the noise by 30% .* take more calls"),
+        ({"back_rmse": 1.1}, "by 79% of .* take more calls, or another model made the pairs$"),
         ({"correlation": 0.05}, r"hardly correlate \(0\.05\), so lines of pairs may cross"),
         ({"straightness": 0.1}, r"straight already \(S is 0\.5% of the data's variance\)"),
         ({"straightness": 30.0}, r"flow is curved \(S 30, V 48\)"),

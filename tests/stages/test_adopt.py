@@ -196,3 +196,25 @@ def test_names_are_not_doubled_and_the_reference_is_a_teacher():
     params.raw["evaluate"] = RAW["evaluate"] | {"reference": "boss-4"}
     with pytest.raises(UserError, match=r"evaluate\.reference 'boss-4' is no teacher; there are: base"):
         checks.check(params)
+
+
+def test_a_model_directory_of_fewstep_belongs_into_pretrain(job):
+    """As `fewstep average` writes one."""
+    run(job)
+    folder = Path("data/mine")
+    for file in job.out.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    params = Params(RAW | {"adopt": {"narrow": {"folder": "data/mine"}}})
+    with pytest.raises(UserError) as caught:
+        checks.check(params)
+    assert str(caught.value).splitlines()[1:] == [
+        "  adopt.narrow.folder 'data/mine' is a model directory of fewstep, and adopt takes models of "
+        "other libraries; remove adopt.narrow, and set pretrain.narrow.checkpoint to it"
+    ]
+    with pytest.raises(
+        UserError, match=r"model directory of fewstep, .* takes it as pretrain\.KEY\.checkpoint"
+    ):
+        run(job, format="diffusers")
+    for text in ("no JSON", "[]", '{"architecture": "resnet50"}'):  # of what a format may have there
+        (folder / "config.json").write_text(text)
+        assert adopt.check(params) == []

@@ -69,11 +69,31 @@ def test_each_file_that_is_missing_is_named_with_its_setting(tmp_path):
         must_be_there(NAMED, tmp_path, ADDRESSES)
     assert str(caught.value).splitlines() == [
         "params.yaml names what can't be read:",
-        "  prepare.source 'data/cats/small' is not there; put it there, or name another",
+        "  prepare.source: source 'cats/small': there is no folder data/cats/small; put it there",
         "  pretrain.mine.checkpoint 'data/mine' is not there; put it there, or name another",
         "  evaluate.features.fid.file 'data/nets/inception.pt' is not there; put it there, or name another",
     ]
     must_be_there(NAMED, tmp_path, ["pretrain@base"])  # which names none
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        (
+            "two_mons",
+            ": unknown source 'two_mons'; did you mean 'two_moons'? (there are: checkerboard, digits, "
+            "eight_gaussians, patches, two_moons, mine.npz); a file or folder of your own goes under data/",
+        ),
+        ("cats.npz", ": source 'cats.npz': there is no file data/cats.npz; put it there"),
+        ("data/two_mons", " 'data/two_mons' is not there; put it there, or name another"),
+    ],
+)
+def test_a_misspelt_source_is_told_as_the_user_wrote_it(tmp_path, source, told):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/mine.npz").touch()
+    with pytest.raises(UserError) as caught:
+        must_be_there({"prepare": {"source": source}}, tmp_path, ["prepare"])
+    assert str(caught.value).splitlines()[1:] == [f"  prepare.source{told}"]
 
 
 def test_files_that_dvc_can_fetch_may_be_missing_and_linked_folders_may_not(tmp_path):

@@ -235,6 +235,20 @@ def test_fewer_pairs_than_are_asked_for_are_counted(points, tmp_path, foreign):
         run(points, tmp_path / "taken", source="pairs.npz", pairs=100)
 
 
+@pytest.mark.parametrize(
+    ("weighed", "told"), [(slice(40, 64), "40 pairs to train on"), (slice(40), "24 pairs to hold out")]
+)
+def test_pairs_that_all_weigh_nothing_are_refused(points, tmp_path, foreign, weighed, told):
+    weight = np.zeros(64, np.float32)
+    weight[weighed] = 1
+    np.savez(tmp_path / "data/light.npz", **foreign[0], weight=weight)
+    with pytest.raises(UserError, match=rf"light\.npz: all {told} have the weight 0, which leaves no loss"):
+        run(points, tmp_path / "taken", source="light.npz", nfe=32)
+    weight[[0, 63]] = 1  # of shards some may weigh nothing
+    np.savez(tmp_path / "data/light.npz", **foreign[0], weight=weight)
+    assert "checks" in run(points, tmp_path / "light", source="light.npz", nfe=32).facts
+
+
 def test_pairs_of_another_shape_are_refused_before_any_work(points, tmp_path):
     np.savez(tmp_path / "data/wide.npz", noise=np.zeros((64, 3)), data=np.zeros((64, 3)))
     with pytest.raises(UserError, match=r"wide\.npz holds pairs of shape \(3,\), but the model takes \(2,"):

@@ -38,6 +38,11 @@ class Diffusers:
         place = self.place_of_network(folder)
         config = read_json(place / NETWORK)
         name = config.get("_class_name")
+        if is_of_fewstep(place):
+            raise UserError(
+                f"{place} is a model directory of fewstep, and no folder of diffusers; a chain takes it as "
+                "pretrain.KEY.checkpoint, where KEY is a name for the model"
+            )
         if not isinstance(name, str):
             raise UserError(f"{place / NETWORK} names no class: it is not of a network of diffusers")
         described = library.describe(name, config)
@@ -94,6 +99,16 @@ def scheduler_of(folder: Path, place: Path) -> tuple[dict[str, Any], tuple[str, 
         except UserError as error:
             return {}, (str(error),)
     return {}, (f"there is no {SCHEDULER} in {folder}: the folder doesn't say what the network predicts",)
+
+
+def is_of_fewstep(folder: Path) -> bool:
+    """Return whether a folder is a model directory of fewstep, by its config.json.
+
+    Raises:
+        UserError: if that is no mapping in JSON.
+    """
+    file = folder / NETWORK
+    return file.is_file() and isinstance(read_json(file).get("architecture"), dict)
 
 
 def read_json(file: Path) -> dict[str, Any]:
