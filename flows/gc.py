@@ -225,7 +225,7 @@ def remove_variant(folder: Path) -> None:
     """Remove a variant and its lock, which is held meanwhile, or say that a flow has begun to use it."""
     lock = folder.with_suffix(".lock")
     try:
-        with workspace_lock.held(lock, "fewstep gc", "no run"):
+        with workspace_lock.held(lock, "fewstep gc", None):
             remove(folder)
             lock.unlink()
     except UserError:

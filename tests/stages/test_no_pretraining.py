@@ -46,3 +46,7 @@ def test_the_adopted_model_is_what_others_are_compared_with():
 def test_what_needs_another_is_told(sections, told):
     with pytest.raises(UserError, match=told):
         checks.check(settings(**sections))
+
+
+def test_a_chain_without_students_needs_no_grid():
+    checks.check(settings(distill={}, search={}, trajectories={}))

@@ -136,7 +136,10 @@ def test_equal_students_do_not_take_each_others_place(se):
     from stages.tracking.mlflow_runs import why_not
 
     champion = {f"fewstep.{name}": str(value) for name, value in row("a", 2.0, se=se).items()}
-    assert "is better by 0, but" in why_not(row("b", 2.0, se=se), champion)
+    assert "has an fd_clf 0 lower than the champion's; it must be lower" in why_not(
+        row("b", 2.0, se=se), champion
+    )
+    assert "has an fd_clf 0.1 higher than" in why_not(row("b", 2.1, se=se), champion)
 
 
 def test_data_and_pairs_are_inputs_of_the_run_and_models_are_not(tracker, tmp_path):
