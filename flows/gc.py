@@ -58,7 +58,7 @@ def agreed() -> bool:
     try:
         return input("Remove? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
-        raise UserError("nothing removed: nobody there to say yes; `fewstep gc --yes` does not ask") from None
+        raise UserError("nothing removed: there is no terminal to confirm; use `fewstep gc --yes`") from None
 
 
 def freed(paths: Iterable[Path]) -> int:

@@ -86,7 +86,11 @@ def wrong_model(key: str, params: Params) -> list[str]:
     if method is None:
         return []
     if method.build().needs.stream != "data":
-        return [f"{where}.method {method.name} learns from {method.build().needs.stream}, not from data"]
+        stream = method.build().needs.stream
+        return [
+            f"{where}.method {method.name} learns from {stream}, not from data; take one that does, such as "
+            "flow_matching"
+        ]
     assert config.train is not None, "its settings refuse it"
     problems = wrong_path(where, config) + wrong_methods(params, [(f"{where}.method", method, key)])
     return problems + [f"{where}{told}" for told in wrong_training(config.train, "prepare", params)]

@@ -82,6 +82,11 @@ def written(value: Any) -> str:
     return text.removesuffix("...\n").strip()
 
 
+def shown(value: Any) -> str:
+    """Return a value for a message: as YAML has it, but a text always in quotes."""
+    return repr(value) if isinstance(value, str) else written(value)
+
+
 def _told(error: Exception) -> str:
     """Say what the parser found, and in which line."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)

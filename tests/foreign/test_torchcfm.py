@@ -130,7 +130,7 @@ def test_the_last_label_is_the_null_condition_if_that_is_said(tmp_path):
         ),
         (
             lambda w: {n: x for n, x in w.items() if n != "out.2.bias"},
-            r"lacks out\.2\.bias and 0 other weights",
+            r"lacks out\.2\.bias of the network",
         ),
     ],
     ids=["prefix", "block", "weight"],
