@@ -84,7 +84,10 @@ def written(value: Any) -> str:
 
 def shown(value: Any) -> str:
     """Return a value for a message: as YAML has it, but a text always in quotes."""
-    return repr(value) if isinstance(value, str) else written(value)
+    try:
+        return repr(value) if isinstance(value, str) else written(value)
+    except yaml.YAMLError:  # of a type that no file holds
+        return repr(value)
 
 
 def _told(error: Exception) -> str:
