@@ -109,7 +109,10 @@ def test_a_champion_gives_way_only_to_what_is_better_beyond_the_interval(tracker
     evaluated(tracker, tmp_path, row("old", 2.0))
     champions, tags = evaluated(tracker, tmp_path, row("near", 1.8))  # 1.96 * 0.14 = 0.28
     assert champions == {"champion-4": "old"}
-    assert "better by 0.2, but it takes more than 0.28" in tags["fewstep.champion-4"]
+    assert (
+        "has an fd_clf 0.2 lower than the champion's; it must be lower by more than 0.28"
+        in tags["fewstep.champion-4"]
+    )
     champions, tags = evaluated(tracker, tmp_path, row("far", 1.7))
     assert champions == {"champion-4": "far"}
     assert "in place of version 1" in tags["fewstep.champion-4"]
