@@ -20,9 +20,10 @@ from torch import Tensor
 
 from fewstep import distributed, lora
 from fewstep.conditions import Conditions, Table
-from fewstep.errors import UserError
+from fewstep.errors import UserError, and_others
 from fewstep.files import decoded, written_whole
 from fewstep.model import Model, ModelConfig, build
+from fewstep.named_fields import made_of
 
 with lazy_imports():
     from fewstep.networks import lora as adapters
@@ -69,8 +70,12 @@ def load_config(folder: Path) -> ModelConfig:
     _must_be_there(folder / CONFIG)
     content = decoded((folder / CONFIG).read_bytes(), folder / CONFIG)
     try:
-        return ModelConfig(**json.loads(content))
-    except (ValueError, TypeError, AttributeError) as error:  # a UserError is a ValueError
+        return made_of(ModelConfig, json.loads(content))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{folder / CONFIG} is no valid JSON ({error}); copy the model directory anew"
+        ) from None
+    except UserError as error:
         raise UserError(f"{folder / CONFIG}: {error}") from error
 
 
@@ -130,7 +135,7 @@ def _fill(folder: Path, file: str, wanted: dict[str, Tensor]) -> None:
                     tensor.copy_(weights.get_tensor(name))
                     finite[name] = _is_finite(tensor)
     except SafetensorError as error:
-        raise UserError(f"{folder / file} is damaged ({error})") from error
+        raise UserError(f"{folder / file} is damaged ({error}); copy or make the model anew") from error
     _refuse_infinite(folder, finite)
 
 
@@ -138,9 +143,10 @@ def _refuse_other_shapes(file: Path, found: dict[str, list[int]], wanted: dict[s
     shapes = {name: list(tensor.shape) for name, tensor in wanted.items()}
     for name in sorted(shapes.keys() | found.keys()):
         if shapes.get(name) != found.get(name):
+            here, there = (f"of shape {x[name]}" if name in x else "not at all" for x in (found, shapes))
             raise UserError(
-                f"{file} does not fit {CONFIG}: it has {name} of shape {found.get(name)}, the architecture "
-                f"of {shapes.get(name)} (None: not at all)"
+                f"{file} does not fit {CONFIG}: it has {name} {here}, the architecture {there}; copy both "
+                "files from the same model directory"
             )
 
 
@@ -197,7 +203,10 @@ def model_digest(folder: Path) -> str:
 
 def _must_be_there(file: Path) -> None:
     if not file.is_file():
-        raise UserError(f"{file.parent} is no model directory: it has no {file.name}")
+        raise UserError(
+            f"{file.parent} is no model directory: it has no {file.name}; name a folder that a training, "
+            "`fewstep average` or the stage adopt made"
+        )
 
 
 def _is_finite(weight: Tensor) -> bool:
@@ -207,4 +216,7 @@ def _is_finite(weight: Tensor) -> bool:
 
 def _refuse_infinite(folder: Path, finite: Mapping[str, bool]) -> None:
     if wrong := [name for name, is_finite in finite.items() if not is_finite]:
-        raise UserError(f"{folder}: {wrong[0]} and {len(wrong) - 1} other weights are not finite")
+        raise UserError(
+            f"{folder}: not finite: {and_others(wrong, 'weight')}; take a model whose training did not "
+            "diverge, such as one with a lower learning_rate"
+        )

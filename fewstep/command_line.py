@@ -142,9 +142,9 @@ def search(
         method: The search, a file of fewstep.searches.
         solver: The solver that will take the steps, a file of fewstep.solvers.
         guidance: The scale of classifier-free guidance that the model will be sampled with; 1 is none.
-        report: Noises to measure the found grids and equal steps on, 4096 for numbers that last; 0 for none.
+        report: Noises to measure the found grids and equal steps on, 4096 for numbers to publish; 0 for none.
         teacher: The model directory of the teacher, for a student whose timesteps were jittered in training.
-        seed: Names the noises that are drawn.
+        seed: Seed of the noise.
         batch: Noises in one network call.
         device: Where the model runs, such as cuda.
         out: The file that gets the grids, for `fewstep sample --grid`.
@@ -214,7 +214,7 @@ def sample(
         solver: The solver that takes equal steps, a file of fewstep.solvers; a grid names its own.
         guidance: The scale of classifier-free guidance; 1 is none.
         samples: How many to make. Those of a model with classes hold each class as often as its data does.
-        seed: Names the noises that are drawn.
+        seed: Seed of the noise.
         batch: Samples in one network call.
         at_once: Euler steps to find together, in fewer but larger calls; each state is kept when it moves by
             less than 0.001.

@@ -106,10 +106,8 @@ def must_have(
         if len(found) != len(shape) or any(w not in (None, s) for w, s in zip(shape, found, strict=True)):
             sizes = ", ".join("any" if size is None else str(size) for size in shape)
             told = f"({sizes},)" if len(shape) == 1 else f"({sizes})"
-            raise UserError(
-                f"{by} takes the condition {name} of shape {told}, {of} {there.get(name)} (None: not at "
-                f"all); {remedy}"
-            )
+            instead = tuple(found) if name in there else "none of that name"
+            raise UserError(f"{by} takes the condition {name} of shape {told}, {of} {instead}; {remedy}")
 
 
 def is_mask(name: str, shapes: Shapes) -> bool:
@@ -197,10 +195,12 @@ class Table:
                     raise UserError(
                         f"the {what} value of condition {name} needs {what}/{mask}: else no token counts"
                     )
-                if value.shape != self.shapes.get(name):
+                if name not in self.shapes:
+                    raise UserError(f"there is a {what} value of condition {name}, but no rows; remove it")
+                if value.shape != (wanted := self.shapes[name]):
                     raise UserError(
                         f"the {what} value of condition {name} has shape {value.shape}, its rows have "
-                        f"{self.shapes.get(name)} (None: there is no such condition)"
+                        f"{wanted}; give it their shape"
                     )
 
     def __len__(self) -> int:

@@ -1,5 +1,7 @@
 """The one exception that means: the user can mend this, and here is how; and what others say, in short."""
 
+from collections.abc import Sequence
+
 from fewstep.secrets import scrub
 
 
@@ -12,6 +14,12 @@ class UserError(ValueError):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(scrub(message))
+
+
+def and_others(names: Sequence[str], what: str) -> str:
+    """Return the first of some names, and how many more there are, such as `a and 2 other weights`."""
+    more = len(names) - 1
+    return names[0] if not more else f"{names[0]} and {more} other {what}{'s' if more > 1 else ''}"
 
 
 def first_line(error: BaseException) -> str:

@@ -16,6 +16,11 @@ with lazy_imports():
     import torch
 
 
+REMEDY = "take more steps or less guidance, or another model"
+IN_NOISE = " in the noise"
+"""The step at which noise is not finite: before the first."""
+
+
 class NotFiniteError(UserError):
     """A state or a velocity that holds NaN or infinity.
 
@@ -25,7 +30,8 @@ class NotFiniteError(UserError):
     """
 
     def __init__(self, what: str, rows: list[int], t: float, step: str = "") -> None:
-        super().__init__(f"at t = {t:.4g} the {what} is not finite{step}")
+        remedy = "take other noise" if step == IN_NOISE else REMEDY
+        super().__init__(f"at t = {t:.4g} the {what} is not finite{step}; {remedy}")
         self.rows, self.t = rows, t
 
 

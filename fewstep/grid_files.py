@@ -7,6 +7,7 @@ from typing import Any
 from fewstep.errors import UserError
 from fewstep.files import read_text
 from fewstep.grids import Grid
+from fewstep.named_fields import made_of
 
 
 def read(file: Path, steps: int | None) -> Grid:
@@ -17,11 +18,13 @@ def read(file: Path, steps: int | None) -> Grid:
     """
     try:
         listed = json.loads(read_text(file))["grids"].items()
-        found = {int(name): Grid(**grid) for name, grid in listed}
+        found = {int(name): made_of(Grid, grid) for name, grid in listed}
     except FileNotFoundError:
         raise UserError(f"there is no {file}; `fewstep search` writes one") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} holds no grids ({error}); `fewstep search` writes such a file") from error
+    except UserError as error:
+        raise UserError(f"{file} holds no grids: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{file} holds no grids; `fewstep search` writes a file that does") from None
     if steps is None and len(found) == 1:
         return next(iter(found.values()))
     if steps not in found:

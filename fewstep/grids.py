@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from fewstep import registry, spacings
 from fewstep.errors import UserError
+from fewstep.named_fields import made_of
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,11 @@ class Grid:
             UserError: if the text is not JSON of a grid.
         """
         try:
-            return cls(**json.loads(text))
-        except (json.JSONDecodeError, TypeError) as error:
-            raise UserError(f"not a grid: {text[:80]!r} ({error})") from error
+            return made_of(cls, json.loads(text))
+        except json.JSONDecodeError:
+            raise UserError(f"not a grid: {text[:80]!r} is no valid JSON; write it by to_json") from None
+        except UserError as error:
+            raise UserError(f"not a grid: {text[:80]!r}: {error}") from error
 
 
 def uniform(

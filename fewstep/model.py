@@ -1,7 +1,7 @@
 """Model: a network, and the facts one needs to use it: what it predicts, on which path, how."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -288,6 +288,17 @@ class Model(nn.Module):
         return time.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def difference(one: ModelConfig, other: ModelConfig, names: Collection[str]) -> str | None:
+    """Say in which of these fields two configs differ, None if in none."""
+    for name in names:
+        values = (getattr(one, name), getattr(other, name))
+        if values[0] != values[1]:
+            if name == "noise":
+                values = (noises.get(values[0]).told(), noises.get(values[1]).told())
+            return f"{name} differ{'' if name.endswith('s') else 's'}: {values[0]} and {values[1]}"
+    return None
+
+
 def build(config: ModelConfig, *, seed: int, table: Table | None = None) -> Model:
     """Return a model with freshly drawn weights, which depend on `seed` alone.
 
@@ -307,6 +318,9 @@ def build(config: ModelConfig, *, seed: int, table: Table | None = None) -> Mode
     if config.guidance_input:
         taken["guidance_input"] = True
     architecture = registry.find("fewstep.models", options.pop("name", None))
+    known = list(getattr(architecture, "__dataclass_fields__", options))
+    for option in options.keys() - set(known):
+        raise UserError(f"model {config.architecture['name']}: {unknown('option', option, known)}")
     try:
         design = architecture(**options)
     except TypeError as error:

@@ -49,7 +49,11 @@ class Blocks:
 
     def __post_init__(self) -> None:
         if min(self.heun, self.pseudo, self.refined) < 0 or not self.heun + self.pseudo:
-            raise UserError(f"blocks need a step of the flow, heun or pseudo, and no number below 0: {self}")
+            raise UserError(f"blocks {self}: the first or second number must be 1 or more, and none below 0")
+
+    def __str__(self) -> str:
+        """Return the numbers as `fewstep sample --blocks` takes them."""
+        return f"{self.heun} {self.pseudo} {self.refined}"
 
     @property
     def steps(self) -> int:
@@ -155,11 +159,10 @@ def must_refine(refiner: Model, teacher: Model, digest: str | None = None) -> No
             was its teacher.
     """
     must_be_refiner(refiner)
-    kinds = [(m.config.shape, m.config.classes, m.config.noise) for m in (refiner, teacher)]
-    if kinds[0] != kinds[1]:
+    if other := models.difference(refiner.config, teacher.config, ("shape", "classes", "noise")):
         raise UserError(
-            "refiner and teacher must make the same kind of samples; (shape, classes, noise) are "
-            f"{kinds[0]} and {kinds[1]}"
+            f"refiner and teacher must make the same kind of samples, but {other}; take the model that the "
+            "refiner was trained beside"
         )
     known = refiner.config.refined_model
     if None not in (known, digest) and known != digest:
@@ -222,7 +225,10 @@ def grid_of(flow: Flow, blocks: Blocks, times: Sequence[float] = ()) -> Grid:
     """
     grid = Grid(tuple(times)) if times else uniform(blocks.steps, start=flow.t_start, end=flow.t_end)
     if grid.steps != blocks.steps:
-        raise UserError(f"{blocks} are {blocks.steps} steps, but the times are of {grid.steps}")
+        raise UserError(
+            f"blocks {blocks} are {blocks.steps} steps, but the times are of {grid.steps}; give "
+            f"{blocks.steps + 1} times"
+        )
     must_fit(flow, replace(grid, solver="heun_pc"))
     return grid
 

@@ -65,8 +65,11 @@ class TrainSettings:
         _require(self, "widths", allowed, f"different numbers above 0 and up to {WIDEST}")
         _require(self, "snapshots", self.snapshots >= 1, "1 or more")
         _require(self, "precision", self.precision in ("float32", "bfloat16"), "float32 or bfloat16")
-        half = self.frozen == self.precision == "bfloat16"
-        _require(self, "frozen", half or self.frozen == "float32", "float32, or precision and it bfloat16")
+        _require(self, "frozen", self.frozen in ("float32", "bfloat16"), "float32 or bfloat16")
+        if self.frozen == "bfloat16" and self.precision != "bfloat16":
+            raise UserError(
+                "frozen bfloat16 needs precision: bfloat16; set that too, or set frozen to float32"
+            )
         _require(self, "moments", self.moments in ("float32", "8bit"), "float32 or 8bit")
 
     def rate(self, step: int) -> float:

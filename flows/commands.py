@@ -53,7 +53,7 @@ def plan(
     Args:
         stage: A stage that makes samples, such as couple@round1, which measures the time of a sample; or one
             that trains, such as pretrain@base, which measures the memory of a few samples.
-        price: Of an hour of one worker, to report the cost of making the samples of STAGE.
+        price: Price of an hour of one worker, to report the cost of making the samples of STAGE.
         memory: Report what memory each training would take, and what would take less.
         choice: The stages that a run would bring up to date.
 

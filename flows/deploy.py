@@ -29,7 +29,10 @@ def deploy(root: Path) -> None:
             try:
                 client.create_work_pool(wanted, overwrite=True)
             except httpx.HTTPError as error:
-                raise UserError(f"the Prefect server does not take pool {pool}: {error}") from None
+                raise UserError(
+                    f"the Prefect server does not take pool {pool}: {error}; remove what has its name "
+                    f"there, or rename it in {driver.FILE}"
+                ) from None
             print(f"Pool {pool} is registered; `fewstep worker {pool}` starts a worker of it")
     prefect(root, "--no-prompt", "deploy", "--all", "--prefect-file", "infra/prefect.yaml")
 
@@ -41,4 +44,6 @@ def prefect(root: Path, *arguments: str) -> None:
         UserError: It failed; it has said why.
     """
     if subprocess.run([sys.executable, "-m", "prefect", *arguments], cwd=root).returncode:
-        raise UserError(f"prefect {' '.join(arguments)} failed")
+        raise UserError(
+            f"prefect {' '.join(arguments)} failed; correct what it says above, then run the command again"
+        )

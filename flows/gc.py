@@ -58,7 +58,7 @@ def agreed() -> bool:
     try:
         return input("Remove? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
-        raise UserError("nothing removed: nobody there to say yes; `fewstep gc --yes` does not ask") from None
+        raise UserError("nothing removed: there is no terminal to confirm; use `fewstep gc --yes`") from None
 
 
 def freed(paths: Iterable[Path]) -> int:
@@ -225,7 +225,7 @@ def remove_variant(folder: Path) -> None:
     """Remove a variant and its lock, which is held meanwhile, or say that a flow has begun to use it."""
     lock = folder.with_suffix(".lock")
     try:
-        with workspace_lock.held(lock, "fewstep gc", "no run"):
+        with workspace_lock.held(lock, "fewstep gc", None):
             remove(folder)
             lock.unlink()
     except UserError:

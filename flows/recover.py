@@ -97,4 +97,4 @@ def forget_holder(lock: Path) -> list[str]:
                 state: State = Crashed(message="its process or machine died; found by `fewstep recover`")
                 client.set_flow_run_state(UUID(note["id"]), state, force=True)
                 marked = ", and marked it Crashed in Prefect"
-    return [f"forgot {who}, which died{marked}"]
+    return [f"removed the note of {who}, which died{marked}"]

@@ -92,7 +92,7 @@ def plan(root: Path, asked: Choice) -> str:
     """
     variant = Variant.of(root, asked.overrides)
     # A variant's files are renewed, which must not happen under a run; the project itself is only read.
-    with workspace_lock.held(variant.lock, "fewstep plan", "no run") if asked.overrides else nullcontext():
+    with workspace_lock.held(variant.lock, "fewstep plan", None) if asked.overrides else nullcontext():
         place = variant.prepare()
         fates = chosen(place, asked)
         check_possible(variant, place, choice.running(fates))

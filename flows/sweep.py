@@ -112,7 +112,9 @@ def combinations(grid: dict[str, list[Any]], variants: list[dict[str, Any]]) -> 
     crossed = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())] if grid else []
     found = {canonical(overrides): overrides for overrides in crossed + variants if overrides}
     if not found:
-        raise UserError("a sweep needs a grid or variants, such as --grid seed=[0,1]")
+        raise UserError(
+            "a sweep needs settings to vary, such as --grid seed=[0,1] (in the form: grid or variants)"
+        )
     return list(found.values())
 
 
@@ -128,7 +130,7 @@ def row(variant: Variant, state: State) -> dict[str, Any]:
 
 def found(variant: Variant) -> State:
     """Return the state of a variant whose flow run could not tell it: Completed if all is up to date."""
-    with suppress(UserError), workspace_lock.held(variant.lock, "fewstep sweep", "no run"):
+    with suppress(UserError), workspace_lock.held(variant.lock, "fewstep sweep", None):
         if set(choice.fates(repo.read(variant.prepare()), lost=()).values()) == {"unchanged"}:
             return Completed()
     return Failed(name="Unfinished")

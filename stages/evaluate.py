@@ -137,7 +137,8 @@ def remove_models_no_longer_named(job: Job) -> None:
         for path in sorted(set(folder.iterdir()) - named):
             if not (path / manifests.NAME).exists() and path.suffix not in LEFTOVERS:
                 job.progress.note(
-                    f"{path} is the output of no stage, but DVC counts it here; move it to data/"
+                    f"{path} is not made by any stage, but lies in a folder that is an input of evaluate; "
+                    "move it to data/"
                 )
                 continue
             job.progress.note(f"removed {path}: no stage in params.yaml makes it any more")

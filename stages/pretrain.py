@@ -85,8 +85,9 @@ def wrong_model(key: str, params: Params) -> list[str]:
         return outside
     if method is None:
         return []
-    if method.build().needs.stream != "data":
-        return [f"{where}.method {method.name} learns from {method.build().needs.stream}, not from data"]
+    if (stream := method.build().needs.stream) != "data":
+        told = f"{method.name} learns from {stream}, not from data; take flow_matching or another that does"
+        return [f"{where}.method {told}"]
     assert config.train is not None, "its settings refuse it"
     problems = wrong_path(where, config) + wrong_methods(params, [(f"{where}.method", method, key)])
     return problems + [f"{where}{told}" for told in wrong_training(config.train, "prepare", params)]

@@ -61,21 +61,20 @@ def check(params: Params) -> list[str]:
     """Return what is wrong across sections: a round needs a model, pairs and a method for pairs."""
     rounds = {key: params.config("reflow", key) for key in params.keys("reflow")}
     problems = missing_flows(params, [(f"reflow.{key}.init", config.init) for key, config in rounds.items()])
-    problems += wrong_methods(
-        params,
-        [(f"reflow.{key}.method", config.method, config.init) for key, config in rounds.items()],
-        supplied=("features",),
-    )
     for key, config in rounds.items():
         problems += [f"reflow.{key}{told}" for told in wrong_lora(config, params)]
         problems += [f"reflow.{key}{told}" for told in wrong_training(config.train, f"couple/{key}", params)]
-        method = config.method
-        if method.build().needs.stream != "pairs":
+        method, where = config.method, f"reflow.{key}.method"
+        if (stream := method.build().needs.stream) != "pairs":
             problems.append(
-                f"reflow.{key}.method {method.name} learns from {method.build().needs.stream}, not pairs"
+                f"{where} {method.name} learns from {stream}, not pairs; take one that does, such as reflow"
             )
         elif method.build().trained_times != "all":
-            problems.append(f"reflow.{key}.method {method.name} trains students; use it in distill")
+            problems.append(
+                f"{where} {method.name} trains students; use it in distill, and take another here"
+            )
+        else:
+            problems += wrong_methods(params, [(where, method, config.init)], supplied=("features",))
         if config.init == key:
             problems.append(f"reflow.{key}.init is the model it makes; name the one that made its pairs")
         if key not in params.keys("couple"):

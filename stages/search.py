@@ -85,7 +85,8 @@ def check(params: Params) -> list[str]:
             method.build().check(config.budgets, config.solver)
         except UserError as error:
             problems.append(f"{where}.budgets: {error}")
-    if not configs and (there := teachers(params)):  # without a teacher, evaluate says what is missing
+    there = teachers(params)  # without one, evaluate says what is missing
+    if not configs and params.keys("distill") and there:
         named = " or ".join(f"search.{name}" for name in there)
         problems.append(f"search is empty, but every student needs a grid: add {named}")
     return problems

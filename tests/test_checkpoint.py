@@ -76,14 +76,18 @@ def test_a_missing_folder_is_named(tmp_path):
         ({"architecture": {"name": "unte"}}, "model 'unte'; did you mean 'unet'"),
         ({"architecture": {"name": "mlp", "widht": 8}}, "widht"),
         ({"architecture": {}}, "unknown model None"),
-        ({"pathh": "linear"}, "pathh"),
+        ({"pathh": "linear"}, "it has 'pathh', which this version of fewstep does not know; install"),
+        ({"shape": None}, "one of its values has a wrong type"),
         ({"path": "circle"}, "circle"),
         ({"path": ["x"]}, "config.json"),
-        ({"lora": {"alpha": "x"}}, "could not convert string to float"),
+        ({"lora": {"alpha": "x"}}, "one of its values has a wrong type"),
         ({"grid": {"times": [1, 0]}}, "grid times must increase"),
-        ({"shape": [5]}, r"first.weight of shape \[8, 2\], the architecture of \[8, 5\]"),
-        ({"architecture": {"name": "mlp", "width": 8, "depth": 2}}, r"blocks.1.*of shape None"),
-        ({"classes": 0}, r"label.weight of shape \[4, 8\], the architecture of None"),
+        ({"shape": [5]}, r"first.weight of shape \[8, 2\], the architecture of shape \[8, 5\]"),
+        (
+            {"architecture": {"name": "mlp", "width": 8, "depth": 2}},
+            r"it has blocks\.1.* not at all, the architecture of shape .*; copy both",
+        ),
+        ({"classes": 0}, r"label.weight of shape \[4, 8\], the architecture not at all"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(folder, change, message):

@@ -243,8 +243,8 @@ def test_a_process_that_never_asked_the_registry_imports_a_plug_in_too(project):
 @pytest.mark.parametrize(
     ("section", "need", "told"),
     [
-        ("reflow", "data", "reflow.round1.method wants_more needs data, which this stage can't supply"),
-        ("reflow", "teacher", "reflow.round1.method wants_more needs teacher, which this stage can't supply"),
+        ("reflow", "data", "reflow.round1.method wants_more trains students; use it in distill"),
+        ("reflow", "teacher", "reflow.round1.method wants_more trains students; use it in distill"),
         ("reflow", "conditions", "reflow.round1.method wants_more: it needs a model with classes"),
         ("pretrain", "second_time", "pretrain.base.method wants_more learns from pairs, not from data"),
     ],

@@ -89,7 +89,8 @@ def test_the_step_and_time_at_which_a_state_is_not_finite_are_reported(bad, solv
     flow = FieldFlow(lambda x, t: torch.where(t >= 0.5, bad, 1.0)[:, None].expand_as(x))
     with pytest.raises(NotFiniteError) as caught:
         solvers.integrate(flow, torch.zeros(2, 3), grids.uniform(4, solver=solver))
-    assert str(caught.value) == f"at t = {time} the state is not finite after step {step} of 4"
+    told = f"at t = {time} the state is not finite after step {step} of 4"
+    assert str(caught.value) == f"{told}; take more steps or less guidance, or another model"
 
 
 def test_a_state_that_overflows_is_refused():
@@ -99,7 +100,9 @@ def test_a_state_that_overflows_is_refused():
 
 def test_noise_that_is_not_finite_is_refused():
     noise = torch.tensor([[0.0], [torch.nan]])
-    with pytest.raises(NotFiniteError, match="at t = 0 the state is not finite in the noise") as caught:
+    with pytest.raises(
+        NotFiniteError, match="at t = 0 the state is not finite in the noise; take other noise"
+    ) as caught:
         solvers.integrate(gaussian([0.0], [0.5]).flow(), noise, grids.uniform(2))
     assert caught.value.rows == [1]
 

@@ -160,7 +160,10 @@ def test_a_refiner_takes_the_last_steps_beside_its_teacher_under_its_guidance(ma
             ["--refiner", "of another", "--blocks", "1", "0", "0"],
             "was trained beside the model 0123, but this",
         ),
-        (["--refiner", "turbo", "--blocks", "0", "0", "2"], "blocks need a step of the flow"),
+        (
+            ["--refiner", "turbo", "--blocks", "0", "0", "2"],
+            "blocks 0 0 2: the first or second number must be 1 or more",
+        ),
         (["--refiner", "turbo", "--blocks", "1", "0", "0", "--steps", "2"], "leave --steps out"),
         (["--refiner", "turbo", "--blocks", "1", "0", "0", "--guidance", "2"], "leave --guidance out"),
     ],

@@ -22,12 +22,16 @@ from fewstep.settings import MonitorSettings, TrainSettings
         ("ema", 1.0),
         ("precision", "float16"),
         ("frozen", "float16"),
-        ("frozen", "bfloat16"),  # precision is float32
     ],
 )
 def test_impossible_values_are_refused_by_name(name, value):
     with pytest.raises(UserError, match=f"{name} must be .*, got"):
         TrainSettings(**{"steps": 10, name: value})
+
+
+def test_frozen_weights_in_half_need_networks_that_compute_in_half():
+    with pytest.raises(UserError, match="frozen bfloat16 needs precision: bfloat16; set that too"):
+        TrainSettings(steps=10, frozen="bfloat16")
 
 
 @pytest.mark.parametrize(("name", "value"), [("samples", 99), ("looks", 0), ("patience", 0)])

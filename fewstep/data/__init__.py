@@ -79,7 +79,7 @@ def source_for(source: str, root: Path, **options: Any) -> Source:
     elif path is None:
         name, options = "npz", {"path": source, **options}
         if not source.endswith(".npz"):
-            raise UserError(f"source {source!r}: only .npz files are read from a URL")
+            raise UserError(f"source {source!r}: only .npz files are read from a URL; download it to data/")
     else:
         name, options = _kind(path, source, root), {"path": path, **options}
     kind = registry.find_settings("fewstep.data", name)

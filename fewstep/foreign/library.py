@@ -35,7 +35,9 @@ def build(
     adapter, described = adapter_of(name), describe(name, config)
     refuse_misfit(name, described, shape, classes)
     if (taken := described.taken(conditions)) != dict(conditions):
-        raise UserError(f"{name} takes the conditions {taken}, not {dict(conditions)}")
+        raise UserError(
+            f"{name} takes the conditions {taken}, not {dict(conditions)}; prepare data with those it takes"
+        )
     if guidance_input != described.guidance_input:
         if guidance_input:
             raise UserError(f"{name} takes no guidance as an input; set guidance_input to false")

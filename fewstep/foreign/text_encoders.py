@@ -13,7 +13,7 @@ from torch import nn
 
 from fewstep import registry
 from fewstep.conditions import Table, must_have
-from fewstep.errors import UserError, first_line
+from fewstep.errors import UserError, and_others, first_line
 from fewstep.extras import brought_by
 from fewstep.foreign import weights
 from fewstep.foreign.formats.diffusers import NETWORK, PIPELINE, read_json
@@ -159,9 +159,7 @@ def _encoder(place: Path, name: str) -> nn.Module:
         place, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
     )
     if missing := sorted(told["missing_keys"]):
-        raise UserError(
-            f"{place} lacks {missing[0]} and {len(missing) - 1} other weights of a {name}; save it anew"
-        )
+        raise UserError(f"{place}, a {name}, lacks {and_others(missing, 'weight')}; save it anew")
     return network.eval().requires_grad_(False)
 
 

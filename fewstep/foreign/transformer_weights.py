@@ -33,8 +33,8 @@ def look(folder: Path, heads: int | None, declared: dict[str, Any]) -> Found:
     for name, dimensions in DIMENSIONS.items():
         if len(there.get(name, ())) != dimensions:
             raise UserError(
-                f"{folder} has no {name}, which the weights of DiT and SiT have, of {dimensions} dimensions; "
-                "take their state dict, of a checkpoint of their training what is under ema"
+                f"{folder} has no {name} of {dimensions} dimensions, which the weights of DiT and SiT have; "
+                "save the state dict of the network: in a checkpoint of their training it is under `ema`"
             )
     width, channels, patch, _ = there[PATCHES]
     if heads is None and width not in HEADS:

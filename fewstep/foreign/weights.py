@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from fewstep.errors import UserError
+from fewstep.errors import UserError, and_others
 
 WHOLE = "diffusion_pytorch_model.safetensors"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
@@ -93,9 +93,9 @@ def fill(network: nn.Module, files: list[Path]) -> None:
             raise UserError(f"{file} is damaged ({error})") from error
     if missing:
         raise UserError(
-            f"{files[0].parent} lacks {min(missing)} and {len(missing) - 1} other weights of the network. "
-            "Its options say another network than its weights, or another version of the library wrote it: "
-            "load it there and save it anew"
+            f"{files[0].parent} lacks {and_others(sorted(missing), 'weight')} of the network; the format's "
+            "options describe another network than the weights, change them; or another version of the "
+            "library wrote it, load it there and save it anew"
         )
 
 
@@ -104,9 +104,9 @@ def _copy(file: Path, name: str, found: torch.Tensor, wanted: dict[str, torch.Te
     if name not in wanted or wanted[name].shape != found.shape:
         has = f"of shape {list(wanted[name].shape)}" if name in wanted else "none"
         raise UserError(
-            f"{file}: {name} has shape {list(found.shape)}, the network has {has}; its options say another "
-            "network than its weights"
+            f"{file}: {name} has shape {list(found.shape)}, the network has {has}; the format's options "
+            "describe another network than the weights; change them"
         )
     if not torch.isfinite(found).all():
-        raise UserError(f"{file}: {name} is not finite")
+        raise UserError(f"{file}: {name} is not finite; take weights whose training did not diverge")
     wanted[name].copy_(found)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 with lazy_imports():
     import torch
 
+    from fewstep import model as models
+
 
 def must_take_until(student: Model) -> None:
     """Refuse a student whose network can't be told when a step ends.
@@ -66,12 +68,11 @@ def must_make_the_same(student: Model, teacher: Model) -> None:
     Raises:
         UserError: naming what each makes.
     """
-    configs = (student.config, teacher.config)
-    kinds = [(c.shape, c.classes, c.conditions, c.noise) for c in configs]
-    if kinds[0] != kinds[1]:
+    alike = ("shape", "classes", "conditions", "noise")
+    if other := models.difference(student.config, teacher.config, alike):
         raise UserError(
-            "student and teacher must make the same kind of samples; (shape, classes, conditions, noise) are "
-            f"{kinds[0]} and {kinds[1]}"
+            f"student and teacher must make the same kind of samples, but {other}; take a teacher that "
+            "agrees with the student"
         )
 
 

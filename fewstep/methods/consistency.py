@@ -75,7 +75,9 @@ class Consistency(Method):
         check_distance(self.distance)
         _spans.check_share("warmup", self.warmup)
         if self.guidance != 1 and not self.teacher:
-            raise UserError(f"guidance {self.guidance} is of a teacher; set teacher to true, or this to 1")
+            raise UserError(
+                f"guidance {self.guidance} needs `teacher: true` in the method; set it, or set guidance to 1"
+            )
 
     @property
     def needs(self) -> Needs:

@@ -46,7 +46,7 @@ class Dmd(DistributionMatching):
             raise UserError(unknown("through", self.through, list(THROUGH)))
         if self.through == "last" and self.regression_weight:
             raise UserError(
-                "through last judges no whole samples, which regression_weight compares with pairs; set "
+                "regression_weight compares complete samples with pairs, and `through: last` makes none; set "
                 "through to all, or regression_weight to 0"
             )
 

@@ -61,7 +61,10 @@ class FlowMapDistillation(Method):
         for name in ("to_data", "from_noise", "at_once"):
             _spans.check_share(name, getattr(self, name))
         if self.identity == "semigroup" and not self.at_once:
-            raise UserError("at_once must be above 0 for the semigroup, whose only teacher these rows are")
+            raise UserError(
+                "identity semigroup learns the teacher's velocity from the share at_once alone; set it above "
+                "0"
+            )
 
     @property
     def needs(self) -> Needs:

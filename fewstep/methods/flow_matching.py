@@ -53,7 +53,7 @@ class FlowMatching(PathRegression):
         """See Method.no_score."""
         if self.coupling == "independent":
             return None
-        return f".coupling {self.coupling} makes noise depend on data, so there is none; use independent"
+        return f".coupling {self.coupling} pairs noise with data, and gives no scores; set it to independent"
 
     def prepare_batch(self, batch: Batch, keys: Tensor, law: Law) -> Batch:
         """Return the batch with a noise for each sample."""

@@ -60,7 +60,7 @@ class Meanflow(Method):
         for name in ("to_data", "from_noise", "at_once", "power"):
             _spans.check_share(name, getattr(self, name))
         if not self.at_once:
-            raise UserError("at_once must be above 0: these rows alone say what the velocity is")
+            raise UserError("meanflow learns the velocity from the share at_once alone; set it above 0")
 
     @property
     def needs(self) -> Needs:

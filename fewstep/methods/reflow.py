@@ -63,7 +63,9 @@ class Reflow(PathRegression):
         if self.feature_growth not in GROWTHS:
             raise UserError(unknown("feature_growth", self.feature_growth, list(GROWTHS)))
         if self.feature_growth != "none" and not self.feature_weight:
-            raise UserError(f"feature_growth {self.feature_growth} is of a feature_weight, which is 0")
+            raise UserError(
+                "feature_growth needs a feature_weight above 0; set one, or set feature_growth to none"
+            )
         if not 0 <= self.anneal <= 1:
             raise UserError(f"anneal is a share of the training from 0 to 1, got {self.anneal}")
 

@@ -10,7 +10,7 @@ from etils.epy import lazy_imports
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fewstep.errors import UserError, first_line
+from fewstep.errors import UserError, and_others, first_line
 from fewstep.extras import brought_by
 from fewstep.foreign import weights
 from fewstep.foreign.formats.diffusers import NETWORK, read_json
@@ -98,7 +98,7 @@ def read(folder: Path, device: str) -> Vision:
         problem = first_line(error)
         raise UserError(f"{folder} can't be read as a {known[kind]} ({problem}); save it anew") from error
     if missing := sorted(told["missing_keys"]):
-        raise UserError(f"{folder} lacks {missing[0]} and {len(missing) - 1} other weights; save it anew")
+        raise UserError(f"{folder} lacks {and_others(missing, 'weight')}; save it anew")
     network = network.eval().requires_grad_(False).to(device)
     return (
         Vision(network, processor, digest) if kind != "clip" else Clip(network, processor, digest, tokenizer)

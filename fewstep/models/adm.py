@@ -9,6 +9,7 @@ from etils.epy import lazy_imports
 
 from fewstep.conditions import NONE, images_must_fit
 from fewstep.errors import UserError
+from fewstep.models._numbers import must_be_positive
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,16 +58,21 @@ class Adm:
 
     def __post_init__(self) -> None:
         per_head = 1 if self.head_channels is None else self.head_channels
-        numbers = (self.width, self.blocks, self.heads, per_head, *self.channels)
-        if not self.multipliers or min(numbers) < 1:
-            raise UserError(f"adm: width, multipliers, blocks and heads must be 1 or more, got {self}")
+        must_be_positive(
+            "adm", width=self.width, blocks=self.blocks, heads=self.heads, head_channels=per_head
+        )
+        if not self.multipliers or min(self.channels) < 1:
+            raise UserError(
+                "adm: multipliers must be one or more numbers above 0, of which each gives a level its "
+                f"channels, got {list(self.multipliers)}"
+            )
         for channels in {self.width, *self.channels}:
             if channels % GROUPS:
                 raise UserError(f"adm: width and channels must be multiples of {GROUPS}, got {channels}")
         if max(self.channels) == GROUPS and not self.scale_shift:
             raise UserError(
-                f"adm: with {GROUPS} channels at every level the norms take away what time and conditions "
-                "add; give a level more by multipliers, or set scale_shift"
+                f"adm: at least one level must have more than {GROUPS} channels, or norms take away what "
+                "time and conditions add; raise a multiplier or the width, or set scale_shift: true"
             )
         if wrong := set(self.attention) - set(range(len(self.multipliers))):
             raise UserError(

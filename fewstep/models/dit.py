@@ -9,6 +9,7 @@ from etils.epy import lazy_imports
 
 from fewstep.conditions import NONE, images_must_fit
 from fewstep.errors import UserError
+from fewstep.models._numbers import must_be_positive
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,8 +40,7 @@ class Dit:
     """Whether it also makes a variance, which is not used; networks of DiT's and SiT's code do."""
 
     def __post_init__(self) -> None:
-        if min(self.width, self.depth, self.heads, self.patch) < 1:
-            raise UserError(f"dit: width, depth, heads and patch must be 1 or more, got {self}")
+        must_be_positive("dit", width=self.width, depth=self.depth, heads=self.heads, patch=self.patch)
         if self.width % self.heads or self.width % 4:
             raise UserError(
                 f"dit: the width must be a multiple of the heads, {self.heads}, and of 4, got {self.width}"

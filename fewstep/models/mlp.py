@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from etils.epy import lazy_imports
 
 from fewstep.conditions import NONE
-from fewstep.errors import UserError
+from fewstep.models._numbers import must_be_positive
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,8 +33,7 @@ class Mlp:
     """Residual blocks."""
 
     def __post_init__(self) -> None:
-        if min(self.width, self.depth) < 1:
-            raise UserError(f"mlp: width and depth must be 1 or more, got {self}")
+        must_be_positive("mlp", width=self.width, depth=self.depth)
 
     def build(
         self,

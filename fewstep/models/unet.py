@@ -9,6 +9,7 @@ from etils.epy import lazy_imports
 
 from fewstep.conditions import NONE, images_must_fit
 from fewstep.errors import UserError
+from fewstep.models._numbers import must_be_positive
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,8 +39,11 @@ class Unet:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
-        if min(self.width, self.blocks, *self.multipliers, len(self.multipliers)) < 1:
-            raise UserError(f"unet: width, multipliers and blocks must be 1 or more, got {self}")
+        must_be_positive("unet", width=self.width, blocks=self.blocks)
+        if not self.multipliers or min(self.multipliers) < 1:
+            raise UserError(
+                f"unet: multipliers must be one or more numbers from 1, got {list(self.multipliers)}"
+            )
 
     def build(
         self,

@@ -57,5 +57,5 @@ def _finite(
         others = len({*bad, *error.rows}) - 1
         raise UserError(
             f"{kind} {first + error.rows[0]} (and {others} more of its batch of {len(noise)}) can't be made: "
-            f"{error}; take more calls or less guidance, or another model"
+            f"{error}"
         ) from error

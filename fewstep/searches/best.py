@@ -93,7 +93,7 @@ class Best(Search):
         """See Search.search."""
         self.check(problem.budgets, problem.solver)
         nfe = self.velocities(problem) * problem.flow.nfe_per_velocity
-        problem.progress.note(f"best: up to about {nfe:,} network calls, each noise's counted")
+        problem.progress.note(f"best: up to about {nfe:,} network calls, counted for each noise")
         results = {name: candidate(name).search(problem) for name in self.candidates}
         grids = {name: result.grids for name, result in results.items()}
         choices = {

@@ -27,7 +27,7 @@ def descend(problem: Problem, grid: Grid, role: str, count: int) -> Grid:
         count: How many.
     """
     error = float(endpoint_squares(problem, [grid], role, count).mean())
-    problem.progress.start(f"move {grid.steps - 1} timesteps", len(REACHES), unit="reach")
+    problem.progress.start(f"move {grid.steps - 1} timesteps", len(REACHES), unit="pass")
     for part in REACHES:
         for _ in range(SWEEPS):
             before = error

@@ -11,7 +11,10 @@ from fewstep.shards.fields import DTYPES, Field, is_drawn_as_ever
 
 INDEX = "shards.json"
 VERSION = 2
-REMEDY = "run the stage that made it again"
+REMEDY = "make the set again: in a checkout by `fewstep recover`, then `dvc repro` of the stage that made it"
+"""For a set that is damaged, which DVC may restore."""
+ANEW = "make the set again: in a checkout by `fewstep run --force --only` and the stage that made it"
+"""For a set that is whole, but of no use."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +83,9 @@ def parse(content: bytes, folder: str) -> Index:
             drawn = {name: field for name, field in index.fields.items() if "drawn" in field}
             changed = [name for name, field in drawn.items() if not is_drawn_as_ever(field)]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}/{INDEX} is damaged ({error!r}); {REMEDY}") from error
+        raise UserError(f"{folder}/{INDEX} is damaged: it is no index of shards; {REMEDY}") from error
     if version != VERSION:
-        age, remedy = (
-            ("a newer", f"upgrade fewstep, or {REMEDY}") if version > VERSION else ("an older", REMEDY)
-        )
+        age, remedy = ("a newer", f"upgrade fewstep, or {ANEW}") if version > VERSION else ("an older", ANEW)
         raise UserError(
             f"{folder} was made by {age} fewstep (schema {version}, this one knows {VERSION}): {remedy}"
         )
@@ -93,6 +94,6 @@ def parse(content: bytes, folder: str) -> Index:
     if changed:
         raise UserError(
             f"field {changed[0]!r} of {folder} is noise to be drawn, and this numpy draws other numbers than "
-            f"the one that made the set: install that one, or {REMEDY}"
+            f"the one that made the set: install that one, or {ANEW}"
         )
     return index

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from fewstep import registry
 from fewstep.errors import UserError
-from fewstep.finite import refuse_not_finite
+from fewstep.finite import IN_NOISE, refuse_not_finite
 from fewstep.flow import Flow, as_state, only_grid, velocity_until
 from fewstep.grids import Grid, reach
 
@@ -216,6 +216,6 @@ def integrate(flow: Flow, noise: Tensor, grid: Grid, **conditions: Tensor) -> So
     """
     counted = CountedFlow(flow, conditions)
     for step, (x, t) in enumerate(zip(trajectory(counted, noise, grid), grid.times, strict=True)):
-        where = f" after step {step} of {grid.steps}" if step else " in the noise"
+        where = f" after step {step} of {grid.steps}" if step else IN_NOISE
         refuse_not_finite("state", x, t, where)
     return Solution(x, counted.nfe)

@@ -150,7 +150,7 @@ class Method:
         It gives scores if noise was drawn independently of the data: then Tweedie's formula holds. The
         text is appended to the setting that names the method.
         """
-        return f" learns from {self.needs.stream}, which gives none"
+        return f" learns from {self.needs.stream}, and gives no scores; set it to flow_matching"
 
     def trained(self) -> dict[str, Any]:
         """Return the fields of a student's ModelConfig that this training sets, whatever it started from.

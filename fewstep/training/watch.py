@@ -17,9 +17,7 @@ from fewstep.training.trainee import under
 FD_TIMES = 5.0  # times the least distance so far; a look with more is called a collapse,
 RECALL_LEFT = 0.5  # as is one with less than this part of the greatest recall so far,
 SHARES_MOVED = 0.25  # or with shares further off than the best so far by this
-REMEDY = (
-    "try a lower learning_rate, a longer warm-up of the other networks, a regression_weight, or more noise"
-)
+REMEDY = "try a lower learning_rate, or in the method a greater fake_warmup or a regression_weight"
 
 
 @dataclass(frozen=True)

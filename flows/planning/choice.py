@@ -58,7 +58,7 @@ def choose(
         UserError: There is no such stage, or an input of a chosen stage is out of date.
     """
     if start_from and only:
-        raise UserError(f"give start_from ({start_from!r}) or only ({only!r}), not both")
+        raise UserError(f"give --start-from ({start_from}) or --only ({only}), not both")
     names = asked.split(",") if (asked := start_from or only) else stages
     named = {stage for name in names for stage in matching(name, stages)}
     if start_from:
@@ -69,8 +69,8 @@ def choose(
     needed = above(stages, named) - named
     if stale := [name for name in stages if name in needed and known[name] == "run"]:
         raise UserError(
-            f"{asked} needs what is not up to date: {', '.join(stale)}; start from {stale[0]}, "
-            "or leave start_from and only out"
+            f"{asked} needs what is not up to date: {', '.join(stale)}; give --start-from {stale[0]}, "
+            "or neither --start-from nor --only"
         )
     chosen: dict[str, Fate] = {}
     for name in stages:

@@ -31,10 +31,15 @@ def settings(kind: Any, tokens: Sequence[Token]) -> dict[str, Any]:
     for token in tokens:
         key, equals, text = token.value.partition("=")
         if not (key and equals):
-            raise UserError(f"{token.keyword} needs KEY=VALUE, such as seed=1, got {token.value!r}")
+            example = "seed=[0,1]" if token.keyword == "--grid" else "seed=1"
+            raise UserError(f"needs KEY=VALUE, such as {example}, got {token.value!r}")
         if key in found:
-            raise UserError(f"{token.keyword} {token.value}: {key} has a value already; give it one")
-        found[key] = yaml_text.read(text, f"{token.keyword} {token.value}")
+            raise UserError(f"{token.value}: {key} has a value already; give it one")
+        try:
+            found[key] = yaml_text.read(text, token.value)
+        except UserError as error:
+            hint = "; put the word in quotes" if text[:1] in ("[", "{") else ""  # or the shell splits it
+            raise UserError(f"{error}{hint}") from None
     return found
 
 
@@ -104,7 +109,7 @@ class SweepRequest:
     """What a sweep is asked for."""
 
     grid: Annotated[dict[str, list[Any]], words("--grid")] = field(default_factory=dict)
-    """Lists of values by dotted setting, such as distill.boss-4.train.steps=[200, 400]. Every combination
+    """Lists of values by dotted setting, such as distill.boss-4.train.steps=[200,400]. Every combination
     is a variant."""
     variants: Annotated[list[dict[str, Any]], Parameter(parse=False)] = field(default_factory=list)
     """Further variants, each a mapping of dotted settings to values, such as {"seed": 1}."""

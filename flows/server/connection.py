@@ -33,7 +33,7 @@ def check() -> None:
     """Ask the server that PREFECT_API_URL names; without one, the run starts its own.
 
     Raises:
-        UserError: It does not answer, or lets nobody in with this login.
+        UserError: It does not answer, or refuses this login.
     """
     address = PREFECT_API_URL.value()
     if address and (error := unreachable()):
@@ -44,8 +44,8 @@ def check() -> None:
         )
     if address and refused():
         raise UserError(
-            f"the Prefect server at {scrub(address)} lets nobody in with this login: export {login.CLIENT}, "
-            "as `fewstep ui` prints it, or to what the team's PREFECT_LOGIN is"
+            f"the Prefect server at {scrub(address)} refuses this login; export {login.CLIENT} as "
+            "`fewstep ui` prints it, or for a team's server with the value of its PREFECT_LOGIN"
         )
 
 

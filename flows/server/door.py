@@ -40,7 +40,10 @@ def app() -> FastAPI:
         UserError: It has no login.
     """
     if not os.environ.get(login.SERVER):
-        raise UserError(f"{login.SERVER} must be name:secret, or whoever reaches the server can run code")
+        raise UserError(
+            f"{login.SERVER} is not set, so whoever reaches the server could run code; set it to "
+            "name:secret, or start the server with `fewstep ui`, which does"
+        )
     tables.give(HOME)
     server = create_app(final=True)
     server.router.routes.insert(0, Route(f"{ENTRANCE}{{path:path}}", entrance))

@@ -174,8 +174,8 @@ def send(client: SyncPrefectClient, stage: str, pool: str, parameters: dict[str,
         made = run_deployment(f"{FLOW}/{pool}", parameters=parameters, timeout=0, flow_run_name=stage)
     except ObjectNotFound:
         raise UserError(
-            f"the Prefect server at {client.api_url} has no pool {pool}; register it with `fewstep deploy`, "
-            f"and start a worker with `fewstep worker {pool}`"
+            f"the Prefect server at {client.api_url} has no deployment {FLOW}/{pool}; add one for pool "
+            f"{pool} to infra/prefect.yaml if there is none, then run `fewstep deploy`"
         ) from None
     return cast("FlowRun", made).id  # outside of an event loop
 

@@ -48,14 +48,17 @@ def check_closed(pool: str, root: Path) -> None:
         job = found.raise_for_status().json()["base_job_template"]
     except httpx.HTTPStatusError as error:
         wrong = error.response.status_code == httpx.codes.UNAUTHORIZED
-        advice = f"; {login.CLIENT} is missing or wrong" if wrong else ""
+        advice = f"; {login.CLIENT} is missing or wrong: export it" if wrong else "; see its log"
         raise UserError(
             f"the Prefect server at {server} answers {error.response.status_code}{advice}"
         ) from None
     except httpx.HTTPError as error:
-        raise UserError(f"the Prefect server at {server} does not answer ({type(error).__name__})") from None
+        raise UserError(
+            f"the Prefect server at {server} does not answer ({type(error).__name__}); start it, or set "
+            "PREFECT_API_URL to one that runs"
+        ) from None
     if job != json.loads((root / JOB).read_text()):
         raise UserError(
-            f"pool {pool} at {server} lets whoever starts a run choose its command: its job is not that of "
-            f"{JOB}. Close it with `fewstep deploy`, then start the worker again"
+            f"pool {pool} at {server} has another job than {JOB}, so whoever starts a run could choose its "
+            "command; run `fewstep deploy`, then start the worker again"
         )

@@ -114,7 +114,7 @@ def put(raw: dict[str, Any], path: str, value: Any) -> None:
         UserError: There is no such place in params.yaml.
     """
     *steps, last = path.split(".")
-    place, walked = raw, ""
+    place, walked = raw, ""  # where it stands, and how it came there
     for depth, step in enumerate([*steps, last]):
         keys = depth == 0 or (depth == 1 and steps[0] in discovery.names() and discovery.keyed(steps[0]))
         if keys and step not in place:
@@ -127,8 +127,21 @@ def put(raw: dict[str, Any], path: str, value: Any) -> None:
         if depth < len(steps):
             place = place.setdefault(step, {})
             if not isinstance(place, dict):
-                raise UserError(f"{path}: {walked[:-1]} is {place!r}, which has no settings of its own")
+                raise UserError(
+                    f"{path}: {no_mapping(walked[:-1], place, [*steps, last][depth + 1 :], value)}"
+                )
     place[last] = value
+
+
+def no_mapping(place: str, there: Any, below: list[str], value: Any) -> str:
+    """Say that a setting has nothing below it where it is written as one value, and how to write it."""
+    told = f"{place} is written as the plain value {yaml_text.written(there)}"
+    if not (there is None or isinstance(there, str)):
+        return f"{told}, which has no settings below it"
+    for name in reversed(below):
+        value = {name: value}
+    mapping = ({} if there is None else {"name": there}) | value
+    return f"{told}; write it as a mapping, such as --set '{place}={yaml_text.written(mapping)}'"
 
 
 def tracked(root: Path) -> set[Path]:

@@ -23,11 +23,11 @@ def note_of(lock: Path) -> Path:
 
 
 @contextmanager
-def held(lock: Path, name: str, run: str) -> Iterator[None]:
-    """Hold a workspace for the flow run of that name and id.
+def held(lock: Path, name: str, run: str | None) -> Iterator[None]:
+    """Hold a workspace for the flow run of that name and id, or for a command, which has no id.
 
     Raises:
-        UserError: Another flow run holds it.
+        UserError: Another flow run or command holds it.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -77,7 +77,8 @@ def holder(lock: Path) -> str:
     note = read_note(lock)
     if not note:
         return "another flow run"
-    return f"flow run {note['name']} ({note['id']}, process {note['pid']} on {note['host']})"
+    where = f"process {note['pid']} on {note['host']}"
+    return f"flow run {note['name']} ({note['id']}, {where})" if note["id"] else f"`{note['name']}` ({where})"
 
 
 def read_note(lock: Path) -> dict | None:

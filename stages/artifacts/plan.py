@@ -151,7 +151,7 @@ class Plan:
             raise UserError(
                 "settings, code or inputs changed while this ran, so nothing was published:\n"
                 + "\n".join(f"  {line}" for line in changes)
-                + f"\nRun: dvc repro {self.address} (going back to the old values finds the work done)"
+                + f"\nRun: dvc repro {self.address} (with the old values again, it publishes what was made)"
             )
 
 
@@ -202,7 +202,8 @@ def stale(manifest: dict[str, Any], params: Params, maker: tuple[str, str | None
     """Say in what an artifact's manifest disagrees with what its stage would do today."""
     stage, key = maker
     if (manifest["stage"], manifest["key"]) != maker:
-        return f"{discovery.address(manifest['stage'], manifest['key'])} made it"
+        other = discovery.address(manifest["stage"], manifest["key"])
+        return f"{other} made it, not {discovery.address(*maker)}"
     config = deciding(params.config(stage, key))
     today = {"config": config, "seed": params.seed, "version": discovery.version(stage)}
     if changes := differences({name: manifest[name] for name in today}, today):

@@ -168,10 +168,11 @@ def converge(
             by = moved(measured.results[own[-2]].scores, measured.results[last].scores)
             if not by.little and len(own) <= DOUBLINGS:
                 continue
-            far = "has converged" if by.little else "HAS NOT CONVERGED, ratios to it flatter"
+            far = "has converged" if by.little else "has not converged, so ratios to it are too low"
+            remedy = "" if by.little else "; raise evaluate.reference_nfe"
             told = (
                 f"{last.name} {far}: its distance moved by {by.share:.1%}, {by.errors:.2g} of its error, "
-                "when the steps were doubled"
+                f"when the steps were doubled{remedy}"
             )
             measured.job.progress.note(told)
             found[guidance] = last, told

@@ -22,8 +22,8 @@ HEADLINE = (*RATIO, "fd_clf", "fd_clf_se", "kid_clf", "precision", "recall", "ou
 CURVE = ("model", "grid", "nfe", *RATIO, "fd_clf", "fd_clf_se", "kid_clf", "endpoint_rmse")
 PAIR_ROWS = (  # what is shown, what it should be, and where it is among the facts of a model
     ("pairs checked", "", "{checks[count]}"),
-    ("noise: standard errors off", "below 6", "{checks[noise_z]:.2g}"),
-    ("… in its", "", "{checks[noise_off]}"),
+    ("noise: most deviating statistic, in standard errors", "below 6", "{checks[noise_z]:.2g}"),
+    ("… which one", "", "{checks[noise_off]}"),
     ("noise: norm", "1", "{checks[noise_norm]:.4f}"),
     ("noise: least likely norm, in deviations", "", "{checks[worst_norm_z]:.2g}"),
     ("noise: neighbours correlate", "0", "{checks[noise_autocorrelation]:.4f}"),

@@ -45,8 +45,10 @@ class SourceSettings(Settings):
 
     @model_validator(mode="after")
     def _one_of_both(self) -> SourceSettings:
-        if (self.source is None) == (self.teacher is None):
-            raise ValueError("name a source of data or, where there is none, a teacher; one of both")
+        if self.source is None and self.teacher is None:
+            raise ValueError("set source or teacher")
+        if self.source is not None and self.teacher is not None:
+            raise ValueError("source and teacher are both set; remove one")
         if self.teacher and self.source_options:
             raise ValueError("source_options are those of a source, and there is none; remove them")
         return self

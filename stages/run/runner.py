@@ -97,9 +97,9 @@ def command_line(stage: str) -> ArgumentParser:
     )
     parser.set_defaults(plan=False, price=None, ahead=False)
     if hasattr(module, "plan"):
-        planning = parser.add_argument_group("before spending")
+        planning = parser.add_argument_group("estimates")
         planning.add_argument("--plan", action="store_true", help="only tell what it will take")
-        planning.add_argument("--price", type=float, help="of an hour of one worker, to tell what it costs")
+        planning.add_argument("--price", type=float, help="price of an hour of one worker, to tell the cost")
     if hasattr(module, "ahead"):
         parser.add_argument(
             "--ahead", action="store_true", help="only do what is possible before all inputs are there"

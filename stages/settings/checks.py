@@ -14,7 +14,7 @@ from typing import Any
 from fewstep.errors import UserError
 from fewstep.renamed import MOVED
 from fewstep.secrets import holds_secret
-from stages.settings import discovery, messages
+from stages.settings import discovery, messages, yaml_text
 from stages.settings.params import PARAMS, Params, texts
 
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -52,7 +52,7 @@ def wrong_sections(params: Params) -> Iterator[str]:
     """Yield what is wrong with sections, each by itself."""
     seed, names = params.seed, discovery.names()
     if type(seed) is not int or not 0 <= seed < 2**32:
-        yield f"seed should be a whole number from 0 to 2**32 - 1, got {seed!r}"
+        yield f"seed should be a whole number from 0 to 2**32 - 1, got {yaml_text.shown(seed)}"
     for name in params.raw:
         if name not in ("seed", *names):
             yield f"{name} is no stage; {messages.suggest(str(name), names)}"
@@ -66,7 +66,8 @@ def wrong_sections(params: Params) -> Iterator[str]:
         elif not discovery.keyed(stage):
             yield from wrong_settings(params, stage, None)
         elif not isinstance(section := params.raw[stage], dict):
-            yield f"{stage} should be a mapping of names to settings, such as {{}}, got {section!r}"
+            told = yaml_text.shown(section)
+            yield f"{stage} should be a mapping of names to settings, such as {{}}, got {told}"
         elif old := [f"{stage}.{key}" for key in section if f"{stage}.{key}" in MOVED]:
             yield f"{', '.join(f'{place} is {MOVED[place]}' for place in old)} now; KEY is the model's name"
         else:
@@ -77,7 +78,8 @@ def wrong_sections(params: Params) -> Iterator[str]:
 def wrong_key(stage: str, key: Any) -> list[str]:
     """Return what is wrong with a key of a stage."""
     if not isinstance(key, str):
-        return [f"{stage}.{key}: write a word for {key!r}; DVC silently defines no stage for other keys"]
+        told = yaml_text.shown(key)
+        return [f"{stage}.{told}: write a word for {told}; DVC silently defines no stage for other keys"]
     if not WORD.fullmatch(key):
         return [f"{stage}.{key}: names are letters, digits, - and _, or DVC can't address them"]
     return []

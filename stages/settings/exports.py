@@ -55,10 +55,11 @@ def wrong_exports(params: Params) -> list[str]:
         problems += unguidable(params, [(f"{where}.guidance", config.guidance, key)])
         told = chain(wrong_steps(key, config, params), wrong_formats(key, config, params))
         problems += [f"{where}{each}" for each in told]
-        folders = {
-            f"{where}.formats.{name.replace(' ', '.')}": path for name, path in config.folders().items()
-        }
-        problems += outside_data(folders.items())
+        problems += outside_data(
+            (f"{where}.formats: the option {what} of {format.name}", path)
+            for format in config.formats
+            for what, path in format.build().paths().items()
+        )
     return problems
 
 

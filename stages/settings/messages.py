@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from fewstep.renamed import MOVED, nearest
+from stages.settings.yaml_text import shown
 
 UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
 MISSING = {"missing", "missing_argument", "missing_keyword_only_argument"}
@@ -27,8 +28,12 @@ def step(part: str | int) -> str:
 
 def found(error: ValidationError, model: type) -> Iterator[tuple[tuple, str]]:
     """Yield the place of each problem, as keys from the section downwards, and what to say after its path."""
-    for problem in error.errors(include_url=False):
+    problems = error.errors(include_url=False)
+    places = {problem["loc"] for problem in problems}
+    for problem in problems:
         where, kind = problem["loc"], problem["type"]
+        if kind == "too_short" and any(place[: len(where)] == where != place for place in places):
+            continue  # pydantic counts only the items that are right
         if kind == "plugin":
             yield from ((where + inner, text) for inner, text in problem["ctx"]["problems"])
         elif kind in UNKNOWN:
@@ -36,14 +41,16 @@ def found(error: ValidationError, model: type) -> Iterator[tuple[tuple, str]]:
         elif kind in MISSING:
             yield where, " is missing"
         elif kind == "model_type":
-            yield where, f" should be a mapping of settings, got {problem['input']!r}"
+            yield where, f" should be a mapping of settings, got {shown(problem['input'])}"
         elif kind == "value_error":
             yield where, f": {problem['ctx']['error']}"
         elif kind == "tuple_type":  # which YAML has no word for
-            yield where, f" should be a list, got {problem['input']!r}"
+            yield where, f" should be a list, got {shown(problem['input'])}"
+        elif kind == "dataclass_type":
+            yield where, f" should be a mapping of settings, got {shown(problem['input'])}"
         else:
             message = re.sub(r"^\w+ should ", "", problem["msg"])  # of the value, or of the kind that it is
-            yield where, f" should {message}, got {problem['input']!r}{hint(problem)}"
+            yield where, f" should {message}, got {shown(problem['input'])}{hint(problem)}"
 
 
 def hint(problem: Mapping[str, Any]) -> str:

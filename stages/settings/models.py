@@ -164,9 +164,9 @@ def wrong_methods(
     """
     named = list(named)
     problems = [
-        f"{where} {method.name} needs {', '.join(missing)}, which this stage can't supply; take another"
+        f"{where} {method.name} trains students; use it in distill, and take another here"
         for where, method, _ in named
-        if (missing := method.build().needs.unmet({"conditions", *supplied}))
+        if method.build().needs.unmet({"conditions", *supplied})
     ]
     if params.config("prepare").codec:
         problems += [
@@ -266,12 +266,16 @@ def no_score(model: str, params: Params) -> str | None:
     """Say why a model's velocity tells no score, None if it does."""
     if model in (*params.keys("reflow"), *params.keys("distill")):
         there = " or ".join(teachers(params))
-        return f"{model!r} learned from what a model made, which tells none; take {there}"
+        return f"{model!r} learned from what a model made, and gives no scores; take {there}"
     if (learnt := pretraining(params, model)) is None:
         return None
     key, config = learnt
     if config.noise != "gaussian":
-        return f"pretrain.{key}.noise is {noises.get(config.noise).told()}, which gives none"
+        told = noises.get(config.noise).told()
+        return f"pretrain.{key}.noise, {told}, gives no scores; set it to gaussian, or take another teacher"
+    needs = config.method.build().needs
+    if needs.stream != "data" or needs.unmet({"conditions"}):  # pretrain itself refuses it
+        return None
     why = config.method.build().no_score()
     return why and f"pretrain.{key}.method{why}"
 

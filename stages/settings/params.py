@@ -65,7 +65,7 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
         return [
             line for n in names for line in differences(old.get(n), new.get(n), f"{path}.{n}" if path else n)
         ]
-    return [] if old == new else [f"{path}: {old!r} -> {new!r}"]
+    return [] if old == new else [f"{path}: {yaml_text.shown(old)} -> {yaml_text.shown(new)}"]
 
 
 def deciding(config: BaseModel) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Params:
                 f"there is no {file} in {Path.cwd()}; run stages from the project's root"
             ) from None
         if not isinstance(raw, dict):
-            raise UserError(f"{file} must hold a mapping of stages to settings, got {raw!r}")
+            raise UserError(f"{file} must hold a mapping of stages to settings, got {yaml_text.shown(raw)}")
         return cls(raw)
 
     @property
@@ -128,7 +128,9 @@ class Params:
             section = section.get(key) if isinstance(section, dict) else None
         address = f"{stage}.{key}" if key is not None else stage
         if not isinstance(section, dict):
-            raise UserError(f"params.yaml: {address} must be a mapping of settings, got {section!r}")
+            raise UserError(
+                f"params.yaml: {address} must be a mapping of settings, got {yaml_text.shown(section)}"
+            )
         model = discovery.load(stage).Config
         try:
             return model.model_validate(section)

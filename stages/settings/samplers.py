@@ -57,4 +57,4 @@ def wrong_model(where: str, settings: SamplerSettings, params: Params) -> Iterat
                 f"{sampler.name} is for models of reflow: {', '.join(reflowed) or 'there are none'}"
             )
     elif (why := no_score(model, params)) is not None:
-        yield f"{told} gives no score, which sampler {sampler.name} needs: {why}"
+        yield f"{told} has no scores, which sampler {sampler.name} needs: {why}"

@@ -24,6 +24,7 @@ from stages.settings.models import (
     wrong_methods,
 )
 from stages.settings.params import MethodPlugin, ModelPlugin, Params, Settings
+from stages.settings.yaml_text import shown
 
 if TYPE_CHECKING:
     from fewstep.grids import Grid
@@ -44,7 +45,7 @@ def number_or_any(nfe: Any) -> Any:
         UserError: if it is neither.
     """
     if nfe != "any" and (type(nfe) is not int or nfe < 1):
-        raise UserError(f"should be a whole number from 1, or any, got {nfe!r}")
+        raise UserError(f"should be a whole number from 1, or any, got {shown(nfe)}")
     return nfe
 
 
@@ -248,8 +249,11 @@ def mismatch(student: StudentSettings, params: Params) -> str | None:
     if wanted not in (None, kind):
         weights = ("regression_weight", "map_weight")
         weighted = "".join(f" with a {name}" for name in weights if getattr(method.build(), name, 0))
-        place = wanted if wanted == "prepare" else f"{wanted}/..."
-        return f"method {method.name}{weighted} learns from {place}, not from {student.train_on}"
+        place = wanted if wanted == "prepare" else f"{wanted}/{taken_for(student, wanted, params)}"
+        return (
+            f"method {method.name}{weighted} learns from {wanted}, not from {student.train_on}; set train_on "
+            f"to {place}"
+        )
     if needs.data and kind != "prepare":
         return (
             f"method {method.name} with a gan_weight learns from real data, not from {student.train_on}; "
@@ -271,6 +275,15 @@ def mismatch(student: StudentSettings, params: Params) -> str | None:
                 f"search.{student.teacher}, has {grid.guidance}; make them equal"
             )
     return None
+
+
+def taken_for(student: StudentSettings, stage: str, params: Params) -> str:
+    """Return the key of couple or trajectories that a student may learn from, KEY if there is none."""
+    if stage == "trajectories":
+        return student.teacher
+    keys = params.keys(stage)
+    of_teacher = [key for key in keys if params.config(stage, key).model == student.teacher]
+    return next(iter(of_teacher or keys), "KEY")
 
 
 def must_continue(name: str, init: "ModelConfig", own: "Grid | None") -> None:

@@ -82,6 +82,14 @@ def written(value: Any) -> str:
     return text.removesuffix("...\n").strip()
 
 
+def shown(value: Any) -> str:
+    """Return a value for a message: as YAML has it, but a text always in quotes."""
+    try:
+        return repr(value) if isinstance(value, str) else written(value)
+    except yaml.YAMLError:  # of a type that no file holds
+        return repr(value)
+
+
 def _told(error: Exception) -> str:
     """Say what the parser found, and in which line."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)

@@ -268,7 +268,10 @@ def why_not(row: dict[str, Any], champion: dict[str, str]) -> str:
         return "was measured with another yardstick (data, samples or seed), so they do not compare"
     gain = float(champion["fewstep.fd_clf"]) - row["fd_clf"]
     needed = NORMAL_95 * math.hypot(row["fd_clf_se"], float(champion["fewstep.fd_clf_se"]))
-    return "" if gain > needed else f"is better by {gain:.2g}, but it takes more than {needed:.2g}"
+    if gain > needed:
+        return ""
+    difference = f"{abs(gain):.2g} {'higher' if gain < 0 else 'lower'}"
+    return f"has an fd_clf {difference} than the champion's; it must be lower by more than {needed:.2g}"
 
 
 def refuse_deleted(experiment: Experiment) -> None:

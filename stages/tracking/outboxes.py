@@ -38,8 +38,9 @@ def waiting(outbox: Path) -> list[Path]:
 
 
 def whose(files: list[Path]) -> str:
-    """Name the stages whose runs these files hold, the name of each `Outbox` once."""
-    return ", ".join(dict.fromkeys(file.stem.split("-", 2)[2] for file in files))
+    """Name the stages whose runs these files hold, each once, and the pipeline run."""
+    names = dict.fromkeys(file.stem.split("-", 2)[2] for file in files)
+    return ", ".join("the pipeline run" if name == "flow" else name for name in names)
 
 
 def down(outbox: Path) -> Path:

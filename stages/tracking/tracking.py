@@ -151,14 +151,14 @@ def _wait(root: Path, seconds: float) -> str | None:
         down = outboxes.down(outbox)
         reason = f"the tracker is down ({down.read_text()})" if down.exists() else "delivery takes long"
         warnings.append(
-            f"tracking: {reason}; what {outboxes.whose(ours)} recorded waits in {outbox}, and a later stage "
-            "or `make run` sends it"
+            f"tracking: {reason}; the records of {outboxes.whose(ours)} wait in {outbox}, and a later stage "
+            "or `make run` sends them"
         )
     if kept := outboxes.refused(outbox):
         warnings.append(
-            f"tracking: not all that {outboxes.whose(kept)} recorded was taken ("
-            f"{kept[-1].read_text().splitlines()[0]}). It is kept with the reasons in {kept[0].parent}; to "
-            f"send it again, move it to {outbox}, else remove it"
+            f"tracking: the tracker refused records of {outboxes.whose(kept)} ("
+            f"{kept[-1].read_text().splitlines()[0]}). They are kept with the reasons in {kept[0].parent}; "
+            f"to send them again, move them to {outbox}, else remove them"
         )
     return "\n".join(warnings) or None
 

@@ -89,7 +89,7 @@ class TrainingSpec:
             if name in ("data", "noise", "states") and shape != self.student.config.shape:
                 raise UserError(
                     f"{self.source} holds samples of shape {shape}, the model takes "
-                    f"{self.student.config.shape}"
+                    f"{self.student.config.shape}; train on samples of the model's shape"
                 )
         made_of, starts_from = training.facts.get("noise", "gaussian"), self.student.config.noise
         if self.method.needs.stream in ("pairs", "trajectories") and made_of != starts_from:

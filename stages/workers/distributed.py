@@ -135,10 +135,14 @@ def processes() -> int:
         UserError: if it is no number from 1, or more than there are GPUs to train on.
     """
     count, where = variables.count("FEWSTEP_PROCESSES", "processes", default=1), device()
-    if count > 1 and where != "cpu" and (where != "cuda" or count > torch.cuda.device_count()):
+    if count > 1 and where not in ("cpu", "cuda"):
         raise UserError(
-            f"FEWSTEP_PROCESSES {count} needs a GPU for each process, of {torch.cuda.device_count()} here, "
-            f"and FEWSTEP_DEVICE to be cuda, not one of them; it is {where}"
+            f"FEWSTEP_PROCESSES {count} trains on a GPU for each process, but FEWSTEP_DEVICE is {where}; set "
+            "it to cuda, or FEWSTEP_PROCESSES to 1"
+        )
+    if count > 1 and where == "cuda" and count > (there := torch.cuda.device_count()):
+        raise UserError(
+            f"FEWSTEP_PROCESSES {count} is more than the GPUs here, {there}; set it to {there} or less"
         )
     return count
 
@@ -190,12 +194,12 @@ def launch(group: Group, work: Callable[[Progress], Any], *, name: str, progress
         rank, died = failure.get_first_failure()
         if died.exitcode in (-signal.SIGKILL, -signal.SIGTERM):
             raise UserError(
-                f"process {rank} of this training was killed, by somebody or by a system without memory; "
-                f"{RESUME}"
+                f"process {rank} of this training was killed by signal {-died.exitcode}; memory may have run "
+                f"out (see `dmesg`); {RESUME}"
             )
         if relay.lost is not None:
             raise UserError(f"another process of this training ended ({relay.lost}); {RESUME}")
-        raise RuntimeError(f"process {rank} of this training ended with {died.exitcode}") from None
+        raise RuntimeError(f"process {rank} of this training ended with exit code {died.exitcode}") from None
     if relay.failure is not None:
         raise relay.failure
     if group.machine > 0:

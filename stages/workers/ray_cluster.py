@@ -39,9 +39,9 @@ def connect() -> None:
         )
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise UserError(
-            f"no Ray cluster lets this stage in at RAY_ADDRESS {address} ({error}): start one in the "
-            "project's folder with `ray start --head`, under the RAY_AUTH_MODE that is set here, or unset "
-            "RAY_ADDRESS to use this machine alone"
+            f"can't connect to a Ray cluster at RAY_ADDRESS {address} ({error}); start one in the project's "
+            "folder with `ray start --head` and the RAY_AUTH_MODE that is set here, or unset RAY_ADDRESS to "
+            "use this machine alone"
         ) from None
 
 

@@ -120,8 +120,8 @@ def on_death(death: DiedError, item: str, deaths: int) -> None:
     print(f"a worker died {when} ({death})", flush=True)
     if deaths == LIMIT:
         raise UserError(
-            f"{LIMIT} workers in a row died {when} ({death}). Did they take too much memory? The kernel "
-            "kills what does, as `dmesg` tells; with fewer at a time, FEWSTEP_WORKERS, each has more"
+            f"{LIMIT} workers in a row died {when} ({death}). Memory may have run out: `dmesg` shows whether "
+            "the kernel killed them. If so, set FEWSTEP_WORKERS to a lower number"
         ) from death
 
 

@@ -89,7 +89,10 @@ def test_a_shard_that_is_damaged_under_all_its_names_is_made_again_alone(project
         stream.write(b"\x00\x01\x02")
     shard.chmod(0o444)
     said = project.refused("python -m stages.reflow round1")
-    assert f"{SHARD} was altered: its sha256 is not that in shards.json; run the stage that made it" in said
+    assert (
+        f"{SHARD} was altered: its sha256 is not that in shards.json; make the set again: in a checkout"
+        in said
+    )
     project.environment.pop("FEWSTEP_SCRATCH")
     again = project.repro("couple@round1")
     assert again.ran == ["couple@round1"]

@@ -123,7 +123,7 @@ PAIRS_OF_ITS_TEACHER = {"one-step": {"teacher": "base"}}
             "boss-4.teacher 'round2' is no model; did you mean 'round1'?",
         ),
         ({"distill": {"boss-4": {"train_on": "couple/x"}}}, "'couple/x' does not exist; there are: couple/r"),
-        ({"distill": {"boss-4": {"train_on": "couple/round1"}}}, "straighten learns from trajectories/..., "),
+        ({"distill": {"boss-4": {"train_on": "couple/round1"}}}, "straighten learns from trajectories, "),
         ({"distill": {"boss-4": {"teacher": "round1"}}}, "is not of its teacher; use trajectories/round1"),
         (
             {"distill": {"boss-4": {"nfe": 3}}},

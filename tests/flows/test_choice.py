@@ -61,7 +61,9 @@ def test_the_chosen_run_by_force_and_others_are_left():
 
 @pytest.mark.parametrize(("start", "culprits"), [("b@x", "a, b@y"), ("c", "a, b@x, b@y")])
 def test_what_the_chosen_need_must_be_up_to_date(start, culprits):
-    with pytest.raises(UserError, match=f"^{start} needs what is not up to date: {culprits}; start from a,"):
+    with pytest.raises(
+        UserError, match=f"^{start} needs what is not up to date: {culprits}; give --start-from a,"
+    ):
         choice.choose(chain(a=STALE), (), start_from=start)
     with pytest.raises(UserError, match=f"^{start} needs"):
         choice.choose(chain(a=STALE), (), only=start)
@@ -93,7 +95,7 @@ def test_outputs_that_are_only_gone_come_back_first():
 def test_outputs_that_are_nowhere_are_made_again_and_what_needs_them_runs():
     gone = chain(a=({"changed outs": {"out/a": "not in cache"}},))
     assert choice.fates(gone, {"a"}) == dict.fromkeys(gone, "run")
-    with pytest.raises(UserError, match=r"^b@x needs what is not up to date: a; start from a,"):
+    with pytest.raises(UserError, match=r"^b@x needs what is not up to date: a; give --start-from a,"):
         choice.choose(gone, {"a"}, only="b@x")
 
 
@@ -105,7 +107,7 @@ def test_outputs_that_workers_made_and_that_are_not_here_are_restored():
 def test_an_unknown_stage_is_reported_with_the_nearest():
     with pytest.raises(UserError, match=r"no stage 'b@z'; did you mean 'b@[xy]'\?"):
         choice.choose(chain(), (), start_from="b@z")
-    with pytest.raises(UserError, match=r"start_from \('a'\) or only \('c'\), not both"):
+    with pytest.raises(UserError, match=r"--start-from \(a\) or --only \(c\), not both"):
         choice.choose(chain(), (), start_from="a", only="c")
 
 

@@ -22,6 +22,12 @@ def test_a_second_run_is_refused_and_names_the_run_that_holds_the_workspace(tmp_
     assert workspace_lock.read_note(lock) is None
 
 
+def test_a_command_that_holds_the_workspace_is_told_as_one(tmp_path):
+    lock = workspace_lock.lock_of(tmp_path)
+    with workspace_lock.held(lock, "fewstep gc", None):
+        assert workspace_lock.holder(lock).startswith(f"`fewstep gc` (process {os.getpid()} on ")
+
+
 def test_a_run_that_fails_releases_the_workspace(tmp_path):
     lock = workspace_lock.lock_of(tmp_path)
     with pytest.raises(ZeroDivisionError), workspace_lock.held(lock, "a", "1"):

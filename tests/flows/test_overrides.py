@@ -33,7 +33,13 @@ DEPLOYMENTS = [
         ({"distill.boss-4.train.steps": "many"}, "distill.boss-4.train.steps should be"),
         (
             {"pretrain.base.method.x": 1},
-            "pretrain.base.method is 'flow_matching', which has no settings of its own",
+            "pretrain.base.method.x: pretrain.base.method is written as the plain value flow_matching; write "
+            "it as a mapping, such as --set 'pretrain.base.method={name: flow_matching, x: 1}'",
+        ),
+        ({"seed.x": 1}, "seed.x: seed is written as the plain value 0, which has no settings below it"),
+        (
+            {"distill.any-step.method.x.y": [1]},
+            "distill.any-step.method.x is not a setting",
         ),
         (
             {"pretrain.train.steps": 8},

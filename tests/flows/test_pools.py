@@ -206,7 +206,10 @@ def test_a_pool_without_workers_is_reported_and_nothing_stays_scheduled(team, de
 
 
 def test_a_server_that_knows_no_pool_is_named(toy, monkeypatch):
-    with get_client(sync_client=True) as client, pytest.raises(UserError, match=r"pool tpu.*fewstep deploy"):
+    with (
+        get_client(sync_client=True) as client,
+        pytest.raises(UserError, match=r"no deployment fewstep-stage/tpu; .*deploy"),
+    ):
         driver.send(client, "first", "tpu", {})
 
 

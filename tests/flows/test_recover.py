@@ -90,7 +90,9 @@ def test_a_flow_run_that_died_is_marked_crashed_and_its_note_removed(toy, prefec
         note = {"name": "calm-fox", "id": str(run.id), "pid": 1, "host": "there"}
         workspace_lock.note_of(lock).write_text(json.dumps(note))
         (told,) = recover.recover(toy.root)
-        assert told.startswith(f"forgot flow run calm-fox ({run.id}, process 1 on there), which died")
+        assert told.startswith(
+            f"removed the note of flow run calm-fox ({run.id}, process 1 on there), which died"
+        )
         assert told.endswith(", and marked it Crashed in Prefect")
         assert client.read_flow_run(run.id).state.is_crashed()
     assert recover.recover(toy.root) == []

@@ -62,20 +62,27 @@ def test_every_parameter_is_described_in_the_form_of_the_ui(flow):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
-    [(["seed"], "--set needs KEY=VALUE"), (["a=["], "--set a=[ is no valid YAML: line")],
+    ("option", "word", "told"),
+    [
+        ("--set", "seed", "needs KEY=VALUE, such as seed=1, got 'seed'"),
+        ("--grid", "seed", "needs KEY=VALUE, such as seed=[0,1], got 'seed'"),
+        ("--grid", "a=[1,", "; put the word in quotes"),
+        ("--set", "a={b: 1", "; put the word in quotes"),
+        ("--set", "a='b", "a='b is no valid YAML: line"),
+    ],
 )
-def test_an_override_must_be_key_and_value(words, told):
+def test_an_override_must_be_key_and_value(option, word, told):
     with pytest.raises(UserError) as caught:
-        settings(dict, [Token(keyword="--set", value=word) for word in words])
+        settings(dict, [Token(keyword=option, value=word)])
     assert told in str(caught.value)
+    assert ("in quotes" in str(caught.value)) == ("in quotes" in told)
 
 
 @pytest.mark.parametrize("option", ["--set", "--grid"])
 def test_a_key_that_is_given_twice_is_refused(option):
     with pytest.raises(UserError) as caught:
         settings(dict, [Token(keyword=option, value=word) for word in ("seed=[0]", "a=1", "seed=[2]")])
-    assert str(caught.value) == f"{option} seed=[2]: seed has a value already; give it one"
+    assert str(caught.value) == "seed=[2]: seed has a value already; give it one"
 
 
 @pytest.mark.parametrize(

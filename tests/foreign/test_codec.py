@@ -292,7 +292,7 @@ def no_scale(folder):
         (no_config, r"has no config.json: name the folder of an AutoencoderKL"),
         (another_class, "holds UNet2DModel; a codec must be an AutoencoderKL"),
         (pickled, "no weights but diffusion_pytorch_model.bin, which may run code"),
-        (weights_of_another, "its options say another network than its weights"),
+        (weights_of_another, "options describe another network than the weights"),
         (no_scale, "scaling_factor must be a number other than 0, got 'large'"),
     ],
 )

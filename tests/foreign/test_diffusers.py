@@ -213,8 +213,8 @@ def without_a_weight(folder):
             lambda f: renamed(f, "model.bin"),
             "no weights but model.bin, which may run code when it is read; load",
         ),
-        (without_a_weight, "lacks conv_in.bias and 0 other weights of the network"),
-        (lambda f: edited(f, layers_per_block=2), "ptions say another network than its weights"),
+        (without_a_weight, "lacks conv_in.bias of the network"),
+        (lambda f: edited(f, layers_per_block=2), "ptions describe another network than the w"),
         (lambda f: edited(f, _class_name="Unet3000"), "has no network class 'Unet3000'; install the version"),
         (
             lambda f: edited(f, _class_name="AutoencoderKL"),

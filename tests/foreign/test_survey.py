@@ -199,7 +199,7 @@ def of_other_size(folder):
         (without_weights, "has no weights: no file that ends in .safetensors; load"),
         (of_class("Unet3000"), "has no network class 'Unet3000'; install the version"),
         (of_class("SanaTransformer2DModel"), "is conditioned on text, and there is no adapter for it"),
-        (of_other_size, "its options say another network than its weights"),
+        (of_other_size, "options describe another network than the weights"),
     ],
 )
 def test_a_folder_that_can_not_be_taken_is_one_message(here, ask, spoil, told):

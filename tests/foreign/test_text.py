@@ -119,9 +119,9 @@ def test_the_guided_sampler_of_the_library(tmp_path, case):
 @pytest.mark.parametrize(
     ("options", "there", "told"),
     [
-        ({}, {}, r"takes the condition text of shape \(any, 6\), the data has None"),
+        ({}, {}, r"takes the condition text of shape \(any, 6\), the data has none of that name; prepare"),
         ({}, {"text": (5, 7)}, r"takes the condition text of shape \(any, 6\), the data has \(5, 7\)"),
-        (SDXL, TEXT, r"takes the condition pooled of shape \(3,\), the data has None"),
+        (SDXL, TEXT, r"takes the condition pooled of shape \(3,\), the data has none of that name; prepare"),
         ({"in_channels": 9}, TEXT | {"mask": (1, 8, 8)}, "takes images of 5 channels .* the data has 1"),
     ],
 )

@@ -163,7 +163,7 @@ def test_a_folder_without_what_it_takes_is_refused(tmp_path, folders):
     refused("tokenizer is not there, and model_index.json names it", tmp_path / "sd")
     config = changed() / "text_encoder/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 3}))
-    refused(r"lacks .*layers\.2\..* other weights of a CLIPTextModel", tmp_path / "sd")
+    refused(r"a CLIPTextModel, lacks .*layers\.2\..* other weights; save", tmp_path / "sd")
     (changed() / "text_encoder/model.safetensors").write_bytes(b"x" * 100)
     refused("can't be read as a CLIPTextModel", tmp_path / "sd")
 
@@ -173,7 +173,9 @@ def test_encoders_of_another_network_are_refused_before_they_encode(folders):
     told = r"takes the condition text of shape \(any, 7\), the encoders of .* make \(12, 6\)"
     with pytest.raises(UserError, match=told):
         text_encoders.table_of(encoders, PROMPTS, {"text": (None, 7)})
-    with pytest.raises(UserError, match=r"takes the condition pooled of shape \(3,\), the .* make None"):
+    with pytest.raises(
+        UserError, match=r"takes the condition pooled of shape \(3,\), the .* make none of that name; take"
+    ):
         text_encoders.table_of(encoders, PROMPTS, {"text": (None, 6), "pooled": (3,)})
 
 

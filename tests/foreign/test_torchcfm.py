@@ -123,14 +123,17 @@ def test_the_last_label_is_the_null_condition_if_that_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda w: {f"module.{n}": x for n, x in w.items()}, "has no time_embed.0.weight, which .* without"),
+        (
+            lambda w: {f"module.{n}": x for n, x in w.items()},
+            "has no time_embed.0.weight .* remove the prefix",
+        ),
         (
             lambda w: {n: x for n, x in w.items() if not n.startswith("output_blocks.1.")},
             "of output_blocks there are weights of 8, not of as many in each of 3 levels",
         ),
         (
             lambda w: {n: x for n, x in w.items() if n != "out.2.bias"},
-            r"lacks out\.2\.bias and 0 other weights",
+            r"lacks out\.2\.bias of the network",
         ),
     ],
     ids=["prefix", "block", "weight"],
@@ -148,7 +151,7 @@ def test_heads_must_be_declared_once(tmp_path):
         Torchcfm().look(tmp_path)
     with pytest.raises(UserError, match="heads and head_channels say the same; set one of them"):
         Torchcfm(heads=1, head_channels=64)
-    with pytest.raises(UserError, match="heads and head_channels must be 1 or more"):
+    with pytest.raises(UserError, match="torchcfm: heads must be 1 or more, got 0"):
         Torchcfm(heads=0)
     with pytest.raises(UserError, match="64 channels can't be parted by heads, 5; take a divisor"):
         adopted(tmp_path, Torchcfm(heads=5).look(tmp_path))
@@ -162,11 +165,11 @@ def test_heads_must_be_declared_once(tmp_path):
         (
             {"multipliers": (1, 1)},
             SHAPE,
-            "norms take away what time and conditions add; give a level more",
+            "at least one level must have more than 32 channels",
         ),
-        ({"blocks": 0}, SHAPE, "blocks and heads must be 1 or more"),
-        ({"head_channels": 0}, SHAPE, "blocks and heads must be 1 or more"),
-        ({"multipliers": ()}, SHAPE, "multipliers, blocks and heads must be 1 or more"),
+        ({"blocks": 0}, SHAPE, "adm: blocks must be 1 or more, got 0"),
+        ({"head_channels": 0}, SHAPE, "adm: head_channels must be 1 or more, got 0"),
+        ({"multipliers": ()}, SHAPE, "multipliers must be one or more numbers above 0"),
         ({"attention": (2,)}, SHAPE, "attention at level 2; there are levels 0 to 1"),
         ({}, (3, 8), "needs images"),
         ({}, (3, 8, 9), "the sides of 8x9 must be multiples of 2, with 2 levels"),

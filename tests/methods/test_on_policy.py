@@ -94,7 +94,7 @@ def test_dmd_through_last_is_the_sampler_up_to_a_random_timestep_and_learns_one_
     ("options", "told"),
     [
         ({"through": "lst"}, "unknown through 'lst'; did you mean 'last'"),
-        ({"through": "last", "regression_weight": 1.0}, "through last judges no whole samples"),
+        ({"through": "last", "regression_weight": 1.0}, "and `through: last` makes none; set"),
     ],
 )
 def test_wrong_values_of_through_are_refused(options, told):
@@ -236,8 +236,8 @@ def test_students_that_cannot_be_sampled_are_refused(method_class, changes, mess
 @pytest.mark.parametrize(
     ("options", "changes", "message"),
     [
-        ({}, {"shape": (3,)}, r"same kind of samples; .* are \(\(2,\), 0, {}, 'gaussian'\) and \(\(3,\), 0"),
-        ({}, {"classes": 2}, r"\(\(2,\), 0, {}, 'gaussian'\) and \(\(2,\), 2, {}"),
+        ({}, {"shape": (3,)}, r"same kind of samples, but shape differs: \(2,\) and \(3,\); take"),
+        ({}, {"classes": 2}, "same kind of samples, but classes differ: 0 and 2"),
         ({}, {"trained_times": "grid"}, "trained only at the timesteps of its grid"),
         ({"times": (0, 0.9)}, {"prediction": "noise"}, r"predicts noise on path linear.*no score at t = 0;"),
         ({"times": (0.1, 0.9995)}, {"prediction": "data"}, r"at t = 0\.9995; set times within \[0, 0\.999\]"),

@@ -164,7 +164,8 @@ def test_a_label_reaches_teacher_and_refiner():
 
 @pytest.mark.parametrize("blocks", [(0, 0, 3), (-1, 2, 0), (0, 1, -1)])
 def test_blocks_that_can_not_be_are_refused(blocks):
-    with pytest.raises(UserError, match="need a step of the flow"):
+    told = f"blocks {' '.join(map(str, blocks))}: the first or second number must be 1 or more, and none"
+    with pytest.raises(UserError, match=told):
         Blocks(*blocks)
 
 

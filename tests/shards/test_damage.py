@@ -87,7 +87,7 @@ def test_a_shard_in_another_ones_place_is_told_apart(tmp_path, check):
     shards = Shards(tmp_path, check=check)
     for number, message in [(1, "0-300 of this set, not 300-600"), (3, "600-900 of this set, not 900-1000")]:
         with pytest.raises(
-            UserError, match=rf"{number}\.tar holds samples {message}.*another.*run the stage"
+            UserError, match=rf"{number}\.tar holds samples {message}.*another.*make the set again"
         ):
             shards.read(number)
 
@@ -98,7 +98,7 @@ def test_a_shard_of_another_set_is_told_apart(tmp_path, check):
     write(tmp_path / "b", facts={"about": "test", "seed": 1})
     shutil.copy(tmp_path / "b" / "shard-00001.tar", tmp_path / "a" / "shard-00001.tar")
     with pytest.raises(
-        UserError, match=r"a/shard-00001\.tar was made for other settings.*seed.*run the stage"
+        UserError, match=r"a/shard-00001\.tar was made for other settings.*seed.*make the set again"
     ):
         Shards(tmp_path / "a", check=check).read(1)
 
@@ -139,7 +139,7 @@ def test_members_that_are_no_records_are_refused_by_name(tmp_path, name, kind):
     rewrite(tmp_path / "set", change)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(
-        UserError, match=rf"shard-00000\.tar.*its member '{name}' is no record.*run the stage"
+        UserError, match=rf"shard-00000\.tar.*its member '{name}' is no record.*make the set again"
     ):
         Shards(tmp_path / "set").read(0)
     assert sorted(tmp_path.rglob("*")) == before
@@ -163,16 +163,19 @@ def test_records_that_moved_are_refused(tmp_path):
         (lambda index: index.update(samples=7), "contradicts itself: .* 7 samples"),
         (
             lambda index: index["shards"][2].update(sha256=index["shards"][1]["sha256"]),
-            r"contradicts itself: shard-00001\.tar and shard-00002\.tar are one shard; run the stage",
+            r"contradicts itself: shard-00001\.tar and shard-00002\.tar are one shard; .*`fewstep recover`",
         ),
         (lambda index: index.update(shards=[], samples=0), "contradicts itself: .* no shards"),
         (
             lambda index: index.update(version=3),
-            r"made by a newer fewstep \(schema 3, this one knows 2\): upgrade fewstep, or run the stage",
+            r"made by a newer fewstep \(schema 3, this one knows 2\): upgrade fewstep, or make the set",
         ),
-        (lambda index: index.update(version=1), "made by an older fewstep .*: run the stage"),
+        (
+            lambda index: index.update(version=1),
+            "made by an older fewstep .*: make the set again: .* --force",
+        ),
         (lambda index: index["fields"]["data"].update(dtype="float15"), "no storage type 'float15'"),
-        (lambda index: index.pop("facts"), "damaged"),
+        (lambda index: index.pop("facts"), "shards.json is damaged: it is no index of shards; make the set"),
         (lambda index: index["shards"][0].update(samples="300"), "damaged"),
     ],
 )

@@ -79,5 +79,5 @@ def test_noise_that_is_drawn_otherwise_today_is_refused(tmp_path):
     index = json.loads((tmp_path / "shards.json").read_text())
     index["fields"]["noise"]["drawn"]["begins"][1] += 0.01
     (tmp_path / "shards.json").write_text(json.dumps(index))
-    with pytest.raises(UserError, match=r"'noise' of .* this numpy draws other numbers.*run the stage"):
+    with pytest.raises(UserError, match=r"'noise' of .* this numpy draws other numbers.*make the set again"):
         Shards(tmp_path)

@@ -61,7 +61,7 @@ def test_resumes_with_the_bytes_of_an_uninterrupted_run(tmp_path):
     with pytest.raises(StopHereError):
         write(tmp_path / "half", make=stopping_at(600))
     assert sorted(contents(tmp_path / "half")) == ["shard-00000.tar", "shard-00001.tar"]
-    with pytest.raises(UserError, match=r"no finished shards.*run the stage"):
+    with pytest.raises(UserError, match=r"no finished shards.*make the set again"):
         Shards(tmp_path / "half")
     (tmp_path / "half" / "shard-00002.tar.tmp").write_bytes(b"left over")
     made = []

@@ -142,7 +142,7 @@ def changed(**settings):
         ),
         (
             {"distill__one_at_step__teacher": "round1"},
-            r"method sim compares scores, but 'round1' learned from what a model made, which tells none",
+            r"method sim compares scores, but 'round1' learned from what a model made, and gives no scores",
         ),
         (
             {"pretrain__base__method": {"name": "flow_matching", "coupling": "optimal_transport"}},
@@ -150,7 +150,7 @@ def changed(**settings):
         ),
         (
             {"pretrain__base__noise": {"name": "student_t", "degrees": 128}},
-            r"distill\.boss-4\.method dmd compares scores, but pretrain\.base\.noise is student_t with",
+            r"distill\.boss-4\.method dmd .* pretrain\.base\.noise, student_t with .* set it to gaussian",
         ),
         (
             {"pretrain__base__noise": "student_t", "pretrain__base__prediction": "score"},
@@ -166,7 +166,7 @@ def changed(**settings):
         ({"pretrain__base__noise": {"name": "student_t", "degrees": 2}}, r"noise.*a number above 2"),
         (
             {"distill__one_at_step__method": {"name": "sim", "regression_weight": 0.5}},
-            r"distill\.one-step: method sim with a regression_weight learns from couple/\.\.\., not from ",
+            r"distill\.one-step: method sim with a regression_weight learns from couple, not from ",
         ),
         (
             {
@@ -211,7 +211,7 @@ def changed(**settings):
             ANY_STEP | {"trajectories__base__keep": "timesteps"},
             r"any-step: method flow_map learns from states between the timesteps; set trajectories\.base",
         ),
-        (ANY_STEP | {"distill__any_at_step__train_on": "couple/round1"}, "learns from trajectories/"),
+        (ANY_STEP | {"distill__any_at_step__train_on": "couple/round1"}, "learns from trajectories, not"),
         (ANY_STEP | {"distill__any_at_step__init": "boss-4"}, r"any-step\.init 'boss-4' takes 4 NFE"),
         (ANY_STEP | {"distill__any_at_step__monitor": {}}, r"any-step\.monitor looks .* set it to null"),
         (
@@ -231,11 +231,11 @@ def changed(**settings):
         ),
         (
             {"reflow__round1__method": "flow_map"},
-            r"reflow\.round1\.method flow_map needs all_states, second_time, which this stage can't supply",
+            r"reflow\.round1\.method flow_map learns from trajectories, not pairs; take one that does, such",
         ),
         (
             ANY_STEP | {"distill__any_at_step__method": "meanflow"},
-            "method meanflow learns from couple/..., not from trajectories/base",
+            "method meanflow learns from couple, not from trajectories/base; set train_on to couple/round1",
         ),
         (
             ANY_STEP | {"distill__any_at_step__method": "flow_map_distillation"},
@@ -256,7 +256,7 @@ def changed(**settings):
         ),
         (
             {"pretrain__base__method": {"name": "meanflow", "learn_from": "data"}},
-            "meanflow needs second_time, slow_times",
+            "meanflow trains students; use it in distill",
         ),
         (
             {"distill__straight_at_4__method": {"name": "phased", "steps_per_phase": 3}},
@@ -286,6 +286,27 @@ def changed(**settings):
 def test_settings_that_would_fail_hours_later_are_refused_at_once(settings, message):
     with pytest.raises(UserError, match=message):
         checks.check(Params(changed(**settings)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"pretrain__base__method": "reflow"},
+            "pretrain.base.method reflow learns from pairs, not from data",
+        ),
+        ({"reflow__round1__method": "shortcut"}, "reflow.round1.method shortcut learns from data, not pairs"),
+        (
+            {"evaluate__refined": {"a": {"model": "base", "refiner": "x", "blocks": [[0, 4]]}}},
+            "evaluate.refined.a.blocks[0][2] is missing",
+        ),
+    ],
+)
+def test_one_mistake_is_told_once(settings, message):
+    with pytest.raises(UserError) as caught:
+        checks.check(Params(changed(**settings)))
+    assert str(caught.value).startswith(f"params.yaml has mistakes:\n  {message}")
+    assert str(caught.value).count("\n") == 1
 
 
 def test_a_flow_map_is_right_and_a_student_of_any_nfe_may_start_from_it():

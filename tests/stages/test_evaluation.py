@@ -303,7 +303,8 @@ def test_a_run_that_does_not_converge_ends_and_says_so(teacher):
     made, folder = teacher
     entry, told = converge(Found(folder, decay=1e4), made, FineRun("base", "euler", 4), [FEW])[1.0]
     assert entry.nfe == 4 * 2**measuring.DOUBLINGS
-    assert "HAS NOT CONVERGED" in told
+    assert "has not converged, so ratios to it are too low" in told
+    assert told.endswith("; raise evaluate.reference_nfe")
 
 
 def test_each_guidance_has_a_fine_run_of_its_own(teacher):

@@ -119,7 +119,7 @@ LORA = {"formats": ["lora_diffusers"]}
         (
             "theirs-4",
             {"formats": [PIPELINE | {"folder": "/etc"}]},
-            "export.theirs-4.formats.pipeline.folder '/",
+            "export.theirs-4.formats: the option folder of pipeline '/etc' must be a folder under data/",
         ),
         (
             "theirs-4",

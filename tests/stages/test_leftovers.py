@@ -18,7 +18,7 @@ def test_only_outputs_that_no_stage_makes_any_more_are_removed(tmp_path):
     )
     remove_models_no_longer_named(job)
     assert sorted(path.name for path in models.iterdir()) == ["base", "mine"]
-    assert any("mine is the output of no stage" in note for note in notes)
+    assert any("mine is not made by any stage" in note for note in notes)
     assert any("removed" in note and "old-student" in note for note in notes)
 
 

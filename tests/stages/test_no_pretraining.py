@@ -40,9 +40,13 @@ def test_the_adopted_model_is_what_others_are_compared_with():
         ({"search": RAW["search"]}, r"search\.base: 'base' is no model; there are: mine"),
         ({"search": {}}, r"search is empty, but every student needs a grid: add search\.mine"),
         ({"distill": {"four": STRAIGHT}}, r"distill\.four\.teacher 'base' is no model; there are: mine"),
-        ({"pretrain": None}, r"pretrain should be a mapping of names to settings, such as {}, got None"),
+        ({"pretrain": None}, r"pretrain should be a mapping of names to settings, such as {}, got null"),
     ],
 )
 def test_settings_that_need_a_pretrained_model_are_refused(sections, told):
     with pytest.raises(UserError, match=told):
         checks.check(settings(**sections))
+
+
+def test_a_chain_without_students_needs_no_grid():
+    checks.check(settings(distill={}, search={}, trajectories={}))

@@ -33,8 +33,8 @@ def test_each_model_that_learnt_from_pairs_has_a_column(tmp_path):
     assert found.models == ["round1", "student"]
     cells = {label: cells for label, _, cells in found.rows}
     assert cells["pairs checked"] == ["512", "512"]
-    assert cells["noise: standard errors off"][0] == "1.2"
-    assert cells["… in its"] == ["tails", "tails"]
+    assert cells["noise: most deviating statistic, in standard errors"][0] == "1.2"
+    assert cells["… which one"] == ["tails", "tails"]
     assert cells["gap of the teacher"][0] == "2.4 ± 1.9"
     assert cells["… over that on training pairs"][0] == "1.10"
     assert cells["V of the teacher"] == ["-", "-"]  # not among the checks

@@ -87,11 +87,11 @@ def problems_of(raw):
         ({"method": 3}, "couple.round1.method must be a name, or a mapping with a name, got 3"),
         (
             {"method": {"name": "dmd", "guidance": float("nan")}},
-            "couple.round1.method.guidance should be a finite number, got nan",
+            "couple.round1.method.guidance should be a finite number, got .nan",
         ),
         (
             {"method": {"name": "sim", "times": [0.1, float("inf")]}},
-            "couple.round1.method.times[1] should be a finite number, got inf",
+            "couple.round1.method.times[1] should be a finite number, got .inf",
         ),
         (
             {"method": {"name": "straighten", "on_polcy": True}},
@@ -181,7 +181,7 @@ def test_every_problem_of_every_section_comes_in_one_message(stages):
     ("key", "message"),
     [
         (1, "couple.1: write a word for 1; DVC silently defines no stage for other keys"),
-        (None, "couple.None: write a word for None; DVC silently defines no stage for other keys"),
+        (None, "couple.null: write a word for null; DVC silently defines no stage for other keys"),
         ("a@b", "couple.a@b: names are letters, digits, - and _, or DVC can't address them"),
         ("a.b", "couple.a.b: names are letters, digits, - and _, or DVC can't address them"),
     ],

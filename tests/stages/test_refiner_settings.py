@@ -34,7 +34,10 @@ def asked(**changes):
             r"evaluate\.refined\.fast\.refiner 'boss-4' is no refiner; there are: turbo",
         ),
         (asked(model="round1"), r"fast\.model 'round1' is not what turbo was trained beside; set it to base"),
-        (asked(blocks=[[0, 0, 3]]), r"evaluate\.refined\.fast\.blocks.*need a step of the flow"),
+        (
+            asked(blocks=[[0, 0, 3]]),
+            r"evaluate\.refined\.fast\.blocks: blocks 0 0 3: the first or second number must",
+        ),
         (asked(blocks=[[1, 0, 0], [1, 0, 0]]), r"evaluate\.refined\.fast\.blocks name steps twice"),
         (
             REFINER | {"evaluate__refined": {"fine": asked()["evaluate__refined"]["fast"]}},

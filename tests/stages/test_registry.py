@@ -109,7 +109,10 @@ def test_a_champion_is_replaced_only_by_a_version_better_beyond_the_interval(tra
     evaluated(tracker, tmp_path, row("old", 2.0))
     champions, tags = evaluated(tracker, tmp_path, row("near", 1.8))  # 1.96 * 0.14 = 0.28
     assert champions == {"champion-4": "old"}
-    assert "better by 0.2, but it takes more than 0.28" in tags["fewstep.champion-4"]
+    assert (
+        "has an fd_clf 0.2 lower than the champion's; it must be lower by more than 0.28"
+        in tags["fewstep.champion-4"]
+    )
     champions, tags = evaluated(tracker, tmp_path, row("far", 1.7))
     assert champions == {"champion-4": "far"}
     assert "in place of version 1" in tags["fewstep.champion-4"]
@@ -136,7 +139,10 @@ def test_an_equal_student_does_not_replace_the_champion(se):
     from stages.tracking.mlflow_runs import why_not
 
     champion = {f"fewstep.{name}": str(value) for name, value in row("a", 2.0, se=se).items()}
-    assert "is better by 0, but" in why_not(row("b", 2.0, se=se), champion)
+    assert "has an fd_clf 0 lower than the champion's; it must be lower" in why_not(
+        row("b", 2.0, se=se), champion
+    )
+    assert "has an fd_clf 0.1 higher than" in why_not(row("b", 2.1, se=se), champion)
 
 
 def test_data_and_pairs_are_inputs_of_the_run_and_models_are_not(tracker, tmp_path):

@@ -48,7 +48,7 @@ def asked(model, sampler, nfe=(8,)):
         (
             "soft",
             asked("round1", "sde"),
-            "samplers.soft.model 'round1' gives no score, which sampler sde needs",
+            "samplers.soft.model 'round1' has no scores, which sampler sde needs",
         ),
         ("soft", asked("boss-4", "sde"), "model: 'boss-4' is trained only at the timesteps of its grid"),
         (

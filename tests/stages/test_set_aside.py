@@ -93,7 +93,7 @@ def test_the_good_lines_of_a_damaged_file_are_delivered_and_it_is_kept(root, dam
         assert kept(root) == [file.stem, file.name, f"{file.stem}.why"]
         assert (file.parent / outboxes.REFUSED / file.name).read_bytes() == content
         warning = tracking.send(root, seconds=0)
-        assert f"not all that make recorded was taken ({told}" in warning
+        assert f"the tracker refused records of make ({told}" in warning
         assert str(file.parent / outboxes.REFUSED) in warning
     assert not outboxes.waiting(file.parent)
 
@@ -150,7 +150,7 @@ def test_a_deleted_experiment_takes_nothing_and_loses_nothing(root, when, monkey
     assert kept(root) == []
     warning = tracking.send(root, seconds=0)
     assert "restore it with `mlflow experiments restore --experiment-id 1`" in warning
-    assert "what make recorded waits in" in warning
+    assert "the records of make wait in" in warning
     tracker.client.restore_experiment(tracker.experiment)
     serve(root)
     assert recorded(root) == {"make": "FINISHED"}
@@ -169,7 +169,7 @@ def test_a_tracker_that_hangs_is_reported_and_loses_nothing(root, monkeypatch):
 def test_a_delivery_that_takes_too_long_is_reported_to_whoever_waits(root):
     record(root, "make")
     assert tracking.send(root, seconds=0) is None
-    assert "delivery takes long; what make recorded waits in" in tracking.send(root, seconds=0.01)
+    assert "delivery takes long; the records of make wait in" in tracking.send(root, seconds=0.01)
     with FileLock(outboxes.lock_of(record(root, "use@one"))):  # of a stage that runs, and waits for nothing
         assert "use@one" not in tracking.send(root, seconds=0.01)
 

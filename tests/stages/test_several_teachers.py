@@ -101,7 +101,7 @@ GUIDED = {"small": OF_SMALL["small"] | {"guidance": 2.0}}
                     "boss-8": RAW["distill"]["boss-8"] | {"teacher": "small", "init": "small"},
                 },
             },
-            "  distill.boss-8.method dmd compares scores, but pretrain.small.noise is student_t",
+            "  distill.boss-8.method dmd compares scores, but pretrain.small.noise, student_t",
         ),
         (
             {},

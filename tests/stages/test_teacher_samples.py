@@ -147,8 +147,8 @@ def settings(**changed):
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({}, "prepare: name a source of data or, where there is none, a teacher; one of both"),
-        ({"source": "digits", "teacher": TEACHER}, "prepare: name a source of data or, where there is none"),
+        ({}, "prepare: set source or teacher"),
+        ({"source": "digits", "teacher": TEACHER}, "prepare: source and teacher are both set; remove one"),
         (
             {"teacher": TEACHER, "source_options": {"count": 3}},
             "prepare: source_options are those of a source",

@@ -111,7 +111,7 @@ def test_an_unreachable_tracker_fails_nothing(project):
     project.send()
     said = project.sh("python -m stages.use one")
     assert "use@one: tracking: the tracker is down" in said
-    assert "what make, use@one recorded waits in" in said
+    assert "the records of make, use@one wait in" in said
     assert said.count("tracking:") == 1
     assert len(list(project.folder.glob(".fewstep/outbox/*.jsonl"))) == 2  # kept for a better day
     assert b"hunter2" not in b"".join(project.files(".fewstep").values())

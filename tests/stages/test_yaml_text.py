@@ -9,6 +9,14 @@ from stages.settings import yaml_text
 
 
 @pytest.mark.parametrize(
+    ("value", "told"),
+    [(None, "null"), (True, "true"), ("a", "'a'"), ([1, "a"], "[1, a]"), ((), "[]"), (object, repr(object))],
+)
+def test_a_message_shows_a_value_as_yaml_has_it(value, told):
+    assert yaml_text.shown(value) == told
+
+
+@pytest.mark.parametrize(
     ("text", "told"),
     [
         ("nfe: 010", "010 is ambiguous; write 10 or 8 or '010' for the text"),

@@ -45,8 +45,9 @@ class Torchcfm:
     def __post_init__(self) -> None:
         if self.heads is not None and self.head_channels is not None:
             raise UserError("torchcfm: heads and head_channels say the same; set one of them")
-        if any(said is not None and said < 1 for said in (self.heads, self.head_channels)):
-            raise UserError(f"torchcfm: heads and head_channels must be 1 or more, got {self}")
+        for name in ("heads", "head_channels"):
+            if (said := getattr(self, name)) is not None and said < 1:
+                raise UserError(f"torchcfm: {name} must be 1 or more, got {said}")
 
     def look(self, folder: Path) -> Found:
         """See Format.look; a network of torchcfm predicts the velocity of the linear path, by its time."""
@@ -55,9 +56,9 @@ class Torchcfm:
         for name, dimensions in DIMENSIONS.items():
             if len(there.get(name, ())) != dimensions:
                 raise UserError(
-                    f"{folder} has no {name}, which the weights of torchcfm's U-Net have, of {dimensions} "
-                    "dimensions; take its state dict, of a checkpoint of their examples what is under "
-                    "ema_model, without the module. of parallel training"
+                    f"{folder} has no {name} of {dimensions} dimensions, which weights of torchcfm's U-Net "
+                    "have; save the state dict of its U-Net: in a checkpoint of torchcfm's examples it is "
+                    "under `ema_model`; remove the prefix `module.` from names"
                 )
         if self.heads is None and self.head_channels is None:
             raise UserError(
