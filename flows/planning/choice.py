@@ -68,10 +68,13 @@ def choose(
     known = fates(stages, lost)
     needed = above(stages, named) - named
     if stale := [name for name in stages if name in needed and known[name] == "run"]:
-        raise UserError(
-            f"{asked} needs what is not up to date: {', '.join(stale)}; give --start-from {stale[0]}, "
-            "or neither --start-from nor --only"
-        )
+        told = f"{asked} needs what is not up to date: {', '.join(stale)}"
+        if all(_only_data_changed(stages[name]) for name in stale):
+            told += (
+                " (files under data/ have changed, all of which these count as inputs; if they read none of "
+                f"them, `dvc repro {' '.join(stale)}` takes seconds)"
+            )
+        raise UserError(f"{told}; give --start-from {stale[0]}, or neither --start-from nor --only")
     chosen: dict[str, Fate] = {}
     for name in stages:
         if name in named:
@@ -115,6 +118,16 @@ def running(fates: dict[str, Fate]) -> list[str]:
 def provides(stage: Stage, path: str) -> bool:
     """Return whether a stage writes what lies at `path`, in it, or around it."""
     return any(Path(out).is_relative_to(path) or Path(path).is_relative_to(out) for out in stage.outputs)
+
+
+def _only_data_changed(stage: Stage) -> bool:
+    """Return whether no input of a stage has changed but the folder of the user's own files."""
+    return all(
+        isinstance(change, dict)
+        and change.keys() == {"changed deps"}
+        and change["changed deps"].keys() == {"data"}
+        for change in stage.changed
+    )
 
 
 def _only_missing(stage: Stage, above: list[Stage]) -> bool:

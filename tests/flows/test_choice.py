@@ -111,6 +111,16 @@ def test_an_unknown_stage_is_reported_with_the_nearest():
         choice.choose(chain(), (), start_from="a", only="c")
 
 
+def test_a_change_of_files_that_may_not_be_read_is_told_with_what_it_takes():
+    data = ({"changed deps": {"data": "modified"}},)
+    with pytest.raises(
+        UserError, match=r"not up to date: a \(files under data/ have .*`dvc repro a` takes seconds"
+    ):
+        choice.choose(chain(a=data), (), only="b@x")
+    with pytest.raises(UserError, match=r"not up to date: a; give --start-from a"):
+        choice.choose(chain(a=(*data, "changed command")), (), only="b@x")
+
+
 def test_the_plan_tells_what_runs_and_how_long_that_took(tmp_path):
     durations.record(tmp_path, "b@x", 4000)
     durations.record(tmp_path, "a", 7.26)
