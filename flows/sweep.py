@@ -108,7 +108,7 @@ def combinations(grid: dict[str, list[Any]], variants: list[dict[str, Any]]) -> 
     """
     for key, values in grid.items():
         if not (isinstance(values, list) and values):
-            raise UserError(f"the grid needs a list of values for {key}, such as [1, 2], got {values!r}")
+            raise UserError(f"the grid needs a list of values for {key}, such as [1,2], got {values!r}")
     crossed = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())] if grid else []
     found = {canonical(overrides): overrides for overrides in crossed + variants if overrides}
     if not found:

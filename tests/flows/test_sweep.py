@@ -72,7 +72,10 @@ def test_all_combinations_are_variants_and_none_twice():
 
 @pytest.mark.parametrize(
     ("grid", "told"),
-    [({"seed": 3}, r"list of values for seed, such as \[1, 2\], got 3"), ({}, "needs a grid")],
+    [
+        ({"seed": 3}, r"list of values for seed, such as \[1,2\], got 3"),
+        ({}, "needs settings to vary, such as --grid"),
+    ],
 )
 def test_a_sweep_of_nothing_is_a_users_mistake(grid, told):
     with pytest.raises(UserError, match=told):
