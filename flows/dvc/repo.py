@@ -269,10 +269,11 @@ def _opened(root: Path) -> Iterator[Any]:
     except FileNotFoundError as error:
         raise UserError(f"{shown(error.filename)} is a link to nothing, or is gone; remove it") from error
     except LockError as error:
-        who = ", ".join(f"{cmd} (process {pid})" for pid, cmd in re.findall(r"PID (\d+)\): (.*)", str(error)))
+        busy = re.search(r"'(.*)' is busy", str(error))
+        who = ", ".join(f"process {pid} ({cmd})" for pid, cmd in re.findall(r"PID (\d+)\): (.*)", str(error)))
         raise UserError(
-            f"{who or 'another process'} is writing results of {root}, and DVC can't be asked meanwhile; "
-            "wait until it has ended"
+            f"{busy[1] if busy else root} is being written by {who or 'another process'}, and DVC can't be "
+            "asked meanwhile; wait until it has ended"
         ) from error
     except (DvcException, OSError) as error:
         told = damage.explain(root) or f"DVC cannot read {root / 'dvc.yaml'}: {error}"

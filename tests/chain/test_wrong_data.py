@@ -18,7 +18,7 @@ def with_nan() -> np.ndarray:
 
 DATA = {
     "there is no file data/own.npz; put it there": None,
-    "data/own.npz is empty: it holds no samples": {"x": images(0)},
+    "data/own.npz: x is empty: it holds no samples": {"x": images(0)},
     "holds y, but no array 'x'": {"y": images()},
     "x has shape (40, 3, 2, 16, 16); images are": {"x": np.zeros((40, 3, 2, 16, 16), np.uint8)},
     "x is int64; save images as uint8 or floats": {"x": images().astype(np.int64)},

@@ -95,7 +95,7 @@ def test_without_a_terminal_nothing_is_removed(littered, monkeypatch):
 
     before = everything(littered.root)
     monkeypatch.setattr("builtins.input", nobody)
-    with pytest.raises(UserError, match=r"`fewstep gc --yes` does not ask"):
+    with pytest.raises(UserError, match=r"there is no terminal to confirm; use `fewstep gc --yes`"):
         gc.run(littered.root, yes=False)
     assert everything(littered.root) == before
 
