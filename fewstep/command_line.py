@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
         try:
             app_of(root)(given)
         except SystemExit:  # the end of each command
-            sys.stdout.flush()  # here, where it can be told that nobody reads it
+            sys.stdout.flush()  # a pipe without a reader raises here, and not when the interpreter ends
             raise
         sys.stdout.flush()
     except UserError as error:

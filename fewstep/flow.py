@@ -107,7 +107,7 @@ class ModelFlow:
                 the model's, has another shape, or is missing. A model that learnt what to do without a label
                 needs none.
         """
-        self._must_know(conditions)
+        self._check_conditions(conditions)
         times = batch_times(t, x)
         if until is not None:
             if self.velocity_until != "any":
@@ -130,7 +130,7 @@ class ModelFlow:
             last = None if self.clamped_from is None else times > self.clamped_from
         return velocity if last is None else ends_in_range(velocity, x, times, last)
 
-    def _must_know(self, conditions: Mapping[str, Tensor]) -> None:
+    def _check_conditions(self, conditions: Mapping[str, Tensor]) -> None:
         config, guided = self.model.config, self.nfe_per_velocity == 2
         for name in conditions.keys() - set(config.condition_names):
             raise UserError(

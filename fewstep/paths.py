@@ -302,8 +302,9 @@ def _scaled_linear_betas(table: Table) -> Tensor:
 
 
 def _cosine_betas(table: Table) -> Tensor:
-    """Alpha_bar along a squared cosine, beta at most .999; Nichol and Dhariwal 2021 (arXiv
-    2102.09672), eq. 17.
+    """Alpha_bar along a squared cosine, beta at most .999.
+
+    Nichol and Dhariwal 2021 (arXiv 2102.09672), eq. 17.
     """
 
     def alpha_bar(u: float) -> float:
@@ -333,7 +334,7 @@ def log_sigmas(table: Table) -> Tensor:
     return ((1 - alpha_bar) / alpha_bar).log() / 2
 
 
-@cache  # asked anew within exports, where torch can't decide by a number
+@cache  # an export makes paths again while it traces, where code can't branch on what a tensor holds
 def has_levels(table: Table) -> bool:
     """Return whether all levels of a table are finite: no product of its betas rounds to 0 or 1."""
     return bool(log_sigmas(table).isfinite().all())

@@ -26,8 +26,9 @@ SHARPNESS = 4.0  # "a" of Lee et al. 2024
 
 
 def _logit_normal(u: Tensor) -> Tensor:
-    """More weight in the middle, where the velocity is hardest to predict; Esser et al. 2024 (arXiv
-    2403.03206).
+    """More weight in the middle, where the velocity is hardest to predict.
+
+    Esser et al. 2024 (arXiv 2403.03206).
     """
     return torch.sigmoid(torch.special.ndtri(u))
 

@@ -86,7 +86,7 @@ class BlockScores:
 
     fd_clf: float
     fd_clf_se: float
-    """Standard error of the one above, about the noise; so are the others."""
+    """Standard error of fd_clf, about the noise; each `_se` is that of the field before it."""
     fd_block_mean: float
     fd_block_mean_se: float
     fd_at_floor_n: float

@@ -61,5 +61,6 @@ def _batch(params: Params, address: str) -> int:
     stage, _, key = address.partition("@")
     if stage not in discovery.names() or key not in params.keys(stage):  # dvc.yaml may have the user's own
         return 0
-    train = getattr(params.config(stage, key), "train", None)
+    config = params.config(stage, key)
+    train = None if getattr(config, "checkpoint", None) else getattr(config, "train", None)
     return train.batch if isinstance(train, TrainSettings) else 0

@@ -123,7 +123,8 @@ def test_trainings_whose_batches_processes_cannot_share_are_named_before_any_sta
 ):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    params = Params(demo(pretrain__base={"train": {"steps": 1, "batch": 96}}))
+    taken = {"checkpoint": "data/mine", "train": {"steps": 1, "batch": 128}}  # which trains nothing
+    params = Params(demo(pretrain__base={"train": {"steps": 1, "batch": 96}}, pretrain__mine=taken))
     addresses = [*ADDRESSES, "nets", "pretrain@base", "reflow@round1", "distill@boss-4"]
     with pytest.raises(UserError) as caught:
         must_share_batches(params, addresses)
