@@ -1,24 +1,37 @@
-"""reference: the flow's endpoint to a tolerance, by an adaptive solver (torchdiffeq's dopri5).
+"""reference: the flow's endpoint to a tolerance, by dopri5 with steps of each sample's own.
 
 For reference runs, where accuracy matters and calls do not. Few-step sampling is on grids; see
 fewstep.solvers; `follow` takes either.
 """
 
+import sys
 from dataclasses import dataclass
 
 import torch
-from etils.epy import lazy_imports
 from torch import Tensor
 
 from fewstep.errors import UserError
-from fewstep.extras import brought_by
-from fewstep.finite import Finite
+from fewstep.finite import Finite, NotFiniteError
 from fewstep.flow import Flow, as_state, must_know_all_times
 from fewstep.grids import Grid
+from fewstep.paths import like
 from fewstep.solvers import CountedFlow, Solution, integrate
 
-with lazy_imports(error_callback=brought_by("ode", what="a reference run", library="torchdiffeq")):
-    import torchdiffeq
+# Dormand and Prince 1980, table 2: when the stages are, what each adds of the slopes before it, and the
+# difference of its two results. The last stage is at the state of order 5: its slope begins the next step.
+STAGES_AT = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
+OF_SLOPES = (
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+)
+ORDER_5_LESS_4 = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+FIRST_STEP = 0.01
+SMALLEST = 10 * sys.float_info.epsilon  # rounding would decide smaller ones
+SAFETY, LEAST, MOST = 0.9, 0.2, 10.0  # Hairer, Norsett and Wanner, Solving ODEs I, eq. II.4.13
 
 
 @dataclass(frozen=True)
@@ -44,11 +57,8 @@ def follow(flow: Flow, noise: Tensor, times: Grid | Adaptive, **conditions: Tens
 def reference(flow: Flow, noise: Tensor, *, tolerance: float = 1e-6, **conditions: Tensor) -> Solution:
     """Follow the flow from noise to data, as closely as asked.
 
-    Dormand and Prince 1980, from the flow's t_start to its t_end and not beyond; what then is left
-    to 1 is one Euler step. The samples of a batch share their steps, and a step is accepted when the
-    worst of them meets the tolerance (torchdiffeq's own norm averages over the batch, so that one
-    bad sample may hide): each sample is as good as it would be alone, but among other samples its
-    last digits differ, within the tolerance.
+    From the flow's t_start to its t_end and not beyond; what then is left to 1 is one Euler step. Each sample
+    has its own steps, so what comes of it does not depend on the others of its batch.
 
     Args:
         flow: The flow to follow.
@@ -58,11 +68,11 @@ def reference(flow: Flow, noise: Tensor, *, tolerance: float = 1e-6, **condition
         **conditions: What the flow is conditioned on, each (batch, ...).
 
     Returns:
-        The samples, (batch, *shape), and the calls they took.
+        The samples, (batch, *shape), and the calls that the one with most steps took.
 
     Raises:
-        UserError: if torchdiffeq is not installed, the flow has no velocity at each time, the noise's
-            precision can't meet the tolerance, or no step is small enough to.
+        UserError: if the flow has no velocity at each time, the noise's precision can't meet the tolerance,
+            or no step is small enough to.
         NotFiniteError: if a velocity is not finite.
     """
     must_know_all_times(flow, by="a reference run")
@@ -72,29 +82,51 @@ def reference(flow: Flow, noise: Tensor, *, tolerance: float = 1e-6, **condition
         raise UserError(
             f"tolerance {tolerance} is out of reach of {noise.dtype}; ask for more than {finest:.1e}"
         )
-    counted = CountedFlow(Finite(flow), conditions)
-    span = torch.tensor([flow.t_start, flow.t_end], dtype=torch.float64, device=noise.device)
-    options = {
-        "norm": _worst_sample,
-        "first_step": min(0.01, flow.t_end - flow.t_start),
-        "step_t": span[1:],  # land on t_end: without it the last step overshoots and interpolates back
-    }
-    start, tolerances = noise * (1 - flow.t_start), {"rtol": tolerance, "atol": tolerance}
-    try:
-        x = torchdiffeq.odeint(
-            lambda t, x: counted(x, t), start, span, method="dopri5", options=options, **tolerances
-        )[-1]
-    except AssertionError as error:
-        if "underflow in dt" not in str(error):
+    x = noise * (1 - flow.t_start)
+    everyone = left = torch.arange(len(x), device=x.device)
+    t = torch.full((len(x),), flow.t_start, dtype=torch.float64, device=x.device)
+    step = torch.full_like(t, min(FIRST_STEP, flow.t_end - flow.t_start))
+    nfe = 0
+
+    def velocity(y: Tensor, times: Tensor, rows: Tensor) -> Tensor:
+        nonlocal nfe
+        counted = CountedFlow(Finite(flow), {name: values[rows] for name, values in conditions.items()})
+        try:
+            found = counted(y, times)
+        except NotFiniteError as error:
+            error.rows = rows[error.rows].tolist()
             raise
-        raise UserError(
-            f"no step is small enough for tolerance {tolerance}: somewhere the flow jumps or grows without "
-            "bound; follow a grid instead"
-        ) from error
+        nfe += counted.nfe
+        return found
+
+    slope = velocity(x, t, everyone)
+    while len(left):  # the samples that have not arrived
+        now = t[left]
+        later = (now + step[left]).clamp(max=flow.t_end)
+        if bool((step[left] < SMALLEST).any()):
+            raise UserError(
+                f"no step is small enough for tolerance {tolerance}: somewhere the flow jumps or grows "
+                "without bound; follow a grid instead"
+            )
+        h = later - now
+        slopes, start, length = [slope[left]], x[left], like(h.to(x.dtype), x)
+        for at, parts in zip(STAGES_AT, OF_SLOPES, strict=True):
+            end = start + length * _sum(parts, slopes)
+            slopes.append(velocity(end, later if at == 1 else now + at * h, left))
+        bound = tolerance * (1 + torch.maximum(start.abs(), end.abs()))
+        error = length * _sum(ORDER_5_LESS_4, slopes) / bound
+        size = error.flatten(1).square().mean(dim=1).sqrt().double()
+        taken = size <= 1
+        factor = (SAFETY * size**-0.2).clamp(LEAST, MOST)
+        step[left] = h * torch.where(taken, factor.clamp(min=1.0), factor)
+        moved = left[taken]
+        x[moved], slope[moved], t[moved] = end[taken], slopes[-1][taken], later[taken]
+        left = left[t[left] < flow.t_end]
     if flow.t_end < 1:
-        x = x + (1 - flow.t_end) * counted(x, flow.t_end)
-    return Solution(x, counted.nfe)
+        x = x + (1 - flow.t_end) * velocity(x, t, everyone)
+    return Solution(x, nfe)
 
 
-def _worst_sample(error: Tensor) -> Tensor:
-    return error.flatten(1).square().mean(dim=1).max().sqrt()
+def _sum(parts: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
+    """Return the slopes' sum, weighted by the parts."""
+    return sum((part * slope for part, slope in zip(parts, slopes, strict=True)), torch.zeros_like(slopes[0]))

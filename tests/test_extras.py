@@ -19,7 +19,7 @@ EXPORTS = [registry.find("fewstep.exports", name) for name in registry.available
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 
-@pytest.mark.parametrize("extra", ["ot", "ode", "metrics", "images", "onnx"])
+@pytest.mark.parametrize("extra", ["ot", "metrics", "images", "onnx"])
 def test_the_library_imports_all_that_an_extra_brings(extra):
     brought = {re.match(r"[\w-]+", requirement)[0] for requirement in EXTRAS[extra]}
     needed = set().union(*map(imports, files("fewstep")), *(export.libraries for export in EXPORTS))
