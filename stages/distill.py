@@ -112,8 +112,8 @@ def training_spec(config: Config, job: Job) -> training.TrainingSpec:
         student = training.student_of(init, {}, config.model, seed=job.seed)
     if method.needs.flow_map and student.config.velocity_until != "any":
         raise UserError(
-            f"init {config.init!r} is no flow map, which method {config.method.name} goes on with; set init "
-            "to a student of flow_map"
+            f"init {config.init!r} is no flow map, which method {config.method.name} trains further; set init "
+            "to a student with nfe any"
         )
     if method.needs.second_time and student.config.velocity_until == "now":
         student = timing.with_second_time(student, seed=job.seed)

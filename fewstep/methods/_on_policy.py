@@ -49,7 +49,9 @@ class OnPolicyDistillation(Method):
     @property
     def needs(self) -> Needs:
         """See Method.needs."""
-        return Needs(stream="pairs" if self.regression_weight else "noise")
+        if self.regression_weight:
+            return Needs(stream="pairs", options={"stream": "regression_weight"})
+        return Needs(stream="noise")
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""

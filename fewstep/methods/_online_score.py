@@ -81,7 +81,10 @@ class OnlineScore(OnPolicyDistillation):
     @property
     def needs(self) -> Needs:
         """See Method.needs."""
-        return replace(super().needs, teacher=True, score=True, data=self.gan_weight > 0)
+        needs = replace(super().needs, teacher=True, score=True)
+        if self.gan_weight:
+            return replace(needs, data=True, options={**needs.options, "data": "gan_weight"})
+        return needs
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""

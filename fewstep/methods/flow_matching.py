@@ -49,9 +49,19 @@ class FlowMatching(PathRegression):
                 "label is not standard normal, but samples start from such noise; use coupling independent"
             )
 
+    @property
+    def independent_noise(self) -> bool:
+        """See Method.independent_noise."""
+        return self.coupling == "independent"
+
+    @property
+    def velocity_loss(self) -> bool:
+        """See Method.velocity_loss."""
+        return self.times == "uniform" and not self.label_dropout
+
     def no_score(self) -> str | None:
         """See Method.no_score."""
-        if self.coupling == "independent":
+        if self.independent_noise:
             return None
         return f".coupling {self.coupling} pairs noise with data, and gives no scores; set it to independent"
 

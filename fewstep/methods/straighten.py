@@ -57,7 +57,8 @@ class Straighten(Method):
     @property
     def needs(self) -> Needs:
         """See Method.needs."""
-        return Needs(stream="trajectories", all_states=self.jitter > 0)
+        options = {"all_states": "jitter"} if self.jitter else {}
+        return Needs(stream="trajectories", all_states=self.jitter > 0, options=options)
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""

@@ -1,6 +1,7 @@
 """What must hold between a student and its teacher, what it starts from, and what it learns from."""
 
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator
@@ -8,7 +9,7 @@ from pydantic import BeforeValidator
 from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.lora_settings import LoraSettings
-from fewstep.training.method import Method
+from fewstep.training.method import Method, Needs
 from stages.settings.messages import suggest
 from stages.settings.models import (
     guidance_in,
@@ -31,11 +32,8 @@ if TYPE_CHECKING:
     from fewstep.model import ModelConfig
 
 
-# what distill gives a method beside its stream and labels
-SUPPLIED = (
-    *("teacher", "score", "all_states", "data", "features"),
-    *("second_time", "flow_map", "slow_times", "last_velocity"),
-)
+SUPPLIED = tuple(need.name for need in fields(Needs) if need.name != "conditions")
+"""What distill gives a method beside its stream; whether there are conditions, the data says."""
 
 
 def number_or_any(nfe: Any) -> Any:
@@ -56,7 +54,7 @@ class StudentSettings(Settings):
     """The training method, a file of fewstep.methods, and its options."""
     init: str
     """The model whose weights (their moving average) the student starts from: one of pretrain, adopt or
-    reflow, such as its teacher, or a student of as many calls or of any number, to finish it."""
+    reflow, such as its teacher, or a student with the same NFE or any, to train it further."""
     model: ModelPlugin | None = None
     """Another architecture than that of init, a file of fewstep.models, and its options: the student then
     starts from fresh weights, and init gives path, prediction and classes alone."""
@@ -65,10 +63,9 @@ class StudentSettings(Settings):
     teacher: str
     """The model whose grid it uses, and which its method may consult."""
     train_on: str
-    """What it learns from: trajectories/<teacher> for straighten, phased, flow_map, and anyflow with a
-    map_weight, couple/<key> for
-    methods that learn from pairs, such as endpoint, prepare for those that learn from data. Of prepare,
-    methods that need no samples read only labels, if there are classes; those with a gan_weight, data."""
+    """What it learns from: trajectories/<teacher> for methods that learn from trajectories, couple/<key> for
+    those that learn from pairs, prepare for those that learn from data or need no samples. The last read
+    only labels, if there are classes."""
     nfe: Annotated[int | Literal["any"], BeforeValidator(number_or_any)]
     """NFE that the student samples with; one of the budgets searched for its teacher. any for a
     method that trains flow maps."""
@@ -170,8 +167,8 @@ def wrong_init(student: StudentSettings, params: Params) -> Iterator[str]:
         yield f".init {init!r} is a refiner, which is no flow without its teacher; start from that"
     elif student.method.build().needs.flow_map and not is_flow_map(student, params):
         yield (
-            f".init {init!r} is no flow map, which method {student.method.name} goes on with; start from a "
-            "student of flow_map"
+            f".init {init!r} is no flow map, which method {student.method.name} trains further; start from "
+            "a student with nfe any"
         )
     elif student.model is None and takes_until(params, init):
         try:
@@ -247,25 +244,22 @@ def mismatch(student: StudentSettings, params: Params) -> str | None:
     needs = method.build().needs
     wanted = {"trajectories": "trajectories", "pairs": "couple", "data": "prepare"}.get(needs.stream)
     if wanted not in (None, kind):
-        weights = ("regression_weight", "map_weight")
-        weighted = "".join(f" with a {name}" for name in weights if getattr(method.build(), name, 0))
         place = wanted if wanted == "prepare" else f"{wanted}/{taken_for(student, wanted, params)}"
         return (
-            f"method {method.name}{weighted} learns from {wanted}, not from {student.train_on}; set train_on "
-            f"to {place}"
+            f"method {method.name}{needs.with_option('stream')} learns from {wanted}, not from "
+            f"{student.train_on}; set train_on to {place}"
         )
     if needs.data and kind != "prepare":
         return (
-            f"method {method.name} with a gan_weight learns from real data, not from {student.train_on}; "
-            "set train_on to prepare"
+            f"method {method.name}{needs.with_option('data')} learns from real data, not from "
+            f"{student.train_on}; set train_on to prepare"
         )
     if kind == "trajectories" and source != student.teacher:
         return f"{student.train_on} is not of its teacher; use trajectories/{student.teacher}"
     if needs.all_states and kind == "trajectories" and params.config(kind, source).keep != "all":
-        jittered = " with jitter" if getattr(method.build(), "jitter", 0) else ""
         return (
-            f"method {method.name}{jittered} learns from states between the timesteps; "
-            f"set trajectories.{source}.keep to all"
+            f"method {method.name}{needs.with_option('all_states')} learns from states between the "
+            f"timesteps; set trajectories.{source}.keep to all"
         )
     if kind == "couple" and (pairs := params.config(kind, source)).model == student.teacher:
         grid = params.config("search", student.teacher)
