@@ -96,7 +96,9 @@ class Place:
         if away and seconds:
             wait_for(lambda: run.poll() is not None or when in said.read_text(), seconds=3600)
             if when not in said.read_text():
-                raise RuntimeError(f"the run ended and never said {when!r}, so no outage was measured: {said}")
+                raise RuntimeError(
+                    f"the run ended and never said {when!r}, so no outage was measured: {said}"
+                )
             self.servers[away].stop()
             time.sleep(seconds)
             self.servers[away].start()

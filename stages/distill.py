@@ -63,11 +63,11 @@ def check(params: Params) -> list[str]:
                 f"distill.{key}.monitor looks at a student on its own grid; one of any nfe has none: "
                 "set it to null"
             )
-        features = student.method.build().needs.features
-        if student.monitor and features:
+        needs = student.method.build().needs
+        if student.monitor and needs.features:
             problems.append(
-                f"distill.{key}.monitor sees the features that the method's own loss pulls at, so it would "
-                "choose by them; set it to null, or feature_weight to 0"
+                f"distill.{key}.monitor sees the features that the loss of method {student.method.name}"
+                f"{needs.with_option('features')} compares, so it would choose by them; set it to null"
             )
     return problems
 
@@ -112,8 +112,8 @@ def training_spec(config: Config, job: Job) -> training.TrainingSpec:
         student = training.student_of(init, {}, config.model, seed=job.seed)
     if method.needs.flow_map and student.config.velocity_until != "any":
         raise UserError(
-            f"init {config.init!r} is no flow map, which method {config.method.name} trains further; set init "
-            "to a student with nfe any"
+            f"init {config.init!r} is no flow map, which method {config.method.name} trains further; "
+            "set init to a student with nfe any"
         )
     if method.needs.second_time and student.config.velocity_until == "now":
         student = timing.with_second_time(student, seed=job.seed)

@@ -86,7 +86,7 @@ def wrong_model(key: str, params: Params) -> list[str]:
     if method is None:
         return []
     if (stream := method.build().needs.stream) != "data":
-        told = f"{method.name} learns from {stream}, not from data; take flow_matching or another that does"
+        told = f"{method.name} learns from {stream}, not from data; take a method that does"
         return [f"{where}.method {told}"]
     assert config.train is not None, "its settings refuse it"
     problems = wrong_path(where, config) + wrong_methods(params, [(f"{where}.method", method, key)])

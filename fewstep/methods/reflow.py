@@ -72,7 +72,9 @@ class Reflow(PathRegression):
     @property
     def needs(self) -> Needs:
         """See Method.needs."""
-        return replace(super().needs, features=self.feature_weight > 0)
+        if self.feature_weight:
+            return replace(super().needs, features=True, options={"features": "feature_weight"})
+        return super().needs
 
     def networks(self, student: Model, load: Callable[[str], Any]) -> dict[str, Net]:
         """See Method.networks."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 
+from stages.evaluation import kinds
 from stages.evaluation.evaluation import Evaluation
 from stages.evaluation.latent_bound import latent_bound
 from stages.figures.curves import draw_grids, draw_quality
@@ -59,7 +60,7 @@ def write_tables(folder: Path, evaluation: Evaluation) -> None:
 
 def series(row: dict) -> str:
     """Return the name of the line that a row belongs to: a model, and its grid if it has several."""
-    return row["model"] if row["grid"] == "own" else f"{row['model']}, {row['grid']}"
+    return row["model"] if row["grid"] == kinds.OWN else f"{row['model']}, {row['grid']}"
 
 
 def write_report(job: Job, evaluation: Evaluation, settings: dict[str, Any]) -> None:
@@ -70,7 +71,7 @@ def write_report(job: Job, evaluation: Evaluation, settings: dict[str, Any]) -> 
     draw_quality(job.out / "curve.png", lines)
     draw_grids(
         job.out / "grids.png",
-        [(row["name"], tuple(row["times"])) for row in evaluation.rows if row["grid"] != "uniform"],
+        [(row["name"], tuple(row["times"])) for row in evaluation.rows if row["grid"] != kinds.EQUAL],
     )
     grids_of_samples = draw_sample_grids(job.out, evaluation)
     page = jinja2.Environment(
@@ -124,7 +125,7 @@ def draw_sample_grids(folder: Path, evaluation: Evaluation) -> list[tuple[str, P
     overview += [(row["name"], samples) for row, samples in named if row["student"]]
     drawn = [("Students beside their teacher", folder / "samples.png")]
     draw_sample_grid(drawn[0][1], overview, evaluation.texts)
-    for line in dict.fromkeys(series(row) for row in evaluation.rows if row["grid"] != "own"):
+    for line in dict.fromkeys(series(row) for row in evaluation.rows if row["grid"] != kinds.OWN):
         path = folder / f"samples-{line.replace(', ', '-')}.png"
         of_line = [(row["name"], samples) for row, samples in named if series(row) == line]
         draw_sample_grid(path, of_line, evaluation.texts)

@@ -1,7 +1,6 @@
 """What must hold between a student and its teacher, what it starts from, and what it learns from."""
 
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator
@@ -9,7 +8,7 @@ from pydantic import BeforeValidator
 from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.lora_settings import LoraSettings
-from fewstep.training.method import Method, Needs
+from fewstep.training.method import Method
 from stages.settings.messages import suggest
 from stages.settings.models import (
     guidance_in,
@@ -32,8 +31,11 @@ if TYPE_CHECKING:
     from fewstep.model import ModelConfig
 
 
-SUPPLIED = tuple(need.name for need in fields(Needs) if need.name != "conditions")
-"""What distill gives a method beside its stream; whether there are conditions, the data says."""
+# what distill gives a method beside its stream and labels
+SUPPLIED = (
+    *("teacher", "score", "all_states", "data", "features"),
+    *("second_time", "flow_map", "slow_times", "last_velocity"),
+)
 
 
 def number_or_any(nfe: Any) -> Any:

@@ -166,14 +166,14 @@ def changed(**settings):
         ({"pretrain__base__noise": {"name": "student_t", "degrees": 2}}, r"noise.*a number above 2"),
         (
             {"distill__one_at_step__method": {"name": "sim", "regression_weight": 0.5}},
-            r"distill\.one-step: method sim with a regression_weight learns from couple, not from ",
+            r"distill\.one-step: method sim with regression_weight learns from couple, not from ",
         ),
         (
             {
                 "distill__boss_at_4__method": {"name": "dmd", "gan_weight": 0.1},
                 "distill__boss_at_4__train_on": "couple/round1",
             },
-            r"distill\.boss-4: method dmd with a gan_weight learns from real data, not from couple/round1",
+            r"distill\.boss-4: method dmd with gan_weight learns from real data, not from couple/round1",
         ),
         (
             {"distill__boss_at_4__method": {"name": "dmd", "gan_weight": 0.1, "regression_weight": 0.5}},
@@ -219,7 +219,7 @@ def changed(**settings):
                 "distill__endpoint__method": {"name": "endpoint", "feature_weight": 1},
                 "distill__endpoint__monitor": {},
             },
-            r"distill\.endpoint\.monitor sees the features that the method's own loss pulls at",
+            r"distill\.endpoint\.monitor sees the features that the loss of method endpoint with feature_weight",
         ),
         (
             ANY_STEP | {"couple__round1__model": "any-step"},
@@ -273,12 +273,12 @@ def changed(**settings):
         (
             {"prepare__codec": {"folder": "data/vae"}}
             | {"distill__endpoint__method": {"name": "endpoint", "feature_weight": 1}},
-            r"distill\.endpoint\.method compares features of images, but prepare\.codec makes latents",
+            r"distill\.endpoint\.method endpoint with feature_weight compares features of images, but prepare\.codec makes latents",
         ),
         (
             {"prepare__codec": {"folder": "data/vae"}}
             | {"reflow__round1__method": {"name": "reflow", "feature_weight": 1}},
-            r"reflow\.round1\.method compares features of images, but prepare\.codec makes latents",
+            r"reflow\.round1\.method reflow with feature_weight compares features of images, but prepare\.codec makes latents",
         ),
         ({"seed": 2**32}, r"whole number from 0 to 2\*\*32 - 1"),
     ],
