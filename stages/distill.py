@@ -63,11 +63,11 @@ def check(params: Params) -> list[str]:
                 f"distill.{key}.monitor looks at a student on its own grid; one of any nfe has none: "
                 "set it to null"
             )
-        needs = student.method.build().needs
-        if student.monitor and needs.features:
+        features = student.method.build().needs.features
+        if student.monitor and features:
             problems.append(
-                f"distill.{key}.monitor sees the features that the loss of method {student.method.name}"
-                f"{needs.with_option('features')} compares, so it would choose by them; set it to null"
+                f"distill.{key}.monitor sees the features that the method's own loss pulls at, so it would "
+                "choose by them; set it to null, or feature_weight to 0"
             )
     return problems
 

@@ -72,9 +72,7 @@ class Reflow(PathRegression):
     @property
     def needs(self) -> Needs:
         """See Method.needs."""
-        if self.feature_weight:
-            return replace(super().needs, features=True, options={"features": "feature_weight"})
-        return super().needs
+        return replace(super().needs, features=self.feature_weight > 0)
 
     def networks(self, student: Model, load: Callable[[str], Any]) -> dict[str, Net]:
         """See Method.networks."""

@@ -170,10 +170,10 @@ def wrong_methods(
     ]
     if params.config("prepare").codec:
         problems += [
-            f"{where} {method.name}{needs.with_option('features')} compares features of images, but "
-            "prepare.codec makes latents of them; take a method that compares none"
+            f"{where} compares features of images, but prepare.codec makes latents of them; "
+            "set feature_weight to 0"
             for where, method, _ in named
-            if (needs := method.build().needs).features
+            if method.build().needs.features
         ]
     for where, method, init in named:
         if (learnt := pretraining(params, init)) is None:

@@ -153,8 +153,8 @@ class TrainTask:
             return load_model(self.inputs[name])
         if codec.of_prepared(self.inputs["data"]) is not None:
             raise UserError(
-                "the method compares features of samples as they are seen, and this model makes latents; "
-                "take a method that compares none"
+                "feature_weight compares features of samples as they are seen, and this model makes latents; "
+                "set it to 0"
             )
         return features.Features(self._monitor_net())
 

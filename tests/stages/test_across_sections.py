@@ -219,7 +219,7 @@ def changed(**settings):
                 "distill__endpoint__method": {"name": "endpoint", "feature_weight": 1},
                 "distill__endpoint__monitor": {},
             },
-            r"distill\.endpoint\.monitor sees the features that the loss of method endpoint with feature_weight",
+            r"distill\.endpoint\.monitor sees the features that the method's own loss pulls at",
         ),
         (
             ANY_STEP | {"couple__round1__model": "any-step"},
@@ -273,12 +273,12 @@ def changed(**settings):
         (
             {"prepare__codec": {"folder": "data/vae"}}
             | {"distill__endpoint__method": {"name": "endpoint", "feature_weight": 1}},
-            r"distill\.endpoint\.method endpoint with feature_weight compares features of images, but prepare\.codec makes latents",
+            r"distill\.endpoint\.method compares features of images, but prepare\.codec makes latents",
         ),
         (
             {"prepare__codec": {"folder": "data/vae"}}
             | {"reflow__round1__method": {"name": "reflow", "feature_weight": 1}},
-            r"reflow\.round1\.method reflow with feature_weight compares features of images, but prepare\.codec makes latents",
+            r"reflow\.round1\.method compares features of images, but prepare\.codec makes latents",
         ),
         ({"seed": 2**32}, r"whole number from 0 to 2\*\*32 - 1"),
     ],

@@ -156,7 +156,7 @@ def test_features_where_a_model_makes_latents_are_refused(monkeypatch, inputs, t
         state=tmp_path,
         inputs=inputs,
     )
-    with pytest.raises(UserError, match="this model makes latents; take a method that"):
+    with pytest.raises(UserError, match="this model makes latents; set it to 0"):
         task.load("features")
 
 
