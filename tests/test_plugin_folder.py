@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fewstep.data._toy import Toy
+from fewstep.data import Toy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class LayerPair:
 from dataclasses import dataclass, replace
 
 from fewstep import paths, randomness
-from fewstep.methods._distances import l2
+from fewstep.training.distances import l2
 from fewstep.training.method import Method
 
 

@@ -11,10 +11,10 @@ from etils.epy import lazy_imports
 from fewstep import paths, randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
-from fewstep.methods._on_policy import OnPolicyDistillation
 from fewstep.methods._spans import must_make_the_same
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.training.method import Batch, Needs, Net, Nets, conditions_of
+from fewstep.training.on_policy import OnPolicyDistillation
 
 if TYPE_CHECKING:
     from collections.abc import Callable

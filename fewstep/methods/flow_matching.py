@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from fewstep import registry
 from fewstep.errors import UserError
-from fewstep.methods._distances import l2
 from fewstep.methods._regression import PathRegression
+from fewstep.training.distances import l2
 from fewstep.training.method import Batch, Needs, Nets
 
 if TYPE_CHECKING:

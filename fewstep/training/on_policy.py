@@ -11,10 +11,10 @@ from etils.epy import lazy_imports
 
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
-from fewstep.methods._distances import l2
-from fewstep.methods._timesteps import in_range_of, timesteps_of
 from fewstep.solvers import CountedFlow, must_fit, trajectory
+from fewstep.training.distances import l2
 from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
+from fewstep.training.timesteps import in_range_of, timesteps_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
