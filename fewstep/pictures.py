@@ -22,8 +22,8 @@ def write(samples: Tensor, file: Path) -> None:
     columns = round(count**0.5) or 1
     rows = -(-count // columns)
     pixels = ((samples.float().clamp(-1, 1) + 1) * 127.5).round().byte()
-    sheet = torch.full((rows * columns, channels, height, width), 255, dtype=torch.uint8)
-    sheet[:count] = pixels
-    tiled = sheet.view(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)
+    tiles = torch.full((rows * columns, channels, height, width), 255, dtype=torch.uint8)
+    tiles[:count] = pixels
+    tiled = tiles.view(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)
     picture = tiled.reshape(rows * height, columns * width, channels).expand(-1, -1, 3).contiguous()
     Image.fromarray(picture.numpy()).save(file, "PNG")

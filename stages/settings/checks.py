@@ -131,7 +131,7 @@ def describe(stages: list[Made], params: Params) -> str:
         if isinstance(value, str) and value.rpartition("/")[2] == needed
     ]
     chain = ", which needs ".join(discovery.address(*made) for made in stages)
-    return f"{', '.join(names)} makes a circle: {chain}; name a model made before, such as a teacher"
+    return f"{', '.join(names)} makes a cycle: {chain}; name a model made before, such as a teacher"
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def pretraining(params: Params, model: str) -> tuple[str, Any] | None:
     None for a model that was trained elsewhere, or that goes back to one: it says itself what it knows, when
     it is read. None, too, if there is no such model.
     """
-    for _ in models(params):  # no chain of models is longer; one that goes in a circle is refused elsewhere
+    for _ in models(params):  # no chain of models is longer; one that forms a cycle is refused elsewhere
         stage = maker_of(params, model)
         if stage not in ("reflow", "distill"):
             break
@@ -67,7 +67,7 @@ def takes_until(params: Params, model: str) -> bool:
 
     An adopted model says it itself, when it is read.
     """
-    for _ in models(params):  # no chain of models is longer; one that goes in a circle is refused elsewhere
+    for _ in models(params):  # no chain of models is longer; one that forms a cycle is refused elsewhere
         if model not in params.keys("distill"):
             break
         student = params.config("distill", model)
@@ -282,7 +282,7 @@ def no_score(model: str, params: Params) -> str | None:
 
 def shown_guidance(params: Params, model: str, asked: float = 1.0) -> float:
     """Return the guidance that samples show if a model makes them with the scale `asked`, by its sections."""
-    for _ in models(params):  # no chain of models is longer; one that goes in a circle is refused elsewhere
+    for _ in models(params):  # no chain of models is longer; one that forms a cycle is refused elsewhere
         if asked != 1:
             break
         if model in params.keys("reflow"):

@@ -246,6 +246,7 @@ def picture_samples(job: Job, model: Model) -> None:
     """Draw samples of a few noises: a row for each NFE, or one for a student's own grid."""
     flow, config = as_flow(model), model.config
     count = samples_shown(config.shape)
+    # "sheet" names a stream of random numbers: another name draws other samples
     ((noise, conditions),) = draws_of(model, "sheet", job.seed, range(count), batch=count, device=device())
     grids: list[Grid] = (
         [config.grid]

@@ -193,7 +193,7 @@ def changed(**settings):
         ),
         (
             {"distill__straight_at_4__init": "boss-4"},
-            r"distill\.boss-4\.init 'straight-4'.* makes a circle",
+            r"distill\.boss-4\.init 'straight-4'.* makes a cycle",
         ),
         (
             ANY_STEP | {"distill__one_at_step__nfe": "any"},

@@ -28,7 +28,7 @@ def two_rounds():
         (
             "couple",
             {"round1": "round1"},
-            r"^  couple\.round1\.model 'round1' makes a circle: .*couple@round1, which needs reflow@round1"
+            r"^  couple\.round1\.model 'round1' makes a cycle: .*couple@round1, which needs reflow@round1"
             r".*; name a model made before, such as a teacher$",
         ),
         ("couple", {"round1": "round2", "round2": "round1"}, r"couple\.round1\.model 'round2'.* circle"),
