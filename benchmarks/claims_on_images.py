@@ -67,7 +67,7 @@ def rf_plus_plus() -> dict[str, Section]:
 
 
 def slimflow() -> dict[str, Section]:
-    """SlimFlow, a quarter of the weights from scratch: annealing, guidance by the flow, other methods then."""
+    """SlimFlow, a quarter of the weights from scratch: annealing, guidance by the flow, other methods."""
     sections = reflowed(12_000, plain={}, annealed={"anneal": 0.5})
     for settings in sections["reflow"].values():
         settings |= {"model": QUARTER, "train": training(1500, 2e-3)}

@@ -84,7 +84,7 @@ def load_model(folder: Path, *, merge: bool = True) -> Model:
 
     Args:
         folder: The model directory.
-        merge: Whether an adapter is added to the weights of its base; otherwise it can be gone on with.
+        merge: Whether an adapter is added to the weights of its base; otherwise it can be trained further.
 
     Raises:
         UserError: if a file is missing or damaged, the config or its architecture can't be, or the

@@ -142,7 +142,7 @@ def gate(config: Config, key: str | None, facts: dict[str, Any]) -> str | None:
     return (
         f"the check of the trained model failed: its held-out loss went from {first:.4g} to {last:.4g}, "
         f"and must fall below {limit} of the first. Train longer (pretrain.{key}.train.steps), or set "
-        f"pretrain.{key}.gates.loss_ratio to null to go on with what was trained"
+        f"pretrain.{key}.gates.loss_ratio to null to continue with what was trained"
     )
 
 

@@ -78,7 +78,7 @@ class KeptEntries:
     """The folder of finished entries; other evaluations may read and write it meanwhile.
 
     An evaluation touches `began` when it starts, and then every entry that it uses: what is older than
-    `began`, the newest evaluation has no use for (`make gc`).
+    `began`, the newest evaluation has no use for (`fewstep gc`).
     """
 
     def __init__(self, folder: Path, *facts: Any) -> None:

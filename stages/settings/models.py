@@ -248,7 +248,7 @@ def wrong_lora(training: Any, params: Params) -> Iterator[str]:
     own = params.config(stage, init).lora if stage in ("reflow", "distill") else None
     if own not in (None, training.lora):
         yield (
-            f".lora goes on with the adapter of {stage}.{init}; set it to the same, or to null, which trains "
+            f".lora continues the adapter of {stage}.{init}; set it to the same, or to null, which trains "
             "the weights"
         )
 

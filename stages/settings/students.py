@@ -283,7 +283,7 @@ def taken_for(student: StudentSettings, stage: str, params: Params) -> str:
 
 
 def must_continue(name: str, init: "ModelConfig", own: "Grid | None") -> None:
-    """Refuse to go on with a student on another grid than it was trained for.
+    """Refuse to train a student further on another grid than it was trained for.
 
     Args:
         name: Of the model that the student starts from.
@@ -300,6 +300,6 @@ def must_continue(name: str, init: "ModelConfig", own: "Grid | None") -> None:
     ):
         other = "any grid" if own is None else list(own.times)
         raise UserError(
-            f"{name} was trained for the grid {list(init.grid.times)}, and can't go on with "
+            f"{name} was trained for the grid {list(init.grid.times)}, and can't be trained further for "
             f"{other}; give both students the same teacher, or let this one start from its teacher"
         )

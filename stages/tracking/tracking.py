@@ -152,7 +152,7 @@ def _wait(root: Path, seconds: float) -> str | None:
         reason = f"the tracker is down ({down.read_text()})" if down.exists() else "delivery takes long"
         warnings.append(
             f"tracking: {reason}; the records of {outboxes.whose(ours)} wait in {outbox}, and a later stage "
-            "or `make run` sends them"
+            "or `fewstep run` sends them"
         )
     if kept := outboxes.refused(outbox):
         warnings.append(

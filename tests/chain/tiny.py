@@ -13,7 +13,7 @@ def train(steps: int, learning_rate: float, batch: int = 32) -> dict[str, Any]:
 
 
 def shrink(params: dict[str, Any]) -> dict[str, Any]:
-    """Return the sections of params.yaml with three students, one of them on policy, and little work in each stage."""
+    """Return the sections of params.yaml with three students, and little work in each stage."""
     search = {"method": {"name": "bellman", "fine_steps": 16, "noises": 32}, "budgets": [1, 2, 4]}
     on_policy = {"method": "dmd", "init": "boss-4", "teacher": "base", "train_on": "prepare"}
     return {

@@ -63,7 +63,7 @@ def changed(**settings):
         ),
         (
             {"distill__straight_at_4__lora": {}, "distill__boss_at_4__lora": {"rank": 8}},
-            r"distill\.boss-4\.lora goes on with the adapter of distill\.straight-4; set it to the same",
+            r"distill\.boss-4\.lora continues the adapter of distill\.straight-4; set it to the same",
         ),
         (
             {"reflow__round1__lora": {}, "reflow__round1__model": {"name": "unet"}},
