@@ -12,8 +12,9 @@ from fewstep.conditions import LABEL
 from fewstep.settings import TrainSettings
 from stages.run.job import Job
 from stages.run.runner import main
+from stages.settings.fields import MethodPlugin, ModelPlugin, NoiseChoice, PathChoice, Settings
 from stages.settings.models import outside_data, wrong_methods, wrong_path
-from stages.settings.params import MethodPlugin, ModelPlugin, NoiseChoice, Params, PathChoice, Settings
+from stages.settings.params import Params
 from stages.settings.trainings import wrong_training
 
 with lazy_imports():
@@ -85,7 +86,7 @@ def wrong_model(key: str, params: Params) -> list[str]:
         return outside
     if method is None:
         return []
-    if (stream := method.build().needs.stream) != "data":
+    if (stream := method.options.needs.stream) != "data":
         told = f"{method.name} learns from {stream}, not from data; take a method that does"
         return [f"{where}.method {told}"]
     assert config.train is not None, "its settings refuse it"
@@ -112,7 +113,7 @@ def training_spec(config: Config, job: Job) -> training.TrainingSpec:
     assert config.method is not None, "as there is no checkpoint"
     assert config.model is not None, "as there is no checkpoint"
     assert config.train is not None, "as there is no checkpoint"
-    data, method = job.manifests["data"]["facts"], config.method.build()
+    data, method = job.manifests["data"]["facts"], config.method.options
     conditions = asked_conditions.conditions_of(
         config.conditional, data, setting=f"pretrain.{job.key}.conditional"
     )

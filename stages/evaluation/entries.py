@@ -17,7 +17,7 @@ from fewstep.grids import Grid
 from fewstep.metrics.protocol import BlockScores
 from fewstep.refining import Blocks
 from stages.evaluation import kept_files, kinds
-from stages.settings.params import Named
+from stages.settings.fields import Named
 
 
 @dataclass(frozen=True)

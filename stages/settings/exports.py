@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fewstep import registry
 from fewstep.exports import SCHEDULED, lacks
+from stages.settings.fields import Count, ExportPlugin, Guidance, Named, Settings, SolverName
 from stages.settings.models import (
     TEACHERS,
     is_refiner,
@@ -18,7 +19,7 @@ from stages.settings.models import (
     takes_until,
     unguidable,
 )
-from stages.settings.params import Count, ExportPlugin, Guidance, Named, Params, Settings, SolverName
+from stages.settings.params import Params
 
 
 class ExportSettings(Settings):
@@ -41,7 +42,7 @@ class ExportSettings(Settings):
         return {
             f"{format.name} {what}": path
             for format in self.formats
-            for what, path in format.build().paths().items()
+            for what, path in format.options.paths().items()
         }
 
 
@@ -59,7 +60,7 @@ def wrong_exports(params: Params) -> list[str]:
         problems += outside_data(
             (f"{where}.formats: the option {what} of {format.name}", path)
             for format in config.formats
-            for what, path in format.build().paths().items()
+            for what, path in format.options.paths().items()
         )
     return problems
 
@@ -102,11 +103,11 @@ def wrong_formats(key: str, config: ExportSettings, params: Params) -> Iterator[
         if names.count(format.name) > 1:
             yield f"{told} is named twice"
             return
-        if lacking := lacks(format.name, format.build()):
+        if lacking := lacks(format.name, format.options):
             yield f".formats: {lacking}"
-        if format.build().by_schedulers and (why := unscheduled(key, config, params)):
+        if format.options.by_schedulers and (why := unscheduled(key, config, params)):
             yield f"{told}: no scheduler of diffusers takes the steps, as {why}; take {of_any_model()}"
-        if format.build().of_adapters and not may_be_adapter(key, params):
+        if format.options.of_adapters and not may_be_adapter(key, params):
             lacking = f"holds an adapter alone, and {key} is none; train it with lora"
             yield f"{told} {lacking}, or take {of_any_model()}"
 
@@ -175,7 +176,7 @@ def own_steps(key: str, params: Params) -> int | None:
     if key not in params.keys("distill"):
         return None
     student = params.config("distill", key)
-    any_number = student.nfe == "any" or student.method.build().trained_times == "all"
+    any_number = student.nfe == "any" or student.method.options.trained_times == "all"
     return None if any_number else student.nfe
 
 

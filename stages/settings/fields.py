@@ -40,11 +40,7 @@ class Named:
 
     name: str
     options: Any
-    """An instance of the dataclass that the file defines."""
-
-    def build(self) -> Any:
-        """Return the method, model or search itself."""
-        return self.options
+    """The method, model or search itself: an instance of the dataclass that the file defines."""
 
     def named(self) -> dict[str, Any]:
         """Return the name and every option, defaults included, as plain values."""

@@ -6,8 +6,9 @@ from pydantic import Field, field_validator
 
 from fewstep.refining import Blocks
 from stages.evaluation import kinds
+from stages.settings.fields import Settings
 from stages.settings.models import is_refiner
-from stages.settings.params import Params, Settings
+from stages.settings.params import Params
 
 
 class RefinedSettings(Settings):

@@ -7,8 +7,9 @@ from pydantic import Field
 
 from fewstep.samplers import Sampler
 from stages.evaluation import kinds
+from stages.settings.fields import Count, SamplerPlugin, Settings
 from stages.settings.models import missing_flows, no_score
-from stages.settings.params import Count, Params, SamplerPlugin, Settings
+from stages.settings.params import Params
 
 EntryName = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]*$")]
 
@@ -47,7 +48,7 @@ def wrong_model(where: str, settings: SamplerSettings, params: Params) -> Iterat
     """Yield why a model did not learn from what its sampler asks for."""
     model, sampler = settings.model, settings.sampler
     told = f"{where}.model {model!r}"
-    asks: Sampler = sampler.build()
+    asks: Sampler = sampler.options
     reflowed = params.keys("reflow")
     if asks.learned_from == "pairs":
         if model not in reflowed:

@@ -8,8 +8,7 @@ from fewstep import solvers
 from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.spacings import Spacing
-from stages.settings.fields import Precision, fact_of_precision
-from stages.settings.params import Guidance, Settings, SolverName
+from stages.settings.fields import Guidance, Precision, Settings, SolverName, fact_of_precision
 
 EXCLUDE = {  # settings that choose the steps, and those that they replace
     "tolerance": ("solver", "nfe", "spacing", "times"),

@@ -9,6 +9,7 @@ from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.lora_settings import LoraSettings
 from fewstep.training.method import Method
+from stages.settings.fields import MethodPlugin, ModelPlugin, Settings
 from stages.settings.messages import suggest
 from stages.settings.models import (
     guidance_in,
@@ -23,7 +24,7 @@ from stages.settings.models import (
     wrong_lora,
     wrong_methods,
 )
-from stages.settings.params import MethodPlugin, ModelPlugin, Params, Settings
+from stages.settings.params import Params
 from stages.settings.yaml_text import shown
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def wrong_students(params: Params) -> list[str]:
 
 def problems_of(student: StudentSettings, params: Params) -> Iterator[str]:
     """Yield what is wrong with one student, each to be told after its place in params.yaml."""
-    if not makes_students(student.method.build()):
+    if not makes_students(student.method.options):
         yield f".method {student.method.name} learns from data; here fit: {', '.join(fitting_methods())}"
     yield from wrong_nfe(student)
     yield from wrong_steps(student)
@@ -108,14 +109,14 @@ def wrong_steps(student: StudentSettings) -> Iterator[str]:
     if student.nfe == "any":
         return
     try:
-        student.method.build().check_steps(student.nfe)
+        student.method.options.check_steps(student.nfe)
     except UserError as error:
         yield f".method {student.method.name}: {error}"
 
 
 def wrong_nfe(student: StudentSettings) -> Iterator[str]:
     """Yield what is wrong with the number of calls that a student is to take."""
-    method = student.method.build()
+    method = student.method.options
     if method.trained_times == "until_1" and student.nfe != 1:
         yield f".nfe {student.nfe}: method {student.method.name} trains to jump to data; set it to 1"
     any_number = method.needs.second_time or method.needs.last_velocity
@@ -146,7 +147,7 @@ def wrong_teacher(student: StudentSettings, params: Params) -> Iterator[str]:
             f".nfe {nfe} is not among the budgets searched for {teacher}, {list(budgets)}; add it to "
             f"search.{teacher}.budgets"
         )
-    if student.method.build().needs.score and (why := no_score(teacher, params)):
+    if student.method.options.needs.score and (why := no_score(teacher, params)):
         yield f".method {student.method.name} compares scores, but {why}"
 
 
@@ -163,18 +164,18 @@ def wrong_init(student: StudentSettings, params: Params) -> Iterator[str]:
             f".init {init!r} takes {nfe} NFE, the student is to take {student.nfe}; start from a "
             "student of as many, or from its teacher"
         )
-    elif student.method.build().needs.last_velocity:
+    elif student.method.options.needs.last_velocity:
         yield from wrong_refiner(student)
     elif is_refiner(init, params):
         yield f".init {init!r} is a refiner, which is no flow without its teacher; start from that"
-    elif student.method.build().needs.flow_map and not is_flow_map(student, params):
+    elif student.method.options.needs.flow_map and not is_flow_map(student, params):
         yield (
             f".init {init!r} is no flow map, which method {student.method.name} trains further; start from "
             "a student with nfe any"
         )
     elif student.model is None and takes_until(params, init):
         try:
-            student.method.build().check_flow_map()
+            student.method.options.check_flow_map()
         except UserError as error:
             method = student.method.name
             yield f".init {init!r} is a flow map, whose steps method {method} would make it forget: {error}"
@@ -199,7 +200,7 @@ def is_flow_map(student: StudentSettings, params: Params) -> bool:
 
 def wrong_guidance(student: StudentSettings, params: Params) -> Iterator[str]:
     """Yield what is wrong with the guidance of a teacher that a method asks beside what it trains on."""
-    method = student.method.build()
+    method = student.method.options
     guidance = method.trained().get("baked_guidance")
     if guidance is None:
         return
@@ -243,7 +244,7 @@ def makes_students(method: Method) -> bool:
 def mismatch(student: StudentSettings, params: Params) -> str | None:
     """Say why a student can't learn from what it trains on, None if it can."""
     method, (kind, _, source) = student.method, student.train_on.partition("/")
-    needs = method.build().needs
+    needs = method.options.needs
     wanted = {"trajectories": "trajectories", "pairs": "couple", "data": "prepare"}.get(needs.stream)
     if wanted not in (None, kind):
         place = wanted if wanted == "prepare" else f"{wanted}/{taken_for(student, wanted, params)}"

@@ -27,7 +27,7 @@ from stages.figures.sample_grid import draw_sample_grid, samples_shown
 from stages.process.device import device
 from stages.run.job import Job
 from stages.settings.discovery import address
-from stages.settings.params import Named
+from stages.settings.fields import Named
 from stages.training.task import TrainTask
 from stages.workers.distributed import Group, launch
 
