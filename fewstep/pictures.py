@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING
 
 from etils.epy import lazy_imports
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 with lazy_imports():
     import torch
     from PIL import Image
+
+
+def data_url(png: bytes) -> str:
+    """Return the bytes of a PNG as an address that holds the picture, for pages that are one file."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def write(samples: Tensor, file: Path) -> None:

@@ -87,8 +87,7 @@ def wrong_model(key: str, params: Params) -> list[str]:
     if method is None:
         return []
     if (stream := method.options.needs.stream) != "data":
-        told = f"{method.name} learns from {stream}, not from data; take a method that does"
-        return [f"{where}.method {told}"]
+        return [f"{where}.method {method.name} learns from {stream}, not from data; take one that does"]
     assert config.train is not None, "its settings refuse it"
     problems = wrong_path(where, config) + wrong_methods(params, [(f"{where}.method", method, key)])
     return problems + [f"{where}{told}" for told in wrong_training(config.train, "prepare", params)]

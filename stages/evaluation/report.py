@@ -1,6 +1,5 @@
 """The evaluation as files: metrics.json for DVC, curve.csv for its plots, and the page report.html."""
 
-import base64
 import csv
 import json
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from fewstep.pictures import data_url
 from stages.evaluation import kinds
 from stages.evaluation.evaluation import Evaluation
 from stages.evaluation.latent_bound import latent_bound
@@ -86,14 +86,14 @@ def write_report(job: Job, evaluation: Evaluation, settings: dict[str, Any]) -> 
         backends=evaluation.backends,
         first=evaluation.rows[0],
         best=best_by_nfe(evaluation.rows),
-        curve=picture(job.out / "curve.png"),
-        grids=picture(job.out / "grids.png"),
+        curve=data_url((job.out / "curve.png").read_bytes()),
+        grids=data_url((job.out / "grids.png").read_bytes()),
         texts=evaluation.texts,
         features=evaluation.features,
         columns=own_columns(evaluation),
-        sample_grids=[(name, picture(path)) for name, path in grids_of_samples],
+        sample_grids=[(name, data_url(path.read_bytes())) for name, path in grids_of_samples],
         searches=[
-            (name.removeprefix("search "), picture(path / "search.png"))
+            (name.removeprefix("search "), data_url((path / "search.png").read_bytes()))
             for name, path in sorted(job.inputs.items())
             if name.startswith("search ")
         ],
@@ -137,11 +137,6 @@ def best_by_nfe(rows: list[dict[str, Any]]) -> list[str]:
     """Return the names of the best rows at each NFE."""
     nfe = sorted({row["nfe"] for row in rows})
     return [min((r for r in rows if r["nfe"] == n), key=lambda r: r["fd_over_teacher"])["name"] for n in nfe]
-
-
-def picture(path: Path) -> str:
-    """Return a PNG as a data URL."""
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def collapses(job: Job) -> list[tuple[str, str]]:

@@ -389,10 +389,10 @@ def test_gates_judge_a_result_and_decide_nothing_of_it():
     assert "gates" not in deciding(strict)
 
 
-def test_checking_alone_needs_no_torch_and_says_what_is_wrong(tmp_path):
+def test_a_stage_says_what_is_wrong_with_another_section(tmp_path):
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed(evaluate__samples=1)))
     here = os.environ | {"PYTHONPATH": str(Path.cwd())}
-    command = [sys.executable, "-m", "fewstep", "check"]
+    command = [sys.executable, "-m", "stages.prepare"]
     done = subprocess.run(command, cwd=tmp_path, env=here, capture_output=True, text=True)
     assert done.returncode == 1
     assert "evaluate.samples should be greater than or equal to 50" in done.stderr
