@@ -118,12 +118,34 @@ def test_stages_ask_plugins_what_they_need_and_name_none():
     needs = {need.name for need in fields(Needs)}  # what a method asks for
     plugins -= stages | needs | {"uniform", "pipeline"}  # a spacing, and a run of all stages
     wrong = [
-        f"{name}:{node.lineno}: {node.value}"
-        for name, tree in modules(ROOT, "stages").items()
-        for node in strings(tree)
-        if node.value in plugins or any("_" in word for word in plugins & {*re.findall(r"\w+", node.value)})
+        f"{name}:{text}" for name, tree in modules(ROOT, "stages").items() for text in naming(tree, plugins)
     ]
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("if name == 'sim': pass", True),
+        ("PLAIN = {'name': 'flow_matching'}", True),
+        ("raise ValueError(f'{x}; take flow_matching')", True),
+        ("raise ValueError('set sim to 0')", False),
+        ("class Config:\n    method: str = 'sim'", False),
+        ("class Config:\n    method: str = 'plain'\n    def f(self): return 'sim'", True),
+    ],
+)
+def test_a_text_that_names_a_plugin_is_found(source, found):
+    assert bool(naming(ast.parse(source), {"sim", "flow_matching"})) == found
+
+
+def naming(tree: ast.Module, plugins: set[str]) -> list[str]:
+    """Return the texts of a module that are the name of a plug-in, or that have one with an underscore."""
+    words = {name for name in plugins if "_" in name}
+    return [
+        f"{node.lineno}: {node.value}"
+        for node in strings(tree)
+        if node.value in plugins or words & {*re.findall(r"\w+", node.value)}
+    ]
 
 
 def strings(tree: ast.Module) -> Iterator[ast.Constant]:

@@ -21,6 +21,20 @@ ORACLE = gaussian([0.0], [1.0])
 EVEN = (torch.arange(1_000_000, dtype=torch.float64) + 0.5) / 1_000_000
 
 
+@pytest.mark.parametrize(
+    ("method", "independent", "velocity"),
+    [
+        (FlowMatching(), True, True),
+        (FlowMatching(coupling="optimal_transport"), False, True),
+        (FlowMatching(times="logit_normal"), True, False),
+        (FlowMatching(label_dropout=0.1), True, False),
+        (Reflow(), False, False),
+    ],
+)
+def test_methods_say_what_their_noise_and_their_loss_are(method, independent, velocity):
+    assert (method.independent_noise, method.velocity_loss) == (independent, velocity)
+
+
 def u_density(t):
     return 4 * (torch.exp(4 * t) + torch.exp(4 * (1 - t))) / (2 * math.expm1(4))
 
