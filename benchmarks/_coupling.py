@@ -41,7 +41,7 @@ def maker(model: Path, *, nfe: int, batch: int = 128) -> PairMaker:
 
 
 def couple(folder: Path, made_by: PairMaker, *, pairs: int, per_shard: int = 1024) -> dict[str, Shards]:
-    """Make a coupling in `folder`, or go on with one, with as many workers as the environment says."""
+    """Make a coupling in `folder`, or resume one, with as many workers as the environment says."""
     job = Job(
         stage="couple",
         key="benchmark",

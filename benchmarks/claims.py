@@ -153,26 +153,26 @@ def sampled(model: Model, seed: int, steps: int, sampler: samplers.Sampler) -> f
 
 
 def interpolants(seed: int) -> dict[str, float]:
-    """Stochastic interpolants: which sampler is better at few calls, and which at many?"""
+    """Stochastic interpolants: which sampler is better at few NFE, and which at many?"""
     teacher, found = teacher_of(seed), {}
     for steps in (4, 16, 64, 256):
-        found[f"{steps:>3} calls, flow, euler"] = solved(teacher, seed, steps)
-        found[f"{steps:>3} calls, sde, bound"] = sampled(teacher, seed, steps, Sde())
+        found[f"{steps:>3} NFE, flow, euler"] = solved(teacher, seed, steps)
+        found[f"{steps:>3} NFE, sde, bound"] = sampled(teacher, seed, steps, Sde())
     return found
 
 
 def rf_plus_plus(seed: int) -> dict[str, float]:
-    """RF++: times and distance of reflow at one call; and re-interpolation at more."""
+    """RF++: times and distance of reflow at 1 NFE; and re-interpolation at more."""
     found = {
-        f"1 call, {times}, {of}": solved(reflowed(seed, times, of), seed, 1)
+        f"1 NFE, {times}, {of}": solved(reflowed(seed, times, of), seed, 1)
         for times in ("uniform", "u_shaped")
         for of in ("l2", "huber")
     }
     model = reflowed(seed)
     for steps in (2, 4):
-        found[f"{steps} calls, u_shaped, l2, euler"] = solved(model, seed, steps)
-        found[f"{steps} calls, u_shaped, l2, reinterpolate"] = sampled(model, seed, steps, Reinterpolate())
-    found["4 calls, teacher, reinterpolate"] = sampled(teacher_of(seed), seed, 4, Reinterpolate())
+        found[f"{steps} NFE, u_shaped, l2, euler"] = solved(model, seed, steps)
+        found[f"{steps} NFE, u_shaped, l2, reinterpolate"] = sampled(model, seed, steps, Reinterpolate())
+    found["4 NFE, teacher, reinterpolate"] = sampled(teacher_of(seed), seed, 4, Reinterpolate())
     return found
 
 
@@ -180,9 +180,7 @@ def rectified_flow(seed: int) -> dict[str, float]:
     """Rectified flow: reflow makes few Euler steps enough."""
     models = {"teacher": teacher_of(seed), "reflowed": reflowed(seed)}
     return {
-        f"{steps} calls, {name}": solved(m, seed, steps)
-        for steps in (1, 2, 4, 8)
-        for name, m in models.items()
+        f"{steps} NFE, {name}": solved(m, seed, steps) for steps in (1, 2, 4, 8) for name, m in models.items()
     } | {"converged teacher": solved(models["teacher"], seed, FINE, "heun")}
 
 
@@ -191,25 +189,25 @@ def slimflow(seed: int) -> dict[str, float]:
     pairs, found, small = pairs_of(seed), {}, {}
     for anneal in (0.0, 0.5):
         small[anneal] = fit(Reflow(anneal=anneal), fresh(NARROW, seed), pairs, seed, steps=1500, rate=2e-3)
-        found[f"1 call, reflow from scratch, anneal {anneal}"] = solved(small[anneal], seed, 1)
+        found[f"1 NFE, reflow from scratch, anneal {anneal}"] = solved(small[anneal], seed, 1)
     start = on_grid(small[0.5], 1)
     for name, method in (("endpoint", Endpoint()), ("flow_guided", FlowGuided())):
         student = fit(method, start, pairs, seed, steps=1000, teacher=small[0.5])
-        found[f"1 call, then {name}"] = solved(student, seed, 1)
+        found[f"1 NFE, then {name}"] = solved(student, seed, 1)
     return found
 
 
 def rectified_diffusion(seed: int) -> dict[str, float]:
-    """Rectified Diffusion: phases against straightening at the timesteps, 4 calls."""
-    start, found = on_grid(teacher_of(seed), 4), {"4 calls, teacher": solved(teacher_of(seed), seed, 4)}
+    """Rectified Diffusion: phases against straightening at the timesteps, 4 NFE."""
+    start, found = on_grid(teacher_of(seed), 4), {"4 NFE, teacher": solved(teacher_of(seed), seed, 4)}
     rows = {"states": states_of(seed)[:, :: FINE // 4]}
     for name, method in (("phased", Phased()), ("straighten", Straighten())):
-        found[f"4 calls, {name}"] = solved(fit(method, start, rows, seed, steps=600), seed, 4)
+        found[f"4 NFE, {name}"] = solved(fit(method, start, rows, seed, steps=600), seed, 4)
     return found
 
 
 def any_step(seed: int) -> dict[str, float]:
-    """Flow map and AnyFlow: one student for any number of calls, and its on-policy stage."""
+    """Flow map and AnyFlow: one student for any NFE, and its on-policy stage."""
     student, states = with_second_time(teacher_of(seed), seed=seed), states_of(seed)
     rows = {"states": states, "times": torch.linspace(0, 1, FINE + 1).expand(POOL, -1)}
     mapped = fit(FlowMap(), student, rows, seed, steps=1500)
@@ -219,14 +217,12 @@ def any_step(seed: int) -> dict[str, float]:
         method = Anyflow(map_weight=weight)
         models[name] = fit(method, mapped, batch, seed, steps=300, rate=5e-5, teacher=teacher_of(seed))
     return {
-        f"{steps} calls, {name}": solved(m, seed, steps)
-        for steps in (1, 2, 4, 8)
-        for name, m in models.items()
+        f"{steps} NFE, {name}": solved(m, seed, steps) for steps in (1, 2, 4, 8) for name, m in models.items()
     }
 
 
 def pfgm_plus_plus(seed: int) -> dict[str, float]:
-    """PFGM++: exact flows in 64 dimensions whose network, in EDM's sense, is off by fresh noise; 35 calls."""
+    """PFGM++: exact flows in 64 dimensions whose network, in EDM's sense, is off by fresh noise; 35 NFE."""
     data, keys, found = Mixture.drawn(64, 10, 0.3), randomness.keys_of(seed, 0, SAMPLES), {}
     grid = grids.spaced("edm", 18, start=0.0, end=0.999, solver="heun")
     for error in (0.0, 0.5, 1.0, 2.0):

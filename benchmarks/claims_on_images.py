@@ -29,8 +29,8 @@ BASE = DEMO["pretrain"]["base"]
 DIFFUSION = {"base": BASE | {"path": "vp", "prediction": "noise"}}
 CONVERTED = Path("data/converted")
 """The weights of `DIFFUSION`, called the velocity of a flow on the linear path."""
-FINISH = {"batch": 128, "betas": [0.0, 0.99], "warmup": 20, "decay": "cosine", "ema": 0.99}
-"""How students are finished, but for steps and learning rate."""
+ON_POLICY = {"batch": 128, "betas": [0.0, 0.99], "warmup": 20, "decay": "cosine", "ema": 0.99}
+"""Trainings of on-policy distillation, but for steps and learning rate."""
 
 
 def training(steps: int, rate: float) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def rf_plus_plus() -> dict[str, Section]:
 
 
 def slimflow() -> dict[str, Section]:
-    """SlimFlow, a quarter of the weights from scratch: annealing, guidance by the flow, other finishes."""
+    """SlimFlow, a quarter of the weights from scratch: annealing, guidance by the flow, other methods."""
     sections = reflowed(12_000, plain={}, annealed={"anneal": 0.5})
     for settings in sections["reflow"].values():
         settings |= {"model": QUARTER, "train": training(1500, 2e-3)}
@@ -102,7 +102,7 @@ def flow_maps() -> dict[str, Section]:
 def the_map_in_few_calls() -> dict[str, Section]:
     """Students that keep the teacher's map: at one call, and one for any number of calls."""
     own = {"init": "any-step", "train_on": "couple/many"}
-    near = {"steps": 150, "learning_rate": 2.0e-5, **FINISH}
+    near = {"steps": 150, "learning_rate": 2.0e-5, **ON_POLICY}
     return {
         "couple": DEMO["couple"] | {"many": PAIRS},
         "distill": {
@@ -189,7 +189,7 @@ def any_number_of_calls() -> dict[str, Any]:
                 init="any-step",
                 train_on="trajectories/base",
                 nfe="any",
-                train={"steps": 1000, "learning_rate": 2.0e-5, **FINISH},
+                train={"steps": 1000, "learning_rate": 2.0e-5, **ON_POLICY},
             ),
         },
     }

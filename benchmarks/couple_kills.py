@@ -1,7 +1,7 @@
 """Kills without warning while pairs are made, of a worker, the driver or everything, and what is left then.
 
 Run `python -m benchmarks.couple_kills [kills]` (50), spread over the three back ends and both numbers of
-workers. Each coupling is killed at random moments, gone on with by another back end or number of workers,
+workers. Each coupling is killed at random moments, resumed by another back end or number of workers,
 until it is whole; its bytes must be those of a coupling that nobody disturbed.
 """
 

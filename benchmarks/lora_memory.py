@@ -12,9 +12,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from statistics import median
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -44,7 +44,7 @@ def size(tensors: Iterable[Tensor]) -> int:
 
 def resident() -> int:
     """Return the bytes of memory that the process has now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return psutil.Process().memory_info().rss
 
 
 def measure(rank: int) -> None:

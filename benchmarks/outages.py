@@ -35,7 +35,7 @@ SETTINGS = {"pretrain": {"base": {"train": {"steps": 600}}}, "couple": {"round1"
 
 OUTAGES = (
     ("Prefect", "pretrain@base: train, step"),
-    ("Prefect", "evaluate: cells"),
+    ("Prefect", "evaluate: entries"),
     ("MLflow", "pretrain@base: train, step"),
     ("S3", "couple@round1: sample"),
     ("S3", "pretrain@base: train, step 600/600"),
@@ -95,6 +95,10 @@ class Place:
         run = checkout.begin("fewstep", "run", said=said)
         if away and seconds:
             wait_for(lambda: run.poll() is not None or when in said.read_text(), seconds=3600)
+            if when not in said.read_text():
+                raise RuntimeError(
+                    f"the run ended and never said {when!r}, so no outage was measured: {said}"
+                )
             self.servers[away].stop()
             time.sleep(seconds)
             self.servers[away].start()

@@ -1,4 +1,4 @@
-"""Claims of papers on samplers of trained models: solvers at equal calls, and errors in the network's output.
+"""Claims of papers on samplers of trained models: solvers at equal NFE, and errors in the network's output.
 
 Run `python -m benchmarks.samplers_on_images NAME [SOURCE [SEED ...]]` in a checkout (digits, seeds 0, 1, 2).
 The chain pretrains the models and measures the converged teacher. Printed is the distance to the data over
@@ -24,7 +24,7 @@ from stages.evaluation.yardstick import Protocol, Yardstick, measure_constants
 from stages.sampling.open_model import open_model
 from stages.workers.spread import spread
 
-CALLS = (4, 8, 16, 32)
+NFE = (4, 8, 16, 32)
 ERRORS = (0.0, 0.25, 0.5, 1.0)
 FINEST = 0.999  # time at which EDM's steps end
 
@@ -35,16 +35,16 @@ Case = tuple[str, str, Grid, float]
 def flowturbo() -> Iterator[Case]:
     """FlowTurbo: the pseudo corrector (heun_pc) against other solvers, on equal steps and those of `tan`."""
     for spacing in ("uniform", "tan"):
-        for calls in CALLS:
+        for nfe in NFE:
             for solver in ("euler", "ab2", "heun", "heun_pc"):
-                steps = solvers.steps_of(solver, calls)
+                steps = solvers.steps_of(solver, nfe)
                 assert steps
                 grid = grids.spaced(spacing, steps, start=0.0, end=1.0, solver=solver)
-                yield f"{spacing} steps, {calls} calls, {solver}", "base", grid, 0.0
+                yield f"{spacing} steps, {nfe} NFE, {solver}", "base", grid, 0.0
 
 
 def pfgm_plus_plus() -> Iterator[Case]:
-    """PFGM++: networks trained on normal noise and on D = 128, off by errors; EDM's steps, 35 calls."""
+    """PFGM++: networks trained on normal noise and on D = 128, off by errors; EDM's steps, 35 NFE."""
     grid = grids.spaced("edm", 18, start=0.0, end=FINEST, solver="heun")
     for error in ERRORS:
         yield f"error {error}, D = infinity", "base", grid, error

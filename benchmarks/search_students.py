@@ -1,8 +1,8 @@
 """What the grid of a search does to samples: of the model itself, and of students straightened on it.
 
 Run `python -m benchmarks.search_students` in a checkout; some minutes for each search, and more for `best`.
-Each search runs in a variant of the chain without reflow or finishes, and the table has the distance to the
-data over the converged teacher's, with paired errors, at 2, 4 and 8 steps.
+Each search runs in a variant of the chain without reflow or on-policy distillation, and the table has the
+distance to the data over the converged teacher's, with paired errors, at 2, 4 and 8 steps.
 """
 
 import json

@@ -21,7 +21,8 @@ from torch import Tensor
 from fewstep import distributed, lora
 from fewstep.conditions import Conditions, Table
 from fewstep.errors import UserError, and_others
-from fewstep.files import decoded, written_whole
+from fewstep.files import decoded, sha256, written_whole
+from fewstep.finite import all_finite
 from fewstep.model import Model, ModelConfig, build
 from fewstep.named_fields import made_of
 
@@ -45,7 +46,7 @@ def save_model(folder: Path, model: Model) -> None:
         file, named = _place(model.config, name)
         files.setdefault(file, {})[named] = tensor.detach().cpu().clone().contiguous()
     for weights in files.values():
-        _refuse_infinite(folder, {name: _is_finite(weight) for name, weight in weights.items()})
+        _refuse_infinite(folder, {name: all_finite(weight) for name, weight in weights.items()})
     for file, weights in files.items():
         with written_whole(folder / file) as temporary:
             save_file(weights, temporary)
@@ -84,7 +85,7 @@ def load_model(folder: Path, *, merge: bool = True) -> Model:
 
     Args:
         folder: The model directory.
-        merge: Whether an adapter is added to the weights of its base; otherwise it can be gone on with.
+        merge: Whether an adapter is added to the weights of its base; otherwise it can be trained further.
 
     Raises:
         UserError: if a file is missing or damaged, the config or its architecture can't be, or the
@@ -133,7 +134,7 @@ def _fill(folder: Path, file: str, wanted: dict[str, Tensor]) -> None:
             with safe_open(folder / file, "pt") as weights:  # anew: what was read of it leaves the memory
                 for tensor, name in zip(piece, ordered, strict=False):
                     tensor.copy_(weights.get_tensor(name))
-                    finite[name] = _is_finite(tensor)
+                    finite[name] = all_finite(tensor)
     except SafetensorError as error:
         raise UserError(f"{folder / file} is damaged ({error}); copy or make the model anew") from error
     _refuse_infinite(folder, finite)
@@ -196,8 +197,7 @@ def model_digest(folder: Path) -> str:
     digests = []
     for name in files_of(folder):
         _must_be_there(folder / name)
-        with (folder / name).open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+        digests.append(sha256(folder / name))
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
@@ -207,11 +207,6 @@ def _must_be_there(file: Path) -> None:
             f"{file.parent} is no model directory: it has no {file.name}; name a folder that a training, "
             "`fewstep average` or the stage adopt made"
         )
-
-
-def _is_finite(weight: Tensor) -> bool:
-    """Return whether no number is NaN or infinite, without further memory of the weight's size."""
-    return weight.numel() == 0 or all(bool(end.isfinite()) for end in weight.aminmax())
 
 
 def _refuse_infinite(folder: Path, finite: Mapping[str, bool]) -> None:

@@ -36,7 +36,7 @@ class CommandProgress:
         self.done_before, self.began, self.values = done, time.monotonic(), {}
         self.next_line = self.began + FIRST_LINE
         if done:
-            self.say(f"{self.what()}: going on from {unit} {done}/{total}")
+            self.say(f"{self.what()}: resuming from {unit} {done}/{total}")
         if self.terminal:
             self.bar = tqdm(
                 total=total, initial=done, unit=f" {unit}", desc=self.what(), leave=False, dynamic_ncols=True

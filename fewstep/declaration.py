@@ -120,7 +120,7 @@ def check(model: Model, data: Tensor, conditions: Mapping[str, Tensor], *, seed:
         other = Asked(model, changed, conditions, asked.keys)
         rivals.append(Rival(told, other.ratios(declared)))
         asked.calls += other.calls
-    return judge(own, rivals, asked.calls)
+    return verdict_of(own, rivals, asked.calls)
 
 
 def conditions_of(config: ModelConfig, samples: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -148,7 +148,7 @@ def conditions_of(config: ModelConfig, samples: Mapping[str, Tensor]) -> dict[st
     return others
 
 
-def judge(own: Tensor, rivals: list[Rival], calls: int) -> Verdict:
+def verdict_of(own: Tensor, rivals: list[Rival], calls: int) -> Verdict:
     """Return what the ratios of the declaration, (n,), and of its rivals mean."""
     ratio, problems, notes = float(own.mean()), [], []
     better = [rival for rival in rivals if z_score(own, rival.ratios) > STANDARD_ERRORS]

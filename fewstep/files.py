@@ -1,6 +1,7 @@
 """Files that appear whole and survive a loss of power, what becomes of damaged ones, and files of text."""
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -147,6 +148,12 @@ def distrust(file: Path) -> None:
     with suppress(OSError):  # another user's: then DVC's cache is for `fewstep recover`
         file.chmod(0o644)
         os.utime(file)
+
+
+def sha256(file: Path) -> str:
+    """Return the digest of a file's bytes, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_text(file: Path) -> str:

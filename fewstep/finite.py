@@ -78,3 +78,12 @@ def rows_not_finite(values: Tensor) -> list[int]:
     if finite.all():  # one answer from the device, the usual one
         return []
     return torch.nonzero(~finite.reshape(len(values), -1).all(1)).flatten().tolist()
+
+
+def all_finite(values: Tensor) -> bool:
+    """Return whether no number is NaN or infinite, told by the least and the greatest.
+
+    That takes a fraction of the time of `isfinite`, and no memory of the size of `values`.
+    """
+    ends = torch.stack(values.aminmax()) if values.is_floating_point() and values.numel() else values
+    return bool(ends.isfinite().all())

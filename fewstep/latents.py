@@ -76,7 +76,7 @@ def images_of(source: Samples) -> Rows:
     return Changed(source.data, lambda part: part.float() * scale + offset)
 
 
-def judge(codec: Codec, source: Samples, latents: Rows, numbers: Tensor) -> tuple[dict[str, Any], str]:
+def examined(codec: Codec, source: Samples, latents: Rows, numbers: Tensor) -> tuple[dict[str, Any], str]:
     """Return how some latents are spread and what decoding loses of their images, as facts and in words.
 
     Args:

@@ -24,7 +24,7 @@ with lazy_imports():
 def with_lora(model: Model, settings: LoraSettings, *, seed: int, base: str | None = None) -> Model:
     """Return a model over the weights of `model`, which get frozen, of which an adapter is to be trained.
 
-    It starts as `model`. One that is such an adapter already is gone on with.
+    It starts as `model`. One that is such an adapter already is trained further.
 
     Args:
         model: Whose network gets the adapter.

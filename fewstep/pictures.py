@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING
 
 from etils.epy import lazy_imports
@@ -16,14 +17,19 @@ with lazy_imports():
     from PIL import Image
 
 
+def data_url(png: bytes) -> str:
+    """Return the bytes of a PNG as an address that holds the picture, for pages that are one file."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
 def write(samples: Tensor, file: Path) -> None:
     """Write images (n, channels, height, width) in [-1, 1] as one PNG, in about as many rows as columns."""
     count, channels, height, width = samples.shape
     columns = round(count**0.5) or 1
     rows = -(-count // columns)
     pixels = ((samples.float().clamp(-1, 1) + 1) * 127.5).round().byte()
-    sheet = torch.full((rows * columns, channels, height, width), 255, dtype=torch.uint8)
-    sheet[:count] = pixels
-    tiled = sheet.view(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)
+    tiles = torch.full((rows * columns, channels, height, width), 255, dtype=torch.uint8)
+    tiles[:count] = pixels
+    tiled = tiles.view(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)
     picture = tiled.reshape(rows * height, columns * width, channels).expand(-1, -1, 3).contiguous()
     Image.fromarray(picture.numpy()).save(file, "PNG")

@@ -41,11 +41,6 @@ def generator(stream: str, seed: int, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
-def noise(stream: str, seed: int, index: int, shape: tuple[int, ...]) -> Tensor:
-    """Return the standard normal noise, float32 of `shape`, of one sample."""
-    return torch.from_numpy(generator(stream, seed, index).standard_normal(shape, dtype=np.float32))
-
-
 @prefetchable
 def noises(stream: str, keys: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return the noise (n, *shape) of the samples named by `keys`, int64 (n, 2): seed, index."""

@@ -8,6 +8,7 @@ of `end` if it is noisier, and data follows it.
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 from fewstep.errors import UserError
 
@@ -82,6 +83,8 @@ def within(inner: list[float], start: float, end: float) -> list[float]:
     return [*(start + (t - start) * (end - start) / (inner[-1] - start) for t in inner[:-1]), end]
 
 
+Spacing = Literal["uniform", "edm", "log_snr", "tan"]
+"""The names of spacings in settings."""
 SPACINGS: dict[str, Callable[..., tuple[float, ...]]] = {
     "uniform": uniform,
     "edm": edm,

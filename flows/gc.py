@@ -16,14 +16,13 @@ from fewstep.errors import UserError
 from fewstep.files import remove
 from flows.dvc import repo
 from flows.workspaces import workspace_lock
+from flows.workspaces.variant import VARIANTS
 from stages.artifacts.plan import Plan
 from stages.artifacts.scratch import Scratch
 from stages.settings import checks, discovery
 
 with lazy_imports():  # loaded at first use
     import mlflow
-
-VARIANTS = Path(".fewstep/variants")
 
 
 def run(root: Path, yes: bool) -> None:

@@ -22,6 +22,7 @@ from fewstep.errors import UserError
 from flows.dvc import damage, repo, reproduce
 from flows.system import git
 from flows.workspaces import workspace_lock
+from flows.workspaces.variant import VARIANTS
 
 PROGRAMS = ("dvc", Path(reproduce.__file__).name)
 FLOWS = ("run", "sweep")
@@ -34,7 +35,7 @@ def recover(root: Path) -> list[str]:
     Raises:
         UserError: Something runs there.
     """
-    variants = root / ".fewstep" / "variants"
+    variants = root / VARIANTS
     projects = [root, *sorted(path.parent for path in variants.glob("*/.dvc"))]
     locks = [workspace_lock.lock_of(root), *sorted(variants.glob("*.lock"))]
     refuse_while_alive(projects, locks)

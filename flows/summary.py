@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from fewstep.errors import UserError
-from stages.evaluation import timings
+from stages.evaluation import kinds, timings
 
 EVALUATION = Path("artifacts/evaluate")
-SHOWN = ("own", "uniform", "fine")  # a student's own grid, or equal steps; what was searched is in the report
+SHOWN = (kinds.OWN, kinds.EQUAL, kinds.FINE)  # what was searched is in the report
 
 
 def read_rows(evaluation: Path) -> list[dict[str, Any]]:
@@ -50,7 +50,7 @@ def table(rows: list[dict[str, Any]], timings: dict[str, float]) -> Table:
         seconds = timings.get(row["name"])
         error = max(row["fd_over_teacher_se"], row["fd_over_teacher_spread"])
         grid.add_row(
-            f"{row['model']}, fine" if row["grid"] == "fine" else row["model"],
+            f"{row['model']}, fine" if row["grid"] == kinds.FINE else row["model"],
             str(row["nfe"]),
             f"{row['fd_over_teacher']:.3g} ± {error:.1g}",
             f"{row['fd_clf']:.3g} ± {row['fd_clf_se']:.1g}",

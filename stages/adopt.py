@@ -71,7 +71,7 @@ def gate(config: Config, key: str | None, facts: dict[str, Any]) -> str | None:
         return None
     return (
         f"the check of the declaration failed: {'; '.join(facts['problems'])}. Change adopt.{key}, or the "
-        f"data, or set adopt.{key}.gates to warn to go on with this"
+        f"data, or set adopt.{key}.gates to warn to continue with this"
     )
 
 

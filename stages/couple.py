@@ -130,7 +130,7 @@ def gate(config: Config, key: str | None, facts: dict[str, Any]) -> str | None:
         return None
     return (
         f"the check of the pairs failed: {'; '.join(facts['problems'])}. Change the model or the settings, "
-        f"or set couple.{key}.gates to warn to go on with these pairs"
+        f"or set couple.{key}.gates to warn to continue with these pairs"
     )
 
 

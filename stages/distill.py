@@ -43,7 +43,7 @@ def inputs(config: Config, key: str | None) -> dict[str, str]:
         "search": f"artifacts/search/{config.teacher}",
         "train_on": f"artifacts/{config.train_on}",
         "data": "artifacts/prepare",
-    } | ({"nets": "artifacts/nets"} if config.monitor or config.method.build().needs.features else {})
+    } | ({"nets": "artifacts/nets"} if config.monitor or config.method.options.needs.features else {})
 
 
 def output(key: str | None) -> str:
@@ -63,7 +63,7 @@ def check(params: Params) -> list[str]:
                 f"distill.{key}.monitor looks at a student on its own grid; one of any nfe has none: "
                 "set it to null"
             )
-        features = student.method.build().needs.features
+        features = student.method.options.needs.features
         if student.monitor and features:
             problems.append(
                 f"distill.{key}.monitor sees the features that the method's own loss pulls at, so it would "
@@ -84,7 +84,7 @@ def plan(config: Config, job: Job) -> memory_plan.MemoryPlan:
 
 def training_spec(config: Config, job: Job) -> training.TrainingSpec:
     """Return the student before its training."""
-    method = config.method.build()
+    method = config.method.options
     init = open_model.open_model(job.inputs["init"], merge=config.lora is None)
     found = grids_file.read_grids(job.inputs["search"])
     grid = found.fine if config.nfe == "any" else found.grid(config.nfe, asked_by=f"distill@{job.key}")
@@ -112,8 +112,8 @@ def training_spec(config: Config, job: Job) -> training.TrainingSpec:
         student = training.student_of(init, {}, config.model, seed=job.seed)
     if method.needs.flow_map and student.config.velocity_until != "any":
         raise UserError(
-            f"init {config.init!r} is no flow map, which method {config.method.name} goes on with; set init "
-            "to a student of flow_map"
+            f"init {config.init!r} is no flow map, which method {config.method.name} trains further; "
+            "set init to a student with nfe any"
         )
     if method.needs.second_time and student.config.velocity_until == "now":
         student = timing.with_second_time(student, seed=job.seed)

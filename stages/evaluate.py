@@ -10,9 +10,9 @@ from stages.artifacts import manifests
 from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.features import FeatureSettings, feature_inputs, wrong_features
-from stages.settings.fields import Precision
+from stages.settings.fields import Count, Precision, Settings, SolverName
 from stages.settings.models import models, references, wrong_reference
-from stages.settings.params import Count, Params, Settings, SolverName
+from stages.settings.params import Params
 from stages.settings.refined import RefinedSettings, wrong_refined
 from stages.settings.samplers import EntryName, SamplerSettings, wrong_samplers
 from stages.settings.steps import broken_steps
@@ -106,8 +106,8 @@ def wanted(config: Config, job: Job) -> "measuring.Wanted":
     """Return what is to be measured."""
     features = {
         name: by_features.Asked(
-            settings.backend.build(),
-            {what: job.inputs[f"features {name} {what}"] for what in settings.backend.build().paths()},
+            settings.backend.options,
+            {what: job.inputs[f"features {name} {what}"] for what in settings.backend.options.paths()},
             job.inputs.get(f"features {name} reference"),
         )
         for name, settings in config.features.items()

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from stages.run.job import Job
 from stages.run.runner import main
-from stages.settings.params import Settings
+from stages.settings.fields import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor

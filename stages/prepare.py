@@ -101,7 +101,7 @@ def run(config: Config, job: Job) -> None:
     shown = [("data", sample_grid.spread_over(codec.decoded(stored[0], autoencoder)))]
     if autoencoder is not None:
         autoencoder.save(job.out / codec.PREPARED)
-        job.facts["codec"], told = latents.judge(autoencoder, source, stored[1], chosen_by[1])
+        job.facts["codec"], told = latents.examined(autoencoder, source, stored[1], chosen_by[1])
         job.progress.note(told)
     if samples is not source:  # the images are at hand, and cost no decoding
         images = rows.Chosen(latents.images_of(source), chosen_by[0])

@@ -12,8 +12,9 @@ from fewstep.conditions import LABEL
 from fewstep.settings import TrainSettings
 from stages.run.job import Job
 from stages.run.runner import main
+from stages.settings.fields import MethodPlugin, ModelPlugin, NoiseChoice, PathChoice, Settings
 from stages.settings.models import outside_data, wrong_methods, wrong_path
-from stages.settings.params import MethodPlugin, ModelPlugin, NoiseChoice, Params, PathChoice, Settings
+from stages.settings.params import Params
 from stages.settings.trainings import wrong_training
 
 with lazy_imports():
@@ -85,9 +86,8 @@ def wrong_model(key: str, params: Params) -> list[str]:
         return outside
     if method is None:
         return []
-    if (stream := method.build().needs.stream) != "data":
-        told = f"{method.name} learns from {stream}, not from data; take flow_matching or another that does"
-        return [f"{where}.method {told}"]
+    if (stream := method.options.needs.stream) != "data":
+        return [f"{where}.method {method.name} learns from {stream}, not from data; take one that does"]
     assert config.train is not None, "its settings refuse it"
     problems = wrong_path(where, config) + wrong_methods(params, [(f"{where}.method", method, key)])
     return problems + [f"{where}{told}" for told in wrong_training(config.train, "prepare", params)]
@@ -112,7 +112,7 @@ def training_spec(config: Config, job: Job) -> training.TrainingSpec:
     assert config.method is not None, "as there is no checkpoint"
     assert config.model is not None, "as there is no checkpoint"
     assert config.train is not None, "as there is no checkpoint"
-    data, method = job.manifests["data"]["facts"], config.method.build()
+    data, method = job.manifests["data"]["facts"], config.method.options
     conditions = asked_conditions.conditions_of(
         config.conditional, data, setting=f"pretrain.{job.key}.conditional"
     )
@@ -142,7 +142,7 @@ def gate(config: Config, key: str | None, facts: dict[str, Any]) -> str | None:
     return (
         f"the check of the trained model failed: its held-out loss went from {first:.4g} to {last:.4g}, "
         f"and must fall below {limit} of the first. Train longer (pretrain.{key}.train.steps), or set "
-        f"pretrain.{key}.gates.loss_ratio to null to go on with what was trained"
+        f"pretrain.{key}.gates.loss_ratio to null to continue with what was trained"
     )
 
 

@@ -12,8 +12,9 @@ from fewstep.lora_settings import LoraSettings
 from fewstep.settings import TrainSettings
 from stages.run.job import Job
 from stages.run.runner import main
+from stages.settings.fields import MethodPlugin, ModelPlugin, Settings
 from stages.settings.models import missing_flows, wrong_lora, wrong_methods
-from stages.settings.params import MethodPlugin, ModelPlugin, Params, Settings
+from stages.settings.params import Params
 from stages.settings.trainings import wrong_training
 
 with lazy_imports():
@@ -48,7 +49,7 @@ class Config(Settings):
 def inputs(config: Config, key: str | None) -> dict[str, str]:
     """Return the artifacts this stage reads."""
     found = {"pairs": f"artifacts/couple/{key}", "init": f"artifacts/models/{config.init}"}
-    nets = {"nets": "artifacts/nets"} if config.method.build().needs.features else {}
+    nets = {"nets": "artifacts/nets"} if config.method.options.needs.features else {}
     return found | {"data": "artifacts/prepare"} | nets
 
 
@@ -65,11 +66,11 @@ def check(params: Params) -> list[str]:
         problems += [f"reflow.{key}{told}" for told in wrong_lora(config, params)]
         problems += [f"reflow.{key}{told}" for told in wrong_training(config.train, f"couple/{key}", params)]
         method, where = config.method, f"reflow.{key}.method"
-        if (stream := method.build().needs.stream) != "pairs":
+        if (stream := method.options.needs.stream) != "pairs":
             problems.append(
                 f"{where} {method.name} learns from {stream}, not pairs; take one that does, such as reflow"
             )
-        elif method.build().trained_times != "all":
+        elif method.options.trained_times != "all":
             problems.append(
                 f"{where} {method.name} trains students; use it in distill, and take another here"
             )
@@ -112,7 +113,7 @@ def opened(config: Config, job: Job) -> tuple[Model, flow.ModelFlow]:
 
 def training_spec(config: Config, job: Job, init: Model) -> training.TrainingSpec:
     """Return the model before its training, with the weights of `init` unless it is another architecture."""
-    method, pairs = config.method.build(), job.inputs["pairs"]
+    method, pairs = config.method.options, job.inputs["pairs"]
     taught = {"baked_guidance": shards.Shards(pairs / "train").facts["guidance"]}
     student = training.student_of(init, taught | method.trained(), config.model, seed=job.seed)
     if config.lora is not None:

@@ -10,9 +10,9 @@ from fewstep.searches import keeping_to_timesteps
 from stages.process.device import device
 from stages.run.job import Job
 from stages.run.runner import main
-from stages.settings.fields import Precision
+from stages.settings.fields import Count, Guidance, Precision, SearchPlugin, Settings, SolverName
 from stages.settings.models import jittered, missing_flows, teachers, unguidable
-from stages.settings.params import Count, Guidance, Params, SearchPlugin, Settings, SolverName
+from stages.settings.params import Params
 
 with lazy_imports():
     from fewstep import searches
@@ -76,13 +76,13 @@ def check(params: Params) -> list[str]:
         if key in students:
             nfe = params.config("distill", key).nfe
             problems += of_a_student(where, config, nfe, configs.get(teacher))
-        if config.report_noises < (fewest := method.build().fewest_to_report):
+        if config.report_noises < (fewest := method.options.fewest_to_report):
             problems.append(
                 f"{where}.report_noises {config.report_noises} is too few to tell the best search from luck; "
                 f"set {fewest} or more, or name one search as the method"
             )
         try:
-            method.build().check(config.budgets, config.solver)
+            method.options.check(config.budgets, config.solver)
         except UserError as error:
             problems.append(f"{where}.budgets: {error}")
     there = teachers(params)  # without one, evaluate says what is missing
@@ -95,7 +95,7 @@ def check(params: Params) -> list[str]:
 def of_a_student(where: str, config: Config, nfe: int, of_teacher: Config | None) -> list[str]:
     """Return what is wrong with the search of a student, given that of its teacher."""
     problems = []
-    if config.method.build().all_times:
+    if config.method.options.all_times:
         problems.append(
             f"{where}.method {config.method.name} asks for velocities at all times, but a student knows "
             f"those near its timesteps alone; use {' or '.join(keeping_to_timesteps())}"
@@ -113,7 +113,7 @@ def of_a_student(where: str, config: Config, nfe: int, of_teacher: Config | None
 
 def run(config: Config, job: Job) -> None:
     """Write grids.json (every budget and search, with scores), the costs of jumps, and pictures."""
-    method = config.method.build()
+    method = config.method.options
     searched, flow, student = search_model.open_searched(job, method, config.guidance, config.precision)
     problem = searches.Problem(
         checked.Checked(flow),

@@ -11,9 +11,9 @@ from pydantic import Field
 
 from stages.run.job import Job
 from stages.run.runner import main
-from stages.settings.fields import Precision, fact_of_precision
+from stages.settings.fields import Precision, Settings, SolverName, fact_of_precision
 from stages.settings.models import missing_flows
-from stages.settings.params import Params, Settings, SolverName
+from stages.settings.params import Params
 
 with lazy_imports():
     from fewstep import checkpoint, grids, noises

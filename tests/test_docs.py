@@ -108,7 +108,7 @@ def test_commands_of_fewstep_exist(page):
 
 def test_every_command_of_fewstep_is_shown():
     shown = {words[0] for page in PAGES for words in commands(page)}
-    assert {"search", "sample", "export", "adopt", *command_line.OF_A_CHECKOUT} <= shown
+    assert {name for name in command_line.app_of(ROOT) if not name.startswith("-")} <= shown
 
 
 @page

@@ -1,4 +1,5 @@
 import math
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from fewstep import grids
 from fewstep.errors import UserError
 from fewstep.grids import Grid
-from fewstep.spacings import SPACINGS
+from fewstep.spacings import SPACINGS, Spacing
 
 inner_times = st.sets(st.floats(0, 1, exclude_min=True, exclude_max=True), max_size=20)
 
@@ -92,3 +93,7 @@ def test_nearest_timesteps_finds_indices_and_names_a_time_that_is_missing():
 def test_equal_steps_fit_a_flow_that_ends_before_data():
     assert grids.uniform(4, end=0.9).times == (0, 0.25, 0.5, 0.75, 1)
     assert grids.uniform(40, end=0.9).times[-2:] == (0.9, 1)
+
+
+def test_settings_name_the_spacings_that_there_are():
+    assert set(get_args(Spacing)) == set(SPACINGS)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fewstep.data._toy import Toy
+from fewstep.data import Toy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class LayerPair:
 from dataclasses import dataclass, replace
 
 from fewstep import paths, randomness
-from fewstep.methods._distances import l2
+from fewstep.training.distances import l2
 from fewstep.training.method import Method
 
 
@@ -161,7 +161,7 @@ TRAIN = {"steps": 20, "batch": 32, "learning_rate": 2.0e-3}
 PARAMS = {
     "seed": 0,
     "adopt": {},
-    "nets": {},
+    "nets": {"metric": {"steps": 20, "clusters": 3}, "monitor": {"steps": 5}},
     "prepare": {
         "source": "three_dots",
         "source_options": {"count": 200},
@@ -198,12 +198,27 @@ PARAMS = {
             "budgets": [2],
             "solver": "ralston",
             "report_noises": 16,
-        }
+        },
+        "round1": {
+            "teacher": "round1",
+            "method": {"name": "growing", "factor": 2.0},
+            "budgets": [2],
+            "report_noises": 16,
+        },
     },
     "trajectories": {},
-    "distill": {},
+    "distill": {
+        "own-2": {
+            "method": {"name": "plain_regression", "learn_from": "pairs"},
+            "init": "round1",
+            "teacher": "round1",
+            "train_on": "couple/round1",
+            "nfe": 2,
+            "train": TRAIN,
+        }
+    },
     "export": {},
-    "evaluate": {"nfe": [2], "reference_solver": "ralston", "reference_nfe": 8},
+    "evaluate": {"samples": 50, "blocks": 2, "nfe": [2], "reference_solver": "ralston", "reference_nfe": 8},
 }
 
 
@@ -222,15 +237,30 @@ def project(tmp_path_factory):
     return work
 
 
+CHAIN = (
+    *("prepare", "nets", "pretrain base", "couple round1", "reflow round1"),
+    *("search base", "search round1", "distill own-2", "evaluate"),
+)
+
+
 def test_a_chain_of_plug_ins_runs(project):
-    project.sh("python -m stages.settings.checks")
-    for stage in ("prepare", "pretrain base", "search base"):
+    for stage in CHAIN:
         project.sh(f"python -m stages.{stage}")
-    model = json.loads((project / "artifacts/models/base/config.json").read_text())
-    assert model["architecture"] == {"name": "layer_pair", "width": 8}
-    (grid,) = json.loads((project / "artifacts/search/base/grids.json").read_text())["grids"].values()
-    assert grid["times"] == pytest.approx([0, 1 / 3, 1])
-    assert grid["solver"] == "ralston"
+
+    def read(file):
+        return json.loads((project / "artifacts" / file).read_text())
+
+    for model in ("base", "round1", "own-2"):
+        assert read(f"models/{model}/config.json")["architecture"] == {"name": "layer_pair", "width": 8}
+    for model, solver in (("base", "ralston"), ("round1", "euler")):
+        (grid,) = read(f"search/{model}/grids.json")["grids"].values()
+        assert grid["times"] == pytest.approx([0, 1 / 3, 1])
+        assert grid["solver"] == solver
+    assert read("couple/round1/manifest.json")["config"]["solver"] == "ralston"
+    for stage in ("models/round1", "models/own-2"):
+        assert read(f"{stage}/manifest.json")["config"]["method"]["learn_from"] == "pairs"
+    entries = {row["name"] for row in read("evaluate/metrics.json")["rows"]}
+    assert {"base@2", "base@4/growing", "round1@2", "round1@2/growing", "own-2@2"} <= entries
 
 
 def test_a_process_that_never_asked_the_registry_imports_a_plug_in_too(project):
@@ -243,6 +273,11 @@ def test_a_process_that_never_asked_the_registry_imports_a_plug_in_too(project):
 @pytest.mark.parametrize(
     ("section", "need", "told"),
     [
+        (
+            "distill",
+            "data",
+            "distill.own-2: method wants_more learns from real data, not from couple/round1; set train_on to",
+        ),
         ("reflow", "data", "reflow.round1.method wants_more trains students; use it in distill"),
         ("reflow", "teacher", "reflow.round1.method wants_more trains students; use it in distill"),
         ("reflow", "conditions", "reflow.round1.method wants_more: it needs a model with classes"),
@@ -256,9 +291,10 @@ def test_a_need_that_a_stage_cannot_supply_is_refused_before_any_work(project, s
     wrong = project.folder.parent / f"{section}-{need}"
     wrong.mkdir()
     (wrong / "params.yaml").write_text(yaml.safe_dump(params))
-    said = project.sh(f"cd {wrong} && python -m stages.settings.checks", ok=False)
+    said = project.sh(f"cd {wrong} && python -m stages.prepare", ok=False)
     assert told in said
     assert "Traceback" not in said
+    assert not (wrong / "artifacts").exists()
 
 
 def test_a_plug_in_may_not_have_the_name_of_one_of_fewstep(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """What is released: a wheel that installs into an empty environment, its version, and the files beside it."""
 
+import ast
 import os
 import re
 import shutil
@@ -62,6 +63,60 @@ def test_the_wheel_has_types_and_every_file_of_the_library(installed):
 @pytest.mark.parametrize("script", PROJECT.get("scripts", {}))
 def test_console_scripts_answer(installed, script):
     assert "search" in run(installed.parent / script, "--help")
+
+
+NAMED_OTHERWISE = {
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "ot": "pot",
+    "yaml": "pyyaml",
+    "ruamel": "ruamel-yaml",
+}
+"""Distributions by the package that one imports, where the names differ by more than a hyphen."""
+
+
+def distribution(requirement):
+    """The name in a requirement, as packagers compare names."""
+    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
+
+
+def declared(extras):
+    """Distributions that an installation of fewstep with these extras asks for."""
+    asked = PROJECT["dependencies"] + [one for e in extras for one in PROJECT["optional-dependencies"][e]]
+    return {distribution(one) for one in asked}
+
+
+def undeclared(source, extras):
+    """Other packages that Python imports anywhere, and that these extras do not bring."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module.partition(".")[0])
+    others = names - sys.stdlib_module_names - {"fewstep", "stages", "flows"}
+    return {name for name in others if distribution(NAMED_OTHERWISE.get(name, name)) not in declared(extras)}
+
+
+EXTRAS = set(PROJECT["optional-dependencies"])
+LIBRARY, PIPELINE = EXTRAS - {"pipeline", "docs", "dev"}, EXTRAS - {"docs", "dev"}
+
+
+@pytest.mark.parametrize(
+    ("package", "extras"), [("fewstep", LIBRARY), ("stages", PIPELINE), ("flows", PIPELINE)]
+)
+def test_every_package_that_is_imported_is_declared(package, extras):
+    wrong = {
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in (ROOT / package).rglob("*.py")
+        for name in undeclared(file.read_text(), extras)
+    }
+    assert not wrong
+
+
+def test_a_package_that_another_brings_along_is_not_declared():
+    assert undeclared("import torch.nn\ndef f():\n    from joblib import Memory", ["metrics"]) == set()
+    assert undeclared("import torch.nn\ndef f():\n    from joblib import Memory", ["images"]) == {"joblib"}
 
 
 def test_one_version_everywhere():

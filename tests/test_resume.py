@@ -1,4 +1,4 @@
-"""An interrupted training, gone on with, ends with the bytes of one that was not."""
+"""An interrupted training, resumed, ends with the bytes of one that was not."""
 
 import json
 import signal

@@ -12,7 +12,10 @@ import pytest
 from fewstep import registry
 
 ROOT = Path(__file__).parents[1]
-PLUGINS = ("solvers", "searches", "methods", "models", "couplings", "data", "exports")
+PLUGINS = (
+    *("solvers", "samplers", "searches", "methods", "models", "couplings", "data", "exports"),
+    *("foreign.formats", "foreign.adapters", "foreign.pipelines", "metrics.backends"),
+)
 LOADS = {"script", "link", "img", "iframe", "source", "video", "audio", "embed", "object", "use", "image"}
 NOWHERE = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https")}  # no network is asked
 

@@ -36,8 +36,8 @@ np.savez(clone / "data" / "spiral.npz", x=points)
 # ## The architecture is a file
 #
 # A model directory is weights and JSON, never a pickle. So the code of the network is a file of
-# `fewstep/models/`: a dataclass with the network's options, whose `build` returns it. Settings read this file
-# without torch, so it loads torch at first use.
+# `fewstep/models/`: a dataclass with the network's options, whose `build` defines its class and returns it.
+# Settings read this file without torch, so it loads torch at first use.
 
 ARCHITECTURE = '''
 """Plain: fully connected layers that see the time."""
@@ -47,7 +47,8 @@ from dataclasses import dataclass
 from etils.epy import lazy_imports
 
 with lazy_imports():
-    from fewstep.models import _plain_network
+    import torch
+    from torch import nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,28 +59,17 @@ class Plain:
 
     def build(self, shape, classes):
         """Return the network for points of `shape`."""
-        return _plain_network.PlainNetwork(shape[0], self.width)
-'''
+        size, width = shape[0], self.width
 
-NETWORK = '''
-"""The network that `fewstep.models.plain` describes."""
+        class Network(nn.Sequential):
+            def forward(self, x, t, label=None):
+                turns = t[:, None] * torch.arange(1, 5, device=t.device) * torch.pi
+                return super().forward(torch.cat([x, turns.sin(), turns.cos()], dim=1))
 
-import torch
-from torch import nn
-
-
-class PlainNetwork(nn.Module):
-    def __init__(self, size, width):
-        super().__init__()
         wide = [layer for _ in range(3) for layer in (nn.Linear(width, width), nn.SiLU())]
-        self.layers = nn.Sequential(nn.Linear(size + 8, width), nn.SiLU(), *wide, nn.Linear(width, size))
-
-    def forward(self, x, t, label=None):
-        turns = t[:, None] * torch.arange(1, 5, device=t.device) * torch.pi
-        return self.layers(torch.cat([x, turns.sin(), turns.cos()], dim=1))
+        return Network(nn.Linear(size + 8, width), nn.SiLU(), *wide, nn.Linear(width, size))
 '''
 (clone / "fewstep/models/plain.py").write_text(ARCHITECTURE.lstrip())
-(clone / "fewstep/models/_plain_network.py").write_text(NETWORK.lstrip())
 sys.path.insert(0, str(clone))  # from here on, fewstep is the clone's, with your file in it
 
 # ## Your training

@@ -18,6 +18,7 @@ from fewstep.data._classes import without_empty_classes
 from fewstep.data._conditions import kept_conditions
 from fewstep.data._facts import facts_of
 from fewstep.data._samples import Samples, check_samples
+from fewstep.data._toy import Toy
 from fewstep.errors import UserError
 from fewstep.links import refuse_linked_folders
 
@@ -30,6 +31,7 @@ with lazy_imports():
 __all__ = [
     "Samples",
     "Source",
+    "Toy",
     "check_samples",
     "facts_of",
     "kept_conditions",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from etils.epy import lazy_imports
 
 from fewstep.errors import UserError
-from fewstep.exports import Export
+from fewstep.exports._adapter import AdapterExport
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ network.load_lora_adapter(weights, prefix="unet")"""
 
 
 @dataclass(frozen=True)
-class LoraComfyui(Export):
+class LoraComfyui(AdapterExport):
     """`lora_unet_<layer>.lora_down.weight`, `.lora_up.weight` and `.alpha`, with _ for . in the layer's name.
 
     ComfyUI looks for these names of each weight that diffusers' U-Nets have. Those of diffusers itself it
@@ -50,10 +50,6 @@ class LoraComfyui(Export):
 
     file: ClassVar[str] = "lora_comfyui"
     title: ClassVar[str] = "An adapter for ComfyUI"
-    libraries: ClassVar[tuple[str, ...]] = ("diffusers",)
-    extra: ClassVar[str] = "foreign"
-    by_schedulers: ClassVar[bool] = True
-    of_adapters: ClassVar[bool] = True
 
     def write(self, sampler: Sampler, file: Path, source: Path) -> None:
         """See Export.write."""

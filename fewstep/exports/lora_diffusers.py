@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from etils.epy import lazy_imports
 
-from fewstep.exports import Export
+from fewstep.exports._adapter import AdapterExport
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,15 +24,11 @@ LOAD = 'network.load_lora_adapter("{folder}", weight_name="{file}", prefix="{com
 
 
 @dataclass(frozen=True)
-class LoraDiffusers(Export):
+class LoraDiffusers(AdapterExport):
     """`<component>.<layer>.lora_A.weight`, which ComfyUI takes too, of transformers."""
 
     file: ClassVar[str] = "lora_diffusers"
     title: ClassVar[str] = "An adapter for diffusers"
-    libraries: ClassVar[tuple[str, ...]] = ("diffusers",)
-    extra: ClassVar[str] = "foreign"
-    by_schedulers: ClassVar[bool] = True
-    of_adapters: ClassVar[bool] = True
 
     def write(self, sampler: Sampler, file: Path, source: Path) -> None:
         """See Export.write."""

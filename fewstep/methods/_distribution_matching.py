@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from etils.epy import lazy_imports
 
-from fewstep.methods._distances import l2
 from fewstep.methods._online_score import LEAST_SIZE, OnlineScore
 from fewstep.paths import like
+from fewstep.training.distances import l2
 from fewstep.training.method import Batch, Nets
 
 if TYPE_CHECKING:

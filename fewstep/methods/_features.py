@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fewstep.errors import UserError
-from fewstep.methods._distances import l2
+from fewstep.training.distances import l2
 from fewstep.training.method import Net
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from etils.epy import lazy_imports
 from fewstep import paths, randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
-from fewstep.methods._on_policy import OnPolicyDistillation
 from fewstep.methods._spans import must_make_the_same
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.training.method import Batch, Needs, Net, Nets, conditions_of
+from fewstep.training.on_policy import OnPolicyDistillation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +81,10 @@ class OnlineScore(OnPolicyDistillation):
     @property
     def needs(self) -> Needs:
         """See Method.needs."""
-        return replace(super().needs, teacher=True, score=True, data=self.gan_weight > 0)
+        needs = replace(super().needs, teacher=True, score=True)
+        if self.gan_weight:
+            return replace(needs, data=True, options={**needs.options, "data": "gan_weight"})
+        return needs
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""

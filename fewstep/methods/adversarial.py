@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from etils.epy import lazy_imports
 
 from fewstep.errors import UserError
-from fewstep.methods._on_policy import OnPolicyDistillation
 from fewstep.training.method import Batch, Needs, Net, Nets
+from fewstep.training.on_policy import OnPolicyDistillation
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -64,7 +64,10 @@ class Anyflow(DistributionMatching):
     def needs(self) -> Needs:
         """See Method.needs."""
         needs = replace(super().needs, second_time=True, flow_map=True)
-        return replace(needs, stream="trajectories", all_states=True) if self.map_weight else needs
+        if self.map_weight:
+            options = {"stream": "map_weight", "all_states": "map_weight"}
+            return replace(needs, stream="trajectories", all_states=True, options=options)
+        return needs
 
     def check_sampling(self, student: Model) -> None:
         """See OnPolicyDistillation.check_sampling."""

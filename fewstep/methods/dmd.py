@@ -10,11 +10,11 @@ from etils.epy import lazy_imports
 from fewstep.errors import UserError
 from fewstep.flow import as_flow, over_step
 from fewstep.methods._distribution_matching import DistributionMatching
-from fewstep.methods._timesteps import at_timesteps, draw_timesteps, timesteps_of
 from fewstep.paths import like
 from fewstep.registry import unknown
 from fewstep.solvers import CountedFlow, trajectory
 from fewstep.training.method import Batch
+from fewstep.training.timesteps import at_timesteps, draw_timesteps, timesteps_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from etils.epy import lazy_imports
 
 from fewstep.flow import as_flow, over_step
-from fewstep.methods._distances import DISTANCES, check_distance
 from fewstep.methods._features import check_weight, feature_distance, feature_net
-from fewstep.methods._timesteps import draw_timesteps, in_range_of, timesteps_of
 from fewstep.paths import like
+from fewstep.training.distances import DISTANCES, check_distance
 from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
+from fewstep.training.timesteps import draw_timesteps, in_range_of, timesteps_of
 
 if TYPE_CHECKING:
     from torch import Tensor

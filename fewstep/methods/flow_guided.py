@@ -12,11 +12,11 @@ from etils.epy import lazy_imports
 from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow, over_step
-from fewstep.methods._distances import DISTANCES, check_distance
 from fewstep.methods._spans import fresh_noise, must_teach
-from fewstep.methods._timesteps import in_range_of, timesteps_of
 from fewstep.paths import like
+from fewstep.training.distances import DISTANCES, check_distance
 from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
+from fewstep.training.timesteps import in_range_of, timesteps_of
 
 if TYPE_CHECKING:
     from torch import Tensor

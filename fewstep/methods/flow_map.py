@@ -11,11 +11,11 @@ from etils.epy import lazy_imports
 from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
-from fewstep.methods._distances import l2
 from fewstep.methods._spans import check_share, must_take_until
-from fewstep.methods._timesteps import in_range_of
 from fewstep.paths import like
+from fewstep.training.distances import l2
 from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
+from fewstep.training.timesteps import in_range_of
 
 if TYPE_CHECKING:
     from torch import Tensor

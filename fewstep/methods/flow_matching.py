@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from fewstep import registry
 from fewstep.errors import UserError
-from fewstep.methods._distances import l2
 from fewstep.methods._regression import PathRegression
+from fewstep.training.distances import l2
 from fewstep.training.method import Batch, Needs, Nets
 
 if TYPE_CHECKING:
@@ -49,9 +49,19 @@ class FlowMatching(PathRegression):
                 "label is not standard normal, but samples start from such noise; use coupling independent"
             )
 
+    @property
+    def independent_noise(self) -> bool:
+        """See Method.independent_noise."""
+        return self.coupling == "independent"
+
+    @property
+    def velocity_loss(self) -> bool:
+        """See Method.velocity_loss."""
+        return self.times == "uniform" and not self.label_dropout
+
     def no_score(self) -> str | None:
         """See Method.no_score."""
-        if self.coupling == "independent":
+        if self.independent_noise:
             return None
         return f".coupling {self.coupling} pairs noise with data, and gives no scores; set it to independent"
 

@@ -12,9 +12,9 @@ from fewstep import derivatives
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.methods import _spans
-from fewstep.methods._distances import l2
 from fewstep.paths import like
 from fewstep.registry import unknown
+from fewstep.training.distances import l2
 from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
 
 if TYPE_CHECKING:

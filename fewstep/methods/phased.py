@@ -11,10 +11,10 @@ from etils.epy import lazy_imports
 from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
-from fewstep.methods._distances import DISTANCES, check_distance
-from fewstep.methods._timesteps import TOLERANCE, at_timesteps, draw_timesteps, in_range_of, timesteps_of
 from fewstep.paths import like
+from fewstep.training.distances import DISTANCES, check_distance
 from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
+from fewstep.training.timesteps import TOLERANCE, at_timesteps, draw_timesteps, in_range_of, timesteps_of
 
 if TYPE_CHECKING:
     from torch import Tensor

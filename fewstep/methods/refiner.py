@@ -13,9 +13,9 @@ from fewstep.conditions import LAST_VELOCITY
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.methods import _spans
-from fewstep.methods._distances import l2
 from fewstep.paths import like
 from fewstep.refining import must_refine
+from fewstep.training.distances import l2
 from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from fewstep import randomness
 from fewstep.errors import UserError
-from fewstep.methods._distances import DISTANCES, check_distance
 from fewstep.methods._features import check_weight, feature_distance, feature_net
 from fewstep.methods._regression import PathRegression
 from fewstep.noises import must_be_normal
 from fewstep.registry import unknown
+from fewstep.training.distances import DISTANCES, check_distance
 from fewstep.training.method import Batch, Needs, Net, Nets
 
 if TYPE_CHECKING:

@@ -11,16 +11,16 @@ from etils.epy import lazy_imports
 
 from fewstep.errors import UserError
 from fewstep.flow import as_flow, over_step
-from fewstep.methods._distances import l2
-from fewstep.methods._timesteps import (
+from fewstep.paths import like
+from fewstep.training.distances import l2
+from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
+from fewstep.training.timesteps import (
     at_timesteps,
     draw_timesteps,
     in_range_of,
     near_timesteps,
     timesteps_of,
 )
-from fewstep.paths import like
-from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +57,8 @@ class Straighten(Method):
     @property
     def needs(self) -> Needs:
         """See Method.needs."""
-        return Needs(stream="trajectories", all_states=self.jitter > 0)
+        options = {"all_states": "jitter"} if self.jitter else {}
+        return Needs(stream="trajectories", all_states=self.jitter > 0, options=options)
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""

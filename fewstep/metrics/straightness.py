@@ -47,11 +47,6 @@ def turns(flow: Flow, noise: Tensor, grid: Grid, **conditions: Tensor) -> Turns:
     return Turns(found[0] / dimensions, found[1] / dimensions)
 
 
-def straightness(flow: Flow, noise: Tensor, grid: Grid, **conditions: Tensor) -> float:
-    """Return S of a flow; see Turns and turns."""
-    return turns(flow, noise, grid, **conditions).straightness
-
-
 def turning(states: Iterable[Tensor], times: Sequence[float]) -> tuple[Tensor, Tensor]:
     """Return S and F of each trajectory, summed over coordinates, both (batch,).
 

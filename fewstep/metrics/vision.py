@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fewstep.errors import UserError, and_others, first_line
 from fewstep.extras import brought_by
+from fewstep.files import sha256
 from fewstep.foreign import weights
 from fewstep.foreign.formats.diffusers import NETWORK, read_json
 from fewstep.metrics.backend import Backend
@@ -82,7 +83,7 @@ def read(folder: Path, device: str) -> Vision:
             f"{folder} holds a model of type {kind!r}; features are taken of these: {', '.join(known)}"
         )
     files = weights.files_of(folder)  # refuses pickled ones, and says so
-    digest = hashlib.sha256(b"".join(map(_sha256, files))).hexdigest()
+    digest = hashlib.sha256(b"".join(bytes.fromhex(sha256(file)) for file in files)).hexdigest()
     transformers.utils.logging.disable_progress_bar()
     try:
         network, told = getattr(transformers, known[kind]).from_pretrained(
@@ -103,8 +104,3 @@ def read(folder: Path, device: str) -> Vision:
     return (
         Vision(network, processor, digest) if kind != "clip" else Clip(network, processor, digest, tokenizer)
     )
-
-
-def _sha256(file: Path) -> bytes:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()

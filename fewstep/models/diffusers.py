@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from etils.epy import lazy_imports
 
@@ -21,6 +21,9 @@ with lazy_imports():
 @dataclass(frozen=True, kw_only=True)
 class Diffusers:
     """Settings of a network of diffusers; fewstep.foreign.adapters lists the classes."""
+
+    of_diffusers: ClassVar[bool] = True
+    """Whether schedulers of diffusers may take its steps."""
 
     network: str
     """The class, such as UNet2DModel."""

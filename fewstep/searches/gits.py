@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from fewstep.searching.over_jumps import OverJumps
+from fewstep.spacings import Spacing
 
 if TYPE_CHECKING:
     from fewstep.searching.jumps import Jumps
@@ -24,7 +25,7 @@ class Gits(OverJumps):
     cost: ClassVar[Literal["squared", "plain"]] = "plain"
     discount: float = 1.15
     fine_steps: int = 60
-    spacing: Literal["uniform", "edm", "log_snr"] = "edm"
+    spacing: Spacing = "edm"
     noises: int = 256
 
     def priced(self, jumps: Jumps) -> tuple[np.ndarray, np.ndarray | None]:

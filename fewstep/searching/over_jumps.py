@@ -15,6 +15,7 @@ from fewstep.searches import Problem, Search, SearchResult
 from fewstep.searching.gram import BY_GRAM
 from fewstep.searching.problem import check_budgets
 from fewstep.searching.programme import best_routes, best_routes_after
+from fewstep.spacings import Spacing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +42,7 @@ class OverJumps(Search):
     """Steps of the fine trajectory, whose timesteps are the candidates."""
     tried_steps: int = 24
     """The same where each jump has to be tried: for solvers other than euler and ab2, or a distance."""
-    spacing: Literal["uniform", "edm", "log_snr"] = "uniform"
+    spacing: Spacing = "uniform"
     """How the fine timesteps are spaced."""
     fine_solver: str | None = None
     """Solver of the fine trajectory: euler, after which single fine steps cost nothing, or one of higher

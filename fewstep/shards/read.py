@@ -157,18 +157,6 @@ class Shards:
         chosen = randomness.permutation("some samples", seed, 0, self.samples)[:most]
         return torch.from_numpy(chosen).sort().values
 
-    def verify(self) -> None:
-        """Read every shard and compare its digest.
-
-        Raises:
-            UserError: if a shard is missing, damaged, or not the one that was written; the message
-                names the first.
-        """
-        for shard in range(len(self.files)):
-            self._unchecked.add(shard)
-            with self._opened(shard):
-                pass
-
     def content(self, shard: int) -> bytes:
         """Return the bytes of a shard.
 

@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 from torch import Tensor
 
 from fewstep.errors import UserError
-from fewstep.files import distrust, remove
+from fewstep.files import distrust, remove, sha256
 from fewstep.progress import SILENT, Progress
 from fewstep.sealed import seal, unseal
 from fewstep.shards import records
@@ -244,10 +244,8 @@ def _is_whole(store: Store, number: int, note: Note) -> bool:
     digests = {shard_name(number): note["file"]["sha256"], counted_name(number): note["counted"]}
     try:
         for name, digest in digests.items():
-            if digest:
-                with (store.folder / name).open("rb") as stream:
-                    if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
-                        return False
+            if digest and sha256(store.folder / name) != digest:
+                return False
     except OSError:
         return False
     return True

@@ -66,11 +66,17 @@ class Needs:
     """A student that is a refiner, and is given the last velocity; see fewstep.refining."""
     slow_times: bool = False
     """A network that may be differentiated by its times; see fewstep.timing.with_slow_times."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """By the name of a need: the option that makes the method need it, for messages."""
 
     def unmet(self, supplied: Collection[str]) -> list[str]:
         """Return the names of the needs, other than the stream, that are not supplied."""
-        asked = [need.name for need in fields(self) if need.name != "stream" and getattr(self, need.name)]
-        return [name for name in asked if name not in supplied]
+        names = [need.name for need in fields(self) if need.name not in ("stream", "options")]
+        return [name for name in names if getattr(self, name) and name not in supplied]
+
+    def with_option(self, need: str) -> str:
+        """Return " with X" if the method has this need for its option X, else nothing, for messages."""
+        return f" with {self.options[need]}" if need in self.options else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +149,19 @@ class Method:
             raise UserError(
                 "it trains a network with one time, but the student's has a second; start from its teacher"
             )
+
+    @property
+    def independent_noise(self) -> bool:
+        """Whether it learns from noise that is drawn independently of the data."""
+        return self.needs.stream == "data"
+
+    @property
+    def velocity_loss(self) -> bool:
+        """Whether the loss of a velocity on the linear path is its plain mean squared error.
+
+        That is the mean over times uniform from 0 to 1, of the velocity of all conditions.
+        """
+        return False
 
     def no_score(self) -> str | None:
         """Return why a model that this method trained gives no scores; None if it gives them.

@@ -2,7 +2,7 @@
 
 Weights, gradients, moments and averages are then DTensors. A block's weights are gathered while it computes,
 and its gradients are averaged while the blocks before it compute theirs. The training state on the disk holds
-whole tensors, so any number of processes can go on with it.
+whole tensors, so any number of processes can resume from it.
 """
 
 from __future__ import annotations

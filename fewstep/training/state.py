@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fewstep.errors import UserError
 from fewstep.files import emptied, set_aside, written_whole
+from fewstep.finite import all_finite
 from fewstep.sealed import seal, unseal
 
 FACTS = "facts"  # a single metadata key: safetensors writes several in random order
@@ -25,7 +26,7 @@ def write_state(file: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -
     Raises:
         UserError: if a tensor is not finite; the file is then unchanged.
     """
-    wrong = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
+    wrong = [name for name, tensor in tensors.items() if not all_finite(tensor)]
     if wrong:
         raise UserError(f"training diverged: {wrong[0]} is no longer finite; lower learning_rate or clip")
     sealed = seal({**facts, TENSORS: _checksum(tensors)})
@@ -33,12 +34,6 @@ def write_state(file: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -
     with written_whole(file) as temporary, emptied(file.with_name(f"{file.name}.d")) as folder:
         save_file(tensors, folder / file.name, {FACTS: json.dumps(sealed, sort_keys=True)})
         (folder / file.name).replace(temporary)
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """Return whether all numbers are finite; the least and the greatest say so, in a fraction of the time."""
-    ends = torch.stack(tensor.aminmax()) if tensor.is_floating_point() and tensor.numel() else tensor
-    return bool(torch.isfinite(ends).all())
 
 
 def read_state(

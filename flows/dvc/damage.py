@@ -17,7 +17,7 @@ from flows.dvc import config, lockfile
 from flows.system import git
 
 DIGEST = re.compile(r"[0-9a-f]{32}")
-REMEDY = "`fewstep recover` (or `make recover`) mends that; then run the same command again"
+REMEDY = "`fewstep recover` repairs that; then run the same command again"
 
 
 def explain(root: Path) -> str | None:

@@ -3,7 +3,6 @@
 import gc
 import json
 import logging
-import re
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import chdir, contextmanager, nullcontext
@@ -192,7 +191,18 @@ def _owners(rwlock: Path) -> list[str]:
     except (OSError, ValueError):
         return ["a process that died while it wrote"]
     infos = [*listed.get("write", {}).values(), *(i for who in listed.get("read", {}).values() for i in who)]
-    return sorted({f"process {info['pid']} ({info['cmd']})" for info in infos if info})
+    return sorted({_process(info) for info in infos if info})
+
+
+def _writers(rwlock: Path) -> list[str]:
+    """Return the files that DVC's list of readers and writers names as written, each with its process."""
+    written = json.loads(rwlock.read_text()).get("write", {})
+    return [f"{path} is being written by {_process(info)}" for path, info in sorted(written.items()) if info]
+
+
+def _process(info: dict[str, Any]) -> str:
+    """Return an entry of DVC's list of readers and writers in words."""
+    return f"process {info['pid']} ({info['cmd']})"
 
 
 def _changed(repo: Repo, nodes: Collection[Any]) -> dict[str, list]:
@@ -269,11 +279,13 @@ def _opened(root: Path) -> Iterator[Any]:
     except FileNotFoundError as error:
         raise UserError(f"{shown(error.filename)} is a link to nothing, or is gone; remove it") from error
     except LockError as error:
-        busy = re.search(r"'(.*)' is busy", str(error))
-        who = ", ".join(f"process {pid} ({cmd})" for pid, cmd in re.findall(r"PID (\d+)\): (.*)", str(error)))
+        try:
+            busy = ", ".join(_writers(root / ".dvc" / "tmp" / "rwlock"))
+        except (OSError, ValueError):  # it changes as we look
+            busy = ""
         raise UserError(
-            f"{busy[1] if busy else root} is being written by {who or 'another process'}, and DVC can't be "
-            "asked meanwhile; wait until it has ended"
+            f"{busy or f'{root} is being written by another process'}, and DVC can't be asked meanwhile; "
+            "wait until it has ended"
         ) from error
     except (DvcException, OSError) as error:
         told = damage.explain(root) or f"DVC cannot read {root / 'dvc.yaml'}: {error}"

@@ -1,6 +1,5 @@
 """The page of a stage's result in markdown: its picture, its numbers, and links."""
 
-import base64
 import io
 import json
 from collections.abc import Iterable
@@ -9,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from fewstep import pictures
 from stages.tracking.tracking import flatten
 
 PICTURES = ("samples.png", "grids.png")
@@ -58,7 +58,7 @@ def data_url(file: Path) -> str:
     png = file.read_bytes()
     while len(png) * 4 / 3 > LETTERS_OF_A_PICTURE:
         png = halved(png)
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return pictures.data_url(png)
 
 
 def halved(png: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Variants: the checkout with other settings, in a clone of its own below .fewstep/variants.
+"""Variants: the checkout with other settings, in a clone of its own below `VARIANTS`.
 
 A variant shares the checkout's cache, scratch and tracker, so that it does not repeat what the checkout or
 another variant has made. The checkout itself never changes.
@@ -22,6 +22,9 @@ from flows.workspaces import workspace_lock
 from stages.settings import checks, discovery, yaml_text
 from stages.settings.messages import suggest
 from stages.settings.params import Params, canonical
+
+VARIANTS = Path(".fewstep/variants")
+"""Where variants lie in a checkout, and their locks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,7 @@ class Variant:
     @property
     def folder(self) -> Path:
         """Where it lies."""
-        return self.root / ".fewstep" / "variants" / self.name if self.overrides else self.root
+        return self.root / VARIANTS / self.name if self.overrides else self.root
 
     @property
     def lock(self) -> Path:

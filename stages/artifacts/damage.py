@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from fewstep.files import distrust
-from stages.artifacts import manifests
+from fewstep.files import distrust, sha256
 
 
 def first_by_size(folder: Path, manifest: dict[str, Any]) -> str | None:
@@ -34,7 +33,7 @@ def by_digest(
     written = {folder / name: facts["sha256"] for name, facts in manifest["files"].items()}
     files = [file for file in written if file not in found and not but(file)]
     with ThreadPoolExecutor() as threads:
-        for file, digest in zip(files, threads.map(manifests.sha256, files), strict=True):
+        for file, digest in zip(files, threads.map(sha256, files), strict=True):
             if digest != written[file]:
                 found[file] = "is not as it was written (its sha256 is another)"
     for file in found:

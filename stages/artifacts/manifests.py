@@ -6,17 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.errors import UserError
-from fewstep.files import distrust, written_whole
+from fewstep.files import distrust, sha256, written_whole
 from fewstep.sealed import SEAL, seal, unseal
 
 NAME = "manifest.json"
 FIELDS = {"stage", "key", "version", "seed", "config", "fingerprint", "inputs", "files", "facts"}
-
-
-def sha256(file: Path) -> str:
-    """Return the digest of a file's bytes."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def files_below(folder: Path) -> list[Path]:

@@ -107,7 +107,7 @@ class Scratch:
     def begin_again(self, run: str | None) -> bool:
         """Remove all that is here, so that it is made again from the beginning; return whether that was done.
 
-        It is not if that was done before and the work since is not finished: the stage goes on with it.
+        It is not if that was done before and the work since is not finished: the stage resumes it.
         Nor is it if the same run of flows has finished it since: then DVC failed to take it over.
 
         Args:

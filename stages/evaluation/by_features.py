@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from fewstep.errors import UserError
+from fewstep.files import sha256
 from fewstep.metrics.backend import Backend, distance_name, must_be_images, read_statistics, saved_bytes
 from fewstep.metrics.frechet import Moments, frechet_distance
 from fewstep.metrics.protocol import jackknife_error
-from stages.artifacts.manifests import sha256
 from stages.process.device import device
 
 

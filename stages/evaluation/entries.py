@@ -16,8 +16,8 @@ from torch import Tensor
 from fewstep.grids import Grid
 from fewstep.metrics.protocol import BlockScores
 from fewstep.refining import Blocks
-from stages.evaluation import kept_files
-from stages.settings.params import Named
+from stages.evaluation import kept_files, kinds
+from stages.settings.fields import Named
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Entry:
 
     model: str
     kind: str
-    """Where the grid comes from: uniform, own (a student's), fine, or the name of a search."""
+    """Where the grid comes from: one of stages.evaluation.kinds, or the name of a search."""
     grid: Grid
     nfe: int
     digest: str
@@ -52,8 +52,8 @@ class Entry:
     @property
     def name(self) -> str:
         """Such as boss-4@4, or base@4/bellman for a grid that is neither equal steps nor its own."""
-        suffix = "" if self.kind in ("uniform", "own") else f"/{self.kind}"
-        guided = f", guidance {self.guidance:g}" if self.kind == "fine" and self.guidance != 1 else ""
+        suffix = "" if self.kind in (kinds.EQUAL, kinds.OWN) else f"/{self.kind}"
+        guided = f", guidance {self.guidance:g}" if self.kind == kinds.FINE and self.guidance != 1 else ""
         return f"{self.model}@{self.nfe}{suffix}{guided}"
 
 
@@ -78,7 +78,7 @@ class KeptEntries:
     """The folder of finished entries; other evaluations may read and write it meanwhile.
 
     An evaluation touches `began` when it starts, and then every entry that it uses: what is older than
-    `began`, the newest evaluation has no use for (`make gc`).
+    `began`, the newest evaluation has no use for (`fewstep gc`).
     """
 
     def __init__(self, folder: Path, *facts: Any) -> None:

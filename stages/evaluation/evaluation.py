@@ -18,6 +18,7 @@ from fewstep.metrics.straightness import endpoint_rmse
 from fewstep.model import Model, ModelConfig
 from fewstep.randomness import keys_of
 from fewstep.shards import Shards
+from stages.evaluation import kinds
 from stages.evaluation.entries import Entry, KeptEntries, Result
 from stages.evaluation.macs import macs_of
 from stages.evaluation.measuring import Wanted, converge
@@ -62,7 +63,7 @@ def evaluate(wanted: Wanted) -> Evaluation:
         own = threads.map(partial(facts_of, seed=job.seed), (folders[name] for name in configs))
         fine_runs = converge(measured, teacher, fine, entries)
     common = dict(zip(configs, own, strict=True))
-    finest = [entry for entry in measured.results if entry.kind == "fine"]
+    finest = [entry for entry in measured.results if entry.kind == kinds.FINE]
     shown = sorted(finest, key=lambda entry: (entry.guidance, entry.nfe)) + entries
     floor = measured.constants.floors[0]
     same_noise = {name for name, config in configs.items() if config.noise == teacher.config.noise}
@@ -99,7 +100,7 @@ def evaluate(wanted: Wanted) -> Evaluation:
 
 def is_student(entry: Entry, config: ModelConfig) -> bool:
     """Return whether an entry is of a model that was trained for few calls: on a grid, or as a flow map."""
-    return entry.kind == "own" or config.velocity_until == "any"
+    return entry.kind == kinds.OWN or config.velocity_until == "any"
 
 
 def off_truths(

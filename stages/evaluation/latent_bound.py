@@ -1,15 +1,14 @@
 """What bounds the distance of decoded images to the data, from what prepare and a pretraining measured."""
 
 import math
-from typing import Any
 
 from fewstep import codec
 from fewstep.metrics.latent_bound import LatentBound
 from stages.run.job import Job
+from stages.settings.fields import method_of
 
 FITTING = {"path": "linear", "prediction": "velocity", "checkpoint": None}
-"""Settings of a model of pretrain, and below of its method, whose held-out loss is that of its velocity."""
-PLAIN = {"name": "flow_matching", "times": "uniform", "label_dropout": 0.0}
+"""Settings of a model of pretrain whose held-out loss its method may make that of its velocity."""
 
 
 def latent_bound(job: Job) -> LatentBound | None:
@@ -22,7 +21,10 @@ def latent_bound(job: Job) -> LatentBound | None:
     data, teacher = job.manifests["data"]["facts"], job.manifests["reference"]
     if teacher["stage"] != "pretrain" or data["codec"]["rmse"] is None:
         return None
-    if not (has(teacher["config"], FITTING) and has(teacher["config"]["method"], PLAIN)):
+    settings = teacher["config"]
+    if any(settings[name] != value for name, value in FITTING.items()):
+        return None
+    if not method_of(settings["method"]).velocity_loss:
         return None
     return LatentBound.of(
         rmse=data["codec"]["rmse"],
@@ -31,8 +33,3 @@ def latent_bound(job: Job) -> LatentBound | None:
         loss=teacher["facts"]["held_out_loss"],
         latent_numbers=math.prod(data["shape"]),
     )
-
-
-def has(settings: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    """Return whether settings have these values."""
-    return all(settings[name] == value for name, value in wanted.items())

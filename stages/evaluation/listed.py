@@ -11,6 +11,7 @@ from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.grids import Grid, uniform
 from fewstep.model import Model
+from stages.evaluation import kinds
 from stages.evaluation.entries import Entry
 from stages.run.job import Job
 from stages.searching.grids_file import read_grids
@@ -27,14 +28,14 @@ def entries_of(name: str, model: Model, equal_nfe: tuple[int, ...], job: Job) ->
         return Entry(name, kind, grid, nfe_of(grid, model), digest, grid.guidance if baked == 1 else baked)
 
     if (own := model.config.grid) is not None:
-        entries = [entry("own", own)]
+        entries = [entry(kinds.OWN, own)]
     else:
-        entries = [entry("uniform", equal(nfe)) for nfe in equal_nfe]
+        entries = [entry(kinds.EQUAL, equal(nfe)) for nfe in equal_nfe]
     if f"search {name}" in job.inputs:
         found = read_grids(job.inputs[f"search {name}"])
         for grid in found.grids.values():
             grid.must_suit(model=digest)
-        kind = found.method["name"].replace("uniform", "searched-uniform")  # not the entries above
+        kind = kinds.searched(found.method["name"])
         entries += [
             entry(kind, grid)
             for steps, grid in sorted(found.grids.items())

@@ -14,7 +14,7 @@ from fewstep.metrics.protocol import moved
 from fewstep.model import Model, ModelConfig
 from fewstep.shards import Shards
 from stages.artifacts.scratch import state
-from stages.evaluation import by_features
+from stages.evaluation import by_features, kinds
 from stages.evaluation.by_features import Features
 from stages.evaluation.entries import Entry, KeptEntries, Result
 from stages.evaluation.listed import entries_of, nfe_of, sampled_entries
@@ -187,7 +187,7 @@ def fine_entry(teacher: Model, fine: FineRun, doublings: int, guidance: float, d
         grid_of_nfe(flow, fine.solver, fine.nfe * flow.nfe_per_velocity * 2**doublings),
         guidance=guidance,
     )
-    return Entry(fine.model, "fine", grid, nfe_of(grid, teacher), digest, guidance)
+    return Entry(fine.model, kinds.FINE, grid, nfe_of(grid, teacher), digest, guidance)
 
 
 def ahead(wanted: Wanted) -> None:

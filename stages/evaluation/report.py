@@ -1,6 +1,5 @@
 """The evaluation as files: metrics.json for DVC, curve.csv for its plots, and the page report.html."""
 
-import base64
 import csv
 import json
 from dataclasses import dataclass
@@ -9,6 +8,8 @@ from typing import Any
 
 import jinja2
 
+from fewstep.pictures import data_url
+from stages.evaluation import kinds
 from stages.evaluation.evaluation import Evaluation
 from stages.evaluation.latent_bound import latent_bound
 from stages.figures.curves import draw_grids, draw_quality
@@ -59,7 +60,7 @@ def write_tables(folder: Path, evaluation: Evaluation) -> None:
 
 def series(row: dict) -> str:
     """Return the name of the line that a row belongs to: a model, and its grid if it has several."""
-    return row["model"] if row["grid"] == "own" else f"{row['model']}, {row['grid']}"
+    return row["model"] if row["grid"] == kinds.OWN else f"{row['model']}, {row['grid']}"
 
 
 def write_report(job: Job, evaluation: Evaluation, settings: dict[str, Any]) -> None:
@@ -70,7 +71,7 @@ def write_report(job: Job, evaluation: Evaluation, settings: dict[str, Any]) -> 
     draw_quality(job.out / "curve.png", lines)
     draw_grids(
         job.out / "grids.png",
-        [(row["name"], tuple(row["times"])) for row in evaluation.rows if row["grid"] != "uniform"],
+        [(row["name"], tuple(row["times"])) for row in evaluation.rows if row["grid"] != kinds.EQUAL],
     )
     grids_of_samples = draw_sample_grids(job.out, evaluation)
     page = jinja2.Environment(
@@ -85,14 +86,14 @@ def write_report(job: Job, evaluation: Evaluation, settings: dict[str, Any]) -> 
         backends=evaluation.backends,
         first=evaluation.rows[0],
         best=best_by_nfe(evaluation.rows),
-        curve=picture(job.out / "curve.png"),
-        grids=picture(job.out / "grids.png"),
+        curve=data_url((job.out / "curve.png").read_bytes()),
+        grids=data_url((job.out / "grids.png").read_bytes()),
         texts=evaluation.texts,
         features=evaluation.features,
         columns=own_columns(evaluation),
-        sample_grids=[(name, picture(path)) for name, path in grids_of_samples],
+        sample_grids=[(name, data_url(path.read_bytes())) for name, path in grids_of_samples],
         searches=[
-            (name.removeprefix("search "), picture(path / "search.png"))
+            (name.removeprefix("search "), data_url((path / "search.png").read_bytes()))
             for name, path in sorted(job.inputs.items())
             if name.startswith("search ")
         ],
@@ -124,7 +125,7 @@ def draw_sample_grids(folder: Path, evaluation: Evaluation) -> list[tuple[str, P
     overview += [(row["name"], samples) for row, samples in named if row["student"]]
     drawn = [("Students beside their teacher", folder / "samples.png")]
     draw_sample_grid(drawn[0][1], overview, evaluation.texts)
-    for line in dict.fromkeys(series(row) for row in evaluation.rows if row["grid"] != "own"):
+    for line in dict.fromkeys(series(row) for row in evaluation.rows if row["grid"] != kinds.OWN):
         path = folder / f"samples-{line.replace(', ', '-')}.png"
         of_line = [(row["name"], samples) for row, samples in named if series(row) == line]
         draw_sample_grid(path, of_line, evaluation.texts)
@@ -136,11 +137,6 @@ def best_by_nfe(rows: list[dict[str, Any]]) -> list[str]:
     """Return the names of the best rows at each NFE."""
     nfe = sorted({row["nfe"] for row in rows})
     return [min((r for r in rows if r["nfe"] == n), key=lambda r: r["fd_over_teacher"])["name"] for n in nfe]
-
-
-def picture(path: Path) -> str:
-    """Return a PNG as a data URL."""
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def collapses(job: Job) -> list[tuple[str, str]]:

@@ -154,7 +154,7 @@ class Yardstick:
     def measure(self, entry: Entry, model: Model, flow: Flow, refiner: Model | None = None) -> Result:
         """Sample an entry's blocks and score them."""
         nets, seed = list(self.nets.values()), self.protocol.seed
-        sampler = entry.sampler.build() if entry.sampler else None
+        sampler = entry.sampler.options if entry.sampler else None
         refined = (refiner, entry.refinement.blocks) if refiner and entry.refinement else None
         features: list[list[np.ndarray]] = [[] for _ in nets]
         beyond, took = 0.0, 0.0

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from stages.evaluation import kinds
 from stages.figures.figure import pyplot, save_figure
 
 FAINT = "#bbbbbb"
@@ -31,9 +32,9 @@ def draw_quality(path: Path, lines: dict[str, list[dict[str, Any]]]) -> None:
     Bars are what the noise and the choice of nets leave open: the larger of standard error and spread.
     """
     figure, axis = pyplot.subplots(figsize=(6.4, 4.2))
-    students = [name for name, rows in lines.items() if rows[0]["grid"] == "own"]
+    students = [name for name, rows in lines.items() if rows[0]["grid"] == kinds.OWN]
     for number, (name, rows) in enumerate(lines.items()):
-        alone, searched = name in students, rows[0]["grid"] not in ("own", "uniform")
+        alone, searched = name in students, rows[0]["grid"] not in (kinds.OWN, kinds.EQUAL)
         axis.errorbar(
             [row["nfe"] for row in rows],
             [row["fd_over_teacher"] for row in rows],

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from stages.settings.params import Settings
+from stages.settings.fields import Settings
 
 
 class TextEncoders(Settings):

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from fewstep.data import path_of, source_for
 from fewstep.errors import UserError
 from stages.settings.adopted import AdoptedSettings, misplaced, read_of
-from stages.settings.params import Count, Guidance, Settings, SolverName
+from stages.settings.fields import Count, Guidance, Settings, SolverName
 
 
 class TeacherSettings(AdoptedSettings):

@@ -44,7 +44,7 @@ def samples_of(config: Any, job: Job) -> Samples:
             nowhere, or these are none that one can train on: then it is not what it is declared to be.
     """
     asked = config.teacher
-    found = asked.format.build().look(job.inputs["folder"])
+    found = asked.format.options.look(job.inputs["folder"])
     shape = shape_of(asked, found)
     refuse_unknown_conditions(asked, found)
     model = adoption.model_of(asked, found, shape, {}, job.inputs, job.progress)

@@ -54,7 +54,7 @@ def main(file: Path) -> None:
             records.write_outcome(address, run(stage, key))
         return
     except KeyboardInterrupt:
-        outcome, message = "interrupted", f"stopped; go on with: {resuming(address)}"
+        outcome, message = "interrupted", f"stopped; resume with: {resuming(address)}"
     except UserError as error:
         outcome, message = "mistake", str(error)
     except Exception as error:
@@ -66,8 +66,8 @@ def main(file: Path) -> None:
         outcome, message = (
             "disk full",
             (
-                f"the disk of {folder} is full ({free:,} bytes free). Make room, then go on where "
-                f"this stopped with: {resuming(address)}"
+                f"the disk of {folder} is full ({free:,} bytes free). Make room, then resume "
+                f"with: {resuming(address)}"
             ),
         )
     records.write_outcome(address, outcome, message)
@@ -84,12 +84,12 @@ def key_from_dvc(stage: str) -> str | None:
 
 
 def resuming(address: str) -> str:
-    """Return the command that goes on with a stage; without -f, DVC would restore the result of before."""
+    """Return the command that resumes a stage; without -f, DVC would restore the result of before."""
     return f"dvc repro {'-f -s ' if again.asked() else ''}{address}"
 
 
 def command_line(stage: str) -> ArgumentParser:
-    """Return what reads the command line of a stage: its key, and for some what they would take."""
+    """Return what reads the command line of a stage: its key, and for some whether to estimate alone."""
     module = discovery.load(stage)
     parser = ArgumentParser(prog=f"python -m stages.{stage}", description=module.__doc__)
     parser.add_argument(
@@ -98,8 +98,10 @@ def command_line(stage: str) -> ArgumentParser:
     parser.set_defaults(plan=False, price=None, ahead=False)
     if hasattr(module, "plan"):
         planning = parser.add_argument_group("estimates")
-        planning.add_argument("--plan", action="store_true", help="only tell what it will take")
-        planning.add_argument("--price", type=float, help="price of an hour of one worker, to tell the cost")
+        planning.add_argument("--plan", action="store_true", help="only print the estimate of time and bytes")
+        planning.add_argument(
+            "--price", type=float, help="price of an hour of one worker, to estimate the cost"
+        )
     if hasattr(module, "ahead"):
         parser.add_argument(
             "--ahead", action="store_true", help="only do what is possible before all inputs are there"

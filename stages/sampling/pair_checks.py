@@ -14,6 +14,7 @@ from fewstep.shards import Shards, counted
 from stages.process.device import device
 from stages.run.job import Job
 from stages.sampling.splits import HELD_OUT, TRAIN, Opened, Splits
+from stages.settings.fields import method_of
 
 FINE_STEPS = 64  # of Heun, to follow a flow whose pairs were made to a tolerance
 MIRRORED_NOISES = 32
@@ -55,7 +56,7 @@ def learnt_independent(made: dict[str, Any] | None) -> bool:
     if made is None or made["stage"] != "pretrain":
         return False
     method = made["config"]["method"]
-    return method is not None and method.get("coupling", "independent") == "independent"
+    return method is not None and method_of(method).independent_noise
 
 
 def check_mirrored(job: Job, opened: Opened) -> None:

@@ -17,8 +17,7 @@ from stages.run.job import Job
 from stages.sampling.open_model import open_flow, open_sampler
 from stages.searching.grids_file import SearchedGrids, fine_of
 from stages.searching.parallel_problem import spread_out
-from stages.settings.fields import Precision
-from stages.settings.params import Named
+from stages.settings.fields import Named, Precision
 
 
 def search_model(
@@ -42,7 +41,7 @@ def search_model(
         precision: The type in which its network computes.
         report_noises: Noises that grids are scored on.
     """
-    search: Search = method.build()
+    search: Search = method.options
     noises = search.needs() | {"report": report_noises}
     opened = partial(open_sampler, job.inputs["model"], precision)
     with spread_out(problem, opened, guidance, most=max(noises.values())) as problem:

@@ -5,8 +5,8 @@ from pydantic import Field, ValidationInfo, field_validator
 from fewstep.network_times import NETWORK_TIMES
 from fewstep.predictions import PARTS
 from fewstep.registry import unknown
+from stages.settings.fields import FormatPlugin, PathChoice, Settings
 from stages.settings.models import outside_data
-from stages.settings.params import FormatPlugin, PathChoice, Settings
 
 
 class Prompts(Settings):

@@ -1,10 +1,9 @@
 """All checks of params.yaml: each section, what holds across sections, dependency cycles.
 
-`python -m stages.settings.checks` does them and nothing else, before DVC reads params.yaml its own way.
+`fewstep check` does them and nothing else, before DVC reads params.yaml its own way.
 """
 
 import re
-import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
@@ -131,11 +130,4 @@ def describe(stages: list[Made], params: Params) -> str:
         if isinstance(value, str) and value.rpartition("/")[2] == needed
     ]
     chain = ", which needs ".join(discovery.address(*made) for made in stages)
-    return f"{', '.join(names)} makes a circle: {chain}; name a model made before, such as a teacher"
-
-
-if __name__ == "__main__":
-    try:
-        read_checked()
-    except UserError as error:
-        sys.exit(str(error))
+    return f"{', '.join(names)} makes a cycle: {chain}; name a model made before, such as a teacher"

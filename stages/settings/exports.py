@@ -6,7 +6,9 @@ from typing import Any
 
 from pydantic import Field
 
+from fewstep import registry
 from fewstep.exports import SCHEDULED, lacks
+from stages.settings.fields import Count, ExportPlugin, Guidance, Named, Settings, SolverName
 from stages.settings.models import (
     TEACHERS,
     is_refiner,
@@ -17,7 +19,7 @@ from stages.settings.models import (
     takes_until,
     unguidable,
 )
-from stages.settings.params import Count, ExportPlugin, Guidance, Params, Settings, SolverName
+from stages.settings.params import Params
 
 
 class ExportSettings(Settings):
@@ -40,7 +42,7 @@ class ExportSettings(Settings):
         return {
             f"{format.name} {what}": path
             for format in self.formats
-            for what, path in format.build().paths().items()
+            for what, path in format.options.paths().items()
         }
 
 
@@ -58,7 +60,7 @@ def wrong_exports(params: Params) -> list[str]:
         problems += outside_data(
             (f"{where}.formats: the option {what} of {format.name}", path)
             for format in config.formats
-            for what, path in format.build().paths().items()
+            for what, path in format.options.paths().items()
         )
     return problems
 
@@ -101,12 +103,21 @@ def wrong_formats(key: str, config: ExportSettings, params: Params) -> Iterator[
         if names.count(format.name) > 1:
             yield f"{told} is named twice"
             return
-        if lacking := lacks(format.name, format.build()):
+        if lacking := lacks(format.name, format.options):
             yield f".formats: {lacking}"
-        if format.build().by_schedulers and (why := unscheduled(key, config, params)):
-            yield f"{told}: no scheduler of diffusers takes the steps, as {why}; take pt2 or onnx"
-        if format.build().of_adapters and not may_be_adapter(key, params):
-            yield f"{told} holds an adapter alone, and {key} is none; train it with lora, or take diffusers"
+        if format.options.by_schedulers and (why := unscheduled(key, config, params)):
+            yield f"{told}: no scheduler of diffusers takes the steps, as {why}; take {of_any_model()}"
+        if format.options.of_adapters and not may_be_adapter(key, params):
+            lacking = f"holds an adapter alone, and {key} is none; train it with lora"
+            yield f"{told} {lacking}, or take {of_any_model()}"
+
+
+def of_any_model() -> str:
+    """Return the formats that hold models of any kind, for messages."""
+    formats = {name: registry.find("fewstep.exports", name) for name in registry.available("fewstep.exports")}
+    return " or ".join(
+        name for name, format in formats.items() if not format.by_schedulers and not format.of_adapters
+    )
 
 
 def unscheduled(key: str, config: ExportSettings, params: Params) -> str | None:
@@ -119,13 +130,13 @@ def unscheduled(key: str, config: ExportSettings, params: Params) -> str | None:
     if takes_until(params, key):
         return f"{key} is a flow map"
     *trained, (stage, teacher) = lineage_of(key, params)
-    drawn = next((each.model.name for _, each in trained if each.model is not None), None)
-    if drawn not in (None, "diffusers"):
-        return f"its network is {drawn}, and not one of diffusers"
+    drawn = next((each.model for _, each in trained if each.model is not None), None)
+    if drawn is not None and not has_schedulers(drawn):
+        return f"its network is {drawn.name}, and not one of diffusers"
     if stage != "adopt":
         goes_back = stage == "pretrain" and teacher.checkpoint is None  # else a folder says what it is
         return f"{key} goes back to pretrain, and not to a network that was adopted" if goes_back else None
-    if drawn is None and teacher.format.name != "diffusers":
+    if drawn is None and not has_schedulers(teacher.format):
         return f"its network is {teacher.format.name}, and not one of diffusers"
     path, prediction = teacher.path, teacher.prediction
     if isinstance(path, dict):
@@ -136,6 +147,11 @@ def unscheduled(key: str, config: ExportSettings, params: Params) -> str | None:
     if prediction is not None and prediction not in taken:
         return f"it predicts {prediction}, and not {' or '.join(sorted(taken))}"
     return None
+
+
+def has_schedulers(plugin: Named) -> bool:
+    """Return whether schedulers of diffusers may sample networks of an architecture, or of a format."""
+    return getattr(plugin.options, "of_diffusers", False)
 
 
 def lineage_of(model: str, params: Params) -> list[tuple[str, Any]]:
@@ -160,7 +176,7 @@ def own_steps(key: str, params: Params) -> int | None:
     if key not in params.keys("distill"):
         return None
     student = params.config("distill", key)
-    any_number = student.nfe == "any" or student.method.build().trained_times == "all"
+    any_number = student.nfe == "any" or student.method.options.trained_times == "all"
     return None if any_number else student.nfe
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from stages.settings.fields import BackendPlugin, Settings
 from stages.settings.models import outside_data
-from stages.settings.params import BackendPlugin, Settings
 
 
 class FeatureSettings(Settings):
@@ -20,7 +20,7 @@ def feature_inputs(asked: Mapping[str, FeatureSettings]) -> dict[str, str]:
     """Return what the evaluation reads for them, by names that begin with "features "."""
     found: dict[str, str] = {}
     for name, settings in asked.items():
-        files = settings.backend.build().paths() | (
+        files = settings.backend.options.paths() | (
             {"reference": settings.reference} if settings.reference else {}
         )
         found |= {f"features {name} {what}": path for what, path in files.items()}

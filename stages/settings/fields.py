@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError, core_schema
 
 from fewstep import noises, paths, registry
 from fewstep.errors import UserError, first_line
+from fewstep.training.method import Method
 from stages.settings import messages
 
 STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=True)
@@ -39,11 +40,7 @@ class Named:
 
     name: str
     options: Any
-    """An instance of the dataclass that the file defines."""
-
-    def build(self) -> Any:
-        """Return the method, model or search itself."""
-        return self.options
+    """The method, model or search itself: an instance of the dataclass that the file defines."""
 
     def named(self) -> dict[str, Any]:
         """Return the name and every option, defaults included, as plain values."""
@@ -157,7 +154,8 @@ def known_noise(noise: str | dict[str, Any]) -> str | dict[str, Any]:
 
 Count = Annotated[int, Field(ge=1)]
 Guidance = Annotated[float, Field(allow_inf_nan=False)]
-MethodPlugin = Annotated[Any, Plugin("fewstep.methods")]
+METHODS = Plugin("fewstep.methods")
+MethodPlugin = Annotated[Any, METHODS]
 FormatPlugin = Annotated[Any, Plugin("fewstep.foreign.formats")]
 ModelPlugin = Annotated[Any, Plugin("fewstep.models")]
 PathChoice = Annotated[str | dict[str, Any], AfterValidator(known_path)]
@@ -167,3 +165,8 @@ NoiseChoice = Annotated[str | dict[str, Any], AfterValidator(known_noise)]
 SearchPlugin = Annotated[Any, Plugin("fewstep.searches")]
 SamplerPlugin = Annotated[Any, Plugin(SAMPLERS)]
 SolverName = Annotated[str, registered(SOLVERS)]
+
+
+def method_of(settings: dict[str, Any]) -> Method:
+    """Return the method that settings of a manifest name."""
+    return METHODS.decode(settings).options

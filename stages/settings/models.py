@@ -7,8 +7,9 @@ from typing import Any
 from fewstep import noises, paths
 from fewstep.errors import UserError
 from fewstep.training.method import Method
+from stages.settings.fields import Named
 from stages.settings.messages import suggest
-from stages.settings.params import Named, Params
+from stages.settings.params import Params
 
 TEACHERS = ("pretrain", "adopt")
 """The stages that make models which learnt from data."""
@@ -51,7 +52,7 @@ def pretraining(params: Params, model: str) -> tuple[str, Any] | None:
     None for a model that was trained elsewhere, or that goes back to one: it says itself what it knows, when
     it is read. None, too, if there is no such model.
     """
-    for _ in models(params):  # no chain of models is longer; one that goes in a circle is refused elsewhere
+    for _ in models(params):  # no chain of models is longer; one that forms a cycle is refused elsewhere
         stage = maker_of(params, model)
         if stage not in ("reflow", "distill"):
             break
@@ -67,11 +68,11 @@ def takes_until(params: Params, model: str) -> bool:
 
     An adopted model says it itself, when it is read.
     """
-    for _ in models(params):  # no chain of models is longer; one that goes in a circle is refused elsewhere
+    for _ in models(params):  # no chain of models is longer; one that forms a cycle is refused elsewhere
         if model not in params.keys("distill"):
             break
         student = params.config("distill", model)
-        if student.method.build().needs.second_time:
+        if student.method.options.needs.second_time:
             return True
         if student.model is not None:
             break
@@ -82,7 +83,7 @@ def takes_until(params: Params, model: str) -> bool:
 def is_refiner(model: str, params: Params) -> bool:
     """Return whether a model says how the velocity of another one changes, and is no flow."""
     students = params.keys("distill")
-    return model in students and params.config("distill", model).method.build().needs.last_velocity
+    return model in students and params.config("distill", model).method.options.needs.last_velocity
 
 
 def flows(params: Params) -> list[str]:
@@ -90,7 +91,7 @@ def flows(params: Params) -> list[str]:
     students = [
         key
         for key in params.keys("distill")
-        if (method := params.config("distill", key).method.build()).trained_times == "all"
+        if (method := params.config("distill", key).method.options).trained_times == "all"
         and not method.needs.second_time
         and not method.needs.last_velocity
     ]
@@ -100,7 +101,7 @@ def flows(params: Params) -> list[str]:
 def jittered(params: Params) -> dict[str, str]:
     """Return the teachers, by student, of those trained with jittered timesteps, which can be searched."""
     students = {key: params.config("distill", key) for key in params.keys("distill")}
-    return {key: s.teacher for key, s in students.items() if s.method.build().trained()["jitter"]}
+    return {key: s.teacher for key, s in students.items() if s.method.options.trained()["jitter"]}
 
 
 def missing_flows(params: Params, named: Iterable[tuple[str, str]]) -> list[str]:
@@ -112,7 +113,7 @@ def missing_flows(params: Params, named: Iterable[tuple[str, str]]) -> list[str]
         if name not in models(params):
             problems.append(f"{where}: {no_model(name, there)}")
             continue
-        needs = params.config("distill", name).method.build().needs
+        needs = params.config("distill", name).method.options.needs
         why = "is trained only at the timesteps of its grid"
         if needs.second_time:
             why = "gives average velocities"
@@ -166,28 +167,28 @@ def wrong_methods(
     problems = [
         f"{where} {method.name} trains students; use it in distill, and take another here"
         for where, method, _ in named
-        if method.build().needs.unmet({"conditions", *supplied})
+        if method.options.needs.unmet({"conditions", *supplied})
     ]
     if params.config("prepare").codec:
         problems += [
             f"{where} compares features of images, but prepare.codec makes latents of them; "
             "set feature_weight to 0"
             for where, method, _ in named
-            if method.build().needs.features
+            if method.options.needs.features
         ]
     for where, method, init in named:
         if (learnt := pretraining(params, init)) is None:
             continue
         key, config = learnt
         try:
-            method.build().check_labels(bool(config.conditional))
+            method.options.check_labels(bool(config.conditional))
         except UserError as error:
             told = f"pretrain.{key}.conditional is {str(config.conditional).lower()}"
             problems.append(f"{where} {method.name}: {error} ({told})")
-        if method.build().needs.score:  # its teacher is refused, see no_score
+        if method.options.needs.score:  # its teacher is refused, see no_score
             continue
         try:
-            method.build().check_noise(noises.get(config.noise))
+            method.options.check_noise(noises.get(config.noise))
         except UserError as error:
             problems.append(f"{where} {method.name}: {error}")
     return problems
@@ -248,7 +249,7 @@ def wrong_lora(training: Any, params: Params) -> Iterator[str]:
     own = params.config(stage, init).lora if stage in ("reflow", "distill") else None
     if own not in (None, training.lora):
         yield (
-            f".lora goes on with the adapter of {stage}.{init}; set it to the same, or to null, which trains "
+            f".lora continues the adapter of {stage}.{init}; set it to the same, or to null, which trains "
             "the weights"
         )
 
@@ -259,7 +260,7 @@ def training_method(params: Params, model: str) -> Method | None:
     if stage in (None, "adopt"):
         return None
     method = params.config(stage, model).method
-    return method and method.build()
+    return method and method.options
 
 
 def no_score(model: str, params: Params) -> str | None:
@@ -273,23 +274,23 @@ def no_score(model: str, params: Params) -> str | None:
     if config.noise != "gaussian":
         told = noises.get(config.noise).told()
         return f"pretrain.{key}.noise, {told}, gives no scores; set it to gaussian, or take another teacher"
-    needs = config.method.build().needs
+    needs = config.method.options.needs
     if needs.stream != "data" or needs.unmet({"conditions"}):  # pretrain itself refuses it
         return None
-    why = config.method.build().no_score()
+    why = config.method.options.no_score()
     return why and f"pretrain.{key}.method{why}"
 
 
 def shown_guidance(params: Params, model: str, asked: float = 1.0) -> float:
     """Return the guidance that samples show if a model makes them with the scale `asked`, by its sections."""
-    for _ in models(params):  # no chain of models is longer; one that goes in a circle is refused elsewhere
+    for _ in models(params):  # no chain of models is longer; one that forms a cycle is refused elsewhere
         if asked != 1:
             break
         if model in params.keys("reflow"):
             asked, model = guidance_in(params, f"couple/{model}")
         elif model in params.keys("distill"):
             student = params.config("distill", model)
-            if (taught := student.method.build().trained().get("baked_guidance")) is not None:
+            if (taught := student.method.options.trained().get("baked_guidance")) is not None:
                 asked, model = taught, student.teacher
             else:
                 asked, model = guidance_in(params, student.train_on)

@@ -11,42 +11,6 @@ from pydantic import BaseModel, ValidationError
 from fewstep.errors import UserError
 from fewstep.files import read_text
 from stages.settings import discovery, messages, yaml_text
-from stages.settings.fields import (
-    BackendPlugin,
-    Count,
-    ExportPlugin,
-    FormatPlugin,
-    Guidance,
-    MethodPlugin,
-    ModelPlugin,
-    Named,
-    NoiseChoice,
-    PathChoice,
-    Plugin,
-    SamplerPlugin,
-    SearchPlugin,
-    Settings,
-    SolverName,
-)
-
-__all__ = [
-    "BackendPlugin",
-    "Count",
-    "ExportPlugin",
-    "FormatPlugin",
-    "Guidance",
-    "MethodPlugin",
-    "ModelPlugin",
-    "Named",
-    "NoiseChoice",
-    "Params",
-    "PathChoice",
-    "Plugin",
-    "SamplerPlugin",
-    "SearchPlugin",
-    "Settings",
-    "SolverName",
-]
 
 PARAMS = Path("params.yaml")
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import Field, field_validator
 
-from fewstep import registry
 from fewstep.refining import Blocks
+from stages.evaluation import kinds
+from stages.settings.fields import Settings
 from stages.settings.models import is_refiner
-from stages.settings.params import Params, Settings
-from stages.settings.samplers import TAKEN
+from stages.settings.params import Params
 
 
 class RefinedSettings(Settings):
@@ -17,7 +17,7 @@ class RefinedSettings(Settings):
     model: str
     """The model: the refiner's teacher."""
     refiner: str
-    """A key of distill whose method is refiner."""
+    """A key of distill whose method trains a refiner."""
     blocks: tuple[tuple[int, int, int], ...] = Field(min_length=1)
     """Numbers of steps, each of three kinds in this order: of Heun, of heun_pc, refined; see
     fewstep.refining.Blocks. Steps are equal."""
@@ -36,7 +36,7 @@ def wrong_refined(
     """Yield what is wrong with evaluate.refined; `others` are the entries of evaluate.samplers."""
     for name, settings in asked.items():
         where = f"evaluate.refined.{name}"
-        if name in (*others, *TAKEN, *registry.available("fewstep.searches")):
+        if name in {*others, *kinds.names_in_use()}:
             yield f"{where}: the report has another entry of that name; rename it"
         if len(set(settings.blocks)) < len(settings.blocks):
             yield f"{where}.blocks name steps twice"

@@ -5,13 +5,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fewstep import registry
 from fewstep.samplers import Sampler
+from stages.evaluation import kinds
+from stages.settings.fields import Count, SamplerPlugin, Settings
 from stages.settings.models import missing_flows, no_score
-from stages.settings.params import Count, Params, SamplerPlugin, Settings
+from stages.settings.params import Params
 
 EntryName = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]*$")]
-TAKEN = ("own", "uniform", "searched-uniform", "fine")  # what entries of the evaluation are called otherwise
 
 
 class SamplerSettings(Settings):
@@ -33,7 +33,7 @@ def wrong_samplers(asked: Mapping[str, SamplerSettings], params: Params) -> list
     problems = []
     for name, settings in asked.items():
         where = f"evaluate.samplers.{name}"
-        if name in (*TAKEN, *registry.available("fewstep.searches")):
+        if name in kinds.names_in_use():
             problems.append(f"{where}: the report has another entry of that name; rename it")
         if len(set(settings.nfe)) < len(settings.nfe):
             problems.append(f"{where}.nfe {list(settings.nfe)} names a number twice")
@@ -48,7 +48,7 @@ def wrong_model(where: str, settings: SamplerSettings, params: Params) -> Iterat
     """Yield why a model did not learn from what its sampler asks for."""
     model, sampler = settings.model, settings.sampler
     told = f"{where}.model {model!r}"
-    asks: Sampler = sampler.build()
+    asks: Sampler = sampler.options
     reflowed = params.keys("reflow")
     if asks.learned_from == "pairs":
         if model not in reflowed:

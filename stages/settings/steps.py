@@ -1,14 +1,14 @@
 """Which steps settings ask for and whether they can be taken, found out without importing torch."""
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from fewstep import solvers
 from fewstep.errors import UserError
 from fewstep.grids import Grid
-from stages.settings.fields import Precision, fact_of_precision
-from stages.settings.params import Guidance, Settings, SolverName
+from fewstep.spacings import Spacing
+from stages.settings.fields import Guidance, Precision, Settings, SolverName, fact_of_precision
 
 EXCLUDE = {  # settings that choose the steps, and those that they replace
     "tolerance": ("solver", "nfe", "spacing", "times"),
@@ -23,7 +23,7 @@ class StepSettings(Settings):
     """The solver, a file of fewstep.solvers."""
     nfe: int = Field(64, ge=1)
     """NFE of a sample: the network calls that it takes."""
-    spacing: Literal["uniform", "edm", "log_snr", "tan"] = "uniform"
+    spacing: Spacing = "uniform"
     """How the steps are spaced; see fewstep.spacings."""
     times: tuple[float, ...] | None = None
     """The times to step through, from where the model starts (noise is 0) to 1; replaces nfe and spacing."""

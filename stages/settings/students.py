@@ -9,6 +9,7 @@ from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.lora_settings import LoraSettings
 from fewstep.training.method import Method
+from stages.settings.fields import MethodPlugin, ModelPlugin, Settings
 from stages.settings.messages import suggest
 from stages.settings.models import (
     guidance_in,
@@ -23,7 +24,7 @@ from stages.settings.models import (
     wrong_lora,
     wrong_methods,
 )
-from stages.settings.params import MethodPlugin, ModelPlugin, Params, Settings
+from stages.settings.params import Params
 from stages.settings.yaml_text import shown
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class StudentSettings(Settings):
     """The training method, a file of fewstep.methods, and its options."""
     init: str
     """The model whose weights (their moving average) the student starts from: one of pretrain, adopt or
-    reflow, such as its teacher, or a student of as many calls or of any number, to finish it."""
+    reflow, such as its teacher, or a student with the same NFE or any, to train it further."""
     model: ModelPlugin | None = None
     """Another architecture than that of init, a file of fewstep.models, and its options: the student then
     starts from fresh weights, and init gives path, prediction and classes alone."""
@@ -65,10 +66,9 @@ class StudentSettings(Settings):
     teacher: str
     """The model whose grid it uses, and which its method may consult."""
     train_on: str
-    """What it learns from: trajectories/<teacher> for straighten, phased, flow_map, and anyflow with a
-    map_weight, couple/<key> for
-    methods that learn from pairs, such as endpoint, prepare for those that learn from data. Of prepare,
-    methods that need no samples read only labels, if there are classes; those with a gan_weight, data."""
+    """What it learns from: trajectories/<teacher> for methods that learn from trajectories, couple/<key> for
+    those that learn from pairs, prepare for those that learn from data or need no samples. The last read
+    only labels, if there are classes."""
     nfe: Annotated[int | Literal["any"], BeforeValidator(number_or_any)]
     """NFE that the student samples with; one of the budgets searched for its teacher. any for a
     method that trains flow maps."""
@@ -88,7 +88,7 @@ def wrong_students(params: Params) -> list[str]:
 
 def problems_of(student: StudentSettings, params: Params) -> Iterator[str]:
     """Yield what is wrong with one student, each to be told after its place in params.yaml."""
-    if not makes_students(student.method.build()):
+    if not makes_students(student.method.options):
         yield f".method {student.method.name} learns from data; here fit: {', '.join(fitting_methods())}"
     yield from wrong_nfe(student)
     yield from wrong_steps(student)
@@ -109,14 +109,14 @@ def wrong_steps(student: StudentSettings) -> Iterator[str]:
     if student.nfe == "any":
         return
     try:
-        student.method.build().check_steps(student.nfe)
+        student.method.options.check_steps(student.nfe)
     except UserError as error:
         yield f".method {student.method.name}: {error}"
 
 
 def wrong_nfe(student: StudentSettings) -> Iterator[str]:
     """Yield what is wrong with the number of calls that a student is to take."""
-    method = student.method.build()
+    method = student.method.options
     if method.trained_times == "until_1" and student.nfe != 1:
         yield f".nfe {student.nfe}: method {student.method.name} trains to jump to data; set it to 1"
     any_number = method.needs.second_time or method.needs.last_velocity
@@ -147,7 +147,7 @@ def wrong_teacher(student: StudentSettings, params: Params) -> Iterator[str]:
             f".nfe {nfe} is not among the budgets searched for {teacher}, {list(budgets)}; add it to "
             f"search.{teacher}.budgets"
         )
-    if student.method.build().needs.score and (why := no_score(teacher, params)):
+    if student.method.options.needs.score and (why := no_score(teacher, params)):
         yield f".method {student.method.name} compares scores, but {why}"
 
 
@@ -164,18 +164,18 @@ def wrong_init(student: StudentSettings, params: Params) -> Iterator[str]:
             f".init {init!r} takes {nfe} NFE, the student is to take {student.nfe}; start from a "
             "student of as many, or from its teacher"
         )
-    elif student.method.build().needs.last_velocity:
+    elif student.method.options.needs.last_velocity:
         yield from wrong_refiner(student)
     elif is_refiner(init, params):
         yield f".init {init!r} is a refiner, which is no flow without its teacher; start from that"
-    elif student.method.build().needs.flow_map and not is_flow_map(student, params):
+    elif student.method.options.needs.flow_map and not is_flow_map(student, params):
         yield (
-            f".init {init!r} is no flow map, which method {student.method.name} goes on with; start from a "
-            "student of flow_map"
+            f".init {init!r} is no flow map, which method {student.method.name} trains further; start from "
+            "a student with nfe any"
         )
     elif student.model is None and takes_until(params, init):
         try:
-            student.method.build().check_flow_map()
+            student.method.options.check_flow_map()
         except UserError as error:
             method = student.method.name
             yield f".init {init!r} is a flow map, whose steps method {method} would make it forget: {error}"
@@ -200,7 +200,7 @@ def is_flow_map(student: StudentSettings, params: Params) -> bool:
 
 def wrong_guidance(student: StudentSettings, params: Params) -> Iterator[str]:
     """Yield what is wrong with the guidance of a teacher that a method asks beside what it trains on."""
-    method = student.method.build()
+    method = student.method.options
     guidance = method.trained().get("baked_guidance")
     if guidance is None:
         return
@@ -244,28 +244,25 @@ def makes_students(method: Method) -> bool:
 def mismatch(student: StudentSettings, params: Params) -> str | None:
     """Say why a student can't learn from what it trains on, None if it can."""
     method, (kind, _, source) = student.method, student.train_on.partition("/")
-    needs = method.build().needs
+    needs = method.options.needs
     wanted = {"trajectories": "trajectories", "pairs": "couple", "data": "prepare"}.get(needs.stream)
     if wanted not in (None, kind):
-        weights = ("regression_weight", "map_weight")
-        weighted = "".join(f" with a {name}" for name in weights if getattr(method.build(), name, 0))
         place = wanted if wanted == "prepare" else f"{wanted}/{taken_for(student, wanted, params)}"
         return (
-            f"method {method.name}{weighted} learns from {wanted}, not from {student.train_on}; set train_on "
-            f"to {place}"
+            f"method {method.name}{needs.with_option('stream')} learns from {wanted}, not from "
+            f"{student.train_on}; set train_on to {place}"
         )
     if needs.data and kind != "prepare":
         return (
-            f"method {method.name} with a gan_weight learns from real data, not from {student.train_on}; "
-            "set train_on to prepare"
+            f"method {method.name}{needs.with_option('data')} learns from real data, not from "
+            f"{student.train_on}; set train_on to prepare"
         )
     if kind == "trajectories" and source != student.teacher:
         return f"{student.train_on} is not of its teacher; use trajectories/{student.teacher}"
     if needs.all_states and kind == "trajectories" and params.config(kind, source).keep != "all":
-        jittered = " with jitter" if getattr(method.build(), "jitter", 0) else ""
         return (
-            f"method {method.name}{jittered} learns from states between the timesteps; "
-            f"set trajectories.{source}.keep to all"
+            f"method {method.name}{needs.with_option('all_states')} learns from states between the "
+            f"timesteps; set trajectories.{source}.keep to all"
         )
     if kind == "couple" and (pairs := params.config(kind, source)).model == student.teacher:
         grid = params.config("search", student.teacher)
@@ -287,7 +284,7 @@ def taken_for(student: StudentSettings, stage: str, params: Params) -> str:
 
 
 def must_continue(name: str, init: "ModelConfig", own: "Grid | None") -> None:
-    """Refuse to go on with a student on another grid than it was trained for.
+    """Refuse to train a student further on another grid than it was trained for.
 
     Args:
         name: Of the model that the student starts from.
@@ -304,6 +301,6 @@ def must_continue(name: str, init: "ModelConfig", own: "Grid | None") -> None:
     ):
         other = "any grid" if own is None else list(own.times)
         raise UserError(
-            f"{name} was trained for the grid {list(init.grid.times)}, and can't go on with "
+            f"{name} was trained for the grid {list(init.grid.times)}, and can't be trained further for "
             f"{other}; give both students the same teacher, or let this one start from its teacher"
         )

@@ -13,6 +13,7 @@ from typing import Any
 from fewstep import variables
 from stages.artifacts import manifests
 from stages.artifacts.plan import Plan
+from stages.evaluation import kinds
 from stages.tracking import outboxes, recording
 from stages.tracking.lineage import describe, device, environment, lock_digest, pipeline_id, samples
 from stages.tracking.outboxes import Outbox
@@ -22,7 +23,6 @@ LOG_BYTES = 2**20
 ATTACHED = {".json", ".csv", ".html", ".safetensors"}
 ATTACHED_BYTES = 64 * 2**20
 WEIGHTS, CONDITIONS = "model.safetensors", "conditions.safetensors"
-OWN = "own"  # the grid of a student: it alone fixes the NFE of the model
 HELD_AGAINST = ("backends", "samples", "blocks", "seed")  # in a row of metrics.json
 SHORT_TIMEOUTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
@@ -152,7 +152,7 @@ def _wait(root: Path, seconds: float) -> str | None:
         reason = f"the tracker is down ({down.read_text()})" if down.exists() else "delivery takes long"
         warnings.append(
             f"tracking: {reason}; the records of {outboxes.whose(ours)} wait in {outbox}, and a later stage "
-            "or `make run` sends them"
+            "or `fewstep run` sends them"
         )
     if kept := outboxes.refused(outbox):
         warnings.append(
@@ -205,7 +205,7 @@ def scores(out: Path, manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if not (out / "metrics.json").exists():
         return
     for row in json.loads((out / "metrics.json").read_text())["rows"]:
-        if row["grid"] == OWN:
+        if row["grid"] == kinds.OWN:  # which alone fixes the NFE of the model
             data = manifest["inputs"]["data"]["fingerprint"]
             held_against = [data, manifest["version"], *(row[name] for name in HELD_AGAINST)]
             yield {

@@ -42,7 +42,7 @@ def take(config: Any, job: Job) -> Model:
     """
     facts = job.manifests["data"]["facts"]
     shape, there = tuple(facts["shape"]), shapes_of(facts)
-    found = config.format.build().look(job.inputs["folder"])
+    found = config.format.options.look(job.inputs["folder"])
     model = model_of(config, found, shape, there, job.inputs, job.progress)
     if config.prompts is not None:
         assert model.conditions.table is not None, "prompts became one"

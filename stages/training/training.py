@@ -27,7 +27,7 @@ from stages.figures.sample_grid import draw_sample_grid, samples_shown
 from stages.process.device import device
 from stages.run.job import Job
 from stages.settings.discovery import address
-from stages.settings.params import Named
+from stages.settings.fields import Named
 from stages.training.task import TrainTask
 from stages.workers.distributed import Group, launch
 
@@ -246,6 +246,7 @@ def picture_samples(job: Job, model: Model) -> None:
     """Draw samples of a few noises: a row for each NFE, or one for a student's own grid."""
     flow, config = as_flow(model), model.config
     count = samples_shown(config.shape)
+    # "sheet" names a stream of random numbers: another name draws other samples
     ((noise, conditions),) = draws_of(model, "sheet", job.seed, range(count), batch=count, device=device())
     grids: list[Grid] = (
         [config.grid]

@@ -2,7 +2,7 @@
 
 import shutil
 
-MEASURED = "evaluate: entries: going on from entry"
+MEASURED = "evaluate: entries: resuming from entry"
 
 
 def kept(checkout):

@@ -1,4 +1,4 @@
-"""A run that is cancelled in Prefect's UI while a model trains leaves nothing behind, and is gone on with."""
+"""A run that is cancelled in Prefect's UI while a model trains leaves nothing behind, and is resumed."""
 
 import preloaded
 from prefect.client.orchestration import get_client
@@ -33,6 +33,6 @@ def test_a_cancelled_training_leaves_no_process_and_the_next_run_resumes(checkou
     assert 0 < steps_on_disk(checkout) < 300
 
     sooner = {"PYTHONPATH": preloaded.BEGUN, "PREFECT_API_URL": prefect_api}
-    assert "going on from step" in checkout.sh(" ".join(only_pretrain), **sooner)
+    assert "resuming from step" in checkout.sh(" ".join(only_pretrain), **sooner)
     undisturbed.repro("pretrain@base")
     assert checkout.files("artifacts/models") == undisturbed.files("artifacts/models")

@@ -71,11 +71,11 @@ def test_scratch_of_experiments_lies_in_the_checkout(experiments, finished):
     steps = {json.loads(file.read_text())["config"]["train"]["steps"] for file in found}
     assert len(steps) >= 2  # of four: a start prunes all but the newest finished one
     assert steps <= {10, *STEPS.values()}
-    cells = [
+    entries = [
         len(list((checkout / ".fewstep/entries").glob("*.json")))
         for checkout in (finished, experiments.checkout)
     ]
-    assert cells[1] == cells[0] + 2 * len(STEPS)  # each measured its own students, and nothing again
+    assert entries[1] == entries[0] + 2 * len(STEPS)  # each measured its own students, and nothing again
 
 
 def test_runs_of_experiments_are_tracked_in_the_checkout(experiments):

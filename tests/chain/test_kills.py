@@ -50,11 +50,11 @@ def test_a_stage_killed_in_the_middle_resumes_to_the_same_bytes(checkout, finish
         kill_some(victims, dvc, the_stage(checkout))
         said, _ = dvc.communicate(timeout=60)  # ends when the stage, which holds the pipe, has ended too
         assert f"Running stage '{address}'" in said
-        assert ("going on from" in said) == (round_ > 0)
+        assert ("resuming from" in said) == (round_ > 0)
         assert not (checkout / out).exists()
     last = checkout.repro(address)
     assert last.ran == [address]
-    assert "going on from" in last.said
+    assert "resuming from" in last.said
     assert checkout.files(out) == finished.files(out)
     assert checkout.locked()[address] == finished.locked()[address]
     assert checkout.repro(address).ran == []

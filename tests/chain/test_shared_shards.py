@@ -25,7 +25,7 @@ def test_pairs_made_through_a_faulty_proxy_with_kills_have_the_same_bytes(slow, 
             said, _ = stage.communicate(timeout=300)
             assert ("a worker died" in said) == (victim == "worker"), said
         assert stage.returncode == 0, said
-        assert "going on from sample" in said
+        assert "resuming from sample" in said
         last = checkout.repro("couple@round1", **access)
     assert faults.happened["error"] > 0
     assert faults.happened["silence"] > 0

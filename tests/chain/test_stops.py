@@ -40,7 +40,7 @@ def test_failed_checks_stop_the_chain_and_can_be_overridden(project):
         "pretrain@base: made before, publishing it" in stopped.said
     )  # what was only judged is not made again
     assert "couple@round1: the check of the pairs failed: " in stopped.said
-    assert "set couple.round1.gates to warn to go on" in stopped.said
+    assert "set couple.round1.gates to warn to continue" in stopped.said
     assert "couple@round1: warning: " in stopped.said
     assert "Traceback" not in stopped.said
 
@@ -67,11 +67,11 @@ def test_a_full_disk_is_named_and_the_stage_resumes(project, finished, tmp_path)
         out = project.forget(address, scratch=False)
         said = project.refused(f"dvc repro {address}", **OFTEN)
         assert f"{address}: the disk of {disk} is full (" in said
-        assert f"go on where this stopped with: dvc repro {address}" in said
+        assert f"Make room, then resume with: dvc repro {address}" in said
         assert not (project / out).exists()
         project.sh(f"mount -o remount,size=100m {disk}")
         again = project.repro(address)
-        assert "going on from" in again.said
+        assert "resuming from" in again.said
         assert project.files(out) == finished.files(out)
     finally:
         project.sh(f"umount {disk}")

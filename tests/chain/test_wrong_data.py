@@ -97,7 +97,7 @@ def test_a_shard_that_is_damaged_under_all_its_names_is_made_again_alone(project
     again = project.repro("couple@round1")
     assert again.ran == ["couple@round1"]
     assert again.said.count("shard-00003.tar is not as it was written") == 1
-    assert "couple@round1: going on from sample 512/576" in again.said
+    assert "couple@round1: resuming from sample 512/576" in again.said
     assert project.files("artifacts/couple") == finished.files("artifacts/couple")
     assert project.locked() == finished.locked()
 

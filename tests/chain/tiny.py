@@ -13,9 +13,9 @@ def train(steps: int, learning_rate: float, batch: int = 32) -> dict[str, Any]:
 
 
 def shrink(params: dict[str, Any]) -> dict[str, Any]:
-    """Return the sections of params.yaml with two students, a finish, and little work in each stage."""
+    """Return the sections of params.yaml with three students, and little work in each stage."""
     search = {"method": {"name": "bellman", "fine_steps": 16, "noises": 32}, "budgets": [1, 2, 4]}
-    finish = {"method": "dmd", "init": "boss-4", "teacher": "base", "train_on": "prepare"}
+    on_policy = {"method": "dmd", "init": "boss-4", "teacher": "base", "train_on": "prepare"}
     return {
         "seed": 0,
         "prepare": {"source": "digits", "held_out": 0.25},
@@ -41,7 +41,7 @@ def shrink(params: dict[str, Any]) -> dict[str, Any]:
         "distill": {
             "boss-4": STRAIGHT | {"train": train(10, 1e-3)},
             "one-step": ENDPOINT | {"teacher": "round1", "train": train(10, 1e-3)},
-            "finished-4": finish | {"nfe": 4, "train": train(4, 2e-4) | {"betas": [0.0, 0.99]}},
+            "finished-4": on_policy | {"nfe": 4, "train": train(4, 2e-4) | {"betas": [0.0, 0.99]}},
         },
         "export": {},
         "evaluate": {"samples": 60, "blocks": 2, "nfe": [1, 4], "reference_nfe": 8},

@@ -15,7 +15,7 @@ from flows import commands
 from flows.planning import measuring
 
 HEAVY = {"torch", "prefect", "mlflow", "dvc", "matplotlib", "sklearn", "pandas", "numpy"}
-COMMANDS = ("search", "sample", "export", "adopt", *command_line.OF_A_CHECKOUT)
+COMMANDS = tuple(name for name in command_line.app_of(CHECKOUT) if not name.startswith("-"))
 HELP = """
 import sys
 from fewstep import command_line

@@ -39,5 +39,5 @@ def chosen(settings, shape=SHAPE, **more):
     """The config of the model that the stage adopt makes of settings."""
     config = Config(**settings | more)
     said = {name: value for name in DECLARATION if (value := getattr(config, name)) is not None}
-    found = config.format.build().look(Path(config.folder))
+    found = config.format.options.look(Path(config.folder))
     return found, config_of(found, shape, said, classes=config.classes)

@@ -22,7 +22,7 @@ from fewstep.models.diffusers import Diffusers as DiffusersNetwork
 from fewstep.models.unet import Unet
 from fewstep.solvers import integrate
 from stages.evaluation.listed import nfe_of
-from stages.settings.params import Named
+from stages.settings.fields import Named
 from stages.training.training import student_of
 
 SHAPE = (4, 8, 12)

@@ -140,4 +140,4 @@ def test_a_stage_resumes_on_its_worker_and_on_another_machine_when_that_dies(off
     assert office.end_of(run)["message"] == f"{len(STAGES) - 1} cached, 1 completed"
     assert office.stage_runs(run) == [("couple@round1", "gpu", state) for state in ("Completed", "Crashed")]
     for machine in (victim, heir):
-        assert "couple@round1: going on from sample" in machine.said.read_text()
+        assert "couple@round1: resuming from sample" in machine.said.read_text()

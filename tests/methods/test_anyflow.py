@@ -138,7 +138,7 @@ def test_anyflow_starts_from_a_flow_map_alone():
     raw["distill"]["finished"] = common | {"method": "anyflow", "init": "any", "train_on": "prepare"}
     checks.check(Params(raw))
     raw["distill"]["finished"]["method"] = {"name": "anyflow", "map_weight": 1.0}
-    with pytest.raises(UserError, match="anyflow with a map_weight learns from trajectories, not"):
+    with pytest.raises(UserError, match="anyflow with map_weight learns from trajectories, not"):
         checks.check(Params(raw))
     raw["distill"]["finished"]["train_on"] = "trajectories/base"
     checks.check(Params(raw))

@@ -8,9 +8,10 @@ from oracles import as_model
 from test_fixed_points import CONVENTIONS, GRID, ORACLE, REFLOWED, pairs
 
 from fewstep import grids, paths, randomness
-from fewstep.methods import _distances, _times
+from fewstep.methods import _times
 from fewstep.methods.endpoint import Endpoint
 from fewstep.methods.reflow import Reflow
+from fewstep.training import distances
 
 
 def test_features_count_beside_the_distance_and_vanish_with_it():
@@ -54,4 +55,4 @@ def test_reflow_compares_the_data_of_a_prediction_by_features_as_well(path, pred
     off = (2 * (seen[-2] - seen[-1])[:, 0]).square()
     torch.testing.assert_close(seen[-2], batch["data"] + errors.data)
     seen_off = off / (1 - t).clamp(min=1e-5) if growth == "near_data" else off
-    torch.testing.assert_close(found, t * _distances.huber(errors.prediction) + 3 * seen_off)
+    torch.testing.assert_close(found, t * distances.huber(errors.prediction) + 3 * seen_off)

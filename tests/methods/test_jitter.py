@@ -9,9 +9,9 @@ from oracles import as_model, gaussian
 from fewstep import grids, randomness
 from fewstep.errors import UserError
 from fewstep.grids import Grid, reach
-from fewstep.methods._timesteps import near_timesteps
 from fewstep.methods.straighten import Straighten
 from fewstep.model import Model, ModelConfig
+from fewstep.training.timesteps import near_timesteps
 
 ORACLE = gaussian([1.0, -0.5], [0.5, 1.5])
 TIMESTEPS = (0.0, 0.25, 0.75, 1.0)

@@ -7,7 +7,7 @@ from oracles import as_model, gaussian
 from fewstep import paths, randomness
 from fewstep.errors import UserError
 from fewstep.flow import usable_times
-from fewstep.methods import _distances, _times
+from fewstep.methods import _times
 from fewstep.methods.endpoint import Endpoint
 from fewstep.methods.flow_guided import FlowGuided
 from fewstep.methods.flow_matching import FlowMatching
@@ -15,9 +15,24 @@ from fewstep.methods.phased import Phased
 from fewstep.methods.reflow import Reflow, annealed
 from fewstep.model import ModelConfig, build
 from fewstep.noises import GAUSSIAN
+from fewstep.training import distances
 
 ORACLE = gaussian([0.0], [1.0])
 EVEN = (torch.arange(1_000_000, dtype=torch.float64) + 0.5) / 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("method", "independent", "velocity"),
+    [
+        (FlowMatching(), True, True),
+        (FlowMatching(coupling="optimal_transport"), False, True),
+        (FlowMatching(times="logit_normal"), True, False),
+        (FlowMatching(label_dropout=0.1), True, False),
+        (Reflow(), False, False),
+    ],
+)
+def test_methods_say_what_their_noise_and_their_loss_are(method, independent, velocity):
+    assert (method.independent_noise, method.velocity_loss) == (independent, velocity)
 
 
 def u_density(t):
@@ -53,15 +68,15 @@ def test_times_stay_where_the_prediction_gives_a_velocity(law):
 def test_huber_is_l2_near_zero_and_l1_far_away():
     c = 0.00054 * 6
     small, large = torch.full((1, 2, 3), 1e-6, dtype=torch.float64), torch.full((1, 2, 3), 1e3)
-    torch.testing.assert_close(_distances.huber(small), small.square().sum(dim=(1, 2)) / (2 * c) / 6)
-    torch.testing.assert_close(_distances.huber(large), large.norm(dim=(1, 2)) / 6, rtol=1e-3, atol=0)
+    torch.testing.assert_close(distances.huber(small), small.square().sum(dim=(1, 2)) / (2 * c) / 6)
+    torch.testing.assert_close(distances.huber(large), large.norm(dim=(1, 2)) / 6, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("size", [1e-6, 1e3])
 def test_the_gradient_of_huber_is_linear_near_zero_and_bounded_far_away(size):
     """Lee et al. 2024, eq. 9: e / (c d) for small errors, the unit vector over d for large ones."""
     error = size * torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64)
-    (gradient,) = torch.autograd.grad(_distances.huber(error.requires_grad_()).sum(), error)
+    (gradient,) = torch.autograd.grad(distances.huber(error.requires_grad_()).sum(), error)
     expected = error / (0.00054 * 3) / 3 if size < 1 else error / error.norm() / 3
     torch.testing.assert_close(gradient, expected.detach(), rtol=1e-4, atol=0)
 
@@ -75,15 +90,15 @@ def test_huber_keeps_the_mean_of_pairs_but_not_that_of_crossing_lines():
         return float(data.mean() - shift[losses.argmin()])
 
     one, three = torch.full((3, 1), 0.4).double(), torch.tensor([[0.0], [0.1], [0.8]]).double()
-    assert best(one, _distances.huber) == pytest.approx(best(one, _distances.l2), abs=1e-3)
-    assert best(three, _distances.l2) == pytest.approx(0.3, abs=1e-3)
-    assert best(three, _distances.huber) == pytest.approx(0.1, abs=5e-3)
+    assert best(one, distances.huber) == pytest.approx(best(one, distances.l2), abs=1e-3)
+    assert best(three, distances.l2) == pytest.approx(0.3, abs=1e-3)
+    assert best(three, distances.huber) == pytest.approx(0.1, abs=5e-3)
 
 
 def test_huber_each_is_huber_of_single_values():
     error = torch.tensor([[0.0, 3.0, -1e-5]], dtype=torch.float64)
     expected = (0 + 3.0 - 0.001 + 1e-10 / 0.002) / 3
-    assert float(_distances.huber_each(error)) == pytest.approx(expected, rel=1e-4)
+    assert float(distances.huber_each(error)) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("fresh", [0.0, 0.3, 0.8, 1.0])

@@ -15,6 +15,12 @@ def make(start, stop):
     return {"data": randomness.noises("test", keys, (1, 2, 2)), "label": torch.arange(start, stop) % 10}
 
 
+def verify(shards):
+    """Compare every shard with its digest."""
+    for shard in range(len(shards.files)):
+        shards.content(shard)
+
+
 def write(folder, total=1000, per_shard=300, make=make, **options):
     return write_shards(folder, total, per_shard, make, **{"facts": FACTS, **options})
 

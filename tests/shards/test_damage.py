@@ -7,7 +7,7 @@ from hashlib import sha256
 
 import pytest
 import torch
-from making import make, write
+from making import make, verify, write
 
 from fewstep.errors import UserError
 from fewstep.shards import Batches, Shards
@@ -63,7 +63,7 @@ def test_a_damaged_file_is_made_writable_with_a_new_time_so_that_dvc_sees_it(tmp
     shard.chmod(0o444)
     os.utime(shard, (1e9, 1e9))
     with pytest.raises(UserError, match="was altered"):
-        shards.verify()
+        verify(shards)
     assert shard.stat().st_mode & 0o200
     assert shard.stat().st_mtime > 1e9
 
@@ -76,7 +76,7 @@ def test_each_shard_is_compared_with_its_digest_once(tmp_path):
     assert not torch.equal(Shards(tmp_path, check=False).read(2)["label"], kept)
     for compared in (shards, Shards(tmp_path, check=False)):
         with pytest.raises(UserError, match=r"shard-00002\.tar was altered: its sha256"):
-            compared.verify()
+            verify(compared)
 
 
 @pytest.mark.parametrize("check", [True, False])
@@ -230,4 +230,4 @@ def test_a_flipped_byte_of_a_header_is_refused_or_changes_nothing(tmp_path):
         finally:
             path.write_bytes(whole)
         assert all(torch.equal(read[name], tensor) for name, tensor in make(0, 10).items()), byte
-    shards.verify()
+    verify(shards)

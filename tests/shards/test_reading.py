@@ -4,7 +4,7 @@ import fsspec
 import pytest
 import torch
 import webdataset
-from making import FACTS, make, write
+from making import FACTS, make, verify, write
 
 from fewstep import randomness
 from fewstep.errors import UserError
@@ -76,7 +76,7 @@ def test_reads_through_fsspec(tmp_path):
     assert torch.equal(remote.load()["data"], shards.load()["data"])
     files.rm("/shards-test/shard-00003.tar")
     with pytest.raises(UserError, match=r"shard-00003\.tar is missing"):
-        remote.verify()
+        verify(remote)
     files.rm("/shards-test", recursive=True)
 
 

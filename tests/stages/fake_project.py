@@ -10,7 +10,7 @@ MAKE = '''
 import time
 from pathlib import Path
 from pydantic import Field
-from stages.settings.params import Settings
+from stages.settings.fields import Settings
 from stages.run.job import Job
 from stages.run.runner import main
 
@@ -62,7 +62,7 @@ if __name__ == "__main__":
 USE = '''
 """Use: join what make made."""
 from pathlib import Path
-from stages.settings.params import Settings
+from stages.settings.fields import Settings
 from stages.run.job import Job
 from stages.run.runner import main
 

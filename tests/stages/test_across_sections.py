@@ -63,7 +63,7 @@ def changed(**settings):
         ),
         (
             {"distill__straight_at_4__lora": {}, "distill__boss_at_4__lora": {"rank": 8}},
-            r"distill\.boss-4\.lora goes on with the adapter of distill\.straight-4; set it to the same",
+            r"distill\.boss-4\.lora continues the adapter of distill\.straight-4; set it to the same",
         ),
         (
             {"reflow__round1__lora": {}, "reflow__round1__model": {"name": "unet"}},
@@ -166,14 +166,14 @@ def changed(**settings):
         ({"pretrain__base__noise": {"name": "student_t", "degrees": 2}}, r"noise.*a number above 2"),
         (
             {"distill__one_at_step__method": {"name": "sim", "regression_weight": 0.5}},
-            r"distill\.one-step: method sim with a regression_weight learns from couple, not from ",
+            r"distill\.one-step: method sim with regression_weight learns from couple, not from ",
         ),
         (
             {
                 "distill__boss_at_4__method": {"name": "dmd", "gan_weight": 0.1},
                 "distill__boss_at_4__train_on": "couple/round1",
             },
-            r"distill\.boss-4: method dmd with a gan_weight learns from real data, not from couple/round1",
+            r"distill\.boss-4: method dmd with gan_weight learns from real data, not from couple/round1",
         ),
         (
             {"distill__boss_at_4__method": {"name": "dmd", "gan_weight": 0.1, "regression_weight": 0.5}},
@@ -193,7 +193,7 @@ def changed(**settings):
         ),
         (
             {"distill__straight_at_4__init": "boss-4"},
-            r"distill\.boss-4\.init 'straight-4'.* makes a circle",
+            r"distill\.boss-4\.init 'straight-4'.* makes a cycle",
         ),
         (
             ANY_STEP | {"distill__one_at_step__nfe": "any"},
@@ -389,10 +389,10 @@ def test_gates_judge_a_result_and_decide_nothing_of_it():
     assert "gates" not in deciding(strict)
 
 
-def test_checking_alone_needs_no_torch_and_says_what_is_wrong(tmp_path):
+def test_a_stage_says_what_is_wrong_with_another_section(tmp_path):
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed(evaluate__samples=1)))
     here = os.environ | {"PYTHONPATH": str(Path.cwd())}
-    command = [sys.executable, "-m", "stages.settings.checks"]
+    command = [sys.executable, "-m", "stages.prepare"]
     done = subprocess.run(command, cwd=tmp_path, env=here, capture_output=True, text=True)
     assert done.returncode == 1
     assert "evaluate.samples should be greater than or equal to 50" in done.stderr

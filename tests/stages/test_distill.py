@@ -197,7 +197,7 @@ def test_a_student_shows_the_guidance_that_its_teacher_shows_unasked(inputs, tmp
 def test_a_student_of_one_grid_can_not_go_on_with_any():
     grid = grids.uniform(4)
     config = ModelConfig(architecture={"name": "mlp"}, shape=(2,), trained_times="grid", grid=grid)
-    with pytest.raises(UserError, match=r"straight was trained for the grid .* can't go on with any grid"):
+    with pytest.raises(UserError, match=r"straight was trained for the grid .* further for any grid"):
         must_continue("straight", config, None)
 
 

@@ -14,7 +14,7 @@ from fewstep.metrics.protocol import BlockScores
 from flows import gc
 from stages.evaluation import measuring
 from stages.evaluation.entries import Entry, KeptEntries, Result
-from stages.settings.params import Plugin
+from stages.settings.fields import Plugin
 
 ENTRY, OTHER = (Entry(name, "uniform", uniform(4), 4, name, 1.0) for name in ("boss-4", "base"))
 SCORES = BlockScores(1.5, 0.1, 1.6, 0.2, 1.7, 0.01, 0.001, 2, 50, (1.4, 1.6))

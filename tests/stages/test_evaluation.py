@@ -32,7 +32,7 @@ from stages.evaluation.macs import macs_of
 from stages.evaluation.measuring import FineRun, converge
 from stages.evaluation.refined import models_in, refined_entries
 from stages.evaluation.yardstick import Protocol, Yardstick, first_of, measure_constants
-from stages.settings.params import Plugin
+from stages.settings.fields import Plugin
 from stages.settings.refined import RefinedSettings
 from stages.settings.samplers import SamplerSettings
 
@@ -160,7 +160,7 @@ def test_a_sampler_gives_a_sample_the_same_noise_in_any_batch_and_has_entries_of
     ):
         list(sampled_entries("a", short, {"soft": asked.model_copy(update={"last_step": 0.001})}, "digest"))
     here, there = (
-        torch.cat(list(replace(PROTOCOL, batch=size).sample(1, made, as_flow(made), four.grid, sde.build())))
+        torch.cat(list(replace(PROTOCOL, batch=size).sample(1, made, as_flow(made), four.grid, sde.options)))
         for size in (20, 50)
     )
     torch.testing.assert_close(here, there)

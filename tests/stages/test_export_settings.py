@@ -114,7 +114,7 @@ LORA = {"formats": ["lora_diffusers"]}
         (
             "theirs",
             {"formats": ["diffusers"], "steps": 4, "solver": "heun"},
-            "as the solver is heun; take pt2",
+            "as the solver is heun; take onnx or pt2",
         ),
         (
             "theirs-4",
@@ -142,7 +142,7 @@ def test_what_can_not_be_exported_is_refused(key, export, told):
 @pytest.mark.parametrize(
     ("declared", "told"),
     [
-        ({"path": "cosine"}, "as its path is cosine, and not linear or table or edm; take pt2 or onnx"),
+        ({"path": "cosine"}, "as its path is cosine, and not linear or table or edm; take onnx or pt2"),
         ({"prediction": "data"}, "as it predicts data, and not noise or reverse_v or reverse_velocity or v;"),
         (
             {"path": {"name": "table"}, "prediction": "reverse_velocity"},
@@ -165,7 +165,7 @@ def test_a_student_of_another_architecture_or_a_flow_map_has_no_scheduler():
     with pytest.raises(UserError, match="as its network is unet, and not one of diffusers"):
         checks.check(with_exports({"theirs-4": {"formats": ["diffusers"]}}, distill=drawn, couple=couple))
     anyflow = {"theirs-4": student | {"method": "flow_map_distillation", "nfe": "any", "monitor": None}}
-    with pytest.raises(UserError, match="as theirs-4 is a flow map; take pt2 or onnx"):
+    with pytest.raises(UserError, match="as theirs-4 is a flow map; take onnx or pt2"):
         checks.check(with_exports({"theirs-4": {"formats": ["diffusers"], "steps": 4}}, distill=anyflow))
 
 

@@ -131,7 +131,7 @@ def test_control_c_says_how_to_go_on(project):
     os.kill(stage.pid, 2)
     said, _ = stage.communicate()
     assert stage.returncode != 0
-    assert said.splitlines()[-1] == "make: stopped; go on with: dvc repro make"
+    assert said.splitlines()[-1] == "make: stopped; resume with: dvc repro make"
     assert not (project.folder / "artifacts/make").exists()
 
 

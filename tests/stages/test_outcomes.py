@@ -43,7 +43,7 @@ def test_a_stage_ends_without_garbage_collection_of_its_imports(project):
     [
         ("user", "mistake", "use.word is too rude"),
         ("bug", "crash", "RuntimeError: a bug of ours"),
-        ("disk", "disk full", "go on where this stopped with: dvc repro use@one"),
+        ("disk", "disk full", "Make room, then resume with: dvc repro use@one"),
     ],
 )
 def test_each_failure_has_its_kind_and_message(project, how, kind, message):

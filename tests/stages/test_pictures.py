@@ -14,7 +14,7 @@ from stages.figures.sample_grid import (
 )
 
 
-def test_a_sheet_shows_samples_from_all_over_the_data():
+def test_a_sample_grid_shows_samples_from_all_over_the_data():
     for images in (12, 13, 23, 1347):
         data = torch.arange(images).float()[:, None, None, None].expand(-1, 1, 8, 8)
         shown = spread_over(data)[:, 0, 0, 0]

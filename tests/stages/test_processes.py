@@ -205,7 +205,7 @@ TRAIN = '''
 """Train: what a stage with a training does."""
 from pathlib import Path
 import group_work
-from stages.settings.params import Settings
+from stages.settings.fields import Settings
 from stages.run.job import Job
 from stages.run.runner import main
 from stages.workers.distributed import Group, launch

@@ -40,7 +40,7 @@ def test_resumed_work_counts_only_its_own_pace(time, capsys):
     time.now += 10
     progress.advance(10)
     assert capsys.readouterr().out.splitlines() == [
-        "couple@round1: pairs: going on from pair 50/100",
+        "couple@round1: pairs: resuming from pair 50/100",
         "couple@round1: pairs, pair 60/100 (60 %), 1 pair/s, 0:40 left",
     ]
 

@@ -23,7 +23,7 @@ from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import Batches, Shards, write_shards
 from fewstep.training.method import Method, Needs
 from stages.artifacts import manifests
-from stages.settings.params import Plugin
+from stages.settings.fields import Plugin
 from stages.training import task as tasks
 from stages.training.task import Parts, Selected, at_timesteps
 from stages.training.training import TrainingSpec, student_of, train_model

@@ -22,6 +22,8 @@ class Format(Protocol):
 
     marks: ClassVar[tuple[str, ...]]
     """Names of weights, any of which tells that a folder without a config is in the format."""
+    of_diffusers: ClassVar[bool]
+    """Whether schedulers of diffusers may take the steps of its models; a format without it says no."""
 
     def look(self, folder: Path) -> Found:
         """Return what lies in the folder.

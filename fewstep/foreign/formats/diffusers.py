@@ -29,6 +29,7 @@ class Diffusers:
     """Settings of the format: a folder as `save_pretrained` writes it."""
 
     marks: ClassVar[tuple[str, ...]] = ()
+    of_diffusers: ClassVar[bool] = True
 
     component: str | None = None
     """The folder of the network in that of a pipeline; if nobody says, transformer or unet."""

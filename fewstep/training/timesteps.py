@@ -91,4 +91,4 @@ def in_range_of(config: ModelConfig, samples: Tensor) -> Tensor:
 
 def draw_timesteps(steps: int, keys: Tensor) -> Tensor:
     """Return a random timestep 0 ... steps - 1 for each sample, int64 (n,)."""
-    return (randomness.uniforms("train.knot", keys) * steps).long()
+    return (randomness.uniforms("train.knot", keys) * steps).long()  # another name draws other timesteps

@@ -28,12 +28,12 @@ def two_rounds():
         (
             "couple",
             {"round1": "round1"},
-            r"^  couple\.round1\.model 'round1' makes a circle: .*couple@round1, which needs reflow@round1"
+            r"^  couple\.round1\.model 'round1' makes a cycle: .*couple@round1, which needs reflow@round1"
             r".*; name a model made before, such as a teacher$",
         ),
-        ("couple", {"round1": "round2", "round2": "round1"}, r"couple\.round1\.model 'round2'.* circle"),
-        ("couple", {"round1": "round2", "round2": "round1"}, r"couple\.round2\.model 'round1'.* circle"),
-        ("reflow", {"round1": "round2", "round2": "round1"}, r"reflow\.round1\.init 'round2'.* circle"),
+        ("couple", {"round1": "round2", "round2": "round1"}, r"couple\.round1\.model 'round2'.* cycle"),
+        ("couple", {"round1": "round2", "round2": "round1"}, r"couple\.round2\.model 'round1'.* cycle"),
+        ("reflow", {"round1": "round2", "round2": "round1"}, r"reflow\.round1\.init 'round2'.* cycle"),
     ],
 )
 def test_stages_that_wait_for_each_other_are_refused(section, setting, message):

@@ -11,10 +11,10 @@ from etils.epy import lazy_imports
 
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
-from fewstep.methods._distances import l2
-from fewstep.methods._timesteps import in_range_of, timesteps_of
 from fewstep.solvers import CountedFlow, must_fit, trajectory
+from fewstep.training.distances import l2
 from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
+from fewstep.training.timesteps import in_range_of, timesteps_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,9 @@ class OnPolicyDistillation(Method):
     @property
     def needs(self) -> Needs:
         """See Method.needs."""
-        return Needs(stream="pairs" if self.regression_weight else "noise")
+        if self.regression_weight:
+            return Needs(stream="pairs", options={"stream": "regression_weight"})
+        return Needs(stream="noise")
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""
