@@ -18,6 +18,7 @@ from fewstep.data._classes import without_empty_classes
 from fewstep.data._conditions import kept_conditions
 from fewstep.data._facts import facts_of
 from fewstep.data._samples import Samples, check_samples
+from fewstep.data._toy import Toy
 from fewstep.errors import UserError
 from fewstep.links import refuse_linked_folders
 
@@ -34,6 +35,7 @@ __all__ = [
     "facts_of",
     "kept_conditions",
     "named_sources",
+    "of_points",
     "path_of",
     "source_for",
     "split",
@@ -54,6 +56,11 @@ class Source(Protocol):
 def named_sources() -> list[str]:
     """Return the sources that need no file: digits, patches and the toys."""
     return [name for name in registry.available("fewstep.data") if name not in FILE_SOURCES]
+
+
+def of_points(source: str) -> bool:
+    """Return whether `source`, as `source_for` takes it, is known to make points before it is read."""
+    return source in named_sources() and issubclass(registry.find_settings("fewstep.data", source), Toy)
 
 
 def source_for(source: str, root: Path, **options: Any) -> Source:

@@ -7,6 +7,7 @@ from typing import Any
 from fewstep import noises, paths
 from fewstep.errors import UserError
 from fewstep.training.method import Method
+from stages.settings.loss_features import wrong_loss_features
 from stages.settings.messages import suggest
 from stages.settings.params import Named, Params
 
@@ -168,13 +169,8 @@ def wrong_methods(
         for where, method, _ in named
         if method.build().needs.unmet({"conditions", *supplied})
     ]
-    if params.config("prepare").codec:
-        problems += [
-            f"{where} compares features of images, but prepare.codec makes latents of them; "
-            "set feature_weight to 0"
-            for where, method, _ in named
-            if method.build().needs.features
-        ]
+    for where, method, _ in named:
+        problems += wrong_loss_features(where, method, params)
     for where, method, init in named:
         if (learnt := pretraining(params, init)) is None:
             continue
