@@ -223,13 +223,14 @@ def unguidable(params: Params, named: Iterable[tuple[str, float, str]]) -> list[
                 f"{where} {scale} needs class-conditional models: set pretrain.{key}.conditional to true, "
                 "or this to 1"
             )
-        elif (shown := shown_guidance(params, model)) != 1:
-            problems.append(f"{where} {scale}: {model} was taught guidance {shown:g}; set this to 1")
         elif method and not method.trained()["guidable"]:
             remedy = "set this to 1"
             if hasattr(method, "label_dropout"):
                 remedy = f"set {maker_of(params, model)}.{model}.method.label_dropout, such as to 0.1"
-            problems.append(f"{where} {scale} needs a model that was trained with hidden labels: {remedy}")
+            told = "needs a model that was trained with hidden labels"
+            if (shown := shown_guidance(params, model)) != 1:
+                told += f", and {model} was taught guidance {shown:g} without"
+            problems.append(f"{where} {scale} {told}: {remedy}")
     return problems
 
 
@@ -277,21 +278,24 @@ def no_score(model: str, params: Params) -> str | None:
 
 
 def shown_guidance(params: Params, model: str, asked: float = 1.0) -> float:
-    """Return the guidance that samples show if a model makes them with the scale `asked`, by its sections."""
+    """Return the guidance that samples show if a model makes them with the scale `asked`, by its sections.
+
+    Scales multiply; see fewstep.model.ModelConfig.guidance_shown.
+    """
+    shown = asked
     for _ in models(params):  # no chain of models is longer; one that goes in a circle is refused elsewhere
-        if asked != 1:
-            break
         if model in params.keys("reflow"):
-            asked, model = guidance_in(params, f"couple/{model}")
+            scale, model = guidance_in(params, f"couple/{model}")
         elif model in params.keys("distill"):
             student = params.config("distill", model)
             if (taught := student.method.build().trained().get("baked_guidance")) is not None:
-                asked, model = taught, student.teacher
+                scale, model = taught, student.teacher
             else:
-                asked, model = guidance_in(params, student.train_on)
+                scale, model = guidance_in(params, student.train_on)
         else:
             break
-    return asked
+        shown *= scale
+    return shown
 
 
 def guidance_in(params: Params, source: str) -> tuple[float, str]:
