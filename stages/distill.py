@@ -100,6 +100,7 @@ def training_spec(config: Config, job: Job) -> training.TrainingSpec:
         must_continue(config.init, init.config, own)
     taught = {
         "grid": own,
+        "learned_from": None,
         "baked_guidance": facts.get("guidance", init.config.baked_guidance),
         "in_range": shards.Shards(job.inputs["data"] / "train").facts["pixels"],
     }

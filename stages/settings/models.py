@@ -264,12 +264,14 @@ def no_score(model: str, params: Params) -> str | None:
     if model in (*params.keys("reflow"), *params.keys("distill")):
         there = " or ".join(teachers(params))
         return f"{model!r} learned from what a model made, and gives no scores; take {there}"
+    stage = maker_of(params, model)
+    noise = params.config(stage, model).noise if stage in TEACHERS else None
+    if noise not in (None, "gaussian"):
+        told = noises.get(noise).told()
+        return f"{stage}.{model}.noise, {told}, gives no scores; set it to gaussian, or take another teacher"
     if (learnt := pretraining(params, model)) is None:
         return None
     key, config = learnt
-    if config.noise != "gaussian":
-        told = noises.get(config.noise).told()
-        return f"pretrain.{key}.noise, {told}, gives no scores; set it to gaussian, or take another teacher"
     needs = config.method.build().needs
     if needs.stream != "data" or needs.unmet({"conditions"}):  # pretrain itself refuses it
         return None

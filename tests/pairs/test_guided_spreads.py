@@ -1,4 +1,4 @@
-"""Guided pairs of classes with means and spreads of their own: affine, straight after a reflow, as scipy has."""
+"""Guided pairs of classes with means and spreads of their own: affine, straight after a reflow."""
 
 import numpy as np
 import pytest
