@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -73,6 +74,7 @@ def affordable_best(model: Model, flow: ModelFlow, refiner: Model, budget: float
     noises = range(CHOSEN_BY)
     ((noise, given),) = draws_of(model, "refined", seed, noises, batch=CHOSEN_BY, device=device())
     fine = uniform(FINE_STEPS, start=flow.t_start, end=flow.t_end, solver="heun_pc")
+    conditions: dict[str, Any] = given
     with torch.no_grad():
         truth = integrate(flow, noise, fine, **given).x
-        return choose(flow, refiner, noise, truth, budget=budget, ratio=ratio, **given)[0]
+        return choose(flow, refiner, noise, truth, budget=budget, ratio=ratio, **conditions)[0]
