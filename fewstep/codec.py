@@ -47,7 +47,7 @@ class Codec:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images (n, C, H, W), meant for [-1, 1], of latents (n, c, h, w), on their device."""
-        return self._by_batch(self._images, latents)
+        return self._by_batch(self.images, latents)
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return the latents (n, c, h, w) of images (n, C, H, W) in [-1, 1], on the images' device.
@@ -85,13 +85,14 @@ class Codec:
             small = SMALL * z[0].numel() ** 0.5 * change
             with torch.enable_grad():
                 at = z.clone().requires_grad_()
-                images = self._images(at)
-                moved = (self._images(z + small) - images).detach() / (SMALL * z[0].numel() ** 0.5)
+                images = self.images(at)
+                moved = (self.images(z + small) - images).detach() / (SMALL * z[0].numel() ** 0.5)
                 (change,) = torch.autograd.grad(images, at, moved)
             longest = float(moved.flatten(1).norm(dim=1).max())
         return longest
 
-    def _images(self, latents: Tensor) -> Tensor:
+    def images(self, latents: Tensor) -> Tensor:
+        """Return the images (n, C, H, W) of latents (n, c, h, w), with their derivatives."""
         return self.network.decode(latents / self.scaling + self.shift).sample
 
     def to(self, device: str | torch.device) -> Codec:

@@ -90,6 +90,7 @@ class ModelFlow:
         self.velocity_until = model.config.velocity_until
         self.only_grid = only_grid_of(model.config)
         self.noise = model.noise
+        self.learned_from = model.config.learned_from
         self.clamped_from = clamped_from(model.config)
 
     def __call__(

@@ -88,7 +88,11 @@ class ModelConfig:
     distilled from a guided one (Meng et al. 2023, arXiv 2210.03142)."""
     baked_guidance: float = 1.0
     """The scale of classifier-free guidance that its samples show though they are made without; 1 is none. A
-    network with a guidance_input is given it."""
+    network with a guidance_input is given it. Guidance that is asked of it multiplies this; see
+    `guidance_shown`."""
+    learned_from: Literal["pairs"] | None = None
+    """"pairs" if it learnt from pairs that passed their checks, of which each noise has one data; None of any
+    other model."""
     deterministic: bool = True
     """Whether the same noise always gives the same sample."""
     grid: Grid | None = None
@@ -162,9 +166,13 @@ class ModelConfig:
     def guidance_shown(self, asked: float) -> float:
         """Return the guidance that its samples show if they are made with the scale `asked`.
 
+        That is the product of `asked` and `baked_guidance`, for a model of guided samples is guided from a
+        null condition that learnt from them, too. With Gaussian classes of one covariance around the null
+        mean m, the first scale moves a class from m + d to m + w d, the second, from m again, to m + w' w d.
+
         Raises:
-            UserError: if it has no conditions, saw no hidden ones in training, or shows guidance anyway; if
-                the scale is not finite.
+            UserError: if it has no conditions or saw no hidden ones in training; if it was taught one scale
+                of those that its network is given; if the scale is not finite.
         """
         if not math.isfinite(asked):
             raise UserError(f"guidance must be a finite number, got {asked}; 1 is none")
@@ -175,14 +183,14 @@ class ModelConfig:
                 f"guidance {asked} needs a class-conditional model; this one has no classes and no other "
                 "conditions"
             )
-        if self.baked_guidance != 1.0:
+        if self.baked_guidance != 1.0 and (self.guidance_input or not self.guidable):
             raise UserError(f"this model was taught guidance {self.baked_guidance}; ask for 1, not {asked}")
         if not self.guidable and not self.guidance_input:
             raise UserError(
                 f"guidance {asked} needs a model that was trained with label_dropout; this one never saw a "
                 "hidden label"
             )
-        return asked
+        return asked * self.baked_guidance
 
     def calls_per_velocity(self, guidance: float) -> int:
         """Return how many network calls a velocity with that guidance costs."""

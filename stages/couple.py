@@ -114,14 +114,14 @@ def run(config: Config, job: Job) -> None:
     if config.mirror:
         pair_checks.check_mirrored(job, opened)
     if config.source:
-        held_out = pairs.take_pairs(config.source, job, wanted, opened)
+        made = pairs.take_pairs(config.source, job, wanted, opened)
     elif config.invert:
         mixed = inverted.InvertedMaker(maker=maker, share=config.invert, data=job.inputs["data"] / "train")
-        held_out = wanted.take(mixed)["held_out"]
+        made = wanted.take(mixed)
     else:
         job.progress.note(estimate.estimate(wanted, maker, checked=config.held_out, opened=opened).line())
-        held_out = wanted.make(maker)["held_out"]
-    pair_checks.check_coupling(job, wanted, held_out, opened, batch=config.batch)
+        made = wanted.make(maker)
+    pair_checks.check_coupling(job, wanted, made, opened, batch=config.batch, invert=config.invert)
 
 
 def gate(config: Config, key: str | None, facts: dict[str, Any]) -> str | None:

@@ -63,11 +63,10 @@ def check(params: Params) -> list[str]:
                 f"distill.{key}.monitor looks at a student on its own grid; one of any nfe has none: "
                 "set it to null"
             )
-        features = student.method.options.needs.features
-        if student.monitor and features:
+        if student.monitor and student.method.options.needs.features == "monitor":
             problems.append(
                 f"distill.{key}.monitor sees the features that the method's own loss pulls at, so it would "
-                "choose by them; set it to null, or feature_weight to 0"
+                "choose by them; set it to null, or feature_net to another, or feature_weight to 0"
             )
     return problems
 
@@ -101,6 +100,7 @@ def training_spec(config: Config, job: Job) -> training.TrainingSpec:
         must_continue(config.init, init.config, own)
     taught = {
         "grid": own,
+        "learned_from": None,
         "baked_guidance": facts.get("guidance", init.config.baked_guidance),
         "in_range": shards.Shards(job.inputs["data"] / "train").facts["pixels"],
     }

@@ -114,8 +114,11 @@ def opened(config: Config, job: Job) -> tuple[Model, flow.ModelFlow]:
 def training_spec(config: Config, job: Job, init: Model) -> training.TrainingSpec:
     """Return the model before its training, with the weights of `init` unless it is another architecture."""
     method, pairs = config.method.options, job.inputs["pairs"]
-    taught = {"baked_guidance": shards.Shards(pairs / "train").facts["guidance"]}
-    student = training.student_of(init, taught | method.trained(), config.model, seed=job.seed)
+    taught = {"baked_guidance": shards.Shards(pairs / "train").facts["guidance"]} | method.trained()
+    known = job.manifests.get("pairs")
+    failed = bool(known and known["facts"]["problems"])  # which gates: warn lets through
+    taught["learned_from"] = None if failed else "pairs"
+    student = training.student_of(init, taught, config.model, seed=job.seed)
     if config.lora is not None:
         base = checkpoint.model_digest(job.inputs["init"])
         student = lora.with_lora(student, config.lora, seed=job.seed, base=base)

@@ -144,12 +144,16 @@ def test_guidance_moves_away_from_the_null_condition():
     torch.testing.assert_close(velocity[:, 0], 10 + 1.5 * (label.double() - 10))
 
 
-def test_guidance_is_refused_of_a_model_that_shows_some_or_never_saw_a_hidden_label():
+def test_guidance_is_refused_of_a_model_that_never_saw_a_hidden_label_and_multiplies_what_it_shows():
     guided, sure = labelled(), labelled()
-    guided.config = replace(guided.config, baked_guidance=2.0)
+    guided.config = replace(guided.config, baked_guidance=2.0, guidable=False)
     sure.config = replace(sure.config, guidable=False)
     assert guided.config.guidance_shown(1.0) == 2.0
     assert sure.config.guidance_shown(1.0) == 1.0
+    again = replace(guided.config, guidable=True)
+    assert [again.guidance_shown(asked) for asked in (1.0, 0.5, 3.0)] == [2.0, 1.0, 6.0]
+    with pytest.raises(UserError, match=r"was taught guidance 2\.0; ask for 1, not 3\.0"):
+        replace(again, guidance_input=True).guidance_shown(3.0)
     with pytest.raises(UserError, match=r"was taught guidance 2\.0; ask for 1, not 3\.0"):
         as_flow(guided, guidance=3.0)
     with pytest.raises(UserError, match=r"guidance 3\.0 needs a model that was trained with label_dropout"):

@@ -128,6 +128,17 @@ def test_the_flow_of_two_points_ends_at_them_as_often_as_their_weights(degrees):
     assert (normal - ends).abs().max() > 0.1  # the two noises do not end alike
 
 
+def test_a_million_degrees_end_where_the_gaussian_flow_of_the_same_noise_does():
+    points = torch.tensor([[1.0, 0.5, -1.0], [-1.5, 0.0, 0.5], [0.3, -1.2, 0.8]], dtype=torch.float64)
+    weights, noise = torch.tensor([0.3, 0.5, 0.2]).double(), oracles.finite_set(points).noise(300)
+    augmented, normal = (Points(weights, points, 1e6), oracles.mixture(weights, points, [0.0] * 3))
+    grid = grids.uniform(150, solver="heun", end=augmented.t_end)
+    ends = [integrate(flow.flow(), noise, grid).x for flow in (augmented, normal)]
+    assert (ends[0] - ends[1]).abs().max() < 1e-3
+    few = integrate(Points(weights, points, 3.0).flow(), noise, grid).x
+    assert (few - ends[1]).abs().max() > 0.1
+
+
 def test_the_flow_of_one_point_keeps_direction_and_radius_over_sigma():
     point = torch.tensor([[0.4, -0.2]], dtype=torch.float64)
     flow = Points(torch.ones(1).double(), point, 3.0).flow()

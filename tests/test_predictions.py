@@ -22,6 +22,17 @@ def test_solve_undoes_express(prediction, path, shape):
     torch.testing.assert_close(found_noise, noise, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("path", [*paths.PATHS, *({"name": "linear", "gamma": g} for g in (0.5, 2.0))])
+def test_velocity_to_score_and_back_is_exact(path):
+    """Albergo et al. 2023 (arXiv 2303.08797): either tells the other, at the same point."""
+    oracle, c = oracles.two_gaussians(), paths.get(path).coefficients(TIMES)
+    x = oracle.noise(5)
+    velocity = predictions.express("velocity", *oracle.posterior(x, c.a, c.b), c)
+    score = predictions.express("score", *predictions.solve("velocity", x, velocity, c), c)
+    again = predictions.express("velocity", *predictions.solve("score", x, score, c), c)
+    torch.testing.assert_close(again, velocity, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("path", paths.PATHS)
 def test_velocity_is_that_of_the_path(path):
     oracle, law = oracles.gaussian([0.0, 0.0], [1.0, 1.0]), paths.get(path)

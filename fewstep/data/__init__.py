@@ -36,6 +36,7 @@ __all__ = [
     "facts_of",
     "kept_conditions",
     "named_sources",
+    "of_points",
     "path_of",
     "source_for",
     "split",
@@ -56,6 +57,11 @@ class Source(Protocol):
 def named_sources() -> list[str]:
     """Return the sources that need no file: digits, patches and the toys."""
     return [name for name in registry.available("fewstep.data") if name not in FILE_SOURCES]
+
+
+def of_points(source: str) -> bool:
+    """Return whether `source`, as `source_for` takes it, is known to make points before it is read."""
+    return source in named_sources() and issubclass(registry.find_settings("fewstep.data", source), Toy)
 
 
 def source_for(source: str, root: Path, **options: Any) -> Source:

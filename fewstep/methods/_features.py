@@ -14,17 +14,25 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def check_weight(weight: float) -> None:
-    """Check the weight of a feature distance.
+FEATURE_NETS = ("monitor", "efficientnet_lite0")
+
+
+def check_features(weight: float, net: str) -> None:
+    """Check the weight of a feature distance, and the net whose features it compares.
 
     Raises:
-        UserError: if it can be none.
+        UserError: if it can be none, or there is no such net for losses.
     """
     if not 0 <= weight < math.inf:
         raise UserError(f"feature_weight must be a weight from 0, got {weight}")
+    if net not in FEATURE_NETS:
+        raise UserError(
+            f"feature_net {net!r} is no net for losses, which never see those that measure results; choose "
+            f"from: {', '.join(FEATURE_NETS)}"
+        )
 
 
-def feature_net(load: Callable[[str], Any]) -> dict[str, Net]:
+def loaded_features(load: Callable[[str], Any]) -> dict[str, Net]:
     """Return the net by whose features samples are compared, as one of a method's networks."""
     return {"features": Net(load("features"), trains=False)}
 

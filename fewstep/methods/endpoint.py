@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from etils.epy import lazy_imports
 
 from fewstep.flow import as_flow, over_step
-from fewstep.methods._features import check_weight, feature_distance, feature_net
+from fewstep.methods._features import check_features, feature_distance, loaded_features
 from fewstep.paths import like
 from fewstep.training.distances import DISTANCES, check_distance
 from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
@@ -42,21 +42,23 @@ class Endpoint(Method):
     """l2, huber or huber_each."""
     feature_weight: float = 0.0
     """Weight of the squared distance in features, between the data that a velocity leads to and that of the
-    pair, beside `distance`; Lee et al. 2024 with LPIPS. The features are those that monitors look at."""
+    pair, beside `distance`; Lee et al. 2024 with LPIPS."""
+    feature_net: str = "monitor"
+    """Whose features; see Reflow.feature_net."""
 
     def __post_init__(self) -> None:
         check_distance(self.distance)
-        check_weight(self.feature_weight)
+        check_features(self.feature_weight, self.feature_net)
 
     @property
     def needs(self) -> Needs:
         """See Method.needs."""
-        return replace(super().needs, features=self.feature_weight > 0)
+        return replace(super().needs, features=self.feature_net if self.feature_weight else None)
 
     def networks(self, student: Model, load: Callable[[str], Any]) -> dict[str, Net]:
         """See Method.networks."""
         timesteps_of(student)
-        return super().networks(student, load) | (feature_net(load) if self.feature_weight else {})
+        return super().networks(student, load) | (loaded_features(load) if self.feature_weight else {})
 
     def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
         """See Method.loss."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewstep import randomness
 from fewstep.errors import UserError
-from fewstep.methods._features import check_weight, feature_distance, feature_net
+from fewstep.methods._features import check_features, feature_distance, loaded_features
 from fewstep.methods._regression import PathRegression
 from fewstep.noises import must_be_normal
 from fewstep.registry import unknown
@@ -47,7 +47,10 @@ class Reflow(PathRegression):
     feature_weight: float = 0.0
     """Weight of the squared distance in features between the data that a prediction stands for and that of
     the pair. `distance` is then weighted by t, canonical, so that features alone count near the noise; Lee et
-    al. 2024 with LPIPS. The features are those that monitors look at, and no report."""
+    al. 2024 with LPIPS."""
+    feature_net: str = "monitor"
+    """Whose features: of the net that monitors look at, or of efficientnet_lite0, for colour images of 16
+    pixels a side or more, where it measures no results."""
     feature_growth: str = "none"
     """none, or near_data: the weight is then divided by 1 - t."""
     anneal: float = 0.0
@@ -59,7 +62,7 @@ class Reflow(PathRegression):
         check_distance(self.distance)
         if self.compare not in COMPARED:
             raise UserError(unknown("compare", self.compare, list(COMPARED)))
-        check_weight(self.feature_weight)
+        check_features(self.feature_weight, self.feature_net)
         if self.feature_growth not in GROWTHS:
             raise UserError(unknown("feature_growth", self.feature_growth, list(GROWTHS)))
         if self.feature_growth != "none" and not self.feature_weight:
@@ -72,11 +75,11 @@ class Reflow(PathRegression):
     @property
     def needs(self) -> Needs:
         """See Method.needs."""
-        return replace(super().needs, features=self.feature_weight > 0)
+        return replace(super().needs, features=self.feature_net if self.feature_weight else None)
 
     def networks(self, student: Model, load: Callable[[str], Any]) -> dict[str, Net]:
         """See Method.networks."""
-        return super().networks(student, load) | (feature_net(load) if self.feature_weight else {})
+        return super().networks(student, load) | (loaded_features(load) if self.feature_weight else {})
 
     def check_noise(self, law: Law) -> None:
         """See Method.check_noise."""

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from fewstep.errors import UserError
 from fewstep.extras import brought_by
-from fewstep.metrics.features import BATCH, FEATURES, LOOKED_AT, FeatureNet
+from fewstep.metrics.features import BATCH, FEATURES, LOOKED_AT, FeatureNet, as_seen
 from fewstep.metrics.frechet import Moments
 from fewstep.progress import SILENT, Progress
 from fewstep.rows import Rows, some_of
@@ -66,6 +66,31 @@ class PublicBody(nn.Module):
         return self.network.extract_features(x).mean(dim=(2, 3))
 
 
+class PublicFeatures(nn.Module):
+    """The pooled features of the network as they are, for a loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = published_body()
+        self.eval().requires_grad_(False)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """Return the features, (n, 1280), of images (n, 3, height, width) in [-1, 1]."""
+        return self.body.pooled(as_seen(samples))
+
+
+def published_body() -> PublicBody:
+    """Return the network with the weights that the package brings; its projection is drawn.
+
+    Raises:
+        UserError: see published_weights.
+    """
+    with torch.random.fork_rng(devices=[]):  # weights are drawn before they are loaded
+        body = PublicBody()
+    body.network.load_state_dict(published_weights(), strict=False)  # it holds no counts of batches
+    return body
+
+
 def suits(shape: tuple[int, ...], *, pixels: bool) -> bool:
     """Return whether samples of that shape are colour images large enough for these features."""
     return pixels and len(shape) == 3 and shape[0] == 3 and min(shape[1:]) >= LEAST_SIDE
@@ -83,10 +108,8 @@ def public_net(data: Rows, *, progress: Progress = SILENT) -> FeatureNet:
     Raises:
         UserError: if the packages are missing, or the file of weights is not the known one.
     """
-    with torch.random.fork_rng(devices=[]):  # weights are drawn before they are loaded
-        body = PublicBody()
+    body = published_body()
     net = FeatureNet(tuple(data.shape[1:]), 0, taught_by="imagenet", pixels=True, body=body)
-    body.network.load_state_dict(published_weights(), strict=False)  # it holds no counts of batches
     net.eval().requires_grad_(False)
     moments = reduce(add, pooled_moments(net, body, data, progress))
     components = np.linalg.eigh(moments.scatter)[1][:, : -FEATURES - 1 : -1].T

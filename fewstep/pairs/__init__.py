@@ -2,6 +2,7 @@
 
 from fewstep.pairs.checks import check_pairs
 from fewstep.pairs.inverted import invert_pairs
+from fewstep.pairs.inverted_checks import InvertedChecks, check_inverted
 from fewstep.pairs.mirror import mirror_half, require_equivariant
 from fewstep.pairs.pair_checks import PairChecks
 from fewstep.pairs.pair_loss import PairLoss
@@ -10,9 +11,11 @@ from fewstep.pairs.statistics import PairStatistics
 from fewstep.pairs.trajectories import make_trajectories, select_timesteps
 
 __all__ = [
+    "InvertedChecks",
     "PairChecks",
     "PairLoss",
     "PairStatistics",
+    "check_inverted",
     "check_pairs",
     "invert_pairs",
     "make_pairs",

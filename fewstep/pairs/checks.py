@@ -7,7 +7,6 @@ from fewstep.errors import UserError
 from fewstep.flow import Flow, noise_of
 from fewstep.grids import Grid
 from fewstep.metrics.straightness import turning
-from fewstep.noises import GAUSSIAN
 from fewstep.pairs.backwards import integrate_back
 from fewstep.pairs.crossing import crossing
 from fewstep.pairs.pair_checks import PairChecks
@@ -77,9 +76,7 @@ def check_pairs(
     noise, back, gap = pairs["noise"].double(), measured["back"], measured.get("gap")
     normal = statistics.normal
     strangers = (back - noise.roll(1, 0)).square().flatten(1).mean(1)
-    noise_off, noise_z = normal.worst()
-    if law != GAUSSIAN:
-        noise_off += f", mapped from {law.told()} to normal noise,"
+    noise_off, noise_z = statistics.noise_off(law)
     return PairChecks(
         count=statistics.count,
         noise_z=noise_z,

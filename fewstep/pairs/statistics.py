@@ -62,6 +62,11 @@ class PairStatistics:
         """Of what is standard normal if the noise is of its law."""
         return self.mapped or self.noise
 
+    def noise_off(self, law: Law) -> tuple[str, float]:
+        """Return the noise's statistic that is most standard errors from `law`, in words, and how many."""
+        name, off = self.normal.worst()
+        return name if law == GAUSSIAN else f"{name}, mapped from {law.told()} to normal noise,", off
+
     @property
     def count(self) -> int:
         """How many pairs there are."""

@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from fewstep import randomness, registry
+from fewstep.errors import UserError
 from fewstep.finite import refuse_not_finite
 from fewstep.flow import Flow, as_state, must_know_all_times, noise_of
 from fewstep.grids import Grid
@@ -67,10 +68,16 @@ def sample(
 
     Raises:
         UserError: if the flow gives average velocities, or is of a student of its own grid alone, or gives no
-            score and the sampler needs one, or the times don't fit it.
+            score and the sampler needs one, or is of a model that did not learn from pairs and the sampler
+            needs them, or the times don't fit it.
         NotFiniteError: if a state is not finite; the message has the step, and the time.
     """
     must_know_all_times(flow, by="a sampler")
+    if sampler.learned_from == "pairs" and getattr(flow, "learned_from", "pairs") != "pairs":
+        raise UserError(
+            "this sampler needs a model that learned from pairs, of which each noise has one data; this one "
+            "did not, or the check of its pairs failed: take a model of reflow, or a solver"
+        )
     if sampler.learned_from == "independent":
         must_be_normal(noise_of(flow), what="the score that this sampler needs")
     grid = Grid(tuple(times))

@@ -55,9 +55,9 @@ class Needs:
     """A model with conditions; every batch then has them."""
     data: bool = False
     """Real data in addition to the stream; each batch then has it as "data"."""
-    features: bool = False
-    """A feature network for its loss, which `networks` loads as "features": that of monitors, which measures
-    no result."""
+    features: str | None = None
+    """A feature network for its loss, which `networks` loads as "features": that of monitors (monitor), or
+    efficientnet_lite0; one that measures no result."""
     second_time: bool = False
     """A network that takes a second time, the end of a step; see fewstep.timing.with_second_time."""
     flow_map: bool = False

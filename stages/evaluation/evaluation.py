@@ -82,6 +82,7 @@ def evaluate(wanted: Wanted) -> Evaluation:
         )
         | common[entry.model]
         | ({"map_preserving": False} if entry.sampler else {})
+        | {"macs_in_all": macs_in_all(entry, common[entry.model]["macs"], wanted.folders)}
         | {"endpoint_rmse": rmse.get(entry), "student": is_student(entry, configs[entry.model])}
         for entry in shown
     ]
@@ -96,6 +97,14 @@ def evaluate(wanted: Wanted) -> Evaluation:
         features=wanted.networks(nets),
         real=codec.seen(real, codec.of_prepared(job.inputs["data"])),
     )
+
+
+def macs_in_all(entry: Entry, macs: int, folders: Mapping[str, Path]) -> int:
+    """Return the multiply-accumulates of a sample: of the model's calls, `macs` each, and of a refiner's."""
+    if entry.refinement is None:
+        return entry.nfe * macs
+    refiner = open_model(folders[entry.refinement.refiner])
+    return entry.nfe * macs + entry.refinement.blocks.refinements * macs_of(refiner)
 
 
 def is_student(entry: Entry, config: ModelConfig) -> bool:

@@ -21,11 +21,11 @@ from stages.settings.samplers import SamplerSettings
 def entries_of(name: str, model: Model, equal_nfe: tuple[int, ...], job: Job) -> list[Entry]:
     """Return the entries of one model: its own grid, or equal steps and what was searched."""
     digest = model_digest(job.inputs[f"model {name}"])
-    flow, baked = as_flow(model), model.config.baked_guidance
+    flow, shown = as_flow(model), model.config.guidance_shown
     equal = partial(uniform, start=flow.t_start, end=flow.t_end)
 
     def entry(kind: str, grid: Grid) -> Entry:
-        return Entry(name, kind, grid, nfe_of(grid, model), digest, grid.guidance if baked == 1 else baked)
+        return Entry(name, kind, grid, nfe_of(grid, model), digest, shown(grid.guidance))
 
     if (own := model.config.grid) is not None:
         entries = [entry(kinds.OWN, own)]

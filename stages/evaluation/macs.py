@@ -7,6 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from fewstep.conditions import LABEL, LAST_VELOCITY
 from fewstep.draws import draws_of
 from fewstep.model import Model
 
@@ -21,7 +22,11 @@ def macs_of(model: Model) -> int:
     """Return the multiply-accumulates of a network call on a sample: those of products and convolutions."""
     device = next(model.parameters()).device
     t = torch.zeros(1, device=device)
-    ((x, given),) = draws_of(model, "macs", 0, range(1), batch=1, device=device)
+    if model.config.refines:  # which has no table to draw from, for its condition is a velocity
+        x = torch.zeros(1, *model.config.shape, device=device)
+        given = {LAST_VELOCITY: x} | ({LABEL: t.long()} if model.config.classes else {})
+    else:
+        ((x, given),) = draws_of(model, "macs", 0, range(1), batch=1, device=device)
     with Counting() as counting:
         model(x, t, **given)
     return counting.flops // 2

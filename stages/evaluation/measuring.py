@@ -77,7 +77,7 @@ class Wanted:
         for name, model in models_in(self.folders, self.job.progress):
             entries += entries_of(name, model, self.nfe, self.job)
             entries += sampled_entries(name, model, self.samplers, model_digest(self.folders[name]))
-            entries += refined_entries(name, model, self.refined, self.folders)
+            entries += refined_entries(name, model, self.refined, self.folders, self.job.seed)
             configs[name] = model.config
             del model  # before the next is read
         return entries, configs

@@ -9,10 +9,11 @@ from fewstep.conditions import images
 from fewstep.draws import draws_of
 from fewstep.errors import UserError
 from fewstep.grids import Grid, uniform
-from fewstep.pairs import PairStatistics, check_pairs, require_equivariant
+from fewstep.pairs import PairStatistics, check_inverted, check_pairs, require_equivariant
 from fewstep.shards import Shards, counted
 from stages.process.device import device
 from stages.run.job import Job
+from stages.sampling.inverted import InvertedPairs
 from stages.sampling.splits import HELD_OUT, TRAIN, Opened, Splits
 from stages.settings.fields import method_of
 
@@ -20,23 +21,28 @@ FINE_STEPS = 64  # of Heun, to follow a flow whose pairs were made to a toleranc
 MIRRORED_NOISES = 32
 
 
-def check_coupling(job: Job, wanted: Splits, held_out: Shards, opened: Opened, *, batch: int) -> None:
+def check_coupling(
+    job: Job, wanted: Splits, made: dict[str, Shards], opened: Opened, *, batch: int, invert: float
+) -> None:
     """Check finished pairs: the held-out ones with the model, and the noise and cost of all of them.
 
     Args:
-        job: Of the couple stage; it gains the facts "checks", "problems" and "advice".
+        job: Of the couple stage; it gains the facts "checks", "problems" and "advice", and "inverted_checks"
+            if pairs are inverted.
         wanted: All pairs.
-        held_out: The finished held-out ones.
+        made: The finished splits.
         opened: The model that made them, or is said to have.
         batch: Pairs in one network call.
+        invert: The share of inverted pairs.
     """
+    inverted = InvertedPairs(made, invert)
     parts = (
         PairStatistics.from_json(part)
         for split in (TRAIN, HELD_OUT)
         for part in counted(wanted.store.below(split), wanted.recipes[split])
     )
     checks = check_pairs(
-        opened.model.conditions.given(held_out.load()),
+        opened.model.conditions.given(inverted.others_held_out()),
         opened.flow,
         grid=grid_of(opened),
         batch=batch,
@@ -44,11 +50,24 @@ def check_coupling(job: Job, wanted: Splits, held_out: Shards, opened: Opened, *
         independent=learnt_independent(job.manifests.get("model")),
         device=device(),
     )
-    job.facts.update(checks=asdict(checks), problems=checks.problems(), advice=checks.advice())
-    for problem in checks.problems():
+    problems, advice = checks.problems(), checks.advice()
+    job.facts.update(checks=asdict(checks), problems=problems, advice=advice)
+    if inverted.count:
+        alone = check_inverted(
+            opened.model.conditions.given(inverted.some()),
+            opened.flow,
+            grid=grid_of(opened),
+            batch=batch,
+            statistics=inverted.statistics(opened.model.noise),
+            device=device(),
+        )
+        job.facts["inverted_checks"] = asdict(alone)
+        problems += alone.problems()
+        advice += alone.advice()
+    for problem in problems:
         job.progress.note(f"warning: {problem}")
-    for advice in checks.advice():
-        job.progress.note(advice)
+    for told in advice:
+        job.progress.note(told)
 
 
 def learnt_independent(made: dict[str, Any] | None) -> bool:

@@ -126,8 +126,8 @@ class ForeignMaker:
         return PairStatistics.of(fields, total=self.total, law=self.law).to_json()
 
 
-def take_pairs(source: str, job: Job, wanted: Splits, opened: Opened) -> Shards:
-    """Take pairs from a file, and return the held-out ones.
+def take_pairs(source: str, job: Job, wanted: Splits, opened: Opened) -> dict[str, Shards]:
+    """Take pairs from a file, and return both splits.
 
     Raises:
         UserError: if they are too few, damaged, not of the model's shape, classes and conditions, or those of
@@ -149,7 +149,7 @@ def take_pairs(source: str, job: Job, wanted: Splits, opened: Opened) -> Shards:
     taken = wanted.take(maker)
     for split, shards in taken.items():
         must_weigh(shards, f"{source}: all {shards.samples} pairs {USES[split]}")
-    return taken[HELD_OUT]
+    return taken
 
 
 def must_weigh(pairs: Shards, named: str) -> None:

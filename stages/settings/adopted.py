@@ -5,7 +5,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from fewstep.network_times import NETWORK_TIMES
 from fewstep.predictions import PARTS
 from fewstep.registry import unknown
-from stages.settings.fields import FormatPlugin, PathChoice, Settings
+from stages.settings.fields import FormatPlugin, NoiseChoice, PathChoice, Settings
 from stages.settings.models import outside_data
 
 
@@ -35,6 +35,9 @@ class AdoptedSettings(Settings):
     path: PathChoice | None = None
     """The path from noise to data that it learnt; a name of fewstep.paths.PATHS, or a mapping of the name and
     the path's options."""
+    noise: NoiseChoice | None = None
+    """The law of the noise, as in pretrain, such as {name: student_t, degrees: 128} of PFGM++; null is normal
+    noise, which folders do not say."""
     time: str | None = None
     """Which time it is given; a row of fewstep.network_times.NETWORK_TIMES."""
     time_scale: float | None = Field(None, gt=0, allow_inf_nan=False)

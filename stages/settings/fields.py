@@ -5,7 +5,15 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+)
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic_core import PydanticCustomError, core_schema
 
@@ -13,6 +21,7 @@ from fewstep import noises, paths, registry
 from fewstep.errors import UserError, first_line
 from fewstep.training.method import Method
 from stages.settings import messages
+from stages.settings.yaml_text import shown
 
 STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -152,8 +161,22 @@ def known_noise(noise: str | dict[str, Any]) -> str | dict[str, Any]:
     return noises.get(noise).named()
 
 
+def one_scale(guidance: Any) -> Any:
+    """Return a scale of guidance as it is given, unless it is a list of several.
+
+    Raises:
+        UserError: if it is; DVC makes a stage of each key, and can make no keys of a list.
+    """
+    if isinstance(guidance, list):
+        raise UserError(
+            f"one key takes one scale, got {shown(guidance)}; write a key for each, see docs/conditions.md, "
+            f"or run the chain for each: fewstep sweep --grid SETTING={shown(guidance).replace(' ', '')}"
+        )
+    return guidance
+
+
 Count = Annotated[int, Field(ge=1)]
-Guidance = Annotated[float, Field(allow_inf_nan=False)]
+Guidance = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(one_scale)]
 METHODS = Plugin("fewstep.methods")
 MethodPlugin = Annotated[Any, METHODS]
 FormatPlugin = Annotated[Any, Plugin("fewstep.foreign.formats")]

@@ -8,6 +8,7 @@ from fewstep import noises, paths
 from fewstep.errors import UserError
 from fewstep.training.method import Method
 from stages.settings.fields import Named
+from stages.settings.loss_features import wrong_loss_features
 from stages.settings.messages import suggest
 from stages.settings.params import Params
 
@@ -169,13 +170,8 @@ def wrong_methods(
         for where, method, _ in named
         if method.options.needs.unmet({"conditions", *supplied})
     ]
-    if params.config("prepare").codec:
-        problems += [
-            f"{where} compares features of images, but prepare.codec makes latents of them; "
-            "set feature_weight to 0"
-            for where, method, _ in named
-            if method.options.needs.features
-        ]
+    for where, method, _ in named:
+        problems += wrong_loss_features(where, method, params)
     for where, method, init in named:
         if (learnt := pretraining(params, init)) is None:
             continue
@@ -228,13 +224,14 @@ def unguidable(params: Params, named: Iterable[tuple[str, float, str]]) -> list[
                 f"{where} {scale} needs class-conditional models: set pretrain.{key}.conditional to true, "
                 "or this to 1"
             )
-        elif (shown := shown_guidance(params, model)) != 1:
-            problems.append(f"{where} {scale}: {model} was taught guidance {shown:g}; set this to 1")
         elif method and not method.trained()["guidable"]:
             remedy = "set this to 1"
             if hasattr(method, "label_dropout"):
                 remedy = f"set {maker_of(params, model)}.{model}.method.label_dropout, such as to 0.1"
-            problems.append(f"{where} {scale} needs a model that was trained with hidden labels: {remedy}")
+            told = "needs a model that was trained with hidden labels"
+            if (shown := shown_guidance(params, model)) != 1:
+                told += f", and {model} was taught guidance {shown:g} without"
+            problems.append(f"{where} {scale} {told}: {remedy}")
     return problems
 
 
@@ -268,12 +265,14 @@ def no_score(model: str, params: Params) -> str | None:
     if model in (*params.keys("reflow"), *params.keys("distill")):
         there = " or ".join(teachers(params))
         return f"{model!r} learned from what a model made, and gives no scores; take {there}"
+    stage = maker_of(params, model)
+    noise = params.config(stage, model).noise if stage in TEACHERS else None
+    if noise not in (None, "gaussian"):
+        told = noises.get(noise).told()
+        return f"{stage}.{model}.noise, {told}, gives no scores; set it to gaussian, or take another teacher"
     if (learnt := pretraining(params, model)) is None:
         return None
     key, config = learnt
-    if config.noise != "gaussian":
-        told = noises.get(config.noise).told()
-        return f"pretrain.{key}.noise, {told}, gives no scores; set it to gaussian, or take another teacher"
     needs = config.method.options.needs
     if needs.stream != "data" or needs.unmet({"conditions"}):  # pretrain itself refuses it
         return None
@@ -282,21 +281,24 @@ def no_score(model: str, params: Params) -> str | None:
 
 
 def shown_guidance(params: Params, model: str, asked: float = 1.0) -> float:
-    """Return the guidance that samples show if a model makes them with the scale `asked`, by its sections."""
+    """Return the guidance that samples show if a model makes them with the scale `asked`, by its sections.
+
+    Scales multiply; see fewstep.model.ModelConfig.guidance_shown.
+    """
+    shown = asked
     for _ in models(params):  # no chain of models is longer; one that forms a cycle is refused elsewhere
-        if asked != 1:
-            break
         if model in params.keys("reflow"):
-            asked, model = guidance_in(params, f"couple/{model}")
+            scale, model = guidance_in(params, f"couple/{model}")
         elif model in params.keys("distill"):
             student = params.config("distill", model)
             if (taught := student.method.options.trained().get("baked_guidance")) is not None:
-                asked, model = taught, student.teacher
+                scale, model = taught, student.teacher
             else:
-                asked, model = guidance_in(params, student.train_on)
+                scale, model = guidance_in(params, student.train_on)
         else:
             break
-    return asked
+        shown *= scale
+    return shown
 
 
 def guidance_in(params: Params, source: str) -> tuple[float, str]:

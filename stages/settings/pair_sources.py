@@ -20,7 +20,7 @@ class PairSource(StepSettings):
     faster; that of pairs from a source is always stored."""
     invert: float = Field(0.0, ge=0, le=1)
     """Share of the pairs that are made of real data, by the flow in reverse; true is all of them. Their noise
-    is always stored, and checked as that of all."""
+    is always stored, and checked as that of all, and alone."""
 
     def wrong_source(self, where: str) -> list[str]:
         """Return what is wrong with where the pairs come from; `where` is the section, for messages."""

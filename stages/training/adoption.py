@@ -92,7 +92,9 @@ def model_of(
     table = encoded(config, found, shape, inputs, progress)
     there = there if table is None else table.shapes
     described = config_of(found, shape, said, classes=config.classes, conditions=there)
-    described = replace(described, guidance_channels=config.guidance_channels)
+    described = replace(
+        described, guidance_channels=config.guidance_channels, noise=config.noise or described.noise
+    )
     own = None if table is None else table.only(described.conditions)
     return assemble(described, found, own).to(device())
 

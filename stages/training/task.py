@@ -11,10 +11,8 @@ from torch import Tensor
 from fewstep import codec, distributed, randomness
 from fewstep.checkpoint import load_model, save_model
 from fewstep.conditions import ROW
-from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.metrics import denoiser, features
-from fewstep.metrics.features import FeatureNet
 from fewstep.metrics.monitor import Monitor
 from fewstep.model import Model
 from fewstep.pairs import mirror_half, select_timesteps
@@ -27,6 +25,7 @@ from fewstep.training.memory import explained
 from fewstep.training.method import Batch, Method
 from fewstep.training.networks import Training
 from stages.process.device import device
+from stages.training import loss_features
 
 MOST_DATA = 10_000  # samples of the training data that a monitor needs
 MOST_HELD_OUT = 10_000  # samples whose losses are compared
@@ -144,26 +143,19 @@ class TrainTask:
         return {part.name: getattr(trained, part.name) for part in fields(trained) if part.name != "model"}
 
     def load(self, name: str) -> Any:
-        """Return the model of an input, or "features", the net that no result is measured by.
+        """Return the model of an input, or "features", the net that a loss compares samples by.
 
         Raises:
-            UserError: if features are asked for where a model makes latents, which the net does not see.
+            UserError: see loss_features.read.
         """
         if name != "features":
             return load_model(self.inputs[name])
-        if codec.of_prepared(self.inputs["data"]) is not None:
-            raise UserError(
-                "feature_weight compares features of samples as they are seen, and this model makes latents; "
-                "set it to 0"
-            )
-        return features.Features(self._monitor_net())
-
-    def _monitor_net(self) -> FeatureNet:
-        return features.load(self.inputs["nets"], name=denoiser.MONITOR)[0]
+        assert self.method.needs.features is not None
+        return loss_features.read(self.method.needs.features, self.inputs["data"], self.inputs["nets"])
 
     def watched_by(self, settings: MonitorSettings) -> Monitor:
         """Return the monitor that looks at the student, with its net and the data."""
-        net = self._monitor_net()
+        net, _ = features.load(self.inputs["nets"], name=denoiser.MONITOR)
         data = Column(Shards(self.inputs["data"] / "train"), "data").some(MOST_DATA, seed=self.seed)
         through = codec.of_prepared(self.inputs["data"])
         return Monitor(net.to(device()), codec.decoded(data, through), settings, self.seed, through)

@@ -32,7 +32,12 @@ from stages.training.task import TrainTask
 from stages.workers.distributed import Group, launch
 
 SHOWN_NFE = (1, 2, 4, 8, 32)
-KEPT = ("checks", "problems", "advice")  # the facts of a coupling that go with each model trained on it
+KEPT = (
+    "checks",
+    "inverted_checks",
+    "problems",
+    "advice",
+)  # the facts of a coupling that go with each model trained on it
 
 
 def student_of(init: Model, changes: dict[str, Any], architecture: Named | None, *, seed: int) -> Model:

@@ -25,13 +25,14 @@ from fewstep.metrics.nets import load_nets
 from fewstep.metrics.saved import as_saved, outside
 from fewstep.model import ModelConfig, build
 from fewstep.settings import MonitorSettings, TrainSettings
-from fewstep.shards import Column, Shards
+from fewstep.shards import Column, Shards, write_shards
 from stages import nets, prepare, pretrain
 from stages.evaluation.entries import Entry
 from stages.evaluation.latent_bound import latent_bound
 from stages.evaluation.yardstick import Protocol, Yardstick, measure_constants
 from stages.settings import checks
 from stages.settings.params import Params
+from stages.training import loss_features
 from stages.training.task import TrainTask
 
 IMAGES, LATENTS = (3, 16, 16), (4, 8, 8)
@@ -350,3 +351,18 @@ def test_a_codec_that_is_no_folder_of_data_is_refused_before_any_work(setting, m
     raw["prepare"]["codec"] = setting
     with pytest.raises(UserError, match=message):
         checks.check(Params(raw))
+
+
+def test_a_loss_compares_latents_by_features_of_their_images(tmp_path):
+    z = torch.randn(20, *LATENTS)
+    write_shards(tmp_path / "train", 20, 20, lambda a, b: {"data": z[a:b]}, facts={"pixels": False})
+    codec.Codec(autoencoder(), 1.0, 0.0).save(tmp_path / codec.PREPARED)
+    through = codec.of_prepared(tmp_path)
+    seen = denoiser.train_denoiser(through.decode(z), pixels=True, steps=2, seed=0)
+    features.save(tmp_path, seen, {}, name=denoiser.MONITOR)
+    net, z = loss_features.read("monitor", tmp_path, tmp_path), z[:3].requires_grad_()
+    found = net(z)
+    torch.testing.assert_close(found, features.Features(seen)(through.decode(z)), rtol=1e-4, atol=1e-4)
+    (slope,) = torch.autograd.grad(found.sum(), z)
+    assert slope.abs().max() > 0
+    assert not any(weight.requires_grad for weight in net.parameters())

@@ -8,13 +8,17 @@ from own_code import checkout_with
 from safetensors.torch import save_file
 from torch.nn import functional
 
+from fewstep import randomness
 from fewstep.checkpoint import load_model, save_model
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.foreign.assemble import assemble, config_of
 from fewstep.foreign.formats.edm import Edm
 from fewstep.grids import Grid
+from fewstep.progress import SILENT
 from fewstep.solvers import integrate
+from stages.settings.adopted import AdoptedSettings
+from stages.training import adoption
 
 NETS = '''
 import torch
@@ -137,3 +141,25 @@ def test_pickles_are_not_read(place):
     (place / "edm.pkl").touch()
     with pytest.raises(UserError, match=r"no weights but edm.pkl, which may run code .*save_file"):
         Edm(network="nets.edm:Precond", options=SIZES).look(place)
+
+
+def test_weights_of_pfgm_start_from_the_noise_that_is_said(place):
+    """PFGM++ keeps EDM's network and sampler, and starts from Student-t noise; Xu et al. 2023."""
+    network, _ = adopted(place, options=SIZES)
+    law = {"name": "student_t", "degrees": 128.0}
+    form = {"name": "edm", "network": "nets.edm:Precond", "options": SIZES}
+    said = AdoptedSettings(folder="data/edm", format=form, noise=law)
+    found = said.format.options.look(place)
+    model = adoption.model_of(said, found, (3, 8, 8), {}, {"folder": place}, SILENT).cpu()
+    assert model.config.noise == law
+    assert load_config_of(said.model_copy(update={"noise": None}), found, place).noise == "gaussian"
+    noise = model.noise.draw("x", randomness.keys_of(0, 0, 3), (3, 8, 8))
+    assert not noise.equal(randomness.noises("x", randomness.keys_of(0, 0, 3), (3, 8, 8)))
+    levels = sigmas(10)
+    times = [1 / (1 + level) for level in levels]
+    ours = integrate(as_flow(model), noise, Grid(tuple(times))).x
+    torch.testing.assert_close(ours, theirs(network, noise, levels), rtol=1e-3, atol=1e-3)
+
+
+def load_config_of(said, found, place):
+    return adoption.model_of(said, found, (3, 8, 8), {}, {"folder": place}, SILENT).config

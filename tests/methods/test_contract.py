@@ -8,10 +8,10 @@ from dataclasses import FrozenInstanceError, asdict, replace
 import pytest
 import torch
 
-from fewstep import grids, randomness, registry
+from fewstep import grids, noises, randomness, registry
 from fewstep.errors import UserError
 from fewstep.model import ModelConfig, build
-from fewstep.noises import GAUSSIAN
+from fewstep.noises import GAUSSIAN, LAWS
 from fewstep.refining import refiner_for
 from fewstep.timing import with_second_time, with_slow_times
 
@@ -72,7 +72,8 @@ def nets_of(method, model):
 
     They are in evaluation mode, in which no call changes what the next one gives.
     """
-    networks = method.networks(model, lambda which: student(classes=model.config.classes))
+    other = {"classes": model.config.classes, "noise": model.config.noise}
+    networks = method.networks(model, lambda which: student(**other))
     for name, net in networks.items():
         with torch.no_grad():
             for parameter in net.module.parameters() if net.trains and name != "student" else ():
@@ -103,6 +104,37 @@ def test_loss_is_finite_with_gradients_and_the_same_in_any_batch(name):
         gradients = [p.grad for p in nets[network].parameters()]
         assert all(g is not None and g.isfinite().all() for g in gradients)
         assert any(g.any() for g in gradients)
+
+
+def refuses(method, law):
+    try:
+        method.check_noise(law)
+    except UserError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_law_of_the_noise_is_trained_on_or_refused(name, law):
+    method, (batch, keys) = method_named(name), batch_of(5)
+    model = student_of(method, noise={"name": law})
+    if refuses(method, model.noise):
+        assert law != "gaussian"
+        with pytest.raises(UserError, match="holds for normal noise alone, but the model's is student_t"):
+            nets_of(method, model)
+        return
+    _, nets = nets_of(method, model)
+    batch["noise"] = model.noise.draw("x", keys, SHAPE)
+    given = method.prepare_batch(batch, keys, model.noise)
+    for network in method.updates(0):
+        assert method.loss(nets, given, network, 0.5, keys).isfinite().all()
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if method_named(n).needs.score])
+def test_methods_that_compare_scores_refuse_student_t_noise(name):
+    with pytest.raises(UserError, match="the score that it compares holds for normal noise alone"):
+        method_named(name).check_noise(noises.get("student_t"))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -136,7 +136,7 @@ def test_ddim_on_the_vp_path_is_euler_on_the_canonical_one():
     for i in range(grid.steps):
         predicted = model(x, times[i].expand(len(x)))
         x = c.a[i + 1] * (x / c.a[i] + (c.b[i + 1] / c.a[i + 1] - c.b[i] / c.a[i]) * predicted)
-    torch.testing.assert_close(x, integrate(flow, noise, grid).x * (c.a[-1] + c.b[-1]), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(x, integrate(flow, noise, grid).x * (c.a[-1] + c.b[-1]), rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize("distance", ["l2", "huber"])
@@ -321,7 +321,7 @@ class Phases(Gaussian):
 
 
 @pytest.mark.parametrize("distance", ["l2", "huber_each"])
-@pytest.mark.parametrize(("path", "prediction"), [("linear", "velocity"), ("vp", "v"), ("cosine", "data")])
+@pytest.mark.parametrize(("path", "prediction"), CONVENTIONS)
 def test_phased_has_no_loss_on_the_chords_and_any_steps_end_on_the_data(path, prediction, distance):
     method, keys, noise = (
         Phased(steps_per_phase=2, distance=distance),
@@ -334,10 +334,11 @@ def test_phased_has_no_loss_on_the_chords_and_any_steps_end_on_the_data(path, pr
     object.__setattr__(oracle, "edges", grid.times[::2])
     model.config = replace(model.config, grid=grid, trained_times="grid")
     batch = {"states": torch.stack([ORACLE.position(noise, t) for t in grid.times], dim=1)}
-    assert method.loss({"student": model}, batch, "student", 0.0, keys).max() < 1e-6
+    exact = method.loss({"student": model}, batch, "student", 0.0, keys).max()
     off = Shifted(model, 50)
     off.shift.data += 0.1
-    assert method.loss({"student": off}, batch, "student", 0.0, keys).max() > 1e-4
+    assert exact < 1e-6
+    assert method.loss({"student": off}, batch, "student", 0.0, keys).max() > 100 * exact
     *_, (end, _) = walk(as_flow(model), batch["states"][:, 0], grid.times, "euler")
     torch.testing.assert_close(end, ORACLE.mean + ORACLE.std * noise, rtol=0, atol=1e-5)
 

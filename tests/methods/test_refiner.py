@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 from oracles import as_model, gaussian
-from test_fixed_points import REFLOWED
+from test_fixed_points import CONVENTIONS, REFLOWED
 
 from fewstep import checkpoint, grids, randomness, refining
 from fewstep.conditions import LAST_VELOCITY
@@ -94,7 +94,7 @@ def test_with_an_exact_refiner_refined_steps_have_second_order():
     assert [math.log2(coarse / fine) for coarse, fine in pairwise(errors)] == pytest.approx([2, 2], abs=0.25)
 
 
-@pytest.mark.parametrize(("path", "prediction"), [("linear", "velocity"), ("vp", "noise"), ("ve", "data")])
+@pytest.mark.parametrize(("path", "prediction"), CONVENTIONS)
 def test_the_exact_refiner_has_no_loss_and_is_linear_in_state_and_velocity(path, prediction):
     """Oracle A: change = a(t) (x - t mean) - (v - mean), a of the Gaussian's velocity; on any path."""
     model, refiner = teacher(path=path, prediction=prediction), exact_refiner()
@@ -108,6 +108,35 @@ def test_the_exact_refiner_has_no_loss_and_is_linear_in_state_and_velocity(path,
     )
     expected = a * (x - t[:, None] * ORACLE.mean) - (v - ORACLE.mean)
     torch.testing.assert_close(refining.change(refiner, x, t, v), expected)
+
+
+def test_a_linear_refiner_fitted_at_one_time_and_step_reaches_no_loss(monkeypatch):
+    """Oracle A: the change is linear in the state and the last velocity, for fixed times."""
+
+    class Linear(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 2).double()
+
+        def forward(self, x, t, last_velocity, **conditions):
+            return self.layer(torch.cat([x, last_velocity], dim=1))
+
+    monkeypatch.setattr(randomness, "uniforms", lambda stream, keys: torch.full((len(keys),), 0.4).double())
+    refiner, batch, keys = silent(teacher()), {"data": ORACLE.sample(100)}, randomness.keys_of(0, 0, 100)
+    refiner.network = Linear()
+    nets = {"student": refiner, "teacher": teacher()}
+    optimiser = torch.optim.LBFGS(refiner.network.parameters(), max_iter=300, tolerance_grad=0)
+
+    def closure():
+        optimiser.zero_grad()
+        loss = Refiner().loss(nets, batch, "student", 0.0, keys).mean()
+        loss.backward()
+        return loss
+
+    assert closure() > 1e-3
+    for _ in range(3):
+        optimiser.step(closure)
+    assert closure() < 1e-10
 
 
 def test_steps_of_a_refiner_stay_where_the_teacher_has_a_velocity():

@@ -88,14 +88,38 @@ def test_the_reflowed_model_has_no_loss_on_guided_pairs_and_one_step_is_exact(w)
     assert Endpoint().loss({"student": student}, found, "student", 0.0, keys).max() < 1e-8
 
 
-def test_guidance_works_after_a_reflow_that_hid_labels_and_is_refused_where_pairs_show_some():
+def test_guidance_works_after_a_reflow_that_hid_labels_and_is_refused_after_one_that_did_not():
     trained = replace(model().config, **Reflow(label_dropout=0.1).trained())
     assert as_flow(Model(trained, Classes()), guidance=1.5).nfe_per_velocity == 2
     without = replace(model().config, **Reflow().trained())
     with pytest.raises(UserError, match="label_dropout"):
         as_flow(Model(without, Classes()), guidance=1.5)
     with pytest.raises(UserError, match=r"was taught guidance 4\.0"):
-        as_flow(Model(replace(trained, baked_guidance=4.0), Classes()), guidance=1.5)
+        as_flow(Model(replace(without, baked_guidance=4.0), Classes()), guidance=1.5)
+
+
+@pytest.mark.parametrize("null", ["null of the teacher", "mean of its guided classes"])
+@pytest.mark.parametrize(("first", "second"), [(1.5, 2.0), (4.0, 1.5), (2.0, 0.5)])
+def test_a_second_guidance_multiplies_the_first_around_the_null_mean(first, second, null):
+    """For Gaussian classes of one covariance, the reflowed model's null being one Gaussian of it, too."""
+    guided = torch.stack([guided_mean(0, first), guided_mean(1, first)])
+    centre = MEANS[2] if null == "null of the teacher" else guided.mean(0)
+    straight = model(
+        Classes(torch.cat([guided, centre[None]]), straight=True), baked_guidance=first, guidable=True
+    )
+    noise, label = torch.randn(6, 2).double(), torch.arange(6) % 2
+    flow = as_flow(straight, guidance=second)
+    assert flow.nfe_per_velocity == 2
+    assert straight.config.guidance_shown(second) == first * second
+    end = integrate(flow, noise, grids.uniform(1), label=label).x
+    spread = torch.tensor(STD) * noise
+    torch.testing.assert_close(end, centre + second * (guided[label] - centre) + spread)
+    if null == "null of the teacher":  # what the base, guided by the product, makes of the same noise
+        torch.testing.assert_close(end, guided_mean(label, first * second) + spread)
+        once = integrate(
+            as_flow(model(), guidance=first * second), noise, grids.uniform(64, solver="rk4"), label=label
+        )
+        torch.testing.assert_close(end, once.x, rtol=0, atol=1e-5)
 
 
 def test_a_reflow_that_hides_labels_gives_the_network_the_null_class():

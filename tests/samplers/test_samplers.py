@@ -174,3 +174,13 @@ def test_a_student_of_its_own_grid_is_refused():
 def test_wrong_options_of_samplers_are_refused(options, told):
     with pytest.raises(UserError, match=told):
         Sde(**options)
+
+
+def test_reinterpolation_is_refused_of_a_model_that_did_not_learn_from_pairs():
+    noise, keys, times = GAUSSIAN.noise(5), randomness.keys_of(0, 0, 5), grids.uniform(4).times
+    model = oracles.as_model(GAUSSIAN)
+    with pytest.raises(UserError, match="needs a model that learned from pairs, of which each noise has one"):
+        samplers.sample(as_flow(model), noise, times, Reinterpolate(), keys=keys)
+    model.config = replace(model.config, learned_from="pairs")
+    assert samplers.sample(as_flow(model), noise, times, Reinterpolate(), keys=keys).nfe == 4
+    samplers.sample(as_flow(oracles.as_model(GAUSSIAN)), noise, times, Sde(), keys=keys)

@@ -271,14 +271,14 @@ def changed(**settings):
             "pretrain.base.prediction velocity has no bound near data on a path with gamma",
         ),
         (
-            {"prepare__codec": {"folder": "data/vae"}}
+            {"prepare__source": "eight_gaussians"}
             | {"distill__endpoint__method": {"name": "endpoint", "feature_weight": 1}},
-            r"distill\.endpoint\.method compares features of images, but prepare\.codec makes latents",
+            r"distill\.endpoint\.method compares features of images, but .* eight_gaussians makes points",
         ),
         (
-            {"prepare__codec": {"folder": "data/vae"}}
+            {"prepare__source": "x.npz", "prepare__source_options": {"latents": True}}
             | {"reflow__round1__method": {"name": "reflow", "feature_weight": 1}},
-            r"reflow\.round1\.method compares features of images, but prepare\.codec makes latents",
+            r"reflow\.round1\.method compares features of images, but prepare\.source makes latents",
         ),
         ({"seed": 2**32}, r"whole number from 0 to 2\*\*32 - 1"),
     ],

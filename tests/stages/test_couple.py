@@ -155,6 +155,43 @@ def test_a_share_of_the_pairs_is_real_data_with_the_noise_that_leads_to_it(point
     assert job.facts["invert"] == float(share)
     assert "drawn" not in Shards(job.out / "train").fields["noise"]
     assert job.facts["checks"]["count"] == 64
+    alone = job.facts["inverted_checks"]
+    assert alone["count"] == round(64 * float(share))
+    assert alone["noise_off"] in {"mean", "variance", "tails", "spread of norms", "neighbours along axis 0"}
+    assert alone["return_rmse"] < 0.01 * alone["stranger_rmse"]
+
+
+def test_a_twentieth_of_inverted_pairs_is_judged_by_itself(points, tmp_path):
+    """Data three times as wide as the model's samples gives noise that the other pairs would hide."""
+    real = 3 * torch.randn(200, 2, generator=torch.Generator().manual_seed(3))
+    write_shards(tmp_path / "prepare" / "train", 200, 200, lambda a, b: {"data": real[a:b]}, facts={})
+    settings = {"invert": 0.05, "pairs": 2000, "held_out": 200, "pairs_per_shard": 2048, "solver": "rk4"}
+    job = run(points, tmp_path, data=tmp_path / "prepare", nfe=128, **settings)
+    checks, alone = job.facts["checks"], job.facts["inverted_checks"]
+    assert alone["count"] == 110
+    assert alone["noise_z"] > 2 * checks["noise_z"]
+    assert any("the noise of the 110 inverted pairs" in problem for problem in job.facts["problems"])
+    assert 0.1 > checks["back_rmse"] > 0
+    assert "the noise of the 110 inverted pairs" in couple.gate(Config(model="m", pairs=1), "a", job.facts)
+
+
+def test_pairs_that_were_inverted_in_too_coarse_steps_are_told(tmp_path):
+    network = {"name": "mlp", "width": 16, "depth": 1}
+    points = write_model(tmp_path / "lively", network=network, shape=(2,), lively=6.0)
+    real = torch.randn(64, 2, generator=torch.Generator().manual_seed(3))
+    write_shards(tmp_path / "prepare" / "train", 64, 64, lambda a, b: {"data": real[a:b]}, facts={})
+    job = run(points, tmp_path, invert=0.5, data=tmp_path / "prepare", solver="euler", nfe=1)
+    told = " ".join(job.facts["problems"] + job.facts["advice"])
+    assert "following the flow from the noise of inverted pairs" in told
+    assert "take more calls" in told
+
+
+def test_a_single_inverted_pair_can_not_be_checked(points, tmp_path):
+    write_shards(
+        tmp_path / "prepare" / "train", 64, 64, lambda a, b: {"data": torch.zeros(b - a, 2)}, facts={}
+    )
+    with pytest.raises(UserError, match="inverts 1 of 64 pairs, and they are checked against each other"):
+        run(points, tmp_path, invert=0.02, data=tmp_path / "prepare")
 
 
 def test_more_real_data_than_there_is_can_not_be_inverted(points, tmp_path):

@@ -1,27 +1,23 @@
 """distill as a stage: students of any number of calls, and students that start from one."""
 
-import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from jobs import job_in
 
-from fewstep import codec, grids, refining
+from fewstep import grids, refining
 from fewstep.checkpoint import load_config, load_model, model_digest, save_model
 from fewstep.conditions import Conditions
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.lora_settings import LoraSettings
-from fewstep.methods.endpoint import Endpoint
 from fewstep.methods.flow_matching import FlowMatching
-from fewstep.metrics import features
-from fewstep.metrics.denoiser import MONITOR, train_denoiser
 from fewstep.model import ModelConfig, build
 from fewstep.pairs import make_trajectories
 from fewstep.progress import SILENT
 from fewstep.settings import TrainSettings
-from fewstep.shards import Shards, write_shards
+from fewstep.shards import write_shards
 from stages import distill
 from stages.evaluation.evaluation import straightness
 from stages.evaluation.listed import entries_of
@@ -119,45 +115,6 @@ def test_a_plan_measures_the_student_that_would_be_trained_and_makes_nothing(any
     assert plan.batch == TRAIN["batch"]
     assert not list(job.out.iterdir())
     assert not list(job.scratch.iterdir())
-
-
-def test_a_student_learns_by_features_of_the_net_that_measures_no_result(inputs, tmp_path):
-    prepared, data = tmp_path / "prepared", Shards(inputs["data"] / "train").load()["data"]
-    shutil.copytree(inputs["data"], prepared)
-    features.save(prepared, train_denoiser(data, steps=5, seed=0), {}, name=MONITOR)
-    facts = {"guidance": 1.0, "model": model_digest(inputs["teacher"])}
-    for split, count in (("train", 64), ("held_out", 32)):
-        noise = torch.randn(count, 2, generator=torch.Generator().manual_seed(count))
-        rows = {"noise": noise, "data": 2 * noise}
-        write_shards(
-            tmp_path / "pairs" / split,
-            count,
-            32,
-            lambda a, b: {name: values[a:b] for name, values in rows.items()},  # noqa: B023
-            facts=facts,
-        )
-    given = inputs | {"data": prepared, "nets": prepared, "train_on": tmp_path / "pairs"}
-    plain, seen = (
-        distilled(tmp_path / str(weight), given, method={"name": "endpoint", "feature_weight": weight}, nfe=1)
-        for weight in (0.0, 1.0)
-    )
-    assert model_digest(plain.out) != model_digest(seen.out)
-    assert seen.facts["first_held_out_loss"] > plain.facts["first_held_out_loss"]
-
-
-def test_features_where_a_model_makes_latents_are_refused(monkeypatch, inputs, tmp_path):
-    monkeypatch.setattr(codec, "of_prepared", lambda prepared: "a codec")
-    task = TrainTask(
-        method=Endpoint(feature_weight=1.0),
-        settings=TrainSettings(steps=1),
-        source=tmp_path,
-        select=None,
-        seed=0,
-        state=tmp_path,
-        inputs=inputs,
-    )
-    with pytest.raises(UserError, match="this model makes latents; set it to 0"):
-        task.load("features")
 
 
 def test_weights_of_a_student_depend_on_the_seed_alone(any_step, inputs, tmp_path):

@@ -348,8 +348,8 @@ def test_a_model_has_entries_beside_its_refiner_that_count_its_own_calls(tmp_pat
     save_model(folders["turbo"], refiner)
     save_model(folders["a"], made)
     asked = {"fast": RefinedSettings(model="a", refiner="turbo", blocks=[(1, 1, 2), (0, 2, 0)])}
-    three, plain = refined_entries("a", made, asked, folders)
-    assert not list(refined_entries("b", made, asked, folders))
+    three, plain = refined_entries("a", made, asked, folders, 0)
+    assert not list(refined_entries("b", made, asked, folders, 0))
     assert (three.name, three.nfe, three.grid.steps) == ("a@3/fast-h1p1r2", 3, 4)
     assert (plain.name, plain.nfe) == ("a@3/fast-h0p2r0", 3)
     kept = KeptEntries(tmp_path / "kept")

@@ -4,6 +4,7 @@ import pytest
 from test_across_sections import GUIDED, changed
 
 from fewstep.errors import UserError
+from flows.sweep import combinations
 from stages.settings import checks
 from stages.settings.models import shown_guidance, unguidable
 from stages.settings.params import Params
@@ -22,16 +23,25 @@ def told(**settings) -> str:
     return ""
 
 
-def test_a_model_of_guided_pairs_shows_their_guidance_and_cannot_be_guided_again():
+def test_a_model_of_guided_pairs_shows_their_guidance_and_is_guided_again_if_labels_were_hidden():
     raw = changed(**GUIDED)
     raw["couple"]["round2"] = raw["couple"]["round1"] | {"model": "round1", "guidance": 1.0}
     raw["reflow"]["round2"] = raw["reflow"]["round1"] | {"init": "round1"}
     shown = {name: shown_guidance(Params(raw), name) for name in ("base", "round1", "round2", "endpoint")}
     assert shown == {"base": 1.0, "round1": 2.0, "round2": 2.0, "endpoint": 2.0}
     told = unguidable(Params(raw), [("here", 3.0, "round2"), ("there", 1.0, "round2")])
-    assert told == ["here 3.0: round2 was taught guidance 2; set this to 1"]
+    assert told == [
+        "here 3.0 needs a model that was trained with hidden labels, and round2 was taught guidance 2 "
+        "without: set reflow.round2.method.label_dropout, such as to 0.1"
+    ]
+    for key in ("round1", "round2"):
+        raw["reflow"][key] = raw["reflow"][key] | {"method": {"name": "reflow", "label_dropout": 0.1}}
+    assert unguidable(Params(raw), [("here", 3.0, "round2")]) == []
+    raw["couple"]["round2"]["guidance"] = 1.5
+    assert shown_guidance(Params(raw), "round2") == 3.0
+    assert shown_guidance(Params(raw), "round2", 2.0) == 6.0
     raw["couple"]["round1"]["model"] = "round2"  # in a circle, which is refused, but not here
-    raw["couple"]["round1"]["guidance"] = 1.0
+    raw["couple"]["round1"]["guidance"] = raw["couple"]["round2"]["guidance"] = 1.0
     assert shown_guidance(Params(raw), "round1") == 1.0
 
 
@@ -53,7 +63,9 @@ def test_a_teacher_of_guided_pairs_teaches_their_guidance(method):
     searched = {"method": "uniform", "teacher": "round1", "budgets": [1]}
     assert "distill.fresh" not in told(distill__fresh=own, search__round1=searched)
     asked = own | {"method": {"name": method, "guidance": 2.0}}
-    assert "method.guidance 2.0: round1 was taught guidance 2; set this to 1" in told(distill__fresh=asked)
+    assert "method.guidance 2.0 needs a model that was trained with hidden labels, and round1 was" in told(
+        distill__fresh=asked
+    )
 
 
 @pytest.mark.parametrize("name", ["flow_guided", "dmd", "sim"])
@@ -78,3 +90,15 @@ def test_trajectories_and_scores_in_one_loss_have_one_guidance():
     assert "distill.near.method.guidance 1.0: trajectories/base has guidance 2" in said
     said = told(**settings, distill__near=student | {"method": near | {"guidance": 2.0}})
     assert "distill.near" not in said
+
+
+@pytest.mark.parametrize("section", ["couple__round1", "search__base"])
+def test_a_list_of_guidances_is_refused_with_both_ways_to_compare_them(section):
+    said = told(**{f"{section}__guidance": [1.5, 4]})
+    where = section.replace("__", ".")
+    assert f"{where}.guidance: one key takes one scale, got [1.5, 4]; write a key for each" in said
+    assert "fewstep sweep --grid SETTING=[1.5,4]" in said
+    assert combinations({f"{where}.guidance": [1.5, 4]}, []) == [
+        {f"{where}.guidance": 1.5},
+        {f"{where}.guidance": 4},
+    ]
