@@ -120,7 +120,8 @@ def training_spec(config: Config, job: Job) -> training.TrainingSpec:
     if method.needs.slow_times and not student.config.architecture.get("slow_times"):
         student = timing.with_slow_times(student, seed=job.seed)
     taught |= method.trained()
-    if "baked_guidance" in method.trained() and not method.needs.last_velocity:
+    asks = method.needs.teacher and not method.needs.last_velocity
+    if "baked_guidance" in method.trained() and asks:
         taught["baked_guidance"] = teacher.guidance_shown(taught["baked_guidance"])
     student = training.student_of(student, taught, None, seed=job.seed)
     if config.lora is not None:

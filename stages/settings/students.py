@@ -199,13 +199,15 @@ def is_flow_map(student: StudentSettings, params: Params) -> bool:
 
 
 def wrong_guidance(student: StudentSettings, params: Params) -> Iterator[str]:
-    """Yield what is wrong with the guidance of a teacher that a method asks beside what it trains on."""
+    """Yield what is wrong with the guidance that a method teaches: its own, or that of a teacher it asks."""
     method = student.method.build()
     guidance = method.trained().get("baked_guidance")
     if guidance is None:
         return
-    yield from unguidable(params, [(".method.guidance", guidance, student.teacher)])
-    taught = shown_guidance(params, student.teacher, guidance)
+    taught = guidance
+    if method.needs.teacher:
+        yield from unguidable(params, [(".method.guidance", guidance, student.teacher)])
+        taught = shown_guidance(params, student.teacher, guidance)
     if (shown := shown_guidance(params, student.init)) not in (1, taught):
         yield (
             f".method.guidance {guidance} would undo the guidance {shown:g} that its init {student.init} was "

@@ -78,3 +78,14 @@ def test_trajectories_and_scores_in_one_loss_have_one_guidance():
     assert "distill.near.method.guidance 1.0: trajectories/base has guidance 2" in said
     said = told(**settings, distill__near=student | {"method": near | {"guidance": 2.0}})
     assert "distill.near" not in said
+
+
+def test_guidance_of_meanflow_is_its_own_and_asks_for_classes_but_no_guidable_teacher():
+    method = {"name": "meanflow", "learn_from": "data", "label_dropout": 0.1, "guidance": 2.0}
+    student = {"init": "base", "teacher": "base", "train_on": "prepare", "nfe": "any", "train": {"steps": 10}}
+    classes = {"pretrain__base__conditional": True}
+    raw = changed(**classes, distill__guided=student | {"method": method})
+    checks.check(Params(raw))
+    assert shown_guidance(Params(raw), "guided") == 2.0
+    with pytest.raises(UserError, match=r"distill\.guided\.method meanflow.*classes"):
+        checks.check(Params(changed(distill__guided=student | {"method": method})))
