@@ -58,10 +58,15 @@ def check(params: Params) -> list[str]:
         student = params.config("distill", key)
         told = wrong_training(student.train, student.train_on, params)
         problems += [f"distill.{key}{problem}" for problem in told]
-        if student.monitor and student.nfe == "any":
+        if student.monitor and student.method.build().needs.last_velocity:
             problems.append(
-                f"distill.{key}.monitor looks at a student on its own grid; one of any nfe has none: "
-                "set it to null"
+                f"distill.{key}.monitor looks at samples of a student, and a refiner makes none without its "
+                "teacher: set it to null"
+            )
+        if student.monitor and student.monitor.calls and student.nfe != "any":
+            problems.append(
+                f"distill.{key}.monitor.calls are for a student of any nfe; one of {student.nfe} is looked "
+                "at on its own grid: set them to null"
             )
         features = student.method.build().needs.features
         if student.monitor and features:

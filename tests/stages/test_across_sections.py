@@ -213,7 +213,10 @@ def changed(**settings):
         ),
         (ANY_STEP | {"distill__any_at_step__train_on": "couple/round1"}, "learns from trajectories, not"),
         (ANY_STEP | {"distill__any_at_step__init": "boss-4"}, r"any-step\.init 'boss-4' takes 4 NFE"),
-        (ANY_STEP | {"distill__any_at_step__monitor": {}}, r"any-step\.monitor looks .* set it to null"),
+        (
+            {"distill__boss_at_4__monitor": {"calls": [1]}},
+            r"boss-4\.monitor\.calls are for a student of any nfe; one of 4 is looked at on its own grid",
+        ),
         (
             {
                 "distill__endpoint__method": {"name": "endpoint", "feature_weight": 1},
@@ -311,6 +314,7 @@ def test_one_mistake_is_told_once(settings, message):
 
 def test_a_flow_map_is_right_and_a_student_of_any_nfe_may_start_from_it():
     checks.check(Params(changed(**ANY_STEP)))
+    checks.check(Params(changed(**ANY_STEP | {"distill__any_at_step__monitor": {"calls": [1, 2]}})))
     checks.check(Params(changed(**ANY_STEP | {"distill__boss_at_4__init": "any-step"})))
 
 
