@@ -82,7 +82,9 @@ class Consistency(Method):
     @property
     def needs(self) -> Needs:
         """See Method.needs."""
-        return Needs(stream="data", teacher=self.teacher, slow_times=self.kind == "continuous")
+        continuous = self.kind == "continuous"
+        averages = {} if continuous else {"target": self.decay}
+        return Needs(stream="data", teacher=self.teacher, slow_times=continuous, averages=averages)
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""
@@ -90,8 +92,6 @@ class Consistency(Method):
         if self.needs.slow_times:
             _spans.must_be_slow(student)
         nets = super().networks(student, load)
-        if self.kind == "discrete":
-            nets["student"].averages = {"target": self.decay}
         if self.teacher:
             teacher = load("teacher")
             _spans.must_teach(student, teacher)

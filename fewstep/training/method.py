@@ -20,6 +20,21 @@ Batch = dict[str, "Tensor"]
 Nets = Mapping[str, Any]  # modules by name; the "student" and the "teacher" are fewstep.model.Model
 
 
+class KnownNets(dict[str, Any]):
+    """The networks of a training, by name, which tell of one that is not there.
+
+    Raises:
+        UserError: if a network is asked for that the method neither returns nor has averaged.
+    """
+
+    def __missing__(self, name: str) -> Any:
+        raise UserError(
+            f"the loss asks for the network {name!r}, which is not kept; there are: "
+            f"{', '.join(sorted(self))}. Let the method return it from `networks`, or name it and its decay in "
+            "the averages of its needs"
+        )
+
+
 @dataclass
 class Net:
     """One of the networks that a method trains or evaluates."""
@@ -66,10 +81,23 @@ class Needs:
     """A student that is a refiner, and is given the last velocity; see fewstep.refining."""
     slow_times: bool = False
     """A network that may be differentiated by its times; see fewstep.timing.with_slow_times."""
+    averages: Mapping[str, float] = field(default_factory=dict)
+    """Decays of moving averages of the student's weights, from 0 up to but not 1, by the names under which
+    `loss` finds them among the networks; every stage keeps them.
+
+    Raises:
+        UserError: for another decay.
+    """
+
+    def __post_init__(self) -> None:
+        for name, decay in self.averages.items():
+            if not 0 <= decay < 1:
+                raise UserError(f"the average {name!r} needs a decay from 0 up to but not 1, got {decay}")
 
     def unmet(self, supplied: Collection[str]) -> list[str]:
-        """Return the names of the needs, other than the stream, that are not supplied."""
-        asked = [need.name for need in fields(self) if need.name != "stream" and getattr(self, need.name)]
+        """Return the names of the needs, other than the stream and averages, that are not supplied."""
+        names = [need.name for need in fields(self) if need.name not in ("stream", "averages")]
+        asked = [name for name in names if getattr(self, name)]
         return [name for name in asked if name not in supplied]
 
 
@@ -106,7 +134,7 @@ class Method:
         self.check_noise(student.noise)
         if student.config.velocity_until == "any":
             self.check_flow_map()
-        return {"student": Net(student, ema=True)}
+        return {"student": Net(student, ema=True, averages=self.needs.averages)}
 
     def check_labels(self, labels: bool) -> None:
         """Check that the method can train a student with, or without, conditions; needs no student.
