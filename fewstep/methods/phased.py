@@ -46,7 +46,7 @@ class Phased(Method):
     steps_per_phase: int = 1
     """Steps that the student takes in a phase; its steps must be a multiple."""
     distance: str = "huber_each"
-    """l2, huber or huber_each, of what is compared."""
+    """l2, huber, huber_each or pseudo_huber, of what is compared."""
     compare: str = "end"
     """end: where one step leads, and where the phase ends, as in the paper. velocity: the slope of that step
     and of the chord, as in PeRFlow, Yan et al. 2024 (arXiv 2405.07510); with one phase it is the loss of

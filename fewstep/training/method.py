@@ -30,8 +30,8 @@ class KnownNets(dict[str, Any]):
     def __missing__(self, name: str) -> Any:
         raise UserError(
             f"the loss asks for the network {name!r}, which is not kept; there are: "
-            f"{', '.join(sorted(self))}. Let the method return it from `networks`, or name it and its decay in "
-            "the averages of its needs"
+            f"{', '.join(sorted(self))}. Let the method return it from `networks`, or name it and its decay "
+            "in the averages of its needs"
         )
 
 
