@@ -15,7 +15,7 @@ from fewstep.methods._on_policy import OnPolicyDistillation
 from fewstep.methods._spans import must_make_the_same
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.registry import unknown
-from fewstep.training.method import Batch, Needs, Net, Nets, conditions_of
+from fewstep.training.method import Batch, Needs, Net, Nets, conditions_of, real_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,10 +87,6 @@ class OnlineScore(OnPolicyDistillation):
         for name in ("gan_weight", "blur", "r1_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} must be a number from 0, got {getattr(self, name)}")
-        if self.gan_weight and self.regression_weight:
-            raise UserError(
-                "gan_weight learns from real data and regression_weight from pairs; set one of them to 0"
-            )
 
     @property
     def needs(self) -> Needs:
@@ -140,7 +136,7 @@ class OnlineScore(OnPolicyDistillation):
     def critic_loss(self, network: str, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
         """See OnPolicyDistillation.critic_loss: flow matching in the fake network's prediction."""
         if network == "critic":
-            says, real = self._view(nets["critic"], batch["data"], "real", keys)
+            says, real = self._view(nets["critic"], real_data(batch), "real", keys)
             loss = _critic.CRITIC_LOSSES[self.gan_loss](says(real), self.realness(nets, samples, keys))
             if not self.r1_weight:
                 return loss

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fewstep.noises import Law
 
 Batch = dict[str, "Tensor"]
+REAL = "real"  # the field of real data in batches of pairs or trajectories
 Nets = Mapping[str, Any]  # modules by name; the "student" and the "teacher" are fewstep.model.Model
 
 
@@ -69,7 +70,7 @@ class Needs:
     conditions: bool = False
     """A model with conditions; every batch then has them."""
     data: bool = False
-    """Real data in addition to the stream; each batch then has it as "data"."""
+    """Real data in addition to the stream; see `real_data`."""
     features: bool = False
     """A feature network for its loss, which `networks` loads as "features": that of monitors, which measures
     no result."""
@@ -210,6 +211,14 @@ class Method:
         Each loss depends only on the sample and its key, not on the other samples of the batch.
         """
         raise NotImplementedError
+
+
+def real_data(batch: Batch) -> Tensor:
+    """Return the real data (n, *shape) that a method needs beside its stream, of other samples than that.
+
+    A stage that supplies it trains a method of the stream "noise" on data, and adds it to batches of others.
+    """
+    return batch[REAL] if REAL in batch else batch["data"]
 
 
 def conditions_of(config: ModelConfig, batch: Batch) -> Batch:

@@ -68,7 +68,8 @@ class StudentSettings(Settings):
     """What it learns from: trajectories/<teacher> for straighten, phased, flow_map, and anyflow with a
     map_weight, couple/<key> for
     methods that learn from pairs, such as endpoint, prepare for those that learn from data. Of prepare,
-    methods that need no samples read only labels, if there are classes; those with a gan_weight, data."""
+    methods that need no samples read only labels, if there are classes; those with a gan_weight, data, which
+    they are given of prepare beside pairs or trajectories, too."""
     nfe: Annotated[int | Literal["any"], BeforeValidator(number_or_any)]
     """NFE that the student samples with; one of the budgets searched for its teacher. any for a
     method that trains flow maps."""
@@ -256,7 +257,7 @@ def mismatch(student: StudentSettings, params: Params) -> str | None:
             f"method {method.name}{weighted} learns from {wanted}, not from {student.train_on}; set train_on "
             f"to {place}"
         )
-    if needs.data and kind != "prepare":
+    if needs.data and needs.stream == "noise" and kind != "prepare":
         return (
             f"method {method.name} with a gan_weight learns from real data, not from {student.train_on}; "
             "set train_on to prepare"

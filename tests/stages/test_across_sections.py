@@ -177,7 +177,7 @@ def changed(**settings):
         ),
         (
             {"distill__boss_at_4__method": {"name": "dmd", "gan_weight": 0.1, "regression_weight": 0.5}},
-            r"gan_weight learns from real data and regression_weight from pairs; set one of them to 0",
+            r"distill\.boss-4: method dmd with a regression_weight learns from couple, not from prepare",
         ),
         (
             {"distill__boss_at_4__init": "strait-4"},
@@ -332,6 +332,17 @@ def test_what_each_flow_map_learns_from(method, train_on, nfe):
     student = {"method": method, "train_on": train_on, "nfe": nfe}
     raw = changed(**ANY_STEP)
     raw["distill"]["any-step"] |= student
+    checks.check(Params(raw))
+
+
+def test_real_data_comes_beside_pairs_and_trajectories():
+    both = {"name": "dmd", "gan_weight": 0.1, "regression_weight": 0.5}
+    checks.check(
+        Params(changed(distill__one_at_step__method=both, distill__one_at_step__train_on="couple/round1"))
+    )
+    raw = changed(**ANY_STEP)
+    raw["distill"]["near"] = raw["distill"]["any-step"] | {"init": "any-step"}
+    raw["distill"]["near"]["method"] = {"name": "anyflow", "map_weight": 1.0, "gan_weight": 0.1}
     checks.check(Params(raw))
 
 
