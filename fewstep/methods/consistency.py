@@ -27,7 +27,6 @@ with lazy_imports():
     import torch
 
 KINDS = ("discrete", "continuous")
-SOFT = 0.1  # "c" of the tangent's normalisation; Lu and Song 2024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +127,10 @@ class Consistency(Method):
             t = flow.t_start + (flow.t_end - flow.t_start) * share
             x = _spans.on_chord(noise, data, t)
             with torch.no_grad():
-                warm = min(1.0, progress / self.warmup) if self.warmup else 1.0
+                warm = _spans.warmed(progress, self.warmup)
                 tangent = self.tangent(flow, x, t, velocity(x, t), warm, conditions)
             average = flow(x, t, **conditions)
-            return l2(average - (average.detach() + normalised(tangent)))
+            return l2(average - (average.detach() + _spans.normalised(tangent)))
         pair = _neighbours.SCHEDULES[self.schedule](flow, self.intervals, progress, keys)
         t, later, weight = (part.to(data) for part in (pair.t, pair.later, pair.weight))
         later = torch.where(later > 1 - 1e-6, 1.0, later)
@@ -156,9 +155,3 @@ class Consistency(Method):
         within = (flow.t_start, flow.t_end)
         rest = derivatives.along_flow(u, x, t, torch.ones_like(t), velocity, within=within, exact=self.exact)
         return velocity - u(x, t, t) + warm * like(1 - t, x) * rest
-
-
-def normalised(tangent: Tensor) -> Tensor:
-    """Return tangents (n, *shape) over their size, by root mean square, and a little more."""
-    size = tangent.flatten(1).square().mean(dim=1).sqrt()
-    return tangent / like(size + SOFT, tangent)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from jobs import job_in
+from test_across_sections import ANY_STEP, changed
 
 from fewstep import grids
 from fewstep.checkpoint import load_model, save_model
@@ -13,6 +14,8 @@ from fewstep.model import ModelConfig, build
 from fewstep.settings import TrainSettings
 from fewstep.shards import Batches, Shards, write_shards
 from fewstep.training.method import Method, Needs, real_data
+from stages.settings import checks
+from stages.settings.params import Params
 from stages.training.training import TrainingSpec, train_model
 
 SETTINGS = TrainSettings(steps=4, batch=8)
@@ -84,3 +87,14 @@ def test_a_critic_and_a_regression_learn_in_one_training(inputs, tmp_path):
     assert trained.skipped == 0
     after = load_model(job.out).parameters()
     assert not all(map(torch.equal, before, after))
+
+
+def test_real_data_comes_beside_pairs_and_trajectories():
+    both = {"name": "dmd", "gan_weight": 0.1, "regression_weight": 0.5}
+    checks.check(
+        Params(changed(distill__one_at_step__method=both, distill__one_at_step__train_on="couple/round1"))
+    )
+    raw = changed(**ANY_STEP)
+    raw["distill"]["near"] = raw["distill"]["any-step"] | {"init": "any-step"}
+    raw["distill"]["near"]["method"] = {"name": "anyflow", "map_weight": 1.0, "gan_weight": 0.1}
+    checks.check(Params(raw))
