@@ -97,7 +97,8 @@ def slope(says: Callable[[Tensor], Tensor], x: Tensor, keys: Tensor) -> Tensor:
 
     It is ((C(x + s noise) - C(x)) / s)^2, whose mean over noises is that norm where C is linear: R1 of
     Mescheder et al. 2018 (arXiv 1801.04406) without second derivatives, as in Lin et al. 2025 (arXiv
-    2501.08316).
+    2501.08316). It is outside autocast: a difference of values in bfloat16 is mostly their rounding.
     """
     noise = randomness.noises("train.nudge", keys, tuple(x.shape[1:])).to(x)
-    return ((says(x + NUDGE * noise) - says(x)) / NUDGE).square()
+    with torch.autocast(x.device.type, enabled=False):
+        return ((says(x + NUDGE * noise) - says(x)) / NUDGE).square()

@@ -51,6 +51,14 @@ def test_the_slope_of_a_plane_is_its_gradient_in_the_mean():
     assert found.mean().item() == pytest.approx(5, rel=0.08)
 
 
+def test_the_slope_does_not_depend_on_half_precision():
+    network, x = _critic.critic((2,), normed=False), randomness.noises("x", KEYS, (2,))
+    whole = _critic.slope(network, x, KEYS)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(_critic.slope(network, x, KEYS), whole)
+        assert network(x).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("method_class", [Sim, Dmd])
 def test_r1_adds_the_slope_at_real_samples_to_the_loss_of_the_critic_alone(method_class):
     options = {"gan_weight": 1.0, "blur": 0.0}
