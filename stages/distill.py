@@ -58,10 +58,15 @@ def check(params: Params) -> list[str]:
         student = params.config("distill", key)
         told = wrong_training(student.train, student.train_on, params)
         problems += [f"distill.{key}{problem}" for problem in told]
-        if student.monitor and student.nfe == "any":
+        if student.monitor and student.method.options.needs.last_velocity:
             problems.append(
-                f"distill.{key}.monitor looks at a student on its own grid; one of any nfe has none: "
-                "set it to null"
+                f"distill.{key}.monitor looks at samples of a student, and a refiner makes none without its "
+                "teacher: set it to null"
+            )
+        if student.monitor and student.monitor.calls and student.nfe != "any":
+            problems.append(
+                f"distill.{key}.monitor.calls are for a student of any nfe; one of {student.nfe} is looked "
+                "at on its own grid: set them to null"
             )
         if student.monitor and student.method.options.needs.features == "monitor":
             problems.append(
@@ -120,7 +125,8 @@ def training_spec(config: Config, job: Job) -> training.TrainingSpec:
     if method.needs.slow_times and not student.config.architecture.get("slow_times"):
         student = timing.with_slow_times(student, seed=job.seed)
     taught |= method.trained()
-    if "baked_guidance" in method.trained() and not method.needs.last_velocity:
+    asks = method.needs.teacher and not method.needs.last_velocity
+    if "baked_guidance" in method.trained() and asks:
         taught["baked_guidance"] = teacher.guidance_shown(taught["baked_guidance"])
     student = training.student_of(student, taught, None, seed=job.seed)
     if config.lora is not None:

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from fewstep.errors import UserError
@@ -34,9 +36,11 @@ def test_frozen_weights_in_half_need_networks_that_compute_in_half():
         TrainSettings(steps=10, frozen="bfloat16")
 
 
-@pytest.mark.parametrize(("name", "value"), [("samples", 99), ("looks", 0), ("patience", 0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("samples", 99), ("looks", 0), ("patience", 0), ("calls", ()), ("calls", (0, 1))]
+)
 def test_a_monitor_that_cannot_look_is_refused_by_name(name, value):
-    with pytest.raises(UserError, match=f"{name} must be .*, got {value}"):
+    with pytest.raises(UserError, match=f"{name} must be .*, got {re.escape(repr(value))}"):
         MonitorSettings(**{name: value})
     assert MonitorSettings(patience=1).patience == 1
 

@@ -1,16 +1,18 @@
 """A watched training ends with the weights of its best look, whatever happens on the way."""
 
+import re
 from dataclasses import dataclass
 
 import pytest
 import torch
 from recorded import FixedBatches, run
 from safetensors.torch import load_file
-from watching import SETTINGS, STEPS, Listener, Pass, gaussian_monitor, shifting, watched
+from watching import SETTINGS, STEPS, Listener, Pass, gaussian_monitor, jumping, shifting, watched
 
 from fewstep.checkpoint import model_digest, save_model
 from fewstep.errors import UserError
 from fewstep.metrics.monitor import Look
+from fewstep.training.method import Needs
 from fewstep.training.watch import collapse
 
 
@@ -95,6 +97,25 @@ def test_a_collapse_is_named_once_with_what_to_try(tmp_path):
         in trained.watched.collapse
     )
     assert "try a lower learning_rate" in trained.watched.collapse
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassFlowMap(Pass):
+    needs = Needs(stream="noise", second_time=True)
+
+
+def test_a_student_of_any_number_that_collapses_with_one_step_alone_is_told(tmp_path):
+    """Its samples of four steps come to the data at step 20; those of one step are there at 10, and go on."""
+    ends = {}
+    for calls in ((1,), (4,), None):
+        trained = watched(tmp_path / str(calls), method=PassFlowMap(), model=jumping(), mean=6.0, calls=calls)
+        ends[calls] = trained.watched
+    assert ends[(1,)].picked.step <= ends[None].picked.step < ends[(4,)].picked.step
+    assert "the student collapsed by step" in ends[(1,)].collapse
+    one, both, four = (
+        int(re.search(r"by step (\d+)", ends[calls].collapse)[1]) for calls in ((1,), None, (4,))
+    )
+    assert one <= both < four
 
 
 def test_a_training_that_gets_worse_goes_back_and_on_with_half_its_rates(tmp_path):

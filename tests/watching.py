@@ -34,6 +34,19 @@ def shifting(by=0.0, grid=None):
     return Model(ModelConfig(architecture={"name": "mlp"}, shape=(2,), grid=grid), Shift(by))
 
 
+class Jump(Shift):
+    """A flow map whose step from noise to data leads twice as far as its shorter steps together."""
+
+    def forward(self, x, t, until=None):
+        return super().forward(x, t) * (1 + ((until - t) == 1).to(x))[:, None]
+
+
+def jumping(by=0.0):
+    """Return a student of any number of steps that moves the noise, by one step twice as far."""
+    config = ModelConfig(architecture={"name": "jump", "second_time": True}, shape=(2,))
+    return Model(config, Jump(by))
+
+
 class Coordinates(FeatureNet):
     """Features are the coordinates, and zeros."""
 
@@ -69,12 +82,12 @@ class Listener(Recorder):
         self.notes.append(text)
 
 
-def watched(state, *, method=None, batches=None, mean=3.0, progress=None, **settings):
+def watched(state, *, method=None, model=None, batches=None, mean=3.0, progress=None, **settings):
     """Train a student whose samples move by 0.3 a step, away from 0 and past the data at 3."""
     return run(
         state,
         method=method or Pass(),
-        model=shifting(),
+        model=model or shifting(),
         settings=SETTINGS,
         batches=batches,
         monitor=gaussian_monitor(mean, **settings),

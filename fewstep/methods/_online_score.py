@@ -13,13 +13,14 @@ from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.methods._spans import must_make_the_same
 from fewstep.methods.flow_matching import FlowMatching
-from fewstep.training.method import Batch, Needs, Net, Nets, conditions_of
+from fewstep.registry import unknown
+from fewstep.training.method import Batch, Needs, Net, Nets, conditions_of, real_data
 from fewstep.training.on_policy import OnPolicyDistillation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from fewstep.model import Model
 
@@ -28,6 +29,7 @@ with lazy_imports():
     from fewstep.methods import _critic
 
 WARMUP_UPDATES = 3
+SEES = ("blurred", "noised")
 LEAST_SIZE = 1e-5  # lower bound of a teacher's correction where it is a divisor
 
 
@@ -59,6 +61,15 @@ class OnlineScore(OnPolicyDistillation):
     over them; above 0 the batches must hold real data."""
     blur: float = 0.1
     """Standard deviation of the noise added to the critic's input."""
+    gan_loss: str = "hinge"
+    """hinge, of a critic whose layers have spectral norm 1; or logistic, of one whose layers are free, which
+    learns the logarithm of the ratio of densities."""
+    critic_sees: str = "blurred"
+    """blurred: samples with the noise of `blur`. noised: samples at times drawn as those at which scores are
+    compared, and these times, as in Yin et al. 2024."""
+    r1_weight: float = 0.0
+    """Weight, in the critic's loss, of R1: the square of the critic's slope at real samples, as a little more
+    noise shows it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,13 +81,12 @@ class OnlineScore(OnPolicyDistillation):
                 f"fake_warmup must be 0 or more and fake_rate a number above 0, "
                 f"got {self.fake_warmup}, {self.fake_rate}"
             )
-        for name in ("gan_weight", "blur"):
+        for name, known in (("gan_loss", list(_critic.CRITIC_LOSSES)), ("critic_sees", list(SEES))):
+            if getattr(self, name) not in known:
+                raise UserError(unknown(name, getattr(self, name), known))
+        for name in ("gan_weight", "blur", "r1_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} must be a number from 0, got {getattr(self, name)}")
-        if self.gan_weight and self.regression_weight:
-            raise UserError(
-                "gan_weight learns from real data and regression_weight from pairs; set one of them to 0"
-            )
 
     @property
     def needs(self) -> Needs:
@@ -92,7 +102,9 @@ class OnlineScore(OnPolicyDistillation):
         self._check_teacher(student, teacher)
         fake = lora.trainable_copy(teacher, student)
         if self.gan_weight:
-            nets["critic"] = Net(_critic.critic(student.config.shape), learning_rate=self.fake_rate)
+            shape, normed = student.config.shape, self.gan_loss == "hinge"
+            seen = _critic.shape_with_time(shape) if self.critic_sees == "noised" else shape
+            nets["critic"] = Net(_critic.critic(seen, normed=normed), learning_rate=self.fake_rate)
         return nets | {
             "fake": Net(fake, learning_rate=self.fake_rate),
             "teacher": Net(teacher, trains=False),
@@ -116,13 +128,22 @@ class OnlineScore(OnPolicyDistillation):
         losses = self.score_loss(nets, samples, batch, keys)
         if not self.gan_weight:
             return losses
-        real = _critic.realness(nets["critic"], samples, "made", blur=self.blur, keys=keys)
-        return losses - self.gan_weight / samples[0].numel() * real
+        told = _critic.STUDENT_LOSSES[self.gan_loss](self.realness(nets, samples, keys))
+        return losses + self.gan_weight / samples[0].numel() * told
+
+    def realness(self, nets: Nets, samples: Tensor, keys: Tensor) -> Tensor:
+        """Return what the critic says of the student's samples (n, *shape), (n,): more of what looks real."""
+        says, seen = self._view(nets["critic"], samples, "made", keys)
+        return says(seen)
 
     def critic_loss(self, network: str, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
         """See OnPolicyDistillation.critic_loss: flow matching in the fake network's prediction."""
         if network == "critic":
-            return _critic.hinge(nets["critic"], batch["data"], samples, blur=self.blur, keys=keys)
+            says, real = self._view(nets["critic"], real_data(batch), "real", keys)
+            loss = _critic.CRITIC_LOSSES[self.gan_loss](says(real), self.realness(nets, samples, keys))
+            if not self.r1_weight:
+                return loss
+            return loss + self.r1_weight * _critic.slope(says, real, keys)
         noise = randomness.noises("train.fake.noise", keys, tuple(samples.shape[1:])).to(samples.device)
         task = batch | {"noise": noise, "data": samples}
         return FlowMatching().loss({"student": nets["fake"]}, task, "student", 0.0, keys)
@@ -131,14 +152,36 @@ class OnlineScore(OnPolicyDistillation):
         self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return times (n,), and the fake's and the teacher's estimates of the data, (n, *shape), there."""
-        first, last = self.times
-        t = first + (last - first) * randomness.uniforms("train.compare.time", keys).to(samples)
-        noise = randomness.noises("train.compare.noise", keys, tuple(samples.shape[1:])).to(samples)
-        x = paths.get("linear").sample(noise, samples, t).x
-        conditions = conditions_of(nets["teacher"].config, batch)
-        fake, teacher = as_flow(nets["fake"]), as_flow(nets["teacher"], guidance=self.guidance)
-        left = paths.like(1 - t, x)
-        return t, x + left * fake(x, t, **conditions), x + left * teacher(x, t, **conditions)
+        t, x = self.noised(samples, "compare", keys)
+        fake = self.estimate(nets["fake"], x, t, batch)
+        return t, fake, self.estimate(nets["teacher"], x, t, batch, guidance=self.guidance)
+
+    def noised(
+        self, samples: Tensor, stream: str, keys: Tensor, after: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return random times of `times`, (n,), and the samples (n, *shape) there, with fresh noise.
+
+        Times are uniform, and none is before `after`, (n,), where `times` goes so far.
+        """
+        earliest, last = self.times
+        first = earliest if after is None else after.clamp(earliest, last)
+        t = first + (last - first) * randomness.uniforms(f"train.{stream}.time", keys).to(samples)
+        noise = randomness.noises(f"train.{stream}.noise", keys, tuple(samples.shape[1:])).to(samples)
+        return t, paths.get("linear").sample(noise, samples, t).x
+
+    def estimate(self, model: Model, x: Tensor, t: Tensor, batch: Batch, *, guidance: float = 1.0) -> Tensor:
+        """Return a model's estimate of the data, (n, *shape), at points x of times t, (n,)."""
+        velocity = as_flow(model, guidance=guidance)(x, t, **conditions_of(model.config, batch))
+        return x + paths.like(1 - t, x) * velocity
+
+    def _view(
+        self, critic: nn.Module, samples: Tensor, which: str, keys: Tensor
+    ) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """Return the critic of what it sees of samples (n, *shape), real or made, and that, (n, *shape)."""
+        if self.critic_sees == "blurred":
+            return critic, _critic.blurred(samples, which, blur=self.blur, keys=keys)
+        t, x = self.noised(samples, "compare" if which == "made" else "real", keys)
+        return lambda x: critic(_critic.with_time(x, t)), x
 
     def _check_teacher(self, student: Model, teacher: Model) -> None:
         must_make_the_same(student, teacher)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from etils.epy import lazy_imports
-
-from fewstep import paths, predictions, randomness
-from fewstep.errors import UserError
+from fewstep import paths, predictions
 from fewstep.flow import as_state
+from fewstep.methods._hidden_conditions import check_dropout, check_droppable, hidden_of, hide
 from fewstep.methods._times import check_law, draw_times
 from fewstep.training.method import Batch, Method, Needs, conditions_of
 
@@ -17,9 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewstep.model import Model
-
-with lazy_imports():
-    import torch
 
 
 @dataclass(frozen=True)
@@ -64,8 +59,7 @@ class PathRegression(Method):
 
     def __post_init__(self) -> None:
         check_law(self.times)
-        if not 0 <= self.label_dropout <= 1:
-            raise UserError(f"label_dropout is a share from 0 to 1, got {self.label_dropout}")
+        check_dropout(self.label_dropout)
 
     @property
     def needs(self) -> Needs:
@@ -74,11 +68,7 @@ class PathRegression(Method):
 
     def check_labels(self, labels: bool) -> None:
         """See Method.check_labels."""
-        if self.label_dropout and not labels:
-            raise UserError(
-                f"label_dropout {self.label_dropout} needs a model with classes, or other conditions; set it "
-                "to 0"
-            )
+        check_droppable(self.label_dropout, labels)
 
     def trained(self) -> dict[str, Any]:
         """See Method.trained; what learns at all times may be sampled on any grid, and clamps no step."""
@@ -104,8 +94,4 @@ class PathRegression(Method):
         conditions = conditions_of(student.config, batch)
         if not self.label_dropout:
             return conditions
-        hidden = randomness.uniforms("train.label", keys) < self.label_dropout
-        return {
-            name: torch.where(paths.like(hidden.to(null.device), null), null, conditions[name])
-            for name, null in student.null(conditions).items()
-        }
+        return hide(student, conditions, hidden_of(self.label_dropout, keys))

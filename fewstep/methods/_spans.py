@@ -25,6 +25,9 @@ with lazy_imports():
     from fewstep import model as models
 
 
+SOFT = 0.1  # "c" of the tangent's normalisation; Lu and Song 2024 (arXiv 2410.11081)
+
+
 def must_take_until(student: Model) -> None:
     """Refuse a student whose network can't be told when a step ends.
 
@@ -132,3 +135,14 @@ def fresh_noise(law: Law, data: Tensor, keys: Tensor) -> Tensor:
 def on_chord(noise: Tensor, data: Tensor, t: Tensor) -> Tensor:
     """Return the points (n, *shape) of the straight lines from noise to data at t, (n,)."""
     return like(1 - t, data) * noise + like(t, data) * data
+
+
+def warmed(progress: float, share: float) -> float:
+    """Return a factor that rises from 0 to 1 over the first share of a training."""
+    return min(1.0, progress / share) if share else 1.0
+
+
+def normalised(tangent: Tensor) -> Tensor:
+    """Return tangents (n, *shape) over their size, by root mean square, and a little more."""
+    size = tangent.flatten(1).square().mean(dim=1).sqrt()
+    return tangent / like(size + SOFT, tangent)

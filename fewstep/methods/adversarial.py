@@ -62,8 +62,13 @@ class Adversarial(OnPolicyDistillation):
 
     def critic_loss(self, network: str, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
         """See OnPolicyDistillation.critic_loss."""
-        return _critic.hinge(nets["critic"], batch["data"], samples, blur=self.blur, keys=keys)
+        seen = (
+            nets["critic"](_critic.blurred(x, which, blur=self.blur, keys=keys))
+            for which, x in (("real", batch["data"]), ("made", samples))
+        )
+        return _critic.critic_hinge(*seen)
 
     def generator_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
         """See OnPolicyDistillation.generator_loss."""
-        return -self.weight * _critic.realness(nets["critic"], samples, "made", blur=self.blur, keys=keys)
+        seen = _critic.blurred(samples, "made", blur=self.blur, keys=keys)
+        return -self.weight * nets["critic"](seen)

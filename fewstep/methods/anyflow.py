@@ -54,11 +54,10 @@ class Anyflow(DistributionMatching):
             raise UserError(f"steps must be whole numbers from 1, got {list(self.steps)}")
         if not 0 <= self.map_weight < math.inf:
             raise UserError(f"map_weight must be a weight from 0, got {self.map_weight}")
-        for name, source in (("gan_weight", "real data"), ("regression_weight", "pairs")):
-            if self.map_weight and getattr(self, name):
-                raise UserError(
-                    f"map_weight learns from trajectories and {name} from {source}; set one of them to 0"
-                )
+        if self.map_weight and self.regression_weight:
+            raise UserError(
+                "map_weight learns from trajectories and regression_weight from pairs; set one of them to 0"
+            )
 
     @property
     def needs(self) -> Needs:

@@ -11,7 +11,7 @@ from etils.epy import lazy_imports
 from fewstep import derivatives, randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
-from fewstep.methods import _spans
+from fewstep.methods import _neighbours, _spans
 from fewstep.paths import like
 from fewstep.registry import unknown
 from fewstep.training.distances import DISTANCES, check_distance, l2
@@ -27,7 +27,6 @@ with lazy_imports():
     import torch
 
 KINDS = ("discrete", "continuous")
-SOFT = 0.1  # "c" of the tangent's normalisation; Lu and Song 2024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +49,15 @@ class Consistency(Method):
     """Whether states move as the teacher says; otherwise along chords from fresh noise to data."""
     intervals: tuple[int, int] = (8, 64)
     """For discrete: N at the start and at the end of the training."""
+    schedule: str = "uniform"
+    """For discrete: uniform, equal intervals of time, whose number grows steadily. ict: log-normal noise
+    levels on the grid of Karras et al. 2022, where N doubles again and again, as in Song and Dhariwal 2023.
+    ect: the same law without a grid, and about an Nth of a level to the next, as in Geng et al. 2024 (arXiv
+    2406.14548). The last two weigh by 1 over the difference of levels."""
     decay: float = 0.95
-    """For discrete: decay of the average of the student's weights that gives the target."""
+    """For discrete: decay of the average of the student's weights that gives the target; 0 is the student."""
     distance: str = "l2"
-    """For discrete: l2, huber or huber_each."""
+    """For discrete: l2, huber, huber_each or pseudo_huber."""
     warmup: float = 0.2
     """For continuous: share of the training in which `warm` rises from 0 to 1."""
     guidance: float = 1.0
@@ -73,6 +77,8 @@ class Consistency(Method):
         if not 0 <= self.decay < 1:
             raise UserError(f"decay must be from 0 up to but not 1, got {self.decay}")
         check_distance(self.distance)
+        if self.schedule not in _neighbours.SCHEDULES:
+            raise UserError(unknown("schedule", self.schedule, list(_neighbours.SCHEDULES)))
         _spans.check_share("warmup", self.warmup)
         if self.guidance != 1 and not self.teacher:
             raise UserError(
@@ -82,7 +88,9 @@ class Consistency(Method):
     @property
     def needs(self) -> Needs:
         """See Method.needs."""
-        return Needs(stream="data", teacher=self.teacher, slow_times=self.kind == "continuous")
+        continuous = self.kind == "continuous"
+        averages = {} if continuous else {"target": self.decay}
+        return Needs(stream="data", teacher=self.teacher, slow_times=continuous, averages=averages)
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""
@@ -90,8 +98,6 @@ class Consistency(Method):
         if self.needs.slow_times:
             _spans.must_be_slow(student)
         nets = super().networks(student, load)
-        if self.kind == "discrete":
-            nets["student"].averages = {"target": self.decay}
         if self.teacher:
             teacher = load("teacher")
             _spans.must_teach(student, teacher)
@@ -121,13 +127,12 @@ class Consistency(Method):
             t = flow.t_start + (flow.t_end - flow.t_start) * share
             x = _spans.on_chord(noise, data, t)
             with torch.no_grad():
-                warm = min(1.0, progress / self.warmup) if self.warmup else 1.0
+                warm = _spans.warmed(progress, self.warmup)
                 tangent = self.tangent(flow, x, t, velocity(x, t), warm, conditions)
             average = flow(x, t, **conditions)
-            return l2(average - (average.detach() + normalised(tangent)))
-        intervals = round(self.intervals[0] * (self.intervals[1] / self.intervals[0]) ** progress)
-        t = flow.t_start + (1 - flow.t_start) * (share * intervals).floor() / intervals
-        later = (t + (1 - flow.t_start) / intervals).clamp(max=1)
+            return l2(average - (average.detach() + _spans.normalised(tangent)))
+        pair = _neighbours.SCHEDULES[self.schedule](flow, self.intervals, progress, keys)
+        t, later, weight = (part.to(data) for part in (pair.t, pair.later, pair.weight))
         later = torch.where(later > 1 - 1e-6, 1.0, later)
         t = t.clamp(max=flow.t_end)
         x = _spans.on_chord(noise, data, t)
@@ -137,7 +142,7 @@ class Consistency(Method):
             reached = x + step / 2 * (slope + velocity(reached, later))
             jump = as_flow(nets["target"])(reached, later.clamp(max=flow.t_end), **conditions)
             wanted = reached + like(1 - later, x) * jump
-        return DISTANCES[self.distance](x + like(1 - t, x) * flow(x, t, **conditions) - wanted)
+        return weight * DISTANCES[self.distance](x + like(1 - t, x) * flow(x, t, **conditions) - wanted)
 
     def tangent(
         self, flow: ModelFlow, x: Tensor, t: Tensor, velocity: Tensor, warm: float, conditions: Batch
@@ -150,9 +155,3 @@ class Consistency(Method):
         within = (flow.t_start, flow.t_end)
         rest = derivatives.along_flow(u, x, t, torch.ones_like(t), velocity, within=within, exact=self.exact)
         return velocity - u(x, t, t) + warm * like(1 - t, x) * rest
-
-
-def normalised(tangent: Tensor) -> Tensor:
-    """Return tangents (n, *shape) over their size, by root mean square, and a little more."""
-    size = tangent.flatten(1).square().mean(dim=1).sqrt()
-    return tangent / like(size + SOFT, tangent)

@@ -39,7 +39,7 @@ class Endpoint(Method):
     trained_times = "grid"
 
     distance: str = "l2"
-    """l2, huber or huber_each."""
+    """l2, huber, huber_each or pseudo_huber."""
     feature_weight: float = 0.0
     """Weight of the squared distance in features, between the data that a velocity leads to and that of the
     pair, beside `distance`; Lee et al. 2024 with LPIPS."""

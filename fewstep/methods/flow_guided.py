@@ -39,7 +39,7 @@ class FlowGuided(Method):
     trained_times = "grid"
 
     distance: str = "l2"
-    """l2, huber or huber_each."""
+    """l2, huber, huber_each or pseudo_huber."""
     weight: float = 1.0
     """Weight of the two steps against the pairs."""
     times: tuple[float, float] = (0.2, 0.8)

@@ -52,14 +52,25 @@ class FlowMapDistillation(Method):
     """Share of the rows whose step has no length: there the target is the teacher's velocity."""
     guidance: float = 1.0
     """Classifier-free guidance of the teacher's velocity; the student then needs none."""
+    warmup: float = 0.0
+    """For eulerian: share of the training in which the factor of the derivative rises from 0, where the
+    target is v for every r, to 1, as in Sabour et al. 2025."""
+    normalise: bool = False
+    """Whether the target is u + g / (|g| + 0.1) with g = target - u, as in Sabour et al. 2025: samples then
+    count about alike. |g| is the root of the mean square over dimensions."""
     exact: bool = False
     """Derivatives by forward-mode differentiation instead of differences; not for all networks."""
 
     def __post_init__(self) -> None:
         if self.identity not in IDENTITIES:
             raise UserError(unknown("identity", self.identity, list(IDENTITIES)))
-        for name in ("to_data", "from_noise", "at_once"):
+        for name in ("to_data", "from_noise", "at_once", "warmup"):
             _spans.check_share(name, getattr(self, name))
+        if self.warmup and self.identity != "eulerian":
+            raise UserError(
+                f"warmup is of the derivative along the flow, and identity {self.identity} has none; set it "
+                "to 0, or identity to eulerian"
+            )
         if self.identity == "semigroup" and not self.at_once:
             raise UserError(
                 "identity semigroup learns the teacher's velocity from the share at_once alone; set it above "
@@ -96,12 +107,24 @@ class FlowMapDistillation(Method):
         t, until = t.to(data), until.to(data)
         x = _spans.on_chord(_spans.fresh_noise(student.noise, data, keys), data, t)
         conditions = conditions_of(student.config, batch)
+        warm = _spans.warmed(progress, self.warmup)
         with torch.no_grad():
-            target = self.target(nets, x, t, until, conditions, keys)
-        return l2(flow(x, t, until=until, **conditions) - target)
+            target = self.target(nets, x, t, until, conditions, keys, warm=warm)
+        average = flow(x, t, until=until, **conditions)
+        if self.normalise:
+            target = average.detach() + _spans.normalised(target - average.detach())
+        return l2(average - target)
 
     def target(
-        self, nets: Nets, x: Tensor, t: Tensor, until: Tensor, conditions: Batch, keys: Tensor
+        self,
+        nets: Nets,
+        x: Tensor,
+        t: Tensor,
+        until: Tensor,
+        conditions: Batch,
+        keys: Tensor,
+        *,
+        warm: float = 1.0,
     ) -> Tensor:
         """Return what the average velocity, (n, *shape), from x at t until `until` should be."""
         flow, teacher = as_flow(nets["student"]), as_flow(nets["teacher"], guidance=self.guidance)
@@ -114,7 +137,7 @@ class FlowMapDistillation(Method):
         if self.identity == "eulerian":
             velocity, within = taught(x, t), (flow.t_start, flow.t_end)
             rest = derivatives.along_flow(u, x, t, until, velocity, within=within, exact=self.exact)
-            return torch.where(span > 0, velocity + span * rest, velocity)
+            return torch.where(span > 0, velocity + warm * span * rest, velocity)
         if self.identity == "lagrangian":
             end = x + span * u(x, t, until)
             last = last_until(nets["student"].config.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +13,7 @@ from fewstep import derivatives
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.methods import _spans
+from fewstep.methods._hidden_conditions import check_dropout, check_droppable, hidden_of, hide
 from fewstep.paths import like
 from fewstep.registry import unknown
 from fewstep.training.distances import l2
@@ -38,6 +40,10 @@ class Meanflow(Method):
     noise, u = E[ w + (until - t) (w . grad_x + d/dt) u ]. On pairs, as in Zhang et al. 2025 (arXiv
     2511.23342), it learns the map of the flow that reflow would learn; its target has no noise where chords
     do not cross.
+
+    With guidance g and mixing k, w is (1 - k) g (data - noise) + k u(x, t, t) + (1 - k) (1 - g) u(x, t, t; no
+    conditions), also as the tangent; Geng et al., eq. 21, whose omega is (1 - k) g. Samples whose conditions
+    are dropped have data - noise.
     """
 
     learn_from: Literal["pairs", "data"] = "pairs"
@@ -51,6 +57,14 @@ class Meanflow(Method):
     power: float = 0.0
     """Weight of a sample: its loss to the power of minus this. 0 is the plain mean; 1, for noisy targets,
     makes all samples count alike."""
+    label_dropout: float = 0.0
+    """Share of samples whose conditions, the label and all others, are dropped."""
+    guidance: float = 1.0
+    """Classifier-free guidance; the student then needs none. The velocity is mixed with its own, with
+    and without conditions. It needs learn_from data, as pairs have the guidance of their coupling, and a
+    label_dropout."""
+    mixing: float = 0.5
+    """For guidance: the part of the mix that is the student's own velocity with conditions."""
     exact: bool = False
     """Derivatives by forward-mode differentiation instead of differences; not for all networks."""
 
@@ -61,11 +75,26 @@ class Meanflow(Method):
             _spans.check_share(name, getattr(self, name))
         if not self.at_once:
             raise UserError("meanflow learns the velocity from the share at_once alone; set it above 0")
+        check_dropout(self.label_dropout)
+        if not 0 <= self.mixing < 1:
+            raise UserError(f"mixing must be from 0 up to but not 1, got {self.mixing}")
+        if not math.isfinite(self.guidance):
+            raise UserError(f"guidance must be a finite number, got {self.guidance}; 1 is none")
+        if self.guidance != 1 and (self.learn_from == "pairs" or not self.label_dropout):
+            raise UserError(
+                f"guidance {self.guidance} needs learn_from data and a label_dropout above 0, such as 0.1; "
+                "set them, or set guidance to 1"
+            )
 
     @property
     def needs(self) -> Needs:
         """See Method.needs."""
-        return Needs(stream=self.learn_from, second_time=True, slow_times=True)
+        conditions = self.label_dropout > 0
+        return Needs(stream=self.learn_from, second_time=True, slow_times=True, conditions=conditions)
+
+    def check_labels(self, labels: bool) -> None:
+        """See Method.check_labels."""
+        check_droppable(self.label_dropout, labels)
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""
@@ -75,7 +104,9 @@ class Meanflow(Method):
 
     def trained(self) -> dict[str, Any]:
         """See Method.trained."""
-        return super().trained() | {"in_range": False, "map_preserving": self.learn_from == "pairs"}
+        facts = super().trained() | {"in_range": False, "map_preserving": self.learn_from == "pairs"}
+        facts["guidable"] = self.label_dropout > 0
+        return facts if self.guidance == 1 else facts | {"baked_guidance": self.guidance}
 
     def prepare_batch(self, batch: Batch, keys: Tensor, law: Law) -> Batch:
         """Return the batch with a noise for each sample."""
@@ -94,10 +125,25 @@ class Meanflow(Method):
         )
         t, until = t.to(data), until.to(data)
         x, velocity = _spans.on_chord(noise, data, t), data - noise
-        u = _spans.average_velocity(flow, conditions_of(student.config, batch))
+        conditions = conditions_of(student.config, batch)
+        if self.label_dropout:
+            hidden = hidden_of(self.label_dropout, keys)
+            if self.guidance != 1:
+                mixed = self.guided(student, x, t, velocity, conditions)
+                velocity = torch.where(like(hidden.to(x.device), x), velocity, mixed)
+            conditions = hide(student, conditions, hidden)
+        u = _spans.average_velocity(flow, conditions)
         within = (flow.t_start, flow.t_end)
         rest = derivatives.along_flow(u, x, t, until, velocity, within=within, exact=self.exact)
         span = like(until - t, x)
         target = torch.where(span > 0, velocity + span * rest, velocity)
         losses = l2(u(x, t, until) - target)
         return losses / (losses.detach() + SMALL) ** self.power if self.power else losses
+
+    def guided(self, student: Model, x: Tensor, t: Tensor, velocity: Tensor, conditions: Batch) -> Tensor:
+        """Return the mix of a chord's velocity and the student's own, (n, *shape), at points x of times t."""
+        flow = as_flow(student)
+        with torch.no_grad():
+            own, null = (flow(x, t, until=t, **given) for given in (conditions, student.null(conditions)))
+        share = (1 - self.mixing) * self.guidance
+        return share * velocity + self.mixing * own + (1 - share - self.mixing) * null

@@ -12,6 +12,7 @@ from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.paths import like
+from fewstep.registry import unknown
 from fewstep.training.distances import DISTANCES, check_distance
 from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of
 from fewstep.training.timesteps import TOLERANCE, at_timesteps, draw_timesteps, in_range_of, timesteps_of
@@ -27,9 +28,12 @@ with lazy_imports():
     from fewstep import flow
 
 
+COMPARED = ("end", "velocity")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Phased(Method):
-    """Regress where a phase ends, in one step from any point of its chord.
+    """Regress where a phase ends, in one step from any point of its chord, or the chord's slope.
 
     Source: the phased variant of Wang et al. 2024 (arXiv 2410.07303). The phases lie between timesteps of the
     student's grid, and a phase's chord between the teacher's states at its ends: on any path, that is the
@@ -42,10 +46,16 @@ class Phased(Method):
     steps_per_phase: int = 1
     """Steps that the student takes in a phase; its steps must be a multiple."""
     distance: str = "huber_each"
-    """l2, huber or huber_each, of the phase's end."""
+    """l2, huber, huber_each or pseudo_huber, of what is compared."""
+    compare: str = "end"
+    """end: where one step leads, and where the phase ends, as in the paper. velocity: the slope of that step
+    and of the chord, as in PeRFlow, Yan et al. 2024 (arXiv 2405.07510); with one phase it is the loss of
+    `reflow`."""
 
     def __post_init__(self) -> None:
         check_distance(self.distance)
+        if self.compare not in COMPARED:
+            raise UserError(unknown("compare", self.compare, list(COMPARED)))
         if self.steps_per_phase < 1:
             raise UserError(f"steps_per_phase must be 1 or more, got {self.steps_per_phase}")
 
@@ -95,4 +105,7 @@ class Phased(Method):
         velocity = flow.over_step(canonical, x, t, last, **conditions_of(student.config, batch))
         if student.config.in_range:
             velocity = flow.ends_in_range(velocity, x, t, t > float(timesteps[0, -2]) - TOLERANCE)
-        return DISTANCES[self.distance](x + like(last - t, x) * velocity - end)
+        distance = DISTANCES[self.distance]
+        if self.compare == "velocity":
+            return distance(velocity - (end - start) / like(last - first, x))
+        return distance(x + like(last - t, x) * velocity - end)

@@ -39,7 +39,7 @@ class Reflow(PathRegression):
 
     times: str = "u_shaped"
     distance: str = "l2"
-    """l2, huber, or huber_each, which is huber of single values."""
+    """l2, huber, huber_each, which is huber of single values, or pseudo_huber."""
     compare: str = "prediction"
     """What is compared: the prediction, or the data that it stands for. Then errors near the noise count
     more, and those near the data less."""

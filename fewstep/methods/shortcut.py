@@ -51,14 +51,12 @@ class Shortcut(Method):
     @property
     def needs(self) -> Needs:
         """See Method.needs."""
-        return Needs(stream="data", second_time=True)
+        return Needs(stream="data", second_time=True, averages={"target": self.decay})
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""
         _spans.must_take_until(student)
-        nets = super().networks(student, load)
-        nets["student"].averages = {"target": self.decay}
-        return nets
+        return super().networks(student, load)
 
     def trained(self) -> dict[str, Any]:
         """See Method.trained."""

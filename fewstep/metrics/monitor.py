@@ -6,6 +6,7 @@ They are no results: those are measured by `protocol`, with another net and more
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from fewstep.errors import UserError
 from fewstep.extras import brought_by
 from fewstep.finite import NotFiniteError
 from fewstep.flow import as_flow
+from fewstep.grids import Grid, uniform
 from fewstep.metrics.classes import class_shares, largest_share_difference
 from fewstep.metrics.features import BATCH, FeatureNet
 from fewstep.metrics.frechet import Moments, frechet_distance
@@ -37,6 +39,7 @@ with lazy_imports(error_callback=brought_by("metrics", what="a monitor", library
     from sklearn import cluster
 
 CLUSTERS = 10  # of the training data; what labels would be
+CALLS = (1, 4)  # of a look at a student of any number
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,16 @@ class Look:
     """Share of the training data that lies among the samples."""
     shares: float
     """Largest difference of a cluster's share among the samples from that in the training data."""
+
+    @classmethod
+    def at_several(cls, looks: "Sequence[Look]") -> "Look":
+        """Return what looks with several numbers of calls find: the mean distance, the worst of the rest."""
+        return cls(
+            looks[0].step,
+            sum(look.fd for look in looks) / len(looks),
+            min(look.recall for look in looks),
+            max(look.shares for look in looks),
+        )
 
 
 @dataclass(frozen=True)
@@ -67,13 +80,32 @@ class Monitor:
     """Shows a student's samples, where these are latents."""
 
     def look(self, student: Model, step: int) -> Look:
-        """Return what its samples are like on its own grid; the student stays as it is.
+        """Return what its samples are like on its own grid, or in a few steps; the student stays as it is.
 
         Raises:
-            UserError: if it has no grid, or a library of the metrics is missing.
+            UserError: see `grids`; or if a library of the metrics is missing.
         """
+        return Look.at_several([self._look(student, step, grid) for grid in self.grids(student)])
+
+    def grids(self, student: Model) -> list[Grid]:
+        """Return the grids that a look samples a student on.
+
+        Raises:
+            UserError: if it has no grid, and is not for any number of steps.
+        """
+        config = student.config
+        if config.grid is not None:
+            return [config.grid]
+        if config.velocity_until != "any":
+            raise UserError(
+                "a monitor looks at students on their own grid, or at flow maps; this model has no grid"
+            )
+        flow = as_flow(student)
+        return [uniform(calls, start=flow.t_start, end=flow.t_end) for calls in self.settings.calls or CALLS]
+
+    def _look(self, student: Model, step: int, grid: Grid) -> Look:
         try:
-            samples = self.sample(student)
+            samples = self.sample(student, grid)
         except NotFiniteError:
             return Look(step, math.inf, recall=0.0, shares=1.0)
         features, clusters = self.net.features(decoded(samples, self.through)), self._clusters
@@ -87,16 +119,12 @@ class Monitor:
         )
 
     @torch.no_grad()
-    def sample(self, student: Model) -> Tensor:
+    def sample(self, student: Model, grid: Grid) -> Tensor:
         """Return what a student makes of the monitor's noise, (samples, *shape), on the CPU.
 
         Raises:
-            UserError: if it has no grid.
             NotFiniteError: if it leaves the finite numbers.
         """
-        config = student.config
-        if (grid := config.grid) is None:
-            raise UserError("a monitor looks at students on their own grid; this model has none")
         was_training = student.training
         flow = as_flow(student.eval(), guidance=grid.guidance)
         noise = draws_of(

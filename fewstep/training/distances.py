@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,21 @@ def huber_each(error: Tensor) -> Tensor:
     return ((error.flatten(1).square() + 0.001**2).sqrt() - 0.001).mean(dim=1)
 
 
-DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {"l2": l2, "huber": huber, "huber_each": huber_each}
+def pseudo_huber(error: Tensor) -> Tensor:
+    """Return sqrt(|e|^2 + c^2) - c with c = .00054 sqrt(d); Song and Dhariwal 2023 (arXiv 2310.14189).
+
+    Its c is smaller than that of `huber` by sqrt(d), and it is not divided by d.
+    """
+    c = 0.00054 * math.sqrt(error[0].numel())
+    return (error.flatten(1).square().sum(dim=1) + c**2).sqrt() - c
+
+
+DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {
+    "l2": l2,
+    "huber": huber,
+    "huber_each": huber_each,
+    "pseudo_huber": pseudo_huber,
+}
 
 
 def check_distance(name: str) -> None:

@@ -17,7 +17,23 @@ if TYPE_CHECKING:
     from fewstep.noises import Law
 
 Batch = dict[str, "Tensor"]
+REAL = "real"  # the field of real data in batches of pairs or trajectories
 Nets = Mapping[str, Any]  # modules by name; the "student" and the "teacher" are fewstep.model.Model
+
+
+class KnownNets(dict[str, Any]):
+    """The networks of a training, by name, which tell of one that is not there.
+
+    Raises:
+        UserError: if a network is asked for that the method neither returns nor has averaged.
+    """
+
+    def __missing__(self, name: str) -> Any:
+        raise UserError(
+            f"the loss asks for the network {name!r}, which is not kept; there are: "
+            f"{', '.join(sorted(self))}. Let the method return it from `networks`, or name it and its decay "
+            "in the averages of its needs"
+        )
 
 
 @dataclass
@@ -54,7 +70,7 @@ class Needs:
     conditions: bool = False
     """A model with conditions; every batch then has them."""
     data: bool = False
-    """Real data in addition to the stream; each batch then has it as "data"."""
+    """Real data in addition to the stream; see `real_data`."""
     features: str | None = None
     """A feature network for its loss, which `networks` loads as "features": that of monitors (monitor), or
     efficientnet_lite0; one that measures no result."""
@@ -66,12 +82,25 @@ class Needs:
     """A student that is a refiner, and is given the last velocity; see fewstep.refining."""
     slow_times: bool = False
     """A network that may be differentiated by its times; see fewstep.timing.with_slow_times."""
+    averages: Mapping[str, float] = field(default_factory=dict)
+    """Decays of moving averages of the student's weights, from 0 up to but not 1, by the names under which
+    `loss` finds them among the networks; every stage keeps them.
+
+    Raises:
+        UserError: for another decay.
+    """
     options: Mapping[str, str] = field(default_factory=dict)
     """By the name of a need: the option that makes the method need it, for messages."""
 
+    def __post_init__(self) -> None:
+        for name, decay in self.averages.items():
+            if not 0 <= decay < 1:
+                raise UserError(f"the average {name!r} needs a decay from 0 up to but not 1, got {decay}")
+
     def unmet(self, supplied: Collection[str]) -> list[str]:
-        """Return the names of the needs, other than the stream, that are not supplied."""
-        names = [need.name for need in fields(self) if need.name not in ("stream", "options")]
+        """Return the names of the needs, other than the stream and averages, that are not supplied."""
+        others = ("stream", "averages", "options")
+        names = [need.name for need in fields(self) if need.name not in others]
         return [name for name in names if getattr(self, name) and name not in supplied]
 
     def with_option(self, need: str) -> str:
@@ -112,7 +141,7 @@ class Method:
         self.check_noise(student.noise)
         if student.config.velocity_until == "any":
             self.check_flow_map()
-        return {"student": Net(student, ema=True)}
+        return {"student": Net(student, ema=True, averages=self.needs.averages)}
 
     def check_labels(self, labels: bool) -> None:
         """Check that the method can train a student with, or without, conditions; needs no student.
@@ -201,6 +230,14 @@ class Method:
         Each loss depends only on the sample and its key, not on the other samples of the batch.
         """
         raise NotImplementedError
+
+
+def real_data(batch: Batch) -> Tensor:
+    """Return the real data (n, *shape) that a method needs beside its stream, of other samples than that.
+
+    A stage that supplies it trains a method of the stream "noise" on data, and adds it to batches of others.
+    """
+    return batch[REAL] if REAL in batch else batch["data"]
 
 
 def conditions_of(config: ModelConfig, batch: Batch) -> Batch:

@@ -16,7 +16,7 @@ from fewstep.model import Model
 from fewstep.prefetch import Prefetched, Request
 from fewstep.settings import TrainSettings
 from fewstep.training.engine import Engine
-from fewstep.training.method import Batch, Method
+from fewstep.training.method import Batch, KnownNets, Method
 from fewstep.training.phases import phase
 from fewstep.training.trainee import Trainee, at_hand, under
 
@@ -207,12 +207,12 @@ class Training:
         weight = batch.pop(WEIGHT, None)
         half = self.settings.precision == "bfloat16"
         autocast = partial(torch.autocast, self.device.type, torch.bfloat16) if half else nullcontext
-        size = self.engine.micro_batch or len(numbers.keys)
+        nets, size = KnownNets(modules), self.engine.micro_batch or len(numbers.keys)
         for start in range(0, len(numbers.keys), size):
             part = slice(start, start + size)
             own, keys = {name: tensor[part] for name, tensor in batch.items()}, numbers.keys[part]
             with autocast(), phase("forward"), numbers.offered(keys, part):
-                losses = self.method.loss(modules, own, network, progress, keys)
+                losses = self.method.loss(nets, own, network, progress, keys)
             yield losses if weight is None else weight[part] * losses
 
 

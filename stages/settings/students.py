@@ -68,7 +68,8 @@ class StudentSettings(Settings):
     train_on: str
     """What it learns from: trajectories/<teacher> for methods that learn from trajectories, couple/<key> for
     those that learn from pairs, prepare for those that learn from data or need no samples. The last read
-    only labels, if there are classes."""
+    only labels, if there are classes. Real data that a method needs beside pairs or trajectories is
+    prepare's, too."""
     nfe: Annotated[int | Literal["any"], BeforeValidator(number_or_any)]
     """NFE that the student samples with; one of the budgets searched for its teacher. any for a
     method that trains flow maps."""
@@ -199,13 +200,15 @@ def is_flow_map(student: StudentSettings, params: Params) -> bool:
 
 
 def wrong_guidance(student: StudentSettings, params: Params) -> Iterator[str]:
-    """Yield what is wrong with the guidance of a teacher that a method asks beside what it trains on."""
+    """Yield what is wrong with the guidance that a method teaches: its own, or that of a teacher it asks."""
     method = student.method.options
     guidance = method.trained().get("baked_guidance")
     if guidance is None:
         return
-    yield from unguidable(params, [(".method.guidance", guidance, student.teacher)])
-    taught = shown_guidance(params, student.teacher, guidance)
+    taught = guidance
+    if method.needs.teacher:
+        yield from unguidable(params, [(".method.guidance", guidance, student.teacher)])
+        taught = shown_guidance(params, student.teacher, guidance)
     if (shown := shown_guidance(params, student.init)) not in (1, taught):
         yield (
             f".method.guidance {guidance} would undo the guidance {shown:g} that its init {student.init} was "
@@ -252,7 +255,7 @@ def mismatch(student: StudentSettings, params: Params) -> str | None:
             f"method {method.name}{needs.with_option('stream')} learns from {wanted}, not from "
             f"{student.train_on}; set train_on to {place}"
         )
-    if needs.data and kind != "prepare":
+    if needs.data and needs.stream == "noise" and kind != "prepare":
         return (
             f"method {method.name}{needs.with_option('data')} learns from real data, not from "
             f"{student.train_on}; set train_on to prepare"

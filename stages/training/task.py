@@ -22,7 +22,7 @@ from fewstep.shards import Batches, Column, Shards
 from fewstep.training import footprint
 from fewstep.training.loop import Trained, train
 from fewstep.training.memory import explained
-from fewstep.training.method import Batch, Method
+from fewstep.training.method import REAL, Batch, Method
 from fewstep.training.networks import Training
 from stages.process.device import device
 from stages.training import loss_features
@@ -76,8 +76,8 @@ class TrainTask:
             training = Training(
                 self.method, student, self.load, self.settings, self.seed, torch.device(device())
             )
-            batches = Batches(shards, seed=self.seed, size=footprint.BATCH, window=1)
-            return footprint.measure(training, *self._selected(batches, student)[0])
+            batches = self._batches(shards, student, size=footprint.BATCH, window=1)
+            return footprint.measure(training, *batches[0])
 
     def _selects(self, student: Model, shards: Shards) -> Callable[[Batch, Tensor], Batch]:
         """Return what makes of a stored batch, and its keys, what the method sees."""
@@ -91,9 +91,14 @@ class TrainTask:
 
         return select
 
-    def _selected(self, batches: Batches, student: Model) -> "Selected":
-        mirror = batches.shards.facts.get("mirror", False)
-        return Selected(batches, self._selects(student, batches.shards), mirror=mirror)
+    def _batches(self, shards: Shards, student: Model, **cut: int) -> "Selected":
+        """Return the batches of a set as the method sees them, `cut` as fewstep.shards.Batches has it."""
+        real, needs = None, self.method.needs
+        if needs.data and needs.stream != "noise":  # whose batches are real data
+            data = Shards(self.inputs["data"] / "train")
+            real = Selected(Batches(data, seed=self.seed, **cut), only_data, mirror=mirrored(data))
+        batches = Batches(shards, seed=self.seed, **cut)
+        return Selected(batches, self._selects(student, shards), mirror=mirrored(shards), real=real)
 
     def _learn(self, student: Model, progress: Progress) -> Trained:
         shards, held_out = Shards(self.source / "train"), Shards(self.source / "held_out")
@@ -104,18 +109,12 @@ class TrainTask:
         def parts(shards: Shards, numbers: Tensor) -> Parts:
             return Parts(shards, numbers, select, size=self.settings.batch, seed=self.seed)
 
-        batches = Batches(
-            shards,
-            seed=self.seed,
-            size=self.settings.batch,
-            rank=distributed.rank(),
-            ranks=distributed.ranks(),
-        )
+        share = {"rank": distributed.rank(), "ranks": distributed.ranks()}
         return train(
             self.method,
             student,
             load=self.load,
-            batches=self._selected(batches, student),
+            batches=self._batches(shards, student, size=self.settings.batch, **share),
             held_out=parts(held_out, judged),
             settings=self.settings,
             seed=self.seed,
@@ -181,16 +180,38 @@ class Parts:
 
 
 class Selected:
-    """Batches as a method sees them: part of what they hold, and half of them mirrored if that is asked."""
+    """Batches as a method sees them: part of what they hold, and half of them mirrored if that is asked.
 
-    def __init__(self, batches: Batches, select: Callable[[Batch, Tensor], Batch], *, mirror: bool) -> None:
-        self.batches, self.select, self.mirror = batches, select, mirror
+    Of other batches, `real`, each has the data beside its own, if there are any.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        select: Callable[[Batch, Tensor], Batch],
+        *,
+        mirror: bool,
+        real: "Selected | None" = None,
+    ) -> None:
+        self.batches, self.select, self.mirror, self.real = batches, select, mirror, real
 
     def __getitem__(self, step: int) -> tuple[Batch, Tensor]:
         """Return batch number `step`, and its keys; see fewstep.shards.Batches."""
         batch, keys = self.batches[step]
         selected = self.select(batch, keys)
-        return mirror_half(selected, keys) if self.mirror else selected, keys
+        if self.mirror:
+            selected = mirror_half(selected, keys)
+        return selected | ({REAL: self.real[step][0]["data"]} if self.real else {}), keys
+
+
+def mirrored(shards: Shards) -> bool:
+    """Return whether half of a set's samples are to be mirrored."""
+    return bool(shards.facts.get("mirror", False))
+
+
+def only_data(batch: Batch, keys: Tensor) -> Batch:
+    """Return the data of a batch alone."""
+    return {"data": batch["data"]}
 
 
 def at_timesteps(stored: list[float], grid: Grid, batch: Batch) -> Batch:

@@ -14,7 +14,7 @@ from fewstep import grids, paths, predictions, randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.methods import _spans
-from fewstep.methods.consistency import Consistency, normalised
+from fewstep.methods.consistency import Consistency
 from fewstep.methods.flow_map_distillation import IDENTITIES, FlowMapDistillation
 from fewstep.methods.meanflow import Meanflow
 from fewstep.methods.shortcut import Shortcut
@@ -177,7 +177,7 @@ def test_the_tangent_is_zero_at_the_exact_map_and_never_longer_than_one(exact):
     assert loss(method, nets, {"data": ORACLE.sample(N)}).mean() < close
     early = loss(method, nets, {"data": ORACLE.sample(N)}, progress=0.1)
     assert early.mean() > 1e-3  # the derivative counts only half
-    sizes = normalised(1e3 * ORACLE.noise(N)).square().mean(dim=1)
+    sizes = _spans.normalised(1e3 * ORACLE.noise(N)).square().mean(dim=1)
     assert sizes.max() < 1
 
 

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from watching import Shift, gaussian_monitor, shifting
+from watching import Shift, gaussian_monitor, jumping, shifting
 
 from fewstep.errors import UserError
+from fewstep.metrics.monitor import Look
 
 
 def test_the_distance_of_moved_gaussians_is_that_of_their_means():
@@ -42,7 +43,9 @@ def test_samples_are_those_of_the_grid_of_the_student():
 
     student = shifting()
     student.network = Watching()
-    assert gaussian_monitor(samples=400).sample(student).shape == (400, 2)
+    monitor = gaussian_monitor(samples=400)
+    (grid,) = monitor.grids(student)
+    assert monitor.sample(student, grid).shape == (400, 2)
     assert sum(asked) == 400  # one call each
 
 
@@ -51,8 +54,20 @@ def test_samples_that_are_not_finite_are_infinitely_far():
     assert (look.step, look.fd, look.recall) == (7, math.inf, 0)
 
 
+def test_a_student_of_any_number_is_looked_at_with_several():
+    student = jumping(3)
+    one, four = (gaussian_monitor(mean=3.0, calls=(calls,)).look(student, step=5) for calls in (1, 4))
+    assert (one.fd, four.fd) == (pytest.approx(9, abs=0.6), pytest.approx(0, abs=0.4))
+    both = gaussian_monitor(mean=3.0).look(student, step=5)
+    assert both == Look(5, (one.fd + four.fd) / 2, one.recall, one.shares)
+    assert one.recall < four.recall
+    assert one.shares > four.shares
+    grids = gaussian_monitor(calls=(2, 3)).grids(student)
+    assert [grid.times for grid in grids] == [(0, 1 / 2, 1), (0, 1 / 3, 2 / 3, 1)]
+
+
 def test_a_model_without_a_grid_is_refused():
     from recorded import student
 
-    with pytest.raises(UserError, match="on their own grid; this model has none"):
+    with pytest.raises(UserError, match="on their own grid, or at flow maps; this model has no grid"):
         gaussian_monitor().look(student(), step=0)

@@ -102,3 +102,14 @@ def test_a_list_of_guidances_is_refused_with_both_ways_to_compare_them(section):
         {f"{where}.guidance": 1.5},
         {f"{where}.guidance": 4},
     ]
+
+
+def test_guidance_of_meanflow_is_its_own_and_asks_for_classes_but_no_guidable_teacher():
+    method = {"name": "meanflow", "learn_from": "data", "label_dropout": 0.1, "guidance": 2.0}
+    student = {"init": "base", "teacher": "base", "train_on": "prepare", "nfe": "any", "train": {"steps": 10}}
+    classes = {"pretrain__base__conditional": True}
+    raw = changed(**classes, distill__guided=student | {"method": method})
+    checks.check(Params(raw))
+    assert shown_guidance(Params(raw), "guided") == 2.0
+    with pytest.raises(UserError, match=r"distill\.guided\.method meanflow.*classes"):
+        checks.check(Params(changed(distill__guided=student | {"method": method})))

@@ -49,7 +49,10 @@ def asked(**changes):
         ),
         (REFINER | {"distill__turbo__model": None}, r"distill\.turbo\.model null: a refiner has an arch"),
         (REFINER | {"distill__turbo__nfe": 4}, r"turbo\.nfe 4: method refiner trains for any number"),
-        (REFINER | {"distill__turbo__monitor": {}}, r"turbo\.monitor looks at a student on its own grid"),
+        (
+            REFINER | {"distill__turbo__monitor": {}},
+            r"turbo\.monitor looks at samples of a student, and a",
+        ),
         (
             REFINER | {"couple__round1__model": "turbo"},
             r"couple\.round1\.model: 'turbo' is a refiner, which is no flow without its teacher",
