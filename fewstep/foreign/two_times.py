@@ -6,6 +6,7 @@ network, and blocks that are computed again for a backward pass, or compiled, se
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from diffusers.models import embeddings
@@ -68,7 +69,7 @@ class Embedder(embeddings.TimestepEmbedding, Timed):
         return nn.Sequential(self.linear_1, act, self.linear_2)
 
 
-def give(network: nn.Module, *, second_time: bool, slow_times: bool, time_scale: float) -> None:
+def give(network: Any, *, second_time: bool, slow_times: bool, time_scale: float) -> None:
     """Have a network take two times where it took one, with weights of its own names and those of the span.
 
     Args:
@@ -97,7 +98,7 @@ def give(network: nn.Module, *, second_time: bool, slow_times: bool, time_scale:
         network.get_time_embed = partial(_waves_of, network.time_proj)
 
 
-def _places(network: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+def _places(network: nn.Module) -> Iterator[tuple[Any, Any]]:
     """Yield the parts of a network that embed its time, and the layers in each that do."""
     for part in network.modules():
         if isinstance(getattr(part, "time_proj", None), embeddings.Timesteps):
