@@ -1,10 +1,11 @@
 """Networks of others that get a second time, or slow ones, and are trained as students of any steps."""
 
 import copy
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import torch
+from etils.epy import lazy_imports
 from foreign.adopted import BETAS, EDM, NETWORKS, adopted
 from own_code import checkout_with
 
@@ -13,15 +14,20 @@ from fewstep.checkpoint import load_model, save_model
 from fewstep.derivatives import STEP, along_flow
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
+from fewstep.foreign import schedulers
 from fewstep.methods.consistency import Consistency
 from fewstep.methods.flow_map import FlowMap
 from fewstep.methods.meanflow import Meanflow
 from fewstep.model import Model, ModelConfig, build
 from fewstep.networks.embedding import Timed
 from fewstep.settings import TrainSettings
+from fewstep.solvers import integrate
 from fewstep.timing import with_second_time, with_slow_times
 from fewstep.training.engine import Engine
 from fewstep.training.networks import Training
+
+with lazy_imports():  # takes seconds, also of the processes that run other tests
+    import diffusers
 
 SAMPLES = 6
 
@@ -124,6 +130,23 @@ def test_own_networks_at_times_up_to_1000_get_slow_ones(name):
         old_rate, new_rate = ((part.waves(t + 0.1) - part.waves(t)).abs().max() for part in (old, new))
     assert 0.009 < new_rate < 0.0101  # up to 100 radians per unit of the path's time, which 0.1 is 1e-4 of
     assert old_rate > 5 * new_rate
+
+
+@torch.no_grad()
+def test_the_flow_map_scheduler_of_the_library_takes_the_same_steps():
+    model = moved(with_second_time(adopted("UNet2DModel"), seed=3))
+    scheduler = diffusers.FlowMapEulerDiscreteScheduler()
+    said = {name: getattr(model.config, name) for name in ("prediction", "path", "time", "time_scale")}
+    assert schedulers.declared({"_class_name": type(scheduler).__name__, **scheduler.config}) == said
+    grid = grids.Grid((0.0, 0.1, 0.35, 1.0))
+    x, label = torch.randn(SAMPLES, *model.config.shape), torch.arange(SAMPLES) % 5
+    found = integrate(as_flow(model), x, grid, label=label).x
+    scheduler.set_timesteps(sigmas=[1 - t for t in grid.times[:-1]])
+    for t, end in pairwise([*scheduler.timesteps, torch.tensor(0.0)]):
+        times = {"t": t.expand(SAMPLES).float(), "until": end.expand(SAMPLES).float()}
+        output = model.network(x, **times, label=label)
+        x = scheduler.step(output, t, x, r_timestep=end, return_dict=False)[0]
+    torch.testing.assert_close(found, x)
 
 
 METHODS = {
