@@ -29,16 +29,24 @@ REFINER = {"name": "unet", "width": 4, "multipliers": [1]}
 ONE_STEP = ("endpoint", "flow_guided", "consistency")
 """What is measured as a student of one step; other students of a grid have FEW."""
 OPTIONS: dict[str, list[dict[str, Any]]] = {
-    "sim": [{"fake_warmup": 0}, {"fake_warmup": 0, "nfe": 1}],
+    "sim": [
+        {"fake_warmup": 0},
+        {"fake_warmup": 0, "nfe": 1},
+        {"fake_warmup": 0, "gan_weight": 19.2},
+    ],
     "dmd": [
         {"fake_warmup": 0},
         {"fake_warmup": 0, "nfe": 1},
         {"fake_warmup": 0, "through": "last"},
         {"fake_warmup": 0, "gan_weight": 19.2},
     ],
-    "anyflow": [{"fake_warmup": 0}],
-    "flow_map_distillation": [{"identity": name} for name in ("lagrangian", "eulerian", "semigroup")],
-    "consistency": [{"kind": "discrete"}, {"kind": "continuous"}],
+    "anyflow": [{"fake_warmup": 0}, {"fake_warmup": 0, "map_weight": 1.0}],
+    "flow_map_distillation": [
+        *({"identity": name} for name in ("lagrangian", "eulerian", "semigroup")),
+        *({"identity": name, "exact": True} for name in ("lagrangian", "eulerian")),
+    ],
+    "meanflow": [{}, {"exact": True}],
+    "consistency": [{"kind": "discrete"}, {"kind": "continuous"}, {"kind": "continuous", "exact": True}],
 }
 """Options that are measured, where the defaults are not all; fake_warmup is 0, for the steps after it."""
 

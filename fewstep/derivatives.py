@@ -28,6 +28,9 @@ with lazy_imports():
 
 STEP = 0.005  # of a difference, in canonical time: its error is near 1e-4 for a smooth network in float32
 
+NOT_CONTIGUOUS = "view size is not compatible"
+"""What torch says, in place of NotImplementedError, of a norm of what attention made in another order."""
+
 Map = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
 """u(x, t, until), (batch, *shape), from x (batch, *shape) and times (batch,)."""
 
@@ -91,7 +94,9 @@ def _exact(u: Map, point: tuple[Tensor, ...], direction: tuple[Tensor, ...]) -> 
     ):
         try:
             derivative: Tensor = torch.func.jvp(u, point, direction)[1]
-        except NotImplementedError as error:
+        except RuntimeError as error:
+            if not isinstance(error, NotImplementedError) and NOT_CONTIGUOUS not in str(error):
+                raise
             raise UserError(
                 f"this network has no exact derivative ({first_line(error)}); set exact to false"
             ) from error

@@ -321,6 +321,8 @@ def build(config: ModelConfig, *, seed: int, table: Table | None = None) -> Mode
     """
     options = dict(config.architecture)
     taken = {name: options.pop(name) for name in TIMING if name in options}
+    if taken and config.time_scale != 1:
+        taken["time_scale"] = config.time_scale
     if config.conditions:
         taken["conditions"] = config.conditions
     if config.guidance_input:

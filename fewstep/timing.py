@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,10 +24,10 @@ def with_second_time(model: Model, *, seed: int) -> Model:
     It starts as `model` at any second time. Only its new layers are drawn, and depend on `seed` alone.
 
     Raises:
-        UserError: if its architecture has no such network, it is given times in another unit than its path's,
-            or is an adapter.
+        UserError: if its architecture has no such network, it is given a noise level instead of a time, or is
+            an adapter.
     """
-    return _rebuilt(model, "second_time", seed=seed)
+    return _filled(_drawn(model, "second_time", seed=seed), model)
 
 
 def with_slow_times(model: Model, *, seed: int) -> Model:
@@ -34,29 +35,29 @@ def with_slow_times(model: Model, *, seed: int) -> Model:
 
     Fast features make derivatives by the time that have little to do with the flow's. The slower ones
     reproduce the embedding of `model` but for what in it is faster; Zhang et al. 2025 (arXiv 2511.23342).
-    The features of some networks, such as adm and dit, are slow anyway: these compute as they did.
+    The features of some networks, such as adm and dit at times from 0 to 1, are slow anyway: these compute
+    as they did.
 
     Raises:
-        UserError: if its architecture has no such network, it is given times in another unit than its path's,
-            or is an adapter.
+        UserError: if its architecture has no such network, it is given a noise level instead of a time, or is
+            an adapter.
     """
-    slower = _rebuilt(model, "slow_times", drawn="condition.time.", seed=seed)
-    if isinstance(condition := getattr(slower.network, "condition", None), embedding.Condition):
-        condition.fit_times(model.network.condition)  # type: ignore[arg-type]
+    slower = _drawn(model, "slow_times", seed=seed)
+    parts = [part for part in slower.network.modules() if isinstance(part, embedding.Timed) and part.slowed]
+    fresh = [copy.deepcopy(part.time_layers()) for part in parts]
+    slower = _filled(slower, model)
+    for part, layers in zip(parts, fresh, strict=True):
+        part.slow_down(layers, model.config.time_scale)
     return slower
 
 
-def _rebuilt(model: Model, what: str, *, seed: int, drawn: str | None = None) -> Model:
-    """Return a model of the same architecture with one feature more, and the weights that both have.
-
-    Those whose names start with `drawn` are drawn by the seed, as is what only the new one has.
-    """
+def _drawn(model: Model, what: str, *, seed: int) -> Model:
+    """Return a model of the same architecture with one feature more, its weights drawn by the seed."""
     time, scale = model.config.time, model.config.time_scale
-    if time not in ("t", "1-t") or scale != 1:
-        given = f"{scale:g} {time}" if time not in ("t", "1-t") else f"times from 0 to {scale:g}"
+    if time not in ("t", "1-t"):
         raise UserError(
-            f"{what.replace('_', ' ')} is for networks that are given times from 0 to 1; "
-            f"this one is given {given}"
+            f"{what.replace('_', ' ')} is for networks that are given the time of their path; "
+            f"this one is given {scale:g} {time}"
         )
     if model.config.lora is not None:
         raise UserError(
@@ -64,8 +65,10 @@ def _rebuilt(model: Model, what: str, *, seed: int, drawn: str | None = None) ->
             "which the training starts from; start from its base, or set lora to null, which trains all"
         )
     config = replace(model.config, architecture={**model.config.architecture, what: True})
-    built = models.build(config, seed=seed, table=model.conditions.table).to(next(model.parameters()).device)
-    known = model.network.state_dict()
-    taken = {name: known[name] for name in known if drawn is None or not name.startswith(drawn)}
-    built.network.load_state_dict({**built.network.state_dict(), **taken})
+    return models.build(config, seed=seed, table=model.conditions.table).to(next(model.parameters()).device)
+
+
+def _filled(built: Model, model: Model) -> Model:
+    """Give a model the weights that another has, too."""
+    built.network.load_state_dict({**built.network.state_dict(), **model.network.state_dict()})
     return built.train(model.training)

@@ -1,5 +1,7 @@
 """Flow maps known in closed form, and models that are one."""
 
+import math
+
 import torch
 from oracles import Gaussian, Mixture
 from torch import Tensor, nn
@@ -29,20 +31,31 @@ def gaussian_map(oracle: Gaussian, x: Tensor, t: Tensor, until: Tensor) -> Tenso
 
 
 def mixture_map(oracle: Mixture, x: Tensor, t: Tensor, until: Tensor) -> Tensor:
-    """Return the same for a mixture on a line: as its trajectories can't cross, it keeps quantiles."""
+    """Return the same for a mixture on a line: as its trajectories can't cross, it keeps quantiles.
+
+    They are found by bisection; a last step of Newton's gives the derivatives of the implicit function.
+    """
     means, stds, weights = (part.flatten().double() for part in (oracle.means, oracle.stds, oracle.weights))
 
     def share_below(x: Tensor, time: Tensor) -> Tensor:
         spread = ((1 - time) ** 2 + (time * stds) ** 2).sqrt()
         return (weights * torch.special.ndtr((x - time * means) / spread)).sum(1, keepdim=True)
 
-    share = share_below(x.double(), t.double()[:, None])
+    def density(x: Tensor, time: Tensor) -> Tensor:
+        spread = ((1 - time) ** 2 + (time * stds) ** 2).sqrt()
+        each = torch.exp(-(((x - time * means) / spread) ** 2) / 2) / (spread * math.sqrt(2 * math.pi))
+        return (weights * each).sum(1, keepdim=True)
+
+    start, end = t.double()[:, None], until.double()[:, None]
+    share = share_below(x.double(), start).detach()
     low, high = torch.full_like(share, -50.0), torch.full_like(share, 50.0)
     for _ in range(100):
         middle = (low + high) / 2
-        below = share_below(middle, until.double()[:, None]) < share
+        below = share_below(middle, end.detach()) < share
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return ((low + high) / 2).to(x)
+    found = (low + high) / 2
+    left = share_below(found, end) - share_below(x.double(), start)
+    return (found - left / density(found, end.detach())).to(x)
 
 
 class _Network(nn.Module):

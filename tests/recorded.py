@@ -7,7 +7,15 @@ from torch import nn
 
 from fewstep import randomness
 from fewstep.grids import uniform
+from fewstep.methods.anyflow import Anyflow
+from fewstep.methods.consistency import Consistency
+from fewstep.methods.dmd import Dmd
+from fewstep.methods.flow_map import FlowMap
+from fewstep.methods.flow_map_distillation import FlowMapDistillation
 from fewstep.methods.flow_matching import FlowMatching
+from fewstep.methods.meanflow import Meanflow
+from fewstep.methods.shortcut import Shortcut
+from fewstep.methods.sim import Sim
 from fewstep.model import ModelConfig, build
 from fewstep.settings import TrainSettings
 from fewstep.timing import with_second_time, with_slow_times
@@ -20,12 +28,46 @@ def student(seed=0, **config):
     return build(ModelConfig(architecture=architecture, shape=(2,), **config), seed=seed)
 
 
+def teacher(name="teacher"):
+    """Return what a method loads beside its student: a model whose velocity is not zero, as a fresh one's."""
+    model = student(seed=9)
+    with torch.no_grad():
+        for number, weight in enumerate(model.parameters()):
+            keys = randomness.keys_of(number, 0, weight.numel())
+            weight.add_(0.3 * randomness.noises("teacher", keys, (1,)).reshape(weight.shape))
+    return model
+
+
 def student_of(method):
     """Return a student that the method can train."""
     model = student(grid=uniform(1 if method.trained_times == "until_1" else 2))
     if method.needs.second_time:
         model = with_second_time(model, seed=0)
     return with_slow_times(model, seed=0) if method.needs.slow_times else model
+
+
+FLOW_MAPS = {
+    "flow map": FlowMap(),
+    "lagrangian": FlowMapDistillation(),
+    "eulerian": FlowMapDistillation(identity="eulerian"),
+    "semigroup": FlowMapDistillation(identity="semigroup"),
+    "meanflow": Meanflow(),
+    "meanflow on data, exact": Meanflow(learn_from="data", exact=True),
+    "shortcut": Shortcut(),
+    "anyflow": Anyflow(fake_warmup=2),
+    "anyflow with the map": Anyflow(fake_warmup=2, map_weight=1.0),
+}
+CONSISTENCY = {
+    "continuous": Consistency(kind="continuous"),
+    "continuous, exact": Consistency(kind="continuous", exact=True),
+    "by chords": Consistency(teacher=False),
+}
+ON_POLICY = {
+    "dmd through the last step": Dmd(fake_warmup=2, through="last"),
+    "sim with a critic": Sim(fake_warmup=2, gan_weight=0.1),
+}
+VARIANTS = FLOW_MAPS | CONSISTENCY | ON_POLICY
+"""Methods that differentiate, keep averages or train several networks, each as its options make it."""
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,13 @@ def test_all_networks_of_a_method_are_sharded_and_train_as_whole_ones(tmp_path, 
     close(tmp_path, alone)
 
 
+def test_two_processes_train_flow_maps_and_their_like_as_one_does(tmp_path):
+    codes, errors = two_processes(tmp_path, work=trainings.shared_of_variants)
+    assert codes == [0, 0], errors
+    for name in trainings.TOGETHER:
+        close(tmp_path / name, trainings.of_method(tmp_path / name / "alone", name))
+
+
 def test_two_processes_train_an_adapter_as_one_does(tmp_path):
     alone = trainings.of_adapter(tmp_path / "alone")
     codes, errors = two_processes(tmp_path, work=trainings.shared_of_adapter, FEWSTEP_MICRO_BATCH="3")

@@ -1,8 +1,10 @@
 """Micro-batches and recomputed blocks: the same training in less memory."""
 
+from itertools import product
+
 import pytest
 import torch
-from recorded import FixedBatches, Recorder, run, student, student_of
+from recorded import VARIANTS, FixedBatches, Recorder, run, student, student_of, teacher
 from torch import nn
 
 from fewstep import grids, randomness
@@ -29,7 +31,7 @@ def trained(folder, method, settings=SETTINGS):
         folder,
         method=method,
         model=student_of(method),
-        load=lambda name: student(seed=9),
+        load=teacher,
         settings=settings,
         batches=batches,
     )
@@ -39,10 +41,17 @@ def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
+DERIVED = ["eulerian", "continuous, exact", "anyflow"]
+"""Variants of methods that differentiate, or pass through the student several times."""
+
+
 @pytest.mark.parametrize(
-    "method", [FlowMatching(), Dmd(), Sim(), Consistency()], ids=lambda m: type(m).__name__
+    ("method", "size"),
+    [
+        *product([FlowMatching(), Dmd(), Sim(), Consistency()], ["3", "100"]),
+        *product([VARIANTS[name] for name in DERIVED], ["3"]),
+    ],
 )
-@pytest.mark.parametrize("size", ["3", "100"])
 def test_any_micro_batch_gives_the_same_training_but_for_rounding(tmp_path, monkeypatch, method, size):
     whole = trained(tmp_path / "whole", method)
     monkeypatch.setenv("FEWSTEP_MICRO_BATCH", size)
@@ -73,18 +82,20 @@ def test_a_batch_is_prepared_whole_before_it_is_cut(monkeypatch):
     assert seen == [("all", 8), ("some", 3), ("some", 3), ("some", 2)]
 
 
-def test_blocks_are_compiled_and_nothing_else(tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", [FlowMatching(), VARIANTS["eulerian"]], ids=["plain", "derived"])
+def test_blocks_are_compiled_and_nothing_else(tmp_path, monkeypatch, method):
     compiled, traced = [], torch.compile
 
     def compile_(function):
         compiled.append(function)
         return traced(function, backend="eager")
 
-    plain = trained(tmp_path / "plain", FlowMatching())
+    plain = trained(tmp_path / "plain", method)
     monkeypatch.setattr(torch, "compile", compile_)
     monkeypatch.setenv("FEWSTEP_COMPILE", "on")
-    again = trained(tmp_path / "again", FlowMatching())
-    assert len(compiled) - 1 == len(list(blocks(student())))  # and the function that tries the compiler
+    again = trained(tmp_path / "again", method)
+    networks = [student_of(method), *([teacher()] if method.needs.teacher else [])]
+    assert len(compiled) - 1 == sum(len(list(blocks(each))) for each in networks)  # and that which tries it
     torch.testing.assert_close(weights(again.model), weights(plain.model), atol=2e-5, rtol=0)
 
 
@@ -130,7 +141,12 @@ def test_channels_last_changes_the_layout_and_numbers_by_rounding(monkeypatch):
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in images)
 
 
-@pytest.mark.parametrize("method", [FlowMatching(), Consistency(), Sim()], ids=lambda m: type(m).__name__)
+RECOMPUTED = {"flow_matching": FlowMatching(), "consistency": Consistency(), "sim": Sim()} | {
+    name: VARIANTS[name] for name in DERIVED
+}
+
+
+@pytest.mark.parametrize("method", RECOMPUTED.values(), ids=RECOMPUTED.keys())
 def test_recomputed_blocks_give_the_same_bytes(tmp_path, monkeypatch, method):
     plain = trained(tmp_path / "plain", method)
     monkeypatch.setenv("FEWSTEP_RECOMPUTE", "on")

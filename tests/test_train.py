@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from recorded import FixedBatches, Recorder, TwoNetworks, run, student, student_of
+from recorded import VARIANTS, FixedBatches, Recorder, TwoNetworks, run, student, student_of, teacher
 from safetensors.torch import load_file
 from torch import nn
 
@@ -202,6 +202,27 @@ def test_bfloat16_computes_in_bfloat16_but_keeps_float32(tmp_path):
     full = run(tmp_path / "full", method=FlowMatching(), settings=TrainSettings(steps=20, batch=16))
     assert half.held_out_loss == pytest.approx(full.held_out_loss, rel=0.02)
     assert half.held_out_loss != full.held_out_loss
+
+
+IN_BFLOAT16 = [name for name in VARIANTS if name not in ("flow map", "meanflow", "semigroup", "anyflow")]
+
+
+@pytest.mark.parametrize("name", IN_BFLOAT16)
+def test_every_variant_learns_in_bfloat16_what_it_does_in_float32(tmp_path, name):
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        method, settings = VARIANTS[name], TrainSettings(steps=4, batch=16, precision=precision)
+        trained = run(
+            tmp_path / precision,
+            method=method,
+            model=student_of(method),
+            load=teacher,
+            settings=settings,
+        )
+        assert all(p.dtype == torch.float32 and p.isfinite().all() for p in trained.model.parameters())
+        losses.append(trained.held_out_loss)
+    assert losses[1] == pytest.approx(losses[0], rel=0.02, abs=2e-3)
+    assert losses[1] != losses[0]
 
 
 @pytest.mark.parametrize("method", [Dmd(fake_warmup=0), Sim(fake_warmup=0)], ids=lambda m: type(m).__name__)

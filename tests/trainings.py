@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from recorded import FixedBatches, Recorder, run, student, student_of
+from recorded import VARIANTS, FixedBatches, Recorder, run, student_of, teacher
 from torch import nn
 from watching import gaussian_monitor, watched
 
@@ -60,6 +60,8 @@ def shared(folder: Path, kind: str = "shared", stop: int = -1) -> None:
 
 
 METHODS = {"consistency": Consistency(), "sim": Sim(), "endpoint": Endpoint(feature_weight=1.0)}
+TOGETHER = [name for name in VARIANTS if name not in ("lagrangian", "by chords", "anyflow")]
+"""Variants that two processes train one after the other, as it is their start that takes long."""
 
 
 def network(name: str) -> nn.Module:
@@ -67,12 +69,12 @@ def network(name: str) -> nn.Module:
     if name == "features":
         torch.manual_seed(1)
         return Features(FeatureNet((2,), 0)).requires_grad_(False)
-    return student(seed=9)
+    return teacher()
 
 
 def of_method(state: Path, name: str, rank: int = 0, ranks: int = 1) -> Trained:
     """Train by a method of several networks, or of several passes through one."""
-    method = METHODS[name]
+    method = (METHODS | VARIANTS)[name]
     return run(
         state,
         method=method,
@@ -110,6 +112,15 @@ def shared_of_method(folder: Path, name: str) -> None:
     distributed.join()
     trained = of_method(folder / "state", name, distributed.rank(), 2)
     save_model(folder / f"model{distributed.rank()}", trained.model)
+    distributed.leave()
+
+
+def shared_of_variants(folder: Path) -> None:
+    """Train by one method after the other as one of two processes."""
+    distributed.join()
+    for name in TOGETHER:
+        trained = of_method(folder / name / "state", name, distributed.rank(), 2)
+        save_model(folder / name / f"model{distributed.rank()}", trained.model)
     distributed.leave()
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from fewstep.errors import UserError
@@ -19,24 +20,41 @@ class Adapter(nn.Module):
     """
 
     takes_any: ClassVar[bool] = False
-    """Whether it gives a network conditions of any name."""
+    """Whether it gives a network conditions of any name, and `until` as one of them."""
 
-    def __init__(self, network: nn.Module, classes: int) -> None:
+    def __init__(
+        self, network: nn.Module, classes: int, *, second_time: bool = False, slow_times: bool = False
+    ) -> None:
         super().__init__()
         self.network, self.classes = network, classes
+        self.second_time = second_time
+        self.two_times = (second_time or slow_times) and not self.takes_any
         self.train()
 
     def train(self, mode: bool = True) -> "Adapter":
         """Stay in evaluation mode, whatever is asked."""
         return super().train(False)
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None, **conditions: Tensor) -> Tensor:
-        """Return the output, (batch, *shape), at network times t (batch,) for label (batch,) and conditions.
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        label: Tensor | None = None,
+        until: Tensor | None = None,
+        **conditions: Tensor,
+    ) -> Tensor:
+        """Return the output, (batch, *shape), for network times t, until and label (batch,), and conditions.
 
         A network with more channels at its end, which also predicts a variance, is asked for the first.
         """
         if label is not None and not self.classes:
             raise UserError("a label was given to a network without classes")
+        if until is not None and not self.second_time:
+            raise UserError("`until` was given to a network without a second time")
+        if self.two_times:
+            t = torch.stack([t, t if until is None else until])
+        elif until is not None:
+            conditions["until"] = until
         output, channels = self.call(x, t, label, **conditions), x.shape[1]
         if output.shape[1] not in (channels, 2 * channels):
             raise UserError(
@@ -48,14 +66,15 @@ class Adapter(nn.Module):
     def call(self, x: Tensor, t: Tensor, label: Tensor | None, **conditions: Tensor) -> Tensor:
         """Ask the network; label is None if it has no classes, or for its null condition.
 
+        The time t is (batch,), or (2, batch) if the network is given two; see fewstep.foreign.two_times.
         Other conditions come by name, each (batch, ...): those that `describe` says, so most have none.
         """
         raise NotImplementedError
 
-    def named(self, label: Tensor | None, t: Tensor) -> Tensor | None:
+    def named(self, label: Tensor | None, x: Tensor) -> Tensor | None:
         """Return the label, (batch,); none, given to a network with classes, means the null condition."""
         if label is None and self.classes:
-            return t.new_full(t.shape, self.classes).long()
+            return torch.full((len(x),), self.classes, device=x.device)
         return label
 
     @staticmethod

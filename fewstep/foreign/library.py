@@ -16,6 +16,8 @@ from fewstep.foreign.found import Described
 with lazy_imports(error_callback=brought_by("foreign", what="a network of diffusers", library="diffusers")):
     import diffusers
 
+    from fewstep.foreign import two_times
+
 ADAPTERS = "fewstep.foreign.adapters"
 
 
@@ -26,6 +28,10 @@ def build(
     classes: int,
     conditions: Shapes,
     guidance_input: bool,
+    *,
+    second_time: bool,
+    slow_times: bool,
+    time_scale: float,
 ) -> Adapter:
     """Return the network of class `name`, with weights that its library draws, in its adapter.
 
@@ -46,7 +52,9 @@ def build(
         network = network_class(name)(**own_options(config))
     except (TypeError, ValueError) as error:
         raise UserError(f"diffusers can't build {name} from its config: {error}") from error
-    return adapter(network, classes)
+    if second_time or slow_times:
+        two_times.give(network, second_time=second_time, slow_times=slow_times, time_scale=time_scale)
+    return adapter(network, classes, second_time=second_time, slow_times=slow_times)
 
 
 def describe(name: str, config: dict[str, Any]) -> Described:

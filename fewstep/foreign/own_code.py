@@ -20,7 +20,12 @@ from fewstep.foreign.adapter import Adapter
 
 
 def build(
-    network: str, options: dict[str, Any], adapter: str, classes: int, named: Collection[str]
+    network: str,
+    options: dict[str, Any],
+    adapter: str,
+    classes: int,
+    named: Collection[str],
+    **timing: bool,
 ) -> Adapter:
     """Return a network named as module:Class, in its adapter, which gives it all that is `named`.
 
@@ -29,15 +34,16 @@ def build(
     """
     kind = class_of(network)
     try:
-        made = kind(**options)
+        made = kind(**options, **{name: asked for name, asked in timing.items() if asked})
     except (TypeError, ValueError) as error:
         raise UserError(f"network {network}: {error}") from error
     found: type[Adapter] = registry.find("fewstep.foreign.adapters", adapter)
+    named = [*named, *(["until"] if timing["second_time"] else [])]
     if named and not found.takes_any:
         raise UserError(
             f"network {network}: the adapter {adapter} gives a network no {', '.join(named)}; take x_t or t_x"
         )
-    return found(made, classes)
+    return found(made, classes, **timing)
 
 
 def class_of(network: str) -> type[nn.Module]:

@@ -56,7 +56,7 @@ def declared(content: dict[str, Any]) -> dict[str, Any]:
     """
     config = read(content)
     name, steps = config["_class_name"], config["num_train_timesteps"]
-    if name.startswith("FlowMatch") or config["use_flow_sigmas"]:
+    if name.startswith(("FlowMatch", "FlowMap")) or config["use_flow_sigmas"]:
         return {"prediction": "reverse_velocity", "path": "linear", "time": "1-t", "time_scale": float(steps)}
     if name.startswith("EDM"):
         return {

@@ -64,7 +64,7 @@ class Anyflow(DistributionMatching):
         """See Method.needs."""
         needs = replace(super().needs, second_time=True, flow_map=True)
         if self.map_weight:
-            options = {"stream": "map_weight", "all_states": "map_weight"}
+            options = {**needs.options, "stream": "map_weight", "all_states": "map_weight"}
             return replace(needs, stream="trajectories", all_states=True, options=options)
         return needs
 

@@ -99,10 +99,11 @@ class Adm:
         conditions: Shapes = NONE,
         second_time: bool = False,
         slow_times: bool = False,
+        time_scale: float = 1.0,
     ) -> nn.Module:
         """Return the network for images of `shape` (channels, height, width).
 
-        Its features of the time are slow, whether or not slow_times asks for that.
+        Its features of times from 0 to 1 are slow, whether or not slow_times asks for that.
 
         Raises:
             UserError: if the shape is not an image's, its sides can't be halved for each level, the table of
@@ -139,4 +140,6 @@ class Adm:
             variance=self.variance,
             conditions=conditions,
             second_time=second_time,
+            slow_times=slow_times,
+            time_scale=time_scale,
         )

@@ -37,11 +37,25 @@ class Diffusers:
         *,
         conditions: Shapes = NONE,
         guidance_input: bool = False,
+        second_time: bool = False,
+        slow_times: bool = False,
+        time_scale: float = 1.0,
     ) -> nn.Module:
         """Return the network for images or latents of `shape` (channels, height, width).
 
         Raises:
             UserError: if there is no such class or argument, it needs what fewstep can't supply, or does not
-                fit the shape, the classes, the conditions or guidance as an input.
+                fit the shape, the classes, the conditions or guidance as an input, or embeds its time in a
+                way to which no second time can be added.
         """
-        return library.build(self.network, self.config, shape, classes, conditions, guidance_input)
+        return library.build(
+            self.network,
+            self.config,
+            shape,
+            classes,
+            conditions,
+            guidance_input,
+            second_time=second_time,
+            slow_times=slow_times,
+            time_scale=time_scale,
+        )

@@ -54,10 +54,11 @@ class Dit:
         conditions: Shapes = NONE,
         second_time: bool = False,
         slow_times: bool = False,
+        time_scale: float = 1.0,
     ) -> nn.Module:
         """Return the network for images or latents of `shape` (channels, height, width).
 
-        Its features of the time are slow, whether or not slow_times asks for that.
+        Its features of times from 0 to 1 are slow, whether or not slow_times asks for that.
 
         Raises:
             UserError: if the shape is not an image's, its sides are no multiples of the patch, or the image
@@ -81,4 +82,6 @@ class Dit:
             variance=self.variance,
             conditions=conditions,
             second_time=second_time,
+            slow_times=slow_times,
+            time_scale=time_scale,
         )

@@ -51,12 +51,20 @@ class Imported:
         *,
         conditions: Shapes = NONE,
         guidance_input: bool = False,
+        second_time: bool = False,
+        slow_times: bool = False,
+        time_scale: float = 1.0,
     ) -> nn.Module:
         """Return the network, in its adapter.
+
+        Your class makes a network with a second time itself, if it is given second_time=True beside its
+        options, from weights of the same names and others that add nothing at first; the same for
+        slow_times.
 
         Raises:
             UserError: if there is no such file or class, it is no torch module, or takes no such arguments
                 or conditions.
         """
         named = (*conditions, *(("guidance",) if guidance_input else ()))
-        return own_code.build(self.network, self.options, self.adapter, classes, named)
+        timing = {"second_time": second_time, "slow_times": slow_times}
+        return own_code.build(self.network, self.options, self.adapter, classes, named, **timing)

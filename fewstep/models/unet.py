@@ -53,6 +53,7 @@ class Unet:
         conditions: Shapes = NONE,
         second_time: bool = False,
         slow_times: bool = False,
+        time_scale: float = 1.0,
     ) -> nn.Module:
         """Return the network for images of `shape` (channels, height, width).
 
@@ -79,4 +80,5 @@ class Unet:
             conditions=conditions,
             second_time=second_time,
             slow_times=slow_times,
+            time_scale=time_scale,
         )

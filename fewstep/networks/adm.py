@@ -7,13 +7,13 @@ from torch.nn import functional
 from fewstep.conditions import Shapes, images
 from fewstep.errors import UserError
 from fewstep.networks.dit import waves
-from fewstep.networks.embedding import Span, with_more, zero
+from fewstep.networks.embedding import Span, Timed, slowing, with_more, zero
 from fewstep.networks.given import Embedded, beside
 
 GROUPS = 32
 
 
-class AdmNetwork(nn.Module):
+class AdmNetwork(Timed, nn.Module):
     """A U-Net with a skip from each block; Dhariwal and Nichol 2021 (arXiv 2105.05233), section 3.
 
     Its weights have the names that they have in the code of guided diffusion and torchcfm, so that a state
@@ -38,7 +38,9 @@ class AdmNetwork(nn.Module):
         resample_blocks: bool,
         variance: bool,
         conditions: Shapes,
-        second_time: bool,
+        second_time: bool = False,
+        slow_times: bool = False,
+        time_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.channels, self.width, self.null = channels, width, null
@@ -83,7 +85,9 @@ class AdmNetwork(nn.Module):
         made = channels * (2 if variance else 1)
         self.out = nn.Sequential(norm(now), nn.SiLU(), nn.Conv2d(now, made, 3, padding=1))
         zero(self.out[2])
-        self.until = Span(width // 2, embedded) if second_time else None
+        self.slowing = slowing(time_scale) if slow_times else 1.0
+        self.slowed = self.slowing < 1
+        self.until = Span(width // 2, embedded, time_scale) if second_time else None
         self.others = Embedded(conditions, embedded)
 
     def forward(
@@ -102,7 +106,7 @@ class AdmNetwork(nn.Module):
             UserError: if there is a label but the network has no classes, or none and it has no null label,
                 or a second time but it has one.
         """
-        condition = self.time_embed(waves(t, self.width).to(x.dtype))
+        condition = self.time_embed(self.waves(t).to(x.dtype))
         condition = with_more(condition, t, until, others, span=self.until, embedded=self.others)
         if hasattr(self, "label_emb"):
             if label is None:
@@ -122,6 +126,18 @@ class AdmNetwork(nn.Module):
         for row in self.output_blocks:
             h = row(torch.cat([h, skips.pop()], dim=1), condition)
         return self.out(h)[:, : self.channels]  # those of a variance come after them
+
+    def fast_waves(self, t: Tensor) -> Tensor:
+        """See Timed."""
+        return waves(t, self.width)
+
+    def waves(self, t: Tensor) -> Tensor:
+        """See Timed."""
+        return waves(self.slowing * t, self.width)
+
+    def time_layers(self) -> nn.Sequential:
+        """See Timed."""
+        return self.time_embed
 
 
 class Row(nn.ModuleList):

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from fewstep.conditions import Shapes, images
 from fewstep.errors import UserError
-from fewstep.networks.embedding import Span, with_more, zero
+from fewstep.networks.embedding import Span, Timed, slowing, with_more, zero
 from fewstep.networks.given import Embedded, beside
 
 WAVES = 256  # features of a time
@@ -17,7 +17,7 @@ EPS = 1e-6
 GROWTH = 4  # how much wider the inner layer of a block is
 
 
-class DitNetwork(nn.Module):
+class DitNetwork(Timed, nn.Module):
     """A transformer over patches, whose blocks are modulated by time and label; Peebles and Xie 2023.
 
     Its weights have the names that they have in the code of DiT and SiT, so that a state dict of these is
@@ -38,7 +38,9 @@ class DitNetwork(nn.Module):
         patch: int,
         variance: bool,
         conditions: Shapes,
-        second_time: bool,
+        second_time: bool = False,
+        slow_times: bool = False,
+        time_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.channels, self.classes, self.patch = shape[0], classes, patch
@@ -55,7 +57,9 @@ class DitNetwork(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.final_layer = Last(width, made * patch**2)
         self._draw()
-        self.until = Span(WAVES // 2, width) if second_time else None
+        self.slowing = slowing(time_scale) if slow_times else 1.0
+        self.slowed = self.slowing < 1
+        self.until = Span(WAVES // 2, width, time_scale) if second_time else None
         self.others = Embedded(conditions, width)
 
     @torch.no_grad()
@@ -92,7 +96,7 @@ class DitNetwork(nn.Module):
         rows, columns = (side // self.patch for side in x.shape[2:])
         seen = torch.cat(beside(x, others, self.images), dim=1)
         tokens = self.x_embedder["proj"](seen).flatten(2).mT + self.pos_embed
-        condition = self.t_embedder["mlp"](waves(t).to(x.dtype))
+        condition = self.t_embedder["mlp"](self.waves(t).to(x.dtype))
         condition = with_more(condition, t, until, others, span=self.until, embedded=self.others)
         if self.classes:
             label = torch.full(t.shape, self.classes, device=t.device) if label is None else label
@@ -105,6 +109,19 @@ class DitNetwork(nn.Module):
         pixels = pixels[..., : self.channels]  # those of a variance come after them
         pixels = pixels.permute(0, 3, 2, 1).flatten(1, 2).unflatten(2, (rows, columns))
         return functional.pixel_shuffle(pixels, self.patch)
+
+    def fast_waves(self, t: Tensor) -> Tensor:
+        """See Timed."""
+        return waves(t)
+
+    def waves(self, t: Tensor) -> Tensor:
+        """See Timed."""
+        return waves(self.slowing * t)
+
+    def time_layers(self) -> nn.Sequential:
+        """See Timed."""
+        layers: nn.Sequential = self.t_embedder["mlp"]  # type: ignore[assignment]
+        return layers
 
 
 class Block(nn.Module):

@@ -17,7 +17,47 @@ FASTEST_OF_SPANS = 20.0  # the same of the span until a second time, by which th
 FITTED = 4096  # times at which slow features are fitted to others
 
 
-class Condition(nn.Module):
+class Timed:
+    """A part of a network that embeds the time: some waves, then two layers."""
+
+    slowed: bool
+    """Whether its waves are slower than those that its design has without slow times."""
+
+    def fast_waves(self, t: Tensor) -> Tensor:
+        """Return the waves (n, features) that its design has, at network times t (n,)."""
+        raise NotImplementedError
+
+    def waves(self, t: Tensor) -> Tensor:
+        """Return the waves (n, features) that it embeds, at network times t (n,)."""
+        raise NotImplementedError
+
+    def time_layers(self) -> nn.Sequential:
+        """Return the layers that embed them, the last of which is linear."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def slow_down(self, fresh: nn.Sequential, time_scale: float) -> None:
+        """Embed the slower waves, by least squares in the last layer, as its layers now embed the fast ones.
+
+        Args:
+            fresh: Layers like its own, of which the last is fitted and the others are taken as they are.
+            time_scale: The range of network times.
+        """
+        layers = self.time_layers()
+        last = layers[-1]
+        assert isinstance(last, nn.Linear)
+        t = time_scale * (torch.arange(FITTED, device=last.weight.device) + 0.5) / FITTED
+        wanted = layers(self.fast_waves(t)).cpu().double()
+        hidden = fresh[:-1](self.waves(t)).cpu().double()
+        terms = torch.cat([hidden, torch.ones_like(hidden[:, :1])], dim=1)
+        square = terms.T @ terms + 1e-6 * FITTED * torch.eye(terms.shape[1])
+        fitted = torch.linalg.solve(square, terms.T @ wanted)
+        layers.load_state_dict(fresh.state_dict())
+        last.weight.copy_(fitted[:-1].T)
+        last.bias.copy_(fitted[-1])
+
+
+class Condition(Timed, nn.Module):
     """An embedding (batch, width) of the time, of the label where there are classes, and of other conditions.
 
     Sines and cosines of geometrically spaced frequencies, then two layers; Vaswani et al. 2017,
@@ -35,14 +75,18 @@ class Condition(nn.Module):
         conditions: Shapes = NONE,
         second_time: bool = False,
         slow_times: bool = False,
+        time_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        fastest = FASTEST_OF_SLOW if slow_times else FASTEST
-        self.register_buffer("frequencies", _frequencies(features // 2, fastest), persistent=False)
+        frequencies = _frequencies(features // 2, FASTEST)
+        if slow_times:
+            frequencies = _frequencies(features // 2, FASTEST_OF_SLOW) / time_scale
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.slowed = slow_times
         self.time = nn.Sequential(*_layers(features // 2, width))
         self.label = nn.Embedding(classes + 1, width) if classes else None
         self.classes = classes
-        self.until = Span(features // 2, width) if second_time else None
+        self.until = Span(features // 2, width, time_scale) if second_time else None
         self.others = Embedded(conditions, width)
 
     def forward(
@@ -59,7 +103,7 @@ class Condition(nn.Module):
         Raises:
             UserError: if there is a label but the network has no classes, or a second time but it has one.
         """
-        embedding = self.time(_waves(t, self.frequencies))
+        embedding = self.time(self.waves(t))
         embedding = with_more(embedding, t, until, others, span=self.until, embedded=self.others)
         if self.label is None:
             if label is not None:
@@ -69,19 +113,17 @@ class Condition(nn.Module):
             label = torch.full(t.shape, self.classes, device=t.device)
         return embedding + self.label(label)
 
-    @torch.no_grad()
-    def fit_times(self, other: "Condition") -> None:
-        """Fit the embedding of the time to another network's, by least squares in the last layer alone."""
-        first, middle, last = self.time
-        assert isinstance(last, nn.Linear)
-        t = (torch.arange(FITTED, device=last.weight.device) + 0.5) / FITTED
-        wanted = other.time(_waves(t, other.frequencies)).cpu().double()
-        hidden = middle(first(_waves(t, self.frequencies))).cpu().double()
-        terms = torch.cat([hidden, torch.ones_like(hidden[:, :1])], dim=1)
-        square = terms.T @ terms + 1e-6 * FITTED * torch.eye(terms.shape[1])
-        fitted = torch.linalg.solve(square, terms.T @ wanted)
-        last.weight.copy_(fitted[:-1].T)
-        last.bias.copy_(fitted[-1])
+    def fast_waves(self, t: Tensor) -> Tensor:
+        """See Timed."""
+        return _waves(t, _frequencies(len(self.frequencies), FASTEST).to(self.frequencies))
+
+    def waves(self, t: Tensor) -> Tensor:
+        """See Timed."""
+        return _waves(t, self.frequencies)
+
+    def time_layers(self) -> nn.Sequential:
+        """See Timed."""
+        return self.time
 
 
 class Span(nn.ModuleList):
@@ -93,17 +135,35 @@ class Span(nn.ModuleList):
 
     frequencies: Tensor
 
-    def __init__(self, waves: int, width: int) -> None:
+    def __init__(self, waves: int, width: int, time_scale: float) -> None:
         super().__init__(_layers(waves, width))
-        self.register_buffer("frequencies", _frequencies(waves, FASTEST_OF_SPANS), persistent=False)
+        self.register_buffer("frequencies", span_frequencies(waves, time_scale), persistent=False)
         zero(self[-1])
 
     def forward(self, t: Tensor, until: Tensor | None) -> Tensor:
         """Return the embedding of the span from t until then, both (batch,); no until is t."""
-        embedding = _waves(torch.zeros_like(t) if until is None else until - t, self.frequencies)
+        return self.embed(span_waves(t, t if until is None else until, self.frequencies))
+
+    def embed(self, waves: Tensor) -> Tensor:
+        """Return the embedding of waves of the span, (batch, 2 waves)."""
         for layer in self:
-            embedding = layer(embedding)
-        return embedding
+            waves = layer(waves)
+        return waves
+
+
+def slowing(time_scale: float) -> float:
+    """Return what to multiply network times by, so that waves of up to one radian per unit are slow."""
+    return min(1.0, FASTEST_OF_SLOW / time_scale)
+
+
+def span_frequencies(count: int, time_scale: float) -> Tensor:
+    """Return in radians per unit of network time how fast the waves of a span turn, (count,)."""
+    return _frequencies(count, FASTEST_OF_SPANS) / time_scale
+
+
+def span_waves(t: Tensor, until: Tensor, frequencies: Tensor) -> Tensor:
+    """Return sines and cosines (batch, 2 count) of the span between network times, (batch,)."""
+    return _waves(until - t, frequencies)
 
 
 def with_more(

@@ -1,6 +1,7 @@
 """The network that `fewstep.models.mlp` describes."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class MlpNetwork(nn.Module):
         width: int,
         depth: int,
         conditions: Shapes,
-        **timing: bool,
+        **timing: Any,
     ) -> None:
         super().__init__()
         size, self.images = math.prod(shape), images(conditions)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from operator import add
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +88,7 @@ class UnetNetwork(nn.Module):
         blocks: int,
         attention: bool,
         conditions: Shapes,
-        **timing: bool,
+        **timing: Any,
     ) -> None:
         super().__init__()
         widths = [width * m for m in multipliers]

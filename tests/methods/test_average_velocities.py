@@ -6,8 +6,8 @@ from itertools import product
 
 import pytest
 import torch
-from flow_maps import as_flow_map
-from oracles import as_model, gaussian, mixture
+from flow_maps import as_flow_map, average_velocity
+from oracles import Gaussian, as_model, gaussian, mixture
 from test_fixed_points import REFLOWED, Shifted
 
 from fewstep import grids, paths, predictions, randomness
@@ -48,8 +48,7 @@ PAIRS = {
 }
 IDENTITIES_OF = [
     *product(["gaussian", "mixture"], IDENTITIES, [False]),
-    # The quantiles of a mixture are found by bisection, which has no derivative.
-    *product(["gaussian"], ["eulerian", "lagrangian"], [True]),
+    *product(["gaussian", "mixture"], ["eulerian", "lagrangian"], [True]),
 ]
 
 
@@ -58,9 +57,14 @@ def test_each_identity_holds_at_the_exact_map(kind, identity, exact):
     oracle, other = PAIRS[kind]
     nets = {"student": as_flow_map(oracle), "teacher": as_model(oracle)}
     method = FlowMapDistillation(identity=identity, exact=exact)
-    close = 1e-12 if exact or identity == "semigroup" else 1e-4  # what differences leave
-    assert loss(method, nets, {"data": oracle.sample(N)}).mean() < close
-    assert loss(method, nets | {"teacher": as_model(other)}, {"data": oracle.sample(N)}).mean() > 10 * close
+    left = loss(method, nets, {"data": oracle.sample(N)}).sqrt()  # of a sample, root mean square
+    if exact or identity == "semigroup":
+        assert left.max() < 1e-12
+    else:  # what differences leave, most where they are one-sided
+        assert left.max() < (6e-3 if kind == "gaussian" else 2e-2)
+        assert left.median() < 2e-4
+    changed = loss(method, nets | {"teacher": as_model(other)}, {"data": oracle.sample(N)}).sqrt()
+    assert changed.max() > 10 * left.max()
 
 
 @pytest.mark.parametrize(("path", "prediction"), list(product(paths.PATHS, predictions.PARTS)))
@@ -89,7 +93,7 @@ def test_meanflow_on_pairs_has_no_loss_at_the_reflowed_field(exact):
     model = Model(ModelConfig(architecture=architecture, shape=(2,)), Network())
     noise = REFLOWED.noise(N)
     batch = {"noise": noise, "data": REFLOWED.mean + REFLOWED.std * noise}
-    assert loss(Meanflow(exact=exact), {"student": model}, batch).max() < 1e-9
+    assert loss(Meanflow(exact=exact), {"student": model}, batch).max().sqrt() < 1e-12
     model = Shifted(model, N)
     model.config = model.model.config
     model.shift.data += 0.1
@@ -113,6 +117,66 @@ def test_meanflow_on_data_does_not_move_the_exact_map_and_its_target_has_the_kno
     assert float(losses.detach().mean()) == pytest.approx(float(expected), rel=0.05)
 
 
+def test_meanflow_on_data_has_a_target_of_the_known_mean_and_variance_at_one_step(monkeypatch):
+    """From t = .2 until .9: its variance given the state is s^2 S(r) / S(t)^2, S that of a state."""
+    n, oracle = 400_000, gaussian([0.5], [0.6])
+    at = torch.full((2, n), 0.2, dtype=torch.float64)
+    at[1] = 0.9
+    monkeypatch.setattr(_spans, "draw_spans", lambda *args, **kwargs: tuple(at))
+    model, method = Shifted(as_flow_map(oracle), n), Meanflow(learn_from="data", exact=True)
+    keys = randomness.keys_of(0, 0, n)
+    batch = method.prepare_batch({"data": oracle.sample(n)}, keys, GAUSSIAN)
+    losses = method.loss({"student": model}, batch, "student", 0.0, keys)
+    (residual,) = torch.autograd.grad(losses.sum() / 2, model.shift)
+    assert float(residual.square().mean()) == pytest.approx(0.2535, rel=0.01)
+    assert abs(residual.mean()) < 0.01 * residual.std()
+
+
+class Affine(torch.nn.Module):
+    """The map of a Gaussian as a network whose parameters are that Gaussian's."""
+
+    def __init__(self, mean, std):
+        super().__init__()
+        self.mean, self.std = (torch.nn.Parameter(torch.tensor(x, dtype=torch.float64)) for x in (mean, std))
+
+    def forward(self, x, t, until=None):
+        oracle = Gaussian(self.mean, self.std)
+        return average_velocity(oracle, x, t, t if until is None else until)
+
+
+def gradients(method, n, *, mean, std):
+    """Return the loss's gradients by mean and std, a row for each of some parts of n samples."""
+    oracle = gaussian([0.5], [0.6])
+    architecture = {"name": "oracle", "second_time": True, "slow_times": True}
+    network, teacher = Affine(mean, std), as_model(oracle)
+    model = Model(ModelConfig(architecture=architecture, shape=(1,)), network)
+    found = []
+    for part in range(20):
+        keys = randomness.keys_of(0, part * n, (part + 1) * n)
+        batch = method.prepare_batch({"data": oracle.sample(n, seed=part)}, keys, GAUSSIAN)
+        losses = method.loss({"student": model, "teacher": teacher}, batch, "student", 1.0, keys)
+        found.append(torch.cat(torch.autograd.grad(losses.mean(), list(network.parameters()))))
+    return torch.stack(found)
+
+
+EXACTLY = [FlowMapDistillation(identity=name, exact=name != "semigroup") for name in IDENTITIES]
+
+
+@pytest.mark.parametrize("method", EXACTLY, ids=IDENTITIES)
+def test_the_exact_parameters_of_a_map_have_no_gradient_by_distillation(method):
+    assert gradients(method, 50, mean=[0.5], std=[0.6]).abs().max() < 1e-12
+    assert gradients(method, 50, mean=[0.5], std=[0.7]).mean(dim=0).abs().max() > 1e-3
+
+
+def test_the_exact_parameters_of_a_map_have_none_on_average_by_data_alone():
+    method = Meanflow(learn_from="data", exact=True)
+    found = gradients(method, 500, mean=[0.5], std=[0.6])
+    error = found.std(dim=0) / math.sqrt(len(found))
+    assert (found.mean(dim=0).abs() < 4 * error).all()
+    other = gradients(method, 500, mean=[0.4], std=[0.7])
+    assert (other.mean(dim=0).abs() > 6 * error).all()
+
+
 def test_a_power_weighs_samples_by_their_own_loss():
     nets, batch = {"student": as_flow_map(ORACLE)}, {"data": ORACLE.sample(N)}
     plain = loss(Meanflow(learn_from="data"), nets, batch)
@@ -123,7 +187,7 @@ def test_a_power_weighs_samples_by_their_own_loss():
 def test_shortcut_has_no_loss_at_the_exact_map_where_it_learns_from_halves():
     method, model = Shortcut(halves=1.0, finest=16), as_flow_map(ORACLE)
     nets = {"student": model, "target": as_flow_map(ORACLE)}
-    assert loss(method, nets, {"data": ORACLE.sample(N)}).max() < 1e-12
+    assert loss(method, nets, {"data": ORACLE.sample(N)}).max().sqrt() < 1e-12
     other = gaussian([1.0, -0.5], [0.6, 1.5])
     assert loss(method, nets | {"target": as_flow_map(other)}, {"data": ORACLE.sample(N)}).mean() > 1e-4
 
@@ -143,7 +207,7 @@ def test_consistency_by_a_teacher_is_exact_up_to_its_heun_step():
     nets = {"student": as_consistency(ORACLE), "target": as_consistency(ORACLE), "teacher": as_model(ORACLE)}
     batch = {"data": ORACLE.sample(N)}
     coarse, fine = (loss(Consistency(intervals=(n, n)), nets, batch).mean() for n in (16, 64))
-    assert fine < 1e-8
+    assert fine < 2e-11
     assert coarse / fine > 500  # the square of an error that falls with the cube of the step
     other = as_model(gaussian([1.1, -0.5], [0.5, 1.5]))
     assert loss(Consistency(intervals=(64, 64)), nets | {"teacher": other}, batch).mean() > 1e-6
@@ -173,8 +237,7 @@ def test_consistency_by_chords_does_not_move_the_exact_map():
 def test_the_tangent_is_zero_at_the_exact_map_and_never_longer_than_one(exact):
     method = Consistency(kind="continuous", exact=exact)
     nets = {"student": as_consistency(ORACLE), "teacher": as_model(ORACLE)}
-    close = 1e-12 if exact else 1e-4
-    assert loss(method, nets, {"data": ORACLE.sample(N)}).mean() < close
+    assert loss(method, nets, {"data": ORACLE.sample(N)}).max().sqrt() < (1e-12 if exact else 6e-3)
     early = loss(method, nets, {"data": ORACLE.sample(N)}, progress=0.1)
     assert early.mean() > 1e-3  # the derivative counts only half
     sizes = _spans.normalised(1e3 * ORACLE.noise(N)).square().mean(dim=1)
@@ -194,6 +257,52 @@ def test_continuous_consistency_is_the_eulerian_identity_until_data():
         as_flow(jump), x, t, ORACLE.velocity(x, t), 1.0, {}
     )
     torch.testing.assert_close(tangent, target - as_flow(model)(x, t, until=1.0))
+
+
+class Jumping(torch.nn.Module):
+    """A network of two times that is only asked for steps until data."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x, t):
+        return self.network(x, t, until=torch.ones_like(t))
+
+
+def test_meanflow_until_data_is_continuous_consistency_for_any_network(monkeypatch):
+    plain = build(ModelConfig(**SMALL), seed=0)
+    model = with_slow_times(with_second_time(plain, seed=0), seed=0).double()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.2 * torch.randn(weight.shape, generator=generator, dtype=torch.float64))
+    config = replace(plain.config, architecture={**plain.config.architecture, "slow_times": True})
+    jumping = Model(replace(config, trained_times="until_1", grid=grids.uniform(1)), Jumping(model.network))
+    t = torch.linspace(0.05, 0.95, N).double()
+    monkeypatch.setattr(_spans, "draw_spans", lambda *args, **kwargs: (t, torch.ones_like(t)))
+    noise, data = (randomness.noises(name, KEYS, (2,)).double() for name in ("noise", "data"))
+    one = loss(Meanflow(exact=True), {"student": model}, {"noise": noise, "data": data})
+    x, velocity = _spans.on_chord(noise, data, t), data - noise
+    method = Consistency(kind="continuous", teacher=False, exact=True)
+    tangent = method.tangent(as_flow(jumping), x, t, velocity, 1.0, {})
+    torch.testing.assert_close(one.detach(), tangent.square().mean(dim=1).detach())
+
+
+def test_consistency_by_chords_moves_a_student_as_that_by_the_exact_teacher_does_on_average():
+    """But for the difference between a Heun step and a chord, which falls with the square of the step."""
+    n, wrong = 40_000, gaussian([1.5, -0.5], [0.6, 1.5])
+    keys = randomness.keys_of(0, 0, n)
+    found = []
+    for teacher in (False, True):
+        model = Shifted(as_consistency(wrong), n)
+        nets = {"student": model, "target": as_consistency(wrong), "teacher": as_model(ORACLE)}
+        method = Consistency(teacher=teacher, intervals=(256, 256))
+        losses = method.loss(nets, {"data": ORACLE.sample(n)}, "student", 1.0, keys)
+        found.append(torch.autograd.grad(losses.sum(), model.shift)[0])
+    difference = found[0] - found[1]
+    assert abs(difference.mean()) < 4 * difference.std() / math.sqrt(n)
+    assert abs(found[1].mean()) > 8 * difference.std() / math.sqrt(n)
 
 
 def test_steps_have_the_shares_that_were_asked():

@@ -108,6 +108,33 @@ def test_a_flow_map_carries_no_grid_and_is_measured_at_every_nfe(any_step):
     assert straightness(student, seed=0) is None
 
 
+def test_a_flow_map_is_learned_from_pairs_and_goes_on_from_its_own_samples(any_step, inputs, tmp_path):
+    facts = {"guidance": 1.0, "model": model_digest(inputs["teacher"])}
+    for split, count in (("train", 64), ("held_out", 32)):
+        noise = torch.randn(count, 2, generator=torch.Generator().manual_seed(count))
+        rows = {"noise": noise, "data": 2 * noise}
+        write_shards(
+            tmp_path / "pairs" / split,
+            count,
+            32,
+            lambda a, b: {name: values[a:b] for name, values in rows.items()},  # noqa: B023
+            facts=facts,
+        )
+    by_pairs = distilled(
+        tmp_path / "pairs student", inputs | {"train_on": tmp_path / "pairs"}, method="meanflow", nfe="any"
+    )
+    config = load_config(by_pairs.out)
+    assert (config.velocity_until, config.architecture["slow_times"]) == ("any", True)
+    assert by_pairs.facts["held_out_loss"] < by_pairs.facts["first_held_out_loss"]
+    own = inputs | {"init": any_step.out, "train_on": inputs["data"]}
+    on_policy = distilled(tmp_path / "on policy", own, method="anyflow", init="any-step", nfe="any")
+    config = load_config(on_policy.out)
+    assert (config.velocity_until, config.grid, config.map_preserving) == ("any", None, False)
+    assert model_digest(on_policy.out) != model_digest(any_step.out)
+    with pytest.raises(UserError, match="is no flow map, which method anyflow goes on with"):
+        distilled(tmp_path / "none", inputs | {"train_on": inputs["data"]}, method="anyflow", nfe="any")
+
+
 def test_a_plan_measures_the_student_that_would_be_trained_and_makes_nothing(any_step, inputs, tmp_path):
     job = job_in(tmp_path, "distill", "student", inputs=inputs)
     plan = distill.plan(configured(method="flow_map", nfe="any"), job)

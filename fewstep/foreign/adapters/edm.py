@@ -11,7 +11,7 @@ class Edm(Adapter):
 
     def call(self, x: Tensor, t: Tensor, label: Tensor | None, **conditions: Tensor) -> Tensor:
         """See Adapter.call; t is sigma."""
-        label = self.named(label, t)
+        label = self.named(label, x)
         if label is None:
             return self.network(x, t)
         return self.network(x, t, functional.one_hot(label, self.classes + 1)[:, :-1].to(x.dtype))

@@ -14,5 +14,5 @@ class TX(Adapter):
 
     def call(self, x: Tensor, t: Tensor, label: Tensor | None, **conditions: Tensor) -> Tensor:
         """See Adapter.call."""
-        label = self.named(label, t)
+        label = self.named(label, x)
         return self.network(t, x, *([] if label is None else [label]), **conditions)

@@ -32,7 +32,7 @@ class Unet2dconditionmodel(Adapter):
             torch.cat([x, *beside], dim=1),
             t,
             encoder_hidden_states=conditions["text"],
-            class_labels=self.named(label, t),
+            class_labels=self.named(label, x),
             encoder_attention_mask=conditions.get("text_mask"),
             added_cond_kwargs=added,
             return_dict=False,

@@ -13,7 +13,7 @@ class Unet2dmodel(Adapter):
 
     def call(self, x: Tensor, t: Tensor, label: Tensor | None, **conditions: Tensor) -> Tensor:
         """See Adapter.call."""
-        return self.network(x, t, class_labels=self.named(label, t), return_dict=False)[0]
+        return self.network(x, t, class_labels=self.named(label, x), return_dict=False)[0]
 
     @staticmethod
     def describe(options: dict[str, Any]) -> Described:
