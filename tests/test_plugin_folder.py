@@ -273,11 +273,7 @@ def test_a_process_that_never_asked_the_registry_imports_a_plug_in_too(project):
 @pytest.mark.parametrize(
     ("section", "need", "told"),
     [
-        (
-            "distill",
-            "data",
-            "distill.own-2: method wants_more learns from real data, not from couple/round1; set train_on to",
-        ),
+        ("distill", "conditions", "distill.own-2.method wants_more: it needs a model with classes"),
         ("reflow", "data", "reflow.round1.method wants_more trains students; use it in distill"),
         ("reflow", "teacher", "reflow.round1.method wants_more trains students; use it in distill"),
         ("reflow", "conditions", "reflow.round1.method wants_more: it needs a model with classes"),

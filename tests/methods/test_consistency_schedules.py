@@ -10,8 +10,9 @@ from oracles import as_model, gaussian
 from fewstep import grids, randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
-from fewstep.methods import _distances, _neighbours
+from fewstep.methods import _neighbours
 from fewstep.methods.consistency import Consistency
+from fewstep.training import distances
 
 ORACLE = gaussian([1.0, -0.5], [0.5, 1.5])
 N = 20_000
@@ -107,8 +108,8 @@ def test_two_calls_of_the_exact_map_keep_the_law_of_the_data(t):
 def test_pseudo_huber_is_a_norm_far_away_and_a_square_near_zero():
     c = 0.00054 * math.sqrt(6)
     small, large = (torch.full((1, 2, 3), size, dtype=torch.float64) for size in (1e-7, 1e3))
-    torch.testing.assert_close(_distances.pseudo_huber(small), small.square().sum(dim=(1, 2)) / (2 * c))
-    torch.testing.assert_close(_distances.pseudo_huber(large), large.norm(dim=(1, 2)) - c)
+    torch.testing.assert_close(distances.pseudo_huber(small), small.square().sum(dim=(1, 2)) / (2 * c))
+    torch.testing.assert_close(distances.pseudo_huber(large), large.norm(dim=(1, 2)) - c)
 
 
 def test_an_unknown_schedule_is_named():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from oracles import two_gaussians
 
-from fewstep.methods import _distances
+from fewstep.training import distances
 
 DATA = two_gaussians().sample(2000)
 
@@ -38,15 +38,15 @@ def test_of_an_independent_coupling_huber_finds_the_spatial_median_and_l2_the_me
     targets = DATA - torch.tensor([0.3, -0.2], dtype=torch.float64)
     median, mean = spatial_median(targets), targets.mean(0)
     assert (median - mean).norm() > 0.2
-    torch.testing.assert_close(least(_distances.l2, targets), mean, rtol=0, atol=1e-6)
-    torch.testing.assert_close(least(_distances.huber, targets), median, rtol=0, atol=1e-3)
-    each = least(_distances.huber_each, targets)
+    torch.testing.assert_close(least(distances.l2, targets), mean, rtol=0, atol=1e-6)
+    torch.testing.assert_close(least(distances.huber, targets), median, rtol=0, atol=1e-3)
+    each = least(distances.huber_each, targets)
     torch.testing.assert_close(each, targets.median(0).values, rtol=0, atol=5e-3)
 
 
-@pytest.mark.parametrize("name", _distances.DISTANCES)
+@pytest.mark.parametrize("name", distances.DISTANCES)
 def test_of_pairs_every_distance_finds_the_one_answer(name):
     answer = DATA[7]
     torch.testing.assert_close(
-        least(_distances.DISTANCES[name], answer.expand(50, 2)), answer, rtol=0, atol=1e-4
+        least(distances.DISTANCES[name], answer.expand(50, 2)), answer, rtol=0, atol=1e-4
     )

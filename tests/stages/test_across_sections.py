@@ -177,7 +177,7 @@ def changed(**settings):
         ),
         (
             {"distill__boss_at_4__method": {"name": "dmd", "gan_weight": 0.1, "regression_weight": 0.5}},
-            r"distill\.boss-4: method dmd with a regression_weight learns from couple, not from prepare",
+            r"distill\.boss-4: method dmd with regression_weight learns from couple, not from prepare",
         ),
         (
             {"distill__boss_at_4__init": "strait-4"},
