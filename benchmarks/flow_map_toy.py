@@ -74,12 +74,15 @@ def trained(method: Method, held: Batch, steps: int) -> Model:
     settings = TrainSettings(
         steps=steps, batch=BATCH, learning_rate=1e-3, decay="cosine", clip=1.0, ema=0.999
     )
-    training = Training(method, student_of(method), {}.__getitem__, settings, 0, torch.device("cpu"))
+    student = student_of(method)
+    training = Training(method, student, lambda _: student, settings, 0, torch.device("cpu"))
     for step in range(steps):
         keys = randomness.keys_of(1, step * BATCH, (step + 1) * BATCH)
         rows = (randomness.uniforms("rows", keys) * STORED).long()
         training.take_step({name: values[rows] for name, values in held.items()}, keys)
-    return training.trainees["student"].result.eval()
+    averaged = training.trainees["student"].result
+    assert isinstance(averaged, Model)
+    return averaged.eval()
 
 
 @torch.no_grad()
