@@ -40,6 +40,16 @@ def test_the_adopted_model_is_what_others_are_compared_with():
         ({"search": RAW["search"]}, r"search\.base: 'base' is no model; there are: mine"),
         ({"search": {}}, r"search is empty, but every student needs a grid: add search\.mine"),
         ({"distill": {"four": STRAIGHT}}, r"distill\.four\.teacher 'base' is no model; there are: mine"),
+        (
+            {
+                "adopt": {"mine": {"folder": "data/mine", "noise": {"name": "student_t", "degrees": 128}}},
+                "distill": {
+                    "four": STRAIGHT
+                    | {"method": "dmd", "teacher": "mine", "init": "mine", "train_on": "prepare"}
+                },
+            },
+            r"compares scores, but adopt\.mine\.noise, student_t with 128 degrees, gives no scores",
+        ),
         ({"pretrain": None}, r"pretrain should be a mapping of names to settings, such as {}, got null"),
     ],
 )
