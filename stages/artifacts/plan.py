@@ -206,7 +206,8 @@ def stale(manifest: dict[str, Any], params: Params, maker: tuple[str, str | None
         return f"{other} made it, not {discovery.address(*maker)}"
     config = deciding(params.config(stage, key))
     today = {"config": config, "seed": params.seed, "version": discovery.version(stage)}
-    if changes := differences({name: manifest[name] for name in today}, today):
+    then = {name: manifest[name] for name in today} | {"config": read_today(manifest["config"], *maker)}
+    if changes := differences(then, today):
         return f"since it was made, {'; '.join(changes)}"
     for used in manifest["inputs"].values():
         if used["fingerprint"] is None:  # the user's own; DVC watches it
@@ -214,6 +215,18 @@ def stale(manifest: dict[str, Any], params: Params, maker: tuple[str, str | None
         if manifests.digest(Path(used["path"])) not in (None, used["digest"]):
             return f"since it was made, {used['path']} was made anew"
     return None
+
+
+def read_today(config: dict[str, Any], stage: str, key: str | None) -> dict[str, Any]:
+    """Return recorded settings as the code of today reads them.
+
+    One that came later has its default, with which stages do what they did before it came. Where one is gone,
+    all stay as they were recorded.
+    """
+    section = config if key is None else {key: config}
+    with suppress(UserError):
+        return deciding(Params({stage: section}).config(stage, key))
+    return config
 
 
 def ancestors(inputs: Mapping[str, Input]) -> list[dict[str, Any]]:

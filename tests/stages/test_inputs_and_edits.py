@@ -69,6 +69,19 @@ def test_an_out_of_date_input_is_refused(project, file, old, new, says):
     assert said == outdated + "; run: dvc repro make (with -f if DVC calls it up to date)\n"
 
 
+def test_a_setting_that_came_with_a_new_version_leaves_results_as_they_are_until_it_is_used(project):
+    project.sh("python -m stages.make")
+    new = '    seconds: float = 0.0\n    colour: str = "red"\n    """Of what it writes."""'
+    project.edit("stages/make.py", "    seconds: float = 0.0", new)
+    project.sh("python -m stages.use one")
+    project.edit("params.yaml", "{parts: 3}", "{parts: 3, colour: blue}")
+    said = project.sh("python -m stages.use one", ok=False)
+    assert (
+        "artifacts/make, which is out of date: since it was made, config.colour: 'red' -> 'blue'; run:"
+        in said
+    )
+
+
 def test_an_input_whose_own_input_was_made_anew_is_refused(project):
     third = (project.folder / "stages/use.py").read_text()
     project.write(
