@@ -1,7 +1,7 @@
 """Student-t noise: its law is the kernel of PFGM++, and all that draws or scores noise knows it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import oracles
@@ -241,6 +241,7 @@ def test_infinite_degrees_are_the_setting_gaussian():
 
 def test_a_sampler_that_adds_no_noise_takes_any():
     model = student()
+    model.config = replace(model.config, learned_from="pairs")
     made = samplers.sample(
         as_flow(model), torch.ones(2, 2), (0.0, 0.5, 1.0), Reinterpolate(), keys=keys_of(2)
     )

@@ -206,7 +206,9 @@ def stale(manifest: dict[str, Any], params: Params, maker: tuple[str, str | None
         return f"{other} made it, not {discovery.address(*maker)}"
     config = deciding(params.config(stage, key))
     today = {"config": config, "seed": params.seed, "version": discovery.version(stage)}
-    then = {name: manifest[name] for name in today} | {"config": read_today(manifest["config"], *maker)}
+    then = {name: manifest[name] for name in today}
+    if then["config"] != config:
+        then["config"] = read_today(then["config"], *maker)
     if changes := differences(then, today):
         return f"since it was made, {'; '.join(changes)}"
     for used in manifest["inputs"].values():

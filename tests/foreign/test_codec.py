@@ -212,7 +212,8 @@ def test_a_monitor_sees_images(made, seen_by, tmp_path):
     architecture = {"name": "unet", "width": 8, "multipliers": [1, 2]}
     student = build(ModelConfig(architecture=architecture, shape=LATENTS, grid=uniform(1)), seed=0)
     ours = codec.of_prepared(job.out)
-    seen = (ours.decode(part) for part in (Shards(job.out / "train").load()["data"], monitor.sample(student)))
+    samples = monitor.sample(student, uniform(1))
+    seen = (ours.decode(part) for part in (Shards(job.out / "train").load()["data"], samples))
     wanted = frechet_distance(*(Moments.of(monitor.net.features(part)) for part in seen))
     assert monitor.look(student, step=0).fd == pytest.approx(wanted, rel=1e-3)
 

@@ -131,7 +131,7 @@ def test_a_flow_map_is_learned_from_pairs_and_goes_on_from_its_own_samples(any_s
     config = load_config(on_policy.out)
     assert (config.velocity_until, config.grid, config.map_preserving) == ("any", None, False)
     assert model_digest(on_policy.out) != model_digest(any_step.out)
-    with pytest.raises(UserError, match="is no flow map, which method anyflow goes on with"):
+    with pytest.raises(UserError, match="is no flow map, which method anyflow trains further"):
         distilled(tmp_path / "none", inputs | {"train_on": inputs["data"]}, method="anyflow", nfe="any")
 
 
