@@ -32,6 +32,7 @@ ROWS: dict[str, Method] = {
     "flow_map, half of the rows until data": FlowMap(),
     "flow_map, any rows": FlowMap(to_data=0.0, from_noise=0.0),
     "meanflow on pairs": Meanflow(),
+    "meanflow on pairs, plain mean": Meanflow(power=0),
     "meanflow on data": Meanflow(learn_from="data"),
     "reflow on pairs": Reflow(),
 }

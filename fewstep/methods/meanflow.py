@@ -47,16 +47,16 @@ class Meanflow(Method):
     """
 
     learn_from: Literal["pairs", "data"] = "pairs"
-    """pairs of a coupling, or data with fresh noise, whose targets are noisy: then give power a value too."""
+    """pairs of a coupling, or data with fresh noise, whose targets are noisy."""
     to_data: float = 0.0
     """Share of the rows whose step ends at the data."""
     from_noise: float = 0.0
     """Share of the rows whose step starts at the noise."""
     at_once: float = 0.25
     """Share of the rows whose step has no length, which are flow matching."""
-    power: float = 0.0
-    """Weight of a sample: its loss to the power of minus this. 0 is the plain mean; 1, for noisy targets,
-    makes all samples count alike."""
+    power: float = 1.0
+    """Weight of a sample: its loss to the power of minus this, as in Geng et al., section 4.3. 1 makes all
+    samples count alike; 0 is the plain mean, which few samples decide where chords cross."""
     label_dropout: float = 0.0
     """Share of samples whose conditions, the label and all others, are dropped."""
     guidance: float = 1.0

@@ -93,16 +93,16 @@ def test_meanflow_on_pairs_has_no_loss_at_the_reflowed_field(exact):
     model = Model(ModelConfig(architecture=architecture, shape=(2,)), Network())
     noise = REFLOWED.noise(N)
     batch = {"noise": noise, "data": REFLOWED.mean + REFLOWED.std * noise}
-    assert loss(Meanflow(exact=exact), {"student": model}, batch).max().sqrt() < 1e-12
+    assert loss(Meanflow(power=0, exact=exact), {"student": model}, batch).max().sqrt() < 1e-12
     model = Shifted(model, N)
     model.config = model.model.config
     model.shift.data += 0.1
-    assert loss(Meanflow(exact=exact), {"student": model}, batch).min() > 1e-3
+    assert loss(Meanflow(power=0, exact=exact), {"student": model}, batch).min() > 1e-3
 
 
 def test_meanflow_on_data_does_not_move_the_exact_map_and_its_target_has_the_known_variance():
     n, oracle = 20_000, gaussian([0.5], [0.6])
-    method = Meanflow(learn_from="data", at_once=0.01, exact=True)
+    method = Meanflow(learn_from="data", at_once=0.01, power=0, exact=True)
     model = Shifted(as_flow_map(oracle), n)
     keys = randomness.keys_of(0, 0, n)
     batch = method.prepare_batch({"data": oracle.sample(n)}, keys, GAUSSIAN)
@@ -123,7 +123,7 @@ def test_meanflow_on_data_has_a_target_of_the_known_mean_and_variance_at_one_ste
     at = torch.full((2, n), 0.2, dtype=torch.float64)
     at[1] = 0.9
     monkeypatch.setattr(_spans, "draw_spans", lambda *args, **kwargs: tuple(at))
-    model, method = Shifted(as_flow_map(oracle), n), Meanflow(learn_from="data", exact=True)
+    model, method = Shifted(as_flow_map(oracle), n), Meanflow(learn_from="data", power=0, exact=True)
     keys = randomness.keys_of(0, 0, n)
     batch = method.prepare_batch({"data": oracle.sample(n)}, keys, GAUSSIAN)
     losses = method.loss({"student": model}, batch, "student", 0.0, keys)
@@ -169,7 +169,7 @@ def test_the_exact_parameters_of_a_map_have_no_gradient_by_distillation(method):
 
 
 def test_the_exact_parameters_of_a_map_have_none_on_average_by_data_alone():
-    method = Meanflow(learn_from="data", exact=True)
+    method = Meanflow(learn_from="data", power=0, exact=True)
     found = gradients(method, 500, mean=[0.5], std=[0.6])
     error = found.std(dim=0) / math.sqrt(len(found))
     assert (found.mean(dim=0).abs() < 4 * error).all()
@@ -179,7 +179,7 @@ def test_the_exact_parameters_of_a_map_have_none_on_average_by_data_alone():
 
 def test_a_power_weighs_samples_by_their_own_loss():
     nets, batch = {"student": as_flow_map(ORACLE)}, {"data": ORACLE.sample(N)}
-    plain = loss(Meanflow(learn_from="data"), nets, batch)
+    plain = loss(Meanflow(learn_from="data", power=0), nets, batch)
     weighed = loss(Meanflow(learn_from="data", power=0.75), nets, batch)
     torch.testing.assert_close(weighed, plain / (plain + 1e-3) ** 0.75)
 
@@ -282,7 +282,7 @@ def test_meanflow_until_data_is_continuous_consistency_for_any_network(monkeypat
     t = torch.linspace(0.05, 0.95, N).double()
     monkeypatch.setattr(_spans, "draw_spans", lambda *args, **kwargs: (t, torch.ones_like(t)))
     noise, data = (randomness.noises(name, KEYS, (2,)).double() for name in ("noise", "data"))
-    one = loss(Meanflow(exact=True), {"student": model}, {"noise": noise, "data": data})
+    one = loss(Meanflow(power=0, exact=True), {"student": model}, {"noise": noise, "data": data})
     x, velocity = _spans.on_chord(noise, data, t), data - noise
     method = Consistency(kind="continuous", teacher=False, exact=True)
     tangent = method.tangent(as_flow(jumping), x, t, velocity, 1.0, {})

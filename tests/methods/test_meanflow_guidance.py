@@ -15,7 +15,7 @@ from fewstep.model import Model, ModelConfig
 
 N = 200
 KEYS = randomness.keys_of(0, 0, N)
-METHOD = Meanflow(learn_from="data", label_dropout=0.25, guidance=3.0, mixing=0.6, exact=True)
+METHOD = Meanflow(learn_from="data", label_dropout=0.25, guidance=3.0, mixing=0.6, power=0, exact=True)
 SCALES = torch.tensor([0.7, -0.4, 0.2], dtype=torch.float64)  # of two classes and of none
 
 
