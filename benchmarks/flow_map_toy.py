@@ -97,6 +97,8 @@ def errors(model: Model) -> list[float]:
 
 def main(steps: int, rows: list[str]) -> None:
     """Print a row for each of these students, or for all."""
+    if unknown := set(rows) - ROWS.keys():
+        sys.exit(f"unknown student {', '.join(unknown)}; there are: {', '.join(ROWS)}")
     torch.set_num_threads(1)
     held = stored()
     print(f"| student | {' | '.join(f'{nfe} NFE' for nfe in NFE)} | s |\n|{'---|' * (len(NFE) + 2)}")
