@@ -12,7 +12,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from fewstep import grids, randomness
+from fewstep import grids, paths, randomness
 from fewstep.checkpoint import load_model
 from fewstep.derivatives import along_flow
 from fewstep.draws import draws_of
@@ -58,8 +58,7 @@ def main(artifacts: Path, key: str) -> None:
     ((noise, given),) = draws_of(model, "slow times", 0, range(NOISES), batch=NOISES, device="cpu")
     truth = None
     t = torch.linspace(0.02, 0.98, NOISES)
-    middle = torch.stack([noise, data.some(NOISES, seed=0)["data"]])
-    x = torch.lerp(*middle, t.reshape(-1, *(1,) * (noise.dim() - 1)))
+    x = paths.get("linear").sample(noise, data.some(NOISES, seed=0)["data"], t).x
     solved = "  ".join(f"AB2@{nfe:<3}" for nfe in FEW)
     print(f"fastest  loss    moved   {solved}  Dv/Dt  difference off by")
     for fastest in (None, 100.0, 20.0):
