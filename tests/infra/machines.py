@@ -81,11 +81,13 @@ class Office:
         self.ask(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
 
     def wait_for(self, condition: Callable[[], Any], **how: float) -> Any:
-        """Wait until something holds here; if it doesn't, say what runs there and what machines said."""
+        """Wait until something holds; if it doesn't, say what runs, how flow runs stand and what machines said."""
         try:
             return wait_for(condition, **how)
         except AssertionError as error:
             error.add_note("\n".join(["what runs:", *filter(None, map(self._command, everyone()))]))
+            for run in self.ask("/flow_runs/filter"):
+                error.add_note(f"{run['name']}, pool {run['work_pool_name']}: {run['state_name']}")
             for machine in self.machines.values():
                 error.add_note(f"{machine.said}:\n{machine.said.read_text()[-5000:]}")
             raise
