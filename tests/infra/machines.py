@@ -81,7 +81,7 @@ class Office:
         self.ask(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
 
     def wait_for(self, condition: Callable[[], Any], **how: float) -> Any:
-        """Wait until something holds; if it doesn't, say what runs, how flow runs stand and what machines said."""
+        """Wait until something holds; else say what runs, how flow runs stand and what machines said."""
         try:
             return wait_for(condition, **how)
         except AssertionError as error:
