@@ -114,4 +114,5 @@ class MonitorSettings:
 
 def _require(settings: Any, name: str, holds: bool, wanted: str) -> None:
     if not holds:
-        raise UserError(f"{name} must be {wanted}, got {getattr(settings, name)!r}")
+        got = getattr(settings, name)
+        raise UserError(f"{name} must be {wanted}, got {list(got) if isinstance(got, tuple) else got!r}")
