@@ -15,7 +15,7 @@ from fewstep.finite import Finite, NotFiniteError
 from fewstep.flow import Flow, as_state, must_know_all_times
 from fewstep.grids import Grid
 from fewstep.paths import like
-from fewstep.solvers import CountedFlow, Solution, integrate
+from fewstep.solvers import Solution, integrate
 
 # Dormand and Prince 1980, table 2: when the stages are, what each adds of the slopes before it, and the
 # difference of its two results. The last stage is at the state of order 5: its slope begins the next step.
@@ -86,18 +86,18 @@ def reference(flow: Flow, noise: Tensor, *, tolerance: float = 1e-6, **condition
     everyone = left = torch.arange(len(x), device=x.device)
     t = torch.full((len(x),), flow.t_start, dtype=torch.float64, device=x.device)
     step = torch.full_like(t, min(FIRST_STEP, flow.t_end - flow.t_start))
-    nfe = 0
+    watched, nfe = Finite(flow), 0
 
     def velocity(y: Tensor, times: Tensor, rows: Tensor) -> Tensor:
         nonlocal nfe
-        counted = CountedFlow(Finite(flow), {name: values[rows] for name, values in conditions.items()})
+        nfe += flow.nfe_per_velocity
         try:
-            found = counted(y, times)
+            return watched(y, times, **{name: values[rows] for name, values in conditions.items()}).to(
+                y.dtype
+            )
         except NotFiniteError as error:
             error.rows = rows[error.rows].tolist()
             raise
-        nfe += counted.nfe
-        return found
 
     slope = velocity(x, t, everyone)
     while len(left):  # the samples that have not arrived
