@@ -3,7 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from fewstep.checkpoint import model_digest
 from fewstep.progress import SILENT, Silent
+from fewstep.shards import write_shards
 from stages.run.job import Job
 
 
@@ -31,3 +35,14 @@ def job_in(folder: Path, stage: str, key: str | None = None, **changes: Any) -> 
     }
     facts["picture"] = lambda name, file: None
     return Job(stage=stage, key=key, **places | facts | changes)
+
+
+def write_pairs(folder: Path, model: Path, *, scale: float, **noise: Tensor) -> None:
+    """Write each split's noise, (n, *shape), and its data, `scale` times that, as pairs of a model."""
+    facts = {"guidance": 1.0, "model": model_digest(model)}
+    for split, rows in noise.items():
+
+        def make(a: int, b: int, rows: Tensor = rows) -> dict[str, Tensor]:
+            return {"noise": rows[a:b], "data": scale * rows[a:b]}
+
+        write_shards(folder / split, len(rows), 32, make, facts=facts)

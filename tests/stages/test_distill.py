@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from jobs import job_in
+from jobs import job_in, write_pairs
 
 from fewstep import grids, refining
 from fewstep.checkpoint import load_config, load_model, model_digest, save_model
@@ -109,17 +109,11 @@ def test_a_flow_map_carries_no_grid_and_is_measured_at_every_nfe(any_step):
 
 
 def test_a_flow_map_is_learned_from_pairs_and_goes_on_from_its_own_samples(any_step, inputs, tmp_path):
-    facts = {"guidance": 1.0, "model": model_digest(inputs["teacher"])}
-    for split, count in (("train", 64), ("held_out", 32)):
-        noise = torch.randn(count, 2, generator=torch.Generator().manual_seed(count))
-        rows = {"noise": noise, "data": 2 * noise}
-        write_shards(
-            tmp_path / "pairs" / split,
-            count,
-            32,
-            lambda a, b: {name: values[a:b] for name, values in rows.items()},  # noqa: B023
-            facts=facts,
-        )
+    noise = {
+        split: torch.randn(count, 2, generator=torch.Generator().manual_seed(count))
+        for split, count in (("train", 64), ("held_out", 32))
+    }
+    write_pairs(tmp_path / "pairs", inputs["teacher"], scale=2.0, **noise)
     by_pairs = distilled(
         tmp_path / "pairs student", inputs | {"train_on": tmp_path / "pairs"}, method="meanflow", nfe="any"
     )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import yaml
-from jobs import job_in
+from jobs import job_in, write_pairs
 
 from fewstep.checkpoint import load_config, model_digest, save_model
 from fewstep.errors import UserError
@@ -49,17 +49,8 @@ def given(tmp_path_factory):
     folder, shape = tmp_path_factory.mktemp("given"), (1, 8, 8)
     network = {"name": "unet", "width": 8, "multipliers": [1]}
     save_model(folder / "init", build(ModelConfig(architecture=network, shape=shape), seed=0))
-    facts = {"guidance": 1.0, "model": model_digest(folder / "init")}
-    for split, count in (("train", 32), ("held_out", 16)):
-        noise = normal(count, shape, seed=count)
-        rows = {"noise": noise, "data": 0.5 * noise}
-        write_shards(
-            folder / "pairs" / split,
-            count,
-            32,
-            lambda a, b: {name: values[a:b] for name, values in rows.items()},  # noqa: B023
-            facts=facts,
-        )
+    noise = {"train": normal(32, shape, seed=32), "held_out": normal(16, shape, seed=16)}
+    write_pairs(folder / "pairs", folder / "init", scale=0.5, **noise)
     data = prepared(folder / "data", shape)
     return {"init": folder / "init", "pairs": folder / "pairs", "data": data, "nets": data}
 
