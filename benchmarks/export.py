@@ -18,7 +18,7 @@ import torch
 
 from fewstep import checkpoint
 from fewstep.exporting import folder
-from fewstep.exporting.sampler import Sampler
+from fewstep.exporting.sampler import ExportedSampler
 
 
 def main(model: Path, batch: int = 64, rounds: int = 20) -> None:
@@ -34,7 +34,7 @@ def main(model: Path, batch: int = 64, rounds: int = 20) -> None:
         session = onnxruntime.InferenceSession(
             out / "sampler.onnx", one_thread, providers=["CPUExecutionProvider"]
         )
-    sampler = Sampler(student, student.config.grid, 1.0)
+    sampler = ExportedSampler(student, student.config.grid, 1.0)
     inputs = sampler.inputs(batch)
     arrays: dict[str, np.ndarray] = {name: value.numpy() for name, value in inputs.items()}
 

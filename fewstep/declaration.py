@@ -113,11 +113,11 @@ def check(model: Model, data: Tensor, conditions: Mapping[str, Tensor], *, seed:
     """
     c = model.config
     declared = Declaration(c.path, c.prediction, c.time, c.time_scale)
-    asked = Asked(model, data, conditions, randomness.keys_of(seed, 0, len(data)))
+    asked = Answers(model, data, conditions, randomness.keys_of(seed, 0, len(data)))
     own = asked.ratios(declared)
     rivals = [Rival(other.unlike(declared), asked.ratios(other)) for other in others(declared)]
     for told, changed in changes(data):
-        other = Asked(model, changed, conditions, asked.keys)
+        other = Answers(model, changed, conditions, asked.keys)
         rivals.append(Rival(told, other.ratios(declared)))
         asked.calls += other.calls
     return verdict_of(own, rivals, asked.calls)
@@ -198,7 +198,7 @@ def changes(data: Tensor) -> Iterator[tuple[str, Tensor]]:
         yield "the channels in reverse order", data.flip(1)
 
 
-class Asked:
+class Answers:
     """A network's answers on noised data, each asked for once."""
 
     def __init__(self, model: Model, data: Tensor, conditions: Mapping[str, Tensor], keys: Tensor) -> None:

@@ -102,7 +102,7 @@ def bring_up_to_date(stage_task: StageTask) -> State:
             if driver.wanted():
                 outcome = driver.reproduce(stage_task.stage, stage_task.root, log, **options)
             else:
-                options["progress"] = artifacts.Progress(stage_task.stage).move
+                options["progress"] = artifacts.ProgressArtifact(stage_task.stage).move
                 outcome = commands.reproduce(stage_task.stage, stage_task.root, log, **options)
     except StageError as failure:
         return Failed(message=str(failure), data=failure)

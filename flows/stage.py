@@ -70,7 +70,7 @@ def run_stage(
         storage.check(CHECKOUT, project)
         with beating(), clone.clone(CHECKOUT, str(flow_run.get_id()), lock, params) as root:
             clone.bring_in(stage, root, log)
-            progress = artifacts.Progress(stage).move
+            progress = artifacts.ProgressArtifact(stage).move
             outcome = commands.reproduce(stage, root, log, progress=progress, force=force, seconds=seconds)
             clone.send_out(stage, root, log)
             entry = lockfile.entry(root, stage)

@@ -20,7 +20,7 @@ with lazy_imports():
     from stages.sampling import estimate, inverted, pair_checks, pairs, splits
 
 if TYPE_CHECKING:
-    from stages.sampling.estimate import Estimate
+    from stages.sampling.estimate import WorkLeft
     from stages.sampling.pairs import PairMaker
     from stages.sampling.splits import Splits
 
@@ -102,7 +102,7 @@ def coupling(config: Config, job: Job) -> tuple[Splits, PairMaker]:
     return wanted, maker
 
 
-def plan(config: Config, job: Job) -> Estimate | None:
+def plan(config: Config, job: Job) -> WorkLeft | None:
     """Return what is still to be spent, if anything is; see stages.sampling.estimate."""
     return None if config.source else estimate.estimate(*coupling(config, job), checked=config.held_out)
 

@@ -105,7 +105,7 @@ def ahead(config: Config, job: Job) -> None:
 def wanted(config: Config, job: Job) -> "measuring.Wanted":
     """Return what is to be measured."""
     features = {
-        name: by_features.Asked(
+        name: by_features.NamedNet(
             settings.backend.options,
             {what: job.inputs[f"features {name} {what}"] for what in settings.backend.options.paths()},
             job.inputs.get(f"features {name} reference"),

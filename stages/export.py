@@ -50,7 +50,7 @@ def run(config: Config, job: Job) -> None:
     """Write each format, read it back and compare it; then fewstep.json and README.md."""
     source = job.inputs["model"]
     exports = folder.ready([format.named() for format in config.formats])
-    sampled = sampler.Sampler(checkpoint.load_model(source), steps_of(config, job), config.guidance)
+    sampled = sampler.ExportedSampler(checkpoint.load_model(source), steps_of(config, job), config.guidance)
     proved = {}
     job.progress.start("export", len(exports), unit="format")
     for name, format in exports.items():

@@ -21,7 +21,7 @@ with lazy_imports():
     from stages.searching import grids_file
 
 if TYPE_CHECKING:
-    from stages.sampling.estimate import Estimate
+    from stages.sampling.estimate import WorkLeft
     from stages.sampling.splits import Splits
     from stages.sampling.trajectories import TrajectoryMaker
 
@@ -105,7 +105,7 @@ def work(config: Config, job: Job) -> tuple[Splits, TrajectoryMaker]:
     return wanted, maker
 
 
-def plan(config: Config, job: Job) -> Estimate:
+def plan(config: Config, job: Job) -> WorkLeft:
     """Return what is still to be spent; see stages.sampling.estimate."""
     return estimate.estimate(*work(config, job), checked=0)
 

@@ -29,7 +29,10 @@ def after_steps(numbers):
     """Return a weight at its start, two after the same steps, torch's and ours, and our optimiser."""
     start = torch.linspace(-1, 1, numbers).reshape(-1, 16)
     theirs, ours = (torch.nn.Parameter(start.clone()) for _ in range(2))
-    plain, small = optimisers.AdamW([theirs], fused=True, **OPTIONS), eight_bit.AdamW([ours], **OPTIONS)
+    plain, small = (
+        optimisers.AdamW([theirs], fused=True, **OPTIONS),
+        eight_bit.EightBitAdamW([ours], **OPTIONS),
+    )
     for number in range(10):
         for optimiser, weight in ((plain, theirs), (small, ours)):
             gradient = torch.cos(start * number) if number != 3 else torch.full_like(start, torch.nan)
@@ -53,7 +56,7 @@ def test_large_weights_are_updated_nearly_so_with_a_quarter_of_the_bytes():
 def test_another_optimiser_resumes_from_a_state_bit_by_bit():
     _, _, weight, optimiser = after_steps(2**16)
     other = torch.nn.Parameter(weight.detach().clone())
-    resumed = eight_bit.AdamW([other], **OPTIONS)
+    resumed = eight_bit.EightBitAdamW([other], **OPTIONS)
     resumed.load_state_dict(copy.deepcopy(optimiser.state_dict()))
     for each, of in ((weight, optimiser), (other, resumed)):
         step(of, each, each.detach().sin())

@@ -144,5 +144,5 @@ def test_a_model_and_data_on_another_device_are_compared_there(said):
     """The device meta has no values, but refuses to be mixed with the CPU, as a GPU does."""
     config = ModelConfig(architecture={"name": "mlp", "width": 8, "depth": 1}, shape=(1, 4, 4), **said)
     model, data = build(config, seed=0).to("meta"), torch.empty(6, 1, 4, 4, device="meta")
-    asked = declaration.Asked(model, data, {}, randomness.keys_of(0, 0, 6))
+    asked = declaration.Answers(model, data, {}, randomness.keys_of(0, 0, 6))
     assert asked.ratios(declaration.Declaration(**said)).device.type == "meta"

@@ -13,7 +13,7 @@ from fewstep.methods.flow_matching import FlowMatching
 from fewstep.model import ModelConfig, build
 from fewstep.settings import TrainSettings
 from fewstep.training import footprint
-from fewstep.training.footprint import Activations, Engaged, Footprint, Measured
+from fewstep.training.footprint import Activations, Engaged, Footprint, TrainingCosts
 from fewstep.training.method import Method, Net
 from fewstep.training.networks import Training
 
@@ -157,7 +157,9 @@ def test_frozen_weights_that_networks_share_are_counted_once():
 
 def test_ways_to_compute_follow_from_what_was_measured():
     held = Footprint(weights=40, gradients=40, moments=80, averages=40, activations=0, replaced=0)
-    measured = Measured(10, 0, held, Activations(10, 3), Activations(10, 1), gathered=12, least_gradients=40)
+    measured = TrainingCosts(
+        10, 0, held, Activations(10, 3), Activations(10, 1), gathered=12, least_gradients=40
+    )
     whole = measured.footprint(Engaged(share=20, micro_batch=20, recompute=False))
     assert (whole.activations, whole.replaced, whole.total) == (70, 40, 200 + 70 - 40)
     parts = measured.footprint(Engaged(share=20, micro_batch=5, recompute=True))

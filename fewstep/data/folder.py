@@ -72,7 +72,7 @@ class Folder:
         files, notes = listed(folder, self.path, read=[] if table is None else [table.name])
         said = [] if table is None else captions_of(files, table, str(self.texts))
         classes, more = classes_of(files, self.path)
-        look = Look(Pictures(folder, self.path, self.side, self.frames))
+        look = ImageSurvey(Pictures(folder, self.path, self.side, self.frames))
         survey = survey_of(look.parts(files))
         if look.left_out:
             notes.append(
@@ -96,7 +96,7 @@ class Folder:
         return samples
 
 
-class Look:
+class ImageSurvey:
     """A pass over all pictures, which finds out what one does not tell: are they of one size, and grey?"""
 
     def __init__(self, pictures: Pictures) -> None:

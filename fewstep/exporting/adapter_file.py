@@ -12,7 +12,7 @@ from fewstep.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.exporting.sampler import Sampler
+    from fewstep.exporting.sampler import ExportedSampler
 
 with lazy_imports():
     from safetensors import torch as safetensors
@@ -28,7 +28,7 @@ network = {network}.from_pretrained(base)
 network.eval()"""
 
 
-def must_be_possible(sampler: Sampler, source: Path) -> None:
+def must_be_possible(sampler: ExportedSampler, source: Path) -> None:
     """Refuse what is no adapter of a network into which diffusers loads adapters.
 
     Raises:
@@ -65,14 +65,14 @@ def base(source: Path) -> Any:
     return lora.without(checkpoint.load_model(source, merge=False)).network.network
 
 
-def write(sampler: Sampler, folder: Path, file: str, tensors: dict[str, Tensor]) -> None:
+def write(sampler: ExportedSampler, folder: Path, file: str, tensors: dict[str, Tensor]) -> None:
     """Write the adapter as a file of a new folder, and the scheduler beside it."""
     folder.mkdir()
     safetensors.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / file)
     scheduled.write(sampler, folder)
 
 
-def call(sampler: Sampler, folder: str, load: str) -> str:
+def call(sampler: ExportedSampler, folder: str, load: str) -> str:
     """Return Python that loads the adapter into its base by the lines `load`, and samples."""
     network = sampler.model.config.architecture["network"]
     made = CALL.format(network=network, component=scheduled.component_of(sampler), load=load)

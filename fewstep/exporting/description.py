@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from fewstep import __version__, noises, paths
-from fewstep.exporting.sampler import Sampler
+from fewstep.exporting.sampler import ExportedSampler
 from fewstep.exports import Export
 from fewstep.grids import Grid
 from fewstep.model import ModelConfig
@@ -72,7 +72,7 @@ def manual_sigmas(config: ModelConfig, grid: Grid) -> str | None:
     return ", ".join(f"{ratio:.9g}" for ratio in ratios)
 
 
-def readme(name: str, told: dict[str, Any], exports: list[Export], sampler: Sampler) -> str:
+def readme(name: str, told: dict[str, Any], exports: list[Export], sampler: ExportedSampler) -> str:
     """Return README.md.
 
     Args:

@@ -15,7 +15,7 @@ from torch.fx import config
 from fewstep import checkpoint, registry
 from fewstep.errors import UserError
 from fewstep.exporting import description, proof
-from fewstep.exporting.sampler import Sampler, reason
+from fewstep.exporting.sampler import ExportedSampler, reason
 from fewstep.exports import Export, lacks
 from fewstep.files import folder_written_whole
 from fewstep.grids import Grid
@@ -51,7 +51,7 @@ def export(
     """
     exports = ready(formats)
     with folder_written_whole(out) as folder:
-        sampler = Sampler(checkpoint.load_model(model), grid, guidance)
+        sampler = ExportedSampler(checkpoint.load_model(model), grid, guidance)
         proved = {}
         for name, format in exports.items():
             proved[format.file] = add(sampler, name, format, folder, model)
@@ -81,7 +81,7 @@ def ready(formats: Sequence[Format]) -> dict[str, Export]:
     return exports
 
 
-def add(sampler: Sampler, name: str, format: Export, folder: Path, model: Path) -> proof.Proof:
+def add(sampler: ExportedSampler, name: str, format: Export, folder: Path, model: Path) -> proof.Proof:
     """Write the file of a format into a folder, read it back, and return what its samples differ by.
 
     Raises:
@@ -103,7 +103,7 @@ def add(sampler: Sampler, name: str, format: Export, folder: Path, model: Path) 
 
 
 def describe(
-    sampler: Sampler,
+    sampler: ExportedSampler,
     exports: Mapping[str, Export],
     proved: Mapping[str, proof.Proof],
     folder: Path,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fewstep import solvers
-from fewstep.exporting.sampler import Sampler
+from fewstep.exporting.sampler import ExportedSampler
 from fewstep.units import in_units
 
 BATCHES = (1, 3, 8)
@@ -28,7 +28,7 @@ class Proof:
     """Network calls a sample."""
 
 
-def difference(sampler: Sampler, exported: Callable[[dict[str, Tensor]], Tensor]) -> Proof:
+def difference(sampler: ExportedSampler, exported: Callable[[dict[str, Tensor]], Tensor]) -> Proof:
     """Return the largest relative difference of an exported sampler's samples.
 
     fewstep's side is `solvers.integrate`. Both sides get the same noise, in batches of each of `BATCHES`. A

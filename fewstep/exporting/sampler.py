@@ -1,4 +1,4 @@
-"""Sampler: a model, its grid and its solver as one module, which torch.export can trace."""
+"""ExportedSampler: a model, its grid and its solver as one module, which torch.export can trace."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fewstep.model import Model
 from fewstep.units import in_units
 
 
-class Sampler(nn.Module):
+class ExportedSampler(nn.Module):
     """Noise (batch, *shape), and by name what the model is conditioned on, to samples (batch, *shape).
 
     It computes in float32; samples are in the units of the data.

@@ -24,7 +24,7 @@ from fewstep.extras import brought_by
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fewstep.exporting.sampler import Sampler
+    from fewstep.exporting.sampler import ExportedSampler
     from fewstep.model import ModelConfig
 
 with lazy_imports():
@@ -96,7 +96,7 @@ class Steps:
         return self.scheduler != FLOW
 
 
-def must_be_possible(sampler: Sampler) -> None:
+def must_be_possible(sampler: ExportedSampler) -> None:
     """Refuse a sampler that a scheduler of diffusers can't follow.
 
     Raises:
@@ -114,7 +114,7 @@ def must_be_possible(sampler: Sampler) -> None:
     steps_of(sampler)
 
 
-def steps_of(sampler: Sampler) -> Steps:
+def steps_of(sampler: ExportedSampler) -> Steps:
     """Return how a scheduler of diffusers takes the steps of a sampler.
 
     Raises:
@@ -132,7 +132,7 @@ def steps_of(sampler: Sampler) -> Steps:
     raise _refused(f"no scheduler has the path {config.path} with the prediction {config.prediction}")
 
 
-def _of_a_table(sampler: Sampler, path: paths.Table) -> Steps:
+def _of_a_table(sampler: ExportedSampler, path: paths.Table) -> Steps:
     if sampler.grid.times[0] == 0:
         raise _refused("its first sigma is infinite, as the noise is pure there")
     options = {
@@ -148,7 +148,7 @@ def _of_a_table(sampler: Sampler, path: paths.Table) -> Steps:
     return Steps(BETAS, options, ratios(sampler))
 
 
-def _of_edm(sampler: Sampler, path: paths.Edm) -> Steps:
+def _of_edm(sampler: ExportedSampler, path: paths.Edm) -> Steps:
     """Return the steps of EDMEulerScheduler, which is told places on its curve, from 0 to 1, for sigmas.
 
     It scales noise by sqrt(sigma_max^2 + 1), so its sigma_max is that with which this is the first sigma.
@@ -168,7 +168,7 @@ def _of_edm(sampler: Sampler, path: paths.Edm) -> Steps:
     return Steps(EDM, options, [(start - root) / (start - end) for root in roots])
 
 
-def _prediction(sampler: Sampler, scheduler: str, known: dict[str, str]) -> str:
+def _prediction(sampler: ExportedSampler, scheduler: str, known: dict[str, str]) -> str:
     """Return what a scheduler calls the prediction of the network."""
     prediction = sampler.model.config.prediction
     if prediction not in known:
@@ -180,7 +180,7 @@ def _refused(why: str) -> UserError:
     return UserError(f"a format of diffusers can't hold this sampler: {why}. Take pt2 or onnx")
 
 
-def component_of(sampler: Sampler) -> str:
+def component_of(sampler: ExportedSampler) -> str:
     """Return what pipelines call the network: unet or transformer."""
     return component_named(sampler.model.config.architecture["network"])
 
@@ -190,7 +190,7 @@ def component_named(network: str) -> str:
     return "transformer" if "Transformer" in network else "unet"
 
 
-def network_of(sampler: Sampler) -> Any:
+def network_of(sampler: ExportedSampler) -> Any:
     """Return the network as its library made it."""
     return sampler.model.network.network
 
@@ -200,7 +200,7 @@ def class_in(config: Path) -> str:
     return json.loads(config.read_text())["_class_name"]
 
 
-def write(sampler: Sampler, folder: Path) -> None:
+def write(sampler: ExportedSampler, folder: Path) -> None:
     """Write the scheduler and what it must be told."""
     config, steps = sampler.model.config, steps_of(sampler)
     getattr(diffusers, steps.scheduler)(**steps.options).save_pretrained(folder / SCHEDULER)
@@ -214,13 +214,13 @@ def write(sampler: Sampler, folder: Path) -> None:
     (folder / SAMPLING).write_text(json.dumps(told, indent=1) + "\n")
 
 
-def guidance_of(sampler: Sampler) -> float:
+def guidance_of(sampler: ExportedSampler) -> float:
     """Return the guidance that a network is given, or that a pipeline is told."""
     config, asked = sampler.model.config, sampler.flow.guidance
     return config.guidance_shown(asked) if config.guidance_input else asked
 
 
-def ratios(sampler: Sampler) -> list[float]:
+def ratios(sampler: ExportedSampler) -> list[float]:
     """Return the ratio of noise to data at each timestep, the last 0 included."""
     return [(1 - t) / t for t in sampler.grid.times]
 
@@ -257,7 +257,7 @@ def reader(network: nn.Module, folder: Path) -> Callable[[dict[str, Tensor]], Te
     return sample
 
 
-def call(sampler: Sampler, folder: str, made: str) -> str:
+def call(sampler: ExportedSampler, folder: str, made: str) -> str:
     """Return Python that samples a network by the scheduler of a folder.
 
     Args:
@@ -290,7 +290,7 @@ def lines_of_sigmas(steps: Steps) -> str:
     return OF_EDM.format(version=diffusers.__version__) if steps.scheduler == EDM else LISTED
 
 
-def ends_in_range(sampler: Sampler) -> bool:
+def ends_in_range(sampler: ExportedSampler) -> bool:
     """Return whether the last step is clamped to [-1, 1]."""
     return sampler.flow.clamped_from is not None
 

@@ -24,7 +24,7 @@ from fewstep.foreign.formats.diffusers import NETWORK, PIPELINE, read_json
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.exporting.sampler import Sampler
+    from fewstep.exporting.sampler import ExportedSampler
     from fewstep.foreign.text_pipeline import TextPipeline
 
 with lazy_imports():
@@ -41,7 +41,7 @@ LIBRARIES = ("diffusers", "transformers")
 INSTEAD = "take the format diffusers, of the network and its scheduler alone"
 
 
-def must_fit(source: Path, sampler: Sampler) -> None:
+def must_fit(source: Path, sampler: ExportedSampler) -> None:
     """Refuse the folder of a pipeline that a sampler's network can't be put into.
 
     Raises:
@@ -75,7 +75,7 @@ def must_fit(source: Path, sampler: Sampler) -> None:
         )
 
 
-def write(sampler: Sampler, source: Path, out: Path) -> None:
+def write(sampler: ExportedSampler, source: Path, out: Path) -> None:
     """Write a sampler's network and scheduler into the new folder `out`, with the other parts of `source`."""
     index, component = index_of(source), scheduled.component_of(sampler)
     for name, place in parts(source, index):

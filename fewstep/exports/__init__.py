@@ -16,7 +16,7 @@ from fewstep import registry
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.exporting.sampler import Sampler
+    from fewstep.exporting.sampler import ExportedSampler
     from fewstep.model import ModelConfig
 
 registry.add_plugins(__name__, __path__)
@@ -58,7 +58,7 @@ class Export:
         """Return the folders of the user's that it reads, by a name for each."""
         return {}
 
-    def write(self, sampler: Sampler, file: Path, source: Path) -> None:
+    def write(self, sampler: ExportedSampler, file: Path, source: Path) -> None:
         """Write a sampler, from noise (batch, *shape) and conditions by name to samples.
 
         Args:
@@ -75,7 +75,7 @@ class Export:
         """Return a function from the named inputs to the samples, computed by the other library."""
         raise NotImplementedError
 
-    def call(self, sampler: Sampler) -> str:
+    def call(self, sampler: ExportedSampler) -> str:
         """Return Python, to be run in the folder, that makes 16 `samples` (batch, *shape).
 
         Its inputs are the variables `noise`, `label` if there are classes, and each of the conditions.

@@ -14,7 +14,7 @@ from fewstep.exports import Export
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.exporting.sampler import Sampler
+    from fewstep.exporting.sampler import ExportedSampler
 
 with lazy_imports():
     from fewstep.exporting import scheduled
@@ -31,7 +31,7 @@ class Diffusers(Export):
     extra: ClassVar[str] = "foreign"
     by_schedulers: ClassVar[bool] = True
 
-    def write(self, sampler: Sampler, file: Path, source: Path) -> None:
+    def write(self, sampler: ExportedSampler, file: Path, source: Path) -> None:
         """See Export.write."""
         scheduled.must_be_possible(sampler)
         scheduled.network_of(sampler).save_pretrained(file / scheduled.component_of(sampler))
@@ -44,7 +44,7 @@ class Diffusers(Export):
         network = library.network_class(name).from_pretrained(config.parent)  # type: ignore[attr-defined]
         return scheduled.reader(network.eval(), file)
 
-    def call(self, sampler: Sampler) -> str:
+    def call(self, sampler: ExportedSampler) -> str:
         """See Export.call."""
         name, component = sampler.model.config.architecture["network"], scheduled.component_of(sampler)
         made = f'network = {name}.from_pretrained("{self.file}/{component}").eval()'

@@ -15,7 +15,7 @@ from fewstep.exports._adapter import AdapterExport
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.exporting.sampler import Sampler
+    from fewstep.exporting.sampler import ExportedSampler
 
 with lazy_imports():
     import torch
@@ -51,7 +51,7 @@ class LoraComfyui(AdapterExport):
     file: ClassVar[str] = "lora_comfyui"
     title: ClassVar[str] = "An adapter for ComfyUI"
 
-    def write(self, sampler: Sampler, file: Path, source: Path) -> None:
+    def write(self, sampler: ExportedSampler, file: Path, source: Path) -> None:
         """See Export.write."""
         adapter_file.must_be_possible(sampler, source)
         if scheduled.component_of(sampler) != "unet":
@@ -79,6 +79,6 @@ class LoraComfyui(AdapterExport):
         network.load_lora_adapter(named, prefix="unet")
         return scheduled.reader(network.eval(), file)
 
-    def call(self, sampler: Sampler) -> str:
+    def call(self, sampler: ExportedSampler) -> str:
         """See Export.call."""
         return adapter_file.call(sampler, self.file, LOAD.format(folder=self.file, file=WEIGHTS))

@@ -14,7 +14,7 @@ from fewstep.exports._adapter import AdapterExport
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.exporting.sampler import Sampler
+    from fewstep.exporting.sampler import ExportedSampler
 
 with lazy_imports():
     from fewstep.exporting import adapter_file, scheduled
@@ -30,7 +30,7 @@ class LoraDiffusers(AdapterExport):
     file: ClassVar[str] = "lora_diffusers"
     title: ClassVar[str] = "An adapter for diffusers"
 
-    def write(self, sampler: Sampler, file: Path, source: Path) -> None:
+    def write(self, sampler: ExportedSampler, file: Path, source: Path) -> None:
         """See Export.write."""
         adapter_file.must_be_possible(sampler, source)
         component = scheduled.component_of(sampler)
@@ -48,7 +48,7 @@ class LoraDiffusers(AdapterExport):
         network.load_lora_adapter(file, weight_name=WEIGHTS, prefix=component)
         return scheduled.reader(network.eval(), file)
 
-    def call(self, sampler: Sampler) -> str:
+    def call(self, sampler: ExportedSampler) -> str:
         """See Export.call."""
         load = LOAD.format(folder=self.file, file=WEIGHTS, component=scheduled.component_of(sampler))
         return adapter_file.call(sampler, self.file, load)

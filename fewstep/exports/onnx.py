@@ -14,7 +14,7 @@ from fewstep.exports import SHOWN, Export
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.exporting.sampler import Sampler
+    from fewstep.exporting.sampler import ExportedSampler
 
 with lazy_imports():
     import onnxruntime
@@ -46,7 +46,7 @@ class Onnx(Export):
     libraries: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
     extra: ClassVar[str] = "onnx"
 
-    def write(self, sampler: Sampler, file: Path, source: Path) -> None:
+    def write(self, sampler: ExportedSampler, file: Path, source: Path) -> None:
         """See Export.write."""
         program = sampler.traced()
         weights = sum(tensor.nbytes for tensor in program.state_dict.values())
@@ -77,7 +77,7 @@ class Onnx(Export):
 
         return sample
 
-    def call(self, sampler: Sampler) -> str:
+    def call(self, sampler: ExportedSampler) -> str:
         """See Export.call."""
         config = sampler.model.config
         size, given = (SHOWN, *config.shape), {}

@@ -14,7 +14,7 @@ from fewstep.exports import Export
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.exporting.sampler import Sampler
+    from fewstep.exporting.sampler import ExportedSampler
 
 with lazy_imports():
     from fewstep.exporting import scheduled, whole_pipeline
@@ -51,7 +51,7 @@ class Pipeline(Export):
         """See Export.paths."""
         return {"folder": self.folder}
 
-    def write(self, sampler: Sampler, file: Path, source: Path) -> None:
+    def write(self, sampler: ExportedSampler, file: Path, source: Path) -> None:
         """See Export.write."""
         whole_pipeline.must_fit(Path(self.folder), sampler)
         whole_pipeline.write(sampler, Path(self.folder), file)
@@ -60,7 +60,7 @@ class Pipeline(Export):
         """See Export.read: latents, of the model's own conditions in place of prompts."""
         return whole_pipeline.reader(file)
 
-    def call(self, sampler: Sampler) -> str:
+    def call(self, sampler: ExportedSampler) -> str:
         """See Export.call; the pipeline draws the noise itself, and makes images."""
         return CALL.format(
             folder=self.file,

@@ -15,7 +15,7 @@ from fewstep.exports import SHOWN, Export, given_in_torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.exporting.sampler import Sampler
+    from fewstep.exporting.sampler import ExportedSampler
 
 with lazy_imports():
     import torch
@@ -38,7 +38,7 @@ class Pt2(Export):
     file: ClassVar[str] = "sampler.pt2"
     title: ClassVar[str] = "PyTorch"
 
-    def write(self, sampler: Sampler, file: Path, source: Path) -> None:
+    def write(self, sampler: ExportedSampler, file: Path, source: Path) -> None:
         """See Export.write."""
         without_inputs = copy.copy(sampler.traced())
         without_inputs.example_inputs = None
@@ -49,7 +49,7 @@ class Pt2(Export):
         sampler = torch.export.load(file).module()
         return lambda inputs: sampler(inputs["noise"], **{n: inputs[n] for n in inputs if n != "noise"})
 
-    def call(self, sampler: Sampler) -> str:
+    def call(self, sampler: ExportedSampler) -> str:
         """See Export.call."""
         config = sampler.model.config
         size, given = (SHOWN, *config.shape), given_in_torch(config)

@@ -131,7 +131,7 @@ def origin_of(shard: BinaryIO) -> str:
 
 
 @dataclass(frozen=True)
-class Place:
+class FieldBytes:
     """Where in a shard the bytes of one field of one record are."""
 
     dtype: torch.dtype
@@ -147,7 +147,7 @@ class Record:
     first: int
     samples: int
     origin: str
-    fields: dict[str, Place]
+    fields: dict[str, FieldBytes]
 
 
 def _read(room: np.ndarray, shard: BinaryIO, start: int) -> None:
@@ -181,6 +181,6 @@ def _scan(shard: BinaryIO) -> Iterator[Record]:
             for field, told in header.items():
                 start, stop = told["data_offsets"]
                 shape = torch.Size(told["shape"])
-                fields[field] = Place(DTYPES[told["dtype"]], shape, data + start, stop - start)
+                fields[field] = FieldBytes(DTYPES[told["dtype"]], shape, data + start, stop - start)
             (samples,) = {place.shape[0] for place in fields.values()}
             yield Record(int(name[1]), samples, origin, fields)

@@ -29,7 +29,7 @@ LEAST = 4096  # numbers of a weight whose moments have 8 bits
 MOMENTS = {"exp_avg": True, "exp_avg_sq": False}  # and whether it has a sign
 
 
-class AdamW(Plain):
+class EightBitAdamW(Plain):
     """AdamW, whose state_dict holds plain tensors: of a moment of 8 bits the codes and the scales.
 
     The step is torchao's, which is compiled there and here is not: so it needs no compiler.

@@ -76,7 +76,7 @@ class Activations:
 
 
 @dataclass(frozen=True)
-class Measured:
+class TrainingCosts:
     """What was found out about a training, from which its footprint follows for any way to compute it."""
 
     trained: int
@@ -106,7 +106,7 @@ class Measured:
         )
 
 
-def measure(training: Training, batch: Batch, keys: Tensor) -> Measured:
+def measure(training: Training, batch: Batch, keys: Tensor) -> TrainingCosts:
     """Take a few steps with few samples, and find out what they take.
 
     The training is of no use afterwards. Where its blocks do not compute again what they computed (see
@@ -146,7 +146,7 @@ def measure(training: Training, batch: Batch, keys: Tensor) -> Measured:
         activations=0,
         replaced=0,
     )
-    return Measured(
+    return TrainingCosts(
         trained=learnt,
         frozen=sum(every.values()) - learnt,
         held=held,

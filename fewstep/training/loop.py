@@ -18,7 +18,7 @@ from fewstep.settings import TrainSettings
 from fewstep.training.method import Batch, Method
 from fewstep.training.networks import DivergedError, Training
 from fewstep.training.phases import phase
-from fewstep.training.profile import Profile
+from fewstep.training.profile import StepProfiler
 from fewstep.training.reader import Reader
 from fewstep.training.saver import Saver
 from fewstep.training.snapshots import Snapshots
@@ -122,7 +122,7 @@ def train(
     saver.resume(saved)
     snapshots = Snapshots(state / power_averages.FOLDER, training)
     reporter = _Reporter(training, held_out, first, progress)
-    profiled = Profile(profile or state / "profile", training, progress)
+    profiled = StepProfiler(profile or state / "profile", training, progress)
     reader = Reader(lambda step: training.prepare(step, *batches[step]), settings.steps, progress.note)
     try:
         with saver, reader:

@@ -17,7 +17,7 @@ OPERATORS = 20  # rows of the table of operators
 TABLE, TRACE = "profile.txt", "trace.json.gz"
 
 
-class Profile:
+class StepProfiler:
     """Records steps of a training, if FEWSTEP_PROFILE says how many, in the first of its processes.
 
     `TABLE` says how long each phase of a step takes, on a device that is waited for after each, and which

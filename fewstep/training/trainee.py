@@ -58,7 +58,7 @@ class Trainee:
         ]
         self._buffers = [pair for average, _ in kept for pair in _buffers(average, net.module)]
         fused = partial(AdamW, fused=True)
-        make = eight_bit.AdamW if settings.moments == "8bit" else fused
+        make = eight_bit.EightBitAdamW if settings.moments == "8bit" else fused
         self.optimiser: Plain = make(
             self.parameters, betas=settings.betas, weight_decay=settings.weight_decay
         )

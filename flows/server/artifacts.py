@@ -26,7 +26,7 @@ from flows.server.page import page
 from stages.artifacts import manifests
 
 
-class Progress:
+class ProgressArtifact:
     """The progress bar of a stage."""
 
     def __init__(self, stage: str) -> None:

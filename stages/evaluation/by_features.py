@@ -19,7 +19,7 @@ from stages.process.device import device
 
 
 @dataclass(frozen=True)
-class Asked:
+class NamedNet:
     """A network that the user names, and where its files lie; it can be sent to a process."""
 
     options: Any
@@ -37,7 +37,7 @@ class Asked:
         return None if self.reference is None else read_statistics(self.reference)
 
 
-Features = Mapping[str, Asked]
+Features = Mapping[str, NamedNet]
 
 
 def protocols(features: Features, shape: Sequence[int], *, pixels: bool) -> dict[str, str]:

@@ -86,7 +86,7 @@ class Wanted:
         """Return what decides the numbers by each network that the user asked for, by name."""
         return by_features.protocols(self.features, nets[FIRST].shape, pixels=nets[FIRST].pixels)
 
-    def nothing_measured(self) -> "Measured":
+    def nothing_measured(self) -> "Measurements":
         """Return the entries as they are kept, before any is read."""
         nets = load_nets(self.job.inputs["nets"])
         networks = self.networks(nets)
@@ -95,11 +95,11 @@ class Wanted:
         facts = [vars(self.protocol), data, model_digest(self.folders[self.fine.model]), self.version]
         facts += [networks] if networks else []
         kept = KeptEntries(state() / "entries", *facts, *fact_of_precision(self.precision).items())
-        return Measured(self.job, self.protocol, self.folders, self.precision, kept, {}, self.features)
+        return Measurements(self.job, self.protocol, self.folders, self.precision, kept, {}, self.features)
 
 
 @dataclass
-class Measured:
+class Measurements:
     """Entries and what was measured of them: the kept ones for free, and what workers measure now."""
 
     job: Job
@@ -147,7 +147,7 @@ class Measured:
 
 
 def converge(
-    measured: Measured, teacher: Model, fine: FineRun, entries: Sequence[Entry]
+    measured: Measurements, teacher: Model, fine: FineRun, entries: Sequence[Entry]
 ) -> dict[float, tuple[Entry, str]]:
     """Measure the entries, and the reference at twice the NFE until it converges, for each scale of guidance.
 

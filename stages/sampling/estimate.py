@@ -28,7 +28,7 @@ WORKER: dict[str, Any] = {}  # what a worker keeps until it measures
 
 
 @dataclass(frozen=True)
-class Estimate:
+class WorkLeft:
     """The samples that are left to make, and how long a network call takes."""
 
     shards: list[int]
@@ -90,7 +90,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Measured:
+class CallCosts:
     """What one worker found."""
 
     call_seconds: float
@@ -102,7 +102,7 @@ class Measured:
     fastest: tuple[int, float] | None
 
 
-def estimate(splits: Splits, maker: ModelMaker, *, checked: int, opened: Opened | None = None) -> Estimate:
+def estimate(splits: Splits, maker: ModelMaker, *, checked: int, opened: Opened | None = None) -> WorkLeft:
     """Measure some network calls and return what the work will take.
 
     Args:
@@ -123,7 +123,7 @@ def estimate(splits: Splits, maker: ModelMaker, *, checked: int, opened: Opened 
         WORKER.update(maker=maker, opened=opened, recipe=recipe, samples=sum(shards), looks=False)
         measured = [measure(0)] * count
     spent = time.perf_counter() - began
-    return Estimate(
+    return WorkLeft(
         shards=shards,
         total=sum(recipe.samples for recipe in splits.recipes.values()),
         batch=maker.batch,
@@ -142,7 +142,7 @@ def start_worker(maker: ModelMaker, recipe: Recipe, samples: int) -> None:
 
 
 @torch.no_grad()
-def measure(_worker: int) -> Measured:
+def measure(_worker: int) -> CallCosts:
     """Measure a worker, in it."""
     opened, recipe, batch = WORKER["opened"], WORKER["recipe"], WORKER["maker"].batch
     began = time.perf_counter()
@@ -159,7 +159,7 @@ def measure(_worker: int) -> Measured:
         for name, field in opened.make(0, 1).items()
         if name not in recipe.drawn
     ]
-    return Measured(
+    return CallCosts(
         call_seconds=seconds,
         nfe=nfe,
         sample_bytes=sum(field.nbytes for field in stored),

@@ -11,7 +11,7 @@ from fewstep.errors import UserError
 from fewstep.shards import Shards
 from fewstep.shards.batches import bytes_in_memory, bytes_of_sample
 from fewstep.training.engine import Engine
-from fewstep.training.footprint import HELD, Engaged, Measured
+from fewstep.training.footprint import HELD, Engaged, TrainingCosts
 from stages.process.device import device
 from stages.run.job import Job
 from stages.training.training import TrainingSpec
@@ -26,7 +26,7 @@ DEVICES = (2, 8)  # times as many, that are told of
 class MemoryPlan:
     """The memory of each process of a training."""
 
-    measured: Measured
+    measured: TrainingCosts
     batch: int
     """Samples of a step, over all processes."""
     way: Engaged

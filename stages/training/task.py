@@ -65,7 +65,7 @@ class TrainTask:
         with explained(self.settings.batch // distributed.ranks()):
             return self._learn(student or load_model(self.start, merge=False), progress)
 
-    def measure(self, student: Model) -> footprint.Measured:
+    def measure(self, student: Model) -> footprint.TrainingCosts:
         """Find out what memory the training takes, in one process; the student is of no use afterwards.
 
         Raises:

@@ -20,7 +20,7 @@ LOOK = 2.0  # seconds between two looks for room
 WAIT_SECONDS = 60.0  # seconds without any worker
 
 
-class Worker:
+class RayWorker:
     """An actor as the stage sees it."""
 
     def __init__(self, actor: Any) -> None:
@@ -60,11 +60,11 @@ class Actors:
         self.kind = kind()
         needs = {"num_cpus": 1} if self.kind == "CPU" else {"num_cpus": 0, "num_gpus": 1}
         self.actors = ray.remote(Actor).options(**needs)
-        self.coming: dict[Any, Worker] = {}  # by what tells that they arrived
+        self.coming: dict[Any, RayWorker] = {}  # by what tells that they arrived
         self.next_look = 0.0
         self.last_seen = time.monotonic()
 
-    def acquire(self, most: int) -> Collection[Worker]:
+    def acquire(self, most: int) -> Collection[RayWorker]:
         """See WorkerPool.acquire.
 
         Raises:
@@ -92,11 +92,11 @@ class Actors:
         if not self.coming and now >= self.next_look:
             self.next_look = now + LOOK
             room = int(ray.available_resources().get(self.kind, 0))
-            new = [Worker(self.actors.remote()) for _ in range(min(room, most - len(arrived)))]
+            new = [RayWorker(self.actors.remote()) for _ in range(min(room, most - len(arrived)))]
             self.coming = {worker.ref: worker for worker in new}
         return arrived
 
-    def heard(self, busy: Collection[Worker]) -> Collection[Worker]:
+    def heard(self, busy: Collection[RayWorker]) -> Collection[RayWorker]:
         """See WorkerPool.heard."""
         working = {worker.ref: worker for worker in busy}
         if working:
@@ -104,7 +104,7 @@ class Actors:
         ready = self._ready({**working, **self.coming}, timeout=LOOK)
         return [working[ref] for ref in ready if ref in working]
 
-    def dismiss(self, worker: Worker) -> None:
+    def dismiss(self, worker: RayWorker) -> None:
         """See WorkerPool.dismiss."""
         ray.kill(worker.actor)
 

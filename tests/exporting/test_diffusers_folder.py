@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from fewstep import checkpoint, lora
 from fewstep.errors import UserError
 from fewstep.exporting import folder
-from fewstep.exporting.sampler import Sampler
+from fewstep.exporting.sampler import ExportedSampler
 from fewstep.grids import Grid, uniform
 from fewstep.lora import with_lora
 from fewstep.lora_settings import LoraSettings
@@ -63,7 +63,7 @@ def test_a_scheduler_of_edm_follows_a_grid(prediction, steps, tmp_path, monkeypa
     found = names["scheduler"].sigmas.double()
     torch.testing.assert_close(found, torch.tensor([(1 - t) / t for t in steps.times]).double())
     inputs = {name: names[name] for name in ("noise", *model.config.condition_names)}
-    ours = Sampler(model, steps, 1.0)(**inputs)
+    ours = ExportedSampler(model, steps, 1.0)(**inputs)
     torch.testing.assert_close(names["samples"], ours, rtol=1e-4, atol=1e-4)
 
 
@@ -84,7 +84,7 @@ def test_the_readme_samples_as_it_stands(name, tmp_path, monkeypatch):
     }
     (names,) = run_readme(tmp_path / "out", monkeypatch)
     inputs = {name: names[name] for name in ("noise", *model.config.condition_names)}
-    ours = Sampler(model, GRIDS["flow"], 1.0)(**inputs)
+    ours = ExportedSampler(model, GRIDS["flow"], 1.0)(**inputs)
     torch.testing.assert_close(names["samples"], ours, rtol=1e-4, atol=1e-4)
 
 
@@ -173,7 +173,7 @@ def test_an_adapter_makes_of_its_base_what_the_student_is(name, formats, declare
     for names in run_readme(tmp_path / "out", monkeypatch):
         inputs = {name: names[name] for name in ("noise", *whole.config.condition_names)}
         torch.testing.assert_close(
-            names["samples"], Sampler(whole, grid, 1.0)(**inputs), rtol=1e-4, atol=1e-4
+            names["samples"], ExportedSampler(whole, grid, 1.0)(**inputs), rtol=1e-4, atol=1e-4
         )
     keys = set(load_file(tmp_path / "out/lora_diffusers/pytorch_lora_weights.safetensors"))
     assert all(re.fullmatch(rf"{component}\..*\.lora_[AB]\.weight", key) for key in keys)

@@ -14,7 +14,7 @@ from fewstep import checkpoint, command_line
 from fewstep.conditions import Table
 from fewstep.errors import UserError
 from fewstep.exporting import description, folder, proof
-from fewstep.exporting.sampler import Sampler
+from fewstep.exporting.sampler import ExportedSampler
 from fewstep.exports import onnx
 from fewstep.exports.pt2 import Pt2
 from fewstep.flow import usable_times
@@ -116,7 +116,7 @@ def test_the_readme_samples_as_it_stands(which, request, monkeypatch):
         assert made.shape == (16, *config.shape)
         facts = told(place)
         grid = Grid(tuple(facts["times"]), solver=facts["solver"])
-        sampler = Sampler(checkpoint.load_model(place.parent / "model"), grid, facts["guidance"])
+        sampler = ExportedSampler(checkpoint.load_model(place.parent / "model"), grid, facts["guidance"])
         inputs = ("noise", *config.condition_names)
         given = {name: torch.as_tensor(names[name]) for name in inputs}
         torch.testing.assert_close(made, sampler(**given), rtol=1e-4, atol=1e-5)
@@ -158,8 +158,8 @@ def test_the_end_of_a_student_of_images_stays_in_range(tmp_path):
 )
 def test_other_samples_are_refused_and_leave_nothing(tmp_path, monkeypatch, wrong, message):
     save(tmp_path / "model")
-    sampler = Sampler(checkpoint.load_model(tmp_path / "model"), uniform(2), 1.0)
-    monkeypatch.setattr(Sampler, "traced", lambda self: None)
+    sampler = ExportedSampler(checkpoint.load_model(tmp_path / "model"), uniform(2), 1.0)
+    monkeypatch.setattr(ExportedSampler, "traced", lambda self: None)
     monkeypatch.setattr(Pt2, "write", lambda self, sampler, file, source: file.write_text("a graph"))
     monkeypatch.setattr(Pt2, "read", lambda self, file, source: lambda inputs: wrong(sampler(**inputs)))
     said = fewstep("export", tmp_path / "model", tmp_path / "out", "--steps", 2, "--formats", "pt2")
@@ -170,7 +170,7 @@ def test_other_samples_are_refused_and_leave_nothing(tmp_path, monkeypatch, wron
 def test_the_proof_compares_in_units_of_the_model(tmp_path):
     """A feature of data with large units does not hide the others."""
     units = {"scale": (1e6, 1e-3), "offset": (0.0, 0.0)}
-    sampler = Sampler(checkpoint.load_model(save(tmp_path, units=units)), uniform(1), 1.0)
+    sampler = ExportedSampler(checkpoint.load_model(save(tmp_path, units=units)), uniform(1), 1.0)
 
     def shifted(inputs):
         return sampler(**inputs) + torch.tensor([0.0, 1e-4], dtype=torch.float64)
@@ -180,7 +180,7 @@ def test_the_proof_compares_in_units_of_the_model(tmp_path):
 
 
 def test_a_network_that_can_not_be_traced_is_named(tmp_path, monkeypatch):
-    sampler = Sampler(checkpoint.load_model(save(tmp_path)), uniform(1), 1.0)
+    sampler = ExportedSampler(checkpoint.load_model(save(tmp_path)), uniform(1), 1.0)
     monkeypatch.setattr(sampler.model, "forward", lambda x, t: x if x.sum() > 0 else -x)
     with pytest.raises(command_line.UserError, match=r"torch\.export can't trace the model 'mlp'"):
         sampler.traced()
@@ -190,7 +190,7 @@ def test_what_a_network_refuses_is_not_said_to_be_a_mistake_of_tracing(tmp_path,
     def refuse(x, t, **given):
         raise command_line.UserError("a label was given to a network without classes")
 
-    sampler = Sampler(checkpoint.load_model(save(tmp_path)), uniform(1), 1.0)
+    sampler = ExportedSampler(checkpoint.load_model(save(tmp_path)), uniform(1), 1.0)
     monkeypatch.setattr(sampler.model, "forward", refuse)
     with pytest.raises(command_line.UserError, match=r"^a label was given"):
         sampler.traced()
@@ -220,7 +220,7 @@ def test_weights_that_a_file_of_onnx_can_not_hold_lie_beside_it(tmp_path, monkey
     folder.export(tmp_path / "model", uniform(1), tmp_path / "out", formats=["onnx"])
     file = tmp_path / "out" / "sampler.onnx"
     assert file.with_name("sampler.onnx.data").stat().st_size > 0
-    sampler = Sampler(checkpoint.load_model(tmp_path / "model"), uniform(1), 1.0)
+    sampler = ExportedSampler(checkpoint.load_model(tmp_path / "model"), uniform(1), 1.0)
     again = onnx.Onnx().read(file, tmp_path / "model")(sampler.inputs(4))  # where the folder lies now
     torch.testing.assert_close(again, sampler(**sampler.inputs(4)), rtol=1e-4, atol=1e-5)
 

@@ -13,7 +13,7 @@ from foreign.tiny_networks import sd3, text_unet
 from fewstep import checkpoint, command_line
 from fewstep.errors import UserError
 from fewstep.exporting import folder
-from fewstep.exporting.sampler import Sampler
+from fewstep.exporting.sampler import ExportedSampler
 from fewstep.foreign import text_encoders
 from fewstep.foreign.formats.diffusers import Diffusers
 from fewstep.grids import Grid
@@ -157,7 +157,7 @@ def test_the_readme_makes_images_and_prompts_become_the_samples_of_fewstep(whole
         output_type="latent",
     ).images
     given = text_encoders.read(place / "source", size=(16, 16)).encode(texts)
-    ours = Sampler(checkpoint.load_model(place / "model"), grid, 1.0)(noise=noise, **given)
+    ours = ExportedSampler(checkpoint.load_model(place / "model"), grid, 1.0)(noise=noise, **given)
     torch.testing.assert_close(latents, ours, rtol=1e-4, atol=1e-4)
 
 

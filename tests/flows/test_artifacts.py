@@ -101,7 +101,7 @@ def record(label, unit, done, total, seconds_left):
 
 def test_a_stage_has_one_bar_that_tells_what_it_is_at():
     def body():
-        progress = artifacts.Progress("couple@round1")
+        progress = artifacts.ProgressArtifact("couple@round1")
         progress.move(record("couple", "shard", 1, 4, 6.0))
         progress.move(record("couple", "shard", 4, 4, 0.0))
         progress.move(record("checks", "batch", 1, 2, 61.4))
@@ -170,7 +170,7 @@ def test_what_cannot_be_shown_is_a_line_in_the_log(result, monkeypatch, broken):
         raise ConnectionError("no\nserver")
 
     def body():
-        artifacts.Progress("one").move(record("one", "step", 1, 2, 39.0))
+        artifacts.ProgressArtifact("one").move(record("one", "step", 1, 2, 39.0))
         artifacts.show("one", result.parent, ("out",))
 
     monkeypatch.setattr(artifacts, broken, fail)

@@ -122,9 +122,9 @@ def test_an_evaluation_that_is_made_again_measures_each_entry_once_more(kept, tm
             yield item, RESULT
 
     monkeypatch.setattr(measuring, "spread", spread)
-    monkeypatch.setattr(measuring.Measured, "constants", None)
+    monkeypatch.setattr(measuring.Measurements, "constants", None)
     job = job_in(tmp_path, "evaluate", again=again, inputs={"data": tmp_path, "nets": tmp_path})
-    all_of_it = measuring.Measured(job, None, {}, "float32", kept, {}, {})
+    all_of_it = measuring.Measurements(job, None, {}, "float32", kept, {}, {})
     all_of_it.measure([ENTRY])
     all_of_it.measure([ENTRY, OTHER])
     assert measured == ([ENTRY, OTHER] if again else [])

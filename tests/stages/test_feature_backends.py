@@ -20,7 +20,7 @@ from fewstep.model import Model, ModelConfig, build
 from fewstep.shards import Shards
 from stages import evaluate, nets, prepare
 from stages.evaluation import by_features
-from stages.evaluation.by_features import Asked, Sums
+from stages.evaluation.by_features import NamedNet, Sums
 from stages.settings import checks
 from stages.settings.params import Params
 
@@ -165,7 +165,7 @@ def test_statistics_of_another_network_and_another_file_are_refused_before_sampl
     with pytest.raises(UserError, match=r"tones\.pt has sha256 .* put there what is meant"):
         evaluated(project, monkeypatch, {"mine": tones(project, sha256="0" * 64)})
     with pytest.raises(UserError, match=r"samples here have shape \(2,\)"):
-        by_features.protocols({"mine": Asked(None, {}, None)}, (2,), pixels=False)
+        by_features.protocols({"mine": NamedNet(None, {}, None)}, (2,), pixels=False)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,15 @@ from fewstep.methods.flow_matching import FlowMatching
 from fewstep.model import ModelConfig, build
 from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import write_shards
-from fewstep.training.footprint import Activations, Engaged, Footprint, Measured
+from fewstep.training.footprint import Activations, Engaged, Footprint, TrainingCosts
 from stages.training import memory_plan
 from stages.training.memory_plan import MIB, MemoryPlan, plan_memory
 from stages.training.training import TrainingSpec
 
 HELD = Footprint(40 * MIB, 40 * MIB, 80 * MIB, 40 * MIB, 0, 0)
-MEASURED = Measured(10 * MIB, 0, HELD, Activations(0, 8 * MIB), Activations(0, 2 * MIB), 6 * MIB, 40 * MIB)
+MEASURED = TrainingCosts(
+    10 * MIB, 0, HELD, Activations(0, 8 * MIB), Activations(0, 2 * MIB), 6 * MIB, 40 * MIB
+)
 
 
 def planned(**changes):

@@ -14,7 +14,7 @@ from fewstep.noises import GAUSSIAN
 from stages.run import runner
 from stages.sampling import open_model
 from stages.sampling import splits as splits_module
-from stages.sampling.estimate import Estimate, estimate, seconds_of_call
+from stages.sampling.estimate import WorkLeft, estimate, seconds_of_call
 from stages.sampling.fastest_batch import fastest_batch
 from stages.sampling.pairs import PairMaker
 from stages.sampling.splits import splits
@@ -190,7 +190,7 @@ def test_a_place_that_workers_do_not_share_is_named(model, tmp_path, monkeypatch
 
 def work_left(**changes):
     left = {"shards": [10, 10, 10], "total": 40, "batch": 5, "nfe": 2, "checked": 0}
-    return Estimate(**left | {"call_seconds": [1.0], "start_seconds": 0.0, "sample_bytes": 8} | changes)
+    return WorkLeft(**left | {"call_seconds": [1.0], "start_seconds": 0.0, "sample_bytes": 8} | changes)
 
 
 def test_an_estimate_counts_calls_and_hands_shards_to_who_is_free():

@@ -22,14 +22,16 @@ FIELDS = {
 PICKLES = (".pyd", ".pickle", ".pkl", ".pt", ".pth")
 
 
-class Place(NamedTuple):
+class MemberBytes(NamedTuple):
     """Where in its file the bytes of a member are."""
 
     start: int
     size: int
 
 
-def records(file: IO[bytes], name: str, passed_over: Counter[str]) -> Iterator[tuple[str, dict[str, Place]]]:
+def records(
+    file: IO[bytes], name: str, passed_over: Counter[str]
+) -> Iterator[tuple[str, dict[str, MemberBytes]]]:
     """Yield the key of each record of a tar file, and where its fields are.
 
     Args:
@@ -49,7 +51,7 @@ def records(file: IO[bytes], name: str, passed_over: Counter[str]) -> Iterator[t
         if key in seen:
             raise UserError(f"{name} holds record {key!r} twice; give each pair a key of its own")
         seen.add(key)
-        places: dict[str, Place] = {}
+        places: dict[str, MemberBytes] = {}
         for _, field, place in members:
             if field in places:
                 raise UserError(f"{name}: record {key!r} holds its {field} twice; keep one of them")
@@ -57,7 +59,7 @@ def records(file: IO[bytes], name: str, passed_over: Counter[str]) -> Iterator[t
         yield key, places
 
 
-def _fields(file: IO[bytes], name: str, passed_over: Counter[str]) -> Iterator[tuple[str, str, Place]]:
+def _fields(file: IO[bytes], name: str, passed_over: Counter[str]) -> Iterator[tuple[str, str, MemberBytes]]:
     """Yield key, field and place of the members that are fields.
 
     A key is what stands before the field's ending: as WebDataset has it where it holds no dot, and whole
@@ -72,7 +74,7 @@ def _fields(file: IO[bytes], name: str, passed_over: Counter[str]) -> Iterator[t
             passed_over[_ending(file_name)] += 1
         else:
             key = member.name[: -len(ending) - 1]
-            yield key, FIELDS[ending], Place(member.offset_data, member.size)
+            yield key, FIELDS[ending], MemberBytes(member.offset_data, member.size)
 
 
 def _ending(file_name: str) -> str:

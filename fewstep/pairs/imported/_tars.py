@@ -13,7 +13,7 @@ import numpy as np
 from fsspec import AbstractFileSystem
 
 from fewstep.errors import UserError
-from fewstep.pairs.imported._members import Place, records
+from fewstep.pairs.imported._members import MemberBytes, records
 from fewstep.pairs.imported._npy import Npy
 
 
@@ -53,7 +53,7 @@ class TarRecords:
             with files.open(place, "rb") as file:
                 self.shape = self._array(file, first, 0, "noise").shape
 
-    def _refuse_other_fields(self, places: dict[str, Place], record: str) -> None:
+    def _refuse_other_fields(self, places: dict[str, MemberBytes], record: str) -> None:
         for half in ("noise", "data"):
             if half not in places:
                 raise UserError(f"{record} lacks {half}.npy; every record holds noise.npy and data.npy")
@@ -88,11 +88,11 @@ class TarRecords:
 
     def _array(self, file: IO[bytes], name: str, pair: int, field: str) -> Npy:
         column = 1 + 2 * self._fields.index(field)
-        content = _content(file, Place(*self._index[pair, column : column + 2].tolist()))
+        content = _content(file, MemberBytes(*self._index[pair, column : column + 2].tolist()))
         return Npy(io.BytesIO(content), f"{name}: {field}.npy of pair {pair}")
 
 
-def _content(file: IO[bytes], place: Place) -> bytes:
+def _content(file: IO[bytes], place: MemberBytes) -> bytes:
     file.seek(place.start)
     return file.read(place.size)
 
