@@ -191,6 +191,16 @@ def test_every_subpackage_is_described(layer):
     assert described == {file.parent.name for file in ROOT.glob(f"{layer}/*/__init__.py")}
 
 
+def test_the_map_names_every_file_and_package_of_the_library():
+    told = section("architecture", "Where is what?").split("    stages/ ")[0]
+    there = {
+        path.name + "/" * path.is_dir()
+        for path in (ROOT / "fewstep").iterdir()
+        if not path.name.startswith("_") and path.suffix in ("", ".py")
+    }
+    assert there - set(told.split()) == set()
+
+
 def section(page, heading):
     """Return the text below a heading, up to the next one of its level."""
     text = (ROOT / "docs" / f"{page}.md").read_text()
