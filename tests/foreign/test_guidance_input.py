@@ -19,6 +19,7 @@ from fewstep.foreign.formats.diffusers import Diffusers
 from fewstep.grids import Grid, uniform
 from fewstep.model import Model, ModelConfig, build
 from fewstep.models.diffusers import Diffusers as DiffusersNetwork
+from fewstep.models.mlp import Mlp
 from fewstep.models.unet import Unet
 from fewstep.solvers import integrate
 from stages.evaluation.listed import nfe_of
@@ -121,8 +122,9 @@ def test_latents_that_can_not_be_packed_are_refused(flux):
         build(config, seed=0)
 
 
-def test_guidance_as_an_input_that_the_network_lacks_is_refused():
+def test_guidance_as_an_input_that_the_network_lacks_is_refused(monkeypatch):
     mlp = {"name": "mlp", "width": 8}
+    monkeypatch.setattr(Mlp, "build", lambda self, shape, classes: nn.Linear(2, 2))
     with pytest.raises(
         UserError, match="model mlp can't be given guidance input: its build does not take it"
     ):
