@@ -19,9 +19,14 @@ def checked(numbers: Sequence[float]) -> Range:
     if len(numbers) != 2 or numbers[0] != 1 or not 1 < numbers[1] < math.inf:
         raise UserError(
             f"a range of guidance goes from 1, which is none, up to a larger scale, such as [1, 4]; got "
-            f"{list(numbers)}"
+            f"{shown(numbers)}"
         )
     return float(numbers[0]), float(numbers[1])
+
+
+def shown(scales: Sequence[float]) -> str:
+    """Return scales as they are written in params.yaml."""
+    return f"[{', '.join(f'{scale:g}' for scale in scales)}]"
 
 
 def must_hold(known: Range, asked: float) -> None:

@@ -43,7 +43,7 @@ def checked(guidance: Guidance) -> Guidance:
 
 def shown(guidance: Guidance) -> str:
     """Return it as it is written in params.yaml."""
-    return f"[{guidance[0]:g}, {guidance[1]:g}]" if isinstance(guidance, tuple) else str(guidance)
+    return guidance_ranges.shown(guidance) if isinstance(guidance, tuple) else str(guidance)
 
 
 def taught(guidance: Guidance) -> dict[str, Any]:

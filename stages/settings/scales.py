@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from fewstep.guidance_ranges import shown
 from stages.settings.models import guidance_range, models, references, unguidable
 from stages.settings.params import Params
 
@@ -29,7 +30,7 @@ def wrong_scales(asked: Mapping[str, Scales], reference: str | None, params: Par
             )
             continue
         if len(set(scales)) < len(scales):
-            yield f"{where} {list(scales)} names a scale twice"
+            yield f"{where} {shown(scales)} names a scale twice"
         yield from unguidable(params, [(where, scale, name) for scale in scales])
     against = reference or next(iter(references(params)), "")
     for name, ends in known.items():

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
-from fewstep import registry
+from fewstep import guidance_ranges, registry
 from fewstep.errors import UserError
-from fewstep.guidance_ranges import Range
 from fewstep.lora_settings import LoraSettings
 from fewstep.training.method import Method
 from stages.settings.fields import MethodPlugin, ModelPlugin, Settings
@@ -186,7 +185,7 @@ def wrong_init(student: StudentSettings, params: Params) -> Iterator[str]:
             yield f".init {init!r} is a flow map, whose steps method {method} would make it forget: {error}"
 
 
-def forgotten(known: Range | None, method: Method) -> str | None:
+def forgotten(known: guidance_ranges.Range | None, method: Method) -> str | None:
     """Say that a method would train at one scale what knows a range of guidance, None if all is well."""
     if known is None or method.needs.guidance_input:
         return None
@@ -234,17 +233,13 @@ def wrong_guidance(student: StudentSettings, params: Params) -> Iterator[str]:
     guidance = method.trained().get("baked_guidance")
     if guidance is None:
         return
-    taught, scales = guidance, method.trained().get("guidance_range")
-    if method.needs.teacher:
-        highest = scales[-1] if scales else guidance
-        yield from unguidable(params, [(".method.guidance", highest, student.teacher)])
-        taught = shown_guidance(params, student.teacher, guidance)
-    if scales and taught != 1:
-        yield (
-            f".method.guidance {shown(list(scales))} starts from 1, but its teacher {student.teacher} shows "
-            f"guidance {taught:g} unasked; take a teacher that learned from data"
-        )
+    if (scales := method.trained().get("guidance_range")) is not None:
+        yield from wrong_range(scales, student, params)
         return
+    taught = guidance
+    if method.needs.teacher:
+        yield from unguidable(params, [(".method.guidance", guidance, student.teacher)])
+        taught = shown_guidance(params, student.teacher, guidance)
     if (before := shown_guidance(params, student.init)) not in (1, taught):
         yield (
             f".method.guidance {guidance} would undo the guidance {before:g} that its init {student.init} "
@@ -256,6 +251,20 @@ def wrong_guidance(student: StudentSettings, params: Params) -> Iterator[str]:
             yield (
                 f".method.guidance {guidance}: {student.train_on} has guidance {made:g}, and one student "
                 "can't learn both; make them equal"
+            )
+
+
+def wrong_range(scales: guidance_ranges.Range, student: StudentSettings, params: Params) -> Iterator[str]:
+    """Yield what is wrong with the models that a student learns a range of guidance from."""
+    before = {"init": student.init}
+    if student.method.options.needs.teacher:
+        before["teacher"] = student.teacher
+        yield from unguidable(params, [(".method.guidance", scales[-1], student.teacher)])
+    for role, model in before.items():
+        if (shows := shown_guidance(params, model)) != 1:
+            yield (
+                f".method.guidance {guidance_ranges.shown(scales)} starts from 1, but its {role} {model} "
+                f"shows guidance {shows:g} unasked; take one that shows none"
             )
 
 
