@@ -174,7 +174,8 @@ class Scale(Added):
 
     def forward(self, scale: Tensor) -> Tensor:
         """Return the embedding of scales above 0, (batch,)."""
-        return self.embed(_waves(scale.log(), self.frequencies))
+        exactly = scale.to(torch.promote_types(scale.dtype, torch.float32))
+        return self.embed(_waves(exactly.log(), self.frequencies))
 
 
 def slowing(time_scale: float) -> float:
