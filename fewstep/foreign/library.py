@@ -47,8 +47,8 @@ def build(
     if guidance_input != described.guidance_input:
         if guidance_input:
             raise UserError(
-                f"{name} takes no guidance as an input; set guidance_input to false, and guidance of a method "
-                "to one scale"
+                f"{name} takes no guidance as an input; set guidance_input to false, and guidance of a "
+                "method to one scale"
             )
         raise UserError(f"{name} takes guidance as an input; set guidance_input to true, or build it without")
     try:

@@ -35,5 +35,8 @@ def wrong_scales(asked: Mapping[str, Scales], reference: str | None, params: Par
     against = reference or next(iter(references(params)), "")
     for name, ends in known.items():
         highest = max(asked.get(name, ends))
-        for problem in unguidable(params, [("the reference at guidance", highest, against)]):
-            yield f"evaluate holds {name} against {problem}; or set evaluate.guidance.{name} to [1]"
+        for problem in unguidable(params, [("guidance", highest, against)]):
+            yield (
+                f"evaluate holds {name} against its reference {against}: {problem}; or set "
+                f"evaluate.guidance.{name} to [1]"
+            )

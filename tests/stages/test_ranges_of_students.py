@@ -186,7 +186,7 @@ FLOW_MAP = {"name": "flow_map_distillation"}
         ),
         (
             {"pretrain__base__method": "flow_matching"},
-            "evaluate holds map against the reference at guidance 3.0 needs a model that was trained with",
+            "evaluate holds map against its reference base: guidance 3.0 needs a model that was trained with",
         ),
         (
             {"distill__jump__method": {"name": "consistency", "guidance": [3, 1]}},
