@@ -22,8 +22,8 @@ from fewstep.methods.reflow import Reflow
 from fewstep.model import Model, ModelConfig, build
 from fewstep.settings import TrainSettings
 from fewstep.solvers import integrate, trajectory
-from fewstep.timing import with_second_time, with_slow_times
 from fewstep.training.method import Batch, Method
+from fewstep.training.needed_inputs import with_needed
 from fewstep.training.networks import Training
 
 MODES, RADIUS, STD = 8, 2.0, 0.2
@@ -65,9 +65,7 @@ def student_of(method: Method) -> Model:
     """Return an untrained student such as the method trains."""
     architecture = {"name": "mlp", "width": 128, "depth": 3}
     model = build(ModelConfig(architecture=architecture, shape=(2,)), seed=0)
-    if method.needs.second_time:
-        model = with_second_time(model, seed=0)
-    return with_slow_times(model, seed=0) if method.needs.slow_times else model
+    return with_needed(model, method.needs, seed=0)
 
 
 def trained(method: Method, held: Batch, steps: int) -> Model:

@@ -19,9 +19,9 @@ from fewstep import grids, randomness, registry
 from fewstep.model import Model, ModelConfig, build
 from fewstep.refining import refiner_for
 from fewstep.settings import TrainSettings
-from fewstep.timing import with_second_time, with_slow_times
 from fewstep.training.footprint import rise
 from fewstep.training.method import Batch, Method
+from fewstep.training.needed_inputs import with_needed
 from fewstep.training.networks import Training
 
 SHAPE, BATCH, PLAIN, FEW = (1, 8, 8), 128, "reflow", 4
@@ -75,9 +75,7 @@ def student_of(method: Method, nfe: int) -> Model:
     needs, student = method.needs, model(nfe)
     if needs.last_velocity:
         return refiner_for(student, REFINER, seed=0)
-    if needs.second_time:
-        student = with_second_time(student, seed=0)
-    return with_slow_times(student, seed=0) if needs.slow_times else student
+    return with_needed(student, needs, seed=0)
 
 
 def cases(rounds: int) -> list[Case]:

@@ -80,12 +80,13 @@ class ModelFlow:
     Ho and Salimans 2022 (arXiv 2207.12598).
     """
 
-    def __init__(self, model: Model, *, guidance: float = 1.0) -> None:
+    def __init__(self, model: Model, *, guidance: float | Tensor = 1.0) -> None:
         self.model = model
         self.guidance = guidance
         self.path = paths.get(model.config.path)
         self.t_start, self.t_end = usable_times(model.config.path, model.config.prediction)
-        model.config.guidance_shown(guidance)  # refuses what it can't show
+        if not isinstance(guidance, torch.Tensor):
+            model.config.guidance_shown(guidance)  # refuses what it can't show
         self.nfe_per_velocity = model.config.calls_per_velocity(guidance)
         self.velocity_until = model.config.velocity_until
         self.only_grid = only_grid_of(model.config)
@@ -121,7 +122,7 @@ class ModelFlow:
         if self.nfe_per_velocity == 2:
             named = {name: conditions[name] for name in self.model.config.condition_names}
             unconditional = self._velocity(x, times, **{**conditions, **self.model.negative(named)})
-            guided = unconditional + self.guidance * (velocity - unconditional)
+            guided = unconditional + self._scale(x) * (velocity - unconditional)
             if (channels := self.model.config.guidance_channels) is not None:
                 guided = torch.cat([guided[:, :channels], velocity[:, channels:]], dim=1)
             velocity = guided
@@ -132,7 +133,8 @@ class ModelFlow:
         return velocity if last is None else ends_in_range(velocity, x, times, last)
 
     def _check_conditions(self, conditions: Mapping[str, Tensor]) -> None:
-        config, guided = self.model.config, self.nfe_per_velocity == 2
+        config = self.model.config
+        guided = isinstance(self.guidance, torch.Tensor) or self.guidance != 1.0
         for name in conditions.keys() - set(config.condition_names):
             raise UserError(
                 f"this model: {unknown('condition', name, list(config.condition_names) or ['none'])}"
@@ -143,6 +145,9 @@ class ModelFlow:
                 f"this model has {config.classes} classes and needs a label for each sample, as {why}; give "
                 f"it `{LABEL}`, int64 (batch,)"
             )
+
+    def _scale(self, x: Tensor) -> Tensor | float:
+        return paths.like(self.guidance, x) if isinstance(self.guidance, torch.Tensor) else self.guidance
 
     def _velocity(self, y: Tensor, canonical: Tensor, /, **conditions: Tensor) -> Tensor:
         if self.model.config.path == "linear" and self.model.config.prediction == "velocity":
@@ -166,8 +171,10 @@ class ModelFlow:
         return self.model(x.to(own), t, **asked, **{**conditions, **others}).to(x.dtype)
 
 
-def as_flow(model: Model, *, guidance: float = 1.0) -> ModelFlow:
+def as_flow(model: Model, *, guidance: float | Tensor = 1.0) -> ModelFlow:
     """Return the canonical flow of `model`, with classifier-free `guidance` (1: none).
+
+    That is a number, or the scale of each sample, (batch,), which is not held against what the model shows.
 
     Raises:
         UserError: see ModelConfig.guidance_shown; or if the model is a refiner, which is none without its

@@ -9,7 +9,7 @@ import torch
 from etils.epy import lazy_imports
 from torch import Tensor, nn
 
-from fewstep import noises, paths, registry
+from fewstep import guidance_ranges, noises, paths, registry
 from fewstep.conditions import LABEL, LAST_VELOCITY, Conditions, Shapes, Table, check_shapes, must_be_given
 from fewstep.errors import UserError
 from fewstep.grids import Grid
@@ -35,8 +35,8 @@ class ModelConfig:
     Raises:
         UserError: for a path, prediction, noise or time that does not exist, noise that does not suit the
             path or prediction, conditions or shares that can't be, guidance_channels out of range or beside a
-            guidance_input, jitter out of range or without trained_times grid, or a student of timesteps
-            without its grid.
+            guidance_input, a guidance_range that can't be or is not of a guidance_input alone, jitter out of
+            range or without trained_times grid, or a student of timesteps without its grid.
     """
 
     architecture: dict[str, Any]
@@ -86,6 +86,9 @@ class ModelConfig:
     guidance_input: bool = False
     """Whether its network is given the scale of guidance as an input, and so shows it in one call; it was
     distilled from a guided one (Meng et al. 2023, arXiv 2210.03142)."""
+    guidance_range: guidance_ranges.Range | None = None
+    """The scales of guidance that its network was trained with here, of one with a guidance_input; None of
+    any other, also one that was trained elsewhere."""
     baked_guidance: float = 1.0
     """The scale of classifier-free guidance that its samples show though they are made without; 1 is none. A
     network with a guidance_input is given it. Guidance that is asked of it multiplies this; see
@@ -136,6 +139,13 @@ class ModelConfig:
             raise UserError(
                 "guidance is an input of this network, and acts on all channels: leave out guidance_channels"
             )
+        if self.guidance_range is not None:
+            object.__setattr__(self, "guidance_range", guidance_ranges.checked(self.guidance_range))
+            if not self.guidance_input or self.baked_guidance != 1.0:
+                raise UserError(
+                    "guidance_range is of a network with a guidance_input that shows no guidance beside it; "
+                    f"guidance_input is {self.guidance_input}, baked_guidance {self.baked_guidance:g}"
+                )
         if self.trained_times == "grid" and self.grid is None:
             raise UserError("a model trained only at the timesteps of a grid must carry that grid")
         if self.trained_times == "until_1" and (self.grid is None or self.grid.steps > 1):
@@ -172,10 +182,12 @@ class ModelConfig:
 
         Raises:
             UserError: if it has no conditions or saw no hidden ones in training; if it was taught one scale
-                of those that its network is given; if the scale is not finite.
+                of those that its network is given, or others; if the scale is not finite.
         """
         if not math.isfinite(asked):
             raise UserError(f"guidance must be a finite number, got {asked}; 1 is none")
+        if self.guidance_range is not None:
+            guidance_ranges.must_hold(self.guidance_range, asked)
         if asked == 1.0:
             return self.baked_guidance
         if not self.condition_names and not self.guidance_input:
@@ -192,9 +204,10 @@ class ModelConfig:
             )
         return asked * self.baked_guidance
 
-    def calls_per_velocity(self, guidance: float) -> int:
-        """Return how many network calls a velocity with that guidance costs."""
-        return 1 if guidance == 1.0 or self.guidance_input else 2
+    def calls_per_velocity(self, guidance: float | Tensor) -> int:
+        """Return how many network calls a velocity with that guidance, perhaps of each sample, costs."""
+        none = not isinstance(guidance, Tensor) and guidance == 1.0
+        return 1 if none or self.guidance_input else 2
 
 
 def _refuse_other_shares(shares: tuple[float, ...], classes: int) -> None:
@@ -259,13 +272,13 @@ class Model(nn.Module):
         t: Tensor,
         *,
         until: Tensor | None = None,
-        guidance: float = 1.0,
+        guidance: float | Tensor = 1.0,
         **conditions: Tensor,
     ) -> Tensor:
         """Return the network's raw prediction, (batch, *shape), at the path's own times t, (batch,).
 
         A network with a second time predicts for the step from t until `until`, (batch,); without it, at t.
-        One with a guidance_input is given `guidance`.
+        One with a guidance_input is given `guidance`, a number or (batch,).
 
         Raises:
             UserError: if a condition is missing, or of another shape, guidance is asked of a network that
@@ -276,18 +289,21 @@ class Model(nn.Module):
             conditions["until"] = self._network_time(until, x)
         return self.network(x, self._network_time(t, x), **conditions, **self.guidance_input(x, guidance))
 
-    def guidance_input(self, x: Tensor, guidance: float = 1.0) -> dict[str, Tensor]:
+    def guidance_input(self, x: Tensor, guidance: float | Tensor = 1.0) -> dict[str, Tensor]:
         """Return what its network is given of guidance beside x (batch, *shape): (batch,), or nothing.
 
         Raises:
-            UserError: if guidance is asked of a network that takes none; see also ModelConfig.guidance_shown.
+            UserError: if guidance is asked of a network that takes none; see also ModelConfig.guidance_shown,
+                which the scales of single samples are not held against.
         """
         if not self.config.guidance_input:
-            if guidance != 1.0:
+            if isinstance(guidance, Tensor) or guidance != 1.0:
                 raise UserError(
                     f"guidance {guidance} was given to a network that takes none as an input; ask as_flow"
                 )
             return {}
+        if isinstance(guidance, Tensor):
+            return {"guidance": guidance.to(x)}
         return {"guidance": x.new_full((x.shape[0],), self.config.guidance_shown(guidance))}
 
     def _network_time(self, t: Tensor, x: Tensor) -> Tensor:

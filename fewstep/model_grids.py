@@ -25,6 +25,8 @@ def choose(config: ModelConfig, steps: int | None, file: Path | None, solver: st
     if file is not None:
         return grid_files.read(file, steps)
     own = config.grid and replace(config.grid, model_digest=None)  # which names its teacher
+    if own is not None and config.guidance_range is not None:
+        own = replace(own, guidance=guidance)
     if own is not None and steps in (None, own.steps):
         return own
     if own is not None and config.trained_times != "all":

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from etils.epy import lazy_imports
 
+from fewstep import grown
 from fewstep.errors import UserError
 
 if TYPE_CHECKING:
     from fewstep.model import Model
 
 with lazy_imports():
-    from fewstep import model as models
     from fewstep.networks import embedding
 
 
@@ -27,7 +27,7 @@ def with_second_time(model: Model, *, seed: int) -> Model:
         UserError: if its architecture has no such network, it is given a noise level instead of a time, or is
             an adapter.
     """
-    return _filled(_drawn(model, "second_time", seed=seed), model)
+    return grown.filled(_drawn(model, "second_time", seed=seed), model)
 
 
 def with_slow_times(model: Model, *, seed: int) -> Model:
@@ -45,7 +45,7 @@ def with_slow_times(model: Model, *, seed: int) -> Model:
     slower = _drawn(model, "slow_times", seed=seed)
     parts = [part for part in slower.network.modules() if isinstance(part, embedding.Timed) and part.slowed]
     fresh = [copy.deepcopy(part.time_layers()) for part in parts]
-    slower = _filled(slower, model)
+    slower = grown.filled(slower, model)
     for part, layers in zip(parts, fresh, strict=True):
         part.slow_down(layers, model.config.time_scale)
     return slower
@@ -59,16 +59,5 @@ def _drawn(model: Model, what: str, *, seed: int) -> Model:
             f"{what.replace('_', ' ')} is for networks that are given the time of their path; "
             f"this one is given {scale:g} {time}"
         )
-    if model.config.lora is not None:
-        raise UserError(
-            f"lora: a network with {what.replace('_', ' ')} would be another base than that of the adapter "
-            "which the training starts from; start from its base, or set lora to null, which trains all"
-        )
     config = replace(model.config, architecture={**model.config.architecture, what: True})
-    return models.build(config, seed=seed, table=model.conditions.table).to(next(model.parameters()).device)
-
-
-def _filled(built: Model, model: Model) -> Model:
-    """Give a model the weights that another has, too."""
-    built.network.load_state_dict({**built.network.state_dict(), **model.network.state_dict()})
-    return built.train(model.training)
+    return grown.drawn(model, config, what.replace("_", " "), seed=seed)

@@ -14,11 +14,12 @@ from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.models import doubled_models
 from stages.settings.params import Params
-from stages.settings.students import StudentSettings, must_continue, wrong_students
+from stages.settings.students import StudentSettings, must_continue, must_keep_guidance, wrong_students
 from stages.settings.trainings import wrong_training
 
 with lazy_imports():
-    from fewstep import checkpoint, lora, refining, shards, timing
+    from fewstep import checkpoint, lora, refining, shards
+    from fewstep.training import needed_inputs
     from stages.sampling import open_model
     from stages.searching import grids_file
     from stages.training import memory_plan, task, training
@@ -103,6 +104,7 @@ def training_spec(config: Config, job: Job) -> training.TrainingSpec:
     own = None if config.nfe == "any" else replace(grid, guidance=1.0)
     if config.model is None:
         must_continue(config.init, init.config, own)
+        must_keep_guidance(config.init, init.config, method)
     taught = {
         "grid": own,
         "learned_from": None,
@@ -120,10 +122,7 @@ def training_spec(config: Config, job: Job) -> training.TrainingSpec:
             f"init {config.init!r} is no flow map, which method {config.method.name} trains further; "
             "set init to a student with nfe any"
         )
-    if method.needs.second_time and student.config.velocity_until == "now":
-        student = timing.with_second_time(student, seed=job.seed)
-    if method.needs.slow_times and not student.config.architecture.get("slow_times"):
-        student = timing.with_slow_times(student, seed=job.seed)
+    student = needed_inputs.with_needed(student, method.needs, seed=job.seed)
     taught |= method.trained()
     asks = method.needs.teacher and not method.needs.last_velocity
     if "baked_guidance" in method.trained() and asks:

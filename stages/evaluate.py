@@ -15,6 +15,7 @@ from stages.settings.models import models, references, wrong_reference
 from stages.settings.params import Params
 from stages.settings.refined import RefinedSettings, wrong_refined
 from stages.settings.samplers import EntryName, SamplerSettings, wrong_samplers
+from stages.settings.scales import Scales, wrong_scales
 from stages.settings.steps import broken_steps
 
 with lazy_imports():
@@ -42,6 +43,9 @@ class Config(Settings):
     reference_nfe: int = Field(16, ge=1)
     """NFE of the first fine run, which is doubled until the distance to the data converges. The last is what
     all models are compared with: in distance, and by endpoint_rmse."""
+    guidance: dict[str, Scales] = Field({})
+    """Scales of guidance at which students are sampled that take it as an input, by their names; both ends of
+    its range for one without an entry."""
     samplers: dict[EntryName, SamplerSettings] = Field({})
     """Models that are also sampled with other steps than a solver's, by a name of your own for each."""
     features: dict[EntryName, FeatureSettings] = Field({})
@@ -71,6 +75,7 @@ def check(params: Params) -> list[str]:
     problems += wrong_reference(config.reference, params)
     where = "evaluate.reference_nfe"
     problems += broken_steps(where, config.reference_nfe, config.reference_solver)
+    problems += wrong_scales(config.guidance, config.reference, params)
     problems += wrong_features(config.features)
     problems += wrong_refined(config.refined, config.samplers, params)
     return problems + wrong_samplers(config.samplers, params)
@@ -104,21 +109,14 @@ def ahead(config: Config, job: Job) -> None:
 
 def wanted(config: Config, job: Job) -> "measuring.Wanted":
     """Return what is to be measured."""
-    features = {
-        name: by_features.NamedNet(
-            settings.backend.options,
-            {what: job.inputs[f"features {name} {what}"] for what in settings.backend.options.paths()},
-            job.inputs.get(f"features {name} reference"),
-        )
-        for name, settings in config.features.items()
-    }
     return measuring.Wanted(
         job=job,
         protocol=yardstick.Protocol(config.blocks, config.samples, config.batch, job.seed),
         fine=measuring.FineRun(job.inputs["reference"].name, config.reference_solver, config.reference_nfe),
         nfe=config.nfe,
         samplers=config.samplers,
-        features=features,
+        features=by_features.asked_for(config.features, job.inputs),
+        scales=config.guidance,
         refined=config.refined,
         precision=config.precision,
         version=VERSION,

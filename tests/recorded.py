@@ -18,9 +18,9 @@ from fewstep.methods.shortcut import Shortcut
 from fewstep.methods.sim import Sim
 from fewstep.model import ModelConfig, build
 from fewstep.settings import TrainSettings
-from fewstep.timing import with_second_time, with_slow_times
 from fewstep.training.loop import train
 from fewstep.training.method import Method, Net
+from fewstep.training.needed_inputs import with_needed
 
 
 def student(seed=0, **config):
@@ -41,9 +41,7 @@ def teacher(name="teacher"):
 def student_of(method):
     """Return a student that the method can train."""
     model = student(grid=uniform(1 if method.trained_times == "until_1" else 2))
-    if method.needs.second_time:
-        model = with_second_time(model, seed=0)
-    return with_slow_times(model, seed=0) if method.needs.slow_times else model
+    return with_needed(model, method.needs, seed=0)
 
 
 FLOW_MAPS = {

@@ -113,7 +113,7 @@ def describe(
     told = description.facts(
         checkpoint.load_config(model),
         sampler.grid,
-        guidance=sampler.flow.guidance,
+        guidance=sampler.guidance,
         nfe=next(iter(proved.values())).nfe,
         digest=checkpoint.model_digest(model),
         differences={file: found.difference for file, found in proved.items()},

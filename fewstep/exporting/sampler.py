@@ -29,7 +29,7 @@ class ExportedSampler(nn.Module):
     def __init__(self, model: Model, grid: Grid, guidance: float) -> None:
         super().__init__()
         self.model = model.float().eval().requires_grad_(False)
-        self.flow = flow.as_flow(self.model, guidance=guidance)
+        self.guidance, self.flow = guidance, flow.as_flow(self.model, guidance=guidance)
         self.grid = grid
         solvers.must_fit(self.flow, grid)
 

@@ -109,7 +109,7 @@ def must_be_possible(sampler: ExportedSampler) -> None:
         raise _refused(
             f"it takes Euler steps of a velocity at one time, not those of {grid.solver} or of a flow map"
         )
-    if config.calls_per_velocity(sampler.flow.guidance) != 1:
+    if config.calls_per_velocity(sampler.guidance) != 1:
         raise _refused("pipelines guide by themselves; export guidance 1, and set guidance_scale there")
     steps_of(sampler)
 
@@ -216,7 +216,7 @@ def write(sampler: ExportedSampler, folder: Path) -> None:
 
 def guidance_of(sampler: ExportedSampler) -> float:
     """Return the guidance that a network is given, or that a pipeline is told."""
-    config, asked = sampler.model.config, sampler.flow.guidance
+    config, asked = sampler.model.config, sampler.guidance
     return config.guidance_shown(asked) if config.guidance_input else asked
 
 

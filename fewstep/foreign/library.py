@@ -46,7 +46,10 @@ def build(
         )
     if guidance_input != described.guidance_input:
         if guidance_input:
-            raise UserError(f"{name} takes no guidance as an input; set guidance_input to false")
+            raise UserError(
+                f"{name} takes no guidance as an input; set guidance_input to false, and guidance of a "
+                "method to one scale"
+            )
         raise UserError(f"{name} takes guidance as an input; set guidance_input to true, or build it without")
     try:
         network = network_class(name)(**own_options(config))

@@ -11,7 +11,7 @@ from etils.epy import lazy_imports
 from fewstep import derivatives, randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
-from fewstep.methods import _neighbours, _spans
+from fewstep.methods import _neighbours, _scales, _spans
 from fewstep.paths import like
 from fewstep.registry import unknown
 from fewstep.training.distances import DISTANCES, check_distance, l2
@@ -60,8 +60,10 @@ class Consistency(Method):
     """For discrete: l2, huber, huber_each or pseudo_huber."""
     warmup: float = 0.2
     """For continuous: share of the training in which `warm` rises from 0 to 1."""
-    guidance: float = 1.0
-    """Classifier-free guidance of the teacher's velocity; the student then needs none."""
+    guidance: _scales.Guidance = 1.0
+    """Classifier-free guidance of the teacher's velocity; the student then needs none. A range, such as
+    [1, 4]: each sample has a scale of its own, uniform in the range, which the student takes as an input, as
+    in Luo et al. 2023 (arXiv 2310.04378)."""
     exact: bool = False
     """For continuous: derivatives by forward-mode differentiation instead of differences."""
 
@@ -80,9 +82,11 @@ class Consistency(Method):
         if self.schedule not in _neighbours.SCHEDULES:
             raise UserError(unknown("schedule", self.schedule, list(_neighbours.SCHEDULES)))
         _spans.check_share("warmup", self.warmup)
+        object.__setattr__(self, "guidance", _scales.checked(self.guidance))
         if self.guidance != 1 and not self.teacher:
             raise UserError(
-                f"guidance {self.guidance} needs `teacher: true` in the method; set it, or set guidance to 1"
+                f"guidance {_scales.shown(self.guidance)} needs `teacher: true` in the method; set it, or "
+                "set guidance to 1"
             )
 
     @property
@@ -90,33 +94,42 @@ class Consistency(Method):
         """See Method.needs."""
         continuous = self.kind == "continuous"
         averages = {} if continuous else {"target": self.decay}
-        return Needs(stream="data", teacher=self.teacher, slow_times=continuous, averages=averages)
+        return Needs(
+            stream="data",
+            teacher=self.teacher,
+            slow_times=continuous,
+            guidance_input=isinstance(self.guidance, tuple),
+            averages=averages,
+        )
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""
         _spans.must_jump(student)
         if self.needs.slow_times:
             _spans.must_be_slow(student)
+        _scales.must_take(student, self.guidance)
         nets = super().networks(student, load)
         if self.teacher:
             teacher = load("teacher")
             _spans.must_teach(student, teacher)
-            as_flow(teacher, guidance=self.guidance)  # refuses guidance that it can't show
+            _scales.must_show(teacher, self.guidance)
             nets["teacher"] = Net(teacher, trains=False)
         return nets
 
     def trained(self) -> dict[str, Any]:
         """See Method.trained."""
         facts = super().trained() | {"in_range": False, "map_preserving": self.teacher}
-        return facts | ({"baked_guidance": self.guidance} if self.teacher else {})
+        return facts | (_scales.taught(self.guidance) if self.teacher else {})
 
     def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
         """See Method.loss."""
         student: Model = nets["student"]
-        flow, data, conditions = as_flow(student), batch["data"], conditions_of(student.config, batch)
+        data, conditions = batch["data"], conditions_of(student.config, batch)
+        scale = _scales.uniform(self.guidance, keys, data)
+        flow = as_flow(student, guidance=_scales.told(scale))
         noise = _spans.fresh_noise(student.noise, data, keys)
         share = randomness.uniforms("train.time", keys).to(data)
-        teacher = as_flow(nets["teacher"], guidance=self.guidance) if self.teacher else None
+        teacher = as_flow(nets["teacher"], guidance=scale) if self.teacher else None
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
             if teacher is None:
@@ -140,7 +153,8 @@ class Consistency(Method):
             step, slope = like(later - t, x), velocity(x, t)
             reached = x + step * slope
             reached = x + step / 2 * (slope + velocity(reached, later))
-            jump = as_flow(nets["target"])(reached, later.clamp(max=flow.t_end), **conditions)
+            target = as_flow(nets["target"], guidance=_scales.told(scale))
+            jump = target(reached, later.clamp(max=flow.t_end), **conditions)
             wanted = reached + like(1 - later, x) * jump
         return weight * DISTANCES[self.distance](x + like(1 - t, x) * flow(x, t, **conditions) - wanted)
 

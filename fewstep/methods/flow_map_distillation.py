@@ -11,7 +11,7 @@ from etils.epy import lazy_imports
 from fewstep import derivatives, randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow, last_until
-from fewstep.methods import _spans
+from fewstep.methods import _scales, _spans
 from fewstep.paths import like
 from fewstep.registry import unknown
 from fewstep.training.distances import l2
@@ -50,8 +50,10 @@ class FlowMapDistillation(Method):
     """Share of the rows whose step starts at the noise."""
     at_once: float = 0.25
     """Share of the rows whose step has no length: there the target is the teacher's velocity."""
-    guidance: float = 1.0
-    """Classifier-free guidance of the teacher's velocity; the student then needs none."""
+    guidance: _scales.Guidance = 1.0
+    """Classifier-free guidance of the teacher's velocity; the student then needs none. A range, such as
+    [1, 4]: each sample has a scale of its own, uniform in the range, which the student takes as an input, as
+    in Sabour et al. 2025."""
     warmup: float = 0.0
     """For eulerian: share of the training in which the factor of the derivative rises from 0, where the
     target is v for every r, to 1, as in Sabour et al. 2025."""
@@ -62,6 +64,7 @@ class FlowMapDistillation(Method):
     """Derivatives by forward-mode differentiation instead of differences; not for all networks."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "guidance", _scales.checked(self.guidance))
         if self.identity not in IDENTITIES:
             raise UserError(unknown("identity", self.identity, list(IDENTITIES)))
         for name in ("to_data", "from_noise", "at_once", "warmup"):
@@ -81,26 +84,35 @@ class FlowMapDistillation(Method):
     def needs(self) -> Needs:
         """See Method.needs."""
         slow = self.identity == "eulerian"  # the lagrangian derivative is by the second time, which is slow
-        return Needs(stream="data", teacher=True, second_time=True, slow_times=slow)
+        return Needs(
+            stream="data",
+            teacher=True,
+            second_time=True,
+            slow_times=slow,
+            guidance_input=isinstance(self.guidance, tuple),
+        )
 
     def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
         """See Method.networks."""
         _spans.must_take_until(student)
         if self.needs.slow_times:
             _spans.must_be_slow(student)
+        _scales.must_take(student, self.guidance)
         teacher = load("teacher")
         _spans.must_teach(student, teacher)
-        as_flow(teacher, guidance=self.guidance)  # refuses guidance that it can't show
+        _scales.must_show(teacher, self.guidance)
         return super().networks(student, load) | {"teacher": Net(teacher, trains=False)}
 
     def trained(self) -> dict[str, Any]:
         """See Method.trained."""
-        return super().trained() | {"baked_guidance": self.guidance, "in_range": False}
+        return super().trained() | _scales.taught(self.guidance) | {"in_range": False}
 
     def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
         """See Method.loss."""
         student: Model = nets["student"]
-        flow, data = as_flow(student), batch["data"]
+        data = batch["data"]
+        scale = _scales.uniform(self.guidance, keys, data)
+        flow = as_flow(student, guidance=_scales.told(scale))
         t, until = _spans.draw_spans(
             flow, keys, to_data=self.to_data, from_noise=self.from_noise, at_once=self.at_once
         )
@@ -127,7 +139,9 @@ class FlowMapDistillation(Method):
         warm: float = 1.0,
     ) -> Tensor:
         """Return what the average velocity, (n, *shape), from x at t until `until` should be."""
-        flow, teacher = as_flow(nets["student"]), as_flow(nets["teacher"], guidance=self.guidance)
+        scale = _scales.uniform(self.guidance, keys, x)
+        flow = as_flow(nets["student"], guidance=_scales.told(scale))
+        teacher = as_flow(nets["teacher"], guidance=scale)
         u = _spans.average_velocity(flow, conditions)
 
         def taught(x: Tensor, t: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +11,7 @@ from etils.epy import lazy_imports
 from fewstep import derivatives
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
-from fewstep.methods import _spans
+from fewstep.methods import _scales, _spans
 from fewstep.methods._hidden_conditions import check_dropout, check_droppable, hidden_of, hide
 from fewstep.paths import like
 from fewstep.registry import unknown
@@ -44,6 +43,9 @@ class Meanflow(Method):
     With guidance g and mixing k, w is (1 - k) g (data - noise) + k u(x, t, t) + (1 - k) (1 - g) u(x, t, t; no
     conditions), also as the tangent; Geng et al., eq. 21, whose omega is (1 - k) g. Samples whose conditions
     are dropped have data - noise.
+
+    With a range of guidance each sample has a g of its own, log-uniform in the range, which u is given as an
+    input, and k = 1 - 1 / g; Geng et al. 2025 (arXiv 2512.02012). Where conditions are dropped, g is 1.
     """
 
     learn_from: Literal["pairs", "data"] = "pairs"
@@ -59,12 +61,13 @@ class Meanflow(Method):
     samples count alike; 0 is the plain mean, which few samples decide where chords cross."""
     label_dropout: float = 0.0
     """Share of samples whose conditions, the label and all others, are dropped."""
-    guidance: float = 1.0
+    guidance: _scales.Guidance = 1.0
     """Classifier-free guidance; the student then needs none. The velocity is mixed with its own, with
     and without conditions. It needs learn_from data, as pairs have the guidance of their coupling, and a
-    label_dropout."""
+    label_dropout. A range, such as [1, 4]: the student takes the scale as an input, and is sampled with any
+    of them."""
     mixing: float = 0.5
-    """For guidance: the part of the mix that is the student's own velocity with conditions."""
+    """For one scale of guidance: the part of the mix that is the student's own velocity with conditions."""
     exact: bool = False
     """Derivatives by forward-mode differentiation instead of differences; not for all networks."""
 
@@ -78,11 +81,16 @@ class Meanflow(Method):
         check_dropout(self.label_dropout)
         if not 0 <= self.mixing < 1:
             raise UserError(f"mixing must be from 0 up to but not 1, got {self.mixing}")
-        if not math.isfinite(self.guidance):
-            raise UserError(f"guidance must be a finite number, got {self.guidance}; 1 is none")
+        object.__setattr__(self, "guidance", _scales.checked(self.guidance))
+        if isinstance(self.guidance, tuple) and self.mixing != Meanflow.mixing:
+            raise UserError(
+                f"mixing {self.mixing} is for one scale of guidance; with a range it follows from the scale "
+                "of each sample: leave it out"
+            )
         if self.guidance != 1 and (self.learn_from == "pairs" or not self.label_dropout):
             raise UserError(
-                f"guidance {self.guidance} needs learn_from data and a label_dropout above 0, such as 0.1; "
+                f"guidance {_scales.shown(self.guidance)} needs learn_from data and a label_dropout above 0, "
+                "such as 0.1; "
                 "set them, or set guidance to 1"
             )
 
@@ -90,7 +98,13 @@ class Meanflow(Method):
     def needs(self) -> Needs:
         """See Method.needs."""
         conditions = self.label_dropout > 0
-        return Needs(stream=self.learn_from, second_time=True, slow_times=True, conditions=conditions)
+        return Needs(
+            stream=self.learn_from,
+            second_time=True,
+            slow_times=True,
+            guidance_input=isinstance(self.guidance, tuple),
+            conditions=conditions,
+        )
 
     def check_labels(self, labels: bool) -> None:
         """See Method.check_labels."""
@@ -100,13 +114,14 @@ class Meanflow(Method):
         """See Method.networks."""
         _spans.must_take_until(student)
         _spans.must_be_slow(student)
+        _scales.must_take(student, self.guidance)
         return super().networks(student, load)
 
     def trained(self) -> dict[str, Any]:
         """See Method.trained."""
         facts = super().trained() | {"in_range": False, "map_preserving": self.learn_from == "pairs"}
         facts["guidable"] = self.label_dropout > 0
-        return facts if self.guidance == 1 else facts | {"baked_guidance": self.guidance}
+        return facts if self.guidance == 1 else facts | _scales.taught(self.guidance)
 
     def prepare_batch(self, batch: Batch, keys: Tensor, law: Law) -> Batch:
         """Return the batch with a noise for each sample."""
@@ -127,10 +142,12 @@ class Meanflow(Method):
         x, velocity = _spans.on_chord(noise, data, t), data - noise
         conditions = conditions_of(student.config, batch)
         if self.label_dropout:
-            hidden = hidden_of(self.label_dropout, keys)
+            hidden = hidden_of(self.label_dropout, keys).to(x.device)
             if self.guidance != 1:
-                mixed = self.guided(student, x, t, velocity, conditions)
-                velocity = torch.where(like(hidden.to(x.device), x), velocity, mixed)
+                scale = _scales.log_uniform(self.guidance, keys, data)
+                mixed = self.guided(student, x, t, velocity, conditions, scale)
+                velocity = torch.where(like(hidden, x), velocity, mixed)
+                flow = as_flow(student, guidance=_scales.told(scale, none=hidden))
             conditions = hide(student, conditions, hidden)
         u = _spans.average_velocity(flow, conditions)
         within = (flow.t_start, flow.t_end)
@@ -140,10 +157,23 @@ class Meanflow(Method):
         losses = l2(u(x, t, until) - target)
         return losses / (losses.detach() + SMALL) ** self.power if self.power else losses
 
-    def guided(self, student: Model, x: Tensor, t: Tensor, velocity: Tensor, conditions: Batch) -> Tensor:
+    def guided(
+        self,
+        student: Model,
+        x: Tensor,
+        t: Tensor,
+        velocity: Tensor,
+        conditions: Batch,
+        scale: _scales.Drawn,
+    ) -> Tensor:
         """Return the mix of a chord's velocity and the student's own, (n, *shape), at points x of times t."""
-        flow = as_flow(student)
+        flow = as_flow(student, guidance=_scales.told(scale))
         with torch.no_grad():
-            own, null = (flow(x, t, until=t, **given) for given in (conditions, student.null(conditions)))
-        share = (1 - self.mixing) * self.guidance
-        return share * velocity + self.mixing * own + (1 - share - self.mixing) * null
+            own = flow(x, t, until=t, **conditions)
+            null = as_flow(student)(x, t, until=t, **student.null(conditions))
+        mixing: _scales.Drawn = self.mixing
+        if isinstance(scale, torch.Tensor):
+            scale = like(scale, x)
+            mixing = 1 - 1 / scale
+        share = (1 - mixing) * scale
+        return share * velocity + mixing * own + (1 - share - mixing) * null

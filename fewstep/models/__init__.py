@@ -5,8 +5,9 @@ returns the network: `network(x, t, label=None)` maps x (batch, *shape) and t (b
 (batch, *shape). A `build` may also take `second_time=True`, and then returns a network that can be given
 `until` (batch,) beside them: its output at x and t is that of the step from t until then; and
 `slow_times=True` for one that may be differentiated by its times; if these are multiplied, it is also told
-by what, as `time_scale`. See fewstep.timing. With
-`conditions={name: shape}` the network is also given these by name, (batch, *shape); see fewstep.conditions.
+by what, as `time_scale`. See fewstep.timing. With `guidance_input=True` the network is also given the scale
+of `guidance`, (batch,); see fewstep.guidance_input. With `conditions={name: shape}` the network is also
+given these by name, (batch, *shape); see fewstep.conditions.
 Files import torch lazily, so that settings are checked without it; the network itself is a module of
 fewstep.networks.
 """

@@ -54,6 +54,7 @@ class Dit:
         conditions: Shapes = NONE,
         second_time: bool = False,
         slow_times: bool = False,
+        guidance_input: bool = False,
         time_scale: float = 1.0,
     ) -> nn.Module:
         """Return the network for images or latents of `shape` (channels, height, width).
@@ -83,5 +84,6 @@ class Dit:
             conditions=conditions,
             second_time=second_time,
             slow_times=slow_times,
+            guidance_input=guidance_input,
             time_scale=time_scale,
         )

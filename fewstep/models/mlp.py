@@ -43,6 +43,7 @@ class Mlp:
         conditions: Shapes = NONE,
         second_time: bool = False,
         slow_times: bool = False,
+        guidance_input: bool = False,
         time_scale: float = 1.0,
     ) -> nn.Module:
         """Return the network for samples of any `shape`; images, also of conditions, are flattened."""
@@ -54,5 +55,6 @@ class Mlp:
             conditions=conditions,
             second_time=second_time,
             slow_times=slow_times,
+            guidance_input=guidance_input,
             time_scale=time_scale,
         )

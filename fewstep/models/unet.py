@@ -53,6 +53,7 @@ class Unet:
         conditions: Shapes = NONE,
         second_time: bool = False,
         slow_times: bool = False,
+        guidance_input: bool = False,
         time_scale: float = 1.0,
     ) -> nn.Module:
         """Return the network for images of `shape` (channels, height, width).
@@ -80,5 +81,6 @@ class Unet:
             conditions=conditions,
             second_time=second_time,
             slow_times=slow_times,
+            guidance_input=guidance_input,
             time_scale=time_scale,
         )

@@ -7,7 +7,7 @@ from torch.nn import functional
 from fewstep.conditions import Shapes, images
 from fewstep.errors import UserError
 from fewstep.networks.dit import waves
-from fewstep.networks.embedding import Span, Timed, slowing, with_more, zero
+from fewstep.networks.embedding import Scale, Span, Timed, slowing, with_more, zero
 from fewstep.networks.given import Embedded, beside
 
 GROUPS = 32
@@ -17,8 +17,8 @@ class AdmNetwork(Timed, nn.Module):
     """A U-Net with a skip from each block; Dhariwal and Nichol 2021 (arXiv 2105.05233), section 3.
 
     Its weights have the names that they have in the code of guided diffusion and torchcfm, so that a state
-    dict of these is one of this network, and the other way round. What a second time and conditions beside
-    the label add to the embedding of the time has layers of its own.
+    dict of these is one of this network, and the other way round. What a second time, guidance and conditions
+    beside the label add to the embedding of the time has layers of its own.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class AdmNetwork(Timed, nn.Module):
         conditions: Shapes,
         second_time: bool = False,
         slow_times: bool = False,
+        guidance_input: bool = False,
         time_scale: float = 1.0,
     ) -> None:
         super().__init__()
@@ -88,6 +89,7 @@ class AdmNetwork(Timed, nn.Module):
         self.slowing = slowing(time_scale) if slow_times else 1.0
         self.slowed = self.slowing < 1
         self.until = Span(width // 2, embedded, time_scale) if second_time else None
+        self.guidance = Scale(width // 2, embedded) if guidance_input else None
         self.others = Embedded(conditions, embedded)
 
     def forward(
@@ -107,7 +109,9 @@ class AdmNetwork(Timed, nn.Module):
                 or a second time but it has one.
         """
         condition = self.time_embed(self.waves(t).to(x.dtype))
-        condition = with_more(condition, t, until, others, span=self.until, embedded=self.others)
+        condition = with_more(
+            condition, t, until, others, span=self.until, scale=self.guidance, embedded=self.others
+        )
         if hasattr(self, "label_emb"):
             if label is None:
                 if self.null is None:

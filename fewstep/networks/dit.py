@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from fewstep.conditions import Shapes, images
 from fewstep.errors import UserError
-from fewstep.networks.embedding import Span, Timed, slowing, with_more, zero
+from fewstep.networks.embedding import Scale, Span, Timed, slowing, with_more, zero
 from fewstep.networks.given import Embedded, beside
 
 WAVES = 256  # features of a time
@@ -21,8 +21,8 @@ class DitNetwork(Timed, nn.Module):
     """A transformer over patches, whose blocks are modulated by time and label; Peebles and Xie 2023.
 
     Its weights have the names that they have in the code of DiT and SiT, so that a state dict of these is
-    one of this network, and the other way round. What a second time and conditions beside the label add to
-    the embedding of the time has layers of its own.
+    one of this network, and the other way round. What a second time, guidance and conditions beside the
+    label add to the embedding of the time has layers of its own.
     """
 
     pos_embed: Tensor
@@ -40,6 +40,7 @@ class DitNetwork(Timed, nn.Module):
         conditions: Shapes,
         second_time: bool = False,
         slow_times: bool = False,
+        guidance_input: bool = False,
         time_scale: float = 1.0,
     ) -> None:
         super().__init__()
@@ -60,6 +61,7 @@ class DitNetwork(Timed, nn.Module):
         self.slowing = slowing(time_scale) if slow_times else 1.0
         self.slowed = self.slowing < 1
         self.until = Span(WAVES // 2, width, time_scale) if second_time else None
+        self.guidance = Scale(WAVES // 2, width) if guidance_input else None
         self.others = Embedded(conditions, width)
 
     @torch.no_grad()
@@ -97,7 +99,9 @@ class DitNetwork(Timed, nn.Module):
         seen = torch.cat(beside(x, others, self.images), dim=1)
         tokens = self.x_embedder["proj"](seen).flatten(2).mT + self.pos_embed
         condition = self.t_embedder["mlp"](self.waves(t).to(x.dtype))
-        condition = with_more(condition, t, until, others, span=self.until, embedded=self.others)
+        condition = with_more(
+            condition, t, until, others, span=self.until, scale=self.guidance, embedded=self.others
+        )
         if self.classes:
             label = torch.full(t.shape, self.classes, device=t.device) if label is None else label
             condition = condition + self.y_embedder["embedding_table"](label)

@@ -14,6 +14,7 @@ from fewstep.networks.given import Embedded
 FASTEST = 1000.0  # radians per unit of time; the slowest feature turns by one radian
 FASTEST_OF_SLOW = 100.0  # the same where methods differentiate by the time
 FASTEST_OF_SPANS = 20.0  # the same of the span until a second time, by which they do so too
+FASTEST_OF_SCALES = 5.0  # radians as a scale of guidance grows by the factor e; what it does is smooth
 FITTED = 4096  # times at which slow features are fitted to others
 
 
@@ -75,6 +76,7 @@ class Condition(Timed, nn.Module):
         conditions: Shapes = NONE,
         second_time: bool = False,
         slow_times: bool = False,
+        guidance_input: bool = False,
         time_scale: float = 1.0,
     ) -> None:
         super().__init__()
@@ -87,6 +89,7 @@ class Condition(Timed, nn.Module):
         self.label = nn.Embedding(classes + 1, width) if classes else None
         self.classes = classes
         self.until = Span(features // 2, width, time_scale) if second_time else None
+        self.guidance = Scale(features // 2, width) if guidance_input else None
         self.others = Embedded(conditions, width)
 
     def forward(
@@ -98,13 +101,15 @@ class Condition(Timed, nn.Module):
     ) -> Tensor:
         """Return the embedding, (batch, width), of t, label and until, (batch,), and of others (batch, ...).
 
-        No label is the null label; no until is t, if the network has a second time.
+        No label is the null label; no until is t, if the network has a second time. See `with_more`.
 
         Raises:
             UserError: if there is a label but the network has no classes, or a second time but it has one.
         """
         embedding = self.time(self.waves(t))
-        embedding = with_more(embedding, t, until, others, span=self.until, embedded=self.others)
+        embedding = with_more(
+            embedding, t, until, others, span=self.until, scale=self.guidance, embedded=self.others
+        )
         if self.label is None:
             if label is not None:
                 raise UserError("a label was given to a network without classes")
@@ -126,29 +131,51 @@ class Condition(Timed, nn.Module):
         return self.time
 
 
-class Span(nn.ModuleList):
-    """An embedding (batch, width) of the span from a time until a second one.
+class Added(nn.ModuleList):
+    """An embedding (batch, width) of a further number, by waves of these frequencies, (waves,).
 
-    Its last layer starts at zero, so that a network with a second time starts as the one with one time whose
+    Its last layer starts at zero, so that a network that is given the number starts as the one without whose
     weights it takes.
     """
 
     frequencies: Tensor
 
-    def __init__(self, waves: int, width: int, time_scale: float) -> None:
-        super().__init__(_layers(waves, width))
-        self.register_buffer("frequencies", span_frequencies(waves, time_scale), persistent=False)
+    def __init__(self, frequencies: Tensor, width: int) -> None:
+        super().__init__(_layers(len(frequencies), width))
+        self.register_buffer("frequencies", frequencies, persistent=False)
         zero(self[-1])
+
+    def embed(self, waves: Tensor) -> Tensor:
+        """Return the embedding of waves of the number, (batch, 2 waves)."""
+        for layer in self:
+            waves = layer(waves)
+        return waves
+
+
+class Span(Added):
+    """An embedding (batch, width) of the span from a time until a second one."""
+
+    def __init__(self, waves: int, width: int, time_scale: float) -> None:
+        super().__init__(span_frequencies(waves, time_scale), width)
 
     def forward(self, t: Tensor, until: Tensor | None) -> Tensor:
         """Return the embedding of the span from t until then, both (batch,); no until is t."""
         return self.embed(span_waves(t, t if until is None else until, self.frequencies))
 
-    def embed(self, waves: Tensor) -> Tensor:
-        """Return the embedding of waves of the span, (batch, 2 waves)."""
-        for layer in self:
-            waves = layer(waves)
-        return waves
+
+class Scale(Added):
+    """An embedding (batch, width) of the scale of guidance, by waves of its logarithm.
+
+    A scale acts by its ratio to others; so 1 and 2 are as far from each other as 4 and 8.
+    """
+
+    def __init__(self, waves: int, width: int) -> None:
+        super().__init__(_frequencies(waves, FASTEST_OF_SCALES), width)
+
+    def forward(self, scale: Tensor) -> Tensor:
+        """Return the embedding of scales above 0, (batch,)."""
+        exactly = scale.to(torch.promote_types(scale.dtype, torch.float32))
+        return self.embed(_waves(exactly.log(), self.frequencies))
 
 
 def slowing(time_scale: float) -> float:
@@ -173,16 +200,19 @@ def with_more(
     others: Mapping[str, Tensor],
     *,
     span: Span | None,
+    scale: Scale | None,
     embedded: Embedded,
 ) -> Tensor:
-    """Return an embedding (batch, width) with those of a second time and of conditions added.
+    """Return an embedding (batch, width) with those of a second time, of guidance and of conditions added.
 
     Args:
         embedding: Of the time t (batch,), and of what else a network is given.
         t: The time.
         until: The second time, (batch,), if there is one.
-        others: The conditions, each (batch, ...).
+        others: The conditions, each (batch, ...), and the scale of `guidance`, (batch,), for a network that
+            takes it.
         span: What embeds the second time; None of a network without one.
+        scale: What embeds the scale of guidance; None of a network that takes none.
         embedded: What embeds the conditions.
 
     Raises:
@@ -192,6 +222,8 @@ def with_more(
         embedding = embedding + span(t, until)
     elif until is not None:
         raise UserError("`until` was given to a network without a second time")
+    if scale is not None:
+        embedding = embedding + scale(others["guidance"])
     return embedding + embedded(others) if embedded.layers else embedding
 
 

@@ -41,11 +41,11 @@ class MlpNetwork(nn.Module):
         width: int,
         depth: int,
         conditions: Shapes,
-        **timing: Any,
+        **more: Any,
     ) -> None:
         super().__init__()
         size, self.images = math.prod(shape), images(conditions)
-        self.condition = Condition(width, width, classes, conditions=conditions, **timing)
+        self.condition = Condition(width, width, classes, conditions=conditions, **more)
         self.first = nn.Linear(size + sum(map(math.prod, self.images.values())), width)
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.norm, self.last = nn.LayerNorm(width), nn.Linear(width, size)

@@ -88,7 +88,7 @@ class UnetNetwork(nn.Module):
         blocks: int,
         attention: bool,
         conditions: Shapes,
-        **timing: Any,
+        **more: Any,
     ) -> None:
         super().__init__()
         widths = [width * m for m in multipliers]
@@ -99,7 +99,7 @@ class UnetNetwork(nn.Module):
 
         self.images = images(conditions)
         seen = channels + sum(shape[0] for shape in self.images.values())
-        self.condition = Condition(2 * width, embedded, classes, conditions=conditions, **timing)
+        self.condition = Condition(2 * width, embedded, classes, conditions=conditions, **more)
         self.first = nn.Conv2d(seen, widths[0], 3, padding=1)
         self.down = levels([widths[0], *widths[:-1]], widths)
         self.shrink = nn.ModuleList(nn.Conv2d(w, w, 3, stride=2, padding=1) for w in widths[:-1])

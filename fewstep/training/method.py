@@ -82,6 +82,8 @@ class Needs:
     """A student that is a refiner, and is given the last velocity; see fewstep.refining."""
     slow_times: bool = False
     """A network that may be differentiated by its times; see fewstep.timing.with_slow_times."""
+    guidance_input: bool = False
+    """A network that takes the scale of guidance; see fewstep.guidance_input.with_guidance_input."""
     averages: Mapping[str, float] = field(default_factory=dict)
     """Decays of moving averages of the student's weights, from 0 up to but not 1, by the names under which
     `loss` finds them among the networks; every stage keeps them.

@@ -16,6 +16,7 @@ from fewstep.metrics.backend import Backend, distance_name, must_be_images, read
 from fewstep.metrics.frechet import Moments, frechet_distance
 from fewstep.metrics.protocol import jackknife_error
 from stages.process.device import device
+from stages.settings.features import FeatureSettings
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,18 @@ class NamedNet:
 
 
 Features = Mapping[str, NamedNet]
+
+
+def asked_for(settings: Mapping[str, FeatureSettings], inputs: Mapping[str, Path]) -> Features:
+    """Return what settings name, of which the inputs of a stage are the files."""
+    return {
+        name: NamedNet(
+            each.backend.options,
+            {what: inputs[f"features {name} {what}"] for what in each.backend.options.paths()},
+            inputs.get(f"features {name} reference"),
+        )
+        for name, each in settings.items()
+    }
 
 
 def protocols(features: Features, shape: Sequence[int], *, pixels: bool) -> dict[str, str]:

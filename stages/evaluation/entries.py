@@ -52,9 +52,17 @@ class Entry:
     @property
     def name(self) -> str:
         """Such as boss-4@4, or base@4/bellman for a grid that is neither equal steps nor its own."""
-        suffix = "" if self.kind in (kinds.EQUAL, kinds.OWN) else f"/{self.kind}"
-        guided = f", guidance {self.guidance:g}" if self.kind == kinds.FINE and self.guidance != 1 else ""
+        plain = self.kind in (kinds.EQUAL, kinds.OWN)
+        suffix = "" if plain else f"/{self.kind}"
+        scale = self.given or (self.guidance if self.kind == kinds.FINE else 1)
+        guided = f", guidance {scale:g}" if scale != 1 else ""
         return f"{self.model}@{self.nfe}{suffix}{guided}"
+
+    @property
+    def given(self) -> float | None:
+        """The scale of guidance that a student is given as an input; None of any other model, and of 1."""
+        plain = self.kind in (kinds.EQUAL, kinds.OWN)
+        return self.grid.guidance if plain and self.grid.guidance != 1 else None
 
 
 @dataclass(frozen=True)

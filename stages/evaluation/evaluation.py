@@ -192,4 +192,5 @@ def row(
         "kid_floor": floor.kid_clf,
         **result.more,
         **({"features": result.features} if result.features else {}),
+        **({"guidance_given": entry.given} if entry.given else {}),
     }

@@ -1,6 +1,7 @@
 """Which entries an evaluation has of one model: its own grid, or equal steps, searched grids and samplers."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -18,8 +19,17 @@ from stages.searching.grids_file import read_grids
 from stages.settings.samplers import SamplerSettings
 
 
-def entries_of(name: str, model: Model, equal_nfe: tuple[int, ...], job: Job) -> list[Entry]:
-    """Return the entries of one model: its own grid, or equal steps and what was searched."""
+def entries_of(
+    name: str,
+    model: Model,
+    equal_nfe: tuple[int, ...],
+    job: Job,
+    scales: tuple[float, ...] | None = None,
+) -> list[Entry]:
+    """Return the entries of one model: its own grid, or equal steps and what was searched.
+
+    One that takes guidance as an input has them at each of `scales`; None are both ends of its range.
+    """
     digest = model_digest(job.inputs[f"model {name}"])
     flow, shown = as_flow(model), model.config.guidance_shown
     equal = partial(uniform, start=flow.t_start, end=flow.t_end)
@@ -27,10 +37,11 @@ def entries_of(name: str, model: Model, equal_nfe: tuple[int, ...], job: Job) ->
     def entry(kind: str, grid: Grid) -> Entry:
         return Entry(name, kind, grid, nfe_of(grid, model), digest, shown(grid.guidance))
 
-    if (own := model.config.grid) is not None:
-        entries = [entry(kinds.OWN, own)]
-    else:
-        entries = [entry(kinds.EQUAL, equal(nfe)) for nfe in equal_nfe]
+    own = model.config.grid
+    kind, plain = (kinds.EQUAL, [*map(equal, equal_nfe)]) if own is None else (kinds.OWN, [own])
+    if scales := scales or model.config.guidance_range:
+        plain = [replace(grid, guidance=scale) for scale in scales for grid in plain]
+    entries = [entry(kind, grid) for grid in plain]
     if f"search {name}" in job.inputs:
         found = read_grids(job.inputs[f"search {name}"])
         for grid in found.grids.values():

@@ -53,6 +53,8 @@ class Wanted:
     """The run that gives the truth, and to which distances are compared."""
     nfe: tuple[int, ...]
     """NFE at which models trained at all times are sampled with equal steps."""
+    scales: Mapping[str, tuple[float, ...]]
+    """By name, the guidance at which students are sampled that take it as an input; see entries_of."""
     samplers: Mapping[str, SamplerSettings]
     """By name, which models are sampled with other steps than a solver's."""
     features: Features
@@ -75,7 +77,7 @@ class Wanted:
         entries: list[Entry] = []
         configs: dict[str, ModelConfig] = {}
         for name, model in models_in(self.folders, self.job.progress):
-            entries += entries_of(name, model, self.nfe, self.job)
+            entries += entries_of(name, model, self.nfe, self.job, self.scales.get(name))
             entries += sampled_entries(name, model, self.samplers, model_digest(self.folders[name]))
             entries += refined_entries(name, model, self.refined, self.folders, self.job.seed)
             configs[name] = model.config

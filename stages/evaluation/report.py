@@ -62,8 +62,9 @@ def write_tables(folder: Path, evaluation: Evaluation) -> None:
 
 
 def series(row: dict) -> str:
-    """Return the name of the line that a row belongs to: a model, and its grid if it has several."""
-    return row["model"] if row["grid"] == kinds.OWN else f"{row['model']}, {row['grid']}"
+    """Return the name of the line that a row belongs to: a model, and what else tells its lines apart."""
+    line = row["model"] if row["grid"] == kinds.OWN else f"{row['model']}, {row['grid']}"
+    return f"{line}, guidance {row['guidance_given']:g}" if "guidance_given" in row else line
 
 
 def write_report(job: Job, evaluation: Evaluation, settings: dict[str, Any]) -> None:
@@ -129,7 +130,7 @@ def draw_sample_grids(folder: Path, evaluation: Evaluation) -> list[tuple[str, P
     drawn = [("Students beside their teacher", folder / "samples.png")]
     draw_sample_grid(drawn[0][1], overview, evaluation.texts)
     for line in dict.fromkeys(series(row) for row in evaluation.rows if row["grid"] != kinds.OWN):
-        path = folder / f"samples-{line.replace(', ', '-')}.png"
+        path = folder / f"samples-{line.replace(',', '').replace(' ', '-')}.png"
         of_line = [(row["name"], samples) for row, samples in named if series(row) == line]
         draw_sample_grid(path, of_line, evaluation.texts)
         drawn.append((line, path))

@@ -11,6 +11,7 @@ from fewstep.exports import SCHEDULED, lacks
 from stages.settings.fields import Count, ExportPlugin, Guidance, Named, Settings, SolverName
 from stages.settings.models import (
     TEACHERS,
+    guidance_range,
     is_refiner,
     maker_of,
     models,
@@ -76,7 +77,7 @@ def wrong_steps(key: str, config: ExportSettings, params: Params) -> Iterator[st
             yield f".steps is missing: {key} was trained for any number of steps; say how many to take"
     elif config.steps not in (None, own):
         yield f".steps {config.steps}: {key} was trained for its own {own} steps alone; leave steps out"
-    elif (config.solver, config.guidance) != ("euler", 1):
+    elif config.solver != "euler" or (config.guidance != 1 and guidance_range(params, key) is None):
         yield f": {key} takes its own steps, by euler and without guidance; leave out solver and guidance"
 
 

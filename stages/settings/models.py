@@ -6,6 +6,7 @@ from typing import Any
 
 from fewstep import noises, paths
 from fewstep.errors import UserError
+from fewstep.guidance_ranges import Range
 from fewstep.training.method import Method
 from stages.settings.fields import Named
 from stages.settings.loss_features import wrong_loss_features
@@ -215,6 +216,14 @@ def unguidable(params: Params, named: Iterable[tuple[str, float, str]]) -> list[
     """Return what is wrong with guidance scales, (where, scale, model), of models that can't be guided."""
     problems = []
     for where, scale, model in named:
+        if (known := guidance_range(params, model)) is not None:
+            low, high = known
+            if not low <= scale <= high:
+                problems.append(
+                    f"{where} {scale} is not among the scales that {model} was trained with, {low:g} to "
+                    f"{high:g}; set it to one of these"
+                )
+            continue
         if scale == 1 or (learnt := pretraining(params, model)) is None:
             continue
         key, config = learnt
@@ -299,6 +308,16 @@ def shown_guidance(params: Params, model: str, asked: float = 1.0) -> float:
             break
         shown *= scale
     return shown
+
+
+def guidance_range(params: Params, model: str) -> Range | None:
+    """Return the scales of guidance that a student takes as an input, None of any other model.
+
+    An adopted model says it itself, when it is read.
+    """
+    if model not in params.keys("distill"):
+        return None
+    return params.config("distill", model).method.options.trained().get("guidance_range")
 
 
 def guidance_in(params: Params, source: str) -> tuple[float, str]:

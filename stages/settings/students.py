@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
-from fewstep import registry
+from fewstep import guidance_ranges, registry
 from fewstep.errors import UserError
 from fewstep.lora_settings import LoraSettings
 from fewstep.training.method import Method
@@ -13,6 +13,7 @@ from stages.settings.fields import MethodPlugin, ModelPlugin, Settings
 from stages.settings.messages import suggest
 from stages.settings.models import (
     guidance_in,
+    guidance_range,
     is_refiner,
     models,
     no_model,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 # what distill gives a method beside its stream and labels
 SUPPLIED = (
     *("teacher", "score", "all_states", "data", "features"),
-    *("second_time", "flow_map", "slow_times", "last_velocity"),
+    *("second_time", "flow_map", "slow_times", "last_velocity", "guidance_input"),
 )
 
 
@@ -174,12 +175,39 @@ def wrong_init(student: StudentSettings, params: Params) -> Iterator[str]:
             f".init {init!r} is no flow map, which method {student.method.name} trains further; start from "
             "a student with nfe any"
         )
+    elif student.model is None and (told := forgotten(guidance_range(params, init), student.method.options)):
+        yield f".init {init!r} {told}"
     elif student.model is None and takes_until(params, init):
         try:
             student.method.options.check_flow_map()
         except UserError as error:
             method = student.method.name
             yield f".init {init!r} is a flow map, whose steps method {method} would make it forget: {error}"
+
+
+def forgotten(known: guidance_ranges.Range | None, method: Method) -> str | None:
+    """Say that a method would train at one scale what knows a range of guidance, None if all is well."""
+    if known is None or method.needs.guidance_input:
+        return None
+    return (
+        f"takes guidance from {known[0]:g} to {known[1]:g} as an input, which a training at one scale would "
+        "make it forget; start from its teacher, or use a method with a range for its guidance"
+    )
+
+
+def must_keep_guidance(name: str, init: "ModelConfig", method: Method) -> None:
+    """Refuse to train a student further at one scale of guidance that takes the scale as an input.
+
+    Args:
+        name: Of the model that the student starts from.
+        init: Its config.
+        method: What is to train it.
+
+    Raises:
+        UserError: naming the scales.
+    """
+    if told := forgotten(init.guidance_range, method):
+        raise UserError(f"{name} {told}")
 
 
 def wrong_refiner(student: StudentSettings) -> Iterator[str]:
@@ -205,14 +233,17 @@ def wrong_guidance(student: StudentSettings, params: Params) -> Iterator[str]:
     guidance = method.trained().get("baked_guidance")
     if guidance is None:
         return
+    if (scales := method.trained().get("guidance_range")) is not None:
+        yield from wrong_range(scales, student, params)
+        return
     taught = guidance
     if method.needs.teacher:
         yield from unguidable(params, [(".method.guidance", guidance, student.teacher)])
         taught = shown_guidance(params, student.teacher, guidance)
-    if (shown := shown_guidance(params, student.init)) not in (1, taught):
+    if (before := shown_guidance(params, student.init)) not in (1, taught):
         yield (
-            f".method.guidance {guidance} would undo the guidance {shown:g} that its init {student.init} was "
-            "taught; make them equal"
+            f".method.guidance {guidance} would undo the guidance {before:g} that its init {student.init} "
+            "was taught; make them equal"
         )
     if method.needs.stream in ("pairs", "trajectories"):
         asked, model = guidance_in(params, student.train_on)
@@ -220,6 +251,20 @@ def wrong_guidance(student: StudentSettings, params: Params) -> Iterator[str]:
             yield (
                 f".method.guidance {guidance}: {student.train_on} has guidance {made:g}, and one student "
                 "can't learn both; make them equal"
+            )
+
+
+def wrong_range(scales: guidance_ranges.Range, student: StudentSettings, params: Params) -> Iterator[str]:
+    """Yield what is wrong with the models that a student learns a range of guidance from."""
+    before = {"init": student.init}
+    if student.method.options.needs.teacher:
+        before["teacher"] = student.teacher
+        yield from unguidable(params, [(".method.guidance", scales[-1], student.teacher)])
+    for role, model in before.items():
+        if (shows := shown_guidance(params, model)) != 1:
+            yield (
+                f".method.guidance {guidance_ranges.shown(scales)} starts from 1, but its {role} {model} "
+                f"shows guidance {shows:g} unasked; take one that shows none"
             )
 
 

@@ -52,8 +52,8 @@ def student_of(init: Model, changes: dict[str, Any], architecture: Named | None,
     config = replace(init.config, **changes)
     if architecture is None:
         return Model(config, init.network, init.conditions.table)
-    # of a network that takes guidance as an input, the student is taught one scale, and needs none
-    config = replace(config, architecture=architecture.named(), guidance_input=False)
+    # what init's network takes of guidance, the student's does only if its method asks for that
+    config = replace(config, architecture=architecture.named(), guidance_input=False, guidance_range=None)
     return build(config, seed=seed, table=init.conditions.table)
 
 

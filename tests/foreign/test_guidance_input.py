@@ -17,10 +17,13 @@ from fewstep.foreign import library, survey
 from fewstep.foreign.assemble import assemble, config_of
 from fewstep.foreign.formats.diffusers import Diffusers
 from fewstep.grids import Grid, uniform
+from fewstep.methods.consistency import Consistency
 from fewstep.model import Model, ModelConfig, build
 from fewstep.models.diffusers import Diffusers as DiffusersNetwork
+from fewstep.models.mlp import Mlp
 from fewstep.models.unet import Unet
 from fewstep.solvers import integrate
+from fewstep.training.needed_inputs import with_needed
 from stages.evaluation.listed import nfe_of
 from stages.settings.fields import Named
 from stages.training.training import student_of
@@ -79,6 +82,19 @@ def test_a_student_keeps_the_guidance_that_it_was_taught(flux):
     assert load_model(folder / "student").config == student.config
 
 
+def test_a_network_that_takes_the_scale_may_be_taught_a_range_as_it_is(flux):
+    _, _, model = flux
+    method = Consistency(guidance=(1, 4))
+    assert with_needed(model, method.needs, seed=0).network is model.network
+    x, given = torch.randn(4, *SHAPE), model.conditions.table.take(torch.arange(4))
+    scales = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    with torch.no_grad():
+        each = as_flow(model, guidance=scales)(x, 0.5, **given)
+        alone = [as_flow(model, guidance=float(s))(x, 0.5, **given)[n] for n, s in enumerate(scales)]
+    torch.testing.assert_close(each, torch.stack(alone))
+    assert not torch.allclose(each, as_flow(model)(x, 0.5, **given), atol=1e-4)
+
+
 def test_a_student_of_another_architecture_takes_no_guidance(flux):
     small = Named("unet", Unet(width=8, multipliers=(1,)))
     student = student_of(flux[2], {"baked_guidance": 3.5}, small, seed=0)
@@ -121,8 +137,9 @@ def test_latents_that_can_not_be_packed_are_refused(flux):
         build(config, seed=0)
 
 
-def test_guidance_as_an_input_that_the_network_lacks_is_refused():
+def test_guidance_as_an_input_that_the_network_lacks_is_refused(monkeypatch):
     mlp = {"name": "mlp", "width": 8}
+    monkeypatch.setattr(Mlp, "build", lambda self, shape, classes: nn.Linear(2, 2))
     with pytest.raises(
         UserError, match="model mlp can't be given guidance input: its build does not take it"
     ):
