@@ -147,11 +147,9 @@ class ModelFlow:
     def _velocity(self, y: Tensor, canonical: Tensor, /, **conditions: Tensor) -> Tensor:
         if self.model.config.path == "linear" and self.model.config.prediction == "velocity":
             return self._output(y, canonical, **conditions)
-        t = self.path.time_of(canonical)
         if "until" in conditions:
             conditions["until"] = self.path.time_of(conditions["until"])
-        c = self.path.coefficients(t)
-        x = paths.like(c.a + c.b, y) * y
+        x, t, c = own_point(self.path, y, canonical)
         output = self._output(x, t, **conditions)
         data, noise = predictions.solve(self.model.config.prediction, x, output, c)
         return data - noise
@@ -179,6 +177,16 @@ def as_flow(model: Model, *, guidance: float = 1.0) -> ModelFlow:
             "without it; sample its teacher, or both by fewstep.refining"
         )
     return ModelFlow(model, guidance=guidance)
+
+
+def own_point(path: paths.Path, y: Tensor, canonical: Tensor) -> tuple[Tensor, Tensor, paths.Coefficients]:
+    """Return where a model of `path` sees the canonical state y (batch, *shape) at canonical times (batch,).
+
+    That is the state and the time on its own path, and the path's coefficients there.
+    """
+    t = path.time_of(canonical)
+    c = path.coefficients(t)
+    return paths.like(c.a + c.b, y) * y, t, c
 
 
 def usable_times(path: str | Mapping[str, Any], prediction: str) -> tuple[float, float]:

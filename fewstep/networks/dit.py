@@ -55,6 +55,7 @@ class DitNetwork(Timed, nn.Module):
             self.y_embedder = nn.ModuleDict({"embedding_table": nn.Embedding(classes + 1, width)})
         self.register_buffer("pos_embed", places(rows, columns, width)[None])
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.features_at = f"blocks.{(depth - 1) // 2}"
         self.final_layer = Last(width, made * patch**2)
         self._draw()
         self.slowing = slowing(time_scale) if slow_times else 1.0
