@@ -45,7 +45,7 @@ class OnlineScore(OnPolicyDistillation):
 
     With a gan_weight a critic also compares the samples with real data, so that the student does not end at
     the teacher's mistakes; Yin et al. 2024 (arXiv 2405.14867), section 4.3. There it is a head on the fake
-    network, which learns both; by default it is a small network of its own.
+    network, and both learn in one update; by default it is a small network of its own.
     """
 
     guidance: float = 1.0
