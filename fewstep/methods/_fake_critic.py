@@ -35,8 +35,10 @@ class Judge(Model):
         with torch.no_grad():
             self.head = Head(self._features(*_example(model.config)).shape[-1])
 
-    def forward(self, x: Tensor, t: Tensor, *, judges: bool = False, **others: Any) -> Tensor:
-        """Return the prediction, see Model.forward; or, of a judge, how real each x looks, (n,)."""
+    def forward(  # type: ignore[override]  # no condition is called judges
+        self, x: Tensor, t: Tensor, *, judges: bool = False, **others: Any
+    ) -> Tensor:
+        """Return the prediction, see Model.forward; or, if it `judges`, how real each x looks, (n,)."""
         if not judges:
             return super().forward(x, t, **others)
         told: Tensor = self.head(self._features(x, t, others))
@@ -48,7 +50,7 @@ class Judge(Model):
         told: Tensor = self(own_x, own_t, judges=True, **conditions)
         return told
 
-    def _features(self, x: Tensor, t: Tensor, others: dict[str, Tensor]) -> Tensor:
+    def _features(self, x: Tensor, t: Tensor, others: dict[str, Any]) -> Tensor:
         """Return what the network makes in its middle, (n, places, features)."""
         with _outputs(self.network.get_submodule(self.place)) as found:
             super().forward(x, t, **others)
@@ -96,7 +98,7 @@ def _place_in(model: Model) -> str:
         UserError: if the network does not say, or has no such module.
     """
     place = getattr(model.network, "features_at", None)
-    if place in dict(model.network.named_modules()):
+    if isinstance(place, str) and place in dict(model.network.named_modules()):
         return place
     architecture = model.config.architecture
     name = architecture.get("network", architecture["name"])
