@@ -272,6 +272,13 @@ def must_know_all_times(flow: Flow, *, by: str) -> None:
         raise UserError(f"this model {why}, and {by} needs a velocity at each time; take its teacher")
 
 
+def at_one_time(flow: Flow) -> FieldFlow:
+    """Return the velocity that a flow map has at one time, as a flow: what its short steps follow."""
+    velocity = FieldFlow(flow, t_start=flow.t_start, t_end=flow.t_end)
+    velocity.nfe_per_velocity = flow.nfe_per_velocity
+    return velocity
+
+
 def noise_of(flow: Flow) -> noises.Law:
     """Return the law of the noise that a flow starts from; one of a flow that does not say is normal."""
     return getattr(flow, "noise", noises.GAUSSIAN)

@@ -105,6 +105,12 @@ def jittered(params: Params) -> dict[str, str]:
     return {key: s.teacher for key, s in students.items() if s.method.options.trained()["jitter"]}
 
 
+def flow_maps(params: Params) -> dict[str, str]:
+    """Return the teachers, by student, of flow maps; an adopted model says itself that it is one."""
+    students = {key: params.config("distill", key) for key in params.keys("distill")}
+    return {key: s.teacher for key, s in students.items() if s.method.options.needs.second_time}
+
+
 def missing_flows(params: Params, named: Iterable[tuple[str, str]]) -> list[str]:
     """Return what is wrong with settings, given as (where, name), that need a model trained at all times."""
     there, problems = flows(params), []
