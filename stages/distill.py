@@ -18,10 +18,10 @@ from stages.settings.students import StudentSettings, must_continue, wrong_stude
 from stages.settings.trainings import wrong_training
 
 with lazy_imports():
-    from fewstep import checkpoint, lora, refining, shards, timing
+    from fewstep import checkpoint, lora, refining, shards
     from stages.sampling import open_model
     from stages.searching import grids_file
-    from stages.training import memory_plan, task, training
+    from stages.training import memory_plan, task, times, training
 
 VERSION = 6  # bump when the numbers this stage writes change
 
@@ -120,10 +120,7 @@ def training_spec(config: Config, job: Job) -> training.TrainingSpec:
             f"init {config.init!r} is no flow map, which method {config.method.name} trains further; "
             "set init to a student with nfe any"
         )
-    if method.needs.second_time and student.config.velocity_until == "now":
-        student = timing.with_second_time(student, seed=job.seed)
-    if method.needs.slow_times and not student.config.architecture.get("slow_times"):
-        student = timing.with_slow_times(student, seed=job.seed)
+    student = times.with_times(student, method, split_after=config.split_after, seed=job.seed)
     taught |= method.trained()
     asks = method.needs.teacher and not method.needs.last_velocity
     if "baked_guidance" in method.trained() and asks:
