@@ -1,4 +1,4 @@
-"""Judge: a model with a head on the features in the middle of its network, which tells how real samples look.
+"""WithHead: a model with a discriminator head on the features in the middle of its network.
 
 Yin et al. 2024 (arXiv 2405.14867), section 4.3. There the head has convolutions and sees the bottleneck of a
 U-Net; here it sees the places of a map, or the tokens of a sequence, one by one, and takes their mean.
@@ -22,7 +22,7 @@ from fewstep.model import Model, ModelConfig
 WIDTH = 64
 
 
-class Judge(Model):
+class WithHead(Model):
     """A model with the network of another, and a head of its own.
 
     Raises:
@@ -35,20 +35,20 @@ class Judge(Model):
         with torch.no_grad():
             self.head = Head(self._features(*_example(model.config)).shape[-1])
 
-    def forward(  # type: ignore[override]  # no condition is called judges
-        self, x: Tensor, t: Tensor, *, judges: bool = False, **others: Any
+    def forward(  # type: ignore[override]  # no condition is called logits
+        self, x: Tensor, t: Tensor, *, logits: bool = False, **others: Any
     ) -> Tensor:
-        """Return the prediction, see Model.forward; or, if it `judges`, how real each x looks, (n,)."""
-        if not judges:
+        """Return the prediction, see Model.forward; or the head's `logits`, (n,), higher for real data."""
+        if not logits:
             return super().forward(x, t, **others)
-        told: Tensor = self.head(self._features(x, t, others))
-        return told
+        of_head: Tensor = self.head(self._features(x, t, others))
+        return of_head
 
-    def realness(self, x: Tensor, t: Tensor, conditions: dict[str, Tensor]) -> Tensor:
-        """Return how real canonical states x (n, *shape) at times t look, (n,), given conditions (n, ...)."""
+    def logits_at(self, x: Tensor, t: Tensor, conditions: dict[str, Tensor]) -> Tensor:
+        """Return the head's logits, (n,), of canonical states x (n, *shape) at t (n,), given conditions."""
         own_x, own_t, _ = own_point(paths.get(self.config.path), x, t)
-        told: Tensor = self(own_x, own_t, judges=True, **conditions)
-        return told
+        logits: Tensor = self(own_x, own_t, logits=True, **conditions)
+        return logits
 
     def _features(self, x: Tensor, t: Tensor, others: dict[str, Any]) -> Tensor:
         """Return what the network makes in its middle, (n, places, features)."""
@@ -72,8 +72,8 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return one number for the features (n, places, features) of each sample, (n,)."""
-        told: Tensor = self.last(self.places(features).mean(dim=1))
-        return told[:, 0]
+        logits: Tensor = self.last(self.places(features).mean(dim=1))
+        return logits[:, 0]
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def _place_in(model: Model) -> str:
         "does not say where they are" if place is None else f"says that they are at {place!r}, which is none"
     )
     raise UserError(
-        f"critic fake judges features of the teacher's network, and {name} {told}; give its class an "
+        f"critic fake takes features of the teacher's network, and {name} {told}; give its class an "
         "attribute features_at, the name of the module whose output they are, or set critic to own"
     )
 

@@ -123,7 +123,7 @@ class OnlineScore(OnPolicyDistillation):
         self._check_teacher(student, teacher)
         fake = lora.trainable_copy(teacher, student)
         if self.critic == "fake":
-            fake = _fake_critic.Judge(fake)
+            fake = _fake_critic.WithHead(fake)
         elif self.gan_weight:
             shape, normed = student.config.shape, self.gan_loss == "hinge"
             seen = _critic.shape_with_time(shape) if self.critic_sees == "noised" else shape
@@ -219,7 +219,7 @@ class OnlineScore(OnPolicyDistillation):
             return lambda x: nets["critic"](_critic.with_time(x, t)), x
         fake = nets["fake"]
         conditions = conditions_of(fake.config, batch)
-        return lambda x: fake.realness(x, t, conditions), x
+        return lambda x: fake.logits_at(x, t, conditions), x
 
     def _check_teacher(self, student: Model, teacher: Model) -> None:
         must_make_the_same(student, teacher)

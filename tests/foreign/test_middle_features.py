@@ -1,4 +1,4 @@
-"""Networks of others give the features in their middle, by which a critic judges."""
+"""Networks of others give the features in their middle, on which a critic can be a head."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from own_code import checkout_with
 
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
-from fewstep.methods._fake_critic import Judge
+from fewstep.methods._fake_critic import WithHead
 from fewstep.model import ModelConfig, build
 
 PLACES = {"UNet2DModel": "mid_block", "UNet2DConditionModel": "mid_block", "of SDXL": "mid_block"}
@@ -29,16 +29,16 @@ class Mine(nn.Module):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_middle_of_networks_of_diffusers_is_found(name):
     model, samples = adopted(name), 4
-    judge = Judge(model)
-    assert judge.place == f"network.{PLACES.get(name, 'transformer_blocks.0')}"
+    headed = WithHead(model)
+    assert headed.place == f"network.{PLACES.get(name, 'transformer_blocks.0')}"
     rows = {} if model.conditions.table is None else model.conditions.table.rows
     given = {name: torch.from_numpy(values) for name, values in rows.items()}
     if model.config.classes:
         given["label"] = torch.arange(samples)
     x, t = torch.randn(samples, *model.config.shape, requires_grad=True), torch.linspace(0.2, 0.8, samples)
     with torch.no_grad():
-        assert torch.equal(as_flow(judge)(x, t, **given), as_flow(model)(x, t, **given))
-    told = judge.realness(x, t, given)
+        assert torch.equal(as_flow(headed)(x, t, **given), as_flow(model)(x, t, **given))
+    told = headed.logits_at(x, t, given)
     told.sum().backward()
     assert told.shape == (samples,)
     assert x.grad.flatten(1).abs().sum(dim=1).min() > 0
@@ -54,8 +54,8 @@ def test_a_network_of_ones_own_says_where_its_features_are(said, place, tmp_path
         with pytest.raises(
             UserError, match=r"nets\.mine:Mine does not say where they are; give its class an att"
         ):
-            Judge(model)
+            WithHead(model)
         return
-    judge = Judge(model)
-    assert judge.place == place
-    assert judge.realness(torch.randn(5, 3), torch.rand(5), {}).shape == (5,)
+    headed = WithHead(model)
+    assert headed.place == place
+    assert headed.logits_at(torch.randn(5, 3), torch.rand(5), {}).shape == (5,)

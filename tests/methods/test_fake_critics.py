@@ -9,7 +9,7 @@ from torch.nn.functional import softplus
 
 from fewstep import grids, randomness
 from fewstep.errors import UserError
-from fewstep.methods._fake_critic import Judge
+from fewstep.methods._fake_critic import WithHead
 from fewstep.methods.anyflow import Anyflow
 from fewstep.methods.dmd import Dmd
 from fewstep.methods.sim import Sim
@@ -81,7 +81,7 @@ def test_the_head_learns_the_log_ratio_of_two_gaussians_at_every_time():
     method = Dmd(times=(0.2, 0.8), critic_weight=1.0, **HEAD)
     one = ModelConfig(architecture={"name": "mlp", "width": 32, "depth": 1}, shape=(1,))
     torch.manual_seed(0)
-    fake = Judge(moved(build(one, seed=0)))
+    fake = WithHead(moved(build(one, seed=0)))
     nets, optimiser = {"student": affine(), "fake": fake}, torch.optim.Adam(fake.parameters(), lr=5e-3)
     for step in range(250):
         optimiser.param_groups[0]["lr"] = 5e-3 * (1 - step / 250)
@@ -92,7 +92,7 @@ def test_the_head_learns_the_log_ratio_of_two_gaussians_at_every_time():
         optimiser.step()
     t, x = torch.cartesian_prod(torch.tensor([0.3, 0.5, 0.7]), torch.linspace(-1, 1, 9)).unbind(1)
     with torch.no_grad():
-        told = fake.realness(x[:, None], t, {})
+        told = fake.logits_at(x[:, None], t, {})
     torch.testing.assert_close(told, log_ratio(x, t), atol=0.1, rtol=0.1)
     truth = as_model(gaussian([MEAN], [STD]))  # and it still learns the law of the samples
     with torch.no_grad():
@@ -104,7 +104,7 @@ class Knows(nn.Module):
 
     config = ModelConfig(architecture={"name": "knows"}, shape=(1,))
 
-    def realness(self, x, t, conditions):
+    def logits_at(self, x, t, conditions):
         return log_ratio(x[:, 0], t)
 
 
@@ -117,7 +117,7 @@ def test_the_students_term_is_the_logistic_loss_where_scores_are_compared(method
     torch.testing.assert_close(told, log_ratio(x[:, 0], t))
     student, teacher = mlp(), mlp(1)
     torch.manual_seed(0)
-    nets = {"student": student, "teacher": teacher, "fake": Judge(mlp(2))}
+    nets = {"student": student, "teacher": teacher, "fake": WithHead(mlp(2))}
     plain = method_class()
     with_, without = (each.loss(nets, {}, "student", 0.0, KEYS) for each in (method, plain))
     noise = student.noise.draw("train.noise", KEYS, (2,))
@@ -157,7 +157,7 @@ def test_the_weight_of_the_critic_is_that_in_the_fake_networks_loss():
     assert (with_r1 > losses[1]).all()
 
 
-def test_real_samples_are_judged_by_their_own_conditions():
+def test_real_samples_are_told_with_their_own_conditions():
     method, told = Dmd(**HEAD), []
     nets = nets_of(method, classes=3)
     nets["fake"].network.register_forward_pre_hook(
@@ -177,31 +177,31 @@ def test_every_network_gives_features_from_its_middle_and_predicts_as_before(
     architecture, shape, place, features, classes
 ):
     model = moved(build(ModelConfig(architecture=architecture, shape=shape, classes=classes), seed=0))
-    judge = Judge(model)
-    assert (judge.place, judge.head.places[0].normalized_shape) == (place, (features,))
+    headed = WithHead(model)
+    assert (headed.place, headed.head.places[0].normalized_shape) == (place, (features,))
     x, t = torch.randn(3, *shape, requires_grad=True), torch.tensor([0.2, 0.5, 0.9])
     conditions = {"label": torch.tensor([0, 1, 2])} if classes else {}
-    assert torch.equal(judge(x, t, **conditions), model(x, t, **conditions))
-    told = judge.realness(x, t, conditions)
+    assert torch.equal(headed(x, t, **conditions), model(x, t, **conditions))
+    told = headed.logits_at(x, t, conditions)
     assert told.shape == (3,)
     torch.testing.assert_close(
-        judge.realness(x[:2], t[:2], {n: c[:2] for n, c in conditions.items()}), told[:2]
+        headed.logits_at(x[:2], t[:2], {n: c[:2] for n, c in conditions.items()}), told[:2]
     )
     told.sum().backward()
     assert x.grad.abs().flatten(1).sum(dim=1).min() > 0
-    assert not torch.equal(judge.realness(x, t / 2, conditions), told)
+    assert not torch.equal(headed.logits_at(x, t / 2, conditions), told)
 
 
 @pytest.mark.parametrize(("path", "prediction"), [("vp", "noise"), ("edm", "data"), ("linear", "velocity")])
-def test_a_model_of_any_path_judges_what_it_would_be_asked_at(path, prediction):
-    judge, seen = Judge(mlp(path=path, prediction=prediction)), []
-    judge.network.register_forward_pre_hook(lambda network, given: seen.append(given))
+def test_the_head_of_a_model_of_any_path_sees_what_the_model_would(path, prediction):
+    headed, seen = WithHead(mlp(path=path, prediction=prediction)), []
+    headed.network.register_forward_pre_hook(lambda network, given: seen.append(given))
     x, t = torch.randn(5, 2), torch.linspace(0.2, 0.8, 5)
-    judge.realness(x, t, {})
-    (judge_saw,) = seen
+    headed.logits_at(x, t, {})
+    (head_saw,) = seen
     method = Dmd(**HEAD)
-    method.estimate(judge, x, t, {})
-    for one, other in zip(judge_saw, seen[1], strict=True):
+    method.estimate(headed, x, t, {})
+    for one, other in zip(head_saw, seen[1], strict=True):
         assert torch.equal(one, other)
 
 
