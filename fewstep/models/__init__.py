@@ -8,6 +8,7 @@ returns the network: `network(x, t, label=None)` maps x (batch, *shape) and t (b
 `slow_times=True` for one that may be differentiated by its times; if these are multiplied, it is also told
 by what, as `time_scale`. See fewstep.timing. With
 `conditions={name: shape}` the network is also given these by name, (batch, *shape); see fewstep.conditions.
+Its attribute `features_at` may name the module whose output are the features in its middle.
 Files import torch lazily, so that settings are checked without it; the network itself is a module of
 fewstep.networks.
 """
