@@ -143,7 +143,8 @@ def search(
         solver: The solver that will take the steps, a file of fewstep.solvers.
         guidance: The scale of classifier-free guidance that the model will be sampled with; 1 is none.
         report: Noises to measure the found grids and equal steps on, 4096 for numbers to publish; 0 for none.
-        teacher: The model directory of the teacher, for a student whose timesteps were jittered in training.
+        teacher: The model directory of the teacher, for a student whose timesteps were jittered in training,
+            or a flow map that is to be held against it.
         seed: Seed of the noise.
         batch: Noises in one network call.
         device: Where the model runs, such as cuda.

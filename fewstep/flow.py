@@ -152,11 +152,9 @@ class ModelFlow:
     def _velocity(self, y: Tensor, canonical: Tensor, /, **conditions: Tensor) -> Tensor:
         if self.model.config.path == "linear" and self.model.config.prediction == "velocity":
             return self._output(y, canonical, **conditions)
-        t = self.path.time_of(canonical)
         if "until" in conditions:
             conditions["until"] = self.path.time_of(conditions["until"])
-        c = self.path.coefficients(t)
-        x = paths.like(c.a + c.b, y) * y
+        x, t, c = own_point(self.path, y, canonical)
         output = self._output(x, t, **conditions)
         data, noise = predictions.solve(self.model.config.prediction, x, output, c)
         return data - noise
@@ -186,6 +184,16 @@ def as_flow(model: Model, *, guidance: float | Tensor = 1.0) -> ModelFlow:
             "without it; sample its teacher, or both by fewstep.refining"
         )
     return ModelFlow(model, guidance=guidance)
+
+
+def own_point(path: paths.Path, y: Tensor, canonical: Tensor) -> tuple[Tensor, Tensor, paths.Coefficients]:
+    """Return where a model of `path` sees the canonical state y (batch, *shape) at canonical times (batch,).
+
+    That is the state and the time on its own path, and the path's coefficients there.
+    """
+    t = path.time_of(canonical)
+    c = path.coefficients(t)
+    return paths.like(c.a + c.b, y) * y, t, c
 
 
 def usable_times(path: str | Mapping[str, Any], prediction: str) -> tuple[float, float]:
@@ -269,6 +277,13 @@ def must_know_all_times(flow: Flow, *, by: str) -> None:
         why = "was trained for the steps of its own grid alone"
     if why:
         raise UserError(f"this model {why}, and {by} needs a velocity at each time; take its teacher")
+
+
+def at_one_time(flow: Flow) -> FieldFlow:
+    """Return the velocity that a flow map has at one time, as a flow: what its short steps follow."""
+    velocity = FieldFlow(flow, t_start=flow.t_start, t_end=flow.t_end)
+    velocity.nfe_per_velocity = flow.nfe_per_velocity
+    return velocity
 
 
 def noise_of(flow: Flow) -> noises.Law:

@@ -21,7 +21,11 @@ from fewstep.registry import unknown
 with lazy_imports():
     from fewstep.networks import lora as adapters
 
-TIMING = ("second_time", "slow_times")  # what an architecture's `build` may take; see fewstep.timing
+TIMING = (
+    "second_time",
+    "slow_times",
+    "split_after",
+)  # what an architecture's `build` may take; see fewstep.timing
 
 Until = Literal["now", "any", "data"]
 """What a velocity is the average to: "now" is that of the flow at one time; "any" time that it is given as
@@ -41,8 +45,9 @@ class ModelConfig:
 
     architecture: dict[str, Any]
     """{"name": a file of fewstep.models, and that file's options}; "second_time": true if the network can be
-    given the time at which a step ends, beside the one at which it starts; "slow_times": true if it may be
-    differentiated by them."""
+    given the time at which a step ends, beside the one at which it starts; "split_after": how many of its
+    first blocks are then given the start alone, and all after them the end alone; "slow_times": true if it
+    may be differentiated by them."""
     shape: tuple[int, ...]
     """Shape of one sample: (channels, height, width) or (features,)."""
     classes: int = 0

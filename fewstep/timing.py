@@ -18,16 +18,21 @@ with lazy_imports():
     from fewstep.networks import embedding
 
 
-def with_second_time(model: Model, *, seed: int) -> Model:
+def with_second_time(model: Model, *, seed: int, split_after: int | None = None) -> Model:
     """Return a model with the weights of `model` whose network takes a second time.
 
     It starts as `model` at any second time. Only its new layers are drawn, and depend on `seed` alone.
 
+    With `split_after` it has no new layers: so many first blocks are given the first time alone, all after
+    them the second, as in decoupled MeanFlow (Lee et al. 2025, arXiv 2510.24474). It starts as `model` where
+    both times are equal.
+
     Raises:
-        UserError: if its architecture has no such network, it is given a noise level instead of a time, or is
-            an adapter.
+        UserError: if its architecture has no such network, or not so many blocks, it is given a noise level
+            instead of a time, or is an adapter.
     """
-    return grown.filled(_drawn(model, "second_time", seed=seed), model)
+    split = {} if split_after is None else {"split_after": split_after}
+    return grown.filled(_drawn(model, "second_time", seed=seed, **split), model)
 
 
 def with_slow_times(model: Model, *, seed: int) -> Model:
@@ -51,13 +56,16 @@ def with_slow_times(model: Model, *, seed: int) -> Model:
     return slower
 
 
-def _drawn(model: Model, what: str, *, seed: int) -> Model:
-    """Return a model of the same architecture with one feature more, its weights drawn by the seed."""
+def _drawn(model: Model, what: str, *, seed: int, **more: int) -> Model:
+    """Return a model of the same architecture with one feature more, its weights drawn by the seed.
+
+    `more` says of what kind it is.
+    """
     time, scale = model.config.time, model.config.time_scale
     if time not in ("t", "1-t"):
         raise UserError(
             f"{what.replace('_', ' ')} is for networks that are given the time of their path; "
             f"this one is given {scale:g} {time}"
         )
-    config = replace(model.config, architecture={**model.config.architecture, what: True})
+    config = replace(model.config, architecture={**model.config.architecture, what: True, **more})
     return grown.drawn(model, config, what.replace("_", " "), seed=seed)

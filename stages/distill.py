@@ -122,7 +122,7 @@ def training_spec(config: Config, job: Job) -> training.TrainingSpec:
             f"init {config.init!r} is no flow map, which method {config.method.name} trains further; "
             "set init to a student with nfe any"
         )
-    student = needed_inputs.with_needed(student, method.needs, seed=job.seed)
+    student = needed_inputs.with_needed(student, method.needs, split_after=config.split_after, seed=job.seed)
     taught |= method.trained()
     asks = method.needs.teacher and not method.needs.last_velocity
     if "baked_guidance" in method.trained() and asks:

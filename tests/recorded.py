@@ -63,6 +63,9 @@ CONSISTENCY = {
 ON_POLICY = {
     "dmd through the last step": Dmd(fake_warmup=2, through="last"),
     "sim with a critic": Sim(fake_warmup=2, gan_weight=0.1),
+    "dmd with a critic on its fake network": Dmd(
+        fake_warmup=2, gan_weight=0.1, critic="fake", gan_loss="logistic", critic_sees="noised"
+    ),
 }
 VARIANTS = FLOW_MAPS | CONSISTENCY | ON_POLICY
 """Methods that differentiate, keep averages or train several networks, each as its options make it."""

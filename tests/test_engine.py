@@ -43,13 +43,14 @@ def weights(model):
 
 DERIVED = ["eulerian", "continuous, exact", "anyflow"]
 """Variants of methods that differentiate, or pass through the student several times."""
+ON_ITS_FAKE = "dmd with a critic on its fake network"
 
 
 @pytest.mark.parametrize(
     ("method", "size"),
     [
         *product([FlowMatching(), Dmd(), Sim(), Consistency()], ["3", "100"]),
-        *product([VARIANTS[name] for name in DERIVED], ["3"]),
+        *product([VARIANTS[name] for name in (*DERIVED, ON_ITS_FAKE)], ["3"]),
     ],
 )
 def test_any_micro_batch_gives_the_same_training_but_for_rounding(tmp_path, monkeypatch, method, size):
@@ -142,7 +143,7 @@ def test_channels_last_changes_the_layout_and_numbers_by_rounding(monkeypatch):
 
 
 RECOMPUTED = {"flow_matching": FlowMatching(), "consistency": Consistency(), "sim": Sim()} | {
-    name: VARIANTS[name] for name in DERIVED
+    name: VARIANTS[name] for name in (*DERIVED, ON_ITS_FAKE)
 }
 
 

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from foreign.adopted import NETWORKS, adopted
-from recorded import FixedBatches, Recorder, run, student, student_of
+from recorded import ON_POLICY, FixedBatches, Recorder, run, student, student_of
 from safetensors.torch import load_file
 
 from fewstep import checkpoint, grids, registry
@@ -169,7 +169,12 @@ class Stopping(FixedBatches):
         return super().__getitem__(step)
 
 
-@pytest.mark.parametrize("method", [Dmd(fake_warmup=2), FlowMatching()], ids=["dmd", "flow_matching"])
+ON_ITS_FAKE = ON_POLICY["dmd with a critic on its fake network"]
+
+
+@pytest.mark.parametrize(
+    "method", [Dmd(fake_warmup=2), ON_ITS_FAKE, FlowMatching()], ids=["dmd", "with a head", "flow_matching"]
+)
 def test_an_adapter_resumes_to_the_same_bytes_from_a_state_without_its_base(method, tmp_path, monkeypatch):
     whole = trained(tmp_path / "whole", method=method)
     monkeypatch.setenv("FEWSTEP_CHECKPOINT_SECONDS", "0")
@@ -186,19 +191,20 @@ def test_an_adapter_resumes_to_the_same_bytes_from_a_state_without_its_base(meth
     names = load_file(tmp_path / "cut/train_state.safetensors")
     weights = {name for name in names if "/network" in name or "/average" in name}
     assert weights
-    assert all(".lora_" in name for name in weights)
+    assert all(".lora_" in name or name.startswith("fake/network/head.") for name in weights)
 
 
 def weights_of(training, name):
     return {weight.data_ptr(): weight for weight in training.modules[name].parameters()}
 
 
-def test_teacher_student_fake_and_average_share_one_base():
+@pytest.mark.parametrize("method", [Dmd(), ON_ITS_FAKE], ids=["dmd", "with a head"])
+def test_teacher_student_fake_and_average_share_one_base(method):
     base = moved(student(grid=grids.uniform(2)))
     memory = {weight.data_ptr() for weight in base.parameters()}
     adapter, settings = with_lora(base, LORA, seed=0), TrainSettings(steps=1, batch=8)
     training = Training(
-        Dmd(), adapter, lambda name: moved(student()), settings, seed=0, device=torch.device("cpu")
+        method, adapter, lambda name: moved(student()), settings, seed=0, device=torch.device("cpu")
     )
     assert weights_of(training, "teacher").keys() == memory
     for name in ("student", "fake"):

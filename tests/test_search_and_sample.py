@@ -85,6 +85,15 @@ def test_a_search_writes_the_grids_that_sampling_takes(made, capsys, tmp_path):
     assert f"5 samples in {wanted.nfe} network calls each" in capsys.readouterr().out
 
 
+def test_the_steps_of_a_flow_map_are_searched_for_its_teacher_and_sampled(made, tmp_path, capsys):
+    a_map, teacher = made({**POINTS, "second_time": True}), made(name="teacher")
+    words = ("--budgets", 3, "--method", "optimal_steps", "--report", 4)
+    assert fewstep("search", a_map, "--teacher", teacher, *words) is None
+    assert fewstep("sample", a_map, "--grid", "grids.json", "--samples", 5, "--out", "x.safetensors") is None
+    assert "5 samples in 3 network calls each" in capsys.readouterr().out
+    assert "Euler steps, and grids of heun" in fewstep("search", a_map, *words, "--solver", "heun")
+
+
 def test_steps_at_once_give_the_samples_of_one_after_the_other(made, tmp_path):
     words = [
         "sample",

@@ -10,6 +10,8 @@ from fewstep.foreign.found import Described
 
 PREFIX = "network."
 """What the names of a foreign network's weights begin with in a model directory."""
+MIDDLE, BLOCKS = "mid_block", "transformer_blocks"
+"""What networks of diffusers call their middle, or the list of their blocks."""
 
 
 class Adapter(nn.Module):
@@ -30,6 +32,16 @@ class Adapter(nn.Module):
         self.second_time = second_time
         self.two_times = (second_time or slow_times) and not self.takes_any
         self.train()
+
+    @property
+    def features_at(self) -> str | None:
+        """The module whose output are the middle features: as the network says, or as diffusers names it."""
+        place = getattr(self.network, "features_at", None)
+        if place is None and getattr(self.network, MIDDLE, None) is not None:
+            place = MIDDLE
+        if place is None and (blocks := getattr(self.network, BLOCKS, None)):
+            place = f"{BLOCKS}.{(len(blocks) - 1) // 2}"
+        return None if place is None else PREFIX + place
 
     def train(self, mode: bool = True) -> "Adapter":
         """Stay in evaluation mode, whatever is asked."""

@@ -60,8 +60,7 @@ class DistributionMatching(OnlineScore):
         for name, known in (("divergence", list(WEIGHTS)), ("guidance_times", list(GUIDANCE_TIMES))):
             if getattr(self, name) not in known:
                 raise UserError(unknown(name, getattr(self, name), known))
-        tells = self.gan_weight and self.gan_loss == "logistic" and self.critic_sees == "noised"
-        if self.divergence != "reverse_kl" and not tells:
+        if self.divergence != "reverse_kl" and not self.tells_ratio:
             raise UserError(
                 f"divergence {self.divergence} needs the ratio of densities where scores are compared; set a "
                 "gan_weight above 0, gan_loss to logistic and critic_sees to noised, or divergence to "
@@ -77,7 +76,7 @@ class DistributionMatching(OnlineScore):
             gradient = self.gradient(samples, fake, teacher)
             if self.divergence != "reverse_kl":
                 low, high = map(math.log, RATIOS)
-                ratio = self.realness(nets, samples, keys).clamp(low, high).exp()
+                ratio = self.realness(nets, samples, batch, keys).clamp(low, high).exp()
                 gradient = like(WEIGHTS[self.divergence](ratio), samples) * gradient
             wanted = samples - gradient
         return l2(samples - wanted) / 2

@@ -14,22 +14,23 @@ from fewstep.flow import as_flow
 from fewstep.methods._spans import must_make_the_same
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.registry import unknown
-from fewstep.training.method import Batch, Needs, Net, Nets, conditions_of, real_data
+from fewstep.training.method import Batch, Needs, Net, Nets, conditions_of, real_batch
 from fewstep.training.on_policy import OnPolicyDistillation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from fewstep.model import Model
 
 with lazy_imports():
     from fewstep import lora
-    from fewstep.methods import _critic
+    from fewstep.methods import _critic, _fake_critic
 
 WARMUP_UPDATES = 3
 SEES = ("blurred", "noised")
+CRITICS = ("own", "fake")
 LEAST_SIZE = 1e-5  # lower bound of a teacher's correction where it is a divisor
 
 
@@ -43,8 +44,8 @@ class OnlineScore(OnPolicyDistillation):
     for one trained on pairs.
 
     With a gan_weight a critic also compares the samples with real data, so that the student does not end at
-    the teacher's mistakes; Yin et al. 2024 (arXiv 2405.14867), section 4.3, with a small critic of its own
-    instead of a head on the fake network.
+    the teacher's mistakes; Yin et al. 2024 (arXiv 2405.14867), section 4.3. There it is a head on the fake
+    network, and both learn in one update; by default it is a small network of its own.
     """
 
     guidance: float = 1.0
@@ -59,6 +60,12 @@ class OnlineScore(OnPolicyDistillation):
     gan_weight: float = 0.0
     """Weight of the critic's loss, over the number of dimensions, beside that of the scores, which is a mean
     over them; above 0 the batches must hold real data."""
+    critic: str = "own"
+    """own: a small network. fake: a head on features in the middle of the fake network, which then learns to
+    tell real data from samples, too; with gan_loss logistic and critic_sees noised."""
+    critic_weight: float = 0.01
+    """With critic fake: weight of the critic's loss beside the fake network's own, which is a mean over
+    dimensions; as in the code of Yin et al. 2024."""
     blur: float = 0.1
     """Standard deviation of the noise added to the critic's input."""
     gan_loss: str = "hinge"
@@ -81,12 +88,26 @@ class OnlineScore(OnPolicyDistillation):
                 f"fake_warmup must be 0 or more and fake_rate a number above 0, "
                 f"got {self.fake_warmup}, {self.fake_rate}"
             )
-        for name, known in (("gan_loss", list(_critic.CRITIC_LOSSES)), ("critic_sees", list(SEES))):
+        for name, known in (
+            ("gan_loss", list(_critic.CRITIC_LOSSES)),
+            ("critic_sees", list(SEES)),
+            ("critic", list(CRITICS)),
+        ):
             if getattr(self, name) not in known:
                 raise UserError(unknown(name, getattr(self, name), known))
-        for name in ("gan_weight", "blur", "r1_weight"):
+        for name in ("gan_weight", "blur", "r1_weight", "critic_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} must be a number from 0, got {getattr(self, name)}")
+        if self.critic == "fake" and not self.tells_ratio:
+            raise UserError(
+                "critic fake is a head on a network of noised samples; set a gan_weight above 0, gan_loss to "
+                "logistic and critic_sees to noised, or critic to own"
+            )
+
+    @property
+    def tells_ratio(self) -> bool:
+        """Whether a critic tells the ratio of densities, data over samples, where scores are compared."""
+        return self.gan_weight > 0 and self.gan_loss == "logistic" and self.critic_sees == "noised"
 
     @property
     def needs(self) -> Needs:
@@ -101,7 +122,9 @@ class OnlineScore(OnPolicyDistillation):
         nets, teacher = super().networks(student, load), load("teacher")
         self._check_teacher(student, teacher)
         fake = lora.trainable_copy(teacher, student)
-        if self.gan_weight:
+        if self.critic == "fake":
+            fake = _fake_critic.WithHead(fake)
+        elif self.gan_weight:
             shape, normed = student.config.shape, self.gan_loss == "hinge"
             seen = _critic.shape_with_time(shape) if self.critic_sees == "noised" else shape
             nets["critic"] = Net(_critic.critic(seen, normed=normed), learning_rate=self.fake_rate)
@@ -116,7 +139,7 @@ class OnlineScore(OnPolicyDistillation):
 
     def updates(self, step: int) -> tuple[str, ...]:
         """See Method.updates."""
-        critic = ("critic",) if self.gan_weight else ()
+        critic = ("critic",) if self.gan_weight and self.critic == "own" else ()
         return ("fake",) * (WARMUP_UPDATES if step < self.fake_warmup else 1) + critic + ("student",)
 
     def score_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
@@ -128,25 +151,33 @@ class OnlineScore(OnPolicyDistillation):
         losses = self.score_loss(nets, samples, batch, keys)
         if not self.gan_weight:
             return losses
-        told = _critic.STUDENT_LOSSES[self.gan_loss](self.realness(nets, samples, keys))
+        told = _critic.STUDENT_LOSSES[self.gan_loss](self.realness(nets, samples, batch, keys))
         return losses + self.gan_weight / samples[0].numel() * told
 
-    def realness(self, nets: Nets, samples: Tensor, keys: Tensor) -> Tensor:
+    def realness(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
         """Return what the critic says of the student's samples (n, *shape), (n,): more of what looks real."""
-        says, seen = self._view(nets["critic"], samples, "made", keys)
+        says, seen = self._view(nets, samples, "made", batch, keys)
         return says(seen)
 
     def critic_loss(self, network: str, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
         """See OnPolicyDistillation.critic_loss: flow matching in the fake network's prediction."""
         if network == "critic":
-            says, real = self._view(nets["critic"], real_data(batch), "real", keys)
-            loss = _critic.CRITIC_LOSSES[self.gan_loss](says(real), self.realness(nets, samples, keys))
-            if not self.r1_weight:
-                return loss
-            return loss + self.r1_weight * _critic.slope(says, real, keys)
+            return self.discriminator_loss(nets, samples, batch, keys)
         noise = randomness.noises("train.fake.noise", keys, tuple(samples.shape[1:])).to(samples.device)
         task = batch | {"noise": noise, "data": samples}
-        return FlowMatching().loss({"student": nets["fake"]}, task, "student", 0.0, keys)
+        losses = FlowMatching().loss({"student": nets["fake"]}, task, "student", 0.0, keys)
+        if self.critic == "own":
+            return losses
+        return losses + self.critic_weight * self.discriminator_loss(nets, samples, batch, keys)
+
+    def discriminator_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
+        """Return the critic's loss, (n,), of what it says of real data and of samples (n, *shape)."""
+        beside = real_batch(batch)
+        says, real = self._view(nets, beside["data"], "real", beside, keys)
+        loss = _critic.CRITIC_LOSSES[self.gan_loss](says(real), self.realness(nets, samples, batch, keys))
+        if not self.r1_weight:
+            return loss
+        return loss + self.r1_weight * _critic.slope(says, real, keys)
 
     def estimates(
         self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor
@@ -175,13 +206,20 @@ class OnlineScore(OnPolicyDistillation):
         return x + paths.like(1 - t, x) * velocity
 
     def _view(
-        self, critic: nn.Module, samples: Tensor, which: str, keys: Tensor
+        self, nets: Nets, samples: Tensor, which: str, batch: Batch, keys: Tensor
     ) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-        """Return the critic of what it sees of samples (n, *shape), real or made, and that, (n, *shape)."""
+        """Return the critic of what it sees of samples (n, *shape), real or made, and that, (n, *shape).
+
+        The batch has their conditions.
+        """
         if self.critic_sees == "blurred":
-            return critic, _critic.blurred(samples, which, blur=self.blur, keys=keys)
+            return nets["critic"], _critic.blurred(samples, which, blur=self.blur, keys=keys)
         t, x = self.noised(samples, "compare" if which == "made" else "real", keys)
-        return lambda x: critic(_critic.with_time(x, t)), x
+        if self.critic == "own":
+            return lambda x: nets["critic"](_critic.with_time(x, t)), x
+        fake = nets["fake"]
+        conditions = conditions_of(fake.config, batch)
+        return lambda x: fake.logits_at(x, t, conditions), x
 
     def _check_teacher(self, student: Model, teacher: Model) -> None:
         must_make_the_same(student, teacher)

@@ -55,6 +55,7 @@ class Dit:
         second_time: bool = False,
         slow_times: bool = False,
         guidance_input: bool = False,
+        split_after: int | None = None,
         time_scale: float = 1.0,
     ) -> nn.Module:
         """Return the network for images or latents of `shape` (channels, height, width).
@@ -62,8 +63,8 @@ class Dit:
         Its features of times from 0 to 1 are slow, whether or not slow_times asks for that.
 
         Raises:
-            UserError: if the shape is not an image's, its sides are no multiples of the patch, or the image
-                of a condition has another size.
+            UserError: if the shape is not an image's, its sides are no multiples of the patch, the image of a
+                condition has another size, or there are not so many blocks as split_after says.
         """
         if len(shape) != 3:
             raise UserError(f"dit needs images (channels, height, width), not {shape}; use mlp")
@@ -71,6 +72,11 @@ class Dit:
             raise UserError(
                 f"dit: {shape[1]}x{shape[2]} can't be cut into squares of {self.patch}; set patch to a "
                 "divisor of both sides"
+            )
+        if split_after is not None and not 1 <= split_after <= self.depth:
+            raise UserError(
+                f"dit: split_after {split_after} of {self.depth} blocks; set it from 1 to {self.depth}, "
+                "after which the last layer alone sees the end of a step"
             )
         images_must_fit(conditions, shape, by="dit")
         return networks.DitNetwork(
@@ -85,5 +91,6 @@ class Dit:
             second_time=second_time,
             slow_times=slow_times,
             guidance_input=guidance_input,
+            split_after=split_after,
             time_scale=time_scale,
         )

@@ -21,6 +21,8 @@ class AdmNetwork(Timed, nn.Module):
     beside the label add to the embedding of the time has layers of its own.
     """
 
+    features_at = "middle_block"
+
     def __init__(
         self,
         channels: int,

@@ -1,6 +1,7 @@
 """Torch module of the diffusion transformer; settings and description are in fewstep.models.dit."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ GROWTH = 4  # how much wider the inner layer of a block is
 
 class DitNetwork(Timed, nn.Module):
     """A transformer over patches, whose blocks are modulated by time and label; Peebles and Xie 2023.
+
+    With `split_after` a second time modulates the blocks after so many, and the last layer, in place of the
+    first (Lee et al. 2025, arXiv 2510.24474).
 
     Its weights have the names that they have in the code of DiT and SiT, so that a state dict of these is
     one of this network, and the other way round. What a second time, guidance and conditions beside the
@@ -41,6 +45,7 @@ class DitNetwork(Timed, nn.Module):
         second_time: bool = False,
         slow_times: bool = False,
         guidance_input: bool = False,
+        split_after: int | None = None,
         time_scale: float = 1.0,
     ) -> None:
         super().__init__()
@@ -56,11 +61,14 @@ class DitNetwork(Timed, nn.Module):
             self.y_embedder = nn.ModuleDict({"embedding_table": nn.Embedding(classes + 1, width)})
         self.register_buffer("pos_embed", places(rows, columns, width)[None])
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.features_at = f"blocks.{(depth - 1) // 2}"
         self.final_layer = Last(width, made * patch**2)
         self._draw()
         self.slowing = slowing(time_scale) if slow_times else 1.0
         self.slowed = self.slowing < 1
-        self.until = Span(WAVES // 2, width, time_scale) if second_time else None
+        self.split_after = split_after
+        spans = second_time and split_after is None
+        self.until = Span(WAVES // 2, width, time_scale) if spans else None
         self.guidance = Scale(WAVES // 2, width) if guidance_input else None
         self.others = Embedded(conditions, width)
 
@@ -98,21 +106,31 @@ class DitNetwork(Timed, nn.Module):
         rows, columns = (side // self.patch for side in x.shape[2:])
         seen = torch.cat(beside(x, others, self.images), dim=1)
         tokens = self.x_embedder["proj"](seen).flatten(2).mT + self.pos_embed
+        split = self.split_after
+        first = then = self._condition(x, t, label, None if split else until, others)
+        if split and until is not None:
+            then = self._condition(x, until, label, None, others)
+        for number, block in enumerate(self.blocks):
+            tokens = block(tokens, then if split and number >= split else first)
+        pixels = self.final_layer(tokens, then).unflatten(2, (self.patch**2, -1))
+        pixels = pixels[..., : self.channels]  # those of a variance come after them
+        pixels = pixels.permute(0, 3, 2, 1).flatten(1, 2).unflatten(2, (rows, columns))
+        return functional.pixel_shuffle(pixels, self.patch)
+
+    def _condition(
+        self, x: Tensor, t: Tensor, label: Tensor | None, until: Tensor | None, others: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Return the embedding (n, width), in the type of x, of what blocks are given beside their tokens."""
         condition = self.t_embedder["mlp"](self.waves(t).to(x.dtype))
         condition = with_more(
             condition, t, until, others, span=self.until, scale=self.guidance, embedded=self.others
         )
         if self.classes:
             label = torch.full(t.shape, self.classes, device=t.device) if label is None else label
-            condition = condition + self.y_embedder["embedding_table"](label)
-        elif label is not None:
+            return condition + self.y_embedder["embedding_table"](label)
+        if label is not None:
             raise UserError("a label was given to a network without classes")
-        for block in self.blocks:
-            tokens = block(tokens, condition)
-        pixels = self.final_layer(tokens, condition).unflatten(2, (self.patch**2, -1))
-        pixels = pixels[..., : self.channels]  # those of a variance come after them
-        pixels = pixels.permute(0, 3, 2, 1).flatten(1, 2).unflatten(2, (rows, columns))
-        return functional.pixel_shuffle(pixels, self.patch)
+        return condition
 
     def fast_waves(self, t: Tensor) -> Tensor:
         """See Timed."""

@@ -48,6 +48,7 @@ class MlpNetwork(nn.Module):
         self.condition = Condition(width, width, classes, conditions=conditions, **more)
         self.first = nn.Linear(size + sum(map(math.prod, self.images.values())), width)
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.features_at = f"blocks.{depth - 1}"
         self.norm, self.last = nn.LayerNorm(width), nn.Linear(width, size)
         zero(self.last)
 

@@ -78,6 +78,8 @@ class UnetNetwork(nn.Module):
     on 8x8 images a step takes two thirds of the time of Ho et al.'s layout.
     """
 
+    features_at = "middle2"
+
     def __init__(
         self,
         channels: int,

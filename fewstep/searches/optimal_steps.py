@@ -53,7 +53,7 @@ class OptimalSteps(Search):
         """See Search.velocities."""
         each, most = solvers.velocities(problem.solver, 1), max(problem.budgets)
         pairs = self.fine_steps * (self.fine_steps + 1) // 2
-        tried = most * (self.fine_steps + (each - 1) * pairs)
+        tried = most * (each * pairs if problem.of_map else self.fine_steps + (each - 1) * pairs)
         return self.noises * (2 * self.fine_steps + tried)
 
     def search(self, problem: Problem) -> SearchResult:

@@ -58,7 +58,7 @@ class Quantile(Search):
         """See Search.search."""
         self.check(problem.budgets, problem.solver)
         fine = problem.spaced("uniform", self.fine_steps, solver="euler")
-        along_euler = replace(problem, solver="euler", distance=None)
+        along_euler = replace(problem, flow=problem.followed, teacher=None, solver="euler", distance=None)
         bend = jumps.jumps(along_euler, fine, cost="squared", noises=self.noises).bend
         assert bend is not None, "Euler jumps come from increments"
         timesteps = np.asarray(fine.times)

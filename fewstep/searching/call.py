@@ -9,7 +9,7 @@ from torch import Tensor
 from fewstep import registry, solvers
 from fewstep.conditions import must_be_given
 from fewstep.errors import UserError
-from fewstep.flow import FieldFlow, Flow, as_flow, must_know_all_times
+from fewstep.flow import FieldFlow, Flow, as_flow, must_know_all_times, velocity_until
 from fewstep.grids import Grid
 from fewstep.model import Model
 from fewstep.progress import SILENT, Progress
@@ -71,7 +71,9 @@ def search(
         distance: How far apart states (n, *shape) are, (n,), for searches over single jumps; such as a
             perceptual distance. None is the L2 norm, which is much faster.
         teacher: Of a student whose timesteps were jittered in training: it is searched for where its teacher
-            ends, by a search that keeps to the student's timesteps.
+            ends, by a search that keeps to the student's timesteps. Of a flow map, whose own steps are
+            searched: it is held against its teacher's fine run; without a teacher, against that of its own
+            velocities at one time.
         report: Further noises to score the grids on, 4096 or more for numbers that last; 0 for none.
         truth_steps: Equal Heun steps of the fine run that an end is held against.
         batch: Noises in one call.
@@ -82,9 +84,9 @@ def search(
 
     Raises:
         UserError: for a name, budget or option that can't be, too little noise or noise of another shape,
-            conditions that are missing, a model that is not deterministic, a flow map or trained at its own
-            timesteps alone (with jitter: without its teacher), guidance for a velocity that has none, a
-            velocity that is none, or a distance that gives no (n,) numbers.
+            conditions that are missing, a model that is not deterministic or trained at its own timesteps
+            alone (with jitter: without its teacher), a flow map for another solver than Euler, guidance for a
+            velocity that has none, a velocity that is none, or a distance that gives no (n,) numbers.
         NotFiniteError: if a state is not finite.
     """
     searcher = registry.find("fewstep.searches", method)() if isinstance(method, str) else method
@@ -94,15 +96,15 @@ def search(
         raise UserError(f"report scores grids on two or more noises, or on none with 0; got {report}")
     if batch < 1:
         raise UserError(f"batch must be 1 or more, got {batch}")
-    student = None
-    if isinstance(model, Model) and model.config.jitter:
-        student = student_of(model, teacher, searcher, guidance)
-        guidance = 1.0  # what it does is in the student
+    student = taught = None
+    if isinstance(model, Model):
+        student, taught = student_of(model, searcher), teaching(model, teacher, guidance)
+        guidance = 1.0 if taught else guidance  # what it does is in the student
     flow = Checked(_flow_of(model, guidance))
     if isinstance(model, Model):
         _check_for(model, noise, conditions or {})
     given = Given(noise, conditions or {}, searcher.needs() | {"report": report}, batch)
-    problem = Problem(flow, given, tuple(budgets), solver, distance, truth_steps, student, progress)
+    problem = Problem(flow, given, tuple(budgets), solver, distance, truth_steps, student, taught, progress)
     probe(problem)
     result = searcher.search(problem)
     name = method if isinstance(method, str) else type(method).__name__
@@ -131,21 +133,44 @@ def _check_for(model: Model, noise: Tensor, conditions: Mapping[str, Tensor]) ->
     must_be_given(model.config.conditions, conditions, by="search(conditions=...)")
 
 
-def student_of(model: Model, teacher: Model | None, searcher: Search, guidance: float) -> Student:
-    """Return what a search needs to know of a student with jittered timesteps.
+def teaching(model: Model, teacher: Model | None, guidance: float) -> Flow | None:
+    """Return the flow of a teacher that a student or a flow map is held against; None of another model.
+
+    A flow map without teacher is held against its own velocities at one time.
+
+    Args:
+        model: Any model.
+        teacher: Its teacher, if there is one.
+        guidance: The scale that the teacher is called with.
 
     Raises:
-        UserError: if there is no teacher, or the search asks for velocities far from the timesteps.
+        UserError: if a student of its own timesteps has no teacher, or the teacher is no flow.
     """
+    config = model.config
+    if config.jitter and teacher is None:
+        raise UserError("a student's ends are held against its teacher's; give the teacher too")
+    if teacher is None or not (config.jitter or config.velocity_until == "any"):
+        return None
+    flow = as_flow(teacher, guidance=guidance)
+    must_know_all_times(flow, by="what a student is held against")
+    return flow
+
+
+def student_of(model: Model, searcher: Search) -> Student | None:
+    """Return where a search may call a student with jittered timesteps; None for a model of all times.
+
+    Raises:
+        UserError: if the search asks for velocities far from the timesteps.
+    """
+    if not model.config.jitter:
+        return None
     if searcher.all_times:
         raise UserError(
             "this student knows velocities near its own timesteps alone; use a search that keeps to them: "
             f"{', '.join(keeping_to_timesteps())}"
         )
-    if teacher is None:
-        raise UserError("a student's ends are held against its teacher's; give the teacher too")
     assert model.config.grid is not None, "a jittered student has a grid"
-    return Student(model.config.grid, model.config.jitter, as_flow(teacher, guidance=guidance))
+    return Student(model.config.grid, model.config.jitter)
 
 
 def _named(result: SearchResult, steps: int) -> dict[str, Grid]:
@@ -158,15 +183,12 @@ def _flow_of(model: Model | Flow | Callable[[Tensor, Tensor], Tensor], guidance:
             raise UserError(
                 "this model was trained only at the timesteps of its own grid; search its teacher"
             )
-        if model.config.velocity_until != "now":
-            raise UserError(
-                "this model is a flow map, which takes steps of any length as they are; search its teacher"
-            )
         if not model.config.deterministic:
             raise UserError("this model is not deterministic: the same noise gives other samples each time")
         return as_flow(model, guidance=guidance)
     if guidance != 1.0:
         raise UserError(f"guidance {guidance} is asked of a velocity that has none; guide it before")
     flow = cast("Flow", model) if hasattr(model, "t_start") else FieldFlow(model)
-    must_know_all_times(flow, by="a search")
+    if velocity_until(flow) != "any":
+        must_know_all_times(flow, by="a search")
     return flow

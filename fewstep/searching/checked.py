@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from itertools import combinations, islice
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fewstep.errors import UserError
 from fewstep.finite import refuse_not_finite
-from fewstep.flow import Flow, batch_times
+from fewstep.flow import Flow, batch_times, velocity_until
 from fewstep.searching.problem import Problem
 
 PROBED = ("search", 32)  # whose noises are asked about more than once, and how many
@@ -23,9 +24,10 @@ class Checked:
         self.flow = flow
         self.t_start, self.t_end = flow.t_start, flow.t_end
         self.nfe_per_velocity = flow.nfe_per_velocity
+        self.velocity_until = velocity_until(flow)
 
-    def __call__(self, x: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
-        """See Flow.
+    def __call__(self, x: Tensor, t: Tensor | float, *, until: Any = None, **conditions: Tensor) -> Tensor:
+        """See Flow; of a flow map, the average velocity until then.
 
         Raises:
             UserError: if the velocity is no tensor of x's shape, not finite or x itself, or x or a condition
@@ -33,7 +35,7 @@ class Checked:
         """
         given = {"state": x, **conditions}
         before = versions(given)
-        velocity = self.flow(x, t, **conditions)
+        velocity = self.flow(x, t, **conditions, **({} if until is None else {"until": until}))
         when = f"at t = {float(batch_times(t, x)[0]):.4g}"
         if not isinstance(velocity, Tensor) or velocity.shape != x.shape:
             what = tuple(velocity.shape) if isinstance(velocity, Tensor) else type(velocity).__name__
@@ -68,9 +70,15 @@ def probe(problem: Problem) -> None:
     """Ask a problem's flow the same questions twice, at the start and later, and some noises alone.
 
     Raises:
-        UserError: if the answers differ, share their memory, or are no velocities.
+        UserError: if the answers differ, share their memory, or are no velocities; if the flow is a flow map,
+            but the solver is not Euler.
     """
     flow, student = problem.flow, problem.student
+    if problem.of_map and problem.solver != "euler":
+        raise UserError(
+            f"the steps of a flow map are Euler steps, and grids of {problem.solver} are searched: set the "
+            "solver to euler"
+        )
     later = (flow.t_start + flow.t_end) / 2 if student is None else student.grid.times[-2]
     times = (flow.t_start, later)
     for noise, conditions in islice(problem.noise.batches(*PROBED), 1):

@@ -1,7 +1,7 @@
 """How far from the truth a grid ends: the error that a search is for.
 
-The truth is where a fine run of the same flow takes the same noise, so no data is needed, and two grids
-are compared noise by noise.
+The truth is where a fine run of the same flow, or of the flow that it was taught, takes the same noise, so no
+data is needed, and two grids are compared noise by noise.
 """
 
 from collections import deque
@@ -21,7 +21,7 @@ from fewstep.solvers import CountedFlow, integrate, walk
 
 def ends(problem: Problem, role: str, count: int) -> list[Tensor]:
     """Return where the fine run takes the noises of a role, batch by batch, each (n, *shape)."""
-    source = problem if problem.student is None else replace(problem, flow=problem.student.teacher)
+    source = replace(problem, flow=problem.followed)
     fine = source.spaced("uniform", problem.truth_steps, solver="heun")
     found = partial(_end, fine)
     return problem.once(

@@ -8,7 +8,7 @@ With velocities v_i at the timesteps t_i of a fine grid, h_i = t_{i+1} - t_i, a 
 d_i is integrated by itself, along the tangent, so that float32 does not lose it in the difference.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from fewstep import solvers
-from fewstep.flow import Flow
+from fewstep.flow import Flow, velocity_until
 from fewstep.grids import Grid
+from fewstep.solvers import CountedFlow
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,18 @@ class Known:
     def __call__(self, x: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
         """See Flow."""
         return self.velocity if t == self.t else self.flow(x, t, **self.conditions)
+
+
+def starting(
+    flow: Flow, t: float, conditions: dict[str, Tensor], velocity: Callable[[], Tensor]
+) -> CountedFlow | Known:
+    """Return a flow for steps from time `t`, where `velocity` gives the one that Euler and AB2 start with.
+
+    That of a flow map depends on where a step ends, so it is asked for each.
+    """
+    if velocity_until(flow) == "any":
+        return CountedFlow(flow, conditions)
+    return Known(flow, t, velocity(), conditions)
 
 
 def steps_along(

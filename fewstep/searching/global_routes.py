@@ -1,16 +1,18 @@
 """The dynamic programme of OptimalSteps, on all states of a batch at once."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fewstep import solvers
-from fewstep.flow import Flow
+from fewstep.flow import Flow, velocity_until
 from fewstep.grids import Grid
-from fewstep.searching.fine import Known, states_along
+from fewstep.searching.fine import starting, states_along
 from fewstep.searching.problem import Problem
 from fewstep.searching.programme import Route
+from fewstep.solvers import must_fit
 
 
 class InBatches:
@@ -20,15 +22,17 @@ class InBatches:
         self.flow, self.sizes = flow, sizes
         self.t_start, self.t_end = flow.t_start, flow.t_end
         self.nfe_per_velocity = flow.nfe_per_velocity
+        self.velocity_until = velocity_until(flow)
 
-    def __call__(self, x: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
-        """See Flow; t is one number."""
+    def __call__(self, x: Tensor, t: Tensor | float, *, until: Any = None, **conditions: Tensor) -> Tensor:
+        """See Flow; t, and of a flow map until, are one number."""
         given = [
             {name: values.split(self.sizes)[n] for name, values in conditions.items()}
             for n in range(len(self.sizes))
         ]
+        ending = {} if until is None else {"until": until}
         parts = zip(x.split(self.sizes), given, strict=True)
-        return torch.cat([self.flow(part, t, **more) for part, more in parts])
+        return torch.cat([self.flow(part, t, **more, **ending) for part, more in parts])
 
 
 @torch.no_grad()
@@ -47,10 +51,12 @@ def global_routes(problem: Problem, fine: Grid, *, noises: int) -> dict[int, Rou
     parts = list(problem.noise.batches("search", noises))
     noise = torch.cat([part for part, _ in parts])
     conditions = {name: torch.cat([given[name] for _, given in parts]) for name in parts[0][1]}
-    flow = InBatches(problem.flow, [len(part) for part, _ in parts])
+    must_fit(problem.followed, fine)
+    sizes = [len(part) for part, _ in parts]
+    flow, followed = InBatches(problem.flow, sizes), InBatches(problem.followed, sizes)
     most = max(problem.budgets)
     problem.progress.start("steps", most, unit="budget")
-    wanted, _ = states_along(flow, fine, noise, conditions)
+    wanted, _ = states_along(followed, fine, noise, conditions)
     reached: dict[int, tuple[Tensor, Any, tuple[int, ...]]] = {0: (wanted[0], None, (0,))}
     routes = {}
     for budget in range(1, most + 1):
@@ -76,7 +82,7 @@ def _one_more(
         if i == fine.steps:
             continue
         t = fine.times[i]
-        known = Known(flow, t, flow(x, t, **conditions), conditions)
+        known = starting(flow, t, conditions, partial(flow, x, t, **conditions))
         for j in range(i + 1, fine.steps + 1):
             stepping = stepper if fine.times[j] <= flow.t_end else euler
             there, carried = stepping.step(known, x, t, fine.times[j], carry)

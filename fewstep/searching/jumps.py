@@ -5,7 +5,7 @@ one long step lands from where the fine steps lead, summed over dimensions; the 
 the mean of that distance itself (GITS; Chen et al. 2024, arXiv 2405.11326). Steps of Euler and AB2 are
 combinations of velocities on the trajectory, so their costs follow from a Gram matrix. A step of any
 other solver asks for velocities off the trajectory and is made, K^2 / 2 of them, on a coarser grid; so
-are jumps that a function of the user's judges.
+are jumps that a function of the user's judges, and those of a flow map, from its truth's fine trajectory.
 """
 
 from collections.abc import Callable
@@ -20,9 +20,10 @@ from fewstep import solvers
 from fewstep.errors import UserError
 from fewstep.flow import Flow
 from fewstep.grids import Grid
-from fewstep.searching.fine import Known, bends_of, states_along
+from fewstep.searching.fine import bends_of, starting, states_along
 from fewstep.searching.gram import BY_GRAM, ab2_squares, jump_squares
 from fewstep.searching.problem import Problem
+from fewstep.solvers import must_fit
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -54,9 +55,17 @@ def jumps(problem: Problem, fine: Grid, *, cost: str, noises: int) -> Jumps:
         cost: "squared" or "plain".
         noises: How many to average over.
     """
-    by_gram = problem.solver in BY_GRAM and problem.distance is None
-    key = ("jumps", fine, cost, noises, problem.solver, problem.distance)
-    return problem.once(key, lambda: (_by_gram if by_gram else _by_trying)(problem, fine, cost, noises))
+    found = _by_gram if by_gram(problem) else _by_trying
+    key = ("jumps", found, fine, cost, noises, problem.solver, problem.distance)
+    return problem.once(key, lambda: found(problem, fine, cost, noises))
+
+
+def by_gram(problem: Problem) -> bool:
+    """Return whether costs follow from velocities on the fine trajectory; else each jump is tried.
+
+    Those of a flow map say nothing of its steps.
+    """
+    return problem.solver in BY_GRAM and problem.distance is None and not problem.of_map
 
 
 def _by_gram(problem: Problem, fine: Grid, cost: str, noises: int) -> Jumps:
@@ -76,7 +85,10 @@ def _by_gram(problem: Problem, fine: Grid, cost: str, noises: int) -> Jumps:
 
 
 def _by_trying(problem: Problem, fine: Grid, cost: str, noises: int) -> Jumps:
-    sums = problem.total(partial(_tried_sums, problem.distance, problem.solver, fine), "search", noises)
+    must_fit(problem.followed, fine)
+    another = problem.followed if problem.of_map else None
+    tried = partial(_tried_sums, problem.distance, problem.solver, fine, another)
+    sums = problem.total(tried, "search", noises)
     squares, plain = sums["squares"] / noises, sums["plain"] / noises
     if cost == "squared":
         return Jumps(fine, noises, cost, squares)
@@ -119,15 +131,16 @@ def _tried_sums(
     distance: Distance | None,
     solver: str,
     fine: Grid,
+    another: Flow | None,
     flow: Flow,
     noise: Tensor,
     conditions: dict[str, Tensor],
 ) -> dict[str, np.ndarray]:
     stepper, euler = solvers.for_jumps(solver), solvers.get("euler")
-    states, velocities = states_along(flow, fine, noise, conditions)
+    states, velocities = states_along(another or flow, fine, noise, conditions)
     squares, plain = (np.full((fine.steps + 1, fine.steps + 1), np.inf) for _ in range(2))
     for j in range(fine.steps):
-        known = Known(flow, fine.times[j], velocities[j], conditions)
+        known = starting(flow, fine.times[j], conditions, partial(velocities.__getitem__, j))
         for k in range(j + 1, fine.steps + 1):
             stepping = stepper if fine.times[k] <= flow.t_end else euler
             reached, _ = stepping.step(known, states[j], fine.times[j], fine.times[k], None)

@@ -41,12 +41,13 @@ class OverJumps(Search):
     fine_steps: int = 100
     """Steps of the fine trajectory, whose timesteps are the candidates."""
     tried_steps: int = 24
-    """The same where each jump has to be tried: for solvers other than euler and ab2, or a distance."""
+    """The same where each jump has to be tried: for solvers other than euler and ab2, a distance, or a flow
+    map."""
     spacing: Spacing = "uniform"
     """How the fine timesteps are spaced."""
     fine_solver: str | None = None
     """Solver of the fine trajectory: euler, after which single fine steps cost nothing, or one of higher
-    order. None is euler for Euler steps, heun for AB2, rk4 where jumps are tried."""
+    order. None is euler for Euler steps, heun for AB2, rk4 for other solvers and flow maps."""
     noises: int = 128
     """Trajectories the costs are averaged over."""
 
@@ -80,14 +81,16 @@ class OverJumps(Search):
         fine, each = self.fine(problem), solvers.velocities(problem.solver, 1)
         made = fine.steps * solvers.get(fine.solver).velocities_per_step
         pairs = fine.steps * (fine.steps + 1) // 2
-        tried = 0 if problem.solver in BY_GRAM else pairs * (each - 1)  # the first of each is known
+        known = 0 if problem.of_map else 1  # the first of each jump
+        tried = 0 if jumps.by_gram(problem) else pairs * (each - known)
         return self.noises * (made + tried)
 
     def fine(self, problem: Problem) -> Grid:
         """Return the fine grid, and the solver that follows it."""
-        by_gram = problem.solver in BY_GRAM and problem.distance is None
         usual = {"euler": "euler", "ab2": "heun"}.get(problem.solver, "rk4")
-        steps = self.fine_steps if by_gram else self.tried_steps
+        if problem.of_map:
+            usual = "rk4"
+        steps = self.fine_steps if jumps.by_gram(problem) else self.tried_steps
         return problem.spaced(self.spacing, steps, solver=self.fine_solver or usual)
 
     def priced(self, jumps: Jumps) -> tuple[np.ndarray, np.ndarray | None]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fewstep.errors import UserError
+from fewstep.flow import at_one_time, velocity_until
 from fewstep.grids import Grid, spaced
 from fewstep.progress import SILENT, Progress
 
@@ -24,13 +25,11 @@ Work = Callable[..., Result]
 
 @dataclass(frozen=True)
 class Student:
-    """A model that was trained near the timesteps of its grid, and for the ends of its teacher."""
+    """A model that was trained near the timesteps of its grid."""
 
     grid: Grid
     jitter: float
     """How far from them, as a part of the way to the next timestep on either side."""
-    teacher: Flow
-    """Whose fine run says where it should end."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,23 @@ class Problem:
     """Equal Heun steps of the fine run that an end is held against."""
     student: Student | None = None
     """What is known of a flow that is no flow but near the timesteps of a grid; None for one of all times."""
+    teacher: Flow | None = None
+    """Of a student, the flow whose fine run says where samples should be; None if the flow itself says it."""
     progress: Progress = SILENT
     kept: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
     """What one search found out and another may want as well."""
+
+    @property
+    def of_map(self) -> bool:
+        """Whether the flow is a flow map, whose velocity is the average over a step."""
+        return velocity_until(self.flow) == "any"
+
+    @property
+    def followed(self) -> Flow:
+        """The flow whose fine run is the truth; of a flow map without teacher, its velocities at one time."""
+        if self.teacher is not None:
+            return self.teacher
+        return at_one_time(self.flow) if self.of_map else self.flow
 
     def spaced(self, spacing: str, steps: int, *, solver: str) -> Grid:
         """Return `steps` steps for `solver` between the times of the flow; see fewstep.grids.spaced."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fewstep.noises import Law
 
 Batch = dict[str, "Tensor"]
-REAL = "real"  # the field of real data in batches of pairs or trajectories
+REAL = "real "  # what the names of real data and its conditions begin with in other batches
 Nets = Mapping[str, Any]  # modules by name; the "student" and the "teacher" are fewstep.model.Model
 
 
@@ -70,7 +70,7 @@ class Needs:
     conditions: bool = False
     """A model with conditions; every batch then has them."""
     data: bool = False
-    """Real data in addition to the stream; see `real_data`."""
+    """Real data in addition to the stream; see `real_batch`."""
     features: str | None = None
     """A feature network for its loss, which `networks` loads as "features": that of monitors (monitor), or
     efficientnet_lite0; one that measures no result."""
@@ -234,12 +234,14 @@ class Method:
         raise NotImplementedError
 
 
-def real_data(batch: Batch) -> Tensor:
-    """Return the real data (n, *shape) that a method needs beside its stream, of other samples than that.
+def real_batch(batch: Batch) -> Batch:
+    """Return the real data (n, *shape) that a method needs beside its stream, and what it is conditioned on.
 
-    A stage that supplies it trains a method of the stream "noise" on data, and adds it to batches of others.
+    A stage that supplies it trains a method of the stream "noise" on data, and adds that of other samples to
+    batches of others.
     """
-    return batch[REAL] if REAL in batch else batch["data"]
+    beside = {name.removeprefix(REAL): tensor for name, tensor in batch.items() if name.startswith(REAL)}
+    return beside or batch
 
 
 def conditions_of(config: ModelConfig, batch: Batch) -> Batch:

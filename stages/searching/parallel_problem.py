@@ -71,7 +71,8 @@ def spread_out(
     assert isinstance(problem.noise, Drawn)
     processes = workers(default=cores() if problem.noise.device == "cpu" else 1)
     processes = min(processes, most // problem.noise.batch)
-    if problem.student is not None or processes < 2 or most < FEWEST_BATCHES * problem.noise.batch:
+    two = problem.followed is not problem.flow  # of which processes open one
+    if two or processes < 2 or most < FEWEST_BATCHES * problem.noise.batch:
         yield problem
         return
     context = get_context("spawn")  # a forked torch may hang

@@ -1,14 +1,14 @@
 """Search a model: on several processes if that pays, with a score of every grid that was found."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 from fewstep.checkpoint import load_config, model_digest
-from fewstep.flow import Flow, as_flow
+from fewstep.flow import Flow
 from fewstep.model import Model
 from fewstep.searches import Problem, Search
-from fewstep.searching.call import student_of
+from fewstep.searching.call import student_of, teaching
 from fewstep.searching.ends import baseline
 from fewstep.searching.jumps import Jumps
 from fewstep.searching.problem import Student
@@ -53,8 +53,6 @@ def search_model(
             for steps in problem.budgets
         }
         scores = score(problem, named, noises=report_noises)
-    if problem.student is not None:
-        guidance = 1.0  # what it does is in the student
     marks: dict[str, Any] = {"guidance": guidance, "model_digest": model_digest(job.inputs["model"])}
     found = SearchedGrids(
         grids={steps: replace(grid, **marks) for steps, grid in result.grids.items()},
@@ -74,14 +72,33 @@ def search_model(
     return found, result.jumps
 
 
-def open_searched(
-    job: Job, search: Search, guidance: float, precision: Precision
-) -> tuple[Model, Flow, Student | None]:
-    """Return the model and its flow, and what a search needs to know of a jittered student."""
+@dataclass(frozen=True)
+class Searched:
+    """A model to search, and what is known of it."""
+
+    model: Model
+    guidance: float
+    """The scale that it is sampled with."""
+    student: Student | None = None
+    """Where it may be called, if it is a student with jittered timesteps."""
+    teacher: Flow | None = None
+    """What it is held against, if that is another model."""
+
+
+def open_searched(job: Job, search: Search, guidance: float, precision: Precision) -> Searched:
+    """Return the model of the input "model", and what a search needs to know of it.
+
+    Raises:
+        UserError: if it can't be searched, by this search or by any.
+    """
     folder = job.inputs["model"]
-    if not load_config(folder).jitter:
-        searched = open_flow(folder, purpose=f"search@{job.key}", guidance=guidance, precision=precision)
-        return *searched, None
-    model, teacher = (open_sampler(job.inputs[name], precision) for name in ("model", "teacher"))
-    student = student_of(model, teacher, search, guidance)
-    return model, as_flow(model), student
+    config = load_config(folder)
+    of_map = config.velocity_until == "any" and config.trained_times == "all"
+    if not config.jitter and not of_map:
+        model, _ = open_flow(folder, purpose=f"search@{job.key}", guidance=guidance, precision=precision)
+        return Searched(model, guidance)
+    model, other = open_sampler(folder, precision), job.inputs["teacher"]
+    teacher = None if other == folder else open_sampler(other, precision)
+    taught = teaching(model, teacher, guidance)
+    # What guidance does to a teacher is in its student.
+    return Searched(model, 1.0 if taught else guidance, student_of(model, search), taught)

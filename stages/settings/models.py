@@ -65,6 +65,19 @@ def pretraining(params: Params, model: str) -> tuple[str, Any] | None:
     return None if config.checkpoint is not None else (model, config)
 
 
+def architecture_of(params: Params, model: str) -> Named | None:
+    """Return the architecture of a model; None if it was trained elsewhere, or there is no such model."""
+    for _ in models(params):  # no chain of models is longer; one that forms a cycle is refused elsewhere
+        stage = maker_of(params, model)
+        if stage in (None, "adopt"):
+            return None
+        config = params.config(stage, model)
+        if stage == "pretrain" or config.model is not None:
+            return config.model
+        model = config.init
+    return None
+
+
 def takes_until(params: Params, model: str) -> bool:
     """Return whether a model's network is given when a step ends, as that of a flow map or of one that was.
 
@@ -104,6 +117,12 @@ def jittered(params: Params) -> dict[str, str]:
     """Return the teachers, by student, of those trained with jittered timesteps, which can be searched."""
     students = {key: params.config("distill", key) for key in params.keys("distill")}
     return {key: s.teacher for key, s in students.items() if s.method.options.trained()["jitter"]}
+
+
+def flow_maps(params: Params) -> dict[str, str]:
+    """Return the teachers, by student, of flow maps; an adopted model says itself that it is one."""
+    students = {key: params.config("distill", key) for key in params.keys("distill")}
+    return {key: s.teacher for key, s in students.items() if s.method.options.needs.second_time}
 
 
 def missing_flows(params: Params, named: Iterable[tuple[str, str]]) -> list[str]:

@@ -1,6 +1,7 @@
 """What must hold between a student and its teacher, what it starts from, and what it learns from."""
 
 from collections.abc import Iterator
+from inspect import signature
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator
@@ -9,9 +10,10 @@ from fewstep import guidance_ranges, registry
 from fewstep.errors import UserError
 from fewstep.lora_settings import LoraSettings
 from fewstep.training.method import Method
-from stages.settings.fields import MethodPlugin, ModelPlugin, Settings
+from stages.settings.fields import Count, MethodPlugin, ModelPlugin, Settings
 from stages.settings.messages import suggest
 from stages.settings.models import (
+    architecture_of,
     guidance_in,
     guidance_range,
     is_refiner,
@@ -62,6 +64,10 @@ class StudentSettings(Settings):
     model: ModelPlugin | None = None
     """Another architecture than that of init, a file of fewstep.models, and its options: the student then
     starts from fresh weights, and init gives path, prediction and classes alone."""
+    split_after: Count | None = None
+    """For a flow map: how many first blocks of a transformer are given the start of a step, and all after
+    them its end, so that it needs no further weights (Lee et al. 2025, arXiv 2510.24474; there, 20 of 28). It
+    then starts as init where both are equal. null adds the span of a step to what all are given."""
     lora: LoraSettings | None = None
     """The adapter that is trained in place of the weights of init; {} is usual, null trains the weights."""
     teacher: str
@@ -96,6 +102,7 @@ def problems_of(student: StudentSettings, params: Params) -> Iterator[str]:
     yield from wrong_steps(student)
     yield from wrong_teacher(student, params)
     yield from wrong_init(student, params)
+    yield from wrong_split(student, params)
     yield from wrong_guidance(student, params)
     yield from wrong_lora(student, params)
     couplings = [f"{stage}/{made}" for stage in ("couple", "trajectories") for made in params.keys(stage)]
@@ -208,6 +215,19 @@ def must_keep_guidance(name: str, init: "ModelConfig", method: Method) -> None:
     """
     if told := forgotten(init.guidance_range, method):
         raise UserError(f"{name} {told}")
+
+
+def wrong_split(student: StudentSettings, params: Params) -> Iterator[str]:
+    """Yield why a student's blocks can't be split between the two times of a step, if they are to be."""
+    if student.split_after is None:
+        return
+    if not student.method.options.needs.second_time:
+        yield f".split_after is for flow maps, and method {student.method.name} trains none; set it to null"
+    elif student.model is None and takes_until(params, student.init):
+        yield f".split_after: init {student.init!r} is given the end of a step already; set it to null"
+    model = student.model or architecture_of(params, student.init)
+    if model and "split_after" not in signature(model.options.build).parameters:
+        yield f".split_after is for networks such as dit, and {model.name} is none; set it to null"
 
 
 def wrong_refiner(student: StudentSettings) -> Iterator[str]:

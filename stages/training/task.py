@@ -1,7 +1,8 @@
 """A training as one process takes part in it: its share of the batches, and what it selects of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,8 @@ class TrainTask:
         real, needs = None, self.method.needs
         if needs.data and needs.stream != "noise":  # whose batches are real data
             data = Shards(self.inputs["data"] / "train")
-            real = Selected(Batches(data, seed=self.seed, **cut), only_data, mirror=mirrored(data))
+            given = partial(fields_called, ("data", *student.config.condition_names))
+            real = Selected(Batches(data, seed=self.seed, **cut), given, mirror=mirrored(data))
         batches = Batches(shards, seed=self.seed, **cut)
         return Selected(batches, self._selects(student, shards), mirror=mirrored(shards), real=real)
 
@@ -201,7 +203,8 @@ class Selected:
         selected = self.select(batch, keys)
         if self.mirror:
             selected = mirror_half(selected, keys)
-        return selected | ({REAL: self.real[step][0]["data"]} if self.real else {}), keys
+        real = self.real[step][0] if self.real else {}
+        return selected | {f"{REAL}{name}": tensor for name, tensor in real.items()}, keys
 
 
 def mirrored(shards: Shards) -> bool:
@@ -209,9 +212,9 @@ def mirrored(shards: Shards) -> bool:
     return bool(shards.facts.get("mirror", False))
 
 
-def only_data(batch: Batch, keys: Tensor) -> Batch:
-    """Return the data of a batch alone."""
-    return {"data": batch["data"]}
+def fields_called(names: Collection[str], batch: Batch, keys: Tensor) -> Batch:
+    """Return the fields of a batch with these names, those that it has."""
+    return {name: tensor for name, tensor in batch.items() if name in names}
 
 
 def at_timesteps(stored: list[float], grid: Grid, batch: Batch) -> Batch:

@@ -79,7 +79,7 @@ def test_a_critic_of_noised_samples_is_told_their_times_and_sees_what_the_scores
 ):
     method = method_class(gan_weight=1.0, critic_sees="noised", gan_loss="logistic", times=(0.2, 0.6))
     critic, samples = Plane(1.0, 10.0, 100.0), torch.ones(len(KEYS), 2)
-    told = method.realness({"critic": critic}, samples, KEYS)
+    told = method.realness({"critic": critic}, samples, {}, KEYS)
     t, x = method.noised(samples, "compare", KEYS)
     torch.testing.assert_close(told, x[:, 0] + 10 * x[:, 1] + 100 * t)
     assert (t.min() > 0.2 - 1e-6, t.max() < 0.6 + 1e-6) == (True, True)

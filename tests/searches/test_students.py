@@ -1,5 +1,7 @@
 """A student with jittered timesteps is searched near them, for the ends of its teacher."""
 
+from dataclasses import replace
+
 import oracles
 import pytest
 import torch
@@ -76,6 +78,21 @@ def test_timesteps_stay_where_they_were_jittered_and_the_teacher_says_where_to_e
 def test_searches_of_a_student_that_cannot_be(asked, told):
     with pytest.raises(UserError, match=told):
         search(**asked)
+
+
+def test_a_student_that_started_from_a_flow_map_is_told_when_its_steps_end():
+    told = []
+
+    class Spans(Field):
+        def forward(self, x, t, until=None):
+            told.append(until)
+            return super().forward(x, t)
+
+    own = student()
+    config = replace(own.config, architecture={"name": "field", "second_time": True})
+    search(Model(config, Spans(0.3)))
+    probed = 5  # times that the search asks, before it steps, whether the model is deterministic
+    assert not any(until is None for until in told[probed:])
 
 
 def test_a_student_trained_on_its_own_timesteps_alone_is_refused():

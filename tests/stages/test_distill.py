@@ -9,8 +9,9 @@ from jobs import job_in, write_pairs
 from fewstep import grids, refining
 from fewstep.checkpoint import load_config, load_model, model_digest, save_model
 from fewstep.conditions import Conditions
+from fewstep.draws import draws_of
 from fewstep.errors import UserError
-from fewstep.flow import as_flow
+from fewstep.flow import as_flow, at_one_time
 from fewstep.lora_settings import LoraSettings
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.model import ModelConfig, build
@@ -18,11 +19,12 @@ from fewstep.pairs import make_trajectories
 from fewstep.progress import SILENT
 from fewstep.settings import TrainSettings
 from fewstep.shards import write_shards
-from stages import distill
+from fewstep.solvers import integrate
+from stages import distill, search
 from stages.evaluation.evaluation import straightness
 from stages.evaluation.listed import entries_of
 from stages.sampling.open_model import open_flow
-from stages.searching.grids_file import SearchedGrids, write_grids
+from stages.searching.grids_file import SearchedGrids, read_grids, write_grids
 from stages.settings.students import must_continue
 from stages.training.task import TrainTask
 
@@ -152,6 +154,34 @@ def test_a_student_of_a_grid_may_start_from_a_flow_map_and_learns_its_steps(any_
     assert student.config.grid.steps == 2
     # Its first loss is that of the flow map's own two steps, not of its velocities at one time.
     assert again.facts["first_held_out_loss"] < any_step.facts["first_held_out_loss"]
+
+
+@pytest.mark.parametrize("teacher", ["any-step", "base"])
+def test_steps_of_a_flow_map_are_searched_and_measured(any_step, inputs, tmp_path, teacher):
+    folders = {"model": any_step.out, "teacher": any_step.out if teacher == "any-step" else inputs["teacher"]}
+    job = job_in(tmp_path, "search", "any-step", inputs=folders)
+    few = {"batch": 64, "truth_steps": 16, "report_noises": 64}
+    method = {"name": "coordinate_descent", "noises": 64}
+    search.run(search.Config(teacher=teacher, method=method, budgets=(1, 3), **few), job)
+    found, student = read_grids(job.out), load_model(any_step.out)
+    assert found.protocol["truth"] == f"16 equal heun steps of {teacher}"
+    ((noise, _),) = draws_of(student, "search", 0, range(3 << 32, (3 << 32) + 64), batch=64, device="cpu")
+    with torch.no_grad():
+        flow = as_flow(student)
+        followed = at_one_time(flow) if teacher == "any-step" else as_flow(load_model(inputs["teacher"]))
+        truth = integrate(followed, noise, grids.uniform(16, solver="heun")).x
+        ends = integrate(flow, noise, found.grids[3]).x
+    error = (ends - truth).square().mean().sqrt().item()
+    assert found.scores[3]["coordinate_descent"]["rmse"] == pytest.approx(error, rel=1e-3)
+    assert error < found.scores[3]["uniform"]["rmse"]
+    listed = entries_of(
+        "any-step",
+        student,
+        (1, 3),
+        replace(any_step, inputs={"model any-step": any_step.out, "search any-step": job.out}),
+    )
+    assert [entry.name for entry in listed] == ["any-step@1", "any-step@3", "any-step@3/coordinate_descent"]
+    assert listed[-1].grid == found.grids[3]
 
 
 def test_a_flow_map_gives_no_velocity_to_stages_that_ask_for_one(any_step):

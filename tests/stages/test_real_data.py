@@ -13,7 +13,7 @@ from fewstep.methods.dmd import Dmd
 from fewstep.model import ModelConfig, build
 from fewstep.settings import TrainSettings
 from fewstep.shards import Batches, Shards, write_shards
-from fewstep.training.method import Method, Needs, real_data
+from fewstep.training.method import Method, Needs, real_batch
 from stages.settings import checks
 from stages.settings.params import Params
 from stages.training.training import TrainingSpec, train_model
@@ -68,10 +68,10 @@ def test_a_batch_of_pairs_has_as_many_real_samples_beside_them(inputs, tmp_path)
     stored = Batches(Shards(inputs["data"] / "train"), seed=job.seed, size=8)
     assert len(method.heard) == 4
     for step, batch in enumerate(method.heard):
-        assert torch.equal(real_data(batch), stored[step][0]["data"])
+        assert torch.equal(real_batch(batch)["data"], stored[step][0]["data"])
         assert torch.equal(batch["data"], -batch["noise"])
     noise_alone = {"data": torch.zeros(3, 2)}
-    assert real_data(noise_alone) is noise_alone["data"]
+    assert real_batch(noise_alone) is noise_alone
 
 
 def test_a_critic_and_a_regression_learn_in_one_training(inputs, tmp_path):
