@@ -154,6 +154,15 @@ def test_a_student_of_a_grid_may_start_from_a_flow_map_and_learns_its_steps(any_
     assert again.facts["first_held_out_loss"] < any_step.facts["first_held_out_loss"]
 
 
+def test_phases_are_solved_by_the_teacher_from_data_without_stored_trajectories(inputs, tmp_path):
+    own = inputs | {"train_on": inputs["data"]}
+    method = {"name": "phased", "learn_from": "data", "teacher_steps": 2}
+    job = distilled(tmp_path, own, method=method, nfe=2, train_on="prepare")
+    config = load_config(job.out)
+    assert (config.trained_times, config.grid.steps, config.map_preserving) == ("grid", 2, True)
+    assert job.facts["held_out_loss"] < job.facts["first_held_out_loss"]
+
+
 def test_a_flow_map_gives_no_velocity_to_stages_that_ask_for_one(any_step):
     with pytest.raises(UserError, match="search can't use out: it is a flow map"):
         open_flow(any_step.out, purpose="search")
