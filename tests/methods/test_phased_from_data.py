@@ -11,7 +11,6 @@ from test_fixed_points import ORACLE, Phases, Shifted
 
 from fewstep import grids, randomness
 from fewstep.errors import UserError
-from fewstep.flow import as_flow
 from fewstep.methods import _spans
 from fewstep.methods.phased import Phased
 from fewstep.model import ModelConfig, build
