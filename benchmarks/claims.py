@@ -23,6 +23,7 @@ from torch import Tensor
 from benchmarks._mixtures import Mixture, StudentMixture
 from fewstep import grids, noises, randomness, samplers
 from fewstep.flow import FieldFlow, as_flow
+from fewstep.grids import Grid
 from fewstep.methods.anyflow import Anyflow
 from fewstep.methods.endpoint import Endpoint
 from fewstep.methods.flow_guided import FlowGuided
@@ -30,10 +31,13 @@ from fewstep.methods.flow_map import FlowMap
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.methods.phased import Phased
 from fewstep.methods.reflow import Reflow
+from fewstep.methods.sim import Sim
 from fewstep.methods.straighten import Straighten
 from fewstep.model import Model, ModelConfig, build
 from fewstep.samplers.reinterpolate import Reinterpolate
 from fewstep.samplers.sde import Sde
+from fewstep.searches.bellman import Bellman
+from fewstep.searching.call import search
 from fewstep.settings import TrainSettings
 from fewstep.solvers import integrate, trajectory
 from fewstep.timing import with_second_time
@@ -121,10 +125,10 @@ def reflowed(seed: int, times: str = "u_shaped", distance: str = "l2") -> Model:
     return fit(Reflow(times=times, distance=distance), teacher_of(seed), pairs_of(seed), seed, steps=1500)
 
 
-def on_grid(model: Model, steps: int) -> Model:
-    """Return a copy that carries a grid of equal Euler steps."""
+def on_grid(model: Model, grid: Grid) -> Model:
+    """Return a copy that carries a grid of Euler steps."""
     model = copy.deepcopy(model)
-    model.config = replace(model.config, grid=grids.uniform(steps))
+    model.config = replace(model.config, grid=grid)
     return model
 
 
@@ -136,12 +140,15 @@ def distance(samples: Tensor, data: Mixture = DATA) -> float:
     return 1000 * float(2 * torch.cdist(samples, real).mean() - own - theirs)
 
 
-@torch.no_grad()
 def solved(model: Model, seed: int, steps: int, solver: str = "euler") -> float:
-    """Return the distance of a model's samples."""
-    return distance(
-        integrate(as_flow(model), noise_of("test", seed, SAMPLES), grids.uniform(steps, solver=solver)).x
-    )
+    """Return the distance of a model's samples by equal steps."""
+    return made_by(model, seed, grids.uniform(steps, solver=solver))
+
+
+@torch.no_grad()
+def made_by(model: Model, seed: int, grid: Grid) -> float:
+    """Return the distance of a model's samples by the steps of a grid."""
+    return distance(integrate(as_flow(model), noise_of("test", seed, SAMPLES), grid).x)
 
 
 @torch.no_grad()
@@ -190,7 +197,7 @@ def slimflow(seed: int) -> dict[str, float]:
     for anneal in (0.0, 0.5):
         small[anneal] = fit(Reflow(anneal=anneal), fresh(NARROW, seed), pairs, seed, steps=1500, rate=2e-3)
         found[f"1 NFE, reflow from scratch, anneal {anneal}"] = solved(small[anneal], seed, 1)
-    start = on_grid(small[0.5], 1)
+    start = on_grid(small[0.5], grids.uniform(1))
     for name, method in (("endpoint", Endpoint()), ("flow_guided", FlowGuided())):
         student = fit(method, start, pairs, seed, steps=1000, teacher=small[0.5])
         found[f"1 NFE, then {name}"] = solved(student, seed, 1)
@@ -199,11 +206,48 @@ def slimflow(seed: int) -> dict[str, float]:
 
 def rectified_diffusion(seed: int) -> dict[str, float]:
     """Rectified Diffusion: phases against straightening at the timesteps, 4 NFE."""
-    start, found = on_grid(teacher_of(seed), 4), {"4 NFE, teacher": solved(teacher_of(seed), seed, 4)}
+    start, found = (
+        on_grid(teacher_of(seed), grids.uniform(4)),
+        {"4 NFE, teacher": solved(teacher_of(seed), seed, 4)},
+    )
     rows = {"states": states_of(seed)[:, :: FINE // 4]}
     for name, method in (("phased", Phased()), ("straighten", Straighten())):
         found[f"4 NFE, {name}"] = solved(fit(method, start, rows, seed, steps=600), seed, 4)
     return found
+
+
+def boss(seed: int) -> dict[str, float]:
+    """BOSS: a searched grid against equal steps, untrained and straightened from the teacher's states."""
+    teacher, found = teacher_of(seed), {}
+    method = Bellman(fine_steps=FINE, fine_solver="heun")
+    searched = search(teacher, noise_of("search", seed, method.noises), budgets=(2, 4, 8), method=method)
+    for steps, grid in searched.items():
+        for name, own in (("equal steps", grids.uniform(steps)), ("searched", grid)):
+            found[f"{steps} NFE, {name}"] = made_by(teacher, seed, own)
+            rows = {"states": states_of(seed)[:, [round(FINE * t) for t in own.times]]}
+            student = fit(Straighten(on_policy=False), on_grid(teacher, own), rows, seed, steps=600)
+            found[f"{steps} NFE, {name}, straightened"] = made_by(student, seed, own)
+    return found
+
+
+def score_implicit_matching(seed: int) -> dict[str, float]:
+    """Score implicit matching: one step, trained on from `endpoint` without data, against more of that."""
+    start, pairs = on_grid(teacher_of(seed), grids.uniform(1)), pairs_of(seed)
+    endpoint = fit(Endpoint(), start, pairs, seed, steps=1500)
+    models = {"endpoint": endpoint, "then endpoint": fit(Endpoint(), endpoint, pairs, seed, steps=1000)}
+    label = {"label": torch.zeros(POOL)}  # a batch of noise alone has no other field
+    for divergence in ("huber", "squared"):
+        models[f"then sim, {divergence}"] = fit(
+            Sim(divergence=divergence),
+            endpoint,
+            label,
+            seed,
+            steps=1000,
+            rate=1e-4,
+            teacher=teacher_of(seed),
+        )
+    found = {f"1 NFE, {name}": solved(model, seed, 1) for name, model in models.items()}
+    return found | {"converged teacher": solved(teacher_of(seed), seed, FINE, "heun")}
 
 
 def any_step(seed: int) -> dict[str, float]:
@@ -253,6 +297,8 @@ CLAIMS: dict[str, Callable[[int], dict[str, float]]] = {
     claim.__name__: claim
     for claim in (
         rectified_flow,
+        boss,
+        score_implicit_matching,
         interpolants,
         rf_plus_plus,
         slimflow,
