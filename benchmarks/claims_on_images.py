@@ -20,11 +20,11 @@ import yaml
 
 from benchmarks._latency import milliseconds
 from benchmarks._students import compare, run_chain
+from fewstep.checkpoint import load_model
 from fewstep.draws import draws_of
 from fewstep.flow import as_flow
 from fewstep.grids import Grid
 from fewstep.solvers import integrate
-from stages.sampling.open_model import open_model
 
 Section = dict[str, dict[str, Any]]
 
@@ -250,9 +250,10 @@ def measured(claim: str, source: str, seed: int) -> dict[str, str]:
 
 def sampling(artifacts: Path, row: dict[str, Any]) -> Callable[[], object]:
     """Return what makes `TIMED` samples of a model as a row of the evaluation says."""
-    model = open_model(artifacts / "models" / row["model"])
+    model = load_model(artifacts / "models" / row["model"]).eval()
     ((noise, given),) = draws_of(model, "latency", 0, range(TIMED), batch=TIMED)
-    flow, grid = as_flow(model, guidance=row["guidance"]), Grid(tuple(row["times"]), solver=row["solver"])
+    flow = as_flow(model, guidance=row["guidance"] / model.config.baked_guidance)
+    grid = Grid(tuple(row["times"]), solver=row["solver"])
     return lambda: integrate(flow, noise, grid, **given)
 
 
