@@ -6,6 +6,8 @@ covariance over samples) with noise of both signs, two calls a sample, over that
 many samples: for all times, and for those of the last twentieth.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
@@ -16,7 +18,7 @@ from fewstep.methods.flow_matching import FlowMatching
 from fewstep.model import ModelConfig, build
 
 GAMMA = {"name": "linear", "gamma": 2.0}
-CASES = (
+CASES: tuple[tuple[str | dict[str, Any], str], ...] = (
     *((GAMMA, prediction) for prediction in ("velocity", "v", "noise", "data")),
     ("linear", "velocity"),
     ("vp", "noise"),
@@ -24,11 +26,12 @@ CASES = (
 SAMPLES = 1024
 
 
-def ratios(path: str | dict, prediction: str) -> list[float]:
+def ratios(path: str | dict[str, Any], prediction: str) -> list[float]:
     """Return the ratio of variances for all times, and for those of the last twentieth."""
     fresh = build(ModelConfig(architecture=WIDE, shape=SHAPE, path=path, prediction=prediction), seed=0)
     model = fit(FlowMatching(), fresh, {"data": data_of(0, POOL)}, 0, steps=500, rate=2e-3)
-    law, weights = paths.get(path), dict(model.named_parameters())
+    law = paths.get(path)
+    weights: dict[str, Tensor] = dict(model.named_parameters())
     canonical = torch.tensor(flow.usable_times(path, prediction), dtype=torch.float64)
     first, last = law.time_of(canonical).float()
 
