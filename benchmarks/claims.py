@@ -210,9 +210,14 @@ def rectified_diffusion(seed: int) -> dict[str, float]:
         on_grid(teacher_of(seed), grids.uniform(4)),
         {"4 NFE, teacher": solved(teacher_of(seed), seed, 4)},
     )
-    rows = {"states": states_of(seed)[:, :: FINE // 4]}
-    for name, method in (("phased", Phased()), ("straighten", Straighten())):
-        found[f"4 NFE, {name}"] = solved(fit(method, start, rows, seed, steps=600), seed, 4)
+    states, data = {"states": states_of(seed)[:, :: FINE // 4]}, {"data": data_of(seed, POOL)}
+    for name, method, rows in (
+        ("phased", Phased(), states),
+        ("phased, from data", Phased(learn_from="data"), data),
+        ("straighten", Straighten(), states),
+    ):
+        student = fit(method, start, rows, seed, steps=600, teacher=teacher_of(seed))
+        found[f"4 NFE, {name}"] = solved(student, seed, 4)
     return found
 
 
