@@ -53,31 +53,39 @@ WIDE, NARROW = ({"name": "mlp", "width": width, "depth": 3} for width in (96, 32
 class Pool:
     """Batches of random rows of some tensors."""
 
-    def __init__(self, rows: Batch, seed: int) -> None:
-        self.rows, self.seed = rows, seed
+    def __init__(self, rows: Batch, seed: int, batch: int) -> None:
+        self.rows, self.seed, self.batch = rows, seed, batch
 
     def __getitem__(self, step: int) -> tuple[Batch, Tensor]:
         """Return batch number `step` and its keys."""
         draw = torch.Generator().manual_seed(1_000_000 * self.seed + step)
-        pick = torch.randint(len(next(iter(self.rows.values()))), (BATCH,), generator=draw)
-        keys = randomness.keys_of(self.seed, step * BATCH, (step + 1) * BATCH)
+        pick = torch.randint(len(next(iter(self.rows.values()))), (self.batch,), generator=draw)
+        keys = randomness.keys_of(self.seed, step * self.batch, (step + 1) * self.batch)
         return {name: rows[pick] for name, rows in self.rows.items()}, keys
 
 
 def fit(
-    method: Method, student: Model, rows: Batch, seed: int, *, steps: int, rate: float = 1e-3, **models: Model
+    method: Method,
+    student: Model,
+    rows: Batch,
+    seed: int,
+    *,
+    steps: int,
+    rate: float = 1e-3,
+    batch: int = BATCH,
+    **models: Model,
 ) -> Model:
     """Return a trained copy of `student`, whose config says what the method trained."""
     student = copy.deepcopy(student)
     student.config = replace(student.config, **method.trained())
-    settings = TrainSettings(steps=steps, batch=BATCH, learning_rate=rate, warmup=20, ema=0.99)
+    settings = TrainSettings(steps=steps, batch=batch, learning_rate=rate, warmup=20, ema=0.99)
     held_out = {name: values[:BATCH] for name, values in rows.items()}
     with TemporaryDirectory() as folder:
         return train(
             method,
             student,
             load=lambda name: copy.deepcopy(models[name]),
-            batches=Pool(rows, seed),
+            batches=Pool(rows, seed, batch),
             held_out=[held_out],
             settings=settings,
             seed=seed,
@@ -166,6 +174,32 @@ def interpolants(seed: int) -> dict[str, float]:
         found[f"{steps:>3} NFE, flow, euler"] = solved(teacher, seed, steps)
         found[f"{steps:>3} NFE, sde, bound"] = sampled(teacher, seed, steps, Sde())
     return found
+
+
+def second_noise(seed: int) -> dict[str, float]:
+    """Stochastic interpolants: paths with gamma 2, by v and by the velocity, whose noise has both signs."""
+    models = {"straight path, velocity": teacher_of(seed)}
+    for name, prediction, antithetic in (
+        ("gamma, v", "v", False),
+        ("gamma, velocity", "velocity", False),
+        ("gamma, velocity, both signs", "velocity", True),
+    ):
+        path = {"name": "linear", "gamma": 2.0}
+        config = ModelConfig(architecture=WIDE, shape=SHAPE, path=path, prediction=prediction)
+        models[name] = fit(
+            FlowMatching(antithetic=antithetic),
+            build(config, seed=seed),
+            {"data": data_of(seed, POOL)},
+            seed,
+            steps=3000,
+            rate=2e-3,
+            batch=BATCH // 2 if antithetic else BATCH,  # as many calls
+        )
+    return {
+        f"{steps:>2} steps of {solver}, {name}": solved(model, seed, steps, solver)
+        for steps, solver in ((4, "euler"), (16, "euler"), (FINE, "heun"))
+        for name, model in models.items()
+    }
 
 
 def rf_plus_plus(seed: int) -> dict[str, float]:
@@ -305,6 +339,7 @@ CLAIMS: dict[str, Callable[[int], dict[str, float]]] = {
         boss,
         score_implicit_matching,
         interpolants,
+        second_noise,
         rf_plus_plus,
         slimflow,
         rectified_diffusion,
