@@ -23,6 +23,7 @@ from torch import Tensor
 from benchmarks._mixtures import Mixture, StudentMixture
 from fewstep import grids, noises, randomness, samplers
 from fewstep.flow import FieldFlow, as_flow
+from fewstep.grids import Grid
 from fewstep.methods.anyflow import Anyflow
 from fewstep.methods.endpoint import Endpoint
 from fewstep.methods.flow_guided import FlowGuided
@@ -30,10 +31,13 @@ from fewstep.methods.flow_map import FlowMap
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.methods.phased import Phased
 from fewstep.methods.reflow import Reflow
+from fewstep.methods.sim import Sim
 from fewstep.methods.straighten import Straighten
 from fewstep.model import Model, ModelConfig, build
 from fewstep.samplers.reinterpolate import Reinterpolate
 from fewstep.samplers.sde import Sde
+from fewstep.searches.bellman import Bellman
+from fewstep.searching.call import search
 from fewstep.settings import TrainSettings
 from fewstep.solvers import integrate, trajectory
 from fewstep.timing import with_second_time
@@ -49,31 +53,39 @@ WIDE, NARROW = ({"name": "mlp", "width": width, "depth": 3} for width in (96, 32
 class Pool:
     """Batches of random rows of some tensors."""
 
-    def __init__(self, rows: Batch, seed: int) -> None:
-        self.rows, self.seed = rows, seed
+    def __init__(self, rows: Batch, seed: int, batch: int) -> None:
+        self.rows, self.seed, self.batch = rows, seed, batch
 
     def __getitem__(self, step: int) -> tuple[Batch, Tensor]:
         """Return batch number `step` and its keys."""
         draw = torch.Generator().manual_seed(1_000_000 * self.seed + step)
-        pick = torch.randint(len(next(iter(self.rows.values()))), (BATCH,), generator=draw)
-        keys = randomness.keys_of(self.seed, step * BATCH, (step + 1) * BATCH)
+        pick = torch.randint(len(next(iter(self.rows.values()))), (self.batch,), generator=draw)
+        keys = randomness.keys_of(self.seed, step * self.batch, (step + 1) * self.batch)
         return {name: rows[pick] for name, rows in self.rows.items()}, keys
 
 
 def fit(
-    method: Method, student: Model, rows: Batch, seed: int, *, steps: int, rate: float = 1e-3, **models: Model
+    method: Method,
+    student: Model,
+    rows: Batch,
+    seed: int,
+    *,
+    steps: int,
+    rate: float = 1e-3,
+    batch: int = BATCH,
+    **models: Model,
 ) -> Model:
     """Return a trained copy of `student`, whose config says what the method trained."""
     student = copy.deepcopy(student)
     student.config = replace(student.config, **method.trained())
-    settings = TrainSettings(steps=steps, batch=BATCH, learning_rate=rate, warmup=20, ema=0.99)
+    settings = TrainSettings(steps=steps, batch=batch, learning_rate=rate, warmup=20, ema=0.99)
     held_out = {name: values[:BATCH] for name, values in rows.items()}
     with TemporaryDirectory() as folder:
         return train(
             method,
             student,
             load=lambda name: copy.deepcopy(models[name]),
-            batches=Pool(rows, seed),
+            batches=Pool(rows, seed, batch),
             held_out=[held_out],
             settings=settings,
             seed=seed,
@@ -121,10 +133,10 @@ def reflowed(seed: int, times: str = "u_shaped", distance: str = "l2") -> Model:
     return fit(Reflow(times=times, distance=distance), teacher_of(seed), pairs_of(seed), seed, steps=1500)
 
 
-def on_grid(model: Model, steps: int) -> Model:
-    """Return a copy that carries a grid of equal Euler steps."""
+def on_grid(model: Model, grid: Grid) -> Model:
+    """Return a copy that carries a grid of Euler steps."""
     model = copy.deepcopy(model)
-    model.config = replace(model.config, grid=grids.uniform(steps))
+    model.config = replace(model.config, grid=grid)
     return model
 
 
@@ -136,12 +148,15 @@ def distance(samples: Tensor, data: Mixture = DATA) -> float:
     return 1000 * float(2 * torch.cdist(samples, real).mean() - own - theirs)
 
 
-@torch.no_grad()
 def solved(model: Model, seed: int, steps: int, solver: str = "euler") -> float:
-    """Return the distance of a model's samples."""
-    return distance(
-        integrate(as_flow(model), noise_of("test", seed, SAMPLES), grids.uniform(steps, solver=solver)).x
-    )
+    """Return the distance of a model's samples by equal steps."""
+    return made_by(model, seed, grids.uniform(steps, solver=solver))
+
+
+@torch.no_grad()
+def made_by(model: Model, seed: int, grid: Grid) -> float:
+    """Return the distance of a model's samples by the steps of a grid."""
+    return distance(integrate(as_flow(model), noise_of("test", seed, SAMPLES), grid).x)
 
 
 @torch.no_grad()
@@ -159,6 +174,32 @@ def interpolants(seed: int) -> dict[str, float]:
         found[f"{steps:>3} NFE, flow, euler"] = solved(teacher, seed, steps)
         found[f"{steps:>3} NFE, sde, bound"] = sampled(teacher, seed, steps, Sde())
     return found
+
+
+def second_noise(seed: int) -> dict[str, float]:
+    """Stochastic interpolants: paths with gamma 2, by v and by the velocity, whose noise has both signs."""
+    models = {"straight path, velocity": teacher_of(seed)}
+    for name, prediction, antithetic in (
+        ("gamma, v", "v", False),
+        ("gamma, velocity", "velocity", False),
+        ("gamma, velocity, both signs", "velocity", True),
+    ):
+        path = {"name": "linear", "gamma": 2.0}
+        config = ModelConfig(architecture=WIDE, shape=SHAPE, path=path, prediction=prediction)
+        models[name] = fit(
+            FlowMatching(antithetic=antithetic),
+            build(config, seed=seed),
+            {"data": data_of(seed, POOL)},
+            seed,
+            steps=3000,
+            rate=2e-3,
+            batch=BATCH // 2 if antithetic else BATCH,  # as many calls
+        )
+    return {
+        f"{steps:>2} steps of {solver}, {name}": solved(model, seed, steps, solver)
+        for steps, solver in ((4, "euler"), (16, "euler"), (FINE, "heun"))
+        for name, model in models.items()
+    }
 
 
 def rf_plus_plus(seed: int) -> dict[str, float]:
@@ -190,7 +231,7 @@ def slimflow(seed: int) -> dict[str, float]:
     for anneal in (0.0, 0.5):
         small[anneal] = fit(Reflow(anneal=anneal), fresh(NARROW, seed), pairs, seed, steps=1500, rate=2e-3)
         found[f"1 NFE, reflow from scratch, anneal {anneal}"] = solved(small[anneal], seed, 1)
-    start = on_grid(small[0.5], 1)
+    start = on_grid(small[0.5], grids.uniform(1))
     for name, method in (("endpoint", Endpoint()), ("flow_guided", FlowGuided())):
         student = fit(method, start, pairs, seed, steps=1000, teacher=small[0.5])
         found[f"1 NFE, then {name}"] = solved(student, seed, 1)
@@ -199,11 +240,53 @@ def slimflow(seed: int) -> dict[str, float]:
 
 def rectified_diffusion(seed: int) -> dict[str, float]:
     """Rectified Diffusion: phases against straightening at the timesteps, 4 NFE."""
-    start, found = on_grid(teacher_of(seed), 4), {"4 NFE, teacher": solved(teacher_of(seed), seed, 4)}
-    rows = {"states": states_of(seed)[:, :: FINE // 4]}
-    for name, method in (("phased", Phased()), ("straighten", Straighten())):
-        found[f"4 NFE, {name}"] = solved(fit(method, start, rows, seed, steps=600), seed, 4)
+    start, found = (
+        on_grid(teacher_of(seed), grids.uniform(4)),
+        {"4 NFE, teacher": solved(teacher_of(seed), seed, 4)},
+    )
+    states, data = {"states": states_of(seed)[:, :: FINE // 4]}, {"data": data_of(seed, POOL)}
+    for name, method, rows in (
+        ("phased", Phased(), states),
+        ("phased, from data", Phased(learn_from="data"), data),
+        ("straighten", Straighten(), states),
+    ):
+        student = fit(method, start, rows, seed, steps=600, teacher=teacher_of(seed))
+        found[f"4 NFE, {name}"] = solved(student, seed, 4)
     return found
+
+
+def boss(seed: int) -> dict[str, float]:
+    """BOSS: a searched grid against equal steps, untrained and straightened from the teacher's states."""
+    teacher, found = teacher_of(seed), {}
+    method = Bellman(fine_steps=FINE, fine_solver="heun")
+    searched = search(teacher, noise_of("search", seed, method.noises), budgets=(2, 4, 8), method=method)
+    for steps, grid in searched.items():
+        for name, own in (("equal steps", grids.uniform(steps)), ("searched", grid)):
+            found[f"{steps} NFE, {name}"] = made_by(teacher, seed, own)
+            rows = {"states": states_of(seed)[:, [round(FINE * t) for t in own.times]]}
+            student = fit(Straighten(on_policy=False), on_grid(teacher, own), rows, seed, steps=600)
+            found[f"{steps} NFE, {name}, straightened"] = made_by(student, seed, own)
+    return found
+
+
+def score_implicit_matching(seed: int) -> dict[str, float]:
+    """Score implicit matching: one step, trained on from `endpoint` without data, against more of that."""
+    start, pairs = on_grid(teacher_of(seed), grids.uniform(1)), pairs_of(seed)
+    endpoint = fit(Endpoint(), start, pairs, seed, steps=1500)
+    models = {"endpoint": endpoint, "then endpoint": fit(Endpoint(), endpoint, pairs, seed, steps=1000)}
+    label = {"label": torch.zeros(POOL)}  # a batch of noise alone has no other field
+    for divergence in ("huber", "squared"):
+        models[f"then sim, {divergence}"] = fit(
+            Sim(divergence=divergence),
+            endpoint,
+            label,
+            seed,
+            steps=1000,
+            rate=1e-4,
+            teacher=teacher_of(seed),
+        )
+    found = {f"1 NFE, {name}": solved(model, seed, 1) for name, model in models.items()}
+    return found | {"converged teacher": solved(teacher_of(seed), seed, FINE, "heun")}
 
 
 def any_step(seed: int) -> dict[str, float]:
@@ -253,7 +336,10 @@ CLAIMS: dict[str, Callable[[int], dict[str, float]]] = {
     claim.__name__: claim
     for claim in (
         rectified_flow,
+        boss,
+        score_implicit_matching,
         interpolants,
+        second_noise,
         rf_plus_plus,
         slimflow,
         rectified_diffusion,

@@ -4,18 +4,27 @@ Run `python -m benchmarks.claims_on_images NAME [SOURCE [SEED ...]]` in a checko
 Each seed runs the chain of params.yaml in a variant whose reflowed models and students are those of the
 claim; what variants share is made once. Printed is the distance to the data over that of the converged
 teacher, with its error, recall, how far samples are from the teacher's of the same noise, and the accuracy of
-classes if the model has any, for each seed (docs/evaluation-protocol.md).
+classes if the model has any, for each seed (docs/evaluation-protocol.md); then what a sample costs: weights,
+millions of multiply-accumulates, and microseconds of one thread, all models in turn.
 """
 
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import torch
 import yaml
 
+from benchmarks._latency import milliseconds
 from benchmarks._students import compare, run_chain
+from fewstep.checkpoint import load_model
+from fewstep.draws import draws_of
+from fewstep.flow import as_flow
+from fewstep.grids import Grid
+from fewstep.solvers import integrate
 
 Section = dict[str, dict[str, Any]]
 
@@ -31,6 +40,8 @@ CONVERTED = Path("data/converted")
 """The weights of `DIFFUSION`, called the velocity of a flow on the linear path."""
 ON_POLICY = {"batch": 128, "betas": [0.0, 0.99], "warmup": 20, "decay": "cosine", "ema": 0.99}
 """Trainings of on-policy distillation, but for steps and learning rate."""
+TIMED, ROUNDS = 128, 20
+"""Samples that are made at once, and how often, to measure their time."""
 
 
 def training(steps: int, rate: float) -> dict[str, Any]:
@@ -225,12 +236,25 @@ def measured(claim: str, source: str, seed: int) -> dict[str, str]:
     artifacts = run_chain({**sections, **of_all})
     rows = json.loads((artifacts / "evaluate" / "metrics.json").read_text())["rows"]
     models = {name for section in ("reflow", "distill") for name in sections.get(section, {})}
+    shown = [row for row in rows if row["model"] in models or row["grid"] == "fine"]
+    torch.set_num_threads(1)
+    took = milliseconds({row["name"]: sampling(artifacts, row) for row in shown}, ROUNDS)
     return {
         f"{row['name']:<20}": f"{row['fd_over_teacher']:6.2f} ± {row['fd_over_teacher_se']:.2f} "
-        f"({row['recall']:.3f}{told(row['endpoint_rmse'])}{told(row['class_accuracy'])})"
-        for row in rows
-        if row["model"] in models or row["grid"] == "fine"
+        f"({row['recall']:.3f}{told(row['endpoint_rmse'])}{told(row['class_accuracy'])}; "
+        f"{row['parameters']:,}, {row['macs_in_all'] / 1e6:.2f} M, "
+        f"{1000 * median(took[row['name']]) / TIMED:.0f} us)"
+        for row in shown
     }
+
+
+def sampling(artifacts: Path, row: dict[str, Any]) -> Callable[[], object]:
+    """Return what makes `TIMED` samples of a model as a row of the evaluation says."""
+    model = load_model(artifacts / "models" / row["model"]).eval()
+    ((noise, given),) = draws_of(model, "latency", 0, range(TIMED), batch=TIMED)
+    flow = as_flow(model, guidance=row["guidance"] / model.config.baked_guidance)
+    grid = Grid(tuple(row["times"]), solver=row["solver"])
+    return lambda: integrate(flow, noise, grid, **given)
 
 
 def told(number: float | None) -> str:

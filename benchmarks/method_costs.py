@@ -46,6 +46,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         *({"identity": name, "exact": True} for name in ("lagrangian", "eulerian")),
     ],
     "meanflow": [{}, {"exact": True}],
+    "phased": [{}, {"learn_from": "data"}],
     "consistency": [{"kind": "discrete"}, {"kind": "continuous"}, {"kind": "continuous", "exact": True}],
 }
 """Options that are measured, where the defaults are not all; fake_warmup is 0, for the steps after it."""

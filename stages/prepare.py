@@ -17,7 +17,7 @@ from stages.settings.models import outside_data
 from stages.settings.params import Params
 
 with lazy_imports():
-    from fewstep import checkpoint, codec, latents, rows, shards
+    from fewstep import checkpoint, codec, latent_conditions, latents, rows, shards
     from fewstep.metrics import protocol
     from stages.figures import sample_grid
     from stages.preparing import captions, sources
@@ -62,7 +62,14 @@ def check(params: Params) -> list[str]:
     config = params.config("prepare")
     folders = {"codec": config.codec, "text_encoders": config.text_encoders}
     named = [(f"prepare.{name}.folder", each.folder) for name, each in folders.items() if each]
-    return wrong_source(config) or outside_data(named)
+    problems = wrong_source(config) or outside_data(named)
+    if config.codec and config.codec.conditions:
+        problems += [
+            f"prepare.codec.conditions are those of an .npz file, not of prepare.{other}; remove one of them"
+            for other in ("teacher", "text_encoders")
+            if getattr(config, other)
+        ]
+    return problems
 
 
 def run(config: Config, job: Job) -> None:
@@ -75,6 +82,9 @@ def run(config: Config, job: Job) -> None:
         autoencoder = codec.read(job.inputs["codec"]).to(device.device())
         drawn_by = job.seed if config.codec.encode == "sample" else None
         samples = latents.latents_of(source, autoencoder, drawn_by)
+        samples = latent_conditions.with_latent_conditions(
+            samples, autoencoder, config.codec.conditions, job.progress
+        )
     classes = len(samples.class_names)
     chosen_by = split(len(samples.data), config.held_out, job.seed, at_least=least)
     job.facts.update(facts_of(samples, chosen_by[0]))
@@ -103,9 +113,9 @@ def run(config: Config, job: Job) -> None:
         autoencoder.save(job.out / codec.PREPARED)
         job.facts["codec"], told = latents.examined(autoencoder, source, stored[1], chosen_by[1])
         job.progress.note(told)
-    if samples is not source:  # the images are at hand, and cost no decoding
-        images = rows.Chosen(latents.images_of(source), chosen_by[0])
-        shown = [("data", sample_grid.spread_over(images)), ("decoded", shown[0][1])]
+        if source.pixels:  # they are at hand, and cost no decoding
+            images = rows.Chosen(latents.images_of(source), chosen_by[0])
+            shown = [("data", sample_grid.spread_over(images)), ("decoded", shown[0][1])]
     sample_grid.draw_sample_grid(job.out / "samples.png", shown)
     job.picture("samples", job.out / "samples.png")
     job.facts.update(train=len(stored[0]), held_out=len(stored[1]))

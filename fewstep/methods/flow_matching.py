@@ -30,10 +30,19 @@ class FlowMatching(PathRegression):
     times: str = "uniform"
     coupling: str = "independent"
     """How noise and data are paired within a batch: a file of fewstep.couplings."""
+    antithetic: bool = False
+    """Whether the loss of a sample is the mean over its noise and minus that, at the same time, as in Albergo
+    et al. 2023 (arXiv 2303.08797): two network calls a sample. Near the data both noises cancel in the
+    gradient, whose variance has no bound without that, where a path with gamma is learned by its velocity."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         registry.find("fewstep.couplings", self.coupling)
+        if self.antithetic and not self.independent_noise:
+            raise UserError(
+                f"antithetic noise is not paired with data, but coupling {self.coupling} pairs it; set "
+                "coupling to independent, or antithetic to false"
+            )
 
     @property
     def needs(self) -> Needs:
@@ -77,4 +86,9 @@ class FlowMatching(PathRegression):
 
     def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
         """See Method.loss."""
-        return l2(self.errors(nets["student"], batch, keys).prediction)
+        student = nets["student"]
+        losses = l2(self.errors(student, batch, keys).prediction)
+        if not self.antithetic:
+            return losses
+        opposite = batch | {"noise": -batch["noise"]}
+        return (losses + l2(self.errors(student, opposite, keys).prediction)) / 2

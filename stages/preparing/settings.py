@@ -27,3 +27,7 @@ class CodecSettings(Settings):
     encode: Literal["mean", "sample"] = "mean"
     """Whether an image becomes the mean of the encoder's Gaussian, or a draw from it. A source of latents is
     taken as it is."""
+    conditions: dict[str, Literal["encode", "shrink"]] = Field({})
+    """What is done with conditions that are images in the size of those that are encoded, by their names; see
+    fewstep.latent_conditions. encode makes latents of them, shrink a number of each latent's square of
+    pixels, their mean, as for masks. Others must have the size of latents already."""

@@ -219,10 +219,11 @@ def wrong_path(where: str, config: Any) -> list[str]:
     """
     problems = []
     path = paths.get(config.path)
-    if config.prediction == "velocity" and getattr(path, "gamma", 0):
+    bounded = getattr(config.method.options, "antithetic", False)
+    if config.prediction == "velocity" and getattr(path, "gamma", 0) and not bounded:
         problems.append(
             f"{where}.prediction velocity has no bound near data on a path with gamma; set it to v, noise "
-            "or data"
+            "or data, or method.antithetic to true"
         )
     try:
         noises.must_suit(noises.get(config.noise), path=path, prediction=config.prediction)

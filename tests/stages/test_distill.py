@@ -184,6 +184,15 @@ def test_steps_of_a_flow_map_are_searched_and_measured(any_step, inputs, tmp_pat
     assert listed[-1].grid == found.grids[3]
 
 
+def test_phases_are_solved_by_the_teacher_from_data_without_stored_trajectories(inputs, tmp_path):
+    own = inputs | {"train_on": inputs["data"]}
+    method = {"name": "phased", "learn_from": "data", "teacher_steps": 2}
+    job = distilled(tmp_path, own, method=method, nfe=2, train_on="prepare")
+    config = load_config(job.out)
+    assert (config.trained_times, config.grid.steps, config.map_preserving) == ("grid", 2, True)
+    assert job.facts["held_out_loss"] < job.facts["first_held_out_loss"]
+
+
 def test_a_flow_map_gives_no_velocity_to_stages_that_ask_for_one(any_step):
     with pytest.raises(UserError, match="search can't use out: it is a flow map"):
         open_flow(any_step.out, purpose="search")

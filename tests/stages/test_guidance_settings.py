@@ -113,3 +113,14 @@ def test_guidance_of_meanflow_is_its_own_and_asks_for_classes_but_no_guidable_te
     assert shown_guidance(Params(raw), "guided") == 2.0
     with pytest.raises(UserError, match=r"distill\.guided\.method meanflow.*classes"):
         checks.check(Params(changed(distill__guided=student | {"method": method})))
+
+
+def test_phases_that_are_solved_in_training_have_the_guidance_of_the_method():
+    method = {"name": "phased", "learn_from": "data", "guidance": 2.0}
+    student = PAIRS | {"train_on": "prepare", "nfe": 4, "method": method}
+    assert "distill.phases" not in told(distill__phases=student)
+    assert shown_guidance(Params(changed(**GUIDED, distill__phases=student)), "phases") == 2.0
+    unhidden = told(pretrain__base__method="flow_matching", distill__phases=student)
+    assert "distill.phases.method.guidance 2.0 needs a model that was trained with hidden labels" in unhidden
+    stored = told(distill__phases=student | {"train_on": "trajectories/base"})
+    assert "method phased with learn_from data learns from prepare, not from trajectories/base" in stored

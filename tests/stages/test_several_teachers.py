@@ -122,6 +122,14 @@ def test_a_message_names_the_teacher_that_is_meant(second, changes, told):
     assert told in str(caught.value)
 
 
+def test_the_velocity_of_a_path_with_gamma_is_trained_with_noise_of_both_signs():
+    checks.check(
+        settings(
+            {"path": {"name": "linear", "gamma": 2}, "method": {"name": "flow_matching", "antithetic": True}}
+        )
+    )
+
+
 def test_a_problem_of_one_teacher_does_not_refuse_students_of_another():
     """Noise that tells no score is no matter to students of the other teacher."""
     checks.check(settings(STUDENT_T, couple=OF_SMALL))
