@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fewstep.guidance_ranges import shown
+from fewstep.guidance_ranges import Range, shown
 from stages.settings.models import guidance_range, models, references, unguidable
 from stages.settings.params import Params
 
@@ -33,10 +33,23 @@ def wrong_scales(asked: Mapping[str, Scales], reference: str | None, params: Par
             yield f"{where} {shown(scales)} names a scale twice"
         yield from unguidable(params, [(where, scale, name) for scale in scales])
     against = reference or next(iter(references(params)), "")
-    for name, ends in known.items():
-        highest = max(asked.get(name, ends))
-        for problem in unguidable(params, [("guidance", highest, against)]):
-            yield (
-                f"evaluate holds {name} against its reference {against}: {problem}; or set "
-                f"evaluate.guidance.{name} to [1]"
-            )
+    for name, (scale, remedy) in not_asked_of_a_teacher(asked, known, params).items():
+        for problem in unguidable(params, [("guidance", scale, against)]):
+            yield f"evaluate holds {name} against its reference {against}: {problem}; or set {remedy}"
+
+
+def not_asked_of_a_teacher(
+    asked: Mapping[str, Scales], known: Mapping[str, Range], params: Params
+) -> dict[str, tuple[float, str]]:
+    """Return the guidance of students that no teacher was asked to show, and how to do without, by name.
+
+    Whether a teacher can show it is checked where it is asked for it.
+    """
+    found = {
+        name: (max(asked.get(name, ends)), f"evaluate.guidance.{name} to [1]") for name, ends in known.items()
+    }
+    for name in params.keys("distill"):
+        method = params.config("distill", name).method.options
+        if not method.needs.teacher and (scale := method.trained().get("baked_guidance", 1)) != 1:
+            found[name] = scale, f"distill.{name}.method.guidance to 1"
+    return found

@@ -104,13 +104,23 @@ def test_a_list_of_guidances_is_refused_with_both_ways_to_compare_them(section):
     ]
 
 
-def test_guidance_of_meanflow_is_its_own_and_asks_for_classes_but_no_guidable_teacher():
+def test_guidance_of_meanflow_is_its_own_and_asks_for_classes_and_a_reference_that_can_show_it():
     method = {"name": "meanflow", "learn_from": "data", "label_dropout": 0.1, "guidance": 2.0}
     student = {"init": "base", "teacher": "base", "train_on": "prepare", "nfe": "any", "train": {"steps": 10}}
     classes = {"pretrain__base__conditional": True}
-    raw = changed(**classes, distill__guided=student | {"method": method})
+    hidden = {"pretrain__base__method": {"name": "flow_matching", "label_dropout": 0.1}}
+    raw = changed(**classes, **hidden, distill__guided=student | {"method": method})
     checks.check(Params(raw))
     assert shown_guidance(Params(raw), "guided") == 2.0
+    with pytest.raises(UserError) as refused:
+        checks.check(Params(changed(**classes, distill__guided=student | {"method": method})))
+    assert "evaluate holds guided against its reference base: guidance 2.0 needs a model that was" in str(
+        refused.value
+    )
+    assert (
+        "set pretrain.base.method.label_dropout, such as to 0.1; or set distill.guided.method.guidance to 1"
+        in str(refused.value)
+    )
     with pytest.raises(UserError, match=r"distill\.guided\.method meanflow.*classes"):
         checks.check(Params(changed(distill__guided=student | {"method": method})))
 
