@@ -12,6 +12,8 @@ from fewstep.renamed import MOVED, nearest
 from stages.settings.yaml_text import shown
 
 UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
+TYPE = re.compile(r"(bool|int|float|str|(list|tuple|dict|literal|constrained-\w+)\b.*)")
+"""What pydantic calls one of several types that a value may have."""
 MISSING = {"missing", "missing_argument", "missing_keyword_only_argument"}
 
 
@@ -28,7 +30,7 @@ def step(part: str | int) -> str:
 
 def found(error: ValidationError, model: type) -> Iterator[tuple[tuple, str]]:
     """Yield the place of each problem, as keys from the section downwards, and what to say after its path."""
-    problems = error.errors(include_url=False)
+    problems = list(of_all_types(error.errors(include_url=False)))
     places = {problem["loc"] for problem in problems}
     for problem in problems:
         where, kind = problem["loc"], problem["type"]
@@ -44,13 +46,39 @@ def found(error: ValidationError, model: type) -> Iterator[tuple[tuple, str]]:
             yield where, f" should be a mapping of settings, got {shown(problem['input'])}"
         elif kind == "value_error":
             yield where, f": {problem['ctx']['error']}"
-        elif kind == "tuple_type":  # which YAML has no word for
-            yield where, f" should be a list, got {shown(problem['input'])}"
         elif kind == "dataclass_type":
             yield where, f" should be a mapping of settings, got {shown(problem['input'])}"
         else:
-            message = re.sub(r"^\w+ should ", "", problem["msg"])  # of the value, or of the kind that it is
-            yield where, f" should {message}, got {shown(problem['input'])}{hint(problem)}"
+            yield where, f" should {wanted(problem)}, got {shown(problem['input'])}{hint(problem)}"
+
+
+def of_all_types(problems: list[Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield problems, but one of a value that may have several types, where pydantic has one for each."""
+    groups: dict[tuple, list[tuple[Mapping[str, Any], tuple]]] = {}
+    for problem in problems:
+        where = problem["loc"]
+        at = next((at for at, part in enumerate(where) if TYPE.fullmatch(str(part))), len(where))
+        groups.setdefault(where[:at], []).append((problem, where[at:]))
+    for where, group in groups.items():
+        inside = [(problem, inner[1:]) for problem, inner in group if inner[1:]]
+        if len({inner[:1] for _, inner in group}) == 1:
+            yield from (problem for problem, _ in group)
+        elif inside:  # it is of one of the types, but for what is in it
+            yield from ({**problem, "loc": where + inner} for problem, inner in inside)
+        else:
+            kinds = [wanted(problem).split(",")[0].removeprefix("be ") for problem, _ in group]
+            yield {
+                **group[0][0],
+                "type": "union",
+                "loc": where,
+                "msg": f"Input should be {', or '.join(kinds)}",
+            }
+
+
+def wanted(problem: Mapping[str, Any]) -> str:
+    """Return what a value should be or have."""
+    told = re.sub(r"^\w+ should ", "", problem["msg"])  # of the value, or of the kind that it is
+    return {"tuple_type": "be a list", "dict_type": "be a mapping"}.get(problem["type"], told)
 
 
 def hint(problem: Mapping[str, Any]) -> str:

@@ -105,6 +105,25 @@ def test_each_mistake_is_named_with_its_remedy(stages, setting, message):
 
 
 @pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"conditional": "abc"}, ["conditional should be a valid boolean, or a list, got 'abc'"]),
+        ({"path": [1]}, ["path should be a valid string, or a mapping, got [1]"]),
+        ({"conditional": [1, "a"]}, ["conditional[0] should be a valid string, got 1"]),
+        (
+            {"method": {"name": "consistency", "guidance": "x"}},
+            ["method.guidance should be a valid number, or a list, got 'x'"],
+        ),
+    ],
+)
+def test_a_setting_of_several_types_is_named_once(setting, told):
+    with pytest.raises(ValidationError) as caught:
+        pretrain.Config.model_validate({"train": {"steps": 1}} | setting)
+    said = messages.explain(caught.value, pretrain.Config, "pretrain.base")
+    assert said == [f"pretrain.base.{line}" for line in told]
+
+
+@pytest.mark.parametrize(
     ("model", "old", "new"),
     [
         (couple.Config, "calls", "nfe"),
