@@ -13,7 +13,7 @@ from fewstep import checkpoint, grids, noises, randomness, samplers, shards
 from fewstep.draws import draws
 from fewstep.errors import UserError
 from fewstep.exporting import description
-from fewstep.exporting.sampler import Sampler
+from fewstep.exporting.sampler import ExportedSampler
 from fewstep.flow import FieldFlow, as_flow
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.methods.reflow import Reflow
@@ -270,7 +270,7 @@ def test_an_exported_sampler_says_how_its_noise_is_drawn():
     def page(noise):
         model = student(noise)
         facts = description.facts(model.config, grid, **told)
-        return facts, description.readme("m", facts, [], Sampler(model, grid, 1.0))
+        return facts, description.readme("m", facts, [], ExportedSampler(model, grid, 1.0))
 
     _, text = page(T3)
     assert "| `noise` | float32 (batch, 2) | student_t with 3 degrees |" in text
