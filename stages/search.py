@@ -37,7 +37,7 @@ class Config(Settings):
     """The solver that will take the steps; students learn Euler steps."""
     guidance: Guidance = 1.0
     """Classifier-free guidance scale the model will be sampled with, or, where the teacher is another, the
-    one that it learnt from that; 1 is none."""
+    one that it learnt from that, or one of its range; 1 is none."""
     batch: int = Field(128, ge=1)
     """Noises in one network call."""
     truth_steps: int = Field(64, ge=1)

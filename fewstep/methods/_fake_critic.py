@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,8 +33,9 @@ class WithHead(Model):
     def __init__(self, model: Model) -> None:
         super().__init__(model.config, model.network, model.conditions.table)
         self.place = _place_in(model)
+        device = next(model.parameters()).device
         with torch.no_grad():
-            self.head = Head(self._features(*_example(model.config)).shape[-1])
+            self.head = Head(self._features(*_example(model.config, device)).shape[-1]).to(device)
 
     def forward(  # type: ignore[override]  # no condition is called logits
         self, x: Tensor, t: Tensor, *, logits: bool = False, **others: Any
@@ -111,9 +113,10 @@ def _place_in(model: Model) -> str:
     )
 
 
-def _example(config: ModelConfig) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def _example(config: ModelConfig, device: torch.device) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Return one sample, its time, and conditions, as a network takes them: zeros."""
-    conditions = {name: torch.zeros(1, *shape) for name, shape in config.conditions.items()}
+    zeros = partial(torch.zeros, device=device)
+    conditions = {name: zeros(1, *shape) for name, shape in config.conditions.items()}
     if config.classes:
-        conditions[LABEL] = torch.zeros(1, dtype=torch.int64)
-    return torch.zeros(1, *config.shape), torch.full((1,), 0.5), conditions
+        conditions[LABEL] = zeros(1, dtype=torch.int64)
+    return zeros(1, *config.shape), torch.full((1,), 0.5, device=device), conditions

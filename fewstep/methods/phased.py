@@ -82,6 +82,11 @@ class Phased(Method):
         for name in ("steps_per_phase", "teacher_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if self.teacher_steps != Phased.teacher_steps and not self.asks_teacher:
+            raise UserError(
+                f"teacher_steps {self.teacher_steps} are of a teacher that is asked in training, and "
+                "trajectories are stored; leave it out, or set learn_from to data"
+            )
         if self.guidance != 1 and not self.asks_teacher:
             raise UserError(
                 f"guidance {self.guidance} is of a teacher that is asked in training, and trajectories have "

@@ -46,6 +46,18 @@ class Dit:
                 f"dit: the width must be a multiple of the heads, {self.heads}, and of 4, got {self.width}"
             )
 
+    def check_split(self, split_after: int) -> None:
+        """Refuse a split of the blocks between the two times of a step that can't be.
+
+        Raises:
+            UserError: if there are not so many blocks.
+        """
+        if not 1 <= split_after <= self.depth:
+            raise UserError(
+                f"dit: split_after {split_after} of {self.depth} blocks; set it from 1 to {self.depth}, "
+                "after which the last layer alone sees the end of a step"
+            )
+
     def build(
         self,
         shape: tuple[int, ...],
@@ -73,11 +85,8 @@ class Dit:
                 f"dit: {shape[1]}x{shape[2]} can't be cut into squares of {self.patch}; set patch to a "
                 "divisor of both sides"
             )
-        if split_after is not None and not 1 <= split_after <= self.depth:
-            raise UserError(
-                f"dit: split_after {split_after} of {self.depth} blocks; set it from 1 to {self.depth}, "
-                "after which the last layer alone sees the end of a step"
-            )
+        if split_after is not None:
+            self.check_split(split_after)
         images_must_fit(conditions, shape, by="dit")
         return networks.DitNetwork(
             shape,

@@ -85,8 +85,9 @@ def search(
     Raises:
         UserError: for a name, budget or option that can't be, too little noise or noise of another shape,
             conditions that are missing, a model that is not deterministic or trained at its own timesteps
-            alone (with jitter: without its teacher), a flow map for another solver than Euler, guidance for a
-            velocity that has none, a velocity that is none, or a distance that gives no (n,) numbers.
+            alone (with jitter: without its teacher), a teacher of another model, a flow map for another
+            solver than Euler, guidance for a velocity that has none, a velocity that is none, or a distance
+            that gives no (n,) numbers.
         NotFiniteError: if a state is not finite.
     """
     searcher = registry.find("fewstep.searches", method)() if isinstance(method, str) else method
@@ -99,8 +100,13 @@ def search(
     student = taught = None
     if isinstance(model, Model):
         student, taught = student_of(model, searcher), teaching(model, teacher, guidance)
-        guidance = 1.0 if taught else guidance  # what it does is in the student
+        guidance = own_guidance(model, taught, guidance)
     flow = Checked(_flow_of(model, guidance))
+    if teacher is not None and not (isinstance(model, Model) and has_teacher(model)):
+        raise UserError(
+            "a teacher is for the search of a flow map or of a student with jittered timesteps, and this "
+            "model is neither; leave it out"
+        )
     if isinstance(model, Model):
         _check_for(model, noise, conditions or {})
     given = Given(noise, conditions or {}, searcher.needs() | {"report": report}, batch)
@@ -133,6 +139,19 @@ def _check_for(model: Model, noise: Tensor, conditions: Mapping[str, Tensor]) ->
     must_be_given(model.config.conditions, conditions, by="search(conditions=...)")
 
 
+def has_teacher(model: Model) -> bool:
+    """Return whether a model may be held against a teacher: a flow map, or a student with jitter."""
+    return bool(model.config.jitter) or model.config.velocity_until == "any"
+
+
+def own_guidance(model: Model, taught: Flow | None, guidance: float) -> float:
+    """Return the scale that a model itself is called with, where `guidance` is asked of its flow or teacher.
+
+    What it does to a teacher is in the student, unless that takes the scale as an input.
+    """
+    return guidance if taught is None or model.config.guidance_range else 1.0
+
+
 def teaching(model: Model, teacher: Model | None, guidance: float) -> Flow | None:
     """Return the flow of a teacher that a student or a flow map is held against; None of another model.
 
@@ -146,10 +165,9 @@ def teaching(model: Model, teacher: Model | None, guidance: float) -> Flow | Non
     Raises:
         UserError: if a student of its own timesteps has no teacher, or the teacher is no flow.
     """
-    config = model.config
-    if config.jitter and teacher is None:
+    if model.config.jitter and teacher is None:
         raise UserError("a student's ends are held against its teacher's; give the teacher too")
-    if teacher is None or not (config.jitter or config.velocity_until == "any"):
+    if teacher is None or not has_teacher(model):
         return None
     flow = as_flow(teacher, guidance=guidance)
     must_know_all_times(flow, by="what a student is held against")

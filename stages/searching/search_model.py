@@ -8,7 +8,7 @@ from fewstep.checkpoint import load_config, model_digest
 from fewstep.flow import Flow
 from fewstep.model import Model
 from fewstep.searches import Problem, Search
-from fewstep.searching.call import student_of, teaching
+from fewstep.searching.call import own_guidance, student_of, teaching
 from fewstep.searching.ends import baseline
 from fewstep.searching.jumps import Jumps
 from fewstep.searching.problem import Student
@@ -100,5 +100,4 @@ def open_searched(job: Job, search: Search, guidance: float, precision: Precisio
     model, other = open_sampler(folder, precision), job.inputs["teacher"]
     teacher = None if other == folder else open_sampler(other, precision)
     taught = teaching(model, teacher, guidance)
-    # What guidance does to a teacher is in its student.
-    return Searched(model, 1.0 if taught else guidance, student_of(model, search), taught)
+    return Searched(model, own_guidance(model, taught, guidance), student_of(model, search), taught)

@@ -78,6 +78,7 @@ def of_all_types(problems: list[Any]) -> Iterator[Mapping[str, Any]]:
 def wanted(problem: Mapping[str, Any]) -> str:
     """Return what a value should be or have."""
     told = re.sub(r"^\w+ should ", "", problem["msg"])  # of the value, or of the kind that it is
+    told = re.sub(r" after validation, not \d+$", "", told)
     return {"tuple_type": "be a list", "dict_type": "be a mapping"}.get(problem["type"], told)
 
 

@@ -4,7 +4,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from fewstep.searches import keeping_to_timesteps
-from stages.settings.models import flow_maps, jittered, missing_flows, shown_guidance, unguidable
+from stages.settings.models import (
+    flow_maps,
+    guidance_range,
+    jittered,
+    missing_flows,
+    shown_guidance,
+    unguidable,
+)
 from stages.settings.params import Params
 
 
@@ -62,7 +69,9 @@ def wrong_map(config: Any, key: str, teacher: str, params: Params) -> Iterator[s
     yield from wrong_teacher(config, {key: "the model itself", teacher: "its teacher"})
     if config.solver != "euler":
         yield f".solver {config.solver}: the steps of a flow map are Euler steps; set it to euler"
-    if config.teacher == teacher:
+    if config.teacher == teacher and guidance_range(params, key):
+        yield from unguidable(params, [(".guidance", config.guidance, key)])
+    elif config.teacher == teacher:
         shown, learnt = shown_guidance(params, teacher, config.guidance), shown_guidance(params, key)
         if shown != learnt:
             yield (

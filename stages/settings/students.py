@@ -1,7 +1,6 @@
 """What must hold between a student and its teacher, what it starts from, and what it learns from."""
 
 from collections.abc import Iterator
-from inspect import signature
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator
@@ -226,8 +225,15 @@ def wrong_split(student: StudentSettings, params: Params) -> Iterator[str]:
     elif student.model is None and takes_until(params, student.init):
         yield f".split_after: init {student.init!r} is given the end of a step already; set it to null"
     model = student.model or architecture_of(params, student.init)
-    if model and "split_after" not in signature(model.options.build).parameters:
+    if model is None:
+        return
+    if not hasattr(model.options, "check_split"):
         yield f".split_after is for networks such as dit, and {model.name} is none; set it to null"
+        return
+    try:
+        model.options.check_split(student.split_after)
+    except UserError as error:
+        yield f": {error}"
 
 
 def wrong_refiner(student: StudentSettings) -> Iterator[str]:

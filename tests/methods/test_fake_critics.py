@@ -205,6 +205,11 @@ def test_the_head_of_a_model_of_any_path_sees_what_the_model_would(path, predict
         assert torch.equal(one, other)
 
 
+def test_a_head_lies_on_the_device_of_its_model():
+    headed = WithHead(mlp(classes=3).to("meta"))
+    assert {weight.device.type for weight in headed.parameters()} == {"meta"}
+
+
 class Silent(nn.Module):
     """A network that says nothing of its features."""
 

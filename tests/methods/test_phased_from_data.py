@@ -171,6 +171,10 @@ def test_a_teacher_is_asked_for_and_refused_where_it_can_not_teach():
     [
         ({"learn_from": "pairs"}, "unknown source 'pairs'"),
         ({"learn_from": "data", "teacher_steps": 0}, "teacher_steps must be 1 or more, got 0"),
+        (
+            {"teacher_steps": 3},
+            "teacher_steps 3 are of a teacher that is asked in training, and trajectories",
+        ),
         ({"guidance": 3.0}, "trajectories have that of their search; set guidance to 1, or learn_from to"),
     ],
 )

@@ -159,6 +159,27 @@ def test_guidance_that_is_asked_of_a_teacher_is_in_its_map():
     assert any((label == 2).all() for label in asked)  # the null class, as guidance asks for
 
 
+def test_a_map_of_a_range_of_guidance_and_its_teacher_are_asked_for_the_same_scale():
+    law = {"shape": (2,), "classes": 2}
+    teacher = Model(ModelConfig(architecture={"name": "leads"}, **law), Leads())
+    one = ModelConfig(architecture={"name": "leads", "second_time": True}, **law)
+    config = replace(one, guidance_input=True, guidance_range=(1, 4))
+    given = {"budgets": [2], "method": "uniform", "conditions": {"label": torch.zeros(64, dtype=torch.int64)}}
+    found = fewstep.search(Model(config, Leads()), noise(), guidance=3.0, teacher=teacher, report=8, **given)
+    assert found[2].guidance == 3.0
+    assert found.scores[2]["uniform"].rmse == pytest.approx(0, abs=1e-5)
+    with pytest.raises(UserError, match="trained with guidance from 1 to 4; ask for one of these, not 5"):
+        fewstep.search(Model(config, Leads()), noise(), guidance=5.0, teacher=teacher, **given)
+
+
+class Leads(nn.Module):
+    """A velocity of 1, times the scale of guidance, in class 0, and of 0 without a class."""
+
+    def forward(self, x, t, label=None, until=None, guidance=None):
+        velocity = torch.where(label[:, None] == 2, 0 * x, 1 + 0 * x)
+        return velocity if guidance is None else velocity * guidance[:, None]
+
+
 def test_a_map_is_searched_by_a_distance_of_ones_own():
     model = as_flow_map(ORACLE)
     found = fewstep.search(
@@ -183,3 +204,10 @@ def test_what_cannot_be_asked_of_a_map_is_refused():
     to_data.config = replace(to_data.config, architecture={"name": "oracle"})
     with pytest.raises(UserError, match="trained only at the timesteps of its own grid"):
         fewstep.search(to_data, noise(), budgets=[2], method="uniform")
+
+
+def test_a_teacher_of_a_model_that_has_none_is_refused():
+    velocity, still = oracles.gaussian([0.0], [1.0]), oracles.as_model(oracles.gaussian([0.0], [1.0]))
+    for model in (still, lambda x, t: velocity.velocity(x, t)):
+        with pytest.raises(UserError, match=r"teacher is for the search of a flow map or .* leave it out"):
+            fewstep.search(model, torch.randn(8, 1), budgets=[2], method="uniform", teacher=still)

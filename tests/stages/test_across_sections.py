@@ -57,6 +57,7 @@ def changed(**settings):
     ("settings", "message"),
     [
         ({"evaluate__nfe": [0]}, r"evaluate\.nfe\[0\] should be greater than or equal to 1"),
+        ({"evaluate__nfe": []}, r"evaluate\.nfe should have at least 1 item, got \[\]"),
         (
             {"distill__boss_at_4__lora": {}, "distill__boss_at_4__model": {"name": "unet"}},
             r"distill\.boss-4\.lora adapts the weights of init, and model draws others",

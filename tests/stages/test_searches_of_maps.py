@@ -48,3 +48,13 @@ def test_the_steps_of_a_flow_map_are_searched_for_its_teacher_or_itself(teacher)
 def test_what_does_not_go_together_is_told(changes, search, told):
     (problem,) = wrong_searched(params(search=search, **changes))
     assert re.match(rf"search\.any-step{told}", problem)
+
+
+def test_a_map_of_a_range_of_guidance_is_searched_at_one_of_its_scales():
+    ranged = {"distill__any_at_step__method": {"name": "flow_map_distillation", "guidance": [1, 4]}}
+    ranged |= {"distill__any_at_step__train_on": "prepare", "evaluate__guidance": {}} | GUIDED
+    for teacher in ("any-step", "base"):
+        search = {"teacher": teacher, "guidance": 3.0}
+        assert not wrong_searched(params(search=search, **ranged))
+        (problem,) = wrong_searched(params(search=search | {"guidance": 5.0}, **ranged))
+        assert "guidance 5.0 is not among the scales that any-step was trained with, 1 to 4" in problem

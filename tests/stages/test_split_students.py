@@ -28,6 +28,14 @@ def test_a_flow_map_of_a_transformer_may_be_split():
     [
         ({}, r"any-step\.split_after is for networks such as dit, and unet is none; set it to null"),
         (
+            DIT | {"distill__any_at_step__split_after": 4},
+            r"any-step: dit: split_after 4 of 3 blocks; set it from 1 to 3",
+        ),
+        (
+            {"distill__any_at_step__model": {"name": "dit", "depth": 1}},
+            r"any-step: dit: split_after 2 of 1 blocks; set it from 1 to 1",
+        ),
+        (
             DIT | {"distill__one_at_step__split_after": 2},
             r"one-step\.split_after is for flow maps, and method sim trains none; set it to null",
         ),
