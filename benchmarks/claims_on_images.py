@@ -156,6 +156,24 @@ def rectified_diffusion() -> dict[str, Any]:
     }
 
 
+def perflow() -> dict[str, Section]:
+    """PeRFlow: phases from stored trajectories or from data, by where they end or by their velocities."""
+    own = {"init": "base", "nfe": 4, "train": {**training(300, 5e-4), "batch": 64}}
+    stored, data = own | {"train_on": "trajectories/base"}, own | {"train_on": "prepare"}
+    from_data = {"name": "phased", "learn_from": "data"}
+    return {
+        "couple": {},
+        "reflow": {},
+        "distill": {
+            "straighten": student({"name": "straighten"}, **stored),
+            "ends": student({"name": "phased"}, **stored),
+            "ends-data": student(from_data, **data),
+            "velocities": student({"name": "phased", "compare": "velocity"}, **stored),
+            "velocities-data": student(from_data | {"compare": "velocity"}, **data),
+        },
+    }
+
+
 def instaflow() -> dict[str, Any]:
     """InstaFlow: one call from a guided teacher's pairs, after guided reflow and without it."""
     guidance = 2.0
@@ -220,6 +238,7 @@ CLAIMS: dict[str, Callable[[], dict[str, Any]]] = {
         rf_plus_plus,
         slimflow,
         rectified_diffusion,
+        perflow,
         instaflow,
         flow_maps,
         the_map_in_few_calls,
