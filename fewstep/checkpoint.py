@@ -32,8 +32,13 @@ with lazy_imports():
 WEIGHTS, CONFIG, CONDITIONS = "model.safetensors", "config.json", "conditions.safetensors"
 LORA = "lora.safetensors"
 LEFT_OUT = (
-    *("conditions", "guidance_input", "guidance_range", "learned_from"),
-    *("lora", "lora_base", "refined_model"),
+    "conditions",
+    "guidance_input",
+    "guidance_range",
+    "learned_from",
+    "lora",
+    "lora_base",
+    "refined_model",
 )
 """What config.json says nothing of, if a model has none."""
 

@@ -21,11 +21,8 @@ from fewstep.registry import unknown
 with lazy_imports():
     from fewstep.networks import lora as adapters
 
-TIMING = (
-    "second_time",
-    "slow_times",
-    "split_after",
-)  # what an architecture's `build` may take; see fewstep.timing
+TIMING = ("second_time", "slow_times", "split_after")
+"""What an architecture's `build` may take; see fewstep.timing."""
 
 Until = Literal["now", "any", "data"]
 """What a velocity is the average to: "now" is that of the flow at one time; "any" time that it is given as

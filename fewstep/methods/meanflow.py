@@ -90,8 +90,7 @@ class Meanflow(Method):
         if self.guidance != 1 and (self.learn_from == "pairs" or not self.label_dropout):
             raise UserError(
                 f"guidance {_scales.shown(self.guidance)} needs learn_from data and a label_dropout above 0, "
-                "such as 0.1; "
-                "set them, or set guidance to 1"
+                "such as 0.1; set them, or set guidance to 1"
             )
 
     @property
