@@ -136,7 +136,7 @@ def the_map_in_few_calls() -> dict[str, Section]:
 
 
 def rectified_diffusion() -> dict[str, Any]:
-    """Rectified Diffusion: reflow of a diffusion model as it is, and as a flow; phases and straight steps."""
+    """Rectified Diffusion: reflow of a diffusion model as it is, and as a flow; what comes after it."""
     settings = {"train": training(700, 1e-3)}
     own = {
         "init": "base",
@@ -149,9 +149,15 @@ def rectified_diffusion() -> dict[str, Any]:
         "evaluate.reference": "base",
         "couple": {"diffusion": PAIRS, "flow": PAIRS},
         "reflow": {"diffusion": {**settings, "init": "base"}, "flow": {**settings, "init": "converted"}},
+        "search": DEMO["search"]
+        | {"diffusion": {"method": "uniform", "teacher": "diffusion", "budgets": [1]}},
         "distill": {
             "phased": student({"name": "phased"}, **own),
             "straighten": student({"name": "straighten"}, **own),
+            "consistency": student({"name": "consistency"}, init="base", train_on="prepare"),
+            "consistency-2": student(
+                {"name": "consistency"}, init="diffusion", teacher="diffusion", train_on="prepare"
+            ),
         },
     }
 
@@ -224,6 +230,20 @@ def any_number_of_calls() -> dict[str, Any]:
     }
 
 
+def dmd2() -> dict[str, Section]:
+    """DMD2: four calls without a critic, with one of its own, and with one on the fake network's features."""
+    four = DEMO["distill"]["boss-4"]
+    method = {name: value for name, value in four["method"].items() if name != "gan_weight"}
+    return {
+        "distill": {
+            "any-step": ANY_STEP,
+            "no-critic": four | {"method": method},
+            "critic": four,
+            "fake-critic": four | {"method": four["method"] | {"critic": "fake"}},
+        }
+    }
+
+
 def convert(base: Path) -> None:
     """Write the weights of a model as those of a flow: its output is called the velocity."""
     shutil.rmtree(CONVERTED, ignore_errors=True)
@@ -243,6 +263,7 @@ CLAIMS: dict[str, Callable[[], dict[str, Any]]] = {
         flow_maps,
         the_map_in_few_calls,
         any_number_of_calls,
+        dmd2,
     )
 }
 
