@@ -196,9 +196,8 @@ def child_of(listener: socket.socket) -> Child | None:
             os._exit(1)
         for socket_of_parent in (listener, asker):
             socket_of_parent.close()
-        for number, file in zip(
-            numbers, [fcntl.fcntl(file, fcntl.F_DUPFD, 100) for file in files], strict=True
-        ):
+        out_of_the_way = [fcntl.fcntl(file, fcntl.F_DUPFD, 1 + max(numbers)) for file in files]
+        for number, file in zip(numbers, out_of_the_way, strict=True):
             os.dup2(file, number)
             os.close(file)
         become(words, folder, environment)

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+from contextlib import ExitStack
 
 import preloaded
 import pytest
@@ -101,9 +102,12 @@ def test_a_signal_to_the_dvc_command_ends_all_its_processes(project, how):
     assert (project / "told.json").exists() == (how == signal.SIGINT)
 
 
-def test_a_worker_with_preloaded_libraries_works_and_dies_as_others(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", preloaded.BEGUN, prepend=os.pathsep)
-    worker = Process("cpu")
+@pytest.mark.parametrize("open_files", [0, 200])
+def test_a_worker_with_preloaded_libraries_works_and_dies_as_others(begun, open_files):
+    with ExitStack() as held:
+        for _ in range(open_files):  # so that the pipe to the worker has a higher number
+            held.enter_context(open(os.devnull))
+        worker = Process("cpu")
     worker.give(os.getpid, ())
     pid, *_ = worker.take()
     assert pid != worker.process.pid
