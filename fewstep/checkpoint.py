@@ -31,6 +31,8 @@ with lazy_imports():
 
 WEIGHTS, CONFIG, CONDITIONS = "model.safetensors", "config.json", "conditions.safetensors"
 LORA = "lora.safetensors"
+FILES = (WEIGHTS, CONFIG, CONDITIONS, LORA)
+"""All that a model directory may have; the first two are always there."""
 LEFT_OUT = (
     "conditions",
     "guidance_input",
@@ -193,7 +195,7 @@ def load_conditions(folder: Path) -> Conditions:
 
 def files_of(folder: Path) -> list[str]:
     """Return the names of a model directory's files."""
-    return [WEIGHTS, CONFIG, *(name for name in (CONDITIONS, LORA) if (folder / name).exists())]
+    return [name for name in FILES if name in (WEIGHTS, CONFIG) or (folder / name).exists()]
 
 
 def model_digest(folder: Path) -> str:

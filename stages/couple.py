@@ -104,7 +104,10 @@ def coupling(config: Config, job: Job) -> tuple[Splits, PairMaker]:
 
 def plan(config: Config, job: Job) -> WorkLeft | None:
     """Return what is still to be spent, if anything is; see stages.sampling.estimate."""
-    return None if config.source else estimate.estimate(*coupling(config, job), checked=config.held_out)
+    if config.source:
+        return None
+    alone = bool(config.invert)  # see `run`
+    return estimate.estimate(*coupling(config, job), checked=config.held_out, alone=alone)
 
 
 def run(config: Config, job: Job) -> None:

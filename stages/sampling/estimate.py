@@ -20,7 +20,7 @@ from fewstep.shards.recipe import FLOATS, Recipe
 from stages.process.device import device
 from stages.sampling.fastest_batch import fastest_batch
 from stages.sampling.splits import TRAIN, ModelMaker, Opened, Splits
-from stages.workers.spread import spread, workers_for
+from stages.workers.spread import here, spread, workers_for
 
 LEAST_SECONDS, LEAST_NFE = 0.5, 3  # of a measurement; the seconds, unless the work has fewer calls
 CHECKING = 2.2  # pairs that cost as many NFE as checking one: back, forth and a few in between
@@ -102,7 +102,9 @@ class CallCosts:
     fastest: tuple[int, float] | None
 
 
-def estimate(splits: Splits, maker: ModelMaker, *, checked: int, opened: Opened | None = None) -> WorkLeft:
+def estimate(
+    splits: Splits, maker: ModelMaker, *, checked: int, opened: Opened | None = None, alone: bool = False
+) -> WorkLeft:
     """Measure some network calls and return what the work will take.
 
     Args:
@@ -111,13 +113,14 @@ def estimate(splits: Splits, maker: ModelMaker, *, checked: int, opened: Opened 
         checked: Samples that are followed back in the end.
         opened: A model that is open here already, to measure in this process for all workers; else it
             is measured in as many workers as there will be, at the same time.
+        alone: Whether this process does all the work, as in `Splits.take`.
     """
     shards = [len(splits.recipes[split].part(number)) for split, number in splits.missing()]
-    count, recipe = max(1, workers_for(len(shards))), splits.recipes[TRAIN]
+    count, recipe = 1 if alone else max(1, workers_for(len(shards))), splits.recipes[TRAIN]
     began = time.perf_counter()
     if opened is None:
-        facts = (maker, recipe, sum(shards))
-        answers = spread(measure, range(count), start_worker=start_worker, facts=facts)
+        facts = (maker if alone else splits.reachable(maker), recipe, sum(shards))
+        answers = (here if alone else spread)(measure, range(count), start_worker=start_worker, facts=facts)
         measured = [found for _, found in answers]
     else:
         WORKER.update(maker=maker, opened=opened, recipe=recipe, samples=sum(shards), looks=False)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from fewstep.checkpoint import CONDITIONS, CONFIG, WEIGHTS, files_of
+from fewstep import checkpoint
 from fewstep.files import written_whole
 from fewstep.flow import ModelFlow
 from fewstep.grids import Grid
@@ -87,7 +87,7 @@ def model_folder(url: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as copied:
         there = store.sizes()
-        for name in (WEIGHTS, CONFIG, CONDITIONS):
+        for name in checkpoint.FILES:
             if name in there:
                 (Path(copied) / name).write_bytes(store.read(name))
         yield Path(copied)
@@ -116,7 +116,7 @@ class Splits:
 
     def make(self, maker: ModelMaker) -> dict[str, Shards]:
         """Have workers make the missing shards; return both finished sets, in what is published."""
-        return self._fill(self._reachable(maker), spread)
+        return self._fill(self.reachable(maker), spread)
 
     def take(self, maker: Maker) -> dict[str, Shards]:
         """Do the same in this process, of something that other machines may not have."""
@@ -149,12 +149,12 @@ class Splits:
                 whole.write_text(str(fewest))
             self.job.facts["rows_in_a_call"] = fewest
 
-    def _reachable(self, maker: ModelMaker) -> ModelMaker:
+    def reachable(self, maker: ModelMaker) -> ModelMaker:
         """Return the maker; where shards are shared, of a copy of the model that is shared, too."""
         if shared_place() is None:
             return maker
         model = self.store.below("model")
-        for name in files_of(Path(maker.model)):
+        for name in checkpoint.files_of(Path(maker.model)):
             model.put(name, (Path(maker.model) / name).read_bytes())
         return replace(maker, model=model.url)  # type: ignore[type-var]  # makers are dataclasses
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import yaml
+from chain.checkout import Checkout
 from composed import FILE, INFRA, VARIABLE, substitute
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
@@ -115,6 +116,15 @@ def test_the_image_is_built_here_from_the_lock(name):
     assert (INFRA / build["context"]).resolve() == CHECKOUT
     assert (CHECKOUT / build["dockerfile"]).samefile(INFRA / "Dockerfile")
     assert "make .venv/.locked" in DOCKERFILE  # by the rule of the Makefile, so its other targets work too
+
+
+def test_the_last_commands_of_the_image_run_after_its_installation(tmp_path):
+    last = re.findall(r"^RUN (.*)$", DOCKERFILE, re.M)[-1]
+    installed = last.replace("make .venv/.locked", "python -m flows.server.tables")  # which that ends with
+    assert installed != last
+    checkout = Checkout.create(tmp_path / "image")
+    checkout.sh(installed)
+    assert ".fewstep/cache" in checkout.sh("dvc config cache.dir")
 
 
 def test_the_image_has_a_supported_python_and_a_user_without_root_rights():

@@ -6,9 +6,11 @@ import pytest
 import torch
 from jobs import job_in
 
-from fewstep.checkpoint import save_model
+from fewstep.checkpoint import load_model, save_model
 from fewstep.errors import UserError
 from fewstep.flow import FieldFlow
+from fewstep.lora import with_lora
+from fewstep.lora_settings import LoraSettings
 from fewstep.model import ModelConfig, build
 from fewstep.noises import GAUSSIAN
 from stages.run import runner
@@ -101,6 +103,19 @@ def test_workers_may_put_shards_where_other_machines_reach_them(
     assert other.missing() == [("train", 2), ("train", 3), ("held_out", 0)]  # held-out ones have new numbers
     other.make(maker_of(model))
     assert bytes_of(tmp_path / "other") == whole
+
+
+def test_workers_find_the_adapter_of_a_model_where_other_machines_reach_it(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_SHARDS", str(tmp_path / "shared"))
+    monkeypatch.setenv("FEWSTEP_WORKERS", "1")
+    adapted = tmp_path / "adapted"
+    adapted.mkdir()
+    save_model(adapted, with_lora(load_model(model), LoraSettings(rank=2), seed=0))
+    job = wanted(tmp_path)
+    assert estimate(job, maker_of(adapted), checked=0).shards == [50] * 4 + [40]
+    job.make(maker_of(adapted))
+    assert "lora.safetensors" in job.store.below("model").sizes()
+    assert not job.missing()
 
 
 @pytest.mark.parametrize(
@@ -251,6 +266,12 @@ def test_an_estimate_makes_no_more_calls_than_the_work(nfe_per_velocity, velocit
     flow.nfe_per_velocity = nfe_per_velocity
     seconds_of_call(flow, torch.zeros(4, 2), {}, most=8)
     assert len(asked) == 1 + velocities  # one warms up
+
+
+def test_an_estimate_for_one_process_counts_no_other(model, tmp_path, monkeypatch, begun):
+    monkeypatch.setenv("FEWSTEP_WORKERS", "2")
+    assert len(estimate(wanted(tmp_path), maker_of(model), checked=0).call_seconds) == 2
+    assert len(estimate(wanted(tmp_path), maker_of(model), checked=0, alone=True).call_seconds) == 1
 
 
 def test_an_estimate_leaves_what_is_there_alone(model, tmp_path, monkeypatch):
