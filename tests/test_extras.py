@@ -9,7 +9,6 @@ from test_layers import ROOT, files, imports
 from fewstep import registry
 
 MODULES = {
-    "POT": "ot",
     "scikit-learn": "sklearn",
     "pillow": "PIL",
     "efficientnet-lite-pytorch": "efficientnet_lite_pytorch",
@@ -19,7 +18,7 @@ EXPORTS = [registry.find("fewstep.exports", name) for name in registry.available
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 
-@pytest.mark.parametrize("extra", ["ot", "metrics", "images", "onnx"])
+@pytest.mark.parametrize("extra", ["metrics", "images", "onnx"])
 def test_the_library_imports_all_that_an_extra_brings(extra):
     brought = {re.match(r"[\w-]+", requirement)[0] for requirement in EXTRAS[extra]}
     needed = set().union(*map(imports, files("fewstep")), *(export.libraries for export in EXPORTS))

@@ -68,7 +68,6 @@ def test_console_scripts_answer(installed, script):
 NAMED_OTHERWISE = {
     "PIL": "pillow",
     "sklearn": "scikit-learn",
-    "ot": "pot",
     "yaml": "pyyaml",
     "ruamel": "ruamel-yaml",
 }

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 with lazy_imports():
     import torch
 
-with lazy_imports(error_callback=brought_by("ot", what="the optimal_transport coupling", library="POT")):
-    import ot
+with lazy_imports(
+    error_callback=brought_by("metrics", what="the optimal_transport coupling", library="scipy")
+):
+    from scipy import optimize
 
 
 @dataclass(frozen=True)
 class OptimalTransport:
-    """The exact optimal pairing of each batch, by POT's network simplex. It has no options."""
+    """The exact optimal pairing of each batch, by scipy's assignment. It has no options."""
 
     suits_labels: ClassVar[bool] = False
 
@@ -34,11 +36,9 @@ class OptimalTransport:
         """See Coupling.pair.
 
         Raises:
-            UserError: if POT is not installed.
+            UserError: if scipy is not installed.
         """
         assert noise.shape == data.shape
         cost = torch.cdist(data.flatten(1).double(), noise.flatten(1).double()).square().cpu().numpy()
-        plan = ot.emd([], [], cost, numItermax=10_000_000)  # [] is uniform; the optimum is then a permutation
-        order = torch.from_numpy(plan.argmax(1))
-        assert len(order.unique()) == len(order), "the transport plan is no permutation"
-        return noise[order.to(noise.device)]
+        _, order = optimize.linear_sum_assignment(cost)
+        return noise[torch.from_numpy(order).to(noise.device)]
