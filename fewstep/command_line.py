@@ -37,7 +37,6 @@ with lazy_imports():  # loaded at first use, so that help is there at once
         parallel_steps,
         pictures,
         power_averages,
-        refining,
         registry,
         solvers,
         units,
@@ -243,7 +242,7 @@ def sample(
         shape = decoder.image_shape(shape)
     if out.suffix == ".png" and (len(shape) != 3 or shape[0] not in (1, 3)):
         raise UserError(f"samples of shape {shape} are no pictures; write them to --out samples.safetensors")
-    follow: Callable[..., solvers.Solution | refining.Refined]
+    follow: Callable[..., solvers.Solution]
     if refiner is not None or blocks is not None:
         others = {"steps": steps, "grid": grid, "solver": solver != "euler", "guidance": guidance != 1}
         others |= {"at-once": at_once != 1}

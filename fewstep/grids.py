@@ -48,18 +48,17 @@ class Grid:
         """The number of solver steps."""
         return len(self.times) - 1
 
-    def must_suit(self, *, model: str, solver: str | None = None, guidance: float | None = None) -> None:
+    def must_suit(self, *, model: str, guidance: float | None = None) -> None:
         """Refuse to be used with something else than this grid was searched for.
 
         Args:
             model: The digest of the model it is used with; see fewstep.checkpoint.model_digest.
-            solver: The solver; None for any.
             guidance: The guidance scale; None for any.
 
         Raises:
             UserError: naming what it was searched for, and what it is used with.
         """
-        used = {"model_digest": model, "solver": solver, "guidance": guidance}
+        used = {"model_digest": model, "guidance": guidance}
         for name, value in used.items():
             own = getattr(self, name)
             if None not in (own, value) and own != value:

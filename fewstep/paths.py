@@ -234,7 +234,7 @@ class Edm(Path):
 
 
 @dataclass(frozen=True)
-class Table(Path):
+class BetaTable(Path):
     """The noise levels of a scheduler's beta table, in the names of its scheduler_config.json.
 
     With alpha_bar[i] the product of 1 - beta up to index i: sigma[i]^2 = 1 / alpha_bar[i] - 1, a^2 + b^2 = 1
@@ -292,16 +292,16 @@ class Table(Path):
         return (1 - index / (len(levels) - 1)).clamp(0, 1)
 
 
-def _linear_betas(table: Table) -> Tensor:
+def _linear_betas(table: BetaTable) -> Tensor:
     return torch.linspace(table.beta_start, table.beta_end, table.num_train_timesteps)
 
 
-def _scaled_linear_betas(table: Table) -> Tensor:
+def _scaled_linear_betas(table: BetaTable) -> Tensor:
     """Linear in the square root; Rombach et al. 2022 (arXiv 2112.10752)."""
     return torch.linspace(table.beta_start**0.5, table.beta_end**0.5, table.num_train_timesteps) ** 2
 
 
-def _cosine_betas(table: Table) -> Tensor:
+def _cosine_betas(table: BetaTable) -> Tensor:
     """Alpha_bar along a squared cosine, beta at most .999.
 
     Nichol and Dhariwal 2021 (arXiv 2102.09672), eq. 17.
@@ -322,7 +322,7 @@ BETAS = {
 
 
 @cache
-def log_sigmas(table: Table) -> Tensor:
+def log_sigmas(table: BetaTable) -> Tensor:
     """Return log sigma at each index of a table, (num_train_timesteps,), float64, increasing."""
     alpha_bar = torch.cumprod(1 - BETAS[table.beta_schedule](table), dim=0)
     if table.rescale_betas_zero_snr:
@@ -335,7 +335,7 @@ def log_sigmas(table: Table) -> Tensor:
 
 
 @cache  # an export makes paths again while it traces, where code can't branch on what a tensor holds
-def has_levels(table: Table) -> bool:
+def has_levels(table: BetaTable) -> bool:
     """Return whether all levels of a table are finite: no product of its betas rounds to 0 or 1."""
     return bool(log_sigmas(table).isfinite().all())
 
@@ -346,7 +346,7 @@ PATHS: dict[str, type[Path]] = {
     "vp": Vp,
     "ve": Ve,
     "edm": Edm,
-    "table": Table,
+    "table": BetaTable,
 }
 
 

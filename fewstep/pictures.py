@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from etils.epy import lazy_imports
 
+from fewstep.metrics.saved import levels
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -27,7 +29,7 @@ def write(samples: Tensor, file: Path) -> None:
     count, channels, height, width = samples.shape
     columns = round(count**0.5) or 1
     rows = -(-count // columns)
-    pixels = ((samples.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    pixels = levels(samples.float()).byte()
     tiles = torch.full((rows * columns, channels, height, width), 255, dtype=torch.uint8)
     tiles[:count] = pixels
     tiled = tiles.view(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)

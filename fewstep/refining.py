@@ -20,7 +20,7 @@ from fewstep.errors import UserError
 from fewstep.finite import refuse_not_finite
 from fewstep.flow import Flow, as_state, batch_times
 from fewstep.grids import Grid, uniform
-from fewstep.solvers import CountedFlow, must_fit
+from fewstep.solvers import CountedFlow, Solution, must_fit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,12 +76,10 @@ class Blocks:
 
 
 @dataclass(frozen=True)
-class Refined:
-    """Samples, and the calls that each of them took."""
+class Refined(Solution):
+    """Where the steps arrived, the network calls of the flow, and those of the refiner."""
 
-    x: Tensor  # (batch, *shape)
-    nfe: int  # network calls of the flow, the guided ones counted twice
-    refinements: int  # calls of the refiner
+    refinements: int
 
 
 def refiner_for(

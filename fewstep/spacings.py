@@ -16,7 +16,9 @@ SIGMA_MAX, SIGMA_MIN = 80.0, 0.002  # the defaults of EDM
 
 
 def uniform(steps: int, *, start: float = 0.0, end: float = 1.0) -> tuple[float, ...]:
-    """Return equal steps in canonical time; where the last would start after `end`, it starts there.
+    """Return equal steps in canonical time from `start` to 1.
+
+    Where the last would start after `end`, all inner timesteps move towards `start` in proportion.
 
     Raises:
         UserError: if steps is below 1.

@@ -68,9 +68,9 @@ def source_for(source: str, root: Path, **options: Any) -> Source:
     """Return the source that `source` means.
 
     Args:
-        source: "digits" or a toy's name; or a path under data/ to an .npz file or to a folder of
-            images, written with or without the "data/"; or a URL of an .npz file. A changed file behind
-            a URL is not noticed: copy it under data/ where that matters.
+        source: one of `named_sources`, such as "digits"; or a path under data/ to an .npz file or to a
+            folder of images, written with or without the "data/"; or a URL of an .npz file. A changed file
+            behind a URL is not noticed: copy it under data/ where that matters.
         root: the folder that holds `data/`.
         options: settings of that source.
 

@@ -122,7 +122,7 @@ def steps_of(sampler: ExportedSampler) -> Steps:
     """
     config = sampler.model.config
     path, told = paths.get(config.path), (config.time, config.time_scale)
-    if isinstance(path, paths.Table) and told == ("1-t", path.num_train_timesteps - 1):
+    if isinstance(path, paths.BetaTable) and told == ("1-t", path.num_train_timesteps - 1):
         return _of_a_table(sampler, path)
     if isinstance(path, paths.Edm) and told == ("log_sigma", 0.25):
         return _of_edm(sampler, path)
@@ -132,7 +132,7 @@ def steps_of(sampler: ExportedSampler) -> Steps:
     raise _refused(f"no scheduler has the path {config.path} with the prediction {config.prediction}")
 
 
-def _of_a_table(sampler: ExportedSampler, path: paths.Table) -> Steps:
+def _of_a_table(sampler: ExportedSampler, path: paths.BetaTable) -> Steps:
     if sampler.grid.times[0] == 0:
         raise _refused("its first sigma is infinite, as the noise is pure there")
     options = {

@@ -20,6 +20,7 @@ from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fewstep.flow import ModelFlow
     from fewstep.model import Model
 
 with lazy_imports():
@@ -45,9 +46,9 @@ class FlowMapDistillation(Method):
     identity: str = "lagrangian"
     """eulerian, lagrangian or semigroup."""
     to_data: float = 0.5
-    """Share of the rows whose step ends at the data."""
+    """Share, of the rows whose step has a length, of those whose step ends at the data."""
     from_noise: float = 0.125
-    """Share of the rows whose step starts at the noise."""
+    """Share, of the rows whose step has a length, of those whose step starts at the noise."""
     at_once: float = 0.25
     """Share of the rows whose step has no length: there the target is the teacher's velocity."""
     guidance: _scales.Guidance = 1.0
@@ -113,6 +114,7 @@ class FlowMapDistillation(Method):
         data = batch["data"]
         scale = _scales.uniform(self.guidance, keys, data)
         flow = as_flow(student, guidance=_scales.told(scale))
+        teacher = as_flow(nets["teacher"], guidance=scale)
         t, until = _spans.draw_spans(
             flow, keys, to_data=self.to_data, from_noise=self.from_noise, at_once=self.at_once
         )
@@ -121,7 +123,7 @@ class FlowMapDistillation(Method):
         conditions = conditions_of(student.config, batch)
         warm = _spans.warmed(progress, self.warmup)
         with torch.no_grad():
-            target = self.target(nets, x, t, until, conditions, keys, warm=warm)
+            target = self.target(flow, teacher, x, t, until, conditions, keys, warm)
         average = flow(x, t, until=until, **conditions)
         if self.normalise:
             target = average.detach() + _spans.normalised(target - average.detach())
@@ -129,19 +131,16 @@ class FlowMapDistillation(Method):
 
     def target(
         self,
-        nets: Nets,
+        flow: ModelFlow,
+        teacher: ModelFlow,
         x: Tensor,
         t: Tensor,
         until: Tensor,
         conditions: Batch,
         keys: Tensor,
-        *,
         warm: float = 1.0,
     ) -> Tensor:
-        """Return what the average velocity, (n, *shape), from x at t until `until` should be."""
-        scale = _scales.uniform(self.guidance, keys, x)
-        flow = as_flow(nets["student"], guidance=_scales.told(scale))
-        teacher = as_flow(nets["teacher"], guidance=scale)
+        """Return what the average velocity, (n, *shape), of the flow from x at t until `until` should be."""
         u = _spans.average_velocity(flow, conditions)
 
         def taught(x: Tensor, t: Tensor) -> Tensor:
@@ -154,7 +153,7 @@ class FlowMapDistillation(Method):
             return torch.where(span > 0, velocity + warm * span * rest, velocity)
         if self.identity == "lagrangian":
             end = x + span * u(x, t, until)
-            last = last_until(nets["student"].config.path)
+            last = last_until(flow.model.config.path)
             rest = derivatives.by_end(u, x, t, until, last=last, exact=self.exact)
             return taught(end, until) - torch.where(span > 0, span * rest, 0.0)
         share = randomness.uniforms("train.span.middle", keys).to(t)

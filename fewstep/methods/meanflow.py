@@ -51,9 +51,9 @@ class Meanflow(Method):
     learn_from: Literal["pairs", "data"] = "pairs"
     """pairs of a coupling, or data with fresh noise, whose targets are noisy."""
     to_data: float = 0.0
-    """Share of the rows whose step ends at the data."""
+    """Share, of the rows whose step has a length, of those whose step ends at the data."""
     from_noise: float = 0.0
-    """Share of the rows whose step starts at the noise."""
+    """Share, of the rows whose step has a length, of those whose step starts at the noise."""
     at_once: float = 0.25
     """Share of the rows whose step has no length, which are flow matching."""
     power: float = 1.0
@@ -74,8 +74,10 @@ class Meanflow(Method):
     def __post_init__(self) -> None:
         if self.learn_from not in SOURCES:
             raise UserError(unknown("source", self.learn_from, list(SOURCES)))
-        for name in ("to_data", "from_noise", "at_once", "power"):
+        for name in ("to_data", "from_noise", "at_once"):
             _spans.check_share(name, getattr(self, name))
+        if not 0 <= self.power <= 1:
+            raise UserError(f"power must be from 0 to 1, got {self.power}")
         if not self.at_once:
             raise UserError("meanflow learns the velocity from the share at_once alone; set it above 0")
         check_dropout(self.label_dropout)

@@ -10,7 +10,7 @@ from etils.epy import lazy_imports
 
 from fewstep import randomness
 from fewstep.errors import UserError
-from fewstep.flow import as_flow
+from fewstep.flow import as_flow, ends_in_range, over_step
 from fewstep.methods import _spans
 from fewstep.paths import like
 from fewstep.registry import unknown
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 with lazy_imports():
     import torch
-
-    from fewstep import flow
-
 
 COMPARED = ("end", "velocity")
 SOURCES = ("trajectories", "data")
@@ -151,10 +148,10 @@ class Phased(Method):
         t, x = chord.first + part * (chord.last - chord.first), start + like(part, start) * (end - start)
         canonical = as_flow(student)
         canonical.clamped_from = None  # that of sampling, where t is one of the timesteps
-        velocity = flow.over_step(canonical, x, t, chord.last, **conditions)
+        velocity = over_step(canonical, x, t, chord.last, **conditions)
         if student.config.in_range:
             last_step = t > timesteps_of(student)[-2] - TOLERANCE
-            velocity = flow.ends_in_range(velocity, x, t, last_step)
+            velocity = ends_in_range(velocity, x, t, last_step)
         distance = DISTANCES[self.distance]
         if self.compare == "velocity":
             return distance(velocity - (end - start) / like(chord.last - chord.first, x))

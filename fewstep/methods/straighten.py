@@ -82,7 +82,6 @@ class Straighten(Method):
         return follow(student, batch, keys)
 
     def _own_steps(self, student: Model, batch: Batch, keys: Tensor) -> Tensor:
-
         flow, conditions = as_flow(student), conditions_of(student.config, batch)
         x, losses = batch["states"][:, 0], []
         way = zip(pairwise(batch["times"].unbind(1)), batch["states"].unbind(1)[1:], strict=True)
@@ -94,7 +93,6 @@ class Straighten(Method):
         return torch.stack(losses).mean(dim=0)
 
     def _teacher_step(self, student: Model, batch: Batch, keys: Tensor) -> Tensor:
-
         times, states = batch["times"], batch["states"]
         timestep = draw_timesteps(times.shape[1] - 1, keys).to(states.device)
         each = torch.arange(len(states), device=states.device)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewstep.errors import UserError
 from fewstep.metrics.frechet import Moments
-from fewstep.metrics.saved import LEVELS, as_saved
+from fewstep.metrics.saved import levels
 
 LEAST_FID = 10_000
 """Samples from which a Fréchet distance of Inception features is called FID; of fewer it is biased."""
@@ -41,7 +41,7 @@ class Backend:
 
 def saved_bytes(images: Tensor) -> Tensor:
     """Return images (n, 1 or 3, height, width) in [-1, 1] as they are saved: uint8 (n, 3, height, width)."""
-    return ((as_saved(images) + 1) * (LEVELS / 2)).round().to(torch.uint8).expand(-1, 3, -1, -1).cpu()
+    return levels(images).to(torch.uint8).expand(-1, 3, -1, -1).cpu()
 
 
 def must_be_images(shape: Sequence[int], *, pixels: bool) -> None:

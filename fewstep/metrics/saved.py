@@ -23,7 +23,7 @@ ROUNDED = 1 / LEVELS  # how far beyond the range rounding alone brings a value b
 
 def as_saved(images: Tensor) -> Tensor:
     """Return images, any shape, values meant for [-1, 1], clamped to it and rounded to 8 bits."""
-    return _images(_levels(images))
+    return _images(levels(images))
 
 
 def outside(images: Tensor) -> float:
@@ -60,15 +60,15 @@ def save(rows: Rows, file: Path) -> SavedRows:
     with file.open("wb") as stored:  # by writes, for a full disk kills who writes to mapped memory
         np.lib.format.write_array_header_1_0(stored, header)
         for part in in_pieces(rows):
-            stored.write(_levels(part).byte().cpu().numpy().tobytes())
+            stored.write(levels(part).byte().cpu().numpy().tobytes())
     return SavedRows(file)
 
 
-def _levels(images: Tensor) -> Tensor:
-    """Return images as whole numbers from 0 to LEVELS, in float32."""
+def levels(images: Tensor) -> Tensor:
+    """Return images, any shape, clamped to [-1, 1], as whole numbers from 0 to LEVELS, in float32."""
     return ((images.clamp(-1, 1) + 1) * (LEVELS / 2)).round()
 
 
-def _images(levels: Tensor) -> Tensor:
+def _images(numbers: Tensor) -> Tensor:
     """Return levels as images in [-1, 1]."""
-    return levels * (2 / LEVELS) - 1
+    return numbers * (2 / LEVELS) - 1

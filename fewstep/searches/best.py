@@ -12,7 +12,7 @@ from etils.epy import lazy_imports
 from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.searches import Problem, Search, SearchResult
-from fewstep.searches.coordinate_descent import candidate, check_candidates, most_noises
+from fewstep.searching.candidates import candidate, check_candidates, most_noises
 
 with lazy_imports():
     import torch

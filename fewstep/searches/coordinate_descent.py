@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from etils.epy import lazy_imports
 
-from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.searches import Problem, Search, SearchResult
+from fewstep.searching.candidates import candidate, check_candidates, most_noises
 
 with lazy_imports():
     from fewstep.searching import descent, ends
@@ -84,30 +84,3 @@ class CoordinateDescent(Search):
                 f"not for {list(problem.budgets)} {problem.solver} steps"
             )
         return {"own": {student.grid.steps: replace(student.grid, guidance=1.0, model_digest=None)}}
-
-
-def candidate(name: str) -> Search:
-    """Return the search of that name with its defaults."""
-    return registry.find("fewstep.searches", name)()
-
-
-def most_noises(names: Sequence[str]) -> int:
-    """Return how many noises of the role "search" the most demanding of these searches uses."""
-    return max((candidate(name).needs().get("search", 0) for name in names), default=0)
-
-
-def check_candidates(setting: str, names: Sequence[str]) -> None:
-    """Refuse names of searches to choose among that don't exist, choose themselves or come twice.
-
-    Raises:
-        UserError: naming the setting and the name.
-    """
-    every = registry.available("fewstep.searches")
-    plain = [name for name in every if not registry.find("fewstep.searches", name).chooses]
-    if not names:
-        raise UserError(f"{setting} names no search; there are: {', '.join(plain)}")
-    for name in names:
-        if name not in plain:
-            raise UserError(f"{setting}: {registry.unknown('candidate', name, plain)}")
-    if len(set(names)) < len(names):
-        raise UserError(f"{setting} {list(names)} names a search twice")

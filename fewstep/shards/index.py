@@ -32,6 +32,11 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.tar"
 
 
+def origin_of(recipe: str, part: range) -> str:
+    """Return what the records of a shard say: the digest of its set's recipe, and which samples they are."""
+    return f"{recipe}/{part.start}-{part.stop}"
+
+
 @dataclass(frozen=True)
 class Index:
     """What the index says."""

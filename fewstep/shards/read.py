@@ -20,7 +20,7 @@ from fewstep.registry import unknown
 from fewstep.shards import records
 from fewstep.shards.damage import DamagedError, problem_of
 from fewstep.shards.fields import decode, empty
-from fewstep.shards.index import INDEX, REMEDY, parse
+from fewstep.shards.index import INDEX, REMEDY, origin_of, parse
 from fewstep.shards.store import Store
 
 AT_ONCE = 4  # shards of a URL that are fetched together, and so are in memory twice
@@ -217,4 +217,4 @@ class Shards:
 
     def _origin(self, shard: int) -> str:
         """Return what the records of a shard must say that they are."""
-        return f"{self._recipe}/{self.ranges[shard].start}-{self.ranges[shard].stop}"
+        return origin_of(self._recipe, self.ranges[shard])

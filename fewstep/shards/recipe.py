@@ -13,7 +13,7 @@ from torch import Tensor
 from fewstep.errors import UserError
 from fewstep.registry import unknown
 from fewstep.shards.fields import Field
-from fewstep.shards.index import VERSION
+from fewstep.shards.index import VERSION, origin_of
 
 SHARD_BYTES = 2**28  # of one file at most, since all of it is in memory while it is made
 FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -81,5 +81,4 @@ class Recipe:
 
     def origin(self, number: int) -> str:
         """Return what shard `number` is made of and which part it is; its records say so."""
-        part = self.part(number)
-        return f"{self.digest}/{part.start}-{part.stop}"
+        return origin_of(self.digest, self.part(number))

@@ -250,7 +250,7 @@ def test_continuous_consistency_is_the_eulerian_identity_until_data():
     identity = FlowMapDistillation(identity="eulerian", to_data=1.0, from_noise=0.0, at_once=0.0, exact=True)
     x, t = ORACLE.noise(N), torch.linspace(0.1, 0.9, N).double()
     model.shift.data += 0.2
-    target = identity.target(nets, x, t, torch.ones_like(t), {}, KEYS)
+    target = identity.target(*map(as_flow, nets.values()), x, t, torch.ones_like(t), {}, KEYS)
     jump = Shifted(as_consistency(ORACLE), N)
     jump.shift.data += 0.2
     tangent = Consistency(kind="continuous", exact=True).tangent(

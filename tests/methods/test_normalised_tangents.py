@@ -27,7 +27,8 @@ def test_without_the_derivative_the_target_is_the_teachers_velocity_for_every_en
         torch.rand(N).double(),
     )
     until = t + (1 - t) * torch.rand(N).double()
-    none, half, whole = (method.target(nets(), x, t, until, {}, KEYS, warm=warm) for warm in (0.0, 0.5, 1.0))
+    flows = [as_flow(model) for model in nets().values()]
+    none, half, whole = (method.target(*flows, x, t, until, {}, KEYS, warm) for warm in (0.0, 0.5, 1.0))
     torch.testing.assert_close(none, ORACLE.velocity(x, t), rtol=0, atol=1e-14)
     torch.testing.assert_close(half, (none + whole) / 2, rtol=0, atol=1e-12)
     assert (whole - none).abs().max() > 0.1

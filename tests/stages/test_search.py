@@ -157,12 +157,10 @@ def test_json_keeps_floats_exactly(tmp_path):
 
 def test_a_grid_says_what_it_was_searched_for_and_what_it_is_used_with():
     grid = Grid((0.0, 0.3, 1.0), "heun", 2.0, "abc")
-    grid.must_suit(model="abc", solver="heun", guidance=2.0)
+    grid.must_suit(model="abc", guidance=2.0)
     grid.must_suit(model="abc")
     Grid((0.0, 1.0)).must_suit(model="any")
     with pytest.raises(UserError, match="searched for the model abc, but is used with xyz"):
         grid.must_suit(model="xyz")
-    with pytest.raises(UserError, match="searched for solver heun, but is used with euler"):
-        grid.must_suit(model="abc", solver="euler")
     with pytest.raises(UserError, match=r"searched for guidance 2\.0, but is used with 1\.0"):
         grid.must_suit(model="abc", guidance=1.0)
