@@ -4,12 +4,15 @@ import os
 import re
 import subprocess
 import sys
+import typing
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from fewstep import registry
+from stages.settings import discovery
+from stages.settings.fields import Settings
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = (
@@ -94,3 +97,28 @@ def test_the_reference_has_every_plugin(package, pages):
     names = registry.available(f"fewstep.{package}")
     assert names
     assert not [name for name in names if f'id="fewstep.{package}.{name}"' not in reference]
+
+
+def groups(settings):
+    """The Config of a stage, and the groups of settings inside it."""
+    yield settings
+    for field in settings.model_fields.values():
+        for kind in parts(field.annotation):
+            if isinstance(kind, type) and issubclass(kind, Settings):
+                yield from groups(kind)
+
+
+def parts(annotation):
+    """A type, and the types that it is made of."""
+    yield annotation
+    for inner in typing.get_args(annotation):
+        yield from parts(inner)
+
+
+@pytest.mark.parametrize("stage", discovery.names())
+def test_the_reference_has_every_setting(stage, pages):
+    page = pages["api/settings.html"]
+    assert re.search(rf'<h2 id="{stage}(key)?">', page)
+    for group in groups(discovery.load(stage).Config):
+        place = f"{group.__module__}.{group.__qualname__}"
+        assert not [name for name in group.model_fields if f'id="{place}.{name}"' not in page]
