@@ -71,10 +71,12 @@ class Tracking:
     def made(self, manifest: Path, out: Path, facts: dict[str, Any]) -> None:
         """Record the manifest and small files of the result, and the counts and checks among its facts.
 
-        The numbers are called `result.<name>`: as `loss`, the final one would begin the curve of losses.
+        Weights of a model are left to the model registry. The numbers are called `result.<name>`: as `loss`, the final one would begin the curve of losses.
         """
-        files = [file for file in out.iterdir() if file.suffix in ATTACHED]
-        for file in [manifest, *files]:
+        files = {file for file in out.iterdir() if file.suffix in ATTACHED}
+        if model_files(out):
+            files -= {out / WEIGHTS, out / CONDITIONS}
+        for file in [manifest, *sorted(files)]:
             if self.outbox and file.stat().st_size <= ATTACHED_BYTES:
                 self.outbox.attach("output", file.name, file)
         numbers = {n: v for n, v in flatten(facts, "result.").items() if isinstance(v, int | float)}
