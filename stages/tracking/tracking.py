@@ -64,7 +64,7 @@ class Tracking:
             self.outbox.attach("pictures", name + file.suffix, file)
 
     def attach(self, folder: str, file: Path) -> None:
-        """Record a file that is no output, unless it is large."""
+        """Record a file, unless it is large."""
         if self.outbox and file.stat().st_size <= ATTACHED_BYTES:
             self.outbox.attach(folder, file.name, file)
 
@@ -77,8 +77,7 @@ class Tracking:
         if model_files(out):
             files -= {out / WEIGHTS, out / CONDITIONS}
         for file in [manifest, *sorted(files)]:
-            if self.outbox and file.stat().st_size <= ATTACHED_BYTES:
-                self.outbox.attach("output", file.name, file)
+            self.attach("output", file)
         numbers = {n: v for n, v in flatten(facts, "result.").items() if isinstance(v, int | float)}
         self.measured(0, numbers)
         self._add("params", params={"environment.device": device()})
