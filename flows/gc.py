@@ -20,6 +20,7 @@ from flows.workspaces.variant import VARIANTS
 from stages.artifacts.plan import Plan
 from stages.artifacts.scratch import Scratch
 from stages.settings import checks, discovery
+from stages.tracking import outboxes
 
 with lazy_imports():  # loaded at first use
     import mlflow
@@ -244,10 +245,9 @@ def unowned_folders(folder: Path, outputs: set[Path]) -> Iterator[Path]:
 
 def failed_runs(root: Path) -> Garbage:
     """Return this machine's MLflow runs that failed or were killed; a shared tracker is left alone."""
-    database = root / ".fewstep" / "mlflow.db"
     runs: list[Any] = []
-    if database.exists() and not os.environ.get("MLFLOW_TRACKING_URI"):
-        client = mlflow.MlflowClient(f"sqlite:///{database.resolve()}")
+    if (root / ".fewstep" / "mlflow.db").exists() and not os.environ.get("MLFLOW_TRACKING_URI"):
+        client = mlflow.MlflowClient(outboxes.database(root))
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         runs = failed_and_empty(client.search_runs(experiments, max_results=50_000))
     return Garbage(
