@@ -59,6 +59,8 @@ def clone(checkout: Path, name: str, lock: str, params: str) -> Iterator[Path]:
             repo.share(checkout, root)
             if lock:
                 (root / lockfile.FILE).write_text(lock)
+            else:  # the commit may have one
+                (root / lockfile.FILE).unlink(missing_ok=True)
             (root / "params.yaml").write_text(params)
             yield root
         finally:

@@ -216,7 +216,7 @@ def send(
                     case "end" if run:
                         tracker.end(run, event["status"], event["time"])
                     case "params" | "samples" | "measure" | "file" | "end":
-                        pass  # there is no run: its result was there before, or the tracker refused to begin it
+                        pass  # there is no run: its result was there before, or the tracker did not begin it
                     case _:
                         refused.append("a line is damaged")
         except Exception as error:

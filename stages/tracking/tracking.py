@@ -71,7 +71,8 @@ class Tracking:
     def made(self, manifest: Path, out: Path, facts: dict[str, Any]) -> None:
         """Record the manifest and small files of the result, and the counts and checks among its facts.
 
-        Weights of a model are left to the model registry. The numbers are called `result.<name>`: as `loss`, the final one would begin the curve of losses.
+        Weights of a model are left to the model registry. The numbers are called `result.<name>`: as `loss`,
+        the final one would begin the curve of losses.
         """
         files = {file for file in out.iterdir() if file.suffix in ATTACHED}
         if model_files(out):
