@@ -1,8 +1,16 @@
 """What a worker works with: the driver's settings and dvc.lock, not those of the commit."""
 
 import pytest
+import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from workspace import CHECKOUT
 
-from flows.dvc import lockfile
+from fewstep.errors import UserError
+from flows import stage
+from flows.dvc import lockfile, repo
+from flows.workers import driver
 from flows.workspaces import clone
 
 
@@ -19,3 +27,27 @@ def test_a_worker_has_the_drivers_settings_and_lockfile(committed, lock):
         assert lockfile.text(root) == lock
         assert (root / lockfile.FILE).exists() == bool(lock)
         assert (root / "params.yaml").read_text() == "seed: 7\n"
+
+
+def test_the_entries_that_a_stage_rests_on_travel_and_suffice(committed, tmp_path):
+    committed.sh(f"dvc remote add -q -d store {tmp_path}/remote && git add -A && git commit -qm store")
+    committed.sh("dvc push -q")
+    order = driver.order("middle@left", committed.root)
+    assert yaml.safe_load(order["lock"])["stages"].keys() == {"first", "middle@left"}
+    with clone.clone(committed.root, "left-1", order["lock"], order["params"]) as root:
+        clone.bring_in("middle@left", root, lambda line: None)
+        assert (root / "artifacts/first/params.yaml").exists()
+        assert repo.read(root)["middle@left"].changed == (
+            {"changed outs": {"artifacts/middle/left": "deleted"}},
+        )
+
+
+def test_what_the_server_does_not_take_ends_in_one_message(prefect_api):
+    with temporary_settings({PREFECT_API_URL: prefect_api}), get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="large", type="process"))
+        stage.run_stage.from_source(str(CHECKOUT), "flows/stage.py:run_stage").deploy(
+            name="large", work_pool_name="large", print_next_steps=False
+        )
+        told = r"does not take first for pool large \(422: .*less than 524,288 bytes"
+        with pytest.raises(UserError, match=told):
+            driver.send(client, "first", "large", {"lock": "x" * 2**20})
