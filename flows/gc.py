@@ -19,6 +19,7 @@ from flows.workspaces import workspace_lock
 from flows.workspaces.variant import VARIANTS
 from stages.artifacts.plan import Plan
 from stages.artifacts.scratch import Scratch
+from stages.process.locks import is_held
 from stages.settings import checks, discovery
 from stages.tracking import outboxes
 
@@ -125,9 +126,11 @@ def refuse_while_busy(root: Path) -> None:
     Raises:
         UserError: One is running, here, in a variant or in a clone with the same scratch.
     """
-    busy = [folder.name.rpartition(".")[0] for folder in scratch_folders() if in_use(folder)]
+    busy = [
+        folder.name.rpartition(".")[0] for folder in scratch_folders() if is_held(Scratch(folder).lock_file)
+    ]
     locks = [workspace_lock.lock_of(root), *sorted((root / VARIANTS).glob("*.lock"))]
-    busy += [workspace_lock.holder(lock) for lock in locks if workspace_lock.is_held(lock)]
+    busy += [workspace_lock.holder(lock) for lock in locks if is_held(lock)]
     if busy:
         raise UserError(f"{busy[0]} is running; collect garbage when nothing runs")
 
@@ -264,15 +267,6 @@ def failed_and_empty(runs: list[Any]) -> list[Any]:
     ids = {run.info.run_id for run in failed}
     parents = {run.data.tags.get("mlflow.parentRunId") for run in runs if run.info.run_id not in ids}
     return [run for run in failed if run.info.run_id not in parents]
-
-
-def in_use(folder: Path) -> bool:
-    """Return whether a process uses a scratch folder."""
-    try:
-        with FileLock(Scratch(folder).lock_file).acquire(timeout=0):
-            return False
-    except Timeout:
-        return True
 
 
 def remove_unless_in_use(folder: Path) -> None:

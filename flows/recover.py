@@ -23,6 +23,7 @@ from flows.dvc import damage, repo, reproduce
 from flows.system import git
 from flows.workspaces import workspace_lock
 from flows.workspaces.variant import VARIANTS
+from stages.process.locks import is_held
 
 PROGRAMS = ("dvc", Path(reproduce.__file__).name)
 FLOWS = ("run", "sweep")
@@ -60,7 +61,7 @@ def refuse_while_alive(projects: list[Path], locks: list[Path]) -> None:
         UserError: Something runs; the message names it.
     """
     for lock in locks:
-        if workspace_lock.is_held(lock):
+        if is_held(lock):
             raise UserError(f"{workspace_lock.holder(lock)} is running; cancel it or wait for it")
     if found := list(running_processes(projects)):
         raise UserError("these are running here; end them or wait for them:\n" + "\n".join(found))

@@ -15,6 +15,7 @@ from fewstep.errors import UserError
 from flows import gc
 from flows.workspaces import workspace_lock
 from stages.artifacts.scratch import Scratch
+from stages.process.locks import is_held
 from stages.tracking import outboxes
 
 
@@ -261,6 +262,6 @@ def test_no_flow_begins_in_a_workspace_while_it_is_removed(tmp_path, monkeypatch
     folder = tmp_path / ".fewstep/variants/abc"
     folder.mkdir(parents=True)
     held = []
-    monkeypatch.setattr(gc, "remove", lambda it: held.append(workspace_lock.is_held(it.with_suffix(".lock"))))
+    monkeypatch.setattr(gc, "remove", lambda it: held.append(is_held(it.with_suffix(".lock"))))
     gc.remove_variant(folder)
     assert held == [True]
