@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from fewstep.errors import UserError
 from fewstep.files import remove
 from flows.dvc import repo
-from flows.workspaces import workspace_lock
+from flows.workspaces import clone, workspace_lock
 from flows.workspaces.variant import VARIANTS
 from stages.artifacts.plan import Plan
 from stages.artifacts.scratch import Scratch
@@ -124,13 +124,14 @@ def refuse_while_busy(root: Path) -> None:
     """Refuse to collect what a flow or a stage may need; a flow's next stage may begin at any time.
 
     Raises:
-        UserError: One is running, here, in a variant or in a clone with the same scratch.
+        UserError: One is running, here, in a variant, for a worker or in a clone with the same scratch.
     """
     busy = [
         folder.name.rpartition(".")[0] for folder in scratch_folders() if is_held(Scratch(folder).lock_file)
     ]
     locks = [workspace_lock.lock_of(root), *sorted((root / VARIANTS).glob("*.lock"))]
     busy += [workspace_lock.holder(lock) for lock in locks if is_held(lock)]
+    busy += [f"a worker's stage in {folder}" for folder in clone.in_use(root)]
     if busy:
         raise UserError(f"{busy[0]} is running; collect garbage when nothing runs")
 

@@ -8,7 +8,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from workspace import CHECKOUT
 
 from fewstep.errors import UserError
-from flows import stage
+from flows import gc, recover, stage
 from flows.dvc import lockfile, repo
 from flows.workers import driver
 from flows.workspaces import clone
@@ -51,3 +51,14 @@ def test_what_the_server_does_not_take_ends_in_one_message(prefect_api):
         told = r"does not take first for pool large \(422: .*less than 524,288 bytes"
         with pytest.raises(UserError, match=told):
             driver.send(client, "first", "large", {"lock": "x" * 2**20})
+
+
+def test_nothing_is_collected_or_mended_while_a_worker_runs_a_stage(toy, monkeypatch):
+    monkeypatch.setattr(gc, "scratch_folders", list)
+    with clone.clone(toy.root, "first-1", "", "seed: 7\n") as root:
+        with pytest.raises(UserError, match=rf"a worker's stage in {root} is running; collect"):
+            gc.refuse_while_busy(toy.root)
+        with pytest.raises(UserError, match=f"a worker runs a stage in {root}; cancel it"):
+            recover.recover(toy.root)
+    gc.refuse_while_busy(toy.root)
+    assert recover.recover(toy.root) == []
