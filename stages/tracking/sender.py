@@ -26,6 +26,7 @@ from etils.epy import lazy_imports
 from filelock import FileLock, Timeout
 
 from fewstep.errors import UserError
+from fewstep.files import written_whole
 from fewstep.secrets import scrub
 from stages.tracking import outboxes
 
@@ -262,9 +263,8 @@ def told(error: Exception) -> str:
 
 def write(file: Path, text: str) -> None:
     """Write a small file whole or not at all."""
-    partial = file.with_suffix(f".{os.getpid()}.tmp")
-    partial.write_text(text)
-    partial.replace(file)
+    with written_whole(file) as partial:
+        partial.write_text(text)
 
 
 if __name__ == "__main__":

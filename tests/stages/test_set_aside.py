@@ -1,5 +1,6 @@
 """What the tracker does not take, or a damaged file holds, is kept and told; it delays nothing else."""
 
+import os
 import shutil
 import signal
 import sqlite3
@@ -202,3 +203,10 @@ def test_a_delivery_that_takes_too_long_is_reported_to_whoever_waits(root):
 
 def test_an_error_of_the_sender_itself_is_reported_in_one_line():
     assert sender.told(UserError("mend it\nlike this")) == "mend it"
+
+
+def test_a_note_of_the_sender_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(os.fstat(handle).st_ino))
+    sender.write(tmp_path / "make.sent", "{}")
+    assert flushed[0] == (tmp_path / "make.sent").stat().st_ino
