@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 
 from fewstep.errors import UserError
 
@@ -116,6 +116,20 @@ def flush_below(folder: Path, *, names_only: bool = False) -> None:
         if path.is_dir() or not names_only:
             _flush(path)
     _flush(folder)
+
+
+def copy_where_none_is(source: Path, file: Path) -> None:
+    """Copy a file, whole or not at all, to where there is none.
+
+    One that another process puts there meanwhile stays. Where the file system has no hard links, nothing is
+    copied.
+    """
+    with TemporaryDirectory(dir=file.parent) as folder:
+        copy = shutil.copy(source, folder)
+        flush_below(Path(folder))
+        with suppress(OSError):
+            os.link(copy, file)
+    _flush(file.parent)
 
 
 def remove(path: Path) -> None:

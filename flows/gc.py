@@ -15,11 +15,13 @@ from filelock import FileLock, Timeout
 from fewstep.errors import UserError
 from fewstep.files import remove
 from flows.dvc import repo
-from flows.workspaces import workspace_lock
+from flows.workspaces import clone, workspace_lock
 from flows.workspaces.variant import VARIANTS
 from stages.artifacts.plan import Plan
 from stages.artifacts.scratch import Scratch
+from stages.process.locks import is_held
 from stages.settings import checks, discovery
+from stages.tracking import outboxes
 
 with lazy_imports():  # loaded at first use
     import mlflow
@@ -122,11 +124,14 @@ def refuse_while_busy(root: Path) -> None:
     """Refuse to collect what a flow or a stage may need; a flow's next stage may begin at any time.
 
     Raises:
-        UserError: One is running, here, in a variant or in a clone with the same scratch.
+        UserError: One is running, here, in a variant, for a worker or in a clone with the same scratch.
     """
-    busy = [folder.name.rpartition(".")[0] for folder in scratch_folders() if in_use(folder)]
+    busy = [
+        folder.name.rpartition(".")[0] for folder in scratch_folders() if is_held(Scratch(folder).lock_file)
+    ]
     locks = [workspace_lock.lock_of(root), *sorted((root / VARIANTS).glob("*.lock"))]
-    busy += [workspace_lock.holder(lock) for lock in locks if workspace_lock.is_held(lock)]
+    busy += [workspace_lock.holder(lock) for lock in locks if is_held(lock)]
+    busy += [f"a worker's stage in {folder}" for folder in clone.in_use(root)]
     if busy:
         raise UserError(f"{busy[0]} is running; collect garbage when nothing runs")
 
@@ -244,10 +249,9 @@ def unowned_folders(folder: Path, outputs: set[Path]) -> Iterator[Path]:
 
 def failed_runs(root: Path) -> Garbage:
     """Return this machine's MLflow runs that failed or were killed; a shared tracker is left alone."""
-    database = root / ".fewstep" / "mlflow.db"
     runs: list[Any] = []
-    if database.exists() and not os.environ.get("MLFLOW_TRACKING_URI"):
-        client = mlflow.MlflowClient(f"sqlite:///{database.resolve()}")
+    if (root / ".fewstep" / "mlflow.db").exists() and not os.environ.get("MLFLOW_TRACKING_URI"):
+        client = mlflow.MlflowClient(outboxes.database(root))
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         runs = failed_and_empty(client.search_runs(experiments, max_results=50_000))
     return Garbage(
@@ -264,15 +268,6 @@ def failed_and_empty(runs: list[Any]) -> list[Any]:
     ids = {run.info.run_id for run in failed}
     parents = {run.data.tags.get("mlflow.parentRunId") for run in runs if run.info.run_id not in ids}
     return [run for run in failed if run.info.run_id not in parents]
-
-
-def in_use(folder: Path) -> bool:
-    """Return whether a process uses a scratch folder."""
-    try:
-        with FileLock(Scratch(folder).lock_file).acquire(timeout=0):
-            return False
-    except Timeout:
-        return True
 
 
 def remove_unless_in_use(folder: Path) -> None:

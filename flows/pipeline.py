@@ -318,7 +318,7 @@ def track_cached(root: Path, stages: list[repo.Stage]) -> str | None:
     """
     warning = None
     if tracking.wanted():
-        known = [manifests.read(root / out) for stage in stages for out in stage.outputs]
+        known = [manifests.read_if_whole(root / out) for stage in stages for out in stage.outputs]
         tracking.link_cached(root, [manifest for manifest in known if manifest is not None])
         if warning := tracking.send(root, seconds=SECONDS_TO_DELIVER):
             get_run_logger().warning(warning)

@@ -21,8 +21,9 @@ from prefect.states import Crashed
 from fewstep.errors import UserError
 from flows.dvc import damage, repo, reproduce
 from flows.system import git
-from flows.workspaces import workspace_lock
+from flows.workspaces import clone, workspace_lock
 from flows.workspaces.variant import VARIANTS
+from stages.process.locks import is_held
 
 PROGRAMS = ("dvc", Path(reproduce.__file__).name)
 FLOWS = ("run", "sweep")
@@ -38,7 +39,7 @@ def recover(root: Path) -> list[str]:
     variants = root / VARIANTS
     projects = [root, *sorted(path.parent for path in variants.glob("*/.dvc"))]
     locks = [workspace_lock.lock_of(root), *sorted(variants.glob("*.lock"))]
-    refuse_while_alive(projects, locks)
+    refuse_while_alive(root, projects, locks)
     done = []
     for project in projects:
         done += [f"removed the DVC lock of {what} in {project}" for what in repo.clear_locks(project)]
@@ -53,15 +54,17 @@ def recover(root: Path) -> list[str]:
     return done
 
 
-def refuse_while_alive(projects: list[Path], locks: list[Path]) -> None:
-    """Refuse projects in which something runs.
+def refuse_while_alive(root: Path, projects: list[Path], locks: list[Path]) -> None:
+    """Refuse a checkout and its variants, the `projects`, in which something runs, or that a worker uses.
 
     Raises:
         UserError: Something runs; the message names it.
     """
     for lock in locks:
-        if workspace_lock.is_held(lock):
+        if is_held(lock):
             raise UserError(f"{workspace_lock.holder(lock)} is running; cancel it or wait for it")
+    for folder in clone.in_use(root):  # it shares the cache that would be mended
+        raise UserError(f"a worker runs a stage in {folder}; cancel it or wait for it")
     if found := list(running_processes(projects)):
         raise UserError("these are running here; end them or wait for them:\n" + "\n".join(found))
 

@@ -1,7 +1,7 @@
 """One stage as a Prefect flow of its own, which a worker on another machine runs for the driver.
 
-The worker runs the requested stage at the driver's commit, with the driver's settings and dvc.lock. It
-returns the stage's entry of dvc.lock in the message of the flow's final state.
+The worker runs the requested stage at the driver's commit, with the driver's settings and dvc.lock, as far
+as the stage rests on it. It returns the stage's entry in the message of the flow's final state.
 """
 
 import json
@@ -51,7 +51,7 @@ def run_stage(
         stage: Its name in dvc.yaml, key included.
         commit: The driver's commit.
         project: The first commit of the project, which marks the storage where outputs are shared.
-        lock: The text of the driver's dvc.lock.
+        lock: The text of the driver's dvc.lock, as far as the stage rests on it.
         params: The text of the driver's params.yaml.
         tracking: Variables that name the experiment and the run that the tracker records the stage under.
         force: Run it even if there is its result.

@@ -128,7 +128,7 @@ def row(variant: Variant, state: State) -> dict[str, Any]:
     return line
 
 
-def found(variant: Variant) -> State:
+def state_of(variant: Variant) -> State:
     """Return the state of a variant whose flow run could not tell it: Completed if all is up to date."""
     with suppress(UserError), workspace_lock.held(variant.lock, "fewstep sweep", None):
         if set(choice.fates(repo.read(variant.prepare()), lost=()).values()) == {"unchanged"}:
@@ -172,7 +172,7 @@ def run(root: Path, request: SweepRequest) -> None:
         with own.server(root):
             state = sweep(root, **asdict(request), return_state=True)
     except httpx.TransportError:
-        print(f"\n{told([row(variant, found(variant)) for variant in variants])}", flush=True)
+        print(f"\n{told([row(variant, state_of(variant)) for variant in variants])}", flush=True)
         connection.end_without_server()
     if not state.is_completed():
         raise UserError(state.message or "")

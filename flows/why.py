@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from flows.dvc import repo
+from flows.planning import choice
 
 MISSING = object()
 STATES = {"modified": "has changed", "deleted": "is missing", "new": "is new"}
@@ -35,7 +36,7 @@ def reasons(stage: repo.Stage, stale: list[repo.Stage]) -> Iterator[str]:
     for file, today in stage.settings.items():
         for key, before, now in differences(stage.settings_before.get(file, {}), today):
             yield f"{key} {shown(before)} -> {shown(now)} in {file}"
-    makers = {path: [above.name for above in stale if _provides(above, path)] for path in stage.inputs}
+    makers = {path: [above.name for above in stale if choice.provides(above, path)] for path in stage.inputs}
     for path, names in makers.items():
         if names:
             yield f"input {path} may change ({', '.join(names)} {'is' if len(names) == 1 else 'are'} stale)"
@@ -56,10 +57,6 @@ def differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any
 def shown(value: Any) -> str:
     """Write a setting as params.yaml might."""
     return "(not set)" if value is MISSING else json.dumps(value, default=str)
-
-
-def _provides(stage: repo.Stage, path: str) -> bool:
-    return any(Path(out).is_relative_to(path) or Path(path).is_relative_to(out) for out in stage.outputs)
 
 
 def _told(change: str | dict[str, dict[str, Any]], known: set[str]) -> Iterator[str]:

@@ -43,12 +43,6 @@ def reproduce(
     Raises:
         StageError: The stage or DVC failed, or the time limit was reached.
     """
-    lines: list[str] = []
-
-    def hear(line: str) -> None:
-        lines.append(line)
-        log(line)
-
     with TemporaryDirectory(prefix="fewstep-") as place:
         told, own, steps = (Path(place) / name for name in ("dvc.json", "stage.json", "progress.jsonl"))
         command = ["-P", str(child.__file__), stage, str(told)]  # -P: its neighbours are no top-level modules
@@ -58,7 +52,7 @@ def reproduce(
         # Its retries ask in the name of the same run, so what is finished is not made twice.
         environment |= again.asked_by(recording.variable(recording.PIPELINE)) if force else {}
         with records.followed(steps, progress):
-            status = _run(stage, root, command, hear, seconds=seconds, environment=environment)
+            status, lines = _run(stage, root, command, log, seconds=seconds, environment=environment)
         found = written(told)
         if status or found is None:
             error = failure(stage, found, written(own), lines)
@@ -80,13 +74,8 @@ def run(stage: str, root: Path, arguments: list[str], log: Callable[[str], None]
     Raises:
         StageError: The command failed.
     """
-    lines: list[str] = []
-
-    def hear(line: str) -> None:
-        lines.append(line)
-        log(line)
-
-    if _run(stage, root, ["-m", "dvc", "--wait-for-lock", *arguments], hear):
+    status, lines = _run(stage, root, ["-m", "dvc", "--wait-for-lock", *arguments], log)
+    if status:
         raise failure(stage, None, None, lines)
 
 
@@ -99,12 +88,12 @@ def _run(
     stage: str,
     root: Path,
     arguments: list[str],
-    hear: Callable[[str], None],
+    log: Callable[[str], None],
     *,
     seconds: float | None = None,
     environment: dict[str, str] | None = None,
-) -> int:
-    """Run Python with these arguments in `root` and return its exit status.
+) -> tuple[int, list[str]]:
+    """Run Python with these arguments in `root`; return its exit status and the lines that it printed.
 
     Raises:
         StageError: The flow stops, or the time limit was reached.
@@ -112,15 +101,19 @@ def _run(
     # `cmd: python ...` takes python from PATH, and it must be the one that runs this.
     beside = os.pathsep.join((os.path.dirname(sys.executable), os.environ.get("PATH", "")))
     surroundings = recording.environment() | {"PATH": beside, "PYTHONUNBUFFERED": "1"} | (environment or {})
+    lines: list[str] = []
+
+    def hear(line: str) -> None:
+        if line:
+            lines.append(scrub(line))
+            log(lines[-1])
+
     try:
-        return processes.run(
-            [sys.executable, *arguments],
-            lambda line: hear(scrub(line)) if line else None,
-            cwd=root,
-            env=surroundings,
-            seconds=seconds,
+        status = processes.run(
+            [sys.executable, *arguments], hear, cwd=root, env=surroundings, seconds=seconds
         )
     except processes.TimeIsOverError:
         raise timeout(stage, seconds) from None
     except processes.StoppedError:
         raise stopped(stage) from None
+    return status, lines

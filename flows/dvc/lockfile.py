@@ -1,12 +1,13 @@
 """Entries of dvc.lock, one for each stage: a worker returns one, and the driver merges it."""
 
 import threading
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dvc.repo import Repo
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
-from dvc.utils.serialize import YAMLFileCorruptedError, dump_yaml, parse_yaml
+from dvc.utils.serialize import YAMLFileCorruptedError, dump_yaml, dumps_yaml, parse_yaml
 from dvc.utils.strictyaml import YAMLValidationError, validate
 
 from fewstep.files import written_whole
@@ -20,6 +21,12 @@ def text(root: Path) -> str:
     """Return dvc.lock as it is, empty where there is none yet."""
     file = root / FILE
     return file.read_text() if file.exists() else ""
+
+
+def part(root: Path, stages: Collection[str]) -> str:
+    """Return dvc.lock with the entries of these stages alone, empty where there is none of them."""
+    kept = {name: entry for name, entry in _stages(root).items() if name in stages}
+    return dumps_yaml({"schema": "2.0", "stages": kept}) if kept else ""
 
 
 def problem(text: str) -> str | None:

@@ -115,7 +115,7 @@ def wait_until_ready(server: Server, port: int, log: Path, process: subprocess.P
             httpx.get(f"http://{HOST}:{port}{server.health}", timeout=5).raise_for_status()
             return
         time.sleep(0.2)
-    end = scrub("\n".join(log.read_text().splitlines()[-8:]))
+    end = scrub("\n".join(log.read_text("utf-8", "replace").splitlines()[-8:]))
     raise UserError(f"{server.name} did not start; {log} ends with:\n{end}")
 
 

@@ -4,15 +4,13 @@
 """
 
 import os
-import shutil
 import subprocess
 import sys
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from fewstep.files import flush_below
+from fewstep.files import copy_where_none_is
 
 MADE = Path(sys.prefix, f"prefect-{version('prefect')}.db")
 FILE = "prefect.db"
@@ -31,11 +29,7 @@ def make() -> None:
 def give(home: Path) -> None:
     """Copy the tables into a home without a database; Prefect makes them where none were kept."""
     if MADE.exists() and not (home / FILE).exists():
-        with TemporaryDirectory(dir=home) as folder:
-            copy = shutil.copy(MADE, folder)
-            flush_below(Path(folder))  # a name that outlives a loss of power means the content
-            with suppress(OSError):  # another server has made it meanwhile, or nothing can be linked there
-                os.link(copy, home / FILE)
+        copy_where_none_is(MADE, home / FILE)
 
 
 if __name__ == "__main__":

@@ -129,7 +129,8 @@ def run(
         [sys.executable, "-IS", "-c", FOLLOW, str(os.getpid()), *command],
         cwd=cwd,
         env=env,
-        text=True,
+        encoding="utf-8",
+        errors="replace",  # a child may print any bytes
         process_group=0,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -154,11 +154,12 @@ def order(stage: str, root: Path) -> dict[str, Any]:
         UserError: `root` has something that a worker cannot get.
     """
     clone.check_clean(root, "this")
+    needed = choice.above(repo.read(root), [stage]) | {stage}
     return {
         "stage": stage,
         "commit": git.commit(root),
         "project": storage.claim(root),
-        "lock": lockfile.text(root),
+        "lock": lockfile.part(root, needed),  # Prefect takes no parameters of more than 512 KiB
         "params": read_text(root / "params.yaml"),
         "tracking": {name: value for name in recording.NAMES if (value := recording.variable(name))},
     }
@@ -168,7 +169,7 @@ def send(client: SyncPrefectClient, stage: str, pool: str, parameters: dict[str,
     """Schedule the flow run of a stage, below this one, and return its id.
 
     Raises:
-        UserError: The server has no deployment for the pool.
+        UserError: The server has no deployment for the pool, or does not take the parameters.
     """
     try:
         made = run_deployment(f"{FLOW}/{pool}", parameters=parameters, timeout=0, flow_run_name=stage)
@@ -176,6 +177,13 @@ def send(client: SyncPrefectClient, stage: str, pool: str, parameters: dict[str,
         raise UserError(
             f"the Prefect server at {client.api_url} has no deployment {FLOW}/{pool}; add one for pool "
             f"{pool} to infra/prefect.yaml if there is none, then run `fewstep deploy`"
+        ) from None
+    except httpx.HTTPStatusError as error:
+        raise UserError(
+            f"the Prefect server at {client.api_url} does not take {stage} for pool {pool} "
+            f"({error.response.status_code}: {error.response.text[:300]}); what travels to a worker is "
+            "params.yaml and the part of dvc.lock that the stage rests on. If they are too large, set "
+            "PREFECT_SERVER_API_MAX_PARAMETER_SIZE of the server, in bytes"
         ) from None
     return cast("FlowRun", made).id  # outside of an event loop
 

@@ -16,7 +16,10 @@ from flows.dvc import commands, lockfile, repo
 from flows.planning import choice
 from flows.system import git
 from stages.artifacts import manifests
+from stages.process.locks import is_held
 
+CLONES = Path(".fewstep", "workspaces")
+"""The folder of clones in a checkout; beside each lies the lock that its worker holds."""
 HANDED_OVER = ("params.yaml", lockfile.FILE)
 """Files that the driver sends to the worker, so they may differ from the commit."""
 
@@ -49,7 +52,7 @@ def clone(checkout: Path, name: str, lock: str, params: str) -> Iterator[Path]:
         lock: The text of dvc.lock, empty for none.
         params: The text of params.yaml.
     """
-    folder = checkout / ".fewstep" / "workspaces"
+    folder = checkout / CLONES
     folder.mkdir(parents=True, exist_ok=True)
     _clear(folder)
     root, alive = folder / name, folder / f"{name}.alive"
@@ -59,11 +62,18 @@ def clone(checkout: Path, name: str, lock: str, params: str) -> Iterator[Path]:
             repo.share(checkout, root)
             if lock:
                 (root / lockfile.FILE).write_text(lock)
+            else:  # the commit may have one
+                (root / lockfile.FILE).unlink(missing_ok=True)
             (root / "params.yaml").write_text(params)
             yield root
         finally:
             shutil.rmtree(root, ignore_errors=True)
             alive.unlink(missing_ok=True)
+
+
+def in_use(checkout: Path) -> list[Path]:
+    """Return the clones in which workers run stages now."""
+    return [lock.with_suffix("") for lock in sorted((checkout / CLONES).glob("*.alive")) if is_held(lock)]
 
 
 def bring_in(stage: str, root: Path, log: Callable[[str], None]) -> None:

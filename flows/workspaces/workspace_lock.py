@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fewstep.errors import UserError
+from stages.process.locks import is_held
 
 
 def lock_of(root: Path) -> Path:
@@ -57,19 +58,6 @@ def _in_use(lock: Path) -> str:
         f"{holder(lock)} uses this workspace; wait for it or cancel it, or run other settings as overrides, "
         "which have a workspace of their own"
     )
-
-
-def is_held(lock: Path) -> bool:
-    """Return whether a flow run holds a lock."""
-    if not lock.exists():  # to ask for it would make it
-        return False
-    try:
-        with FileLock(lock).acquire(timeout=0):
-            return False
-    except FileNotFoundError:
-        return False
-    except Timeout:
-        return True
 
 
 def holder(lock: Path) -> str:

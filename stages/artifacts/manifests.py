@@ -48,7 +48,7 @@ def read(artifact: Path) -> dict[str, Any] | None:
             manifest = unseal(manifest)
         if not manifest.keys() >= FIELDS:
             raise ValueError("fields are missing")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # an output of a stage of the user's own may be a file
         return None
     except (OSError, ValueError, TypeError, AttributeError) as error:
         distrust(file)

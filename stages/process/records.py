@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from fewstep.files import written_whole
+
 Outcome = Literal["made", "published before", "mistake", "crash", "disk full", "interrupted"]
 """`published before`: an earlier run had made the result. `mistake`: the message says what to change."""
 
@@ -30,10 +32,8 @@ def add_progress(record: dict[str, Any]) -> None:
 def write_outcome(stage: str, outcome: Outcome, message: str = "") -> None:
     """Write how a stage ended, whole or not at all."""
     if name := os.environ.get("FEWSTEP_OUTCOME_FILE"):
-        partial = Path(f"{name}.{os.getpid()}.tmp")
-        with suppress(OSError):
+        with suppress(OSError), written_whole(Path(name), suffix=f".{os.getpid()}.tmp") as partial:
             partial.write_text(json.dumps({"stage": stage, "outcome": outcome, "message": message}) + "\n")
-            partial.replace(name)
 
 
 def remove_outcome() -> None:

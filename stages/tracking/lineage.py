@@ -73,10 +73,10 @@ def pipeline_id() -> str:
 def git_commit() -> str | None:
     """Return the commit that is checked out, None outside of git."""
     try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True)
     except OSError:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.stdout.decode().strip() if done.returncode == 0 else None
 
 
 def environment() -> dict[str, str]:

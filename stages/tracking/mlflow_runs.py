@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,6 +30,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from fewstep.errors import UserError
+from fewstep.files import copy_where_none_is
 from stages.tracking import outboxes
 from stages.tracking.outboxes import now
 
@@ -296,13 +295,12 @@ def batched(items: list, size: int) -> list[list]:
 def create_database(file: Path) -> None:
     """Make MLflow's tables, whole or not at all: a sender killed among its migrations would leave a wreck.
 
-    In memory where there is such a folder: the migrations wait for the disk hundreds of times.
+    In memory where there is such a folder: the migrations wait for the disk hundreds of times. Senders of two
+    experiments may do so at once; the first one's database stays, since it may hold records already.
     """
     if file.exists():
         return
     memory = Path("/dev/shm")
     with TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments(max_results=1)
-        partial = file.with_suffix(f".{os.getpid()}.tmp")
-        shutil.copyfile(f"{folder}/mlflow.db", partial)
-    partial.replace(file)
+        copy_where_none_is(Path(folder, "mlflow.db"), file)

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from stages.artifacts import scratch
+from stages.process.locks import is_held
 from stages.tracking import recording
 
 REFUSED, WHY = "refused", ".why"
@@ -138,11 +139,7 @@ def lock_of(file: Path) -> Path:
 
 def live(file: Path) -> bool:
     """Return whether the process that fills an outbox file still runs."""
-    try:
-        with FileLock(lock_of(file)).acquire(timeout=0):
-            return False
-    except Timeout:
-        return True
+    return is_held(lock_of(file))
 
 
 def now() -> int:

@@ -17,6 +17,8 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ from etils.epy import lazy_imports
 from filelock import FileLock, Timeout
 
 from fewstep.errors import UserError
+from fewstep.files import written_whole
 from fewstep.secrets import scrub
 from stages.tracking import outboxes
 
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 LOOK, EVERY = 0.2, 2.0  # seconds between looks at the outbox, and between deliveries of a live run
 LINGER = 5.0  # seconds to wait for the next stage of a `dvc repro`, whose own sender would import mlflow anew
 RETRY = 15.0  # seconds to the next try after a failure
-HANGING = 120  # seconds after which the delivery of a file that does not end is given up
+HANGING = 120  # seconds after which a request that does not end is given up
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "ENDPOINT_NOT_FOUND")
 DAMAGED = (FileNotFoundError, KeyError, TypeError, AttributeError)  # what an event needs is not there
 NOTHING_SENT: dict[str, Any] = {"offset": 0, "run": None, "ended": False, "refused": []}
@@ -65,7 +68,6 @@ def lock(outbox: Path) -> FileLock:
 
 def serve(root: Path, outbox: Path, linger: float = 0.0) -> None:
     """Look for outbox files and deliver what is new in them, until there were none for `linger` seconds."""
-    signal.signal(signal.SIGALRM, give_up)
     tracker: Tracker | None = None
     delivered: dict[Path, float] = {}
     end = 0.0
@@ -75,14 +77,12 @@ def serve(root: Path, outbox: Path, linger: float = 0.0) -> None:
         due = [file for file in files if not live[file] or time.monotonic() > delivered.get(file, 0) + EVERY]
         try:
             for file in due:
-                signal.alarm(HANGING)
-                tracker = tracker or connect(root)
+                with given_up_when_it_hangs():
+                    tracker = tracker or connect(root)
                 deliver(tracker, file, live[file])
                 delivered[file] = time.monotonic()
-            signal.alarm(0)
             outboxes.down(outbox).unlink(missing_ok=True)
         except Exception as error:
-            signal.alarm(0)
             print(scrub(traceback.format_exc()), file=sys.stderr)
             write(outboxes.down(outbox), told(error))
             tracker = None  # its experiment may have to be made anew
@@ -90,6 +90,22 @@ def serve(root: Path, outbox: Path, linger: float = 0.0) -> None:
                 return
             time.sleep(RETRY)
         time.sleep(LOOK)
+
+
+@contextmanager
+def given_up_when_it_hangs() -> Iterator[None]:
+    """Interrupt the block when it has lasted for HANGING seconds.
+
+    Raises:
+        TimeoutError: if it has.
+    """
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(HANGING)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def give_up(signum: int, frame: object) -> None:
@@ -126,7 +142,8 @@ def deliver(tracker: Tracker, file: Path, live: bool) -> None:
     if live:
         return
     if sent["run"] and not sent["ended"]:
-        tracker.end(sent["run"], "KILLED", outboxes.now())
+        with given_up_when_it_hangs():
+            tracker.end(sent["run"], "KILLED", outboxes.now())
     if refused := sent["refused"] + (["the last line is cut off"] if cut_off else []):
         outboxes.set_aside(file, refused)
     shutil.rmtree(file.with_suffix(""), ignore_errors=True)
@@ -176,37 +193,39 @@ def send(
     refused, metrics = [], []
     for event in events:
         try:
-            match event["event"]:
-                case "begin":
-                    run = tracker.begin(name, event)
-                    tracker.log(run, params=event["params"])
-                case "link":
-                    tracker.link(event)
-                case "params" if run:
-                    tracker.log(run, params=event["params"])
-                case "samples" if run:
-                    tracker.uses(run, event["samples"])
-                case "measure" if run:
-                    metrics += measured(event)
-                case "locked":
-                    tracker.locked(event["pipeline"], event["digest"])
-                case "model":
-                    tracker.registry.add(event, run or tracker.origin(event["tags"]))
-                case "scores":
-                    tracker.update_champions(event["rows"], run)
-                case "file" if run:
-                    tracker.client.log_artifact(run, event["path"], event["folder"])
-                case "end" if run:
-                    tracker.end(run, event["status"], event["time"])
-                case "params" | "samples" | "measure" | "file" | "end":
-                    pass  # there is no run: its result was there before, or the tracker refused to begin it
-                case _:
-                    refused.append("a line is damaged")
+            with given_up_when_it_hangs():
+                match event["event"]:
+                    case "begin":
+                        run = tracker.begin(name, event)
+                        tracker.log(run, params=event["params"])
+                    case "link":
+                        tracker.link(event)
+                    case "params" if run:
+                        tracker.log(run, params=event["params"])
+                    case "samples" if run:
+                        tracker.uses(run, event["samples"])
+                    case "measure" if run:
+                        metrics += measured(event)
+                    case "locked":
+                        tracker.locked(event["pipeline"], event["digest"])
+                    case "model":
+                        tracker.registry.add(event, run or tracker.origin(event["tags"]))
+                    case "scores":
+                        tracker.update_champions(event["rows"], run)
+                    case "file" if run:
+                        tracker.client.log_artifact(run, event["path"], event["folder"])
+                    case "end" if run:
+                        tracker.end(run, event["status"], event["time"])
+                    case "params" | "samples" | "measure" | "file" | "end":
+                        pass  # there is no run: its result was there before, or the tracker did not begin it
+                    case _:
+                        refused.append("a line is damaged")
         except Exception as error:
             refused.append(refusal(tracker, error, event))
     try:
         if run and metrics:
-            tracker.log(run, metrics)
+            with given_up_when_it_hangs():
+                tracker.log(run, metrics)
     except Exception as error:
         refused.append(refusal(tracker, error, {"event": "measure"}))
     return run, refused
@@ -244,9 +263,8 @@ def told(error: Exception) -> str:
 
 def write(file: Path, text: str) -> None:
     """Write a small file whole or not at all."""
-    partial = file.with_suffix(f".{os.getpid()}.tmp")
-    partial.write_text(text)
-    partial.replace(file)
+    with written_whole(file) as partial:
+        partial.write_text(text)
 
 
 if __name__ == "__main__":

@@ -64,19 +64,21 @@ class Tracking:
             self.outbox.attach("pictures", name + file.suffix, file)
 
     def attach(self, folder: str, file: Path) -> None:
-        """Record a file that is no output, unless it is large."""
+        """Record a file, unless it is large."""
         if self.outbox and file.stat().st_size <= ATTACHED_BYTES:
             self.outbox.attach(folder, file.name, file)
 
     def made(self, manifest: Path, out: Path, facts: dict[str, Any]) -> None:
         """Record the manifest and small files of the result, and the counts and checks among its facts.
 
-        The numbers are called `result.<name>`: as `loss`, the final one would begin the curve of losses.
+        Weights of a model are left to the model registry. The numbers are called `result.<name>`: as `loss`,
+        the final one would begin the curve of losses.
         """
-        files = [file for file in out.iterdir() if file.suffix in ATTACHED]
-        for file in [manifest, *files]:
-            if self.outbox and file.stat().st_size <= ATTACHED_BYTES:
-                self.outbox.attach("output", file.name, file)
+        files = {file for file in out.iterdir() if file.suffix in ATTACHED}
+        if model_files(out):
+            files -= {out / WEIGHTS, out / CONDITIONS}
+        for file in [manifest, *sorted(files)]:
+            self.attach("output", file)
         numbers = {n: v for n, v in flatten(facts, "result.").items() if isinstance(v, int | float)}
         self.measured(0, numbers)
         self._add("params", params={"environment.device": device()})

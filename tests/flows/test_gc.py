@@ -15,6 +15,8 @@ from fewstep.errors import UserError
 from flows import gc
 from flows.workspaces import workspace_lock
 from stages.artifacts.scratch import Scratch
+from stages.process.locks import is_held
+from stages.tracking import outboxes
 
 
 @pytest.fixture(scope="module")
@@ -205,8 +207,9 @@ def test_sizes_are_readable(count, text):
 def test_failed_and_interrupted_runs_leave_mlflow_and_others_stay(tmp_path, monkeypatch):
     from mlflow import MlflowClient
 
-    (tmp_path / ".fewstep").mkdir()
-    client = MlflowClient(f"sqlite:///{tmp_path / '.fewstep' / 'mlflow.db'}")
+    root = tmp_path / "50%20x" / "a?b"  # no plain text in an address
+    (root / ".fewstep").mkdir(parents=True)
+    client = MlflowClient(outboxes.database(root))
 
     def make(name, status, parent=None):
         tags = {"mlflow.parentRunId": parent.info.run_id} if parent else {}
@@ -216,12 +219,12 @@ def test_failed_and_interrupted_runs_leave_mlflow_and_others_stay(tmp_path, monk
 
     mixed, hopeless = make("mixed", "FAILED"), make("hopeless", "FAILED")
     make("good", "FINISHED", mixed), make("bad", "FAILED", mixed), make("killed", "KILLED", hopeless)
-    kind = gc.failed_runs(tmp_path)
+    kind = gc.failed_runs(root)
     assert set(kind.items) == {"bad (failed)", "killed (killed)", "hopeless (failed)"}
     kind.remove()
     assert {run.info.run_name for run in client.search_runs(["0"])} == {"mixed", "good"}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://shared.example")
-    assert gc.failed_runs(tmp_path).items == {}
+    assert gc.failed_runs(root).items == {}
 
 
 def test_gc_is_refused_while_a_stage_runs(toy_that_ran):
@@ -259,6 +262,6 @@ def test_no_flow_begins_in_a_workspace_while_it_is_removed(tmp_path, monkeypatch
     folder = tmp_path / ".fewstep/variants/abc"
     folder.mkdir(parents=True)
     held = []
-    monkeypatch.setattr(gc, "remove", lambda it: held.append(workspace_lock.is_held(it.with_suffix(".lock"))))
+    monkeypatch.setattr(gc, "remove", lambda it: held.append(is_held(it.with_suffix(".lock"))))
     gc.remove_variant(folder)
     assert held == [True]

@@ -32,6 +32,12 @@ def test_the_lines_and_the_exit_status_of_a_child_are_returned(tmp_path):
     assert lines == [str(tmp_path)]
 
 
+def test_a_child_may_print_bytes_that_are_no_text(tmp_path):
+    lines = []
+    assert run(r"os.write(1, b'caf\xe9\nrest\n')", lines.append, tmp_path) == 0
+    assert lines == ["caf\ufffd", "rest"]
+
+
 @pytest.mark.parametrize("code", [SLEEP, STUBBORN])
 def test_a_child_whose_time_is_over_leaves_no_process(tmp_path, code):
     lines = []

@@ -95,7 +95,8 @@ def test_passwords_are_not_in_the_list_of_processes(tmp_path, monkeypatch):
 
 
 def test_passwords_are_not_in_the_end_of_a_log(tmp_path):
-    (log := tmp_path / "log").write_text("cannot connect to postgresql://user:hunter2@db.example/mlflow")
+    told = b"caf\xe9: cannot connect to postgresql://user:hunter2@db.example/mlflow"  # not in UTF-8
+    (log := tmp_path / "log").write_bytes(told)
     broken = programs.Server(name="Broken", elsewhere="", port=1, arguments=(), health="/")
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()

@@ -1,12 +1,14 @@
 """What a result rests on: the artifacts of earlier stages, not the files of the user's."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from stages.artifacts import manifests
 from stages.artifacts.plan import Input, ancestors
+from stages.tracking import lineage
 
 
 def manifest(name, **inputs):
@@ -25,3 +27,8 @@ def test_a_file_or_folder_of_the_users_is_no_ancestor(tmp_path, monkeypatch, own
     Path("prepared/manifest.json").write_text(json.dumps(manifest("prepare", source=(own, None))))
     model = Input(Path("model"), "", manifest("pretrain", data=("prepared", "prepare")))
     assert [made["stage"] for made in ancestors({"model": model})] == ["prepare", "pretrain"]
+
+
+def test_git_may_name_a_folder_whose_name_is_no_text(monkeypatch):
+    monkeypatch.setenv("GIT_DIR", os.fsdecode(b"caf\xe9"))
+    assert lineage.git_commit.__wrapped__() is None

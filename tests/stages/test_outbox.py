@@ -40,6 +40,11 @@ def test_an_outbox_that_can_not_be_flushed_at_its_end_is_marked_broken(tmp_path,
     assert not outboxes.live(outbox.file)
 
 
+def test_to_ask_whether_the_process_of_an_outbox_lives_leaves_no_lock(tmp_path):
+    assert not outboxes.live(tmp_path / "make.jsonl")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_outbox_that_cannot_be_made_is_no_reason_to_stop(tmp_path):
     (tmp_path / ".fewstep").write_text("a file in its way")
     outbox = Outbox(tmp_path, "make")

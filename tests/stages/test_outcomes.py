@@ -8,6 +8,8 @@ import pytest
 from fake_project import MAKE, Project
 from processes import wait_for
 
+from stages.process import records
+
 
 @pytest.fixture
 def project(tmp_path):
@@ -82,6 +84,7 @@ def test_a_stage_refuses_variables_that_later_ones_could_not_use(project, variab
 
 
 def test_records_that_cannot_be_written_stop_no_stage(project):
+    (project / "nowhere").write_text("no folder")
     nowhere = str(project / "nowhere/file")
     project.sh("python -m stages.make", FEWSTEP_PROGRESS_FILE=nowhere, FEWSTEP_OUTCOME_FILE=nowhere)
     assert (project / "artifacts/make").exists()
@@ -107,3 +110,10 @@ def at_work(project) -> bool:
     return any(
         file.stat().st_size for file in project.folder.glob(".fewstep/scratch/make.*/work/attempts.log")
     )
+
+
+def test_an_outcome_that_finds_no_room_leaves_nothing(tmp_path, monkeypatch, room):
+    monkeypatch.setenv("FEWSTEP_OUTCOME_FILE", str(tmp_path / "outcome.json"))
+    room(10)
+    records.write_outcome("make", "made")
+    assert list(tmp_path.iterdir()) == []

@@ -219,6 +219,8 @@ def test_a_stage_that_makes_a_model_registers_it_and_tells_where_it_ran(chain):
     assert run.data.params["environment.device"] == "cpu"
     assert {"environment.torch", "environment.python", "environment.platform"} <= run.data.params.keys()
     assert len(run.data.tags["fewstep.dvc_lock"]) == 64
+    attached = tracker.client.list_artifacts(version.run_id, "output")
+    assert [file.path for file in attached] == ["output/config.json", "output/manifest.json"]  # no weights
 
 
 def test_no_fact_of_the_machine_is_in_the_result(chain):

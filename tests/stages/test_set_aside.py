@@ -1,5 +1,6 @@
 """What the tracker does not take, or a damaged file holds, is kept and told; it delays nothing else."""
 
+import os
 import shutil
 import signal
 import sqlite3
@@ -24,17 +25,17 @@ def root(tmp_path, mlflow_database, monkeypatch):
     (root / ".fewstep").mkdir(parents=True)
     shutil.copy(mlflow_database, root / ".fewstep/mlflow.db")
     monkeypatch.setattr(tracking, "start_sender", lambda root: None)
-    yield root
-    signal.alarm(0)
+    return root
 
 
-def record(root, name, **params):
-    """Record what a stage tells; return its outbox file."""
+def record(root, name, attached=1, **params):
+    """Record what a stage tells, and some files; return its outbox file."""
     outbox = Outbox(root, name)
     tags = {"fewstep.fingerprint": name, "fewstep.outcome": "ran"}
     outbox.add("begin", params=params, pipeline="p", pipeline_name="p", address=name, tags=tags)
     (root / "manifest.json").write_text("{}")
-    outbox.attach("output", "manifest.json", root / "manifest.json")
+    for file in ("manifest.json", "more.json", "most.json")[:attached]:
+        outbox.attach("output", file, root / "manifest.json")
     outbox.add("measure", step=1, values={"loss": 0.5})
     outbox.add("end", status="FINISHED")
     outbox.close()
@@ -166,6 +167,32 @@ def test_a_tracker_that_hangs_is_reported_and_loses_nothing(root, monkeypatch):
     assert file.exists()
 
 
+def test_many_files_may_take_longer_than_one_that_hangs(root, monkeypatch):
+    now, end = 0, None
+
+    def alarm(seconds):
+        nonlocal end
+        end = now + seconds if seconds else None
+
+    def upload(run, path, folder):
+        nonlocal now
+        now += sender.HANGING - 1
+        if end is not None and now > end:
+            sender.give_up(signal.SIGALRM, None)
+        log_artifact(run, path, folder)
+
+    tracker = sender.connect(root)
+    log_artifact = tracker.client.log_artifact
+    monkeypatch.setattr(tracker.client, "log_artifact", upload)
+    monkeypatch.setattr(sender, "connect", lambda root: tracker)
+    monkeypatch.setattr(sender.signal, "alarm", alarm)
+    for name in ("make", "use@one"):
+        record(root, name, attached=3)
+    serve(root)
+    assert recorded(root) == {"make": "FINISHED", "use@one": "FINISHED"}
+    assert len(list(root.glob(".fewstep/mlartifacts/*/artifacts/output/*"))) == 6
+
+
 def test_a_delivery_that_takes_too_long_is_reported_to_whoever_waits(root):
     record(root, "make")
     assert tracking.send(root, seconds=0) is None
@@ -176,3 +203,10 @@ def test_a_delivery_that_takes_too_long_is_reported_to_whoever_waits(root):
 
 def test_an_error_of_the_sender_itself_is_reported_in_one_line():
     assert sender.told(UserError("mend it\nlike this")) == "mend it"
+
+
+def test_a_note_of_the_sender_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(os.fstat(handle).st_ino))
+    sender.write(tmp_path / "make.sent", "{}")
+    assert flushed[0] == (tmp_path / "make.sent").stat().st_ino
