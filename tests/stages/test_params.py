@@ -215,6 +215,9 @@ def test_names_that_dvc_does_not_compare_are_refused(stages, name):
     raw = {"seed": 0, "prepare": {}, "couple": {"round1": {"pairs": 4, "inner": {name: 8}}}}
     with pytest.raises(UserError, match=rf"couple\.round1\.inner\.{name} can't be a setting's name"):
         checks.check(Params(raw))
+    raw["couple"]["round1"]["inner"] = [3, {"path": {name: 8}}]
+    with pytest.raises(UserError, match=rf"couple\.round1\.inner\.1\.path\.{name} can't be a setting's name"):
+        checks.check(Params(raw))
 
 
 def test_sections_must_be_mappings(stages):
