@@ -23,11 +23,11 @@ from fewstep.training.method import Method
 from stages.settings import messages
 from stages.settings.yaml_text import shown
 
-STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class Settings(BaseModel):
-    """Named values from params.yaml: an unknown one is an error, and none changes later."""
+    """Named values from params.yaml: an unknown one is an error, as is a number that is not finite."""
 
     model_config = STRICT
 
@@ -58,8 +58,8 @@ class Named:
 
 @cache  # a model takes much longer to make than settings to decode, and each is asked for many times
 def wrapping(plugin: type) -> Any:
-    """Return a model of one field, `options`: only a model forbids dataclasses what is extra, and NaN."""
-    model = create_model("Options", __config__=STRICT | {"allow_inf_nan": False}, options=(plugin, ...))
+    """Return a model of one field, `options`: only a model forbids dataclasses extra names and NaN."""
+    model = create_model("Options", __config__=STRICT, options=(plugin, ...))
     model.model_rebuild()  # raises for a name that no module has, which pydantic would put off
     return model
 
@@ -176,7 +176,7 @@ def one_scale(guidance: Any) -> Any:
 
 
 Count = Annotated[int, Field(ge=1)]
-Guidance = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(one_scale)]
+Guidance = Annotated[float, BeforeValidator(one_scale)]
 METHODS = Plugin("fewstep.methods")
 MethodPlugin = Annotated[Any, METHODS]
 FormatPlugin = Annotated[Any, Plugin("fewstep.foreign.formats")]

@@ -1,5 +1,6 @@
 """Settings: one message says all that is wrong in params.yaml, where, and what would be right."""
 
+import math
 import subprocess
 import sys
 from typing import Annotated
@@ -121,6 +122,22 @@ def test_a_setting_of_several_types_is_named_once(setting, told):
         pretrain.Config.model_validate({"train": {"steps": 1}} | setting)
     said = messages.explain(caught.value, pretrain.Config, "pretrain.base")
     assert said == [f"pretrain.base.{line}" for line in told]
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "place"),
+    [
+        (couple.Config, {"model": "base", "pairs": 9, "tolerance": math.inf}, "tolerance"),
+        (pretrain.Config, {"gates": {"loss_ratio": math.inf}, "train": {"steps": 1}}, "gates.loss_ratio"),
+        (pretrain.Config, {"train": {"steps": 1, "clip": math.inf}}, "train.clip"),
+    ],
+)
+def test_numbers_are_finite(model, settings, place):
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate(settings)
+    assert f"stage.{place} should be a finite number, got .inf" in messages.explain(
+        caught.value, model, "stage"
+    )
 
 
 @pytest.mark.parametrize(
