@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
 
 from fewstep.errors import UserError
@@ -46,6 +47,10 @@ def main(file: Path) -> None:
         refuse_torchrun()
         if options.plan:
             show_plan(stage, key, options.price)
+        elif options.price is not None:
+            raise UserError(
+                "--price is for the estimate; add --plan, or leave the price out to run the stage"
+            )
         elif machine_number() > 0:
             help_train(stage, key)
         elif options.ahead:
@@ -127,10 +132,12 @@ def show_plan(stage: str, key: str | None, price: float | None) -> None:
     """Print what a stage that makes samples, or trains, will take.
 
     Raises:
-        UserError: for everything that would stop the stage; also for a price that can't be.
+        UserError: for everything that would stop the stage; also for a price that can't be, or of a training.
     """
     if price is not None and not 0 <= price < math.inf:
         raise UserError(f"--price must be that of an hour of a worker, a number from 0, got {price:g}")
+    if price is not None and trains(discovery.load(stage)):
+        raise UserError(f"--price is for stages that make samples; {stage} trains")
     plan = read_plan(stage, key)
     scratch, progress = Scratch.of(plan.address, plan.fingerprint), StageProgress(plan.address)
     if scratch.read_finished(progress.note):
@@ -188,7 +195,7 @@ def help_train(stage: str, key: str | None) -> None:
         UserError: for everything that would stop that stage; also if the stage trains nothing.
     """
     plan = read_plan(stage, key)
-    if "train" not in plan.module.Config.model_fields:
+    if not trains(plan.module):
         raise UserError(f"FEWSTEP_NODE_RANK is {machine_number()}, but {stage} trains nothing; unset it")
     scratch, progress = Scratch.of(plan.address, plan.fingerprint), StageProgress(plan.address)
     if scratch.read_finished(progress.note):
@@ -200,6 +207,11 @@ def help_train(stage: str, key: str | None) -> None:
         job = replace(job_of(plan, scratch, progress, lambda name, file: None), out=Path(nowhere))
         plan.module.run(plan.config, job)
     progress.note("the share of this machine is done; the first machine publishes the result")
+
+
+def trains(module: ModuleType) -> bool:
+    """Return whether a stage trains, so that several machines may share it and its samples have no price."""
+    return "train" in module.Config.model_fields
 
 
 def work_ahead(stage: str, key: str | None) -> None:

@@ -7,7 +7,6 @@ import psutil
 import torch
 
 from fewstep import variables
-from fewstep.errors import UserError
 from fewstep.shards import Shards
 from fewstep.shards.batches import bytes_in_memory, bytes_of_sample
 from fewstep.training.engine import Engine
@@ -55,14 +54,8 @@ class MemoryPlan:
             return found.total + self.data + self.copies * self.saved
         return found.activations if way.offloaded else found.total
 
-    def lines(self, price: float | None) -> list[str]:
-        """Return what a user wants to know.
-
-        Raises:
-            UserError: for a price, since nothing of it is known.
-        """
-        if price is not None:
-            raise UserError("--price is for stages that make samples; this one trains")
+    def lines(self, price: None) -> list[str]:
+        """Return what a user wants to know; no price, since the time of a training is not measured."""
         found, way = self.measured, self.way
         asked = found.footprint(way)
         kinds = {name: getattr(asked, name) for name in HELD}

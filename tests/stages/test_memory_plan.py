@@ -13,6 +13,7 @@ from fewstep.model import ModelConfig, build
 from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import write_shards
 from fewstep.training.footprint import Activations, Engaged, Footprint, TrainingCosts
+from stages.run import runner
 from stages.training import memory_plan
 from stages.training.memory_plan import MIB, MemoryPlan, plan_memory
 from stages.training.training import TrainingSpec
@@ -87,9 +88,10 @@ def test_where_nothing_fits_the_least_memory_is_reported():
     assert "with FEWSTEP_MICRO_BATCH=1 " in "\n".join(planned(free=1).lines(None))
 
 
-def test_a_training_has_no_price():
-    with pytest.raises(UserError, match="--price is for stages that make samples"):
-        planned().lines(2.5)
+def test_a_training_has_no_price_and_is_not_measured_for_one(monkeypatch):
+    monkeypatch.setattr(runner, "read_plan", pytest.fail)
+    with pytest.raises(UserError, match="--price is for stages that make samples; distill trains"):
+        runner.show_plan("distill", "boss-4", 2.5)
 
 
 def test_a_training_is_measured_as_it_would_be_made(tmp_path, monkeypatch):
