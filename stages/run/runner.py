@@ -140,7 +140,7 @@ def show_plan(stage: str, key: str | None, price: float | None) -> None:
         raise UserError(f"--price is for stages that make samples; {stage} trains")
     plan = read_plan(stage, key)
     scratch, progress = Scratch.of(plan.address, plan.fingerprint), StageProgress(plan.address)
-    if scratch.read_finished(progress.note):
+    if manifests.read_if_whole(scratch.folder):
         progress.note("is made already; there is nothing to spend")
         return
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it warns of what a measurement does not see
@@ -198,7 +198,7 @@ def help_train(stage: str, key: str | None) -> None:
     if not trains(plan.module):
         raise UserError(f"FEWSTEP_NODE_RANK is {machine_number()}, but {stage} trains nothing; unset it")
     scratch, progress = Scratch.of(plan.address, plan.fingerprint), StageProgress(plan.address)
-    if scratch.read_finished(progress.note):
+    if manifests.read_if_whole(scratch.folder):
         progress.note("the first machine has finished it")
         return
     plan.check_inputs()
