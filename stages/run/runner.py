@@ -198,8 +198,11 @@ def help_train(stage: str, key: str | None) -> None:
     if not trains(plan.module):
         raise UserError(f"FEWSTEP_NODE_RANK is {machine_number()}, but {stage} trains nothing; unset it")
     scratch, progress = Scratch.of(plan.address, plan.fingerprint), StageProgress(plan.address)
-    if manifests.read_if_whole(scratch.folder):
-        progress.note("the first machine has finished it")
+    # what is finished may be from before the first machine begins again
+    if not again.asked() and manifests.read_if_whole(scratch.folder):
+        progress.note(
+            f"the first machine has finished it; if it makes it again, set {again.VARIABLE} here, too"
+        )
         return
     plan.check_inputs()
     scratch.work.mkdir(parents=True, exist_ok=True)

@@ -50,6 +50,16 @@ def test_an_estimate_changes_nothing(finished, capsys):
     assert contents(scratch) == before
 
 
+def test_a_helper_takes_part_in_what_is_made_again(finished, monkeypatch, capsys):
+    _, plan = finished
+    took_part = []
+    plan.module.run = lambda config, job: took_part.append(job.result)
+    monkeypatch.setenv("FEWSTEP_AGAIN", "1")
+    runner.help_train("pretrain", "base")
+    assert took_part == ["pretrain@base.f00d"]
+    assert "the share of this machine is done" in capsys.readouterr().out
+
+
 def test_a_helper_leaves_the_result_to_the_first_machine(finished, capsys):
     scratch, _ = finished
     before = contents(scratch)
