@@ -8,7 +8,6 @@ import shutil
 import sys
 import traceback
 from argparse import ArgumentParser
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -144,7 +143,7 @@ def show_plan(stage: str, key: str | None, price: float | None) -> None:
         progress.note("is made already; there is nothing to spend")
         return
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it warns of what a measurement does not see
-    estimate = plan.module.plan(plan.config, job_of(plan, scratch, progress, lambda name, file: None))
+    estimate = plan.module.plan(plan.config, job_of(plan, scratch, progress))
     for line in (
         estimate.lines(price) if estimate else ["takes what it makes from a file; nothing is to be spent"]
     ):
@@ -205,9 +204,8 @@ def help_train(stage: str, key: str | None) -> None:
         )
         return
     plan.check_inputs()
-    scratch.work.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="fewstep-") as nowhere, suppress(OthersFinishError):
-        job = replace(job_of(plan, scratch, progress, lambda name, file: None), out=Path(nowhere))
+        job = replace(job_of(plan, scratch, progress), out=Path(nowhere))
         plan.module.run(plan.config, job)
     progress.note("the share of this machine is done; the first machine publishes the result")
 
@@ -227,7 +225,7 @@ def work_ahead(stage: str, key: str | None) -> None:
     plan.check_inputs()
     scratch, progress = Scratch.of(plan.address, plan.fingerprint), StageProgress(f"{plan.address}, ahead")
     with suppress(KeyboardInterrupt):  # interrupted because a stage needs the slot
-        plan.module.ahead(plan.config, job_of(plan, scratch, progress, lambda name, file: None))
+        plan.module.ahead(plan.config, job_of(plan, scratch, progress))
         progress.finish()
 
 
@@ -242,8 +240,8 @@ def work(
     plan.check_inputs()
     for folder in (scratch.out, scratch.work):
         folder.mkdir(parents=True, exist_ok=True)
-    job = job_of(plan, scratch, progress, tracking.picture)
-    job = replace(job, attach=tracking.attach, again=anew)
+    job = job_of(plan, scratch, progress)
+    job = replace(job, picture=tracking.picture, attach=tracking.attach, again=anew)
     plan.module.run(plan.config, job)
     progress.finish()
     flush_below(scratch.out)  # the manifest says that all of it is whole
@@ -254,9 +252,7 @@ def work(
     return manifest
 
 
-def job_of(
-    plan: Plan, scratch: Scratch, progress: StageProgress, picture: Callable[[str, Path], None]
-) -> Job:
+def job_of(plan: Plan, scratch: Scratch, progress: StageProgress) -> Job:
     """Return what the stage's functions are given."""
     return Job(
         stage=plan.stage,
@@ -269,5 +265,4 @@ def job_of(
         scratch=scratch.work,
         result=scratch.folder.name,
         progress=progress,
-        picture=picture,
     )
