@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from fewstep import variables
+from fewstep.training.engine import VARIABLES, Engine
 from stages.artifacts import manifests
 from stages.artifacts.plan import Input, ancestors
+from stages.tracking import lineage
 
 
 def manifest(name, **inputs):
@@ -25,3 +28,13 @@ def test_a_file_or_folder_of_the_users_is_no_ancestor(tmp_path, monkeypatch, own
     Path("prepared/manifest.json").write_text(json.dumps(manifest("prepare", source=(own, None))))
     model = Input(Path("model"), "", manifest("pretrain", data=("prepared", "prepare")))
     assert [made["stage"] for made in ancestors({"model": model})] == ["prepare", "pretrain"]
+
+
+def test_all_that_says_how_a_training_computes_is_tracked(monkeypatch):
+    read = []
+    monkeypatch.setattr(variables, "is_on", lambda name: bool(read.append(name)))
+    monkeypatch.setattr(variables, "count", lambda name, what, default: read.append(name))
+    Engine.from_environment()
+    assert set(read) == set(VARIABLES)
+    monkeypatch.setenv("FEWSTEP_OFFLOAD", "on")
+    assert lineage.environment()["fewstep_offload"] == "on"
