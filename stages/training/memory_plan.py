@@ -15,7 +15,7 @@ from stages.process.device import device
 from stages.run.job import Job
 from stages.training.training import TrainingSpec
 from stages.workers.distributed import Group
-from stages.workers.machine import CGROUPS
+from stages.workers.machine import CGROUPS, memory_left
 
 MIB = 2**20
 DEVICES = (2, 8)  # times as many, that are told of
@@ -143,8 +143,4 @@ def free_memory() -> int:
     """Return the bytes that are free on the device that trains; a container may be allowed fewer."""
     if (where := device()) != "cpu":
         return torch.cuda.mem_get_info(where)[0]
-    try:
-        allowed = int((CGROUPS / "memory.max").read_text())
-    except (OSError, ValueError):  # no version 2 of control groups, or no limit
-        return psutil.virtual_memory().available
-    return min(allowed, psutil.virtual_memory().available)
+    return int(min(memory_left(CGROUPS), psutil.virtual_memory().available))

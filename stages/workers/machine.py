@@ -67,3 +67,21 @@ def quota(cgroups: Path) -> float:
         if time not in ("max", "-1"):
             return int(time) / int(period)
     return math.inf
+
+
+def memory_left(cgroups: Path) -> float:
+    """Return the bytes that a container's control groups still allow, of either version of Linux's.
+
+    Cached files that were not read for a while count as free: the kernel gives their memory back first.
+    """
+    for folder, names, idle in (
+        (cgroups, ("memory.max", "memory.current"), "inactive_file"),
+        (cgroups / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_inactive_file"),
+    ):
+        try:
+            allowed, used = (int((folder / name).read_text()) for name in names)
+            kinds = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            return max(0, allowed - used + int(kinds[idle]))
+        except (OSError, ValueError, KeyError):  # "max" is no limit
+            continue
+    return math.inf
