@@ -23,13 +23,19 @@ def backend() -> str:
     """Return who works: FEWSTEP_BACKEND, or processes.
 
     Raises:
-        UserError: if there is no such back end, or Ray is not installed.
+        UserError: if there is no such back end, Ray is not installed, or RAY_ADDRESS is that of its client.
     """
     name = os.environ.get("FEWSTEP_BACKEND", "processes")
     if name not in BACKENDS:
         raise UserError(f"FEWSTEP_BACKEND: {unknown('back end', name, BACKENDS)}")
     if name == "ray" and find_spec("ray") is None:
         raise UserError("FEWSTEP_BACKEND ray needs Ray: pip install 'fewstep[ray]'")
+    if name == "ray" and (address := os.environ.get("RAY_ADDRESS", "")).startswith("ray://"):
+        host = address.removeprefix("ray://").rpartition(":")[0]
+        raise UserError(
+            f"RAY_ADDRESS {address} is for Ray's client, which stages do not use; name the cluster by the "
+            f"address that `ray start --head` printed, such as {host}:6379"
+        )
     return name
 
 
