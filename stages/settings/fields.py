@@ -120,26 +120,21 @@ class Plugin:
         raise PydanticCustomError("plugin", "names no usable plugin", {"problems": problems})
 
 
-def registered(package: str) -> Any:
-    """Return a validator of settings that are the mere name of a file of `package`."""
+def known_solver(name: str) -> str:
+    """Return the name of a solver, if there is such a one.
 
-    class Registered:
-        @staticmethod
-        def __get_pydantic_core_schema__(source: Any, handler: Any) -> Any:
-            return core_schema.no_info_after_validator_function(check, core_schema.str_schema())
-
-    def check(name: str) -> str:
-        names = registry.available(package)
-        if package == SOLVERS and name in registry.available(SAMPLERS):
-            raise UserError(
-                f"{name} is a sampler, whose samples are not those of the flow; "
-                f"evaluate.samplers alone takes it. Take a solver: {', '.join(names)}"
-            )
-        if name not in names:
-            raise UserError(registry.unknown(registry.singular(package), name, names))
-        return name
-
-    return Registered
+    Raises:
+        UserError: if there is none; a sampler is told apart.
+    """
+    names = registry.available(SOLVERS)
+    if name in registry.available(SAMPLERS):
+        raise UserError(
+            f"{name} is a sampler, whose samples are not those of the flow; "
+            f"evaluate.samplers alone takes it. Take a solver: {', '.join(names)}"
+        )
+    if name not in names:
+        raise UserError(registry.unknown(registry.singular(SOLVERS), name, names))
+    return name
 
 
 def known_path(path: str | dict[str, Any]) -> str | dict[str, Any]:
@@ -187,7 +182,7 @@ BackendPlugin = Annotated[Any, Plugin("fewstep.metrics.backends")]
 NoiseChoice = Annotated[str | dict[str, Any], AfterValidator(known_noise)]
 SearchPlugin = Annotated[Any, Plugin("fewstep.searches")]
 SamplerPlugin = Annotated[Any, Plugin(SAMPLERS)]
-SolverName = Annotated[str, registered(SOLVERS)]
+SolverName = Annotated[str, AfterValidator(known_solver)]
 
 
 def method_of(settings: dict[str, Any]) -> Method:
