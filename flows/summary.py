@@ -8,7 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fewstep.errors import UserError
-from stages.evaluation import kinds, timings
+from stages.artifacts import timings
+from stages.artifacts.scratch import root
+from stages.evaluation import kinds
 
 EVALUATION = Path("artifacts/evaluate")
 SHOWN = (kinds.OWN, kinds.EQUAL, kinds.FINE)  # what was searched is in the report
@@ -68,5 +70,5 @@ def show(evaluation: Path) -> None:
     Raises:
         UserError: There are no results yet.
     """
-    Console().print(table(read_rows(evaluation), timings.read()))
+    Console().print(table(read_rows(evaluation), timings.read(root() / timings.SAMPLING)))
     print(f"\nReport: {(evaluation / 'report.html').resolve()}")  # unwrapped, so that it can be clicked

@@ -68,7 +68,7 @@ def inputs(config: Config, key: str | None, params: Params) -> dict[str, str]:
 
 
 def check(params: Params) -> list[str]:
-    """Return what is wrong with the NFE asked for."""
+    """Return what is wrong across sections: each model and number of steps asked for must be possible."""
     config, problems = params.config("evaluate"), []
     if len(set(config.nfe)) < len(config.nfe):
         problems.append(f"evaluate.nfe {list(config.nfe)} names a number twice")

@@ -76,9 +76,12 @@ def check(params: Params) -> list[str]:
         except UserError as error:
             problems.append(f"{where}.budgets: {error}")
     there = teachers(params)  # without one, evaluate says what is missing
-    if not configs and params.keys("distill") and there:
+    if not configs and there:
         named = " or ".join(f"search.{name}" for name in there)
-        problems.append(f"search is empty, but every student needs a grid: add {named}")
+        problems.append(
+            "search is empty, but evaluate, export and distill read artifacts/search, which no stage then "
+            f"makes: add {named}"
+        )
     return problems
 
 

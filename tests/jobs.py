@@ -33,7 +33,6 @@ def job_in(folder: Path, stage: str, key: str | None = None, **changes: Any) -> 
         "result": f"{stage}@{key}.0",
         "progress": SILENT,
     }
-    facts["picture"] = lambda name, file: None
     return Job(stage=stage, key=key, **places | facts | changes)
 
 

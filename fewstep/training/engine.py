@@ -24,6 +24,10 @@ with lazy_imports():
     from fewstep import distributed
     from fewstep.training import sharding
 
+VARIABLES = tuple(
+    f"FEWSTEP_{name}" for name in ("MICRO_BATCH", "RECOMPUTE", "SHARD", "OFFLOAD", "COMPILE", "CHANNELS_LAST")
+)
+"""What `Engine.from_environment` reads."""
 RECOMPILED = 64  # times that a function is compiled anew for other shapes, before it is left as it is
 
 
@@ -46,7 +50,7 @@ class Engine:
 
     @classmethod
     def from_environment(cls) -> Engine:
-        """Read FEWSTEP_MICRO_BATCH and the switches RECOMPUTE, SHARD, OFFLOAD, COMPILE, CHANNELS_LAST.
+        """Read `VARIABLES`: FEWSTEP_MICRO_BATCH and switches.
 
         Raises:
             UserError: if one has an impossible value, or asks for what another is off for.

@@ -6,8 +6,8 @@ from typing import Literal
 
 from fewstep.errors import UserError
 from flows.dvc.repo import Stage
-from flows.planning import durations
 from flows.planning.time_limits import matching
+from stages.artifacts import timings
 
 Fate = Literal["unchanged", "restore", "run"]
 
@@ -96,15 +96,15 @@ def above(stages: dict[str, Stage], names: Iterable[str]) -> set[str]:
 
 def plan(root: Path, fates: dict[str, Fate], *, force: bool) -> str:
     """Return lines on what a run would do, and how long that took the last time."""
-    seconds = durations.read(root)
+    seconds = timings.read(root / timings.STAGES)
     words = {**WORDS, "run": "runs from its beginning"} if force else WORDS
     lines = []
     for name, fate in fates.items():
-        last = f" ({durations.readable(seconds[name])} the last time)" if name in seconds else ""
+        last = f" ({readable(seconds[name])} the last time)" if name in seconds else ""
         lines.append(f"{name} {words[fate]}{last if fate == 'run' else ''}")
     runs = running(fates)
     unknown = [name for name in runs if name not in seconds]
-    total = durations.readable(sum(seconds.get(name, 0) for name in runs))
+    total = readable(sum(seconds.get(name, 0) for name in runs))
     new = f", and {len(unknown)} that no run here has timed" if unknown else ""
     lines.append(f"{len(runs)} of {len(fates)} stages run: {total} one after the other{new}")
     return "\n".join(lines)
@@ -141,3 +141,11 @@ def _only_missing(stage: Stage, above: list[Stage]) -> bool:
                 if not (back if kind == "changed deps" else state in ("deleted", "not in cache")):
                     return False
     return stage.settings_before is not None
+
+
+def readable(seconds: float) -> str:
+    """Return a duration such as 3 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -131,7 +131,8 @@ class Plan:
         for item in self.inputs.values():
             if item.manifest is not None:
                 found = damage.by_digest(item.path, item.manifest, but=lambda file: file.suffix == ".tar")
-                for file, problem in found.items():
+                if found:
+                    file, problem = next(iter(found.items()))
                     maker = discovery.address(item.manifest["stage"], item.manifest["key"])
                     raise UserError(f"can't use {item.path}: {file} {problem}; run: {repair(maker)}")
 

@@ -56,7 +56,7 @@ def evaluate(wanted: Wanted) -> Evaluation:
     """Measure every entry, the kept ones for free, and return the rows."""
     job, folders, fine = wanted.job, wanted.folders, wanted.fine
     entries, configs = wanted.entries()
-    measured = wanted.nothing_measured()
+    measured = wanted.measurements()
     teacher = open_model(folders[fine.model])
     nets = load_nets(job.inputs["nets"])
     with ThreadPoolExecutor(max_workers=1) as threads:  # a second core is free until the workers start
@@ -77,12 +77,12 @@ def evaluate(wanted: Wanted) -> Evaluation:
             measured.results,
             fine_runs[entry.guidance][0],
             nets,
-            measured.constants.floors[0],
+            floor,
             job.seed,
         )
         | common[entry.model]
         | ({"map_preserving": False} if entry.sampler else {})
-        | {"macs_in_all": macs_in_all(entry, common[entry.model]["macs"], wanted.folders)}
+        | {"macs_in_all": macs_in_all(entry, common[entry.model]["macs"], folders)}
         | {"endpoint_rmse": rmse.get(entry), "student": is_student(entry, configs[entry.model])}
         for entry in shown
     ]

@@ -88,8 +88,8 @@ class Wanted:
         """Return what decides the numbers by each network that the user asked for, by name."""
         return by_features.protocols(self.features, nets[FIRST].shape, pixels=nets[FIRST].pixels)
 
-    def nothing_measured(self) -> "Measurements":
-        """Return the entries as they are kept, before any is read."""
+    def measurements(self) -> "Measurements":
+        """Return what measures the entries, with the place where they are kept; none is read yet."""
         nets = load_nets(self.job.inputs["nets"])
         networks = self.networks(nets)
         splits = [Shards(self.job.inputs["data"] / split).digest for split in ("train", "held_out")]
@@ -200,7 +200,7 @@ def ahead(wanted: Wanted) -> None:
     if device() != "cpu":
         return
     entries, _ = wanted.entries()
-    converge(wanted.nothing_measured(), open_model(wanted.folders[wanted.fine.model]), wanted.fine, entries)
+    converge(wanted.measurements(), open_model(wanted.folders[wanted.fine.model]), wanted.fine, entries)
 
 
 WORKER: dict[str, Any] = {}  # what a worker process keeps from one entry to the next

@@ -48,7 +48,7 @@ PAIR_ROWS = (  # what is shown, what it should be, and where it is among the fac
 
 
 def write_tables(folder: Path, evaluation: Evaluation) -> None:
-    """Write both; `series` in the CSV names the line of a plot."""
+    """Write metrics.json and curve.csv; `series` in the CSV names the line of a plot."""
     headline = {row["name"]: {name: row[name] for name in HEADLINE} for row in evaluation.rows}
     facts = {"teacher": evaluation.teacher, "fine_runs": evaluation.fine_runs}
     text = {"headline": headline, "rows": evaluation.rows, **facts}

@@ -30,7 +30,7 @@ class Job:
     again: bool = False
     """Whether it shall be made again, so nothing that an earlier run left in another place may be used."""
     progress: Progress
-    picture: Callable[[str, Path], None]
+    picture: Callable[[str, Path], None] = lambda name, file: None
     """Sends a picture to the tracker, under a name."""
     attach: Callable[[str, Path], None] = lambda folder, file: None
     """Sends a file that is no output to the tracker, into a folder there."""

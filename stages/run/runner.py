@@ -8,11 +8,11 @@ import shutil
 import sys
 import traceback
 from argparse import ArgumentParser
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
 
 from fewstep.errors import UserError
@@ -46,6 +46,10 @@ def main(file: Path) -> None:
         refuse_torchrun()
         if options.plan:
             show_plan(stage, key, options.price)
+        elif options.price is not None:
+            raise UserError(
+                "--price is for the estimate; add --plan, or leave the price out to run the stage"
+            )
         elif machine_number() > 0:
             help_train(stage, key)
         elif options.ahead:
@@ -127,17 +131,19 @@ def show_plan(stage: str, key: str | None, price: float | None) -> None:
     """Print what a stage that makes samples, or trains, will take.
 
     Raises:
-        UserError: for everything that would stop the stage; also for a price that can't be.
+        UserError: for everything that would stop the stage; also for a price that can't be, or of a training.
     """
     if price is not None and not 0 <= price < math.inf:
         raise UserError(f"--price must be that of an hour of a worker, a number from 0, got {price:g}")
+    if price is not None and trains(discovery.load(stage)):
+        raise UserError(f"--price is for stages that make samples; {stage} trains")
     plan = read_plan(stage, key)
     scratch, progress = Scratch.of(plan.address, plan.fingerprint), StageProgress(plan.address)
-    if scratch.read_finished(progress.note):
+    if manifests.read_if_whole(scratch.folder):
         progress.note("is made already; there is nothing to spend")
         return
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it warns of what a measurement does not see
-    estimate = plan.module.plan(plan.config, job_of(plan, scratch, progress, lambda name, file: None))
+    estimate = plan.module.plan(plan.config, job_of(plan, scratch, progress))
     for line in (
         estimate.lines(price) if estimate else ["takes what it makes from a file; nothing is to be spent"]
     ):
@@ -188,18 +194,25 @@ def help_train(stage: str, key: str | None) -> None:
         UserError: for everything that would stop that stage; also if the stage trains nothing.
     """
     plan = read_plan(stage, key)
-    if "train" not in plan.module.Config.model_fields:
+    if not trains(plan.module):
         raise UserError(f"FEWSTEP_NODE_RANK is {machine_number()}, but {stage} trains nothing; unset it")
     scratch, progress = Scratch.of(plan.address, plan.fingerprint), StageProgress(plan.address)
-    if scratch.read_finished(progress.note):
-        progress.note("the first machine has finished it")
+    # what is finished may be from before the first machine begins again
+    if not again.asked() and manifests.read_if_whole(scratch.folder):
+        progress.note(
+            f"the first machine has finished it; if it makes it again, set {again.VARIABLE} here, too"
+        )
         return
     plan.check_inputs()
-    scratch.work.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="fewstep-") as nowhere, suppress(OthersFinishError):
-        job = replace(job_of(plan, scratch, progress, lambda name, file: None), out=Path(nowhere))
+        job = replace(job_of(plan, scratch, progress), out=Path(nowhere))
         plan.module.run(plan.config, job)
     progress.note("the share of this machine is done; the first machine publishes the result")
+
+
+def trains(module: ModuleType) -> bool:
+    """Return whether a stage trains, so that several machines may share it and its samples have no price."""
+    return "train" in module.Config.model_fields
 
 
 def work_ahead(stage: str, key: str | None) -> None:
@@ -212,7 +225,7 @@ def work_ahead(stage: str, key: str | None) -> None:
     plan.check_inputs()
     scratch, progress = Scratch.of(plan.address, plan.fingerprint), StageProgress(f"{plan.address}, ahead")
     with suppress(KeyboardInterrupt):  # interrupted because a stage needs the slot
-        plan.module.ahead(plan.config, job_of(plan, scratch, progress, lambda name, file: None))
+        plan.module.ahead(plan.config, job_of(plan, scratch, progress))
         progress.finish()
 
 
@@ -227,8 +240,8 @@ def work(
     plan.check_inputs()
     for folder in (scratch.out, scratch.work):
         folder.mkdir(parents=True, exist_ok=True)
-    job = job_of(plan, scratch, progress, tracking.picture)
-    job = replace(job, attach=tracking.attach, again=anew)
+    job = job_of(plan, scratch, progress)
+    job = replace(job, picture=tracking.picture, attach=tracking.attach, again=anew)
     plan.module.run(plan.config, job)
     progress.finish()
     flush_below(scratch.out)  # the manifest says that all of it is whole
@@ -239,9 +252,7 @@ def work(
     return manifest
 
 
-def job_of(
-    plan: Plan, scratch: Scratch, progress: StageProgress, picture: Callable[[str, Path], None]
-) -> Job:
+def job_of(plan: Plan, scratch: Scratch, progress: StageProgress) -> Job:
     """Return what the stage's functions are given."""
     return Job(
         stage=plan.stage,
@@ -254,5 +265,4 @@ def job_of(
         scratch=scratch.work,
         result=scratch.folder.name,
         progress=progress,
-        picture=picture,
     )

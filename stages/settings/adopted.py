@@ -40,7 +40,7 @@ class AdoptedSettings(Settings):
     noise, which folders do not say."""
     time: str | None = None
     """Which time it is given; a row of fewstep.network_times.NETWORK_TIMES."""
-    time_scale: float | None = Field(None, gt=0, allow_inf_nan=False)
+    time_scale: float | None = Field(None, gt=0)
     """The factor by which that time is multiplied."""
     classes: int | None = Field(None, ge=0)
     """Classes of its labels, without the null condition; null takes all labels that it has."""

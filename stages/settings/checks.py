@@ -94,13 +94,13 @@ def wrong_settings(params: Params, stage: str, key: str | None) -> list[str]:
 
 
 def unseen_by_dvc(settings: Any, path: str = "") -> Iterator[str]:
-    """Yield the paths of settings called size or nfiles, at any depth.
+    """Yield the paths of settings called size or nfiles, at any depth, in lists too.
 
     DVC leaves these names out of the key of its run cache (dvc.stage.cache, _get_cache_hash), so it would
     give a changed setting the result of the old one.
     """
-    items = settings.items() if isinstance(settings, dict) else ()
-    for name, value in items:
+    named = dict(enumerate(settings)) if isinstance(settings, list) else settings
+    for name, value in named.items() if isinstance(named, dict) else ():
         place = f"{path}.{name}" if path else str(name)
         if name in UNSEEN:
             yield place

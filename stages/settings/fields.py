@@ -23,11 +23,11 @@ from fewstep.training.method import Method
 from stages.settings import messages
 from stages.settings.yaml_text import shown
 
-STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class Settings(BaseModel):
-    """Named values from params.yaml: an unknown one is an error, and none changes later."""
+    """Named values from params.yaml: an unknown one is an error, as is a number that is not finite."""
 
     model_config = STRICT
 
@@ -58,8 +58,8 @@ class Named:
 
 @cache  # a model takes much longer to make than settings to decode, and each is asked for many times
 def wrapping(plugin: type) -> Any:
-    """Return a model of one field, `options`: only a model forbids dataclasses what is extra, and NaN."""
-    model = create_model("Options", __config__=STRICT | {"allow_inf_nan": False}, options=(plugin, ...))
+    """Return a model of one field, `options`: only a model forbids dataclasses extra names and NaN."""
+    model = create_model("Options", __config__=STRICT, options=(plugin, ...))
     model.model_rebuild()  # raises for a name that no module has, which pydantic would put off
     return model
 
@@ -120,26 +120,21 @@ class Plugin:
         raise PydanticCustomError("plugin", "names no usable plugin", {"problems": problems})
 
 
-def registered(package: str) -> Any:
-    """Return a validator of settings that are the mere name of a file of `package`."""
+def known_solver(name: str) -> str:
+    """Return the name of a solver, if there is such a one.
 
-    class Registered:
-        @staticmethod
-        def __get_pydantic_core_schema__(source: Any, handler: Any) -> Any:
-            return core_schema.no_info_after_validator_function(check, core_schema.str_schema())
-
-    def check(name: str) -> str:
-        names = registry.available(package)
-        if package == SOLVERS and name in registry.available(SAMPLERS):
-            raise UserError(
-                f"{name} is a sampler, whose samples are not those of the flow; "
-                f"evaluate.samplers alone takes it. Take a solver: {', '.join(names)}"
-            )
-        if name not in names:
-            raise UserError(registry.unknown(registry.singular(package), name, names))
-        return name
-
-    return Registered
+    Raises:
+        UserError: if there is none; a sampler is told apart.
+    """
+    names = registry.available(SOLVERS)
+    if name in registry.available(SAMPLERS):
+        raise UserError(
+            f"{name} is a sampler, whose samples are not those of the flow; "
+            f"evaluate.samplers alone takes it. Take a solver: {', '.join(names)}"
+        )
+    if name not in names:
+        raise UserError(registry.unknown(registry.singular(SOLVERS), name, names))
+    return name
 
 
 def known_path(path: str | dict[str, Any]) -> str | dict[str, Any]:
@@ -176,7 +171,7 @@ def one_scale(guidance: Any) -> Any:
 
 
 Count = Annotated[int, Field(ge=1)]
-Guidance = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(one_scale)]
+Guidance = Annotated[float, BeforeValidator(one_scale)]
 METHODS = Plugin("fewstep.methods")
 MethodPlugin = Annotated[Any, METHODS]
 FormatPlugin = Annotated[Any, Plugin("fewstep.foreign.formats")]
@@ -187,7 +182,7 @@ BackendPlugin = Annotated[Any, Plugin("fewstep.metrics.backends")]
 NoiseChoice = Annotated[str | dict[str, Any], AfterValidator(known_noise)]
 SearchPlugin = Annotated[Any, Plugin("fewstep.searches")]
 SamplerPlugin = Annotated[Any, Plugin(SAMPLERS)]
-SolverName = Annotated[str, registered(SOLVERS)]
+SolverName = Annotated[str, AfterValidator(known_solver)]
 
 
 def method_of(settings: dict[str, Any]) -> Method:

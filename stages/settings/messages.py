@@ -42,12 +42,10 @@ def found(error: ValidationError, model: type) -> Iterator[tuple[tuple, str]]:
             yield where, " is not a setting; " + suggest(str(where[-1]), names_at(model, where[:-1]))
         elif kind in MISSING:
             yield where, " is missing"
-        elif kind == "model_type":
+        elif kind in ("model_type", "dataclass_type"):
             yield where, f" should be a mapping of settings, got {shown(problem['input'])}"
         elif kind == "value_error":
             yield where, f": {problem['ctx']['error']}"
-        elif kind == "dataclass_type":
-            yield where, f" should be a mapping of settings, got {shown(problem['input'])}"
         else:
             yield where, f" should {wanted(problem)}, got {shown(problem['input'])}{hint(problem)}"
 

@@ -41,11 +41,14 @@ def no_model(name: str, there: list[str]) -> str:
 
 def outside_data(named: Iterable[tuple[str, str]], *, what: str = "folder") -> list[str]:
     """Return what is wrong with folders or files of the user's, given as (where, path)."""
-    return [
-        f"{where} {path!r} must be a {what} under data/, where DVC sees it change"
-        for where, path in named
-        if (parts := PurePosixPath(path).parts)[:1] != ("data",) or len(parts) == 1 or ".." in parts
-    ]
+    problems = []
+    for where, path in named:
+        parts = PurePosixPath(path).parts
+        if parts[:1] != ("data",) or len(parts) == 1 or ".." in parts:
+            problems.append(f"{where} {path!r} must be a {what} under data/, where DVC sees it change")
+        elif not path.startswith("data/"):
+            problems.append(f"{where} {path!r}: write it as {PurePosixPath(path)}")
+    return problems
 
 
 def pretraining(params: Params, model: str) -> tuple[str, Any] | None:

@@ -22,7 +22,7 @@ class RefinedSettings(Settings):
     blocks: tuple[tuple[int, int, int], ...] = ()
     """Numbers of steps, each of three kinds in this order: of Heun, of heun_pc, refined; see
     fewstep.refining.Blocks. Steps are equal."""
-    budget: tuple[Annotated[float, Field(ge=2, allow_inf_nan=False)], ...] = ()
+    budget: tuple[Annotated[float, Field(ge=2)], ...] = ()
     """In place of blocks, what a sample may cost, in velocities of the model: of the blocks that cost no
     more, those are taken that end nearest to a fine run. A call of the refiner costs its share of MACs."""
 

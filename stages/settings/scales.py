@@ -9,7 +9,7 @@ from fewstep.guidance_ranges import Range, shown
 from stages.settings.models import guidance_range, models, references, unguidable
 from stages.settings.params import Params
 
-Scales = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1)]
+Scales = Annotated[tuple[float, ...], Field(min_length=1)]
 
 
 def wrong_scales(asked: Mapping[str, Scales], reference: str | None, params: Params) -> Iterator[str]:

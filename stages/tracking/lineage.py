@@ -11,24 +11,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from fewstep.training.engine import VARIABLES
 from stages.artifacts.plan import Input
 from stages.process import parent
 from stages.settings import discovery
 from stages.tracking import recording
 
 HOLD_SAMPLES = ("prepare", "couple", "trajectories")
-SETTINGS = tuple(
-    f"FEWSTEP_{name}"
-    for name in (
-        "THREADS",
-        "PROCESSES",
-        "NODES",
-        "BACKEND",
-        "WORKERS",
-        "MICRO_BATCH",
-        "COMPILE",
-        "CHANNELS_LAST",
-    )
+SETTINGS = (
+    *(f"FEWSTEP_{name}" for name in ("THREADS", "PROCESSES", "NODES", "BACKEND", "WORKERS")),
+    *VARIABLES,
 )
 """What sets the speed, and the last bits, of a result."""
 PROCESS = uuid.uuid4().hex[:12]

@@ -7,7 +7,6 @@ import psutil
 import torch
 
 from fewstep import variables
-from fewstep.errors import UserError
 from fewstep.shards import Shards
 from fewstep.shards.batches import bytes_in_memory, bytes_of_sample
 from fewstep.training.engine import Engine
@@ -16,7 +15,7 @@ from stages.process.device import device
 from stages.run.job import Job
 from stages.training.training import TrainingSpec
 from stages.workers.distributed import Group
-from stages.workers.machine import CGROUPS
+from stages.workers.machine import CGROUPS, memory_left
 
 MIB = 2**20
 DEVICES = (2, 8)  # times as many, that are told of
@@ -55,14 +54,8 @@ class MemoryPlan:
             return found.total + self.data + self.copies * self.saved
         return found.activations if way.offloaded else found.total
 
-    def lines(self, price: float | None) -> list[str]:
-        """Return what a user wants to know.
-
-        Raises:
-            UserError: for a price, since nothing of it is known.
-        """
-        if price is not None:
-            raise UserError("--price is for stages that make samples; this one trains")
+    def lines(self, price: None) -> list[str]:
+        """Return what a user wants to know; no price, since the time of a training is not measured."""
         found, way = self.measured, self.way
         asked = found.footprint(way)
         kinds = {name: getattr(asked, name) for name in HELD}
@@ -150,8 +143,4 @@ def free_memory() -> int:
     """Return the bytes that are free on the device that trains; a container may be allowed fewer."""
     if (where := device()) != "cpu":
         return torch.cuda.mem_get_info(where)[0]
-    try:
-        allowed = int((CGROUPS / "memory.max").read_text())
-    except (OSError, ValueError):  # no version 2 of control groups, or no limit
-        return psutil.virtual_memory().available
-    return min(allowed, psutil.virtual_memory().available)
+    return int(min(memory_left(CGROUPS), psutil.virtual_memory().available))

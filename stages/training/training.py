@@ -32,7 +32,7 @@ from stages.training.task import TrainTask
 from stages.workers.distributed import Group, launch
 
 SHOWN_NFE = (1, 2, 4, 8, 32)
-KEPT = (
+PAIR_FACTS = (
     "checks",
     "inverted_checks",
     "problems",
@@ -145,6 +145,7 @@ def train_model(job: Job, spec: TrainingSpec) -> Trained:
     )
     if (student := spec.student).config.lora is not None:
         job.facts["lora_parameters"] = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    note_skipped(job, trained)
     note_monitor(job, trained)
     if spec.method.needs.stream == "pairs":
         note_pairs(job, spec.source, trained)
@@ -161,11 +162,15 @@ def learn(job: Job, task: TrainTask, student: Model, group: Group) -> Trained:
     return Trained(model=load_model(task.end, merge=False).to(device()).eval(), **known)
 
 
-def note_monitor(job: Job, trained: Trained) -> None:
-    """Note what was left out of a training, and what its monitor saw, among the job's facts if anything."""
+def note_skipped(job: Job, trained: Trained) -> None:
+    """Note among the job's facts how many updates were left out of a training, if any were."""
     if trained.skipped:
         job.facts["skipped_updates"] = trained.skipped
         job.progress.note(f"{trained.skipped} updates had no finite loss or gradient and were left out")
+
+
+def note_monitor(job: Job, trained: Trained) -> None:
+    """Note among the job's facts what a training's monitor saw, if it had one."""
     if watched := trained.watched:
         job.facts["monitor"] = asdict(watched)
         job.progress.note(
@@ -190,7 +195,9 @@ def note_pairs(job: Job, source: Path, trained: Trained) -> None:
     job.facts["pair_loss"] = asdict(loss) | {"advice": advice}
     name = next((name for name, path in job.inputs.items() if path == source), "")
     if manifest := job.manifests.get(name):
-        job.facts["pairs"] = {fact: manifest["facts"][fact] for fact in KEPT if fact in manifest["facts"]}
+        job.facts["pairs"] = {
+            fact: manifest["facts"][fact] for fact in PAIR_FACTS if fact in manifest["facts"]
+        }
 
 
 def publish_model(
@@ -208,24 +215,24 @@ def publish_model(
     Raises:
         UserError: if its samples have another shape, other units or other classes than the data.
     """
-    folder, shape = source, tuple(data["shape"])
+    shape = tuple(data["shape"])
     if model.config.shape != shape:
-        raise UserError(f"{folder} makes samples of shape {model.config.shape}, the data has {shape}")
+        raise UserError(f"{source} makes samples of shape {model.config.shape}, the data has {shape}")
     known: dict[str, Any] = {"units": data["units"]}
     if model.config.units not in (None, ModelConfig(architecture={}, shape=shape, units=data["units"]).units):
         raise UserError(
-            f"{folder} learnt from points that were standardised by other numbers than the data is; adopt it "
+            f"{source} learnt from points that were standardised by other numbers than the data is; adopt it "
             "with the data that it learnt from, and the same prepare.source_options"
         )
     if model.config.classes and data["classes"]:
         if model.config.classes != data["classes"]:
             raise UserError(
-                f"{folder} has {model.config.classes} classes, the data {data['classes']} (those without "
+                f"{source} has {model.config.classes} classes, the data {data['classes']} (those without "
                 "samples don't count). Prepare data of the same classes, or without labels: then labels are "
                 "drawn by the class_shares in the model's config.json"
             )
         known |= {name: data[name] for name in ("class_shares", "class_names")}
-    table = table or table_for(job, model, data, folder)
+    table = table or table_for(job, model, data, source)
     published = Model(replace(model.config, **known), model.network, table)
     save_model(job.out, published)
     picture_samples(job, published.to(device()).eval())

@@ -23,13 +23,19 @@ def backend() -> str:
     """Return who works: FEWSTEP_BACKEND, or processes.
 
     Raises:
-        UserError: if there is no such back end, or Ray is not installed.
+        UserError: if there is no such back end, Ray is not installed, or RAY_ADDRESS is that of its client.
     """
     name = os.environ.get("FEWSTEP_BACKEND", "processes")
     if name not in BACKENDS:
         raise UserError(f"FEWSTEP_BACKEND: {unknown('back end', name, BACKENDS)}")
     if name == "ray" and find_spec("ray") is None:
         raise UserError("FEWSTEP_BACKEND ray needs Ray: pip install 'fewstep[ray]'")
+    if name == "ray" and (address := os.environ.get("RAY_ADDRESS", "")).startswith("ray://"):
+        host = address.removeprefix("ray://").rpartition(":")[0]
+        raise UserError(
+            f"RAY_ADDRESS {address} is for Ray's client, which stages do not use; name the cluster by the "
+            f"address that `ray start --head` printed, such as {host}:6379"
+        )
     return name
 
 
@@ -66,4 +72,22 @@ def quota(cgroups: Path) -> float:
             continue
         if time not in ("max", "-1"):
             return int(time) / int(period)
+    return math.inf
+
+
+def memory_left(cgroups: Path) -> float:
+    """Return the bytes that a container's control groups still allow, of either version of Linux's.
+
+    Cached files that were not read for a while count as free: the kernel gives their memory back first.
+    """
+    for folder, names, idle in (
+        (cgroups, ("memory.max", "memory.current"), "inactive_file"),
+        (cgroups / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_inactive_file"),
+    ):
+        try:
+            allowed, used = (int((folder / name).read_text()) for name in names)
+            kinds = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            return max(0, allowed - used + int(kinds[idle]))
+        except (OSError, ValueError, KeyError):  # "max" is no limit
+            continue
     return math.inf

@@ -2,7 +2,8 @@ import pytest
 
 from fewstep.errors import UserError
 from flows.dvc.repo import Stage
-from flows.planning import choice, durations
+from flows.planning import choice
+from stages.artifacts import timings
 
 STALE = ("changed command",)
 
@@ -122,9 +123,9 @@ def test_a_change_of_files_that_may_not_be_read_is_told_with_what_it_takes():
 
 
 def test_the_plan_tells_what_runs_and_how_long_that_took(tmp_path):
-    durations.record(tmp_path, "b@x", 4000)
-    durations.record(tmp_path, "a", 7.26)
-    durations.record(tmp_path, "b@x", 3900)  # the last counts
+    timings.note(tmp_path / timings.STAGES, "b@x", 4000)
+    timings.note(tmp_path / timings.STAGES, "a", 7.26)
+    timings.note(tmp_path / timings.STAGES, "b@x", 3900)  # the last counts
     fates = choice.choose(chain(**{"b@x": STALE}), ())
     assert choice.plan(tmp_path, fates, force=False).splitlines() == [
         "a is up to date",
@@ -141,4 +142,4 @@ def test_the_plan_tells_what_runs_and_how_long_that_took(tmp_path):
     ("seconds", "words"), [(0.4, "0 s"), (59.6, "1 min"), (150, "2 min"), (7260, "2 h 1 min")]
 )
 def test_durations_are_printed_in_readable_units(seconds, words):
-    assert durations.readable(seconds) == words
+    assert choice.readable(seconds) == words

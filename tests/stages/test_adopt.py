@@ -170,6 +170,7 @@ def test_an_adopted_model_has_its_key_for_a_name_everywhere():
     ("changed", "told"),
     [
         ({"folder": "/etc"}, "adopt.mine.folder '/etc' must be a folder under data/"),
+        ({"folder": "./data/mine"}, "adopt.mine.folder './data/mine': write it as data/mine"),
         (
             {"prompts": {"file": "prompts.txt"}},
             "adopt.mine.prompts.file 'prompts.txt' must be a file under data/",

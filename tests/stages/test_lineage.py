@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from fewstep import variables
+from fewstep.training.engine import VARIABLES, Engine
 from stages.artifacts import manifests
 from stages.artifacts.plan import Input, ancestors
 from stages.tracking import lineage
@@ -32,3 +34,13 @@ def test_a_file_or_folder_of_the_users_is_no_ancestor(tmp_path, monkeypatch, own
 def test_git_may_name_a_folder_whose_name_is_no_text(monkeypatch):
     monkeypatch.setenv("GIT_DIR", os.fsdecode(b"caf\xe9"))
     assert lineage.git_commit.__wrapped__() is None
+
+
+def test_all_that_says_how_a_training_computes_is_tracked(monkeypatch):
+    read = []
+    monkeypatch.setattr(variables, "is_on", lambda name: bool(read.append(name)))
+    monkeypatch.setattr(variables, "count", lambda name, what, default: read.append(name))
+    Engine.from_environment()
+    assert set(read) == set(VARIABLES)
+    monkeypatch.setenv("FEWSTEP_OFFLOAD", "on")
+    assert lineage.environment()["fewstep_offload"] == "on"

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from fewstep.model import ModelConfig, build
 from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import write_shards
 from fewstep.training.footprint import Activations, Engaged, Footprint, TrainingCosts
+from stages.run import runner
 from stages.training import memory_plan
 from stages.training.memory_plan import MIB, MemoryPlan, plan_memory
 from stages.training.training import TrainingSpec
@@ -87,9 +89,10 @@ def test_where_nothing_fits_the_least_memory_is_reported():
     assert "with FEWSTEP_MICRO_BATCH=1 " in "\n".join(planned(free=1).lines(None))
 
 
-def test_a_training_has_no_price():
-    with pytest.raises(UserError, match="--price is for stages that make samples"):
-        planned().lines(2.5)
+def test_a_training_has_no_price_and_is_not_measured_for_one(monkeypatch):
+    monkeypatch.setattr(runner, "read_plan", pytest.fail)
+    with pytest.raises(UserError, match="--price is for stages that make samples; distill trains"):
+        runner.show_plan("distill", "boss-4", 2.5)
 
 
 def test_a_training_is_measured_as_it_would_be_made(tmp_path, monkeypatch):
@@ -108,11 +111,26 @@ def test_a_training_is_measured_as_it_would_be_made(tmp_path, monkeypatch):
     assert plan.free > 0
 
 
-def test_a_container_may_be_allowed_less_than_is_free(tmp_path, monkeypatch):
+V1 = {"memory/memory.usage_in_bytes": 1000, "memory/memory.stat": "inactive_file 9\ntotal_inactive_file 200"}
+V2 = {"memory.current": 3000, "memory.stat": "anon 2500\ninactive_file 500\nactive_file 0"}
+
+
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({"memory.max": 4096} | V2, 1596),
+        ({"memory.max": 2000} | V2, 0),
+        ({"memory/memory.limit_in_bytes": 4096} | V1, 3296),
+        ({"memory.max": "max"} | V2, None),
+        ({"memory/memory.limit_in_bytes": 2**63 - 4096} | V1, None),
+        ({}, None),
+    ],
+)
+def test_a_container_may_be_allowed_less_than_is_free(tmp_path, monkeypatch, files, left):
     monkeypatch.setenv("FEWSTEP_DEVICE", "cpu")
     monkeypatch.setattr(memory_plan, "CGROUPS", tmp_path)
-    seen = memory_plan.free_memory()
-    (tmp_path / "memory.max").write_text("4096\n")
-    assert memory_plan.free_memory() == 4096
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory_plan.free_memory() > seen / 2
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    monkeypatch.setattr(memory_plan.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**40))
+    assert memory_plan.free_memory() == (2**40 if left is None else left)

@@ -1,5 +1,6 @@
 """Settings: one message says all that is wrong in params.yaml, where, and what would be right."""
 
+import math
 import subprocess
 import sys
 from typing import Annotated
@@ -124,6 +125,22 @@ def test_a_setting_of_several_types_is_named_once(setting, told):
 
 
 @pytest.mark.parametrize(
+    ("model", "settings", "place"),
+    [
+        (couple.Config, {"model": "base", "pairs": 9, "tolerance": math.inf}, "tolerance"),
+        (pretrain.Config, {"gates": {"loss_ratio": math.inf}, "train": {"steps": 1}}, "gates.loss_ratio"),
+        (pretrain.Config, {"train": {"steps": 1, "clip": math.inf}}, "train.clip"),
+    ],
+)
+def test_numbers_are_finite(model, settings, place):
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate(settings)
+    assert f"stage.{place} should be a finite number, got .inf" in messages.explain(
+        caught.value, model, "stage"
+    )
+
+
+@pytest.mark.parametrize(
     ("model", "old", "new"),
     [
         (couple.Config, "calls", "nfe"),
@@ -214,6 +231,9 @@ def test_keys_that_dvc_cannot_address_are_refused(stages, key, message):
 def test_names_that_dvc_does_not_compare_are_refused(stages, name):
     raw = {"seed": 0, "prepare": {}, "couple": {"round1": {"pairs": 4, "inner": {name: 8}}}}
     with pytest.raises(UserError, match=rf"couple\.round1\.inner\.{name} can't be a setting's name"):
+        checks.check(Params(raw))
+    raw["couple"]["round1"]["inner"] = [3, {"path": {name: 8}}]
+    with pytest.raises(UserError, match=rf"couple\.round1\.inner\.1\.path\.{name} can't be a setting's name"):
         checks.check(Params(raw))
 
 

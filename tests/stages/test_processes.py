@@ -273,6 +273,10 @@ def test_the_stage_of_another_machine_helps_and_publishes_nothing(two_machines):
     assert "train: the share of this machine is done; the first machine publishes the result" in helped
     late = project.sh("python -m stages.train", FEWSTEP_NODE_RANK="1")
     assert "train: the first machine has finished it" in late
+    both = [{"FEWSTEP_AGAIN": "1"} | own for own in ({}, {"FEWSTEP_NODE_RANK": "1"})]
+    (first, said), (second, helped) = train(project, *both)
+    assert (first, second) == (0, 0), said + helped
+    assert (project / "artifacts/train/ranks").read_text() == "[0, 1]"
     refused = project.sh("python -m stages.make", ok=False, FEWSTEP_NODE_RANK="1")
     assert refused == "make: FEWSTEP_NODE_RANK is 1, but make trains nothing; unset it\n"
 

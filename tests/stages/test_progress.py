@@ -5,7 +5,7 @@ import json
 import sys
 
 from fewstep.command_progress import clock
-from stages.evaluation import timings
+from stages.artifacts import timings
 from stages.process.progress import StageProgress
 
 
@@ -80,13 +80,13 @@ def test_seconds_are_printed_as_a_clock_does():
     assert [clock(s) for s in (0.4, 39, 61, 7500)] == ["0:00", "0:39", "1:01", "2:05:00"]
 
 
-def test_timings_merge_and_keep_the_last(tmp_path, monkeypatch):
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    assert timings.read() == {}
-    timings.record_timing("boss-4@4", 1.5)
-    timings.record_timing("base@32", 9.0)
-    timings.record_timing("boss-4@4", 1.25)
-    assert timings.read() == {"boss-4@4": 1.25, "base@32": 9.0}
+def test_timings_merge_and_keep_the_last(tmp_path):
+    file = tmp_path / timings.SAMPLING
+    assert timings.read(file) == {}
+    timings.note(file, "boss-4@4", 1.5)
+    timings.note(file, "base@32", 9.0)
+    timings.note(file, "boss-4@4", 1.25)
+    assert timings.read(file) == {"boss-4@4": 1.25, "base@32": 9.0}
 
 
 def test_records_come_with_the_lines_and_every_three_seconds(time, tmp_path, monkeypatch, capsys):

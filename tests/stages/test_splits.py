@@ -1,6 +1,7 @@
 """Shards made by workers: the same bytes whoever makes them, wherever they are put, killed or not."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -293,3 +294,11 @@ def test_an_estimate_leaves_what_is_there_alone(model, tmp_path, monkeypatch):
 def test_a_price_is_a_number_from_0(price):
     with pytest.raises(UserError, match=rf"--price must be .* a number from 0, got {price:g}"):
         runner.show_plan("couple", "round1", price)
+
+
+def test_a_price_does_not_run_the_stage(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["stages.couple", "round1", "--price", "2"])
+    monkeypatch.setattr(runner, "run", pytest.fail)
+    with pytest.raises(SystemExit, match="couple@round1: --price is for the estimate; add --plan"):
+        runner.main(Path("stages/couple.py"))

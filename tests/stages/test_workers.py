@@ -156,6 +156,13 @@ def test_a_ray_cluster_that_is_not_there_is_named(monkeypatch, address):
         list(spread(small_work.multiply, [1], start_worker=small_work.start_worker, facts=(7,)))
 
 
+def test_the_address_of_rays_client_is_refused_when_any_stage_starts(monkeypatch):
+    monkeypatch.setenv("FEWSTEP_BACKEND", "ray")
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head.example:10001")
+    with pytest.raises(UserError, match=r"by the address that `ray start --head` .* head\.example:6379$"):
+        variables.must_be_right()
+
+
 def test_ray_gets_settings_and_no_secrets(monkeypatch):
     from stages.workers.ray_cluster import environment
 
