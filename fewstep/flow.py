@@ -312,7 +312,8 @@ def ends_in_range(velocity: Tensor, x: Tensor, t: Tensor, last: Tensor) -> Tenso
     left = paths.like((1 - t).clamp(min=END_MARGIN), x)
     end = x + left * velocity
     if end.requires_grad:
-        end.register_hook(lambda gradient: torch.where((end.abs() > 1) & (end * gradient < 0), 0, gradient))
+        held = end.detach()  # a hook that holds the tensor it hangs on is a cycle that is never freed
+        end.register_hook(lambda gradient: torch.where((held.abs() > 1) & (held * gradient < 0), 0, gradient))
     clamped = end + (end.clamp(-1, 1) - end).detach()
     return torch.where(paths.like(last, x), (clamped - x) / left, velocity)
 
