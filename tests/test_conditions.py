@@ -247,6 +247,9 @@ def test_rows_of_another_table_are_refused():
         ({"my text": (2,)}, "can't be called 'my text'"),
         ({"class": (2,)}, "can't be called 'class'"),
         ({"flow": (2,)}, "can't be called 'flow'"),
+        ({"logits": (2,)}, "can't be called 'logits'"),
+        ({"last_velocity": (3,)}, "can't be called 'last_velocity'"),
+        ({"last_velocity": (2,), "text": (2,)}, "can't be called 'last_velocity'"),
         ({"text": (2.5,)}, r"condition text has shape \(2\.5,\)"),
         ({"text": ()}, r"condition text has shape \(\)"),
         ({"text": (2, 0)}, r"condition text has shape \(2, 0\)"),
@@ -272,6 +275,8 @@ def test_a_table_that_does_not_fit_is_refused():
         Table(rows=rows)
     with pytest.raises(UserError, match=r"null value of condition a has shape \(3,\), its rows have \(2,\)"):
         Table(rows={"a": rows["a"]}, null={"a": np.zeros(3)})
+    with pytest.raises(UserError, match="can't be called 'last_velocity'"):
+        Table(rows={"last_velocity": rows["a"]})
     with pytest.raises(UserError, match="must have a row"):
         Table(rows={"a": rows["a"][:0]})
     masked = {"a": np.zeros((3, 5, 2)), "a_mask": np.ones((3, 5))}
