@@ -1,5 +1,6 @@
 """Model: a network, and the facts one needs to use it: what it predicts, on which path, how."""
 
+import inspect
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -354,17 +355,15 @@ def build(config: ModelConfig, *, seed: int, table: Table | None = None) -> Mode
         design = architecture(**options)
     except TypeError as error:
         raise UserError(f"model {config.architecture['name']}: {error}") from error
+    takes = inspect.signature(design.build).parameters
+    refused = [name.replace("_", " ") for name in taken if name not in takes]
+    if refused and not any(each.kind is each.VAR_KEYWORD for each in takes.values()):
+        raise UserError(
+            f"model {config.architecture['name']} can't be given {refused[0]}: its build does not take it"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            network = design.build(config.shape, config.classes, **taken)
-        except TypeError as error:
-            if named := [name for name in taken if name in str(error)]:
-                what = named[0].replace("_", " ")
-                raise UserError(
-                    f"model {config.architecture['name']} can't be given {what}: its build does not take it"
-                ) from None
-            raise
+        network = design.build(config.shape, config.classes, **taken)
         if config.lora is not None:
             adapters.put_in(network, config.lora)
     return Model(config, network, table)

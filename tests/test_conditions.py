@@ -295,6 +295,15 @@ def test_an_image_of_another_size_and_an_architecture_without_conditions_are_ref
         model_of({"text": (2,)})
 
 
+def test_an_error_in_a_network_that_speaks_of_conditions_is_not_taken_for_another(monkeypatch):
+    def build(self, shape, classes, **features):
+        raise TypeError("conditions is no list")
+
+    monkeypatch.setattr(Mlp, "build", build)
+    with pytest.raises(TypeError, match="conditions is no list"):
+        model_of({"text": (2,)})
+
+
 def test_guidance_needs_a_condition():
     config = ModelConfig(architecture={}, shape=(2,))
     with pytest.raises(UserError, match="has no classes and no other conditions"):
