@@ -74,6 +74,19 @@ class FieldFlow:
         return velocity.to(x.dtype) if isinstance(velocity, torch.Tensor) else velocity
 
 
+class WrappedFlow:
+    """A flow around another one: whatever it does not say itself, that one says."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the other flow says; a copy that is not made yet, and so has none, says nothing."""
+        if name == "flow" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.flow, name)
+
+
 class ModelFlow:
     """A model as a Flow, under classifier-free guidance if asked for.
 
