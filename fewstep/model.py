@@ -79,7 +79,7 @@ class ModelConfig:
     next timestep on either side; 0 for a student that knows its timesteps alone."""
     in_range: bool = False
     """Whether its last step is clamped to [-1, 1], the range of images, in training as in sampling; only a
-    student of a grid can be."""
+    student of a grid, or a flow map, can be."""
     map_preserving: bool = True
     """Whether it was trained to make of each noise what its teacher makes of it."""
     guidance_channels: int | None = None
