@@ -37,15 +37,28 @@ with lazy_imports():
     import torch
 
 LABEL, ROW = "label", "row"
+LAST_VELOCITY = "last_velocity"
+"""What only a refiner is conditioned on; see fewstep.refining."""
 TAKEN = frozenset(
     {"at_once", "blocks", "budget", "data", "flow", "grid", "guidance", "inputs", "keys", "label"}
-    | {"most_refined", "noise", "np", "numbers", "ratio", "refiner", "row", "sampler", "samples", "self"}
+    | {
+        LAST_VELOCITY,
+        "logits",
+        "most_refined",
+        "noise",
+        "np",
+        "numbers",
+        "ratio",
+        "refiner",
+        "row",
+        "sampler",
+        "samples",
+        "self",
+    }
     | {"setting", "states", "t", "times", "tolerance", "torch", "truth", "until", "weight", "x"}
 )
 """Names that conditions can't have: batches, networks and the functions that pass them on use them."""
 MASK = "_mask"
-LAST_VELOCITY = "last_velocity"
-"""What only a refiner is conditioned on; see fewstep.refining."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 NONE: Shapes = MappingProxyType({})

@@ -73,25 +73,25 @@ def output_written_whole(file: Path) -> Iterator[Path]:
 def folder_written_whole(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder, which becomes `folder` when the block ends; if that fails, nothing is left.
 
+    It lies in a folder of its own beside `folder`, so that commands with the same name don't meet there.
+
     Raises:
-        UserError: if `folder` exists, or can't be written.
+        UserError: if `folder` exists, at the start or in the end, or can't be written.
     """
-    temporary = folder.with_name(folder.name + ".tmp")
-    try:
-        if folder.exists():
+    with _told_of(folder):
+        whole = folder.resolve()  # "." has no name
+        if whole.exists():
             raise UserError(f"{shown(folder)} exists; give the name of a new folder, or remove it first")
-        remove(temporary)  # of a process that was killed
-        temporary.mkdir(parents=True)
-        yield temporary
-        flush_below(temporary)
-        temporary.rename(folder)
-    except BaseException as error:
-        with suppress(OSError):
-            remove(temporary)
-        if _no_place(error):
-            raise _cannot_be_written(folder, error) from error
-        raise
-    _flush(folder.parent)
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(
+            prefix=f"{whole.name}.", suffix=".tmp", dir=whole.parent, ignore_cleanup_errors=True
+        ) as private:
+            temporary = Path(private, whole.name)
+            temporary.mkdir()
+            yield temporary
+            flush_below(temporary)
+            temporary.rename(whole)
+        _flush(whole.parent)
 
 
 @contextmanager

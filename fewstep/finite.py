@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from etils.epy import lazy_imports
 
 from fewstep.errors import UserError
-from fewstep.flow import Flow, batch_times
+from fewstep.flow import WrappedFlow, batch_times
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,13 +35,8 @@ class NotFiniteError(UserError):
         self.rows, self.t = rows, t
 
 
-class Finite:
+class Finite(WrappedFlow):
     """A flow that is watched: a velocity that is not finite, or asked for where x is not, is refused."""
-
-    def __init__(self, flow: Flow) -> None:
-        self.flow = flow
-        self.t_start, self.t_end = flow.t_start, flow.t_end
-        self.nfe_per_velocity = flow.nfe_per_velocity
 
     def __call__(self, x: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
         """See Flow.

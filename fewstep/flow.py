@@ -74,6 +74,19 @@ class FieldFlow:
         return velocity.to(x.dtype) if isinstance(velocity, torch.Tensor) else velocity
 
 
+class WrappedFlow:
+    """A flow around another one: whatever it does not say itself, that one says."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the other flow says; a copy that is not made yet, and so has none, says nothing."""
+        if name == "flow" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.flow, name)
+
+
 class ModelFlow:
     """A model as a Flow, under classifier-free guidance if asked for.
 
@@ -312,7 +325,8 @@ def ends_in_range(velocity: Tensor, x: Tensor, t: Tensor, last: Tensor) -> Tenso
     left = paths.like((1 - t).clamp(min=END_MARGIN), x)
     end = x + left * velocity
     if end.requires_grad:
-        end.register_hook(lambda gradient: torch.where((end.abs() > 1) & (end * gradient < 0), 0, gradient))
+        held = end.detach()  # a hook that holds the tensor it hangs on is a cycle that is never freed
+        end.register_hook(lambda gradient: torch.where((held.abs() > 1) & (held * gradient < 0), 0, gradient))
     clamped = end + (end.clamp(-1, 1) - end).detach()
     return torch.where(paths.like(last, x), (clamped - x) / left, velocity)
 

@@ -1,5 +1,6 @@
 """Model: a network, and the facts one needs to use it: what it predicts, on which path, how."""
 
+import inspect
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -78,7 +79,7 @@ class ModelConfig:
     next timestep on either side; 0 for a student that knows its timesteps alone."""
     in_range: bool = False
     """Whether its last step is clamped to [-1, 1], the range of images, in training as in sampling; only a
-    student of a grid can be."""
+    student of a grid, or a flow map, can be."""
     map_preserving: bool = True
     """Whether it was trained to make of each noise what its teacher makes of it."""
     guidance_channels: int | None = None
@@ -119,7 +120,8 @@ class ModelConfig:
         object.__setattr__(
             self, "conditions", {name: tuple(s) for name, s in sorted(self.conditions.items())}
         )
-        check_shapes(self.conditions)
+        if self.conditions != {LAST_VELOCITY: self.shape}:  # what a refiner has
+            check_shapes(self.conditions)
         if isinstance(self.grid, dict):
             object.__setattr__(self, "grid", Grid(**self.grid))
         if isinstance(self.lora, dict):
@@ -353,17 +355,15 @@ def build(config: ModelConfig, *, seed: int, table: Table | None = None) -> Mode
         design = architecture(**options)
     except TypeError as error:
         raise UserError(f"model {config.architecture['name']}: {error}") from error
+    takes = inspect.signature(design.build).parameters
+    refused = [name.replace("_", " ") for name in taken if name not in takes]
+    if refused and not any(each.kind is each.VAR_KEYWORD for each in takes.values()):
+        raise UserError(
+            f"model {config.architecture['name']} can't be given {refused[0]}: its build does not take it"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            network = design.build(config.shape, config.classes, **taken)
-        except TypeError as error:
-            if named := [name for name in taken if name in str(error)]:
-                what = named[0].replace("_", " ")
-                raise UserError(
-                    f"model {config.architecture['name']} can't be given {what}: its build does not take it"
-                ) from None
-            raise
+        network = design.build(config.shape, config.classes, **taken)
         if config.lora is not None:
             adapters.put_in(network, config.lora)
     return Model(config, network, table)

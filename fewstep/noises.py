@@ -74,6 +74,8 @@ class StudentT:
     def draw(self, stream: str, keys: Tensor, shape: tuple[int, ...]) -> Tensor:
         """See Gaussian.draw; its normal part is that of the same stream and keys."""
         normal = randomness.noises(stream, keys, shape)
+        if math.isinf(self.degrees):
+            return normal
         spread = randomness.chi_squared(f"{stream}.radius", keys, self.degrees)
         return normal * like((self.degrees / spread).sqrt().to(normal), normal)
 
@@ -82,6 +84,8 @@ class StudentT:
 
         |x|^2 / (|x|^2 + D) has the law Beta(N / 2, D / 2), |g|^2 is chi-squared with N degrees of freedom.
         """
+        if math.isinf(self.degrees):
+            return noise
         flat = noise.reshape(len(noise), -1).astype(np.float64)
         squares, half, degrees = (flat**2).sum(1), flat.shape[1] / 2, self.degrees / 2
         inside = squares / (squares + self.degrees)

@@ -66,6 +66,15 @@ def test_another_optimiser_resumes_from_a_state_bit_by_bit():
     }  # fmt: skip
 
 
+def test_a_state_without_a_weight_lets_it_start_anew():
+    start, _, weight, optimiser = after_steps(2**16)
+    optimiser.load_state_dict({"state": {}})
+    fresh = torch.nn.Parameter(weight.detach().clone())
+    for each, of in ((weight, optimiser), (fresh, eight_bit.EightBitAdamW([fresh], **OPTIONS))):
+        step(of, each, start.sin())
+    assert torch.equal(weight, fresh)
+
+
 def wide():
     architecture = {"name": "mlp", "width": 64, "depth": 2}
     return build(ModelConfig(architecture=architecture, shape=(2,)), seed=0)

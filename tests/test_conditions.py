@@ -247,6 +247,9 @@ def test_rows_of_another_table_are_refused():
         ({"my text": (2,)}, "can't be called 'my text'"),
         ({"class": (2,)}, "can't be called 'class'"),
         ({"flow": (2,)}, "can't be called 'flow'"),
+        ({"logits": (2,)}, "can't be called 'logits'"),
+        ({"last_velocity": (3,)}, "can't be called 'last_velocity'"),
+        ({"last_velocity": (2,), "text": (2,)}, "can't be called 'last_velocity'"),
         ({"text": (2.5,)}, r"condition text has shape \(2\.5,\)"),
         ({"text": ()}, r"condition text has shape \(\)"),
         ({"text": (2, 0)}, r"condition text has shape \(2, 0\)"),
@@ -272,6 +275,8 @@ def test_a_table_that_does_not_fit_is_refused():
         Table(rows=rows)
     with pytest.raises(UserError, match=r"null value of condition a has shape \(3,\), its rows have \(2,\)"):
         Table(rows={"a": rows["a"]}, null={"a": np.zeros(3)})
+    with pytest.raises(UserError, match="can't be called 'last_velocity'"):
+        Table(rows={"last_velocity": rows["a"]})
     with pytest.raises(UserError, match="must have a row"):
         Table(rows={"a": rows["a"][:0]})
     masked = {"a": np.zeros((3, 5, 2)), "a_mask": np.ones((3, 5))}
@@ -287,6 +292,15 @@ def test_an_image_of_another_size_and_an_architecture_without_conditions_are_ref
             model_of({"mask": (1, 4, 8)}, architecture=network)
     monkeypatch.setattr(Mlp, "build", lambda self, shape, classes: AddsText())
     with pytest.raises(UserError, match="can't be given conditions: its build does not take it"):
+        model_of({"text": (2,)})
+
+
+def test_an_error_in_a_network_that_speaks_of_conditions_is_not_taken_for_another(monkeypatch):
+    def build(self, shape, classes, **features):
+        raise TypeError("conditions is no list")
+
+    monkeypatch.setattr(Mlp, "build", build)
+    with pytest.raises(TypeError, match="conditions is no list"):
         model_of({"text": (2,)})
 
 

@@ -1,3 +1,4 @@
+import gc
 from dataclasses import replace
 
 import oracles
@@ -7,7 +8,7 @@ from torch import nn
 
 from fewstep import grids, paths, predictions, solvers
 from fewstep.errors import UserError
-from fewstep.flow import END_MARGIN, FieldFlow, as_flow, batch_times, usable_times
+from fewstep.flow import END_MARGIN, FieldFlow, as_flow, batch_times, ends_in_range, usable_times
 from fewstep.grids import Grid
 from fewstep.model import Model, ModelConfig, build
 
@@ -235,6 +236,17 @@ def test_values_out_of_range_get_gradients_that_lead_back_alone():
         sample = solvers.integrate(as_flow(student), torch.zeros(1, 3), student.config.grid).x
         (towards * sample).sum().backward()  # descent moves every value by -towards
         torch.testing.assert_close(student.network.by.grad, torch.tensor(expected))
+
+
+def test_the_end_of_a_last_step_is_freed_with_its_gradients():
+    shape = (1, 3, 5, 7)  # no other tensor has it
+    velocity = torch.ones(shape, requires_grad=True)
+    ends_in_range(
+        velocity, torch.zeros(shape), torch.zeros(1), torch.ones(1, dtype=torch.bool)
+    ).sum().backward()
+    del velocity
+    gc.collect()
+    assert not [each for each in gc.get_objects() if type(each) is torch.Tensor and each.shape == shape]
 
 
 def test_guidance_doubles_the_calls():

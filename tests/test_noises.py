@@ -76,6 +76,9 @@ def test_the_map_to_normal_noise_keeps_directions_and_quantiles_into_both_tails(
 
 def test_infinite_degrees_are_normal_noise_to_the_byte(tmp_path):
     assert noises.get({"name": "student_t", "degrees": float("inf")}) is GAUSSIAN
+    law, keys = noises.StudentT(float("inf")), keys_of(4)
+    assert torch.equal(law.draw("x", keys, (3,)), GAUSSIAN.draw("x", keys, (3,)))
+    assert np.array_equal(law.as_normal(np.eye(3)), np.eye(3))
     for name, noise in (("one", "gaussian"), ("other", {"name": "student_t", "degrees": float("inf")})):
         checkpoint.save_model(tmp_path / name, student(noise))
     configs = [(tmp_path / name / "config.json").read_bytes() for name in ("one", "other")]

@@ -75,6 +75,30 @@ def test_an_output_that_can_not_be_written_is_named_and_what_was_there_stays(tmp
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("out", "before")]
 
 
+@pytest.mark.parametrize("name", ["run", "run/.", ".", ".."])
+def test_a_folder_that_exists_is_refused_and_nothing_beside_it_is_touched(tmp_path, monkeypatch, name):
+    for each in ("run", "run.tmp"):
+        (tmp_path / "at" / each).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "at")
+    with pytest.raises(UserError, match="exists; give the name of a"), files.folder_written_whole(Path(name)):
+        pass
+    assert {file.name for file in tmp_path.rglob("*")} == {"at", "run", "run.tmp"}
+
+
+def test_of_two_that_write_one_folder_the_first_that_ends_has_it(tmp_path):
+    whole = tmp_path / "new/run"
+    writers = [files.folder_written_whole(whole) for _ in range(2)]
+    for writer, text in zip(writers, ("slow", "fast"), strict=True):
+        (writer.__enter__() / "file").write_text(text)
+    writers[1].__exit__(None, None, None)
+    with pytest.raises(UserError, match=f"{whole} can't be written: Directory not empty"):
+        writers[0].__exit__(None, None, None)
+    assert [(file.name, file.read_text()) for file in whole.iterdir()] == [("file", "fast")]
+    assert list(whole.parent.iterdir()) == [whole]
+    (tmp_path / "plain").mkdir()
+    assert whole.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_folder_is_put_on_the_disk_with_all_that_is_below_it(tmp_path, flushed):
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "a/b/file").touch()

@@ -111,7 +111,11 @@ class PictureRows:
         return self.shape[0]
 
     def __getitem__(self, numbers: Tensor) -> Tensor:
-        """See Rows."""
+        """See Rows.
+
+        Raises:
+            UserError: if a file can't be read, or lost a frame or took another size since it was counted.
+        """
         _, channels, height, width = self.shape
         increasing, back = numbers.unique(return_inverse=True)
         room = np.empty((len(increasing), height, width, channels), np.uint8)
@@ -121,11 +125,19 @@ class PictureRows:
             wanted = frames[row : row + count].tolist()
             for number, frame in enumerate(self.pictures.frames_of(self.files[file])):
                 if number == wanted[0]:
+                    if frame.pixels.shape[:2] != (height, width):
+                        break
                     room[row] = frame.pixels[..., :channels]
                     row += 1
                     wanted.pop(0)
                     if not wanted:
                         break
+            if wanted:
+                name = self.pictures.name_of(self.files[file], wanted[0])
+                raise UserError(
+                    f"{name} was {width}x{height} pixels when the images were counted, and now is not; leave "
+                    "them as they are, and run it again"
+                )
         return torch.from_numpy(room.transpose(0, 3, 1, 2).copy())[back]
 
     def places_of(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

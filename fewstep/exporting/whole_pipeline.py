@@ -143,11 +143,17 @@ def parts(folder: Path, index: dict[str, Any]) -> Iterator[tuple[str, Path]]:
     """Yield name and folder of each part that a pipeline has.
 
     Raises:
-        UserError: if one is missing, is code of its own, or has no weights but pickled ones.
+        UserError: if one is not told by two names, is missing, is code of its own, or has no weights but
+            pickled ones.
     """
     for name, said in index.items():
         if name.startswith("_") or not isinstance(said, list) or None in said:
             continue
+        if len(said) != 2 or not all(isinstance(each, str) for each in said):
+            raise UserError(
+                f"{folder / PIPELINE} must name the library and the class of {name}, got {said}; copy "
+                "the whole pipeline anew"
+            )
         place, (module, kind) = folder / name, said
         if not name.isidentifier():
             raise UserError(f"{folder / PIPELINE} names a part {name!r}, which leads elsewhere")

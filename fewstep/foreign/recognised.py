@@ -1,10 +1,12 @@
 """Which format a folder is in: as the user says, or as the names of its weights tell."""
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from fewstep import registry
 from fewstep.errors import UserError
@@ -39,18 +41,36 @@ def made(settings: Mapping[str, Any]) -> Format:
     """Return the format of some settings.
 
     Raises:
-        UserError: if there is no such format or option, or one is missing or can't be.
+        UserError: if there is no such format or option, or one is missing, of another type, or can't be.
     """
     options = dict(settings)
     kind = registry.find_settings(FORMATS, options.pop("name"))
     known = [field.name for field in dataclasses.fields(kind)]
-    for option in options:
+    types = get_type_hints(kind)
+    for option, value in options.items():
         if option not in known:
             raise UserError(f"format {settings['name']}: {registry.unknown('option', option, known)}")
+        if not _is_of(types[option], value):
+            told = inspect.formatannotation(types[option]).replace("typing.", "")
+            raise UserError(f"format {settings['name']}: {option} must be {told}, got {value!r}")
     try:
         return kind(**options)
     except TypeError as error:
         raise UserError(f"format {settings['name']}: {error}") from error
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    """Return whether a value read from JSON is of the type of an option."""
+    parts = get_args(kind)
+    if get_origin(kind) is UnionType:
+        return any(_is_of(part, value) for part in parts)
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(_is_of(parts[1], each) for each in value.values())
+    if get_origin(kind) is tuple:  # of any length
+        return isinstance(value, list | tuple) and all(_is_of(parts[0], each) for each in value)
+    if kind is float:
+        return type(value) in (int, float)
+    return kind is Any or type(value) is kind
 
 
 def recognise(folder: Path) -> dict[str, Any]:

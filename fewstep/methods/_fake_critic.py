@@ -37,13 +37,13 @@ class WithHead(Model):
         with torch.no_grad():
             self.head = Head(self._features(*_example(model.config, device)).shape[-1]).to(device)
 
-    def forward(  # type: ignore[override]  # no condition is called logits
-        self, x: Tensor, t: Tensor, *, logits: bool = False, **others: Any
+    def forward(  # type: ignore[override]
+        self, x: Tensor, t: Tensor, *, logits: bool = False, **conditions: Any
     ) -> Tensor:
         """Return the prediction, see Model.forward; or the head's `logits`, (n,), higher for real data."""
         if not logits:
-            return super().forward(x, t, **others)
-        of_head: Tensor = self.head(self._features(x, t, others))
+            return super().forward(x, t, **conditions)
+        of_head: Tensor = self.head(self._features(x, t, conditions))
         return of_head
 
     def logits_at(self, x: Tensor, t: Tensor, conditions: dict[str, Tensor]) -> Tensor:
@@ -52,10 +52,10 @@ class WithHead(Model):
         logits: Tensor = self(own_x, own_t, logits=True, **conditions)
         return logits
 
-    def _features(self, x: Tensor, t: Tensor, others: dict[str, Any]) -> Tensor:
+    def _features(self, x: Tensor, t: Tensor, conditions: dict[str, Any]) -> Tensor:
         """Return what the network makes in its middle, (n, places, features)."""
         with _outputs(self.network.get_submodule(self.place)) as found:
-            super().forward(x, t, **others)
+            super().forward(x, t, **conditions)
         features = found[-1]
         if features.dim() == 4:
             return features.flatten(2).mT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from etils.epy import lazy_imports
@@ -14,7 +15,7 @@ from fewstep.paths import like
 from fewstep.registry import unknown
 from fewstep.solvers import CountedFlow, trajectory
 from fewstep.training.method import Batch
-from fewstep.training.timesteps import at_timesteps, draw_timesteps, timesteps_of
+from fewstep.training.timesteps import draw_timesteps, timesteps_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,12 +58,13 @@ class Dmd(DistributionMatching):
             return super().own_samples(student, noise, conditions, keys)
         assert student.config.grid is not None
         flow = CountedFlow(as_flow(student), conditions)
-        with torch.no_grad():
-            states = torch.stack(list(trajectory(flow, noise, student.config.grid)), dim=1)
-        times = at_timesteps(timesteps_of(student), states)
+        steps = student.config.grid.steps
+        with torch.no_grad():  # without its end, from which no jump starts
+            states = torch.stack(list(islice(trajectory(flow, noise, student.config.grid), steps)), dim=1)
+        times = torch.tensor(timesteps_of(student), device=states.device, dtype=states.dtype)
         each = torch.arange(len(states), device=states.device)
-        timestep = draw_timesteps(student.config.grid.steps, keys).to(states.device)
-        x, t = states[each, timestep], times[each, timestep]
+        timestep = draw_timesteps(steps, keys).to(states.device)
+        x, t = states[each, timestep], times[timestep]
         return x + like(1 - t, x) * over_step(flow, x, t, torch.ones_like(t))
 
     def last_call(self, student: Model, keys: Tensor) -> Tensor:

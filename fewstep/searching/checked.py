@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fewstep.errors import UserError
 from fewstep.finite import refuse_not_finite
-from fewstep.flow import Flow, batch_times, velocity_until
+from fewstep.flow import WrappedFlow, batch_times
 from fewstep.searching.problem import Problem
 
 PROBED = ("search", 32)  # whose noises are asked about more than once, and how many
@@ -17,14 +17,8 @@ SAME = 1e-3  # relative difference up to which two answers count as one; kernels
 ALONE = 0.05  # the same of an answer in a smaller batch, for which a GPU may take another kernel
 
 
-class Checked:
+class Checked(WrappedFlow):
     """A flow whose every velocity must be a new tensor of the state's shape, and finite."""
-
-    def __init__(self, flow: Flow) -> None:
-        self.flow = flow
-        self.t_start, self.t_end = flow.t_start, flow.t_end
-        self.nfe_per_velocity = flow.nfe_per_velocity
-        self.velocity_until = velocity_until(flow)
 
     def __call__(self, x: Tensor, t: Tensor | float, *, until: Any = None, **conditions: Tensor) -> Tensor:
         """See Flow; of a flow map, the average velocity until then.

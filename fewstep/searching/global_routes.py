@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fewstep import solvers
-from fewstep.flow import Flow, velocity_until
+from fewstep.flow import Flow, WrappedFlow
 from fewstep.grids import Grid
 from fewstep.searching.fine import starting, states_along
 from fewstep.searching.problem import Problem
@@ -15,14 +15,12 @@ from fewstep.searching.programme import Route
 from fewstep.solvers import must_fit
 
 
-class InBatches:
+class InBatches(WrappedFlow):
     """A flow of which more is asked at once than a network call should hold."""
 
     def __init__(self, flow: Flow, sizes: list[int]) -> None:
-        self.flow, self.sizes = flow, sizes
-        self.t_start, self.t_end = flow.t_start, flow.t_end
-        self.nfe_per_velocity = flow.nfe_per_velocity
-        self.velocity_until = velocity_until(flow)
+        super().__init__(flow)
+        self.sizes = sizes
 
     def __call__(self, x: Tensor, t: Tensor | float, *, until: Any = None, **conditions: Tensor) -> Tensor:
         """See Flow; t, and of a flow map until, are one number."""

@@ -1,9 +1,9 @@
 """Fetch: a finished set from where its workers put it into a folder of this machine."""
 
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from fewstep import files
 from fewstep.progress import SILENT, Progress
 from fewstep.shards.damage import DamagedError
 from fewstep.shards.index import INDEX
@@ -43,4 +43,4 @@ def fetch_shards(store: Store, folder: Path, progress: Progress = SILENT) -> Sha
 
 
 def _is_there(path: Path, sha256: str) -> bool:
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+    return path.is_file() and files.sha256(path) == sha256

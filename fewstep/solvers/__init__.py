@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.finite import IN_NOISE, refuse_not_finite
-from fewstep.flow import Flow, as_state, only_grid, velocity_until
+from fewstep.flow import Flow, WrappedFlow, as_state, only_grid, velocity_until
 from fewstep.grids import Grid, reach
 
 if TYPE_CHECKING:
@@ -107,15 +107,12 @@ def for_jumps(name: str) -> Solver:
     return get(name) if first_velocities(name) else one_step(name)
 
 
-class CountedFlow:
+class CountedFlow(WrappedFlow):
     """A flow that counts its network calls and fixes the conditions."""
 
     def __init__(self, flow: Flow, conditions: dict[str, Tensor]) -> None:
-        self.flow, self.conditions, self.nfe = flow, conditions, 0
-        self.t_start, self.t_end = flow.t_start, flow.t_end
-        self.nfe_per_velocity = flow.nfe_per_velocity
-        self.velocity_until = velocity_until(flow)
-        self.only_grid = only_grid(flow)
+        super().__init__(flow)
+        self.conditions, self.nfe = conditions, 0
 
     def __call__(self, x: Tensor, t: Tensor | float, **conditions: Any) -> Tensor:
         """See Flow."""

@@ -74,6 +74,16 @@ def test_any_frames_of_a_folder_are_read(root):
     )
 
 
+@pytest.mark.parametrize(("images", "number"), [(photos(4), 4), (photos(5)[:, :-1], 3)])
+def test_a_file_that_lost_frames_or_its_size_meanwhile_is_refused(root, images, number):
+    save_images(root / "data/imgs", photos(5))
+    save_frames(root / "data/imgs/+.tif", photos(5))
+    found = opened("imgs", root, frames="all")
+    save_frames(root / "data/imgs/+.tif", images)
+    with pytest.raises(UserError, match=rf"data/imgs/\+\.tif, frame {number} was 10x10 pixels when"):
+        found[torch.tensor([3, 4])]
+
+
 def test_many_classes_are_numbered_in_the_order_of_their_names(root):
     for number in range(30):
         save_images(root / f"data/imgs/class {number:02}", photos(1 + number % 2))

@@ -250,6 +250,11 @@ def pickled(source):
         (lambda s: shutil.rmtree(s / "vae"), "vae is not there, and model_index.json names it; copy the"),
         (lambda s: edit_index(s, vae=["mine", "Vae"]), "vae is a Vae of mine, code that no library has"),
         (
+            lambda s: edit_index(s, vae=["Vae"]),
+            r"must name the library and the class of vae, got \['Vae'\]; c",
+        ),
+        (lambda s: edit_index(s, vae=["diffusers", 1]), "must name the library and the class of vae, got"),
+        (
             lambda s: edit_index(s, **{"../x": ["diffusers", "Vae"]}),
             r"names a part '\.\./x', which leads els",
         ),

@@ -165,7 +165,20 @@ def test_weights_are_checked_on_data(here, ask, at_one_time):
         ('{"heads": 2}', "needs a name; add one of diffusers, dit, edm, sit, state_dict, torchcfm"),
         ('{"name": "sit", "head": 2}', "format sit: unknown option 'head'; did you mean 'heads'"),
         ("edm", "format edm: .*missing 1 required .* 'network'"),
-        ('{"name": "torchcfm", "heads": "4"}', "format torchcfm: .*'str' and 'int'"),
+        ('{"name": "torchcfm", "heads": "4"}', r"format torchcfm: heads must be int \| None, got '4'"),
+        ('{"name": "dit", "heads": "x"}', r"format dit: heads must be int \| None, got 'x'"),
+        ('{"name": "diffusers", "component": 3}', r"format diffusers: component must be str \| None, got 3"),
+        ('{"name": "edm", "network": 3}', "format edm: network must be str, got 3"),
+        ('{"name": "edm", "network": "a:B", "options": 3}', r"options must be dict\[str, Any\], got 3"),
+        ('{"name": "edm", "network": "a:B", "null": 1}', "null must be bool, got 1"),
+        (
+            '{"name": "state_dict", "network": "a:B", "conditions": [1]}',
+            r"conditions must be dict.*got \[1\]",
+        ),
+        (
+            '{"name": "state_dict", "network": "a:B", "conditions": {"a": 1}}',
+            r"conditions must .*got {'a': 1}",
+        ),
     ],
 )
 def test_a_wrong_format_is_reported(here, ask, format, told):

@@ -90,6 +90,15 @@ def test_dmd_through_last_is_the_sampler_up_to_a_random_timestep_and_learns_one_
     torch.testing.assert_close(found, torch.where(first, noise, middle / 2).sum())  # none through `middle`
 
 
+def test_dmd_through_last_calls_the_student_once_a_step():
+    calls = []
+    config = ModelConfig(architecture={"name": "slope"}, shape=(1,), grid=grids.uniform(3))
+    model = Model(config, Slope())
+    model.network.register_forward_hook(lambda *_: calls.append(1))
+    Dmd(through="last").own_samples(model, torch.ones(6, 1), {}, KEYS)
+    assert len(calls) == 3  # two steps without gradients, and the jump
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -184,3 +184,13 @@ def test_reinterpolation_is_refused_of_a_model_that_did_not_learn_from_pairs():
     model.config = replace(model.config, learned_from="pairs")
     assert samplers.sample(as_flow(model), noise, times, Reinterpolate(), keys=keys).nfe == 4
     samplers.sample(as_flow(oracles.as_model(GAUSSIAN)), noise, times, Sde(), keys=keys)
+
+
+def test_a_sampler_that_needs_the_score_is_refused_of_a_model_that_learned_from_pairs():
+    model = oracles.as_model(GAUSSIAN)
+    model.config = replace(model.config, learned_from="pairs")
+    noise, keys = GAUSSIAN.noise(5), randomness.keys_of(0, 0, 5)
+    with pytest.raises(
+        UserError, match="needs the score, which a model that learned from pairs does not have"
+    ):
+        samplers.sample(as_flow(model), noise, grids.uniform(4).times, Sde(), keys=keys)
