@@ -191,7 +191,7 @@ def sample(
     *,
     steps: int | None = None,
     grid: Path | None = None,
-    solver: str = "euler",
+    solver: str | None = None,
     guidance: float = 1.0,
     samples: int = 64,
     seed: int = 0,
@@ -211,7 +211,8 @@ def sample(
         model: A model directory: model.safetensors and config.json.
         steps: The number of steps. With --grid, which of its grids; without, so many equal steps.
         grid: A file that `fewstep search` wrote.
-        solver: The solver that takes equal steps, a file of fewstep.solvers; a grid names its own.
+        solver: The solver that takes equal steps, a file of fewstep.solvers, euler if not given; a grid names
+            its own.
         guidance: The scale of classifier-free guidance; 1 is none.
         samples: How many to make. Those of a model with classes hold each class as often as its data does.
         seed: Seed of the noise.
@@ -244,7 +245,7 @@ def sample(
         raise UserError(f"samples of shape {shape} are no pictures; write them to --out samples.safetensors")
     follow: Callable[..., solvers.Solution]
     if refiner is not None or blocks is not None:
-        others = {"steps": steps, "grid": grid, "solver": solver != "euler", "guidance": guidance != 1}
+        others = {"steps": steps, "grid": grid, "solver": solver, "guidance": guidance != 1}
         others |= {"at-once": at_once != 1}
         digest, given = checkpoint.model_digest(model), [name for name, was in others.items() if was]
         follow = opened.beside(loaded, digest, refiner, blocks, given, device)
@@ -285,7 +286,7 @@ def export(
     *,
     steps: int | None = None,
     grid: Path | None = None,
-    solver: str = "euler",
+    solver: str | None = None,
     guidance: float = 1.0,
     formats: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     pipeline: Path | None = None,
@@ -300,7 +301,8 @@ def export(
         out: The new folder.
         steps: The number of steps. With --grid, which of its grids; without, so many equal steps.
         grid: A file that `fewstep search` wrote.
-        solver: The solver that takes equal steps, a file of fewstep.solvers; a grid names its own.
+        solver: The solver that takes equal steps, a file of fewstep.solvers, euler if not given; a grid names
+            its own.
         guidance: The scale of classifier-free guidance that the sampler computes; 1 is none.
         formats: Which formats, files of fewstep.exports; pt2 and onnx if nothing is asked for.
         pipeline: The folder of the pipeline of diffusers that the network was adopted from: it is written

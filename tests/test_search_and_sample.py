@@ -136,6 +136,10 @@ def test_a_student_samples_with_its_own_grid(made, capsys):
     assert "64 samples in 3 network calls each" in capsys.readouterr().out
     told = "this student was trained for its own 3 steps alone; leave the number of steps out"
     assert fewstep("sample", model, "--steps", 2, "--out", "x.safetensors") == told
+    assert fewstep("sample", model, "--solver", "euler", "--out", "y.safetensors") is None
+    assert "is for euler; leave the solver out" in fewstep(
+        "sample", model, "--solver", "heun", "--out", "z.safetensors"
+    )
 
 
 def test_a_refiner_takes_the_last_steps_beside_its_teacher_under_its_guidance(made, capsys, tmp_path):
@@ -215,6 +219,25 @@ def test_a_mistake_about_a_refiner_is_one_message(made, tmp_path, words, told):
         (
             ["sample", "model", "--out", "x.safetensors", "--grid", "two.json", "--steps", "3"],
             "grids of 1, 2 steps; --steps 3 is not among them",
+        ),
+        (
+            [
+                "sample",
+                "model",
+                "--out",
+                "x.safetensors",
+                "--grid",
+                "two.json",
+                "--steps",
+                "1",
+                "--solver",
+                "heun",
+            ],
+            "the solver heun is for equal steps: this grid of 1 steps is for euler; leave the solver out",
+        ),
+        (
+            ["export", "model", "out", "--grid", "two.json", "--steps", "1", "--solver", "heunn"],
+            "the solver heunn is for equal steps",
         ),
         (
             ["sample", "model", "--out", "x.safetensors", "--steps", "2", "--solver", "eler"],
