@@ -2,7 +2,6 @@
 
 import copy
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +19,6 @@ from stages.settings.steps import broken_steps
 
 DEMO = yaml.safe_load(Path("params.yaml").read_text())
 RAW = with_own_starts(DEMO)
-PAGE = Path("docs/choose-a-method.md").read_text()
 
 GUIDED = {
     "pretrain__base__conditional": True,
@@ -344,14 +342,6 @@ def test_a_name_for_two_models_is_refused():
     raw["distill"]["round1"] = raw["distill"]["one-step"]
     with pytest.raises(UserError, match=r"reflow\.round1 and distill\.round1 would both be the model"):
         checks.check(Params(raw))
-
-
-@pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
-def test_the_settings_that_the_page_of_methods_shows_pass(block):
-    raw = copy.deepcopy(DEMO)
-    for section, keys in yaml.safe_load(block).items():
-        raw[section] |= keys
-    checks.check(Params(raw))
 
 
 def test_a_flow_map_may_not_learn_longer_steps_than_it_takes():
