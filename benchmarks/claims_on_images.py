@@ -234,12 +234,14 @@ def dmd2() -> dict[str, Section]:
     """DMD2: four calls without a critic, with one of its own, and with one on the fake network's features."""
     four = DEMO["distill"]["boss-4"]
     method = {name: value for name, value in four["method"].items() if name != "gan_weight"}
+    noised = four["method"] | {"gan_loss": "logistic", "critic_sees": "noised"}
     return {
         "distill": {
             "any-step": ANY_STEP,
             "no-critic": four | {"method": method},
             "critic": four,
-            "fake-critic": four | {"method": four["method"] | {"critic": "fake"}},
+            "noised": four | {"method": noised},
+            "fake-critic": four | {"method": noised | {"critic": "fake"}},
         }
     }
 
