@@ -36,6 +36,26 @@ class Mixture:
 
 
 @dataclass(frozen=True)
+class UnevenMixture:
+    """Data that is N(mean, std^2) around each of some means, of its own width and weight."""
+
+    means: Tensor  # (components, dimensions)
+    stds: Tensor  # (components,)
+    weights: Tensor  # (components,), of any sum
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """See Mixture.__call__."""
+        t = t[:, None]
+        variance = (1 - t) ** 2 + (self.stds * t) ** 2
+        apart = x[:, None] - t[..., None] * self.means
+        logits = (
+            self.weights.log() - x.shape[1] / 2 * variance.log() - apart.square().sum(dim=2) / (2 * variance)
+        )
+        slope = (self.stds**2 * t - (1 - t)) / variance
+        return (torch.softmax(logits, dim=1)[..., None] * (self.means + slope[..., None] * apart)).sum(dim=1)
+
+
+@dataclass(frozen=True)
 class StudentMixture:
     """The flow of a mixture from Student-t noise: a mean over the radii that the noise may have had.
 

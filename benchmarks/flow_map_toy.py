@@ -12,11 +12,11 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks._mixtures import UnevenMixture
 from fewstep import grids, randomness
 from fewstep.flow import FieldFlow, as_flow
 from fewstep.methods.flow_map import FlowMap
@@ -44,36 +44,18 @@ ROWS: dict[str, Method] = {
 }
 
 
-@dataclass(frozen=True)
-class Gaussians:
-    """Data of several Gaussians in the plane."""
-
-    means: Tensor  # (modes, 2)
-    stds: Tensor  # (modes,)
-    weights: Tensor  # (modes,), of any sum
-
-    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return E[data - noise | x], (n, 2), at t (n,)."""
-        t = t[:, None]
-        variance = (1 - t) ** 2 + (self.stds * t) ** 2
-        apart = x[:, None] - t[..., None] * self.means
-        logits = self.weights.log() - variance.log() - apart.square().sum(dim=2) / (2 * variance)
-        slope = (self.stds**2 * t - (1 - t)) / variance
-        return (torch.softmax(logits, dim=1)[..., None] * (self.means + slope[..., None] * apart)).sum(dim=1)
-
-
-def circle() -> Gaussians:
+def circle() -> UnevenMixture:
     """Return eight equal Gaussians."""
     angles = 2 * math.pi * torch.arange(8) / 8
-    return Gaussians(
+    return UnevenMixture(
         2 * torch.stack([angles.cos(), angles.sin()], dim=1), torch.full((8,), 0.2), torch.ones(8)
     )
 
 
-def uneven() -> Gaussians:
+def uneven() -> UnevenMixture:
     """Return eight Gaussians of random places, deviations and weights."""
     places, stds, weights = torch.rand(4, 8, generator=torch.Generator().manual_seed(0)).split([2, 1, 1])
-    return Gaussians(5 * places.T - 2.5, 0.12 + 0.4 * stds[0], 0.2 + weights[0])
+    return UnevenMixture(5 * places.T - 2.5, 0.12 + 0.4 * stds[0], 0.2 + weights[0])
 
 
 DATA = {"circle": circle, "uneven": uneven}
@@ -82,13 +64,13 @@ DATA = {"circle": circle, "uneven": uneven}
 class Exact(nn.Module):
     """The velocity of the data as a network."""
 
-    def __init__(self, data: Gaussians) -> None:
+    def __init__(self, data: UnevenMixture) -> None:
         super().__init__()
         self.data = data
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the velocity at x (n, 2) and t (n,)."""
-        return self.data.velocity(x, t)
+        return self.data(x, t)
 
 
 @torch.no_grad()
@@ -143,10 +125,10 @@ def main(name: str = "circle", steps: str = "6000", seed: str = "0", *rows: str)
     torch.set_num_threads(1)
     data = DATA[name]()
     teacher = Model(ModelConfig(architecture={"name": "exact"}, shape=(2,)), Exact(data))
-    held = stored(data.velocity)
+    held = stored(data)
 
     def tell(row: str, model: Model, spent: float) -> None:
-        found = " | ".join(f"{error:.3f}" for error in errors(model, data.velocity))
+        found = " | ".join(f"{error:.3f}" for error in errors(model, data))
         print(f"| {row} | {found} | {spent:.0f} |", flush=True)
 
     print(f"| student | {' | '.join(f'{nfe} NFE' for nfe in NFE)} | s |\n|{'---|' * (len(NFE) + 2)}")

@@ -41,21 +41,9 @@ LAST_VELOCITY = "last_velocity"
 """What only a refiner is conditioned on; see fewstep.refining."""
 TAKEN = frozenset(
     {"at_once", "blocks", "budget", "data", "flow", "grid", "guidance", "inputs", "keys", "label"}
-    | {
-        LAST_VELOCITY,
-        "logits",
-        "most_refined",
-        "noise",
-        "np",
-        "numbers",
-        "ratio",
-        "refiner",
-        "row",
-        "sampler",
-        "samples",
-        "self",
-    }
-    | {"setting", "states", "t", "times", "tolerance", "torch", "truth", "until", "weight", "x"}
+    | {LAST_VELOCITY, "logits", "most_refined", "noise", "np", "numbers", "ratio", "refiner", "row"}
+    | {"sampler", "samples", "self", "setting", "states", "t", "times", "tolerance", "torch", "truth"}
+    | {"until", "weight", "x"}
 )
 """Names that conditions can't have: batches, networks and the functions that pass them on use them."""
 MASK = "_mask"

@@ -144,9 +144,11 @@ def show_plan(stage: str, key: str | None, price: float | None) -> None:
         return
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it warns of what a measurement does not see
     estimate = plan.module.plan(plan.config, job_of(plan, scratch, progress))
-    for line in (
-        estimate.lines(price) if estimate else ["takes what it makes from a file; nothing is to be spent"]
-    ):
+    if estimate is None:
+        lines = ["takes what it makes from a file; nothing is to be spent"]
+    else:
+        lines = estimate.lines() if price is None else estimate.lines(price)
+    for line in lines:
         progress.note(line)
 
 

@@ -59,7 +59,7 @@ class WorkLeft:
         checks = self.checked / self.batch * CHECKING * self.nfe * min(self.call_seconds)
         return max(then for then, _ in free) + checks
 
-    def lines(self, price: float | None) -> list[str]:
+    def lines(self, price: float | None = None) -> list[str]:
         """Return what a user wants to know; `price` is that of an hour of one worker."""
         left, count = sum(self.shards), len(self.call_seconds)
         milliseconds = 1000 * sum(self.call_seconds) / count

@@ -54,8 +54,8 @@ class MemoryPlan:
             return found.total + self.data + self.copies * self.saved
         return found.activations if way.offloaded else found.total
 
-    def lines(self, price: None) -> list[str]:
-        """Return what a user wants to know; no price, since the time of a training is not measured."""
+    def lines(self) -> list[str]:
+        """Return what a user wants to know."""
         found, way = self.measured, self.way
         asked = found.footprint(way)
         kinds = {name: getattr(asked, name) for name in HELD}

@@ -41,7 +41,7 @@ def planned(**changes):
 
 
 def test_a_plan_tells_each_kind_and_what_would_fit():
-    lines = planned().lines(None)
+    lines = planned().lines()
     assert lines[0].startswith("10,485,760 parameters are trained, 0 are not; batch 64, 64 samples at a time")
     told = dict(re.findall(r"^(\w+) +([\d,]+) MiB", "\n".join(lines), re.M))
     kinds = {"weights": "40", "gradients": "40", "moments": "80", "averages": "40", "activations": "512"}
@@ -62,31 +62,31 @@ def test_a_plan_tells_each_kind_and_what_would_fit():
 
 
 def test_offloaded_weights_are_in_the_memory_of_the_machine():
-    lines = planned(way=Engaged(32, 32, False, 2, offloaded=True), ranks=2).lines(None)
+    lines = planned(way=Engaged(32, 32, False, 2, offloaded=True), ranks=2).lines()
     assert "weights             20 MiB (in the memory of the machine, not of the GPU)" in lines
     assert "activations        262 MiB" in lines
     assert "at most            262 MiB, fits; 400 MiB are free" in lines
 
 
 def test_on_the_processor_data_and_saves_count_too():
-    assert "at most            837 MiB" in "\n".join(planned(on_cpu=True).lines(None))
+    assert "at most            837 MiB" in "\n".join(planned(on_cpu=True).lines())
 
 
 def test_settings_that_are_set_already_are_not_suggested():
-    lines = "\n".join(planned(way=Engaged(64, 1, True), batch=63).lines(None))
+    lines = "\n".join(planned(way=Engaged(64, 1, True), batch=63).lines())
     assert "MICRO_BATCH" not in lines
     assert "RECOMPUTE" not in lines
     assert "PROCESSES" not in lines  # two or eight can't share 63 samples equally
 
 
 def test_adapters_are_not_offered_shards():
-    lines = "\n".join(planned(shardable=False).lines(None))
+    lines = "\n".join(planned(shardable=False).lines())
     assert "FEWSTEP_PROCESSES=8 " in lines
     assert "SHARD" not in lines
 
 
 def test_where_nothing_fits_the_least_memory_is_reported():
-    assert "with FEWSTEP_MICRO_BATCH=1 " in "\n".join(planned(free=1).lines(None))
+    assert "with FEWSTEP_MICRO_BATCH=1 " in "\n".join(planned(free=1).lines())
 
 
 def test_a_training_has_no_price_and_is_not_measured_for_one(monkeypatch):

@@ -215,8 +215,8 @@ def test_an_estimate_counts_calls_and_hands_shards_to_who_is_free():
     assert work_left(call_seconds=[1.0, 3.0]).seconds == 12  # the slow one is at its first for as long
     assert work_left(shards=[]).seconds == 0
     assert work_left(checked=0, start_seconds=3.0).seconds == 15
-    assert "40 x 2 NFE, 5 at once; 30 are left" in work_left().lines(None)[0]
-    assert work_left().lines(None)[3] == "bytes  320"
+    assert "40 x 2 NFE, 5 at once; 30 are left" in work_left().lines()[0]
+    assert work_left().lines()[3] == "bytes  320"
     assert work_left(start_seconds=3588).lines(2.5)[4] == "cost   2.50 at 2.5 an hour of a worker"
 
 
@@ -249,8 +249,8 @@ def test_what_is_wrong_with_a_call_is_not_taken_for_too_little_memory():
 
 def test_an_estimate_tells_of_a_faster_batch():
     found = work_left(call_seconds=[1.0, 3.0], fastest=(20, 0.2))  # two seconds for 5 samples are 0.4 each
-    assert found.lines(None)[4] == "batch  20 would take 0.50 of the time; it changes results by rounding"
-    assert len(work_left(fastest=(5, 0.2)).lines(None)) == len(work_left().lines(None)) == 4
+    assert found.lines()[4] == "batch  20 would take 0.50 of the time; it changes results by rounding"
+    assert len(work_left(fastest=(5, 0.2)).lines()) == len(work_left().lines()) == 4
 
 
 @pytest.mark.parametrize(("nfe_per_velocity", "velocities"), [(1, 8), (2, 4)])
