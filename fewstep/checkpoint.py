@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from etils.epy import lazy_imports
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,6 +22,7 @@ from fewstep.conditions import Conditions, Table
 from fewstep.errors import UserError, and_others
 from fewstep.files import decoded, sha256, written_whole
 from fewstep.finite import all_finite
+from fewstep.lazy import lazy_imports
 from fewstep.model import Model, ModelConfig, build
 from fewstep.named_fields import made_of
 

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from etils.epy import lazy_imports
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fewstep.errors import UserError
-from fewstep.extras import brought_by
 from fewstep.files import read_text
 from fewstep.foreign import library, weights
+from fewstep.lazy import brought_by, lazy_imports
 from fewstep.rows import Changed, Rows
 
 with lazy_imports(error_callback=brought_by("foreign", what="an autoencoder", library="diffusers")):

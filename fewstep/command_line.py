@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Annotated, TextIO
 
 from cyclopts import App, Parameter
-from etils.epy import lazy_imports
 
 from fewstep import __version__
 from fewstep.checkouts import checkout_of
 from fewstep.command_progress import CommandProgress
 from fewstep.errors import UserError
 from fewstep.files import folder_written_whole, must_be_writable, output_written_whole
+from fewstep.lazy import lazy_imports
 
 with lazy_imports():  # loaded at first use, so that help is there at once
     import safetensors.torch

@@ -21,10 +21,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from etils.epy import lazy_imports
 
 from fewstep import randomness
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,11 +17,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from etils.epy import lazy_imports
-
 from fewstep import paths, predictions, randomness
 from fewstep.conditions import must_be_given
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 from fewstep.network_times import NETWORK_TIMES
 
 if TYPE_CHECKING:

@@ -13,9 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
-
 from fewstep.errors import UserError, first_line
+from fewstep.lazy import lazy_imports
 from fewstep.paths import like
 
 if TYPE_CHECKING:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
-
 from fewstep.errors import UserError
 from fewstep.flow import WrappedFlow, batch_times
+from fewstep.lazy import lazy_imports
 
 if TYPE_CHECKING:
     from torch import Tensor

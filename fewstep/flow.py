@@ -21,11 +21,10 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from etils.epy import lazy_imports
-
 from fewstep import noises, paths, predictions
 from fewstep.conditions import LABEL
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 from fewstep.registry import unknown
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from etils.epy import lazy_imports
 from torch import Tensor, nn
 
 from fewstep import guidance_ranges, noises, paths, registry
 from fewstep.conditions import LABEL, LAST_VELOCITY, Conditions, Shapes, Table, check_shapes, must_be_given
 from fewstep.errors import UserError
 from fewstep.grids import Grid
+from fewstep.lazy import lazy_imports
 from fewstep.lora_settings import LoraSettings
 from fewstep.network_times import NETWORK_TIMES
 from fewstep.predictions import PARTS

@@ -11,11 +11,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from etils.epy import lazy_imports
 
 from fewstep import randomness
 from fewstep.errors import UserError
-from fewstep.extras import brought_by
+from fewstep.lazy import brought_by, lazy_imports
 from fewstep.paths import Path, like
 from fewstep.registry import unknown
 

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
-
 from fewstep.errors import UserError
 from fewstep.finite import refuse_not_finite
 from fewstep.flow import Flow, as_state, velocity_until
 from fewstep.grids import Grid
+from fewstep.lazy import lazy_imports
 from fewstep.solvers import Solution, must_fit
 
 if TYPE_CHECKING:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from etils.epy import lazy_imports
-
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 from fewstep.registry import unknown
 
 if TYPE_CHECKING:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
-
+from fewstep.lazy import lazy_imports
 from fewstep.metrics.saved import levels
 
 if TYPE_CHECKING:

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
-
 from fewstep.errors import UserError
 from fewstep.files import written_whole
+from fewstep.lazy import lazy_imports
 from fewstep.settings import WIDEST
 
 if TYPE_CHECKING:

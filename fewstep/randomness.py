@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from etils.epy import lazy_imports
 
+from fewstep.lazy import lazy_imports
 from fewstep.prefetch import prefetchable
 
 if TYPE_CHECKING:

@@ -12,14 +12,13 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from etils.epy import lazy_imports
-
 from fewstep import solvers
 from fewstep.conditions import LAST_VELOCITY
 from fewstep.errors import UserError
 from fewstep.finite import refuse_not_finite
 from fewstep.flow import Flow, as_state, batch_times
 from fewstep.grids import Grid, uniform
+from fewstep.lazy import lazy_imports
 from fewstep.solvers import CountedFlow, Solution, must_fit
 
 if TYPE_CHECKING:

@@ -6,10 +6,9 @@ import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
-
 from fewstep import grown
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 
 if TYPE_CHECKING:
     from fewstep.model import Model

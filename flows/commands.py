@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from etils.epy import lazy_imports
 
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 from flows.planning.request import Choice, Request, SweepRequest
 
 with lazy_imports():  # loaded at first use

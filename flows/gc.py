@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from etils.epy import lazy_imports
 from filelock import FileLock, Timeout
 
 from fewstep.errors import UserError
 from fewstep.files import remove
+from fewstep.lazy import lazy_imports
 from flows.dvc import repo
 from flows.workspaces import clone, workspace_lock
 from flows.workspaces.variant import VARIANTS

@@ -4,11 +4,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from etils.epy import lazy_imports
 from pydantic import Field
 
 from fewstep.errors import UserError
 from fewstep.foreign.formats.diffusers import is_of_fewstep
+from fewstep.lazy import lazy_imports
 from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.adopted import AdoptedSettings, misplaced, read_of

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from etils.epy import lazy_imports
 from pydantic import Field
 
 from fewstep.data import path_of
+from fewstep.lazy import lazy_imports
 from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.models import missing_flows, unguidable

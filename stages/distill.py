@@ -6,9 +6,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from etils.epy import lazy_imports
-
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 from fewstep.settings import MonitorSettings, TrainSettings
 from stages.run.job import Job
 from stages.run.runner import main

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from etils.epy import lazy_imports
 from pydantic import Field
 
 from fewstep.files import remove
+from fewstep.lazy import lazy_imports
 from stages.artifacts import manifests
 from stages.run.job import Job
 from stages.run.runner import main

@@ -7,9 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
-
 from fewstep.files import flush_below, remove, written_whole
+from fewstep.lazy import lazy_imports
 from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.exports import ExportSettings, wrong_exports

@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
 from pydantic import Field
 
+from fewstep.lazy import lazy_imports
 from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.fields import Settings

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from etils.epy import lazy_imports
 from pydantic import Field
 
 from fewstep.data import facts_of, kept_conditions, split
+from fewstep.lazy import lazy_imports
 from stages.preparing.settings import CodecSettings, TextEncoders
 from stages.preparing.source_settings import SourceSettings, read_of_source, wrong_source
 from stages.run.job import Job

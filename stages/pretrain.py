@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from etils.epy import lazy_imports
 from pydantic import Field, model_validator
 
 from fewstep.conditions import LABEL
+from fewstep.lazy import lazy_imports
 from fewstep.settings import TrainSettings
 from stages.run.job import Job
 from stages.run.runner import main

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
 from pydantic import Field
 
+from fewstep.lazy import lazy_imports
 from fewstep.lora_settings import LoraSettings
 from fewstep.settings import TrainSettings
 from stages.run.job import Job

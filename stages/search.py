@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from etils.epy import lazy_imports
 from pydantic import Field
 
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 from stages.process.device import device
 from stages.run.job import Job
 from stages.run.runner import main

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from etils.epy import lazy_imports
 from pydantic import Field
 
+from fewstep.lazy import lazy_imports
 from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.fields import Precision, Settings, SolverName, fact_of_precision

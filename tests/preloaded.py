@@ -38,7 +38,7 @@ from typing import Any, NoReturn
 LIBRARIES = (
     "torch", "torch.utils.flop_counter", "numpy", "scipy.stats", "sklearn.metrics", "prdc",
     "matplotlib.pyplot", "matplotlib.backends.backend_agg", "PIL.ImageDraw", "PIL.ImageFont",
-    "pydantic.dataclasses", "pydantic.types", "etils.epy", "ruamel.yaml", "safetensors.torch", "webdataset",
+    "pydantic.dataclasses", "pydantic.types", "ruamel.yaml", "safetensors.torch", "webdataset",
     "fsspec.implementations.chained", "filelock", "psutil", "tqdm", "jinja2", "dvc.cli.parser", "dvc.repo",
 )  # fmt: skip
 MORE = {  # what a kind of command needs beside, loaded for the first of it

@@ -61,7 +61,7 @@ def test_no_modules_import_one_another_in_a_circle():
         "from pack.a import x",
         "def f():\n    from pack import a",
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from pack.a import x",
-        "from etils.epy import lazy_imports\nwith lazy_imports():\n    import pack.a",
+        "from fewstep.lazy import lazy_imports\nwith lazy_imports():\n    import pack.a",
     ],
     ids=["plain", "deferred", "for types", "lazy"],
 )

@@ -43,7 +43,7 @@ class ThreeDots(Toy):
 
 from dataclasses import dataclass
 
-from etils.epy import lazy_imports
+from fewstep.lazy import lazy_imports
 
 from fewstep.errors import UserError
 

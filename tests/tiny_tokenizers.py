@@ -2,7 +2,7 @@
 
 import string
 
-from etils.epy import lazy_imports
+from fewstep.lazy import lazy_imports
 
 with lazy_imports():  # takes seconds, also of the processes that run other tests
     import transformers

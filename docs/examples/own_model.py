@@ -44,7 +44,7 @@ ARCHITECTURE = '''
 
 from dataclasses import dataclass
 
-from etils.epy import lazy_imports
+from fewstep.lazy import lazy_imports
 
 with lazy_imports():
     import torch

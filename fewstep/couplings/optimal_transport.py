@@ -10,9 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from etils.epy import lazy_imports
-
-from fewstep.extras import brought_by
+from fewstep.lazy import brought_by, lazy_imports
 
 if TYPE_CHECKING:
     from torch import Tensor

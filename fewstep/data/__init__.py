@@ -11,8 +11,6 @@ from dataclasses import fields
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
-from etils.epy import lazy_imports
-
 from fewstep import randomness, registry
 from fewstep.data._classes import without_empty_classes
 from fewstep.data._conditions import kept_conditions
@@ -20,6 +18,7 @@ from fewstep.data._facts import facts_of
 from fewstep.data._samples import Samples, check_samples
 from fewstep.data._toy import Toy
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 from fewstep.links import refuse_linked_folders
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
+from fewstep.lazy import lazy_imports
 
 if TYPE_CHECKING:
     from torch import Tensor

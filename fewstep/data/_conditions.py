@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from etils.epy import lazy_imports
 
 from fewstep import randomness
 from fewstep.conditions import LABEL, Table
 from fewstep.data._member import OpenNpz
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 
 if TYPE_CHECKING:
     from torch import Tensor

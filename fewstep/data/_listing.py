@@ -7,11 +7,9 @@ from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
-from etils.epy import lazy_imports
-
 from fewstep.errors import UserError
-from fewstep.extras import brought_by
 from fewstep.files import shown
+from fewstep.lazy import brought_by, lazy_imports
 from fewstep.left_out import counted
 from fewstep.links import refuse_linked_folder
 

@@ -10,9 +10,9 @@ from typing import IO, TYPE_CHECKING
 
 import fsspec
 import numpy as np
-from etils.epy import lazy_imports
 
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 from fewstep.rows import pieces
 
 if TYPE_CHECKING:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from etils.epy import lazy_imports
 
 from fewstep.errors import UserError
-from fewstep.extras import brought_by
+from fewstep.lazy import brought_by, lazy_imports
 
 if TYPE_CHECKING:
     from torch import Tensor

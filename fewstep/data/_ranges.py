@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
-
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 
 if TYPE_CHECKING:
     from fewstep.data._survey import Survey

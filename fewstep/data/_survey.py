@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
-
+from fewstep.lazy import lazy_imports
 from fewstep.rows import Running
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from etils.epy import lazy_imports
 
 from fewstep import randomness
 from fewstep.data._options import check_whole
 from fewstep.data._samples import Samples
+from fewstep.lazy import lazy_imports
 
 with lazy_imports():
     import torch

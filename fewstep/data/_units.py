@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from etils.epy import lazy_imports
 
+from fewstep.lazy import lazy_imports
 from fewstep.rows import pieces
 
 if TYPE_CHECKING:

@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from etils.epy import lazy_imports
-
 from fewstep.data._samples import Samples
-from fewstep.extras import brought_by
+from fewstep.lazy import brought_by, lazy_imports
 
 with lazy_imports():
     import numpy as np

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from etils.epy import lazy_imports
 
 from fewstep import rows
 from fewstep.data._captions import captions_file, captions_of
@@ -19,6 +18,7 @@ from fewstep.data._ranges import BYTES, affine_of, check_filled, check_range
 from fewstep.data._samples import SMALLEST_IMAGE, Samples, check_samples
 from fewstep.data._survey import survey_of
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 
 with lazy_imports():
     import torch

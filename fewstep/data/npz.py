@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from etils.epy import lazy_imports
 
 from fewstep.data._conditions import TEXTS, is_of_conditions, table_of, texts_of
 from fewstep.data._member import Member, MemberRows, OpenNpz
@@ -17,6 +16,7 @@ from fewstep.data._ranges import BYTES, affine_of, check_filled, check_range
 from fewstep.data._samples import SMALLEST_IMAGE, Samples, check_samples, refuse_empty, with_conditions
 from fewstep.data._units import units_of
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 from fewstep.rows import Changed
 
 with lazy_imports():

@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from etils.epy import lazy_imports
-
 from fewstep.data._options import check_whole
 from fewstep.data._samples import SMALLEST_IMAGE, Samples
 from fewstep.errors import UserError
-from fewstep.extras import brought_by
+from fewstep.lazy import brought_by, lazy_imports
 
 with lazy_imports():
     import torch

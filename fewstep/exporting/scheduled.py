@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etils.epy import lazy_imports
-
 from fewstep import paths
 from fewstep.conditions import LABEL
 from fewstep.errors import UserError
 from fewstep.exporting import description
 from fewstep.exports import SCHEDULED, SHOWN, given_in_torch
-from fewstep.extras import brought_by
+from fewstep.lazy import brought_by, lazy_imports
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -13,13 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etils.epy import lazy_imports
-
 from fewstep import registry
 from fewstep.errors import UserError
 from fewstep.exporting import scheduled
-from fewstep.extras import brought_by
 from fewstep.foreign.formats.diffusers import NETWORK, PIPELINE, read_json
+from fewstep.lazy import brought_by, lazy_imports
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from etils.epy import lazy_imports
-
 from fewstep.exports import Export
+from fewstep.lazy import lazy_imports
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from etils.epy import lazy_imports
-
 from fewstep.errors import UserError
 from fewstep.exports._adapter import AdapterExport
+from fewstep.lazy import lazy_imports
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -3,15 +3,14 @@
 import inspect
 from typing import Any
 
-from etils.epy import lazy_imports
 from torch import nn
 
 from fewstep import registry
 from fewstep.conditions import Shapes
 from fewstep.errors import UserError
-from fewstep.extras import brought_by
 from fewstep.foreign.adapter import Adapter
 from fewstep.foreign.found import Described
+from fewstep.lazy import brought_by, lazy_imports
 
 with lazy_imports(error_callback=brought_by("foreign", what="a network of diffusers", library="diffusers")):
     import diffusers

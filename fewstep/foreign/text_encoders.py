@@ -7,17 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from etils.epy import lazy_imports
 from safetensors import SafetensorError
 from torch import nn
 
 from fewstep import registry
 from fewstep.conditions import Table, must_have
 from fewstep.errors import UserError, and_others, first_line
-from fewstep.extras import brought_by
 from fewstep.foreign import weights
 from fewstep.foreign.formats.diffusers import NETWORK, PIPELINE, read_json
 from fewstep.foreign.text_pipeline import Named, TextPipeline
+from fewstep.lazy import brought_by, lazy_imports
 from fewstep.progress import SILENT, Progress
 
 with lazy_imports(error_callback=brought_by("foreign", what="encoding prompts", library="transformers")):

@@ -6,9 +6,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
-
 from fewstep import randomness
+from fewstep.lazy import lazy_imports
 from fewstep.paths import like
 
 if TYPE_CHECKING:

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
-
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 from fewstep.methods._online_score import LEAST_SIZE, OnlineScore
 from fewstep.paths import like
 from fewstep.registry import unknown

@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from etils.epy import lazy_imports
-
 from fewstep import paths, randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
+from fewstep.lazy import lazy_imports
 from fewstep.methods._spans import must_make_the_same
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.registry import unknown

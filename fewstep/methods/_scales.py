@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Union
 
-from etils.epy import lazy_imports
-
 from fewstep import guidance_ranges, randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
+from fewstep.lazy import lazy_imports
 
 if TYPE_CHECKING:
     from torch import Tensor

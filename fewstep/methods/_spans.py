@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
-
 from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.flow import ModelFlow
+from fewstep.lazy import lazy_imports
 from fewstep.paths import like
 
 if TYPE_CHECKING:

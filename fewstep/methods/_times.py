@@ -7,10 +7,9 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
-
 from fewstep import flow, paths, randomness
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 from fewstep.registry import unknown
 
 if TYPE_CHECKING:

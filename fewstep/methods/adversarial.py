@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
-
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 from fewstep.training.method import Batch, Needs, Net, Nets
 from fewstep.training.on_policy import OnPolicyDistillation
 

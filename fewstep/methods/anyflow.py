@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
-
 from fewstep import randomness, spacings
 from fewstep.errors import UserError
 from fewstep.flow import Flow, as_flow, as_state
+from fewstep.lazy import lazy_imports
 from fewstep.methods._distribution_matching import DistributionMatching
 from fewstep.methods._spans import must_take_until
 from fewstep.methods.flow_map import FlowMap

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
-
 from fewstep.errors import UserError
 from fewstep.flow import as_flow, over_step
+from fewstep.lazy import lazy_imports
 from fewstep.methods._distribution_matching import DistributionMatching
 from fewstep.paths import like
 from fewstep.registry import unknown

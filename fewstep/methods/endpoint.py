@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from etils.epy import lazy_imports
-
 from fewstep.flow import as_flow, over_step
+from fewstep.lazy import lazy_imports
 from fewstep.methods._features import check_features, feature_distance, loaded_features
 from fewstep.paths import like
 from fewstep.training.distances import DISTANCES, check_distance

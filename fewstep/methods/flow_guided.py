@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etils.epy import lazy_imports
-
 from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow, over_step
+from fewstep.lazy import lazy_imports
 from fewstep.methods._spans import fresh_noise, must_teach
 from fewstep.paths import like
 from fewstep.training.distances import DISTANCES, check_distance

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etils.epy import lazy_imports
-
 from fewstep import derivatives, randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow, last_until
+from fewstep.lazy import lazy_imports
 from fewstep.methods import _scales, _spans
 from fewstep.paths import like
 from fewstep.registry import unknown

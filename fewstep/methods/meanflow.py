@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from etils.epy import lazy_imports
-
 from fewstep import derivatives
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
+from fewstep.lazy import lazy_imports
 from fewstep.methods import _scales, _spans
 from fewstep.methods._hidden_conditions import check_dropout, check_droppable, hidden_of, hide
 from fewstep.paths import like

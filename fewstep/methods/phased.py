@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from etils.epy import lazy_imports
-
 from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow, ends_in_range, over_step
+from fewstep.lazy import lazy_imports
 from fewstep.methods import _spans
 from fewstep.paths import like
 from fewstep.registry import unknown

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etils.epy import lazy_imports
-
 from fewstep import randomness
 from fewstep.conditions import LAST_VELOCITY
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
+from fewstep.lazy import lazy_imports
 from fewstep.methods import _spans
 from fewstep.paths import like
 from fewstep.refining import must_refine

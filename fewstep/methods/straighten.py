@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from etils.epy import lazy_imports
-
 from fewstep.errors import UserError
 from fewstep.flow import as_flow, over_step
+from fewstep.lazy import lazy_imports
 from fewstep.paths import like
 from fewstep.training.distances import l2
 from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of

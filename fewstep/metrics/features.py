@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from etils.epy import lazy_imports
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fewstep import randomness
 from fewstep.errors import UserError
-from fewstep.extras import brought_by
+from fewstep.lazy import brought_by, lazy_imports
 from fewstep.metrics.frechet import Moments
 from fewstep.metrics.saved import as_saved
 from fewstep.optimisers import Adam

@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from etils.epy import lazy_imports
 from torch import Tensor
 
 from fewstep.codec import Codec, decoded
 from fewstep.draws import draws_of
 from fewstep.errors import UserError
-from fewstep.extras import brought_by
 from fewstep.finite import NotFiniteError
 from fewstep.flow import as_flow
 from fewstep.grids import Grid, uniform
+from fewstep.lazy import brought_by, lazy_imports
 from fewstep.metrics.classes import class_shares, largest_share_difference
 from fewstep.metrics.features import BATCH, FeatureNet
 from fewstep.metrics.frechet import Moments, frechet_distance

@@ -5,11 +5,10 @@ import io
 from collections.abc import Iterable
 
 import numpy as np
-from etils.epy import lazy_imports
 
 from fewstep import randomness
 from fewstep.errors import UserError
-from fewstep.extras import brought_by
+from fewstep.lazy import brought_by, lazy_imports
 
 with lazy_imports(error_callback=brought_by("metrics", what="this metric", library="prdc")):
     import joblib

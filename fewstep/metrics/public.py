@@ -19,12 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from etils.epy import lazy_imports
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fewstep.errors import UserError
-from fewstep.extras import brought_by
+from fewstep.lazy import brought_by, lazy_imports
 from fewstep.metrics.features import BATCH, FEATURES, LOOKED_AT, FeatureNet, as_seen
 from fewstep.metrics.frechet import Moments
 from fewstep.progress import SILENT, Progress

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from etils.epy import lazy_imports
 from torch import Tensor
 
 from fewstep.errors import UserError, first_line
-from fewstep.extras import brought_by
+from fewstep.lazy import brought_by, lazy_imports
 from fewstep.metrics.backend import Backend
 
 with lazy_imports(error_callback=brought_by("images", what="resizing images", library="pillow")):

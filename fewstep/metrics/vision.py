@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from etils.epy import lazy_imports
 from safetensors import SafetensorError
 from torch import Tensor
 
 from fewstep.errors import UserError, and_others, first_line
-from fewstep.extras import brought_by
 from fewstep.files import sha256
 from fewstep.foreign import weights
 from fewstep.foreign.formats.diffusers import NETWORK, read_json
+from fewstep.lazy import brought_by, lazy_imports
 from fewstep.metrics.backend import Backend
 
 with lazy_imports(error_callback=brought_by("foreign", what="a vision model", library="transformers")):

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
-
 from fewstep.conditions import NONE, images_must_fit
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 from fewstep.models._numbers import must_be_positive
 
 if TYPE_CHECKING:

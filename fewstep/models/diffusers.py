@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from etils.epy import lazy_imports
-
 from fewstep.conditions import NONE
+from fewstep.lazy import lazy_imports
 
 if TYPE_CHECKING:
     from torch import nn

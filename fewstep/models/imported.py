@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from etils.epy import lazy_imports
-
 from fewstep import registry
 from fewstep.conditions import NONE
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 
 if TYPE_CHECKING:
     from torch import nn

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
-
 from fewstep.conditions import NONE
+from fewstep.lazy import lazy_imports
 from fewstep.models._numbers import must_be_positive
 
 if TYPE_CHECKING:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 
-from etils.epy import lazy_imports
 from torch import nn
 
 from fewstep.errors import UserError
-from fewstep.extras import brought_by
+from fewstep.lazy import brought_by, lazy_imports
 from fewstep.lora_settings import LoraSettings
 
 with lazy_imports(error_callback=brought_by("foreign", what="lora", library="peft")):

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
-from etils.epy import lazy_imports
-
 from fewstep.errors import UserError
 from fewstep.grids import Grid
+from fewstep.lazy import lazy_imports
 from fewstep.searches import Problem, Search, SearchResult
 from fewstep.searching.candidates import candidate, check_candidates, most_noises
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from etils.epy import lazy_imports
-
 from fewstep.errors import UserError
 from fewstep.grids import Grid
+from fewstep.lazy import lazy_imports
 from fewstep.searches import Problem, Search, SearchResult
 from fewstep.searching.candidates import candidate, check_candidates, most_noises
 

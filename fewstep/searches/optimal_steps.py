@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from etils.epy import lazy_imports
-
 from fewstep import solvers
 from fewstep.errors import UserError
 from fewstep.grids import Grid
+from fewstep.lazy import lazy_imports
 from fewstep.searches import Problem, Search, SearchResult
 from fewstep.searching.problem import check_budgets
 

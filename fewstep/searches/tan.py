@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from etils.epy import lazy_imports
-
 from fewstep import spacings
 from fewstep.errors import UserError
 from fewstep.grids import Grid
+from fewstep.lazy import lazy_imports
 from fewstep.searches import Problem, Search, SearchResult
 
 with lazy_imports():

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from etils.epy import lazy_imports
-
 from fewstep import registry, solvers
 from fewstep.errors import UserError
 from fewstep.grids import Grid
+from fewstep.lazy import lazy_imports
 from fewstep.searches import Problem, Search, SearchResult
 from fewstep.searching.gram import BY_GRAM
 from fewstep.searching.problem import check_budgets

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from etils.epy import lazy_imports
 from torch import Tensor
 
-from fewstep.extras import brought_by
+from fewstep.lazy import brought_by, lazy_imports
 from fewstep.optimisers import Plain
 
 with lazy_imports(error_callback=brought_by("eight-bit", what="moments: 8bit", library="torchao")):

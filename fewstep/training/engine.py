@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
-
 from fewstep import variables
 from fewstep.errors import UserError, first_line
+from fewstep.lazy import lazy_imports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,10 +7,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
-
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
+from fewstep.lazy import lazy_imports
 from fewstep.solvers import CountedFlow, must_fit, trajectory
 from fewstep.training.distances import l2
 from fewstep.training.method import Batch, Method, Needs, Net, Nets, conditions_of

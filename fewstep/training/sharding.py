@@ -12,11 +12,11 @@ import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeGuard
 
-from etils.epy import lazy_imports
 from torch import Tensor, nn
 
 from fewstep import distributed
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor

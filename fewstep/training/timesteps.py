@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
-
 from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.grids import reach
+from fewstep.lazy import lazy_imports
 
 if TYPE_CHECKING:
     from torch import Tensor

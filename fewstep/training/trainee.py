@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
-from etils.epy import lazy_imports
 from torch import Tensor, nn
 
 from fewstep import distributed, power_averages
+from fewstep.lazy import lazy_imports
 from fewstep.optimisers import AdamW, Plain
 from fewstep.settings import TrainSettings
 from fewstep.training import sharding

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from etils.epy import lazy_imports
+
+from fewstep.lazy import lazy_imports
 
 with lazy_imports():  # images need no matplotlib, and points no pillow
     import torch

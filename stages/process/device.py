@@ -2,9 +2,8 @@
 
 import os
 
-from etils.epy import lazy_imports
-
 from fewstep.errors import UserError, first_line
+from fewstep.lazy import lazy_imports
 
 with lazy_imports():
     import torch

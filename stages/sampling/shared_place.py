@@ -2,10 +2,9 @@
 
 import os
 
-from etils.epy import lazy_imports
-
 from fewstep.errors import UserError
 from fewstep.files import try_to_write_in
+from fewstep.lazy import lazy_imports
 
 with lazy_imports():
     from fewstep.shards import store as stores

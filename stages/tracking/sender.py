@@ -22,11 +22,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etils.epy import lazy_imports
 from filelock import FileLock, Timeout
 
 from fewstep.errors import UserError
 from fewstep.files import written_whole
+from fewstep.lazy import lazy_imports
 from fewstep.secrets import scrub
 from stages.tracking import outboxes
 

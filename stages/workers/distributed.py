@@ -24,10 +24,9 @@ from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from etils.epy import lazy_imports
-
 from fewstep import variables
 from fewstep.errors import UserError, first_line
+from fewstep.lazy import lazy_imports
 from fewstep.progress import SILENT, Progress
 from fewstep.secrets import scrub
 from stages.artifacts.full_disk import full_folder

@@ -5,10 +5,9 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from etils.epy import lazy_imports
-
 from fewstep import variables
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 from fewstep.registry import unknown
 from stages.process.device import device
 

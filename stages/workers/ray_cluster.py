@@ -5,9 +5,8 @@ import os
 import socket
 from typing import Any
 
-from etils.epy import lazy_imports
-
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 from fewstep.secrets import without_secrets
 from stages.process.device import device
 from stages.process.environment import THREADS

@@ -6,8 +6,7 @@ The environment chooses, FEWSTEP_BACKEND and FEWSTEP_WORKERS, and the result is 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
-from etils.epy import lazy_imports
-
+from fewstep.lazy import lazy_imports
 from stages.workers.machine import backend, places, workers
 from stages.workers.sharing import WorkerPool, share_out
 

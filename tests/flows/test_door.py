@@ -7,7 +7,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from etils.epy import lazy_imports
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import PrefectHTTPStatusError
@@ -16,6 +15,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from workspace import CHECKOUT
 
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 from flows import stage, worker
 from flows.server import connection, deployed, login, own, programs
 from flows.workers import pools

@@ -5,7 +5,6 @@ import re
 
 import pytest
 import torch
-from etils.epy import lazy_imports
 from safetensors.torch import load_file, save_file
 from tiny_networks import SHAPE, dit, pipeline, unet
 
@@ -16,6 +15,7 @@ from fewstep.foreign import schedulers
 from fewstep.foreign.assemble import assemble, config_of
 from fewstep.foreign.formats.diffusers import Diffusers
 from fewstep.grids import Grid
+from fewstep.lazy import lazy_imports
 from fewstep.solvers import integrate
 
 with lazy_imports():  # takes seconds, also of the processes that run other tests

@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from etils.epy import lazy_imports
 from safetensors.torch import load_file, save_file
 from tiny_networks import awake
 
@@ -15,6 +14,7 @@ from fewstep.foreign.assemble import assemble, config_of
 from fewstep.foreign.formats.dit import Dit
 from fewstep.foreign.formats.sit import Sit
 from fewstep.grids import Grid
+from fewstep.lazy import lazy_imports
 from fewstep.models import dit as architecture
 from fewstep.solvers import integrate
 

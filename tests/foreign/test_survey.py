@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from etils.epy import lazy_imports
 from foreign import surveying
 from foreign.surveying import chosen, prepared, section
 from safetensors.torch import save_file
@@ -19,6 +18,7 @@ from fewstep import declaration
 from fewstep.checkpoint import save_model
 from fewstep.foreign.assemble import config_of
 from fewstep.foreign.found import DECLARATION
+from fewstep.lazy import lazy_imports
 from fewstep.model import ModelConfig, build
 from fewstep.models.adm import Adm
 from stages.adopt import Config

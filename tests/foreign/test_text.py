@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from etils.epy import lazy_imports
 from jobs import job_in
 from tiny_networks import SHAPE, pipeline, pixart, sd3, text_unet
 
@@ -17,6 +16,7 @@ from fewstep.foreign import library, survey
 from fewstep.foreign.assemble import assemble, config_of
 from fewstep.foreign.formats.diffusers import Diffusers
 from fewstep.grids import Grid
+from fewstep.lazy import lazy_imports
 from fewstep.model import Model
 from fewstep.noises import GAUSSIAN
 from fewstep.shards import write_shards

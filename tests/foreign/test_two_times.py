@@ -5,7 +5,6 @@ from itertools import pairwise, product
 
 import pytest
 import torch
-from etils.epy import lazy_imports
 from foreign.adopted import BETAS, EDM, NETWORKS, adopted
 from own_code import checkout_with
 
@@ -15,6 +14,7 @@ from fewstep.derivatives import STEP, along_flow
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.foreign import schedulers
+from fewstep.lazy import lazy_imports
 from fewstep.methods.consistency import Consistency
 from fewstep.methods.flow_map import FlowMap
 from fewstep.methods.meanflow import Meanflow

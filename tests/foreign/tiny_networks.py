@@ -1,7 +1,8 @@
 """Networks of diffusers, as small as they go, and folders of them as the library writes them."""
 
 import torch
-from etils.epy import lazy_imports
+
+from fewstep.lazy import lazy_imports
 
 with lazy_imports():  # takes seconds, also of the processes that run other tests
     import diffusers

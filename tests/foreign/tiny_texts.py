@@ -1,10 +1,11 @@
 """Text encoders and tokenizers, as small as they go, and pipelines of diffusers with them."""
 
 import torch
-from etils.epy import lazy_imports
 from foreign import tiny_networks
 from foreign.tiny_networks import autoencoder, pixart, sd3, text_unet
 from tiny_tokenizers import LETTERS, clip_tokenizer, t5_tokenizer
+
+from fewstep.lazy import lazy_imports
 
 with lazy_imports():  # takes seconds, also of the processes that run other tests
     import diffusers

@@ -7,11 +7,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from etils.epy import lazy_imports
 from tiny_tokenizers import clip_tokenizer
 from torch.nn import functional
 
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 from fewstep.metrics.backend import distance_name, must_be_images, read_statistics, saved_bytes
 from fewstep.metrics.backends.torchscript import FID, Torchscript
 from fewstep.metrics.backends.transformers import Transformers

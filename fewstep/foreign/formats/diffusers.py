@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from etils.epy import lazy_imports
-
 from fewstep.errors import UserError
 from fewstep.files import read_text
+from fewstep.lazy import lazy_imports
 
 if TYPE_CHECKING:
     from fewstep.foreign.found import Found

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from etils.epy import lazy_imports
+from fewstep.lazy import lazy_imports
 
 if TYPE_CHECKING:
     from fewstep.foreign.found import Found

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etils.epy import lazy_imports
+from fewstep.lazy import lazy_imports
 
 if TYPE_CHECKING:
     from fewstep.metrics.backend import Backend

@@ -6,9 +6,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from etils.epy import lazy_imports
 
 from fewstep.errors import UserError
+from fewstep.lazy import lazy_imports
 from fewstep.left_out import counted
 
 if TYPE_CHECKING:
