@@ -10,6 +10,7 @@ from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.lazy import lazy_imports
+from fewstep.methods._between import state_at
 from fewstep.methods._spans import check_share, must_take_until
 from fewstep.paths import like
 from fewstep.training.distances import l2
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 with lazy_imports():
     import torch
+
+SHORTEST = (
+    1e-3  # of the steps between stored states, as a share of the whole way; their velocity is a quotient
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,9 @@ class FlowMap(Method):
     """Share of the rows whose step ends at the data, which a single step needs most."""
     from_noise: float = 0.125
     """Share of the rows whose step starts at the noise."""
+    between: bool = True
+    """Whether steps also start and end between the stored states, on cubics through these. false: at stored
+    states alone, for trajectories of few steps; the student is then good at their times only."""
 
     def __post_init__(self) -> None:
         check_share("to_data", self.to_data)
@@ -62,26 +70,34 @@ class FlowMap(Method):
                 "this method learns from all states of trajectories and their times, and the batch has no "
                 "times; keep all states"
             )
-        states, times = batch["states"], batch["times"]
-        start, end = (position.to(states.device) for position in self.steps(states.shape[1], keys))
-        rows = torch.arange(len(states), device=states.device)
-        x, t, reached, until = states[rows, start], times[rows, start], states[rows, end], times[rows, end]
-        at_data = like(end == states.shape[1] - 1, reached)
+        states, times, flow = batch["states"], batch["times"], as_flow(student)
+        t, until = self.steps(times, keys)
+        t = t.clamp(max=flow.t_end)
+        x, reached = state_at(states, times, t), state_at(states, times, until)
+        at_data = like(until == times[:, -1], reached)
         reached = torch.where(at_data, in_range_of(student.config, reached), reached)
-        velocity = as_flow(student)(x, t, until=until, **conditions_of(student.config, batch))
+        velocity = flow(x, t, until=until, **conditions_of(student.config, batch))
         return l2(velocity - (reached - x) / like(until - t, x))
 
-    def steps(self, stored: int, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the positions, int64 (n,), of the states that each row's step leads from and to.
+    def steps(self, times: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the times (n,) that each row's step leads from and to, within the stored times (n, stored).
 
-        Any two of the stored states are equally likely, but for the shares of rows with an end fixed.
+        Any two times, or stored times, are equally likely, but for the shares of rows with an end fixed.
         """
         one, other, at_noise, at_data = (
-            randomness.uniforms(f"train.span.{name}", keys) for name in ("one", "other", "noise", "data")
+            randomness.uniforms(f"train.span.{name}", keys).to(times)
+            for name in ("one", "other", "noise", "data")
         )
-        first = (one * stored).long()
-        second = (other * (stored - 1)).long()
-        second += second >= first
-        start, end = torch.minimum(first, second), torch.maximum(first, second)
-        start = torch.where(at_noise < self.from_noise, 0, start)
-        return start, torch.where(at_data < self.to_data, stored - 1, end)
+        begin, end = times[:, 0], times[:, -1]
+        if self.between:
+            least = SHORTEST * (end - begin)
+            t = begin + (end - begin - least) * torch.minimum(one, other)
+            until = begin + (end - begin - least) * torch.maximum(one, other) + least
+        else:
+            stored = times.shape[1]
+            first, second = (one * stored).long(), (other * (stored - 1)).long()
+            second += second >= first
+            ends = torch.stack([torch.minimum(first, second), torch.maximum(first, second)], dim=1)
+            t, until = times.gather(1, ends).unbind(1)
+        t = torch.where(at_noise < self.from_noise, begin, t)
+        return t, torch.where(at_data < self.to_data, end, until)

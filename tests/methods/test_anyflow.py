@@ -99,7 +99,7 @@ def test_anyflow_of_one_step_is_dmd():
 
 
 def test_a_map_weight_adds_the_loss_that_made_the_flow_map():
-    teacher, times = oracles.gaussian([0.0], [1.0]), torch.linspace(0, 1, 5, dtype=torch.float64)
+    teacher, times = oracles.gaussian([0.0], [1.0]), torch.linspace(0, 1, 257, dtype=torch.float64)
     states = torch.stack([teacher.position(teacher.noise(200), float(t)) for t in times], dim=1)
     batch = {"states": states, "times": times.expand(200, -1)}
     nets = {"student": learned(0.4, 0.8)} | dict.fromkeys(("fake", "teacher"), oracles.as_model(teacher))
