@@ -28,7 +28,10 @@ class LazyModule:
             try:
                 vars(self)["_module"] = importlib.import_module(self._name)
             except ImportError as error:
-                if self._error_callback:
+                missing = f"{self._name}.".startswith(
+                    f"{error.name}."
+                )  # and not what the library itself needs
+                if self._error_callback and missing:
                     self._error_callback(error)
                 raise
         return self._module

@@ -96,6 +96,14 @@ def test_a_library_that_is_missing_is_named_with_its_extra():
         _ = no_such_library.anything
 
 
+def test_what_a_library_itself_lacks_is_told_as_it_is(package):
+    (package / "lazily/inner/leaf.py").write_text("import no_such_library\n")
+    with lazy_imports(brought_by("metrics", what="a monitor", library="lazily")):
+        from lazily.inner import leaf
+    with pytest.raises(ModuleNotFoundError, match="no_such_library"):
+        _ = leaf.value
+
+
 def test_without_a_callback_it_is_a_plain_import_error():
     with lazy_imports():
         import no_such_library

@@ -67,5 +67,8 @@ def stopped(stage: str) -> StageError:
 
 
 def written(file: Path) -> dict[str, Any] | None:
-    """Return what a child wrote, None if it wrote nothing."""
-    return json.loads(file.read_text()) if file.exists() else None
+    """Return what a child wrote, None if it wrote nothing, or not to the end."""
+    try:
+        return json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return None

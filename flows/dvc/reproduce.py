@@ -52,7 +52,9 @@ def main(stage: str, file: str, *options: str) -> None:
     """Reproduce a stage, note the outcome, and end the process: with status 1 if it failed."""
     subprocess.Popen = Command  # type: ignore[misc]
     found = reproduce(stage, force="--force" in options, pull="--pull" in options)
-    Path(file).write_text(json.dumps(found))
+    temporary = Path(f"{file}.tmp")
+    temporary.write_text(json.dumps(found))
+    temporary.replace(file)
     sys.exit(1 if found["outcome"] == "failed" else 0)
 
 

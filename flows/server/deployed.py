@@ -6,6 +6,10 @@ from prefect.runtime import deployment
 
 from fewstep.errors import UserError
 
+CHECKOUT = (
+    Path.cwd().resolve()
+)  # in which the worker began: DVC changes the folder of the whole process for a while
+
 
 def check_folder(root: Path) -> None:
     """Refuse another folder than the worker's checkout: the dvc.yaml in it would hold the commands that run.
@@ -13,5 +17,5 @@ def check_folder(root: Path) -> None:
     Raises:
         UserError: A deployment is to run there.
     """
-    if deployment.id and root.resolve() != Path.cwd().resolve():
+    if deployment.id and root.resolve() != CHECKOUT:
         raise UserError(f"a worker's chains run in its checkout, not in {root}: leave `root` as it is")

@@ -4,7 +4,6 @@ The worker gets what it needs as parameters of a flow run, and returns the stage
 only the driver merges. Outputs travel through DVC's remote, or a cache that all machines share.
 """
 
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from prefect.states import Cancelling, Crashed
 
 from fewstep import variables
 from fewstep.errors import UserError
-from fewstep.files import read_text
+from fewstep.files import read_text, remove
 from flows import stage as stage_flow
 from flows.dvc import commands, lockfile, repo, storage
 from flows.dvc.failures import StageError, stopped
@@ -123,7 +122,7 @@ def reproduce(
         commands.run(stage, root, ["checkout", stage], lambda line: None)
     elif entry != before:  # what is here is of another run, and must not be taken for this one's
         for out in entry["outs"]:
-            shutil.rmtree(root / out["path"], ignore_errors=True)
+            remove(root / out["path"])
     return outcome
 
 

@@ -61,7 +61,11 @@ def evaluate(wanted: Wanted) -> Evaluation:
     nets = load_nets(job.inputs["nets"])
     with ThreadPoolExecutor(max_workers=1) as threads:  # a second core is free until the workers start
         own = threads.map(partial(facts_of, seed=job.seed), (folders[name] for name in configs))
-        fine_runs = converge(measured, teacher, fine, entries)
+        try:
+            fine_runs = converge(measured, teacher, fine, entries)
+        except BaseException:
+            threads.shutdown(cancel_futures=True)
+            raise
     common = dict(zip(configs, own, strict=True))
     finest = [entry for entry in measured.results if entry.kind == kinds.FINE]
     shown = sorted(finest, key=lambda entry: (entry.guidance, entry.nfe)) + entries

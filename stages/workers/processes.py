@@ -33,7 +33,7 @@ class Process:
         """See Worker.take."""
         try:
             return self.pipe.recv()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # no more, or half of an answer
             self.process.join()
             code = self.process.exitcode or 0
             raise DiedError(signal.Signals(-code).name if code < 0 else f"exit code {code}") from None

@@ -205,6 +205,10 @@ def test_a_worker_takes_no_variables_of_a_caller(names):
 def test_a_deployment_runs_no_other_folder(tmp_path, monkeypatch):
     deployed.check_folder(tmp_path)  # as `fewstep run` does
     monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "some")
-    deployed.check_folder(Path())
+    monkeypatch.setattr(deployed, "CHECKOUT", Path().resolve())
+    checkout = Path().resolve()
+    deployed.check_folder(checkout)
     with pytest.raises(UserError, match="run in its checkout, not in"):
         deployed.check_folder(tmp_path)
+    monkeypatch.chdir(tmp_path)  # as DVC does in another thread
+    deployed.check_folder(checkout)

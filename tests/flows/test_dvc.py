@@ -4,7 +4,7 @@ import pytest
 
 from fewstep.errors import UserError
 from flows.dvc import commands, repo
-from flows.dvc.failures import StageError
+from flows.dvc.failures import StageError, written
 
 
 def reproduce(toy, stage, **options):
@@ -102,3 +102,12 @@ def test_unreadable_files_are_a_users_mistake(toy, file, text):
 def test_a_folder_without_dvc_is_a_users_mistake(tmp_path):
     with pytest.raises(UserError, match=r"not a DVC repository|not inside of a DVC"):
         repo.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [(None, None), ("", None), ('{"outcome": "r', None), ('{"a": 1}', {"a": 1})]
+)
+def test_an_outcome_that_was_not_written_to_the_end_is_none(tmp_path, text, found):
+    if text is not None:
+        (tmp_path / "told.json").write_text(text)
+    assert written(tmp_path / "told.json") == found

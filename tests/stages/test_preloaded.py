@@ -10,6 +10,7 @@ import preloaded
 import pytest
 from fake_project import Project
 from processes import kill, look_up, wait_for
+from small_work import half_an_answer
 
 from flows.dvc import reproduce
 from stages.workers.processes import Process
@@ -112,6 +113,13 @@ def test_a_worker_with_preloaded_libraries_works_and_dies_as_others(begun, open_
     pid, *_ = worker.take()
     assert pid != worker.process.pid
     kill(pid)
+    with pytest.raises(DiedError, match="SIGKILL"):
+        worker.take()
+
+
+def test_a_worker_that_dies_in_the_middle_of_an_answer_died(begun):
+    worker = Process("cpu")
+    worker.give(half_an_answer, ())
     with pytest.raises(DiedError, match="SIGKILL"):
         worker.take()
 
