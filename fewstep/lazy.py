@@ -28,10 +28,8 @@ class LazyModule:
             try:
                 vars(self)["_module"] = importlib.import_module(self._name)
             except ImportError as error:
-                missing = f"{self._name}.".startswith(
-                    f"{error.name}."
-                )  # and not what the library itself needs
-                if self._error_callback and missing:
+                itself = f"{self._name}.".startswith(f"{error.name}.")  # and not what it needs
+                if self._error_callback and itself:
                     self._error_callback(error)
                 raise
         return self._module

@@ -6,9 +6,7 @@ from prefect.runtime import deployment
 
 from fewstep.errors import UserError
 
-CHECKOUT = (
-    Path.cwd().resolve()
-)  # in which the worker began: DVC changes the folder of the whole process for a while
+CHECKOUT = Path.cwd().resolve()  # where the worker began; for DVC the whole process goes elsewhere
 
 
 def check_folder(root: Path) -> None:
