@@ -222,6 +222,11 @@ class OnlineScore(OnPolicyDistillation):
 
     def _check_teacher(self, student: Model, teacher: Model) -> None:
         must_make_the_same(student, teacher)
+        if teacher.config.velocity_until != "now":
+            raise UserError(
+                "the teacher is a flow map, or jumps to data, and was not taught a score; use the model that "
+                "it was distilled from"
+            )
         if teacher.config.trained_times != "all":
             raise UserError(
                 "the teacher is trained only at the timesteps of its grid, and gives no score elsewhere; "

@@ -22,6 +22,9 @@ ON_POLICY_METHODS = [Sim, Dmd, Adversarial]
 KEYS = randomness.keys_of(3, 0, 6)
 
 
+FLOW_MAP = {"name": "mlp", "width": 8, "depth": 1, "second_time": True}
+
+
 def student(**changes):
     config = {
         "architecture": {"name": "mlp", "width": 8, "depth": 1},
@@ -248,6 +251,8 @@ def test_students_that_cannot_be_sampled_are_refused(method_class, changes, mess
         ({}, {"shape": (3,)}, r"same kind of samples, but shape differs: \(2,\) and \(3,\); take"),
         ({}, {"classes": 2}, "same kind of samples, but classes differ: 0 and 2"),
         ({}, {"trained_times": "grid"}, "trained only at the timesteps of its grid"),
+        ({}, {"architecture": FLOW_MAP}, "is a flow map, or jumps to data, and was not taught a score"),
+        ({}, {"trained_times": "until_1", "grid": grids.uniform(1)}, "is a flow map, or jumps to data"),
         ({"times": (0, 0.9)}, {"prediction": "noise"}, r"predicts noise on path linear.*no score at t = 0;"),
         ({"times": (0.1, 0.9995)}, {"prediction": "data"}, r"at t = 0\.9995; set times within \[0, 0\.999\]"),
         ({"times": (0.01, 0.9)}, {"path": "ve"}, r"path ve, which gives no score at t = 0\.01"),
