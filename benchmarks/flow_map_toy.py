@@ -40,6 +40,9 @@ ROWS: dict[str, Method] = {
     "meanflow on pairs": Meanflow(),
     "meanflow on pairs, plain mean": Meanflow(power=0),
     "meanflow on data": Meanflow(learn_from="data"),
+    "meanflow on data, times as published": Meanflow(
+        learn_from="data", times="logit_normal", location=0.4, at_once=0.75
+    ),
     "reflow on pairs": Reflow(),
 }
 

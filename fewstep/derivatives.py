@@ -5,7 +5,8 @@ outside autocast: a difference of values in bfloat16 is mostly their rounding, a
 under autocast on CPUs. No gradient passes through them.
 
 A difference reaches STEP to either side of the time that it varies. The start of a step never passes its
-end, and neither leaves the usable times: there it is one-sided.
+end, and neither leaves the usable times: there it is one-sided, of first order. That by an end which can't be
+later takes three values instead, and is of second order as others are; many steps end at the data.
 """
 
 from __future__ import annotations
@@ -61,42 +62,61 @@ def along_flow(
         UserError: if it is to be exact, but a part of the network has no forward mode.
     """
     if exact:
-        return _exact(u, (x, t, until), (velocity, torch.ones_like(t), torch.zeros_like(until)))
+        return _forward_mode(u, (x, t, until), (velocity, torch.ones_like(t), torch.zeros_like(until)))[1]
     low = (t - STEP).clamp(min=within[0])
     high = torch.minimum(t + STEP, until).clamp(max=within[1])
     return _quotient(lambda time: u(x + like(time - t, x) * velocity, time, until), low, high)
 
 
-def by_end(u: Map, x: Tensor, t: Tensor, until: Tensor, *, last: float = 1.0, exact: bool = False) -> Tensor:
-    """Return d/d until of u at (x, t, until), (batch, *shape); see `along_flow` for arguments and errors.
+def by_end(
+    u: Map, x: Tensor, t: Tensor, until: Tensor, *, last: float = 1.0, exact: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return u and d/d until of u at (x, t, until), each (batch, *shape).
 
-    After `last`, u is the same for every `until`; the derivative there is that at `last`.
+    See `along_flow` for arguments and errors. After `last`, u is the same for every `until`; the derivative
+    there is that at `last`.
     """
     until = torch.maximum(until.clamp(max=last), t)
     if exact:
-        return _exact(u, (x, t, until), (torch.zeros_like(x), torch.zeros_like(t), torch.ones_like(until)))
-    return _quotient(lambda end: u(x, t, end), torch.maximum(until - STEP, t), (until + STEP).clamp(max=last))
+        ahead = (torch.zeros_like(x), torch.zeros_like(t), torch.ones_like(until))
+        return _forward_mode(u, (x, t, until), ahead)
+    before, after = torch.maximum(until - STEP, t), (until + STEP).clamp(max=last)
+    twice = until - 2 * STEP
+    cut = (until + STEP > last) & (twice >= t)
+    here, low, high = _values(
+        lambda end: u(x, t, end), until, torch.where(cut, twice, before), torch.where(cut, before, after)
+    )
+    backward = (3 * here - 4 * high + low) / (2 * STEP)
+    return here, torch.where(like(cut, x), backward, _slope(low, high, like(after - before, x)))
 
 
 def _quotient(at: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
-    with torch.no_grad(), torch.autocast(low.device.type, enabled=False):
-        last, first = at(high), at(low)
-    span = like(high - low, last)
+    first, last = _values(at, low, high)
+    return _slope(first, last, like(high - low, last))
+
+
+def _values(at: Callable[[Tensor], Tensor], *times: Tensor) -> list[Tensor]:
+    with torch.no_grad(), torch.autocast(times[0].device.type, enabled=False):
+        return [at(time) for time in times]
+
+
+def _slope(first: Tensor, last: Tensor, span: Tensor) -> Tensor:
     return torch.where(span > 0, (last - first) / span.clamp(min=1e-12), 0.0)
 
 
-def _exact(u: Map, point: tuple[Tensor, ...], direction: tuple[Tensor, ...]) -> Tensor:
+def _forward_mode(u: Map, point: tuple[Tensor, ...], direction: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Return u at a point, and its derivative in a direction."""
     with (
         torch.no_grad(),
         torch.autocast(point[0].device.type, enabled=False),
         attention.sdpa_kernel(attention.SDPBackend.MATH),  # the other kinds have no forward mode
     ):
         try:
-            derivative: Tensor = torch.func.jvp(u, point, direction)[1]
+            value, derivative = torch.func.jvp(u, point, direction)
         except RuntimeError as error:
             if not isinstance(error, NotImplementedError) and NOT_CONTIGUOUS not in str(error):
                 raise
             raise UserError(
                 f"this network has no exact derivative ({first_line(error)}); set exact to false"
             ) from error
-    return derivative
+    return value, derivative

@@ -32,7 +32,8 @@ def with_lora(model: Model, settings: LoraSettings, *, seed: int, base: str | No
         base: The digest of the model directory with these weights, if there is one.
 
     Raises:
-        UserError: if it is an adapter of other settings, or the network has no such layers.
+        UserError: if it is an adapter of other settings, the network has no such layers, or they leave out
+            one without which it could not learn what a second time or a scale of guidance does.
     """
     if (own := model.config.lora) is not None:
         if own != settings:
@@ -41,6 +42,7 @@ def with_lora(model: Model, settings: LoraSettings, *, seed: int, base: str | No
                 f"{own.alpha:g} and targets {own.targets}; set lora to the same, or to null, which trains all"
             )
         return model
+    networks.must_learn_what_is_added(model.network, settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         device = next(model.parameters()).device

@@ -46,11 +46,29 @@ def test_both_derivatives_are_the_known_ones_of_a_gaussian(exact, close):
     torch.testing.assert_close(
         along_flow(u, x, t, until, velocity, exact=exact), along, atol=close, rtol=close
     )
-    torch.testing.assert_close(by_end(u, x, t, until, exact=exact), end, atol=close, rtol=close)
+    average, found = by_end(u, x, t, until, exact=exact)
+    torch.testing.assert_close(found, end, atol=close, rtol=close)
+    torch.testing.assert_close(average, u(x, t, until), rtol=0, atol=1e-12)
     inside = (t > STEP) & (t + STEP < until) & (until < 1 - STEP)
     if not exact:  # central differences, whose error is of second order
         found = along_flow(u, x, t, until, velocity)
         torch.testing.assert_close(found[inside], along[inside], atol=1e-4, rtol=1e-3)
+
+
+def test_a_difference_by_an_end_at_the_data_is_of_second_order_and_asks_three_times():
+    x, t = GAUSSIAN.noise(200), 0.9 * steps(200)[0]
+    u, until = maps(GAUSSIAN), torch.ones(200, dtype=torch.float64)
+    asked = []
+
+    def counted(x, t, until):
+        asked.append(until)
+        return u(x, t, until)
+
+    off = by_end(counted, x, t, until)[1] - exact_derivatives(GAUSSIAN, x, t, until)[1]
+    assert len(asked) == 3
+    assert off.square().mean().sqrt() < 1e-4
+    cubic = by_end(lambda x, t, until: x * like(until**3, x), x, t, until)[1]
+    torch.testing.assert_close(cubic, x * (3 - 2 * STEP**2))  # 3 - 3 STEP by two
 
 
 def test_exact_derivatives_are_those_of_a_mixture():
@@ -58,7 +76,7 @@ def test_exact_derivatives_are_those_of_a_mixture():
     along, end = exact_derivatives(ON_A_LINE, x, t, until)
     u, velocity = maps(ON_A_LINE), ON_A_LINE.velocity(x, t)
     torch.testing.assert_close(along_flow(u, x, t, until, velocity, exact=True), along, atol=1e-9, rtol=1e-9)
-    torch.testing.assert_close(by_end(u, x, t, until, exact=True), end, atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(by_end(u, x, t, until, exact=True)[1], end, atol=1e-9, rtol=1e-9)
 
 
 def test_differences_are_those_of_a_mixture():
@@ -69,7 +87,7 @@ def test_differences_are_those_of_a_mixture():
     u = maps(ON_A_LINE)
     found = along_flow(u, x, t, until, ON_A_LINE.velocity(x, t))
     torch.testing.assert_close(found, along, atol=0.05, rtol=0.05)
-    torch.testing.assert_close(by_end(u, x, t, until), end, atol=0.05, rtol=0.05)
+    torch.testing.assert_close(by_end(u, x, t, until)[1], end, atol=0.05, rtol=0.05)
 
 
 def test_a_difference_never_leaves_the_step_or_the_times_that_are_usable():
@@ -102,7 +120,7 @@ def test_rounding_to_float32_hardly_matters():
     far = until - t > 2 * STEP
     for found, exact in (
         (along_flow(rounded, *single, velocity.float()), along_flow(u, x, t, until, velocity)),
-        (by_end(rounded, *single), by_end(u, x, t, until)),
+        (by_end(rounded, *single)[1], by_end(u, x, t, until)[1]),
     ):
         torch.testing.assert_close(found[far].double(), exact[far], atol=1e-4, rtol=0)
 
@@ -133,9 +151,9 @@ def asked(model):
 )
 def test_under_bfloat16_they_are_what_they_are_in_float32(name, options, exact):
     u, x, t, until, velocity = asked(network(name, **options))
-    plain = along_flow(u, x, t, until, velocity, exact=exact), by_end(u, x, t, until, exact=exact)
+    plain = along_flow(u, x, t, until, velocity, exact=exact), *by_end(u, x, t, until, exact=exact)
     with torch.autocast("cpu", torch.bfloat16):
-        half = along_flow(u, x, t, until, velocity, exact=exact), by_end(u, x, t, until, exact=exact)
+        half = along_flow(u, x, t, until, velocity, exact=exact), *by_end(u, x, t, until, exact=exact)
     assert not half[0].requires_grad
     torch.testing.assert_close(half, plain)
 

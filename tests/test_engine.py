@@ -83,7 +83,10 @@ def test_a_batch_is_prepared_whole_before_it_is_cut(monkeypatch):
     assert seen == [("all", 8), ("some", 3), ("some", 3), ("some", 2)]
 
 
-@pytest.mark.parametrize("method", [FlowMatching(), VARIANTS["eulerian"]], ids=["plain", "derived"])
+COMPILED = [FlowMatching(), VARIANTS["eulerian"], VARIANTS["meanflow on data, exact"]]
+
+
+@pytest.mark.parametrize("method", COMPILED, ids=["plain", "derived", "exactly derived"])
 def test_blocks_are_compiled_and_nothing_else(tmp_path, monkeypatch, method):
     compiled, traced = [], torch.compile
 

@@ -9,14 +9,18 @@ import torch
 from foreign.adopted import NETWORKS, adopted
 from recorded import ON_POLICY, FixedBatches, Recorder, run, student, student_of
 from safetensors.torch import load_file
+from torch import nn
 
 from fewstep import checkpoint, grids, registry
 from fewstep.errors import UserError
+from fewstep.guidance_input import with_guidance_input
 from fewstep.lora import merged, share, trainable_copy, with_lora
 from fewstep.lora_settings import LoraSettings
 from fewstep.methods.dmd import Dmd
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.model import ModelConfig, build
+from fewstep.networks.embedding import Span
+from fewstep.networks.lora import must_learn_what_is_added
 from fewstep.settings import TrainSettings
 from fewstep.timing import with_second_time
 from fewstep.training.networks import Training
@@ -286,3 +290,50 @@ def test_every_method_trains_an_adapter(name, tmp_path):
     after = {name.replace(".base_layer.", "."): w for name, w in adapter.network.named_parameters()}
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
     assert any(weight.any() for name, weight in after.items() if ".lora_B." in name)
+
+
+def grown(name):
+    """Return a model with a second time and a scale of guidance as inputs."""
+    facts = {
+        "mlp": {"architecture": {"name": "mlp", "width": 16, "depth": 1}, "shape": (2,)},
+        "dit": {"architecture": {"name": "dit", "width": 16, "depth": 1}, "shape": (1, 8, 8)},
+    }[name]
+    base = moved(build(ModelConfig(**facts, classes=3), seed=0).eval())
+    return with_guidance_input(with_second_time(base, seed=1), seed=1)
+
+
+def dependence(model, **by):
+    """Return how far what a model says moves with an input of which `by` has two values."""
+    x, t = torch.randn(3, *model.config.shape, generator=torch.Generator().manual_seed(1)), torch.zeros(3)
+    given = {"until": torch.ones(3), "guidance": torch.full((3,), 2.0), "label": torch.tensor([0, 1, 2])}
+    with torch.no_grad():
+        first, second = (model(x, t, **given | {name: v[i] for name, v in by.items()}) for i in (0, 1))
+    return float((first - second).abs().max())
+
+
+TARGETS = {"mlp": ["blocks.0.first"], "dit": ["attn.qkv", "attn.proj"]}
+
+
+@pytest.mark.parametrize("name", ["mlp", "dit"])
+def test_an_adapter_that_could_not_learn_what_is_added_to_a_network_is_refused(name):
+    model, targets = grown(name), TARGETS[name]
+    for needed in ("until.2", "guidance.2"):
+        message = rf"lora.targets leave out \S*{needed}, which starts at zero .* add {needed} to them"
+        with pytest.raises(UserError, match=message):
+            with_lora(model, LoraSettings(rank=2, targets=tuple(targets)), seed=0)
+        targets = [*targets, needed]
+    adapter = moved(with_lora(model, LoraSettings(rank=2, targets=tuple(targets)), seed=0))
+    assert dependence(adapter, until=(torch.zeros(3), torch.ones(3))) > 1e-4
+    assert dependence(adapter, guidance=(torch.ones(3), torch.full((3,), 4.0))) > 1e-4
+
+
+def test_a_rank_that_leaves_out_what_is_added_is_refused():
+    network = nn.ModuleDict({"wide": nn.Linear(64, 64), "until": Span(4, 8, 1.0)})
+    with pytest.raises(UserError, match=r"lora\.rank 8 leaves out until\.2, .* take a lower one"):
+        must_learn_what_is_added(network, LoraSettings(rank=8))
+    must_learn_what_is_added(network, LoraSettings(rank=7))
+
+
+def test_what_is_added_may_be_frozen_once_it_was_trained():
+    model = moved(grown("mlp"))
+    assert with_lora(model, LoraSettings(rank=2, targets=tuple(TARGETS["mlp"])), seed=0).config.lora

@@ -29,6 +29,7 @@ with lazy_imports():
     import torch
 
     from fewstep.foreign import library
+    from fewstep.networks import embedding
 with lazy_imports(error_callback=brought_by("foreign", what="a format of diffusers", library="diffusers")):
     import diffusers
 
@@ -98,7 +99,8 @@ def must_be_possible(sampler: ExportedSampler) -> None:
     """Refuse a sampler that a scheduler of diffusers can't follow.
 
     Raises:
-        UserError: it is no network of diffusers, or its path, prediction, solver or guidance is another.
+        UserError: it is no network of diffusers, or its path, prediction, solver or guidance is another, or
+            it embeds its time in a way of its own.
     """
     config, grid = sampler.model.config, sampler.grid
     if config.architecture["name"] != "diffusers":
@@ -107,6 +109,8 @@ def must_be_possible(sampler: ExportedSampler) -> None:
         raise _refused(
             f"it takes Euler steps of a velocity at one time, not those of {grid.solver} or of a flow map"
         )
+    if any(isinstance(part, embedding.Timed) and part.slowed for part in sampler.model.network.modules()):
+        raise _refused("its network has slow times, of which the library's class knows nothing")
     if config.calls_per_velocity(sampler.guidance) != 1:
         raise _refused("pipelines guide by themselves; export guidance 1, and set guidance_scale there")
     steps_of(sampler)

@@ -10,6 +10,7 @@ from fewstep import paths, randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.lazy import lazy_imports
+from fewstep.methods import _times
 from fewstep.methods._spans import must_make_the_same
 from fewstep.methods.flow_matching import FlowMatching
 from fewstep.registry import unknown
@@ -52,8 +53,12 @@ class OnlineScore(OnPolicyDistillation):
     times: tuple[float, float] = (0.02, 0.95)
     """The range of canonical times at which scores are compared. Close to 0 the scores hardly differ; close
     to 1 a score's error is large."""
+    compare_times: str = "uniform"
+    """Law of these times in their range: uniform, logit_normal or u_shaped, as those of flow_matching."""
+    fake_updates: int = 1
+    """Updates of the fake network in each step, each from new samples; Yin et al. 2024 take 5."""
     fake_warmup: int = 30
-    """Number of first steps in which the fake network is updated three times instead of once."""
+    """Number of first steps in which the fake network is updated three times, or fake_updates if more."""
     fake_rate: float = 5.0
     """Learning rate of the fake network, and of the critic, as a multiple of the student's."""
     gan_weight: float = 0.0
@@ -87,6 +92,9 @@ class OnlineScore(OnPolicyDistillation):
                 f"fake_warmup must be 0 or more and fake_rate a number above 0, "
                 f"got {self.fake_warmup}, {self.fake_rate}"
             )
+        _times.check_law(self.compare_times)
+        if self.fake_updates < 1:
+            raise UserError(f"fake_updates must be 1 or more, got {self.fake_updates}")
         for name, known in (
             ("gan_loss", list(_critic.CRITIC_LOSSES)),
             ("critic_sees", list(SEES)),
@@ -139,7 +147,8 @@ class OnlineScore(OnPolicyDistillation):
     def updates(self, step: int) -> tuple[str, ...]:
         """See Method.updates."""
         critic = ("critic",) if self.gan_weight and self.critic == "own" else ()
-        return ("fake",) * (WARMUP_UPDATES if step < self.fake_warmup else 1) + critic + ("student",)
+        least = WARMUP_UPDATES if step < self.fake_warmup else 1
+        return ("fake",) * max(least, self.fake_updates) + critic + ("student",)
 
     def score_loss(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
         """Return the student's loss (n,) on its samples (n, *shape), from the two scores."""
@@ -191,11 +200,16 @@ class OnlineScore(OnPolicyDistillation):
     ) -> tuple[Tensor, Tensor]:
         """Return random times of `times`, (n,), and the samples (n, *shape) there, with fresh noise.
 
-        Times are uniform, and none is before `after`, (n,), where `times` goes so far.
+        They have the law of `compare_times`; with `after`, (n,), they are uniform, and none is before that
+        where `times` goes so far.
         """
         earliest, last = self.times
-        first = earliest if after is None else after.clamp(earliest, last)
-        t = first + (last - first) * randomness.uniforms(f"train.{stream}.time", keys).to(samples)
+        share = randomness.uniforms(f"train.{stream}.time", keys)
+        if after is None:
+            first, share = earliest, _times.LAWS[self.compare_times](share)
+        else:
+            first = after.clamp(earliest, last)
+        t = first + (last - first) * share.to(samples)
         noise = randomness.noises(f"train.{stream}.noise", keys, tuple(samples.shape[1:])).to(samples)
         return t, paths.get("linear").sample(noise, samples, t).x
 
@@ -222,6 +236,11 @@ class OnlineScore(OnPolicyDistillation):
 
     def _check_teacher(self, student: Model, teacher: Model) -> None:
         must_make_the_same(student, teacher)
+        if teacher.config.velocity_until != "now":
+            raise UserError(
+                "the teacher is a flow map, or jumps to data, and was not taught a score; use the model that "
+                "it was distilled from"
+            )
         if teacher.config.trained_times != "all":
             raise UserError(
                 "the teacher is trained only at the timesteps of its grid, and gives no score elsewhere; "

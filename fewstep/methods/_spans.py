@@ -102,15 +102,23 @@ def check_share(name: str, share: float) -> None:
 
 
 def draw_spans(
-    flow: ModelFlow, keys: Tensor, *, to_data: float, from_noise: float, at_once: float
+    flow: ModelFlow,
+    keys: Tensor,
+    *,
+    to_data: float,
+    from_noise: float,
+    at_once: float,
+    law: Callable[[Tensor], Tensor] = lambda u: u,
 ) -> tuple[Tensor, Tensor]:
     """Return where steps start and end, canonical times (n,), the start where the flow gives a velocity.
 
-    Two uniform times in order, but for the shares of rows with until = 1, t at the start, and until = t.
+    Two times of a law of uniform numbers, in order, but for the shares of rows with until = 1, t at the
+    start, and until = t.
     """
     one, other, data, noise, once = (
         randomness.uniforms(f"train.span.{name}", keys) for name in ("one", "other", "data", "noise", "once")
     )
+    one, other = law(one), law(other)
     t, until = torch.minimum(one, other), torch.maximum(one, other)
     until = torch.where(data < to_data, 1.0, until)
     t = torch.where(noise < from_noise, 0.0, t)

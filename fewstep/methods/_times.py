@@ -61,6 +61,22 @@ def check_law(name: str) -> None:
         raise UserError(unknown("time law", name, list(LAWS)))
 
 
+def law_at(name: str, location: float) -> Callable[[Tensor], Tensor]:
+    """Return a time law of uniform numbers, the mean of whose logits is `location`.
+
+    Raises:
+        UserError: if there is no such law, or the location is no number or not of a logit_normal law.
+    """
+    check_law(name)
+    if not math.isfinite(location):
+        raise UserError(f"location must be a finite number, got {location}")
+    if location and name != "logit_normal":
+        raise UserError(
+            f"location {location} is of times logit_normal, not {name}; set times, or leave it out"
+        )
+    return LAWS[name] if not location else lambda u: torch.sigmoid(torch.special.ndtri(u) + location)
+
+
 def draw_times(law: str, config: ModelConfig, keys: Tensor) -> Tensor:
     """Return the time of each sample, (n,), in the model's own time.
 

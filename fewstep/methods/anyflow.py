@@ -34,7 +34,8 @@ class Anyflow(DistributionMatching):
     K steps is made in three: from noise to a random one of its timesteps, over the step there, and from its
     end to data. Where the flow map is right, that is the sample of K steps, and gradients go through three
     calls for any K. The student must be a flow map already: wrong jumps lead to states that do not occur.
-    Unlike there, times of comparison are uniform; the loss that made the flow map is added with a map_weight.
+    Unlike there, times of comparison are uniform by default. The loss that made the flow map is added with a
+    map_weight.
     """
 
     trained_times = "all"

@@ -151,10 +151,9 @@ class FlowMapDistillation(Method):
             rest = derivatives.along_flow(u, x, t, until, velocity, within=within, exact=self.exact)
             return torch.where(span > 0, velocity + warm * span * rest, velocity)
         if self.identity == "lagrangian":
-            end = x + span * u(x, t, until)
             last = last_until(flow.model.config.path)
-            rest = derivatives.by_end(u, x, t, until, last=last, exact=self.exact)
-            return taught(end, until) - torch.where(span > 0, span * rest, 0.0)
+            average, rest = derivatives.by_end(u, x, t, until, last=last, exact=self.exact)
+            return taught(x + span * average, until) - torch.where(span > 0, span * rest, 0.0)
         share = randomness.uniforms("train.span.middle", keys).to(t)
         middle = (t + share * (until - t)).clamp(max=flow.t_end)
         first = u(x, t, middle)

@@ -13,6 +13,7 @@ from torch import nn
 from fewstep.errors import UserError
 from fewstep.lazy import brought_by, lazy_imports
 from fewstep.lora_settings import LoraSettings
+from fewstep.networks.embedding import Added
 
 with lazy_imports(error_callback=brought_by("foreign", what="lora", library="peft")):
     import peft
@@ -75,6 +76,32 @@ def targets(network: nn.Module, settings: LoraSettings) -> list[str]:
                 "one, or leave the layer out of lora.targets"
             )
     return list(dict.fromkeys(chosen))
+
+
+def must_learn_what_is_added(network: nn.Module, settings: LoraSettings) -> None:
+    """Refuse an adapter without which what a network was given beside its first time has no effect for ever.
+
+    The last layer of an embedding that was added to a network starts at zero. Frozen, it stays so.
+
+    Raises:
+        UserError: naming the layer, and see `put_in`.
+    """
+    chosen = targets(network, settings)
+    for name, part in network.named_modules():
+        if not isinstance(part, Added) or any(weight.any() for weight in part[-1].parameters()):
+            continue
+        last = f"{name}.{len(part) - 1}"
+        if last in chosen:
+            continue
+        if settings.targets is None:
+            raise UserError(
+                f"lora.rank {settings.rank} leaves out {last}, which starts at zero and would stay so: the "
+                f"student could not learn what {name.rpartition('.')[2]} does; take a lower one"
+            )
+        raise UserError(
+            f"lora.targets leave out {last}, which starts at zero and would stay so: the student could not "
+            f"learn what {name.rpartition('.')[2]} does; add {'.'.join(last.split('.')[-2:])} to them"
+        )
 
 
 def full_rank(layer: nn.Module) -> int | None:

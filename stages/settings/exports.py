@@ -131,6 +131,8 @@ def unscheduled(key: str, config: ExportSettings, params: Params) -> str | None:
     if takes_until(params, key):
         return f"{key} is a flow map"
     *trained, (stage, teacher) = lineage_of(key, params)
+    if any(each.method.options.needs.slow_times for _, each in trained):
+        return f"the network of {key} was given slow times"
     drawn = next((each.model for _, each in trained if each.model is not None), None)
     if drawn is not None and not has_schedulers(drawn):
         return f"its network is {drawn.name}, and not one of diffusers"

@@ -17,6 +17,7 @@ from fewstep.grids import Grid, uniform
 from fewstep.lora import with_lora
 from fewstep.lora_settings import LoraSettings
 from fewstep.model import ModelConfig, build
+from fewstep.timing import with_slow_times
 
 GRIDS = {"flow": Grid((0.0, 0.1, 0.35, 1.0)), "betas": Grid((0.07, 0.35, 0.8, 1.0))}
 GRIDS["edm"] = Grid((1 / 81, 0.05, 0.4, 0.9, 1.0))
@@ -127,6 +128,14 @@ def test_what_no_scheduler_follows_is_refused(declared, grid, guidance, message,
     checkpoint.save_model(tmp_path / "model", adopted("UNet2DModel", **{"guidable": True} | declared))
     with pytest.raises(UserError, match=f"{message}.*Take pt2 or onnx"):
         folder.export(tmp_path / "model", grid, tmp_path / "out", guidance=guidance, formats=["diffusers"])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["UNet2DModel", "SD3Transformer2DModel"])
+def test_a_network_with_slow_times_is_refused(name, tmp_path):
+    """What it has of its own is not in the library's class, which would embed other waves."""
+    with pytest.raises(UserError, match=r"its network has slow times, .*Take pt2 or onnx"):
+        exported(with_slow_times(adopted(name), seed=0), GRIDS["flow"], tmp_path)
     assert not (tmp_path / "out").exists()
 
 

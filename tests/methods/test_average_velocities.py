@@ -117,18 +117,18 @@ def test_meanflow_on_data_does_not_move_the_exact_map_and_its_target_has_the_kno
     assert float(losses.detach().mean()) == pytest.approx(float(expected), rel=0.05)
 
 
-def test_meanflow_on_data_has_a_target_of_the_known_mean_and_variance_at_one_step(monkeypatch):
-    """From t = .2 until .9: its variance given the state is s^2 S(r) / S(t)^2, S that of a state."""
+@pytest.mark.parametrize(("begin", "end", "variance"), [(0.2, 0.9, 0.2535), (0.0, 1.0, 0.1296)])
+def test_meanflow_on_data_has_a_target_of_the_known_mean_and_variance(begin, end, variance, monkeypatch):
+    """Its variance given the state is s^2 S(end) / S(begin)^2, S that of a state."""
     n, oracle = 400_000, gaussian([0.5], [0.6])
-    at = torch.full((2, n), 0.2, dtype=torch.float64)
-    at[1] = 0.9
+    at = torch.tensor([begin, end], dtype=torch.float64)[:, None].repeat(1, n)
     monkeypatch.setattr(_spans, "draw_spans", lambda *args, **kwargs: tuple(at))
     model, method = Shifted(as_flow_map(oracle), n), Meanflow(learn_from="data", power=0, exact=True)
     keys = randomness.keys_of(0, 0, n)
     batch = method.prepare_batch({"data": oracle.sample(n)}, keys, GAUSSIAN)
     losses = method.loss({"student": model}, batch, "student", 0.0, keys)
     (residual,) = torch.autograd.grad(losses.sum() / 2, model.shift)
-    assert float(residual.square().mean()) == pytest.approx(0.2535, rel=0.01)
+    assert float(residual.square().mean()) == pytest.approx(variance, rel=0.01)
     assert abs(residual.mean()) < 0.01 * residual.std()
 
 

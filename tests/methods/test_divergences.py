@@ -17,6 +17,8 @@ DIVERGENCES = {  # f with f''(1) = 1; the divergence is the mean of f(r) under t
     "jeffreys": lambda r: (r - 1) * r.log() / 2,
     "jensen_shannon": lambda r: 2 * (r * r.log() - (r + 1) * ((r + 1) / 2).log()),
     "hellinger": lambda r: 4 * (1 - r.sqrt()),
+    "softened_reverse_kl": lambda r: 2 * (r + 1) * ((r + 1) / (2 * r)).log(),
+    "neyman": lambda r: (1 / r - 1) / 2,
 }
 TOLD = {"gan_weight": 1.0, "gan_loss": "logistic", "critic_sees": "noised"}
 KEYS = randomness.keys_of(0, 0, 8)
@@ -98,7 +100,10 @@ class SameTime(Dmd):
 
 
 def guided(method, nets, samples, batch):
-    return method.estimates(nets, samples, batch, KEYS)[2]
+    teacher = method.estimates(nets, samples, batch, KEYS)[2]
+    if method.guidance_times == "shared":
+        return teacher
+    return teacher + method.added_by_guidance(nets, samples, batch, KEYS)
 
 
 def test_guidance_at_the_same_times_is_that_of_dmd_and_none_without_guidance():
@@ -114,6 +119,38 @@ def test_guidance_at_the_same_times_is_that_of_dmd_and_none_without_guidance():
     torch.testing.assert_close(twice, 2 * once, rtol=0, atol=1e-12)  # so it is 0 with guidance 1
     assert once.abs().max() > 1e-3
     assert not torch.allclose(once, guided(Dmd(guidance=2.0), models, samples, batch) - plain)
+
+
+def test_the_size_of_a_gradient_is_that_of_the_conditional_correction(monkeypatch):
+    nets = {name: mlp(seed, classes=2) for seed, name in enumerate(("student", "fake", "teacher"))}
+    batch, samples = {"label": KEYS[:, 1] % 2}, 2 * randomness.noises("samples", KEYS, (2,))
+    method = Dmd(guidance=4.0, guidance_times="later")
+    _, fake, teacher = method.estimates(nets, samples, batch, KEYS)
+    added = method.added_by_guidance(nets, samples, batch, KEYS)
+    size = (samples - teacher).abs().mean(dim=1, keepdim=True)
+    called, forward = [], Model.forward
+
+    def counting(model, *given, **conditions):
+        called.append(model)
+        return forward(model, *given, **conditions)
+
+    monkeypatch.setattr(Model, "forward", counting)
+    loss = method.score_loss(nets, samples.requires_grad_(), batch, KEYS).sum()
+    (found,) = torch.autograd.grad(loss, samples)
+    torch.testing.assert_close(found * 2, (fake - teacher - added) / size)
+    # of the teacher: the conditional one where scores are compared; it and the null one at the other times
+    assert [sum(model is nets[name] for model in called) for name in ("teacher", "fake")] == [3, 1]
+
+
+@pytest.mark.parametrize("facts", [{"guidance_channels": 1}, {"guidance_input": True}])
+def test_guidance_at_times_of_its_own_is_what_the_teacher_shows(facts):
+    nets = {name: mlp(seed, classes=2) for seed, name in enumerate(("student", "fake"))}
+    nets["teacher"] = mlp(2, classes=2, **facts)
+    batch, samples = {"label": KEYS[:, 1] % 2}, randomness.noises("samples", KEYS, (2,))
+    shared, plain = (Dmd(guidance=w).estimates(nets, samples, batch, KEYS)[2] for w in (2.5, 1.0))
+    added = SameTime(guidance=2.5, guidance_times="later").added_by_guidance(nets, samples, batch, KEYS)
+    assert added.abs().max() > 1e-3
+    torch.testing.assert_close(added, shared - plain)
 
 
 @pytest.mark.parametrize("through", ["last", "all"])
@@ -142,7 +179,7 @@ def test_guidance_has_times_from_that_of_the_students_last_call(through, monkeyp
         assert not last.any()  # all calls are one map of the noise
     nets = {"student": student, "fake": mlp(1, classes=2), "teacher": mlp(2, classes=2)}
     with torch.no_grad():
-        method.estimates(nets, samples, {"label": keys[:, 1] % 2}, keys)
+        method.score_loss(nets, samples, {"label": keys[:, 1] % 2}, keys)
     (compared, _), (later, _) = drawn["compare"], drawn["guide"]
     assert (later >= last).all()
     share = (later - last.clamp(min=0.02)) / (0.95 - last.clamp(min=0.02))

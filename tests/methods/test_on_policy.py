@@ -10,6 +10,7 @@ from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.methods._critic import critic
 from fewstep.methods.adversarial import Adversarial
+from fewstep.methods.anyflow import Anyflow
 from fewstep.methods.dmd import Dmd
 from fewstep.methods.endpoint import Endpoint
 from fewstep.methods.sim import Sim
@@ -20,6 +21,9 @@ from fewstep.training.networks import Training
 
 ON_POLICY_METHODS = [Sim, Dmd, Adversarial]
 KEYS = randomness.keys_of(3, 0, 6)
+
+
+FLOW_MAP = {"name": "mlp", "width": 8, "depth": 1, "second_time": True}
 
 
 def student(**changes):
@@ -209,6 +213,32 @@ def test_the_fake_network_has_its_warmup_and_its_learning_rate(method_class):
     assert nets["fake"].module is not nets["teacher"].module
 
 
+@pytest.mark.parametrize("method_class", [Sim, Dmd, Anyflow])
+def test_the_fake_network_may_learn_several_times_a_step(method_class):
+    method = method_class(fake_warmup=2, fake_updates=5)
+    assert method.updates(1) == method.updates(2) == ("fake",) * 5 + ("student",)
+    assert method_class(fake_warmup=2, fake_updates=2).updates(1) == ("fake",) * 3 + ("student",)
+    assert method_class(fake_updates=2, gan_weight=1.0).updates(99) == ("fake", "fake", "critic", "student")
+
+
+@pytest.mark.parametrize(
+    ("law", "quantile"),
+    [("uniform", lambda u: u), ("logit_normal", lambda u: (1 + (-torch.special.ndtri(u)).exp()) ** -1)],
+)
+def test_times_of_comparison_have_their_law_within_their_range(law, quantile):
+    keys = randomness.keys_of(0, 0, 4000)
+    samples = torch.zeros(4000, 1, dtype=torch.float64)
+    method = Dmd(compare_times=law, times=(0.1, 0.8))
+    for stream in ("compare", "real"):
+        t, _ = method.noised(samples, stream, keys)
+        places = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+        off = t.sort().values - (0.1 + 0.7 * quantile(places))
+        assert off.abs().max() < 0.03
+    later, _ = method.noised(samples, "guide", keys, after=torch.full((4000,), 0.5, dtype=torch.float64))
+    assert later.mean() == pytest.approx(0.65, abs=0.01)
+    assert later.std() == pytest.approx(0.3 / 12**0.5, abs=0.005)  # uniform, whatever the law
+
+
 def test_no_on_policy_method_preserves_the_map():
     assert all(not method_class().trained()["map_preserving"] for method_class in ON_POLICY_METHODS)
     assert Endpoint().trained()["map_preserving"]
@@ -248,6 +278,8 @@ def test_students_that_cannot_be_sampled_are_refused(method_class, changes, mess
         ({}, {"shape": (3,)}, r"same kind of samples, but shape differs: \(2,\) and \(3,\); take"),
         ({}, {"classes": 2}, "same kind of samples, but classes differ: 0 and 2"),
         ({}, {"trained_times": "grid"}, "trained only at the timesteps of its grid"),
+        ({}, {"architecture": FLOW_MAP}, "is a flow map, or jumps to data, and was not taught a score"),
+        ({}, {"trained_times": "until_1", "grid": grids.uniform(1)}, "is a flow map, or jumps to data"),
         ({"times": (0, 0.9)}, {"prediction": "noise"}, r"predicts noise on path linear.*no score at t = 0;"),
         ({"times": (0.1, 0.9995)}, {"prediction": "data"}, r"at t = 0\.9995; set times within \[0, 0\.999\]"),
         ({"times": (0.01, 0.9)}, {"path": "ve"}, r"path ve, which gives no score at t = 0\.01"),
@@ -266,6 +298,7 @@ def test_wrong_options_are_named():
         {"times": (0.5, 0.2)},
         {"times": (0, 1)},
         {"fake_warmup": -1},
+        {"fake_updates": 0},
         {"fake_rate": 0},
         {"fake_rate": float("nan")},
         {"gan_weight": -1},
@@ -273,6 +306,8 @@ def test_wrong_options_are_named():
     ):
         with pytest.raises(UserError, match=next(iter(wrong))):
             Dmd(**wrong)
+    with pytest.raises(UserError, match="unknown time law 'logit_norml'; did you mean 'logit_normal'"):
+        Dmd(compare_times="logit_norml")
     with pytest.raises(UserError, match="divergence 'hubr'; did you mean 'huber'"):
         Sim(divergence="hubr")
     for name, value in (("softness", 0), ("softness", float("nan")), ("alpha", float("nan"))):

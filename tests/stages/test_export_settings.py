@@ -169,6 +169,14 @@ def test_a_student_of_another_architecture_or_a_flow_map_has_no_scheduler():
         checks.check(with_exports({"theirs-4": {"formats": ["diffusers"], "steps": 4}}, distill=anyflow))
 
 
+def test_a_student_with_slow_times_has_no_scheduler():
+    student = with_exports({}).raw["distill"]["theirs-4"]
+    continuous = {"name": "consistency", "kind": "continuous"}
+    changed = {"theirs-4": student | {"method": continuous, "nfe": 1, "monitor": None}}
+    with pytest.raises(UserError, match="as the network of theirs-4 was given slow times; take onnx or pt2"):
+        checks.check(with_exports({"theirs-4": {"formats": ["diffusers"]}}, distill=changed))
+
+
 def test_of_a_checkpoint_the_folder_says_what_it_is():
     pretrain = {"base": RAW["pretrain"]["base"] | {"checkpoint": "data/mine"}}
     checks.check(with_exports({"base": {"formats": ["diffusers", "lora_diffusers"]}}, pretrain=pretrain))
