@@ -112,7 +112,7 @@ def _forward_mode(u: Map, point: tuple[Tensor, ...], direction: tuple[Tensor, ..
         attention.sdpa_kernel(attention.SDPBackend.MATH),  # the other kinds have no forward mode
     ):
         try:
-            value, derivative = torch.func.jvp(u, point, direction)
+            value, derivative = torch.func.jvp(u, point, direction)[:2]
         except RuntimeError as error:
             if not isinstance(error, NotImplementedError) and NOT_CONTIGUOUS not in str(error):
                 raise

@@ -99,7 +99,8 @@ class DistributionMatching(OnlineScore):
         if self.guidance_times == "shared":
             return super().estimates(nets, samples, batch, keys)
         t, x = self.noised(samples, "compare", keys)
-        return t, *(self.estimate(nets[name], x, t, batch) for name in ("fake", "teacher"))
+        fake, teacher = (self.estimate(nets[name], x, t, batch) for name in ("fake", "teacher"))
+        return t, fake, teacher
 
     def added_by_guidance(self, nets: Nets, samples: Tensor, batch: Batch, keys: Tensor) -> Tensor:
         """Return what guidance adds to the teacher's estimates, (n, *shape), at times of its own."""

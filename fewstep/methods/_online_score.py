@@ -204,12 +204,9 @@ class OnlineScore(OnPolicyDistillation):
         where `times` goes so far.
         """
         earliest, last = self.times
-        share = randomness.uniforms(f"train.{stream}.time", keys)
-        if after is None:
-            first, share = earliest, _times.LAWS[self.compare_times](share)
-        else:
-            first = after.clamp(earliest, last)
-        t = first + (last - first) * share.to(samples)
+        first = earliest if after is None else after.clamp(earliest, last)
+        law = _times.LAWS[self.compare_times if after is None else "uniform"]
+        t = first + (last - first) * law(randomness.uniforms(f"train.{stream}.time", keys)).to(samples)
         noise = randomness.noises(f"train.{stream}.noise", keys, tuple(samples.shape[1:])).to(samples)
         return t, paths.get("linear").sample(noise, samples, t).x
 
