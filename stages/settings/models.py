@@ -52,7 +52,7 @@ def outside_data(named: Iterable[tuple[str, str]], *, what: str = "folder") -> l
 
 
 def lineage(params: Params, model: str) -> Iterator[tuple[str, str, Any]]:
-    """Yield the stage, the name and the Config of a model, of the one that its training starts from, and so on.
+    """Yield stage, name and Config of a model, of the one that its training starts from, and so on.
 
     The last one is a teacher, unless there is no such model.
     """

@@ -43,8 +43,12 @@ def test_nets_are_those_of_the_library_and_the_first_is_tried_on_held_out_data(t
 
 @pytest.mark.parametrize(
     ("shape", "public_features", "there"),
-    [((3, 16, 16), True, True), ((3, 16, 16), False, False), ((1, 16, 16), True, False)]
-    + [((3, 8, 8), True, False)],
+    [
+        ((3, 16, 16), True, True),
+        ((3, 16, 16), False, False),
+        ((1, 16, 16), True, False),
+        ((3, 8, 8), True, False),
+    ],
 )
 def test_the_public_net_measures_colour_images_of_16_pixels_alone(tmp_path, shape, public_features, there):
     pictures = torch.rand(20, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
