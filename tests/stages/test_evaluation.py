@@ -102,8 +102,7 @@ def images():
 def prepared_in(folder, images, per_shard):
     labels = torch.arange(len(images)) % 3
     for split, rows in (("train", slice(0, 70)), ("held_out", slice(70, 90))):
-        part = images[rows]
-        facts = {"pixels": True}
+        part, facts = images[rows], {"pixels": True}
         write_shards(folder / split, len(part), per_shard, lambda a, b, p=part: {"data": p[a:b]}, facts=facts)
     for kind in KINDS:
         net = train_net(kind, images[:70], labels[:70], pixels=True, steps=5, clusters=3, seed=0)
