@@ -24,7 +24,7 @@ from fewstep.flow import as_flow
 from fewstep.grids import Grid
 from fewstep.metrics import public
 from fewstep.metrics.features import FeatureNet
-from fewstep.metrics.nets import load_nets, train_nets
+from fewstep.metrics.nets import KINDS, load_nets, train_net
 from fewstep.metrics.protocol import Floor, Reference, ratio, score_blocks
 from fewstep.metrics.saved import as_saved
 from fewstep.shards import Shards
@@ -64,15 +64,18 @@ def main() -> None:
     data = as_saved(train["data"]) if pixels else train["data"]
     clusters = next((net.classes for net in own.values() if net.taught_by.startswith("clusters")), 10)
     steps = yaml.safe_load(Path("params.yaml").read_text())["nets"].get("metric", {}).get("steps")
-    other = train_nets(
-        data,
-        train.get("label"),
-        public_features=False,
-        pixels=pixels,
-        steps=steps or MetricNets().steps,
-        clusters=clusters,
-        seed=OTHER_SEED,
-    )
+    other = {
+        kind.name: train_net(
+            kind,
+            data,
+            train.get("label"),
+            pixels=pixels,
+            steps=steps or MetricNets().steps,
+            clusters=clusters,
+            seed=OTHER_SEED,
+        )
+        for kind in KINDS
+    }
 
     def ratios(nets: dict[str, FeatureNet]) -> dict[str, float]:
         references = [Reference.of(net.features(data)) for net in nets.values()]

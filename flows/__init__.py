@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 
 import stages  # noqa: F401 - turns the tools' telemetry off, before they are imported
+from stages.artifacts import places
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
-HOME = Path(os.environ.setdefault("PREFECT_HOME", str(CHECKOUT / ".fewstep" / "prefect")))
+HOME = Path(os.environ.setdefault("PREFECT_HOME", str(CHECKOUT / places.PREFECT)))
 HOME.mkdir(parents=True, exist_ok=True)  # Prefect makes it, but not the folders above
 
 # Without an address, Prefect would start a server of its own, which answers anybody (flows/server/own.py).

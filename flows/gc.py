@@ -16,7 +16,7 @@ from fewstep.files import remove
 from fewstep.lazy import lazy_imports
 from flows.dvc import repo
 from flows.workspaces import clone, workspace_lock
-from flows.workspaces.variant import VARIANTS
+from stages.artifacts import places
 from stages.artifacts.plan import Plan
 from stages.artifacts.scratch import Scratch
 from stages.process.locks import is_held
@@ -129,7 +129,7 @@ def refuse_while_busy(root: Path) -> None:
     busy = [
         folder.name.rpartition(".")[0] for folder in scratch_folders() if is_held(Scratch(folder).lock_file)
     ]
-    locks = [workspace_lock.lock_of(root), *sorted((root / VARIANTS).glob("*.lock"))]
+    locks = [workspace_lock.lock_of(root), *sorted((root / places.VARIANTS).glob("*.lock"))]
     busy += [workspace_lock.holder(lock) for lock in locks if is_held(lock)]
     busy += [f"a worker's stage in {folder}" for folder in clone.in_use(root)]
     if busy:
@@ -191,7 +191,7 @@ def old_entries(root: Path) -> Garbage:
     An evaluation touches `began` when it starts, and then each entry it reads or writes
     (stages/evaluation/entries.py), so what it did not use is older. Without `began`, nothing is.
     """
-    folder = root / ".fewstep" / "entries"
+    folder = root / places.ENTRIES
     began = folder / "began"
     since = began.stat().st_mtime_ns if began.exists() else 0
     old = [file for file in sorted(folder.glob("*")) if file.stat().st_mtime_ns < since]
@@ -216,7 +216,7 @@ def old_artifacts(root: Path, outputs: Iterable[Path]) -> Garbage:
 
 def variants(root: Path) -> Garbage:
     """Return the workspaces of overrides and sweeps."""
-    old = sorted((root / VARIANTS).glob("*/"))
+    old = sorted((root / places.VARIANTS).glob("*/"))
     return Garbage(
         title="workspaces of overrides and sweeps",
         cost="their results leave the disk, and stages run again if you return to those settings",
@@ -250,7 +250,7 @@ def unowned_folders(folder: Path, outputs: set[Path]) -> Iterator[Path]:
 def failed_runs(root: Path) -> Garbage:
     """Return this machine's MLflow runs that failed or were killed; a shared tracker is left alone."""
     runs: list[Any] = []
-    if (root / ".fewstep" / "mlflow.db").exists() and not os.environ.get("MLFLOW_TRACKING_URI"):
+    if (root / places.TRACKER).exists() and not os.environ.get("MLFLOW_TRACKING_URI"):
         client = mlflow.MlflowClient(outboxes.database(root))
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         runs = failed_and_empty(client.search_runs(experiments, max_results=50_000))

@@ -34,7 +34,7 @@ from flows.system import notices, processes
 from flows.workers import driver
 from flows.workspaces import workspace_lock
 from flows.workspaces.variant import Variant
-from stages.artifacts import manifests, timings
+from stages.artifacts import manifests, places, timings
 from stages.run import variables
 from stages.settings import own_files, trainings
 from stages.tracking import tracking
@@ -112,8 +112,9 @@ def bring_up_to_date(stage_task: StageTask) -> State:
         return cached(
             stage_task.stage, "restored from the run-cache" if outcome == "cached" else "nothing changed"
         )
+    seconds, file = round(time.monotonic() - began, 1), stage_task.root / places.STAGE_SECONDS
     with artifacts.harmless(f"the time of {stage_task.stage}"):
-        timings.note(stage_task.root / timings.STAGES, stage_task.stage, round(time.monotonic() - began, 1))
+        timings.note(file, stage_task.stage, seconds)
     return Completed(message=f"{stage_task.stage} ran")
 
 
@@ -214,7 +215,7 @@ def work(variant: Variant, request: Request) -> State:
             name for name, stage_task in tasks.items() if not (stage_task.unchanged or stage_task.force)
         ]
         ahead = WorkAhead([] if driver.wanted() else waiting, root, get_run_logger().info)
-        states = run_stages(tasks, upstream, timings.read(root / timings.STAGES), ahead)
+        states = run_stages(tasks, upstream, timings.read(root / places.STAGE_SECONDS), ahead)
     untold = track_cached(root, [stages[name] for name, state in states.items() if state.name == "Cached"])
     connection.restart.wait()
     if wrong := {name: state for name, state in states.items() if state.is_failed() or state.is_crashed()}:

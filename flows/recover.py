@@ -22,7 +22,7 @@ from fewstep.errors import UserError
 from flows.dvc import damage, repo, reproduce
 from flows.system import git
 from flows.workspaces import clone, workspace_lock
-from flows.workspaces.variant import VARIANTS
+from stages.artifacts import places
 from stages.process.locks import is_held
 
 PROGRAMS = ("dvc", Path(reproduce.__file__).name)
@@ -36,7 +36,7 @@ def recover(root: Path) -> list[str]:
     Raises:
         UserError: Something runs there.
     """
-    variants = root / VARIANTS
+    variants = root / places.VARIANTS
     projects = [root, *sorted(path.parent for path in variants.glob("*/.dvc"))]
     locks = [workspace_lock.lock_of(root), *sorted(variants.glob("*.lock"))]
     refuse_while_alive(root, projects, locks)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fewstep.errors import UserError
-from stages.artifacts import timings
+from stages.artifacts import places, timings
 from stages.artifacts.scratch import root
 from stages.evaluation import kinds
 
@@ -70,5 +70,5 @@ def show(evaluation: Path) -> None:
     Raises:
         UserError: There are no results yet.
     """
-    Console().print(table(read_rows(evaluation), timings.read(root() / timings.SAMPLING)))
+    Console().print(table(read_rows(evaluation), timings.read(root() / places.SAMPLING_SECONDS)))
     print(f"\nReport: {(evaluation / 'report.html').resolve()}")  # unwrapped, so that it can be clicked

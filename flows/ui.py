@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fewstep.secrets import scrub
 from flows.server import programs
+from stages.artifacts import places
 
 ENDS = (signal.SIGTERM, signal.SIGHUP)  # beside Ctrl-C: a closed terminal must leave nothing running either
 
@@ -17,7 +18,7 @@ def serve(root: Path) -> None:
     Raises:
         UserError: One ended by itself or was not ready in time; the message has the end of its log.
     """
-    logs = root / ".fewstep" / "logs"
+    logs = root / places.LOGS
     logs.mkdir(parents=True, exist_ok=True)
     for number in ENDS:
         signal.signal(number, signal.default_int_handler)

@@ -13,6 +13,7 @@ import torch
 from fewstep import command_line, grids
 from fewstep.checkpoint import save_model
 from fewstep.model import ModelConfig, build
+from stages.artifacts import places
 from stages.settings import checks, discovery, messages, yaml_text
 from stages.settings.models import models
 from stages.settings.params import Params
@@ -191,6 +192,13 @@ def test_the_readme_quotes_the_worst_seeds_of_the_table_of_students():
     quoted = {(name, nfe): number for name, nfe, number in first}
     assert quoted
     assert quoted == {row: worst[row] for row in quoted}
+
+
+def test_every_place_of_the_persistent_state_is_described():
+    described = set(re.findall(r"`(\.fewstep/[\w.-]+)`", section("operations", "Where is everything?")))
+    assert {str(place) for place in vars(places).values() if isinstance(place, Path)} - described == {
+        ".fewstep"
+    }
 
 
 @pytest.mark.parametrize("layer", ["stages", "flows"])

@@ -41,24 +41,6 @@ FIRST = KINDS[0].name  # whose fd_clf, kid_clf, precision and recall are shown
 Nets = dict[str, FeatureNet]  # by name
 
 
-def train_nets(data: Rows, labels: Tensor | None, *, public_features: bool = True, **options: Any) -> Nets:
-    """Return all nets by name; same arguments, same nets.
-
-    Args:
-        data: See train_net.
-        labels: See train_net.
-        public_features: Whether a public network is added for the images that it suits.
-        **options: The others of train_net.
-
-    Raises:
-        UserError: see train_net and public_net.
-    """
-    nets = {kind.name: train_net(kind, data, labels, **options) for kind in KINDS}
-    if public_features and public.suits(tuple(data.shape[1:]), pixels=options["pixels"]):
-        nets[public.NAME] = public.public_net(data, progress=options.get("progress", SILENT))
-    return nets
-
-
 def train_net(
     kind: Kind,
     data: Rows,

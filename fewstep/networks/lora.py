@@ -111,11 +111,11 @@ def full_rank(layer: nn.Module) -> int | None:
     return None
 
 
-def endings(names: list[str], most: int = 8) -> list[str]:
-    """Return the last words of names, each once, with the word before a number."""
+def endings(names: list[str]) -> list[str]:
+    """Return the first eight of the last words of names, each once, with the word before a number."""
     found = (name.rpartition(".") for name in names)
     words = (f"{head.rpartition('.')[2]}.{last}" if last.isdecimal() else last for head, _, last in found)
-    return list(dict.fromkeys(words))[:most]
+    return list(dict.fromkeys(words))[:8]
 
 
 def take_out(network: nn.Module, *, merge: bool) -> None:

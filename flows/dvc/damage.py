@@ -15,6 +15,7 @@ from fewstep.errors import UserError
 from fewstep.files import remove, written_whole
 from flows.dvc import config, lockfile
 from flows.system import git
+from stages.artifacts import places
 
 DIGEST = re.compile(r"[0-9a-f]{32}")
 REMEDY = "`fewstep recover` repairs that; then run the same command again"
@@ -49,7 +50,7 @@ def _mend_lockfile(root: Path) -> list[str]:
     problems = lockfile.problems(root)
     if not problems:
         return []
-    file, aside = root / lockfile.FILE, root / ".fewstep" / f"{lockfile.FILE}.damaged"
+    file, aside = root / lockfile.FILE, root / places.DAMAGED_LOCKFILE
     aside.parent.mkdir(exist_ok=True)
     remove(aside)
     file.rename(aside)

@@ -7,7 +7,7 @@ from typing import Literal
 from fewstep.errors import UserError
 from flows.dvc.repo import Stage
 from flows.planning.time_limits import matching
-from stages.artifacts import timings
+from stages.artifacts import places, timings
 
 Fate = Literal["unchanged", "restore", "run"]
 
@@ -96,7 +96,7 @@ def above(stages: dict[str, Stage], names: Iterable[str]) -> set[str]:
 
 def plan(root: Path, fates: dict[str, Fate], *, force: bool) -> str:
     """Return lines on what a run would do, and how long that took the last time."""
-    seconds = timings.read(root / timings.STAGES)
+    seconds = timings.read(root / places.STAGE_SECONDS)
     words = {**WORDS, "run": "runs from its beginning"} if force else WORDS
     lines = []
     for name, fate in fates.items():

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from fewstep.errors import UserError
+from stages.artifacts import places
 
 SERVER, CLIENT = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"
 """The variables that hold it, for the server and for whoever asks it."""
@@ -15,7 +16,7 @@ NAME = "fewstep"
 
 def file_of(root: Path) -> Path:
     """Return the file that keeps the login of a checkout."""
-    return root.resolve() / ".fewstep" / "prefect-login"
+    return root.resolve() / places.LOGIN
 
 
 def login(root: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
 from flows.server import login, programs
+from stages.artifacts import places
 
 PORTS = (20_000, 30_000)  # one by chance, since runs of several checkouts may start at once
 
@@ -23,7 +24,7 @@ def server(root: Path) -> Iterator[None]:
     if PREFECT_API_URL.value():
         yield
         return
-    program, log = programs.prefect(root), root / ".fewstep" / "logs" / "prefect-of-a-run.log"
+    program, log = programs.prefect(root), root / places.LOGS / "prefect-of-a-run.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     port = programs.free_port(random.randrange(*PORTS))
     process = programs.start(program, port, log)

@@ -18,6 +18,7 @@ from fewstep.secrets import scrub
 from flows import CHECKOUT
 from flows.server import login
 from flows.system import processes
+from stages.artifacts import places
 from stages.tracking import outboxes
 
 HOST = "127.0.0.1"
@@ -48,13 +49,13 @@ class Server:
 
 def mlflow(root: Path) -> Server:
     """Return the server that shows the tracker's records below `root`/.fewstep."""
-    kept = root.resolve() / ".fewstep"
+    files = root.resolve() / places.TRACKED_FILES
     store = os.environ.get("MLFLOW_TRACKING_URI") or outboxes.database(root)
     return Server(
         name="MLflow",
         elsewhere="MLFLOW_TRACKING_URI",
         port=5000,
-        arguments=("mlflow", "server", "--workers=1", "--artifacts-destination", str(kept / "mlartifacts")),
+        arguments=("mlflow", "server", "--workers=1", "--artifacts-destination", str(files)),
         health="/health",
         environment={
             "MLFLOW_BACKEND_STORE_URI": store,  # it may hold a password

@@ -15,11 +15,9 @@ from fewstep.errors import UserError
 from flows.dvc import commands, lockfile, repo
 from flows.planning import choice
 from flows.system import git
-from stages.artifacts import manifests
+from stages.artifacts import manifests, places
 from stages.process.locks import is_held
 
-CLONES = Path(".fewstep", "workspaces")
-"""The folder of clones in a checkout; beside each lies the lock that its worker holds."""
 HANDED_OVER = ("params.yaml", lockfile.FILE)
 """Files that the driver sends to the worker, so they may differ from the commit."""
 
@@ -52,7 +50,7 @@ def clone(checkout: Path, name: str, lock: str, params: str) -> Iterator[Path]:
         lock: The text of dvc.lock, empty for none.
         params: The text of params.yaml.
     """
-    folder = checkout / CLONES
+    folder = checkout / places.CLONES
     folder.mkdir(parents=True, exist_ok=True)
     _clear(folder)
     root, alive = folder / name, folder / f"{name}.alive"
@@ -73,7 +71,8 @@ def clone(checkout: Path, name: str, lock: str, params: str) -> Iterator[Path]:
 
 def in_use(checkout: Path) -> list[Path]:
     """Return the clones in which workers run stages now."""
-    return [lock.with_suffix("") for lock in sorted((checkout / CLONES).glob("*.alive")) if is_held(lock)]
+    locks = sorted((checkout / places.CLONES).glob("*.alive"))
+    return [lock.with_suffix("") for lock in locks if is_held(lock)]
 
 
 def bring_in(stage: str, root: Path, log: Callable[[str], None]) -> None:

@@ -1,4 +1,4 @@
-"""Variants: the checkout with other settings, in a clone of its own below `VARIANTS`.
+"""Variants: the checkout with other settings, in a clone of its own below `places.VARIANTS`.
 
 A variant shares the checkout's cache, scratch and tracker, so that it does not repeat what the checkout or
 another variant has made. The checkout itself never changes.
@@ -19,12 +19,10 @@ from fewstep.renamed import MOVED
 from flows.dvc import repo
 from flows.system import git
 from flows.workspaces import workspace_lock
+from stages.artifacts import places
 from stages.settings import checks, discovery, yaml_text
 from stages.settings.messages import suggest
 from stages.settings.params import Params, canonical
-
-VARIANTS = Path(".fewstep/variants")
-"""Where variants lie in a checkout, and their locks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +56,7 @@ class Variant:
     @property
     def folder(self) -> Path:
         """Where it lies."""
-        return self.root / VARIANTS / self.name if self.overrides else self.root
+        return self.root / places.VARIANTS / self.name if self.overrides else self.root
 
     @property
     def lock(self) -> Path:
@@ -82,7 +80,7 @@ class Variant:
             shutil.rmtree(partial, ignore_errors=True)
             partial.parent.mkdir(parents=True, exist_ok=True)
             git.git(root, "clone", "--quiet", ".", str(partial))
-            (partial / ".fewstep").symlink_to(root / ".fewstep")
+            (partial / places.STATE).symlink_to(root / places.STATE)
             partial.replace(place)
         git.clear_locks(place)  # of a run that was killed: who lives holds the lock of this variant
         commit = git.commit(root)

@@ -10,12 +10,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fewstep.errors import UserError
+from stages.artifacts import places
 from stages.process.locks import is_held
 
 
 def lock_of(root: Path) -> Path:
     """Return the lock of a checkout."""
-    return root / ".fewstep" / "flow.lock"
+    return root / places.FLOW_LOCK
 
 
 def note_of(lock: Path) -> Path:

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from fewstep.errors import UserError
 from fewstep.files import flush_below, remove, try_to_write_in, written_whole
-from stages.artifacts import damage, manifests
+from stages.artifacts import damage, manifests, places
 
 VARIABLE = "FEWSTEP_SCRATCH"
 
@@ -20,11 +20,6 @@ VARIABLE = "FEWSTEP_SCRATCH"
 def root() -> Path:
     """Return the checkout: `dvc exp run --temp` works in a throw-away clone and names it in DVC_ROOT."""
     return Path(os.environ.get("DVC_ROOT") or Path.cwd())
-
-
-def state() -> Path:
-    """Return the folder of persistent state that is no output: scratch, tracking, timings."""
-    return root() / ".fewstep"
 
 
 @dataclass(frozen=True)
@@ -41,7 +36,7 @@ class Scratch:
     @staticmethod
     def parent() -> Path:
         """Return the folder of all scratch; clones may share one, FEWSTEP_SCRATCH."""
-        return Path(os.environ.get(VARIABLE) or state() / "scratch")
+        return Path(os.environ.get(VARIABLE) or root() / places.SCRATCH)
 
     @classmethod
     def must_be_usable(cls) -> None:

@@ -7,11 +7,6 @@ from filelock import FileLock
 
 from fewstep.files import written_whole
 
-SAMPLING = Path(".fewstep/timings.json")
-"""Below the checkout: seconds per 1000 samples, by the name of an entry such as boss-4@4."""
-STAGES = Path(".fewstep/stage_seconds.json")
-"""Below the checkout: seconds of a stage's last run, by its address."""
-
 
 def read(file: Path) -> dict[str, float]:
     """Return the seconds that were noted last, by name."""

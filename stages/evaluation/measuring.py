@@ -13,7 +13,8 @@ from fewstep.metrics.nets import FIRST, load_nets
 from fewstep.metrics.protocol import moved
 from fewstep.model import Model, ModelConfig
 from fewstep.shards import Shards
-from stages.artifacts.scratch import state
+from stages.artifacts import places
+from stages.artifacts.scratch import root
 from stages.evaluation import by_features, kinds
 from stages.evaluation.by_features import Features
 from stages.evaluation.entries import Entry, KeptEntries, Result
@@ -96,7 +97,7 @@ class Wanted:
         data = [*splits, *(net.digest for net in nets.values())]
         facts = [vars(self.protocol), data, model_digest(self.folders[self.fine.model]), self.version]
         facts += [networks] if networks else []
-        kept = KeptEntries(state() / "entries", *facts, *fact_of_precision(self.precision).items())
+        kept = KeptEntries(root() / places.ENTRIES, *facts, *fact_of_precision(self.precision).items())
         return Measurements(self.job, self.protocol, self.folders, self.precision, kept, {}, self.features)
 
 

@@ -30,7 +30,7 @@ from fewstep.rows import in_pieces
 from fewstep.samplers import Sampler
 from fewstep.shards import Column, Shards
 from fewstep.solvers import integrate
-from stages.artifacts import timings
+from stages.artifacts import places, timings
 from stages.artifacts.scratch import root
 from stages.evaluation import by_features
 from stages.evaluation.by_features import Features
@@ -182,7 +182,7 @@ class Yardstick:
             for by_net, parts in zip(features, zip(*seen, strict=True), strict=True):
                 by_net.append(np.concatenate(parts))
         first, count = torch.cat(firsts), self.protocol.blocks * self.protocol.samples
-        timings.note(root() / timings.SAMPLING, entry.name, 1000 * took / count)
+        timings.note(root() / places.SAMPLING_SECONDS, entry.name, 1000 * took / count)
         neighbours = manifold_scores(self.constants.references[0].features, features[0][0], seed=seed)
         found, asked = np.concatenate(labels), self.protocol.labels(0, model)
         more = {name: neighbours[name] for name in ("precision", "recall", "density", "coverage")} | {

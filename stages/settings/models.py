@@ -51,34 +51,37 @@ def outside_data(named: Iterable[tuple[str, str]], *, what: str = "folder") -> l
     return problems
 
 
+def lineage(params: Params, model: str) -> Iterator[tuple[str, str, Any]]:
+    """Yield stage, name and Config of a model, of the one that its training starts from, and so on.
+
+    The last one is a teacher, unless there is no such model.
+    """
+    for _ in models(params):  # no chain of models is longer; one that forms a cycle is refused elsewhere
+        if (stage := maker_of(params, model)) is None:
+            return
+        config = params.config(stage, model)
+        yield stage, model, config
+        if stage in TEACHERS:
+            return
+        model = config.init
+
+
 def pretraining(params: Params, model: str) -> tuple[str, Any] | None:
     """Return the training on data that a model goes back to: its key in pretrain, and its Config.
 
     None for a model that was trained elsewhere, or that goes back to one: it says itself what it knows, when
     it is read. None, too, if there is no such model.
     """
-    for _ in models(params):  # no chain of models is longer; one that forms a cycle is refused elsewhere
-        stage = maker_of(params, model)
-        if stage not in ("reflow", "distill"):
-            break
-        model = params.config(stage, model).init
-    if model not in params.keys("pretrain"):
-        return None
-    config = params.config("pretrain", model)
-    return None if config.checkpoint is not None else (model, config)
+    for stage, name, config in lineage(params, model):
+        if stage == "pretrain" and config.checkpoint is None:
+            return name, config
+    return None
 
 
 def architecture_of(params: Params, model: str) -> Named | None:
     """Return the architecture of a model; None if it was trained elsewhere, or there is no such model."""
-    for _ in models(params):  # no chain of models is longer; one that forms a cycle is refused elsewhere
-        stage = maker_of(params, model)
-        if stage in (None, "adopt"):
-            return None
-        config = params.config(stage, model)
-        if stage == "pretrain" or config.model is not None:
-            return config.model
-        model = config.init
-    return None
+    own = (config.model for stage, _, config in lineage(params, model) if stage != "adopt")
+    return next((architecture for architecture in own if architecture is not None), None)
 
 
 def takes_until(params: Params, model: str) -> bool:
@@ -86,15 +89,13 @@ def takes_until(params: Params, model: str) -> bool:
 
     An adopted model says it itself, when it is read.
     """
-    for _ in models(params):  # no chain of models is longer; one that forms a cycle is refused elsewhere
-        if model not in params.keys("distill"):
+    for stage, _, config in lineage(params, model):
+        if stage != "distill":
             break
-        student = params.config("distill", model)
-        if student.method.options.needs.second_time:
+        if config.method.options.needs.second_time:
             return True
-        if student.model is not None:
+        if config.model is not None:
             break
-        model = student.init
     return False
 
 

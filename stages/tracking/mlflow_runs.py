@@ -31,6 +31,7 @@ from mlflow.tracking import MlflowClient
 
 from fewstep.errors import UserError
 from fewstep.files import copy_where_none_is
+from stages.artifacts import places
 from stages.tracking import outboxes
 from stages.tracking.outboxes import now
 
@@ -47,13 +48,12 @@ class Tracker:
     """One MLflow experiment."""
 
     def __init__(self, root: Path, uri: str | None, experiment: str) -> None:
-        state = outboxes.state(root)
         if uri is None:
-            create_database(state / "mlflow.db")
+            create_database((root / places.TRACKER).resolve())
             uri = outboxes.database(root)
         self.client = MlflowClient(uri)
         # A server knows where its artifacts go; a database of this machine does not.
-        place = (state / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+        place = (root / places.TRACKED_FILES).resolve().as_uri() if uri.startswith("sqlite:") else None
         self.experiment = self.have_experiment(experiment, place)
         self.registry = Registry(self, experiment)
 

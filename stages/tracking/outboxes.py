@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from filelock import FileLock
 
-from stages.artifacts import scratch
+from stages.artifacts import places, scratch
 from stages.process.locks import is_held
 from stages.tracking import recording
 
@@ -49,19 +49,14 @@ def down(outbox: Path) -> Path:
     return outbox / f"{destination()}.down"
 
 
-def state(root: Path) -> Path:
-    """Return the folder that holds the records of a checkout."""
-    return (root / ".fewstep").resolve()  # a variant, which may be removed, has a link there
-
-
 def folder(root: Path) -> Path:
     """Return the outbox of a checkout."""
-    return state(root) / "outbox"
+    return (root / places.OUTBOX).resolve()  # a variant, which may be removed, links to it
 
 
 def database(root: Path) -> str:
     """Return the address of a checkout's own tracker, which serves if MLFLOW_TRACKING_URI names none."""
-    return f"sqlite:///{quote(str(state(root) / 'mlflow.db'))}"  # SQLAlchemy decodes it
+    return f"sqlite:///{quote(str((root / places.TRACKER).resolve()))}"  # SQLAlchemy decodes it
 
 
 class Outbox:

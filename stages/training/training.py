@@ -22,7 +22,8 @@ from fewstep.shards import Shards
 from fewstep.solvers import integrate
 from fewstep.training.loop import Trained
 from fewstep.training.method import Batch, Method
-from stages.artifacts.scratch import link, state
+from stages.artifacts import places
+from stages.artifacts.scratch import link, root
 from stages.figures.sample_grid import draw_sample_grid, samples_shown
 from stages.process.device import device
 from stages.run.job import Job
@@ -117,7 +118,7 @@ class TrainingSpec:
 
 def profiles(job: Job) -> Path:
     """Return the folder of the profile that FEWSTEP_PROFILE asks for."""
-    return state() / "profiles" / address(job.stage, job.key)
+    return root() / places.PROFILES / address(job.stage, job.key)
 
 
 def train_model(job: Job, spec: TrainingSpec) -> Trained:

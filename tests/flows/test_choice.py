@@ -3,7 +3,7 @@ import pytest
 from fewstep.errors import UserError
 from flows.dvc.repo import Stage
 from flows.planning import choice
-from stages.artifacts import timings
+from stages.artifacts import places, timings
 
 STALE = ("changed command",)
 
@@ -123,9 +123,9 @@ def test_a_change_of_files_that_may_not_be_read_is_told_with_what_it_takes():
 
 
 def test_the_plan_tells_what_runs_and_how_long_that_took(tmp_path):
-    timings.note(tmp_path / timings.STAGES, "b@x", 4000)
-    timings.note(tmp_path / timings.STAGES, "a", 7.26)
-    timings.note(tmp_path / timings.STAGES, "b@x", 3900)  # the last counts
+    timings.note(tmp_path / places.STAGE_SECONDS, "b@x", 4000)
+    timings.note(tmp_path / places.STAGE_SECONDS, "a", 7.26)
+    timings.note(tmp_path / places.STAGE_SECONDS, "b@x", 3900)  # the last counts
     fates = choice.choose(chain(**{"b@x": STALE}), ())
     assert choice.plan(tmp_path, fates, force=False).splitlines() == [
         "a is up to date",

@@ -4,7 +4,7 @@ import pytest
 
 from fewstep.errors import UserError
 from flows import summary
-from stages.artifacts import timings
+from stages.artifacts import places, timings
 
 
 def row(name, grid, **facts):
@@ -29,7 +29,7 @@ def evaluated(tmp_path, monkeypatch):
 
 
 def test_each_model_has_its_numbers_and_timings_where_they_are_known(evaluated, capsys):
-    timings.note(timings.SAMPLING, "boss-4@4", 0.1234)
+    timings.note(places.SAMPLING_SECONDS, "boss-4@4", 0.1234)
     summary.show(summary.EVALUATION)
     head_above, head, *lines, report = capsys.readouterr().out.strip().splitlines()
     assert head_above.split() == ["at", "floor", "at", "s", "per"]

@@ -5,7 +5,7 @@ import torch
 
 from fewstep import rows
 from fewstep.metrics import denoiser, features
-from fewstep.metrics.nets import FIRST, KINDS, load_nets, train_nets
+from fewstep.metrics.nets import FIRST, KINDS, load_nets, train_net
 from fewstep.shards import Column, write_shards
 
 
@@ -17,10 +17,11 @@ def images(n=200, seed=0):
     return pictures, labels
 
 
-def trained(labels=True, **options):
-    data, classes = images()
+def trained(labels=True, data=None, **options):
+    pictures, classes = images()
+    data = pictures if data is None else data
     asked = {"pixels": True, "steps": 5, "clusters": 4, "seed": 0} | options
-    return train_nets(data, classes if labels else None, **asked)
+    return {kind.name: train_net(kind, data, classes if labels else None, **asked) for kind in KINDS}
 
 
 def test_nets_differ_in_width_and_weights_and_one_saw_no_label():
@@ -55,12 +56,11 @@ def test_same_seed_same_nets_another_seed_others():
 
 @pytest.mark.parametrize("labels", [True, False])
 def test_a_set_on_the_disk_that_is_read_piece_by_piece_teaches_the_same_nets(tmp_path, monkeypatch, labels):
-    data, classes = images()
+    data, _ = images()
     shards = write_shards(tmp_path, len(data), 30, lambda a, b: {"data": data[a:b]}, facts={})
     whole = trained(labels)
     monkeypatch.setattr(rows, "PIECE_BYTES", 64 * 64 * 4)
-    asked = {"pixels": True, "steps": 5, "clusters": 4, "seed": 0}
-    found = train_nets(Column(shards, "data"), classes if labels else None, **asked)
+    found = trained(labels, Column(shards, "data"))
     assert {name: net.digest for name, net in found.items()} == {
         name: net.digest for name, net in whole.items()
     }

@@ -16,7 +16,7 @@ from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.grids import uniform
 from fewstep.metrics import features
-from fewstep.metrics.nets import FIRST, load_nets, train_nets
+from fewstep.metrics.nets import FIRST, KINDS, load_nets, train_net
 from fewstep.metrics.protocol import BlockScores
 from fewstep.metrics.saved import as_saved
 from fewstep.model import Model, ModelConfig
@@ -102,11 +102,11 @@ def images():
 def prepared_in(folder, images, per_shard):
     labels = torch.arange(len(images)) % 3
     for split, rows in (("train", slice(0, 70)), ("held_out", slice(70, 90))):
-        part = images[rows]
-        facts = {"pixels": True}
+        part, facts = images[rows], {"pixels": True}
         write_shards(folder / split, len(part), per_shard, lambda a, b, p=part: {"data": p[a:b]}, facts=facts)
-    for name, net in train_nets(images[:70], labels[:70], pixels=True, steps=5, clusters=3, seed=0).items():
-        features.save(folder, net, {}, name=name)
+    for kind in KINDS:
+        net = train_net(kind, images[:70], labels[:70], pixels=True, steps=5, clusters=3, seed=0)
+        features.save(folder, net, {}, name=kind.name)
     return folder
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from jobs import job_in
 
+from fewstep.metrics import public
 from fewstep.metrics.denoiser import MONITOR, train_denoiser
-from fewstep.metrics.nets import FIRST, train_nets
+from fewstep.metrics.nets import FIRST, KINDS, load_nets, train_net
 from fewstep.metrics.saved import SavedRows, as_saved, save
 from fewstep.shards import write_shards
 from stages import distill, nets, reflow
@@ -29,7 +30,8 @@ def test_nets_are_those_of_the_library_and_the_first_is_tried_on_held_out_data(t
     job = job_in(tmp_path, "nets")
     nets.run(nets.Config(metric={"steps": 2}, monitor={"steps": 2}), job)
     data = as_saved(pictures[:30])
-    alone = train_nets(data, LABELS[:30], pixels=True, steps=2, clusters=10, seed=0)
+    asked = {"pixels": True, "steps": 2, "clusters": 10, "seed": 0}
+    alone = {kind.name: train_net(kind, data, LABELS[:30], **asked) for kind in KINDS}
     assert job.facts["classifier_accuracy"] == alone[FIRST].accuracy(data[:10], LABELS[:10])
     alone[MONITOR] = train_denoiser(data, pixels=True, steps=2, seed=0)
     for name, net in alone.items():
@@ -37,6 +39,26 @@ def test_nets_are_those_of_the_library_and_the_first_is_tried_on_held_out_data(t
     assert sorted(file.name for file in job.out.iterdir()) == sorted(
         f"{name}{end}" for name in alone for end in (".json", ".safetensors")
     )
+
+
+@pytest.mark.parametrize(
+    ("shape", "public_features", "there"),
+    [
+        ((3, 16, 16), True, True),
+        ((3, 16, 16), False, False),
+        ((1, 16, 16), True, False),
+        ((3, 8, 8), True, False),
+    ],
+)
+def test_the_public_net_measures_colour_images_of_16_pixels_alone(tmp_path, shape, public_features, there):
+    pictures = torch.rand(20, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for split in ("train", "held_out"):
+        facts = {"pixels": True, "classes": 1}
+        write_shards(tmp_path / "prepared" / split, 20, 20, lambda a, b: {"data": pictures[a:b]}, facts=facts)
+    job = job_in(tmp_path, "nets")
+    metric = {"steps": 2, "clusters": 2, "public_features": public_features}
+    nets.run(nets.Config(metric=metric, monitor={"steps": 2}), job)
+    assert (public.NAME in load_nets(job.out)) == there
 
 
 def test_images_on_disk_are_those_that_a_file_would_hold(tmp_path, pictures):

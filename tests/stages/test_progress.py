@@ -5,7 +5,7 @@ import json
 import sys
 
 from fewstep.command_progress import clock
-from stages.artifacts import timings
+from stages.artifacts import places, timings
 from stages.process.progress import StageProgress
 
 
@@ -81,7 +81,7 @@ def test_seconds_are_printed_as_a_clock_does():
 
 
 def test_timings_merge_and_keep_the_last(tmp_path):
-    file = tmp_path / timings.SAMPLING
+    file = tmp_path / places.SAMPLING_SECONDS
     assert timings.read(file) == {}
     timings.note(file, "boss-4@4", 1.5)
     timings.note(file, "base@32", 9.0)
