@@ -25,7 +25,7 @@ with lazy_imports():
 if TYPE_CHECKING:
     from fewstep.model import Model
 
-VERSION = 3  # bump when the numbers this stage writes change
+VERSION = 4  # bump when the numbers this stage writes change
 
 
 class Config(Settings):

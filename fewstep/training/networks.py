@@ -76,7 +76,7 @@ class Training:
         shared = {id(weight) for trainee in self.trainees.values() for weight in trainee.module.parameters()}
         for name in nets.keys() - self.trainees.keys():
             frozen = self.modules[name].eval().requires_grad_(False)
-            if settings.frozen == "bfloat16":
+            if settings.frozen == "bfloat16" and nets[name].halves:
                 halve(weight for weight in frozen.parameters() if id(weight) not in shared)
             self.engine.prepare(frozen)
         for trainee in self.trainees.values():
