@@ -117,7 +117,7 @@ def training_spec(config: Config, job: Job, init: Model) -> training.TrainingSpe
     taught = {"baked_guidance": shards.Shards(pairs / "train").facts["guidance"]} | method.trained()
     known = job.manifests.get("pairs")
     failed = bool(known and known["facts"]["problems"])  # which gates: warn lets through
-    taught["learned_from"] = None if failed else "pairs"
+    taught["learned_from"] = "coupled" if failed else "pairs"
     student = training.student_of(init, taught, config.model, seed=job.seed)
     if config.lora is not None:
         base = checkpoint.model_digest(job.inputs["init"])

@@ -224,8 +224,8 @@ def must_repeat(loaded: Any) -> Any:
     """
     if isinstance(loaded, Model) and not loaded.config.deterministic:
         raise UserError(
-            "the teacher is not deterministic: the same noise gives other samples each time, so that there is "
-            "no flow to learn; take one that is"
+            "the teacher is not deterministic: the same noise gives other samples each time, so that there "
+            "is no flow to learn; take one that is"
         )
     return loaded
 
