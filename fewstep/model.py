@@ -96,9 +96,10 @@ class ModelConfig:
     """The scale of classifier-free guidance that its samples show though they are made without; 1 is none. A
     network with a guidance_input is given it. Guidance that is asked of it multiplies this; see
     `guidance_shown`."""
-    learned_from: Literal["pairs"] | None = None
-    """"pairs" if it learnt from pairs that passed their checks, of which each noise has one data; None of any
-    other model."""
+    learned_from: Literal["pairs", "coupled"] | None = None
+    """"pairs" if it learnt from pairs that passed their checks, of which each noise has one data; "coupled"
+    if its noise went with the data in another way, as in pairs that failed them, so that its velocity tells
+    no score; None of any other model, and of coupled ones of older directories."""
     deterministic: bool = True
     """Whether the same noise always gives the same sample."""
     grid: Grid | None = None

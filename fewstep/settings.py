@@ -44,7 +44,7 @@ class TrainSettings:
     """Type in which networks compute; weights and optimiser stay float32."""
     frozen: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights of networks that are not trained, such as a teacher; bfloat16 halves the bytes and
-    needs precision bfloat16."""
+    needs precision bfloat16. The net whose features a loss compares stays in float32."""
     moments: Literal["float32", "8bit"] = "float32"
     """How Adam's two moments of each weight are held; 8bit takes a quarter of the bytes, and torchao."""
 

@@ -23,7 +23,7 @@ with lazy_imports():
     from stages.searching import grids_file
     from stages.training import memory_plan, task, training
 
-VERSION = 7  # bump when the numbers this stage writes change
+VERSION = 8  # bump when the numbers this stage writes change
 
 
 class Config(StudentSettings):

@@ -25,7 +25,7 @@ with lazy_imports():
 if TYPE_CHECKING:
     from fewstep.model import Model
 
-VERSION = 3  # bump when the numbers this stage writes change
+VERSION = 4  # bump when the numbers this stage writes change
 
 
 class Config(Settings):
@@ -117,7 +117,7 @@ def training_spec(config: Config, job: Job, init: Model) -> training.TrainingSpe
     taught = {"baked_guidance": shards.Shards(pairs / "train").facts["guidance"]} | method.trained()
     known = job.manifests.get("pairs")
     failed = bool(known and known["facts"]["problems"])  # which gates: warn lets through
-    taught["learned_from"] = None if failed else "pairs"
+    taught["learned_from"] = "coupled" if failed else "pairs"
     student = training.student_of(init, taught, config.model, seed=job.seed)
     if config.lora is not None:
         base = checkpoint.model_digest(job.inputs["init"])

@@ -74,6 +74,10 @@ class FlowMatching(PathRegression):
             return None
         return f".coupling {self.coupling} pairs noise with data, and gives no scores; set it to independent"
 
+    def trained(self) -> dict[str, Any]:
+        """See Method.trained."""
+        return super().trained() | {"learned_from": None if self.independent_noise else "coupled"}
+
     def prepare_batch(self, batch: Batch, keys: Tensor, law: Law) -> Batch:
         """Return the batch with a noise for each sample."""
         data = batch["data"]

@@ -143,9 +143,10 @@ class Phased(Method):
         start, end = chord.start, chord.end
         if student.config.in_range:
             end = torch.where(like(chord.last == 1, end), in_range_of(student.config, end), end)
+        canonical, length = as_flow(student), chord.last - chord.first
         part = randomness.uniforms("train.phase.time", keys).to(start)
-        t, x = chord.first + part * (chord.last - chord.first), start + like(part, start) * (end - start)
-        canonical = as_flow(student)
+        part = torch.minimum(part, (canonical.t_end - chord.first) / length)
+        t, x = chord.first + part * length, start + like(part, start) * (end - start)
         canonical.clamped_from = None  # that of sampling, where t is one of the timesteps
         velocity = over_step(canonical, x, t, chord.last, **conditions)
         if student.config.in_range:
@@ -153,7 +154,7 @@ class Phased(Method):
             velocity = ends_in_range(velocity, x, t, last_step)
         distance = DISTANCES[self.distance]
         if self.compare == "velocity":
-            return distance(velocity - (end - start) / like(chord.last - chord.first, x))
+            return distance(velocity - (end - start) / like(length, x))
         return distance(x + like(chord.last - t, x) * velocity - end)
 
     def stored(self, student: Model, states: Tensor, keys: Tensor) -> Chords:

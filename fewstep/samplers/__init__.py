@@ -68,8 +68,8 @@ def sample(
 
     Raises:
         UserError: if the flow gives average velocities, or is of a student of its own grid alone, or gives no
-            score and the sampler needs one, as that of a model that learned from pairs, or is of a model that
-            did not learn from pairs and the sampler needs them, or the times don't fit it.
+            score and the sampler needs one, as that of a model that learned from pairs or a coupling, or is
+            of a model that did not learn from pairs and the sampler needs them, or the times don't fit it.
         NotFiniteError: if a state is not finite; the message has the step, and the time.
     """
     must_know_all_times(flow, by="a sampler")
@@ -79,10 +79,16 @@ def sample(
             "did not, or the check of its pairs failed: take a model of reflow, or a solver"
         )
     if sampler.learned_from == "independent":
-        if getattr(flow, "learned_from", None) == "pairs":
+        if (learned_from := getattr(flow, "learned_from", None)) == "pairs":
             raise UserError(
                 "this sampler needs the score, which a model that learned from pairs does not have, as each "
                 "noise has one data; take the teacher that made the pairs, or a solver"
+            )
+        if learned_from == "coupled":
+            raise UserError(
+                "this sampler needs the score, which a model whose noise went with its data does not have, "
+                "be it by a coupling or by pairs that failed their checks; take a model that learned from "
+                "independent noise, or a solver"
             )
         must_be_normal(noise_of(flow), what="the score that this sampler needs")
     grid = Grid(tuple(times))

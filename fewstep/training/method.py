@@ -43,6 +43,8 @@ class Net:
     module: nn.Module
     trains: bool = True
     """Whether it is trained; otherwise it is frozen and in evaluation mode."""
+    halves: bool = True
+    """Whether the setting `frozen` holds for its weights; otherwise they stay as they are."""
     ema: bool = False
     """Whether a moving average of its weights is kept."""
     averages: Mapping[str, float] = field(default_factory=dict)

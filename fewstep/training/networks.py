@@ -66,7 +66,7 @@ class Training:
                 "FEWSTEP_SHARD shares out moments of float32 alone; set it to off, or moments to float32"
             )
         torch.manual_seed(randomness.digest64("train networks", seed))
-        nets = method.networks(student, lambda name: lora.share(load(name), student))
+        nets = method.networks(student, lambda name: lora.share(must_repeat(load(name)), student))
         self.modules: dict[str, nn.Module] = {name: net.module.to(device) for name, net in nets.items()}
         self.trainees = {
             name: Trainee(net, settings if name == "student" else replace(settings, widths=()), self.engine)
@@ -76,7 +76,7 @@ class Training:
         shared = {id(weight) for trainee in self.trainees.values() for weight in trainee.module.parameters()}
         for name in nets.keys() - self.trainees.keys():
             frozen = self.modules[name].eval().requires_grad_(False)
-            if settings.frozen == "bfloat16":
+            if settings.frozen == "bfloat16" and nets[name].halves:
                 halve(weight for weight in frozen.parameters() if id(weight) not in shared)
             self.engine.prepare(frozen)
         for trainee in self.trainees.values():
@@ -217,6 +217,20 @@ class Training:
             with autocast(), phase("forward"), numbers.offered(keys, part):
                 losses = method.loss(nets, own, network, progress, keys)
             yield losses if weight is None else weight[part] * losses
+
+
+def must_repeat(loaded: Any) -> Any:
+    """Return a network that a method asks beside its student.
+
+    Raises:
+        UserError: if it is a model that is not deterministic.
+    """
+    if isinstance(loaded, Model) and not loaded.config.deterministic:
+        raise UserError(
+            "the teacher is not deterministic: the same noise gives other samples each time, so that there "
+            "is no flow to learn; take one that is"
+        )
+    return loaded
 
 
 def pinned(batch: Batch, device: torch.device) -> Batch:

@@ -9,7 +9,7 @@ from oracles import as_model, gaussian
 from test_fixed_points import CONVENTIONS, ORACLE, REFLOWED, Phases, Shifted, pairs
 
 from fewstep import grids, paths, predictions, randomness
-from fewstep.flow import as_flow
+from fewstep.flow import as_flow, usable_times
 from fewstep.methods.consistency import Consistency
 from fewstep.methods.meanflow import Meanflow
 from fewstep.methods.phased import Phased
@@ -127,6 +127,13 @@ def test_points_at_the_edges_of_a_phase_are_its_states(part, monkeypatch):
     edge = (t[:, None] - times).abs().argmin(dim=1)
     torch.testing.assert_close(t, times[edge], rtol=0, atol=1e-12)
     torch.testing.assert_close(x, states[torch.arange(N), edge], rtol=1e-12, atol=1e-12)
+
+
+@every_convention
+def test_no_point_of_a_phase_is_later_than_a_velocity_can_be_asked_for(path, prediction, monkeypatch):
+    *_, t = seen_in_phases(path, prediction, 1 - 1e-9, monkeypatch)
+    assert t.max() > 0.99  # some are in the last phase
+    assert t.max() <= usable_times(path, prediction)[1] + 1e-9
 
 
 @pytest.mark.parametrize(("path", "prediction"), [("vp", "noise"), ("cosine", "v"), ("ve", "noise")])

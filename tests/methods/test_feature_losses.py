@@ -5,12 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 from oracles import as_model
+from recorded import run, student_of
 from test_fixed_points import CONVENTIONS, GRID, ORACLE, REFLOWED, pairs
+from torch import nn
 
 from fewstep import grids, paths, randomness
 from fewstep.methods import _times
+from fewstep.methods._features import feature_distance
 from fewstep.methods.endpoint import Endpoint
 from fewstep.methods.reflow import Reflow
+from fewstep.settings import TrainSettings
 from fewstep.training import distances
 
 
@@ -56,3 +60,24 @@ def test_reflow_compares_the_data_of_a_prediction_by_features_as_well(path, pred
     torch.testing.assert_close(seen[-2], batch["data"] + errors.data)
     seen_off = off / (1 - t).clamp(min=1e-5) if growth == "near_data" else off
     torch.testing.assert_close(found, t * distances.huber(errors.prediction) + 3 * seen_off)
+
+
+def test_the_distance_of_features_does_not_depend_on_half_precision():
+    torch.manual_seed(0)
+    net, data = nn.Linear(8, 4), torch.randn(20, 8)
+    made = data + 1e-3 * torch.randn(20, 8)
+    whole = feature_distance(net, made, data)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net(data).dtype == torch.bfloat16
+        assert torch.equal(feature_distance(net, made, data), whole)
+        half = feature_distance(net, made.bfloat16(), data)  # as a network of bfloat16 makes it
+    assert half.dtype == torch.float32
+
+
+@pytest.mark.parametrize("method", [Endpoint(feature_weight=1.0), Reflow(feature_weight=1.0)])
+def test_the_net_of_a_loss_keeps_its_weights_where_other_frozen_ones_are_halved(tmp_path, method):
+    net, seen = nn.Linear(2, 4), set()
+    net.register_forward_pre_hook(lambda net, given: seen.add((net.weight.dtype, given[0].dtype)))
+    settings = TrainSettings(steps=2, batch=16, precision="bfloat16", frozen="bfloat16")
+    run(tmp_path, method=method, model=student_of(method), load=lambda name: net, settings=settings)
+    assert seen == {(torch.float32, torch.float32)}

@@ -15,6 +15,7 @@ from flow_maps import as_flow_map
 from fewstep import grids, randomness, registry, samplers
 from fewstep.errors import UserError
 from fewstep.flow import FieldFlow, as_flow
+from fewstep.methods.flow_matching import FlowMatching
 from fewstep.samplers import Estimate
 from fewstep.samplers.reinterpolate import Reinterpolate
 from fewstep.samplers.sde import DIFFUSIONS, Sde
@@ -186,11 +187,21 @@ def test_reinterpolation_is_refused_of_a_model_that_did_not_learn_from_pairs():
     samplers.sample(as_flow(oracles.as_model(GAUSSIAN)), noise, times, Sde(), keys=keys)
 
 
-def test_a_sampler_that_needs_the_score_is_refused_of_a_model_that_learned_from_pairs():
+@pytest.mark.parametrize(
+    ("learned_from", "told"),
+    [
+        ({"learned_from": "pairs"}, "which a model that learned from pairs does not have"),
+        (
+            FlowMatching(coupling="optimal_transport").trained(),
+            "which a model whose noise went with its data",
+        ),
+    ],
+)
+def test_a_sampler_that_needs_the_score_is_refused_of_a_model_whose_noise_went_with_data(learned_from, told):
     model = oracles.as_model(GAUSSIAN)
-    model.config = replace(model.config, learned_from="pairs")
+    model.config = replace(model.config, **learned_from)
     noise, keys = GAUSSIAN.noise(5), randomness.keys_of(0, 0, 5)
-    with pytest.raises(
-        UserError, match="needs the score, which a model that learned from pairs does not have"
-    ):
+    with pytest.raises(UserError, match=f"needs the score, {told}"):
         samplers.sample(as_flow(model), noise, grids.uniform(4).times, Sde(), keys=keys)
+    model.config = replace(model.config, **FlowMatching().trained())
+    assert samplers.sample(as_flow(model), noise, grids.uniform(4).times, Sde(), keys=keys).nfe == 4
