@@ -41,7 +41,6 @@ with lazy_imports():
     from torch.distributed.launcher import api as launcher
 
     from fewstep import distributed
-    from fewstep.training import memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,8 +155,8 @@ def launch(group: Group, work: Callable[[Progress], Any], *, name: str, progress
         progress: Gets what the first process reports.
 
     Raises:
-        UserError: what the first process raised; if a process was killed, or lost another; or if the machines
-            can't meet.
+        UserError: what a process of this machine raised; if a process was killed, or lost another; or if the
+            machines can't meet.
         OSError: if a process found a disk full.
         RuntimeError: if a process died otherwise.
         OthersFinishError: on another machine than the first, when the work is done.
@@ -269,15 +268,12 @@ def unchanged_environment() -> Iterator[None]:
 def begin(events: Connection, work: Callable[[Progress], Any]) -> Any:
     """Do the work in one of the processes, which ends with the stage."""
     follow_parent()
-    distributed.join(device())
-    first = distributed.rank() == 0
     try:
-        return work(Reported(events) if first else SILENT)
-    except UserError as error:
-        if first or isinstance(error, memory.OutOfMemoryError):  # which may be of one device alone
-            events.send(("mistake", (str(error),), {}))
-            sys.exit(1)  # which ends the others
-        return None  # the first process says the same
+        distributed.join(device())
+        return work(Reported(events) if distributed.rank() == 0 else SILENT)
+    except UserError as error:  # which may be of this machine, or device, alone
+        events.send(("mistake", (str(error),), {}))
+        sys.exit(1)  # which ends the others
     except Exception as error:
         if (folder := full_folder(error)) is not None:
             events.send(("full", (str(folder / "the state"),), {}))

@@ -25,6 +25,12 @@ def refuse(progress):
     raise UserError("the batch is odd")
 
 
+def second_refuses(progress):
+    if dist.get_rank() == 1:
+        raise UserError("there is no such model")
+    dist.barrier()
+
+
 def fill(progress):
     """Find the disk full, as safetensors says it."""
     raise SafetensorError("I/O error: No space left on device (os error 28)")

@@ -126,6 +126,13 @@ def test_a_mistake_that_the_first_process_finds_is_that_of_the_stage(capfd):
 
 
 @pytest.mark.usefixtures("forked_processes")
+def test_a_mistake_that_another_process_alone_finds_is_that_of_the_stage_too(capfd):
+    with pytest.raises(UserError, match="there is no such model"):
+        launch(Group(2), group_work.second_refuses, name="a", progress=SILENT)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("forked_processes")
 def test_a_full_disk_is_reported_as_alone(capfd):
     with pytest.raises(OSError, match="No space left on device") as raised:
         launch(Group(2), group_work.fill, name="a", progress=SILENT)
@@ -289,6 +296,16 @@ def test_a_machine_that_is_lost_ends_the_others_with_one_line_each(two_machines)
     assert "Traceback" not in said + helped
     assert re.search(r"train: another process of this training ended \(\w.*\); start the stage again", said)
     assert "train: process 1 of this training was killed by signal 9" in helped
+
+
+def test_a_mistake_of_one_machine_is_told_there_and_ends_the_others(two_machines):
+    project = two_machines
+    project.write("stages/train.py", TRAIN.replace("group_work.ranks", "group_work.second_refuses"))
+    (first, said), (second, helped) = train(project, {}, {"FEWSTEP_NODE_RANK": "1"})
+    assert (first, second) == (1, 1), said + helped
+    assert "Traceback" not in said + helped
+    assert "train: there is no such model" in helped
+    assert re.search(r"train: another process of this training ended \(\w.*\); start the stage again", said)
 
 
 def test_a_meeting_place_that_is_taken_is_named(two_machines):
