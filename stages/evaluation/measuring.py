@@ -1,12 +1,14 @@
 """What an evaluation measures: every entry once, by workers, and the reference until it converges."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from fewstep.checkpoint import model_digest
+from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.metrics.features import FeatureNet
 from fewstep.metrics.nets import FIRST, load_nets
@@ -29,7 +31,12 @@ from stages.settings.refined import RefinedSettings
 from stages.settings.samplers import SamplerSettings
 from stages.workers.spread import spread
 
+
 DOUBLINGS = 4  # of the fine run's NFE, before it counts as one that does not converge
+
+
+class ChangedError(UserError):
+    """A model is not the one that was to be measured."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,11 @@ class Measurements:
         return measure_constants(inputs["data"], inputs["nets"], self.protocol, self.features)
 
     def measure(self, entries: Sequence[Entry]) -> None:
-        """Measure those that were not measured before, here or by an earlier evaluation."""
+        """Measure those that were not measured before, here or by an earlier evaluation.
+
+        Raises:
+            ChangedError: a model is not what it was when it was listed; all others are measured.
+        """
         for entry in entries:
             if entry in self.results:
                 continue
@@ -143,10 +154,18 @@ class Measurements:
             self.precision,
         )
         missing.sort(key=lambda entry: -entry.nfe)
+        changed: set[str] = set()
         for entry, result in spread(measure, missing, start_worker=start_worker, facts=shared):
+            if result is None:
+                changed.add(entry.model)
+                continue
             self.kept.write(entry, result)
             self.results[entry] = result.without_ends()
             self.job.progress.advance(fd_clf=result.scores[0].fd_clf)
+        if changed:
+            raise ChangedError(
+                f"{', '.join(sorted(changed))} changed while evaluate measured it; run evaluate again"
+            )
 
 
 def converge(
@@ -201,7 +220,8 @@ def ahead(wanted: Wanted) -> None:
     if device() != "cpu":
         return
     entries, _ = wanted.entries()
-    converge(wanted.measurements(), open_model(wanted.folders[wanted.fine.model]), wanted.fine, entries)
+    with suppress(ChangedError):  # a stage that runs meanwhile makes a model again
+        converge(wanted.measurements(), open_model(wanted.folders[wanted.fine.model]), wanted.fine, entries)
 
 
 WORKER: dict[str, Any] = {}  # what a worker process keeps from one entry to the next
@@ -221,10 +241,27 @@ def start_worker(
     WORKER.update(yardstick=yardstick, folders=folders, precision=precision)
 
 
-def measure(entry: Entry) -> Result:
-    """Measure one entry, in a worker process."""
+def measure(entry: Entry) -> Result | None:
+    """Measure one entry, in a worker process; return None if its models are not those that were listed."""
     folders, precision = WORKER["folders"], WORKER["precision"]
-    model = open_sampler(folders[entry.model], precision)
+    listed = {folders[entry.model]: entry.digest}
+    if entry.refinement:
+        listed[folders[entry.refinement.refiner]] = entry.refinement.digest
+    try:
+        model, *refiners = (open_sampler(folder, precision) for folder in listed)
+    except UserError:
+        if all(is_there(folder, digest) for folder, digest in listed.items()):
+            raise
+        return None
+    if not all(is_there(folder, digest) for folder, digest in listed.items()):
+        return None
     flow = as_flow(model, guidance=entry.grid.guidance)
-    refiner = open_sampler(folders[entry.refinement.refiner], precision) if entry.refinement else None
-    return WORKER["yardstick"].measure(entry, model, flow, refiner)
+    return WORKER["yardstick"].measure(entry, model, flow, *refiners)
+
+
+def is_there(folder: Path, digest: str) -> bool:
+    """Return whether a folder holds the model with this digest."""
+    try:
+        return model_digest(folder) == digest
+    except UserError:
+        return False

@@ -4,13 +4,16 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from jobs import job_in
 
+from fewstep.checkpoint import model_digest, save_model
 from fewstep.grids import uniform
 from fewstep.metrics.protocol import BlockScores
+from fewstep.model import ModelConfig, build
 from flows import gc
 from stages.evaluation import measuring
 from stages.evaluation.entries import Entry, KeptEntries, Result
@@ -130,6 +133,30 @@ def test_an_evaluation_that_is_made_again_measures_each_entry_once_more(kept, tm
     assert measured == ([ENTRY, OTHER] if again else [])
     assert torch.equal(kept.ends(OTHER), RESULT.ends)
     assert not any(len(result.ends) for result in all_of_it.results.values())  # they may be large
+
+
+def test_a_model_that_changed_after_it_was_listed_keeps_no_entry_and_others_do(kept, tmp_path, monkeypatch):
+    """As when a stage publishes a student again while models are measured ahead."""
+    model = tmp_path / "boss-4"
+    config = ModelConfig(architecture={"name": "mlp", "width": 4, "depth": 1}, shape=(2,))
+    save_model(model, build(config, seed=0))
+    listed = replace(ENTRY, model="boss-4", digest=model_digest(model))
+    folders = {"boss-4": model, "gone": tmp_path / "gone"}
+    worker = {"yardstick": SimpleNamespace(measure=lambda *_: RESULT), "folders": folders}
+    monkeypatch.setattr(measuring, "WORKER", worker | {"precision": "float32"})
+    monkeypatch.setattr(measuring, "spread", lambda work, items, **_: ((item, work(item)) for item in items))
+    monkeypatch.setattr(measuring.Measurements, "constants", None)
+    job = job_in(tmp_path, "evaluate", inputs={"data": tmp_path, "nets": tmp_path})
+    other, gone = (
+        replace(listed, nfe=8, digest="of another"),
+        replace(listed, nfe=9, model="gone", digest="x"),
+    )
+    measured = measuring.Measurements(job, None, {}, "float32", kept, {}, {})
+    with pytest.raises(measuring.ChangedError, match="boss-4, gone changed while evaluate measured it"):
+        measured.measure([gone, other, listed])
+    assert kept.read(listed)
+    assert not kept.read(other)
+    assert not kept.read(gone)
 
 
 def test_garbage_is_what_the_newest_evaluation_neither_read_nor_wrote(kept, tmp_path):

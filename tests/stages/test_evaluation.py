@@ -178,7 +178,7 @@ def test_entries_are_measured_in_the_precision_that_is_asked_for(prepared, const
         for parameter in made.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
     save_model(tmp_path, made)
-    entry, found = Entry("a", "uniform", uniform(2), 2, "digest", 1.0), {}
+    entry, found = Entry("a", "uniform", uniform(2), 2, model_digest(tmp_path), 1.0), {}
     for precision in ("float32", "bfloat16"):
         measuring.start_worker(prepared, prepared, PROTOCOL, constants, {}, {"a": tmp_path}, precision)
         found[precision] = measuring.measure(entry).ends
