@@ -31,7 +31,6 @@ from stages.settings.refined import RefinedSettings
 from stages.settings.samplers import SamplerSettings
 from stages.workers.spread import spread
 
-
 DOUBLINGS = 4  # of the fine run's NFE, before it counts as one that does not converge
 
 
