@@ -9,5 +9,5 @@ import pytest
 def make_missing(monkeypatch: pytest.MonkeyPatch, library: str, module: str) -> None:
     """Let `module` find no `library`, such as "sklearn.datasets", as if it had never been loaded there."""
     lazy = vars(importlib.import_module(module))[library.rpartition(".")[2]]
-    monkeypatch.delitem(vars(lazy), "_module", raising=False)
+    monkeypatch.setitem(vars(lazy), "_module", None)
     monkeypatch.setitem(sys.modules, library, None)

@@ -184,11 +184,6 @@ class Method:
             )
 
     @property
-    def on_held_out(self) -> Method:
-        """The method whose loss tells how good the student is on held-out samples: this one by default."""
-        return self
-
-    @property
     def independent_noise(self) -> bool:
         """Whether it learns from noise that is drawn independently of the data."""
         return self.needs.stream == "data"

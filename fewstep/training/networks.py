@@ -121,8 +121,7 @@ class Training:
         for network, (batch, numbers) in zip(self.method.updates(self.step), prepared, strict=True):
             for name, trainee in self.trainees.items():
                 trainee.unlock(name == network)
-            progress = self.step / self.settings.steps
-            losses = self._losses(self.method, self.modules, batch, network, progress, numbers)
+            losses = self._losses(self.modules, batch, network, self.step / self.settings.steps, numbers)
             skips = self.trainees[network].update(losses, len(numbers.keys), self.rate, meanwhile)
             lost = skips >= SKIPS
             if not at_hand(lost) or lost:
@@ -150,8 +149,7 @@ class Training:
             stop = start + len(next(iter(batch.values())))
             keys = randomness.keys_of(HELD_OUT_SEED, start, stop)
             numbers = Prefetched(keys, set())
-            prepared = self._prepared(batch, keys)
-            parts += self._losses(self.method.on_held_out, modules, prepared, "student", 1.0, numbers)
+            parts += self._losses(modules, self._prepared(batch, keys), "student", 1.0, numbers)
             start = stop
         for module in training:
             module.train()
@@ -198,7 +196,6 @@ class Training:
 
     def _losses(
         self,
-        method: Method,
         modules: dict[str, nn.Module],
         batch: Batch,
         network: str,
@@ -215,7 +212,7 @@ class Training:
             part = slice(start, start + size)
             own, keys = {name: tensor[part] for name, tensor in batch.items()}, numbers.keys[part]
             with autocast(), phase("forward"), numbers.offered(keys, part):
-                losses = method.loss(nets, own, network, progress, keys)
+                losses = self.method.loss(nets, own, network, progress, keys)
             yield losses if weight is None else weight[part] * losses
 
 
