@@ -10,6 +10,7 @@ import importlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any, NoReturn
 
 from fewstep.errors import UserError
@@ -20,8 +21,10 @@ _ONE_AT_A_TIME = threading.RLock()
 class LazyModule:
     """A module that is imported when one of its attributes is asked for."""
 
+    _module: ModuleType | None = None
+
     def __init__(self, name: str, error_callback: Callable[[ImportError], NoReturn] | None) -> None:
-        vars(self).update(_name=name, _error_callback=error_callback, _module=None)
+        vars(self).update(_name=name, _error_callback=error_callback)
 
     def _loaded(self) -> Any:
         if self._module is None:
