@@ -1,14 +1,12 @@
 """A search's question, with its batches of noise spread over several processes of this machine.
 
 What a batch gives depends on the batch alone and results are taken in order, so the number of processes
-changes no byte.
+changes no byte. A process that dies is replaced, and another works on its batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing import get_context
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +17,10 @@ from fewstep.model import Model
 from fewstep.searches import Problem
 from fewstep.searching.checked import Checked
 from fewstep.searching.noise import Drawn
-from stages.process.parent import follow_parent
-from stages.workers.machine import cores, workers
+from stages.process.device import device
+from stages.workers.machine import places
+from stages.workers.processes import Processes
+from stages.workers.sharing import Crew
 
 FEWEST_BATCHES = 8  # in the largest set of noises; fewer are done before a process has started
 
@@ -28,10 +28,27 @@ WORKER: dict[str, Any] = {}  # what a worker process keeps from one batch to the
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Noises that a process works on together."""
+
+    number: int
+    part: range
+    """The numbers of the noises."""
+    work: Callable[..., Any]
+    beside: tuple[Any, ...]
+    """What else `work` is called with."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"batch {self.number} of the search's noise"
+
+
+@dataclass(frozen=True)
 class ParallelProblem(Problem):
     """A question that other processes help with."""
 
-    pool: Executor | None = None
+    crew: Crew | None = None
 
     def each(
         self,
@@ -44,16 +61,23 @@ class ParallelProblem(Problem):
     ) -> Iterator[Any]:
         """See Problem.each."""
         assert isinstance(self.noise, Drawn), "workers draw their noise themselves"
-        assert self.pool is not None
+        assert self.crew is not None
         parts = self.noise.parts(role, count)
         if label:
             self.progress.start(label, count, unit="noise")
         more = [()] * len(parts) if beside is None else [(plain(thing),) for thing in beside]
-        tasks = [(work, part, others) for part, others in zip(parts, more, strict=True)]
-        for part, made in zip(parts, self.pool.map(one_batch, tasks), strict=True):
-            yield tensors(made)
-            if label:
-                self.progress.advance(len(part))
+        batches = [
+            Batch(n, part, work, with_it) for n, (part, with_it) in enumerate(zip(parts, more, strict=True))
+        ]
+        early: dict[int, Any] = {}  # results of batches whose turn is later
+        turn = 0
+        for batch, made in self.crew.share_out(one_batch, batches):
+            early[batch.number] = made
+            while turn in early:
+                yield tensors(early.pop(turn))
+                if label:
+                    self.progress.advance(len(parts[turn]))
+                turn += 1
 
 
 @contextmanager
@@ -69,33 +93,31 @@ def spread_out(
         most: Noises in the largest set, which tells whether starting processes pays.
     """
     assert isinstance(problem.noise, Drawn)
-    processes = workers(default=cores() if problem.noise.device == "cpu" else 1)
-    processes = min(processes, most // problem.noise.batch)
+    found = places()[: most // problem.noise.batch]
     two = problem.followed is not problem.flow  # of which processes open one
-    if two or processes < 2 or most < FEWEST_BATCHES * problem.noise.batch:
+    if two or len(found) < 2 or most < FEWEST_BATCHES * problem.noise.batch:
         yield problem
         return
-    context = get_context("spawn")  # a forked torch may hang
-    facts = (opened, guidance, problem.noise)
-    with ProcessPoolExecutor(processes, context, initializer=start_worker, initargs=facts) as pool:
-        fields = {name: getattr(problem, name) for name in problem.__dataclass_fields__}
-        try:
-            yield ParallelProblem(**fields, pool=pool)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    pool, facts = Processes(found), (opened, guidance, problem.noise)
+    fields = {name: getattr(problem, name) for name in problem.__dataclass_fields__}
+    try:
+        yield ParallelProblem(
+            **fields, crew=Crew(pool, start_worker=start_worker, facts=facts, most=len(found))
+        )
+    finally:
+        pool.close()
 
 
 def start_worker(opened: Callable[[], Model], guidance: float, noise: Drawn) -> None:
     """Open the model in a worker process."""
-    follow_parent()
-    WORKER.update(flow=Checked(as_flow(opened(), guidance=guidance)), noise=noise)
+    WORKER.update(flow=Checked(as_flow(opened(), guidance=guidance)), noise=replace(noise, device=device()))
 
 
-def one_batch(task: tuple[Callable[..., Any], range, tuple]) -> Any:
+def one_batch(batch: Batch) -> Any:
     """Work on one batch, in a worker process."""
-    work, part, more = task
-    noise, conditions = WORKER["noise"].draw(part)
-    return plain(work(WORKER["flow"], noise, conditions, *(tensors(x).to(noise.device) for x in more)))
+    noise, conditions = WORKER["noise"].draw(batch.part)
+    beside = (tensors(thing).to(WORKER["noise"].device) for thing in batch.beside)
+    return plain(batch.work(WORKER["flow"], noise, conditions, *beside))
 
 
 def plain(made: Any) -> Any:

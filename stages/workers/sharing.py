@@ -53,61 +53,69 @@ class WorkerPool(Protocol):
         """End all workers at once."""
 
 
-def share_out(
-    pool: WorkerPool,
-    work: Callable[[Any], Any],
-    items: Sequence[Any],
-    *,
-    start_worker: Callable[..., None],
-    facts: tuple[Any, ...],
-    most: int,
-) -> Iterator[tuple[Any, Any]]:
-    """Yield each item with its result, as they finish; see `stages.workers.spread.spread`.
+class Crew:
+    """Workers of one pool, which stay ready from one set of items to the next."""
 
-    Args:
-        pool: Whose workers.
-        work: Called with an item.
-        items: The longest first.
-        start_worker: Called once in each worker.
-        facts: What it is called with.
-        most: Workers at a time.
+    def __init__(
+        self, pool: WorkerPool, *, start_worker: Callable[..., None], facts: tuple[Any, ...], most: int
+    ) -> None:
+        """Start no worker yet; the pool stays the caller's to close.
 
-    Raises:
-        UserError: if workers die of one item, or before they have any.
-    """
-    waiting, deaths = deque(range(len(items))), Counter[int | None]()
-    tasks: dict[Any, int | None] = {}  # busy workers and the items they have; None while it starts
-    idle: list[Any] = []
-    done: list[tuple[Any, Any]] = []
-    left = len(items)
-    while left or done:
-        for worker in pool.acquire(min(most, left) - len(tasks) - len(idle)):
-            worker.give(start_worker, facts)
-            tasks[worker] = None
-        while idle and waiting:
-            worker, first = idle.pop(), waiting.popleft()
-            worker.give(work, (items[first],))
-            tasks[worker] = first
-        yield from done  # while the workers work
-        done = []
-        for worker in pool.heard(tasks) if left else ():
-            task = tasks.pop(worker)
-            try:
-                result, error, trace = worker.take()
-            except DiedError as death:
-                pool.dismiss(worker)
-                deaths[task] += 1
-                on_death(death, "" if task is None else named(items[task]), deaths[task])
-                if task is not None:
-                    waiting.appendleft(task)
-                continue
-            if error:
-                raise error from RemoteError(trace)
-            idle.append(worker)
-            deaths[task] = 0
-            if task is not None:
-                left -= 1
-                done.append((items[task], result))
+        Args:
+            pool: Whose workers.
+            start_worker: Called once in each worker, before any work.
+            facts: What it is called with.
+            most: Workers at a time.
+        """
+        self.pool, self.start_worker, self.facts, self.most = pool, start_worker, facts, most
+        self.idle: list[Any] = []
+
+    def share_out(self, work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        """Yield each item with its result, as they finish; see `stages.workers.spread.spread`.
+
+        Args:
+            work: Called with an item.
+            items: The longest first.
+
+        Raises:
+            UserError: if workers die of one item, or before they have any.
+        """
+        waiting, deaths = deque(range(len(items))), Counter[int | None]()
+        tasks: dict[Any, int | None] = {}  # busy workers and the items they have; None while it starts
+        done: list[tuple[Any, Any]] = []
+        left = len(items)
+        try:
+            while left or done:
+                for worker in self.pool.acquire(min(self.most, left) - len(tasks) - len(self.idle)):
+                    worker.give(self.start_worker, self.facts)
+                    tasks[worker] = None
+                while self.idle and waiting:
+                    worker, first = self.idle.pop(), waiting.popleft()
+                    worker.give(work, (items[first],))
+                    tasks[worker] = first
+                yield from done  # while the workers work
+                done = []
+                for worker in self.pool.heard(tasks) if left else ():
+                    task = tasks.pop(worker)
+                    try:
+                        result, error, trace = worker.take()
+                    except DiedError as death:
+                        self.pool.dismiss(worker)
+                        deaths[task] += 1
+                        on_death(death, "" if task is None else named(items[task]), deaths[task])
+                        if task is not None:
+                            waiting.appendleft(task)
+                        continue
+                    self.idle.append(worker)
+                    if error:
+                        raise error from RemoteError(trace)
+                    deaths[task] = 0
+                    if task is not None:
+                        left -= 1
+                        done.append((items[task], result))
+        finally:
+            for worker in tasks:  # nobody waits for what they do
+                self.pool.dismiss(worker)
 
 
 def on_death(death: DiedError, item: str, deaths: int) -> None:

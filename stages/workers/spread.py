@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from fewstep.lazy import lazy_imports
 from stages.workers.machine import backend, places, workers
-from stages.workers.sharing import WorkerPool, share_out
+from stages.workers.sharing import Crew, WorkerPool
 
 with lazy_imports():
     from stages.workers import processes, ray_actors
@@ -74,7 +74,7 @@ def spread(
         yield from here(work, items, start_worker=start_worker, facts=facts)
         return
     try:
-        yield from share_out(pool, work, items, start_worker=start_worker, facts=facts, most=most)
+        yield from Crew(pool, start_worker=start_worker, facts=facts, most=most).share_out(work, items)
     finally:
         pool.close()
 

@@ -1,10 +1,12 @@
 """The search stage on a small model: what it writes, and what it refuses."""
 
 import json
+from typing import ClassVar
 
 import pytest
 import torch
 from jobs import job_in
+from processes import kill
 from safetensors.numpy import load_file
 
 from fewstep import spacings
@@ -15,6 +17,7 @@ from fewstep.model import ModelConfig, build
 from stages import search
 from stages.searching import parallel_problem
 from stages.searching.grids_file import read_grids
+from stages.workers.processes import Processes
 
 SMALL = {"batch": 256, "truth_steps": 8, "report_noises": 16}
 PICK = {"name": "best", "candidates": ["uniform", "bellman", "gits"], "noises": 512}
@@ -108,17 +111,38 @@ def test_a_second_run_writes_the_same_bytes(tmp_path):
     assert all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
 
 
-def test_any_number_of_processes_gives_the_same_bytes(tmp_path, monkeypatch, begun):
-    folders, pools, real = [], [], parallel_problem.ProcessPoolExecutor
-    monkeypatch.setattr(
-        parallel_problem, "ProcessPoolExecutor", lambda *a, **k: pools.append(a[0]) or real(*a, **k)
-    )
+class Watched(Processes):
+    """Processes that a test counts, and of which it kills the first that has started."""
+
+    pools: ClassVar[list["Watched"]] = []
+    kills = 0
+
+    def __init__(self, found):
+        super().__init__(found)
+        self.victims = self.kills
+        self.pools.append(self)
+
+    def heard(self, busy):
+        done = super().heard(busy)
+        while self.victims:
+            kill(done[0].process.pid)
+            self.victims -= 1
+        return done
+
+
+@pytest.mark.parametrize("kills", [0, 1])
+def test_any_number_of_processes_gives_the_same_bytes(kills, tmp_path, monkeypatch, begun, capfd):
+    monkeypatch.setattr(parallel_problem, "Processes", Watched)
+    monkeypatch.setattr(Watched, "pools", [])
+    monkeypatch.setattr(Watched, "kills", kills)
+    folders = []
     for processes in (1, 2):
         monkeypatch.setenv("FEWSTEP_WORKERS", str(processes))
         (tmp_path / str(processes)).mkdir()
         folder, _ = run(tmp_path / str(processes), PICK, batch=32, report_noises=100, budgets=[2])
         folders.append(folder)
-    assert pools == [2]
+    assert [len(pool.workers) for pool in Watched.pools] == [2]
+    assert ("a worker died" in capfd.readouterr().out) == bool(kills)
     for name in ("grids.json", "costs.safetensors", "search.png"):
         assert len({(folder / name).read_bytes() for folder in folders}) == 1
 
