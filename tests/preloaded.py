@@ -52,7 +52,7 @@ DVC = r"dvc (init|config|repro|status|checkout|pull|exp run|exp show|queue statu
 COMMAND = re.compile(rf"{STAGE.pattern}|{DVC}")
 FORCED = re.compile(r"dvc (repro|exp) (.* )?(--force|-\w*f)")  # which stages look up in DVC's command line
 FIXED = re.compile(
-    "PYTHON(?!PATH|UNBUFFERED)|OMP_|LD_|COVERAGE_|FEWSTEP_THREADS"
+    "PYTHON(?!PATH|UNBUFFERED|BREAKPOINT)|OMP_|LD_|COVERAGE_|FEWSTEP_THREADS"
 )  # read when a process begins
 PLACE = "PRELOADED_AT"  # the variable that holds the folder in which servers are asked
 BEGUN = str(Path(__file__).with_name("begun"))  # in PYTHONPATH, it lets servers do what flows begin
