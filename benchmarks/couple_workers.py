@@ -26,7 +26,7 @@ NFES, BATCH, PER_SHARD, ROUNDS = 64, 128, 512, 3
 
 @torch.no_grad()
 def bare(model: str, pairs: int) -> None:
-    """Say when ready, wait to be told, and make the calls that some pairs need."""
+    """Say when ready, wait for a line, and make the calls that some pairs need."""
     torch.set_num_threads(1)
     flow = maker(Path(model), nfe=NFES).open().flow
     noise = torch.randn(BATCH, 1, 8, 8)

@@ -7,8 +7,8 @@ counts. Pairs are shuffled among 4096, those of one safetensors file or of one w
 2000 by WebDataset, which has a pair a record and shuffles by itself.
 
 A round of fewstep's is an epoch of one training. A first epoch takes longer, for the system must find memory
-for the window, and digests are compared if that is asked for; in these lines all is opened anew in each
-round. Last, noise is drawn anew, which isn't stored then.
+for the window, and digests are compared if that is asked for; in these lines all is opened again in each
+round. Last, noise is drawn again, which isn't stored then.
 """
 
 import sys

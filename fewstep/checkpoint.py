@@ -84,7 +84,7 @@ def load_config(folder: Path) -> ModelConfig:
         return made_of(ModelConfig, json.loads(content))
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{folder / CONFIG} is no valid JSON ({error}); copy the model directory anew"
+            f"{folder / CONFIG} is no valid JSON ({error}); copy the model directory again"
         ) from None
     except UserError as error:
         raise UserError(f"{folder / CONFIG}: {error}") from error
@@ -141,12 +141,12 @@ def _fill(folder: Path, file: str, wanted: dict[str, Tensor]) -> None:
         _refuse_other_shapes(folder / file, found, wanted)
         ordered = iter(wanted)
         for piece in distributed.buckets([*wanted.values()]):
-            with safe_open(folder / file, "pt") as weights:  # anew: what was read of it leaves the memory
+            with safe_open(folder / file, "pt") as weights:  # again: what was read of it leaves the memory
                 for tensor, name in zip(piece, ordered, strict=False):
                     tensor.copy_(weights.get_tensor(name))
                     finite[name] = all_finite(tensor)
     except SafetensorError as error:
-        raise UserError(f"{folder / file} is damaged ({error}); copy or make the model anew") from error
+        raise UserError(f"{folder / file} is damaged ({error}); copy or make the model again") from error
     _refuse_infinite(folder, finite)
 
 

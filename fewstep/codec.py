@@ -31,7 +31,7 @@ PREPARED = "codec"
 CONFIG, WEIGHTS, COMPONENT = "config.json", weights.WHOLE, "vae"
 CLASS = "AutoencoderKL"
 ROUNDS = 8  # of power iteration
-SMALL = 1e-2  # root mean square of the change of a latent, whose own is about 1, that a derivative is told by
+SMALL = 1e-2  # root mean square of a latent's change in a measured derivative; the latent's own is about 1
 BATCH = 16  # of network calls; fixed, because rounding differs a little between batch sizes
 
 

@@ -143,7 +143,7 @@ def search(
         guidance: The scale of classifier-free guidance that the model will be sampled with; 1 is none.
         report: Noises to measure the found grids and equal steps on, 4096 for numbers to publish; 0 for none.
         teacher: The model directory of the teacher, for a student whose timesteps were jittered in training,
-            or a flow map that is to be held against it.
+            or a flow map that is to be compared with it.
         seed: Seed of the noise.
         batch: Noises in one network call.
         device: Where the model runs, such as cuda.
@@ -306,7 +306,7 @@ def export(
         guidance: The scale of classifier-free guidance that the sampler computes; 1 is none.
         formats: Which formats, files of fewstep.exports; pt2 and onnx if nothing is asked for.
         pipeline: The folder of the pipeline of diffusers that the network was adopted from: it is written
-            anew, with the model for its network.
+            again, with the model for its network.
 
     Raises:
         UserError: A folder holds no model, an option does not fit it, `out` exists, a library is missing, or

@@ -2,7 +2,7 @@
 
 A model that is integrated with a wrong declaration still gives samples of some kind, and integrating back
 tests it against itself. So data is noised to known canonical times t, and the data estimate that the
-declaration implies is held against two rivals:
+declaration implies is compared with two rivals:
 
 - A diagonal Gaussian fit of the data, whose estimate has the mean squared error
   (1 - t)^2 v / (t^2 v + (1 - t)^2) in a dimension of variance v. A trained network is better: its error over
@@ -175,7 +175,7 @@ def z_score(own: Tensor, other: Tensor) -> float:
 
 
 def others(declared: Declaration) -> Iterator[Declaration]:
-    """Yield the declarations that a network is held against."""
+    """Yield the declarations that a network is compared with."""
     own, near = paths.get(declared.path), []
     if isinstance(own, paths.Edm):
         near = [{"name": "edm", **asdict(replace(own, sigma_data=spread))} for spread in SIGMA_DATA]

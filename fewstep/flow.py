@@ -184,7 +184,7 @@ class ModelFlow:
 def as_flow(model: Model, *, guidance: float | Tensor = 1.0) -> ModelFlow:
     """Return the canonical flow of `model`, with classifier-free `guidance` (1: none).
 
-    That is a number, or the scale of each sample, (batch,), which is not held against what the model shows.
+    That is a number, or the scale of each sample, (batch,), which is not compared with what the model shows.
 
     Raises:
         UserError: see ModelConfig.guidance_shown; or if the model is a refiner, which is none without its

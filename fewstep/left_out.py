@@ -1,4 +1,4 @@
-"""What was found but not used is told by its number, so that nothing goes unseen."""
+"""Messages that count what was found but not used."""
 
 from collections import Counter
 

@@ -299,7 +299,7 @@ class Model(nn.Module):
 
         Raises:
             UserError: if guidance is asked of a network that takes none; see also ModelConfig.guidance_shown,
-                which the scales of single samples are not held against.
+                which the scales of single samples are not compared with.
         """
         if not self.config.guidance_input:
             if isinstance(guidance, Tensor) or guidance != 1.0:

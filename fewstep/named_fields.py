@@ -30,4 +30,4 @@ def made_of(kind: type[Made], told: Any) -> Made:
     except UserError:
         raise
     except (TypeError, AttributeError, ValueError):
-        raise UserError("one of its values has a wrong type; write or copy it anew") from None
+        raise UserError("one of its values has a wrong type; write or copy it again") from None

@@ -1,7 +1,7 @@
 """Euler steps that are found together: fewer network calls one after the other, each on more states.
 
 The states of a window of steps are guessed, the velocities at all of them are asked for in one call, and the
-states are added up anew from these, until they stay as they are: Picard's iteration, with which ParaDiGMS
+states are added up again from these, until they stay as they are: Picard's iteration, with which ParaDiGMS
 samples (Shih et al. 2023, arXiv 2305.16317). After k rounds the first k states are those of Euler's steps,
 whatever was guessed, so K steps take K rounds at most.
 """

@@ -137,7 +137,7 @@ _OWN = _Own()
 
 
 def _generators(stream: str, keys: Tensor) -> Iterator[np.random.Generator]:
-    """Yield what `generator` returns for each key: one object, set anew, which costs less than making it."""
+    """Yield what `generator` returns for each key: one object, reset, which costs less than making it."""
     draw = _OWN.draw
     bits, key, counter = draw.bit_generator, [0, 0], [0, 0, 0, 0]
     state = _fresh(key, counter)

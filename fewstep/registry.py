@@ -128,7 +128,7 @@ def _find(package: str, name: str, plugins: str | None) -> Any:
 
 
 def _imported(package: str, name: str) -> ModuleType:
-    """Return a module of `package`; what a plug-in raises is told in a line, and is a bug in a file of ours.
+    """Return a module of `package`; a mistake of a plug-in becomes a message of one line.
 
     Raises:
         UserError: if it is no Python, or a plug-in that can't be imported.

@@ -35,7 +35,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Chosen:
-    """Some of the rows, numbered anew."""
+    """Some of the rows, renumbered."""
 
     rows: Rows
     numbers: Tensor  # (n,) int64

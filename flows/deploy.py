@@ -15,7 +15,7 @@ from flows.workers import driver, pools
 
 
 def deploy(root: Path) -> None:
-    """Register everything, anew where it is registered already.
+    """Register everything, again where it is registered already.
 
     Raises:
         UserError: The server does not answer or refuses.

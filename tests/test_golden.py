@@ -1,6 +1,6 @@
 """The numbers of the tiny chain stay what they were, unless a VERSION says that they are new.
 
-golden.json holds what each stage wrote among its facts. To record it anew, after a bump of VERSION, a
+golden.json holds what each stage wrote among its facts. To record it again, after a bump of VERSION, a
 change of tests/chain/tiny.py or a new torch:
 
     FEWSTEP_RECORD_GOLDEN=1 python -m pytest tests/test_golden.py
@@ -70,7 +70,9 @@ def test_golden_json_is_of_the_stages_as_they_are(today, golden):
 
 def test_numbers_do_not_move_without_a_new_version(today, golden):
     if golden["torch"] != today["torch"]:
-        pytest.skip(f"recorded with torch {golden['torch']}, this is {today['torch']}; record anew: {RECORD}")
+        pytest.skip(
+            f"recorded with torch {golden['torch']}, this is {today['torch']}; record again: {RECORD}"
+        )
     if made_of(golden) != made_of(today):
         pytest.skip("the test above says what to do")
     moved = []
@@ -83,7 +85,7 @@ def test_numbers_do_not_move_without_a_new_version(today, golden):
         ]
     assert not moved, (
         "numbers moved, but no VERSION did:\n" + "\n".join(moved) + "\nFind out why; if it is meant, bump "
-        f"VERSION in the first of these stages, so that DVC makes its outputs anew, and run {RECORD}"
+        f"VERSION in the first of these stages, so that DVC makes its outputs again, and run {RECORD}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What `make` does before all else: an environment of a Python that is new enough, whole or made anew."""
+"""What `make` does before all else: an environment of a Python that is new enough, whole or made again."""
 
 import os
 import shutil

@@ -1,6 +1,6 @@
 """A network of diffusers that takes the steps of a grid by a scheduler of diffusers: written, read, called.
 
-The scheduler is told the grid's sigmas, which it can't store: they are in `sampling.json` beside it.
+The caller gives the scheduler the grid's sigmas, which it can't store: they are in `sampling.json` beside it.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Steps:
     options: dict[str, Any]
     """Its config."""
     sigmas: list[float]
-    """What its set_timesteps is told."""
+    """Arguments of its set_timesteps."""
 
     @property
     def scaled(self) -> bool:
@@ -151,7 +151,7 @@ def _of_a_table(sampler: ExportedSampler, path: paths.BetaTable) -> Steps:
 
 
 def _of_edm(sampler: ExportedSampler, path: paths.Edm) -> Steps:
-    """Return the steps of EDMEulerScheduler, which is told places on its curve, from 0 to 1, for sigmas.
+    """Return the steps of EDMEulerScheduler, which takes places on its curve, from 0 to 1, for sigmas.
 
     It scales noise by sqrt(sigma_max^2 + 1), so its sigma_max is that with which this is the first sigma.
     """
@@ -203,7 +203,7 @@ def class_in(config: Path) -> str:
 
 
 def write(sampler: ExportedSampler, folder: Path) -> None:
-    """Write the scheduler and what it must be told."""
+    """Write the scheduler and the arguments that it needs."""
     config, steps = sampler.model.config, steps_of(sampler)
     getattr(diffusers, steps.scheduler)(**steps.options).save_pretrained(folder / SCHEDULER)
     told = {
@@ -217,7 +217,7 @@ def write(sampler: ExportedSampler, folder: Path) -> None:
 
 
 def guidance_of(sampler: ExportedSampler) -> float:
-    """Return the guidance that a network is given, or that a pipeline is told."""
+    """Return the guidance that a network or a pipeline is given."""
     config, asked = sampler.model.config, sampler.guidance
     return config.guidance_shown(asked) if config.guidance_input else asked
 
@@ -228,7 +228,7 @@ def ratios(sampler: ExportedSampler) -> list[float]:
 
 
 def told_to(folder: Path) -> tuple[dict[str, Any], str]:
-    """Return what a folder's scheduler must be told, and the class of that."""
+    """Return the arguments of a folder's scheduler, and their class."""
     told = json.loads((folder / SAMPLING).read_text())
     kind = class_in(folder / SCHEDULER / "scheduler_config.json")
     if kind == EDM:
@@ -288,7 +288,7 @@ def call(sampler: ExportedSampler, folder: str, made: str) -> str:
 
 
 def lines_of_sigmas(steps: Steps) -> str:
-    """Return Python that makes of the open `file` what the scheduler is told."""
+    """Return Python that makes the scheduler's arguments of the open `file`."""
     return OF_EDM.format(version=diffusers.__version__) if steps.scheduler == EDM else LISTED
 
 

@@ -150,7 +150,7 @@ def parts(folder: Path, index: dict[str, Any]) -> Iterator[tuple[str, Path]]:
         if len(said) != 2 or not all(isinstance(each, str) for each in said):
             raise UserError(
                 f"{folder / PIPELINE} must name the library and the class of {name}, got {said}; copy "
-                "the whole pipeline anew"
+                "the whole pipeline again"
             )
         place, (module, kind) = folder / name, said
         if not name.isidentifier():

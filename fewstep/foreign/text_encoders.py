@@ -148,7 +148,7 @@ def _part(place: Path, said: Any) -> Any:
         return _encoder(place, name) if name in ENCODERS else _tokenizer(place, name)
     except (OSError, ValueError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
         told = first_line(error)
-        raise UserError(f"{place} can't be read as a {name} ({told}); save the pipeline anew") from error
+        raise UserError(f"{place} can't be read as a {name} ({told}); save the pipeline again") from error
 
 
 def _encoder(place: Path, name: str) -> nn.Module:
@@ -158,7 +158,7 @@ def _encoder(place: Path, name: str) -> nn.Module:
         place, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
     )
     if missing := sorted(told["missing_keys"]):
-        raise UserError(f"{place}, a {name}, lacks {and_others(missing, 'weight')}; save it anew")
+        raise UserError(f"{place}, a {name}, lacks {and_others(missing, 'weight')}; save it again")
     return network.eval().requires_grad_(False)
 
 

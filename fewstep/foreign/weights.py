@@ -95,7 +95,7 @@ def fill(network: nn.Module, files: list[Path]) -> None:
         raise UserError(
             f"{files[0].parent} lacks {and_others(sorted(missing), 'weight')} of the network; the format's "
             "options describe another network than the weights, change them; or another version of the "
-            "library wrote it, load it there and save it anew"
+            "library wrote it, load it there and save it again"
         )
 
 

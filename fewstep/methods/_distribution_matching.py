@@ -33,7 +33,7 @@ WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
     "neyman": lambda r: 1 / r,
 }
 """h(r) / h(1) for h(r) = f''(r) r^2 of the divergence of f, with r the density of data over the student's."""
-RATIOS = (0.1, 20.0)  # that are told apart; as in the code of Xu et al. 2025
+RATIOS = (0.1, 20.0)  # between which ratios are clamped; as in the code of Xu et al. 2025
 GUIDANCE_TIMES = ("shared", "later")
 
 

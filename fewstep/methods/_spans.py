@@ -28,7 +28,7 @@ SOFT = 0.1  # "c" of the tangent's normalisation; Lu and Song 2024 (arXiv 2410.1
 
 
 def must_take_until(student: Model) -> None:
-    """Refuse a student whose network can't be told when a step ends.
+    """Refuse a student whose network does not take the end of a step.
 
     Raises:
         UserError: if its network has no second time.

@@ -84,5 +84,5 @@ def read_statistics(file: Path) -> Moments:
             "and (d, d)"
         )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise UserError(f"{file}: {MEAN} or {COVARIANCE} is not finite; make the file anew")
+        raise UserError(f"{file}: {MEAN} or {COVARIANCE} is not finite; make the file again")
     return Moments(2, mean, covariance)

@@ -33,7 +33,7 @@ def train_denoiser(
 ) -> FeatureNet:
     """Return a feature net taught to see through noise; same arguments, same net.
 
-    The denoising autoencoder of Vincent et al. 2008, with Gaussian noise of a level drawn anew for each
+    The denoising autoencoder of Vincent et al. 2008, with Gaussian noise of a new level for each
     sample, from none to the standard deviation of the data. It tells the level as well: features that only
     look through noise would take a student's noisy or blurred samples for clean ones.
 

@@ -96,9 +96,9 @@ def read(folder: Path, device: str) -> Vision:
             tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
         problem = first_line(error)
-        raise UserError(f"{folder} can't be read as a {known[kind]} ({problem}); save it anew") from error
+        raise UserError(f"{folder} can't be read as a {known[kind]} ({problem}); save it again") from error
     if missing := sorted(told["missing_keys"]):
-        raise UserError(f"{folder} lacks {and_others(missing, 'weight')}; save it anew")
+        raise UserError(f"{folder} lacks {and_others(missing, 'weight')}; save it again")
     network = network.eval().requires_grad_(False).to(device)
     return (
         Vision(network, processor, digest) if kind != "clip" else Clip(network, processor, digest, tokenizer)

@@ -72,10 +72,10 @@ def search(
             perceptual distance. None is the L2 norm, which is much faster.
         teacher: Of a student whose timesteps were jittered in training: it is searched for where its teacher
             ends, by a search that keeps to the student's timesteps. Of a flow map, whose own steps are
-            searched: it is held against its teacher's fine run; without a teacher, against that of its own
+            searched: it is compared with its teacher's fine run; without a teacher, with that of its own
             velocities at one time.
         report: Further noises to score the grids on, 4096 or more for numbers that last; 0 for none.
-        truth_steps: Equal Heun steps of the fine run that an end is held against.
+        truth_steps: Equal Heun steps of the fine run that an end is compared with.
         batch: Noises in one call.
         progress: Told of what is done.
 
@@ -140,7 +140,7 @@ def _check_for(model: Model, noise: Tensor, conditions: Mapping[str, Tensor]) ->
 
 
 def has_teacher(model: Model) -> bool:
-    """Return whether a model may be held against a teacher: a flow map, or a student with jitter."""
+    """Return whether a model may be compared with a teacher: a flow map, or a student with jitter."""
     return bool(model.config.jitter) or model.config.velocity_until == "any"
 
 
@@ -153,9 +153,9 @@ def own_guidance(model: Model, taught: Flow | None, guidance: float) -> float:
 
 
 def teaching(model: Model, teacher: Model | None, guidance: float) -> Flow | None:
-    """Return the flow of a teacher that a student or a flow map is held against; None of another model.
+    """Return the flow of a teacher that a student or a flow map is compared with; None of another model.
 
-    A flow map without teacher is held against its own velocities at one time.
+    A flow map without teacher is compared with its own velocities at one time.
 
     Args:
         model: Any model.
@@ -166,11 +166,11 @@ def teaching(model: Model, teacher: Model | None, guidance: float) -> Flow | Non
         UserError: if a student of its own timesteps has no teacher, or the teacher is no flow.
     """
     if model.config.jitter and teacher is None:
-        raise UserError("a student's ends are held against its teacher's; give the teacher too")
+        raise UserError("a student's ends are compared with its teacher's; give the teacher too")
     if teacher is None or not has_teacher(model):
         return None
     flow = as_flow(teacher, guidance=guidance)
-    must_know_all_times(flow, by="what a student is held against")
+    must_know_all_times(flow, by="what a student is compared with")
     return flow
 
 

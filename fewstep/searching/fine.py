@@ -1,6 +1,6 @@
 """Fine trajectories, as the little that step costs need of them: how their velocity bends.
 
-With velocities v_i at the timesteps t_i of a fine grid, h_i = t_{i+1} - t_i, a trajectory is told by
+With velocities v_i at the timesteps t_i of a fine grid, h_i = t_{i+1} - t_i, a trajectory is given by
 
     e_i = v_i - v_{i-1}                 the increment at the inner timestep i, and
     d_i = x_{i+1} - x_i - h_i v_i       what a fine step adds to its tangent: nothing for Euler.

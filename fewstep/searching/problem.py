@@ -45,7 +45,7 @@ class Problem:
     distance: Callable[[Tensor, Tensor], Tensor] | None = None
     """How far apart states (n, *shape) are, (n,), for searches over jumps; None is the L2 norm."""
     truth_steps: int = 64
-    """Equal Heun steps of the fine run that an end is held against."""
+    """Equal Heun steps of the fine run that an end is compared with."""
     student: Student | None = None
     """What is known of a flow that is no flow but near the timesteps of a grid; None for one of all times."""
     teacher: Flow | None = None

@@ -28,7 +28,7 @@ class Reading:
 class Ahead:
     """Some shards in memory, the held ones, and the next, which are read meanwhile if one says which.
 
-    Two memories take turns: getting one anew from the system takes longer than reading. The thread dies with
+    Two memories take turns: getting a new one from the system takes longer than reading. The thread dies with
     the process, since what is read ahead may never be used.
 
     Args:

@@ -31,7 +31,7 @@ class Batches:
     """Batches of `size` samples from `shards`: each epoch holds every sample once, in its own order.
 
     Any step can be asked for directly, so a run resumes exactly without any state. Samples are
-    shuffled within a window of some shards, and the shards are dealt to windows anew in each epoch. A
+    shuffled within a window of some shards, and the shards are dealt to windows again in each epoch. A
     batch may straddle two epochs.
 
     A thread reads the next window while one is in use. Other processes can make batches ahead, which changes

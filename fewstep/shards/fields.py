@@ -1,4 +1,4 @@
-"""The fields of a set: how each is stored, or drawn anew when it is read, and what is read from it."""
+"""The fields of a set: how each is stored, or drawn again when it is read, and what is read from it."""
 
 from typing import Any, NotRequired, TypedDict
 
@@ -18,7 +18,7 @@ DTYPES = {
 
 
 class NoiseSource(TypedDict):
-    """Where a field comes from that isn't stored: it is noise, made anew by `fewstep.randomness`."""
+    """Where a field comes from that isn't stored: it is noise, made again by `fewstep.randomness`."""
 
     stream: str
     seed: int

@@ -49,7 +49,7 @@ class Recipe:
     affine: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """(scale, offset) of uint8 fields, which are read as scale * code + offset."""
     drawn: Mapping[str, Field] = field(default_factory=dict)
-    """Fields of noise that aren't stored but drawn anew by whoever reads the set; see fields.drawn. What
+    """Fields of noise that aren't stored but drawn again by whoever reads the set; see fields.drawn. What
     makes samples returns them all the same, and they must be what will be drawn."""
 
     def __post_init__(self) -> None:

@@ -81,7 +81,7 @@ class EightBitAdamW(Plain):
         return {"state": state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a state that `state_dict` returned; weights that it does not have start anew."""
+        """Take over a state that `state_dict` returned; other weights begin with a new one."""
         self.state.clear()
         weights = [weight for group in self.param_groups for weight in group["params"]]
         for number, parts in state_dict["state"].items():

@@ -27,7 +27,7 @@ VARIABLES = tuple(
     f"FEWSTEP_{name}" for name in ("MICRO_BATCH", "RECOMPUTE", "SHARD", "OFFLOAD", "COMPILE", "CHANNELS_LAST")
 )
 """What `Engine.from_environment` reads."""
-RECOMPILED = 64  # times that a function is compiled anew for other shapes, before it is left as it is
+RECOMPILED = 64  # times that a function is compiled again for other shapes, before it is left as it is
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Engine:
         )
 
     def usable(self, device: torch.device, say: Callable[[str], None]) -> Engine:
-        """Return this engine without what can't be done here, of which `say` is told."""
+        """Return this engine without what can't be done here, which `say` prints."""
         if not (self.compiled and (why := compiler_fails(device))):
             return self
         say(f"FEWSTEP_COMPILE is on, but nothing can be compiled here ({why}); blocks stay as they are")

@@ -94,7 +94,7 @@ def train(
             `fewstep.distributed.join`, each process's own share of them. If a batch has a "weight", (n,),
             the loop multiplies each sample's loss by it; the method does not receive it.
         held_out: Batches of the same stream that are not used in training, of any sizes; they are asked for
-            anew each time.
+            again each time.
         settings: The settings of the loop.
         seed: Seeds all randomness but that of the batches, such as dropout.
         state: Folder of the resume state; all processes need access to it.

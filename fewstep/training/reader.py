@@ -9,7 +9,7 @@ from threading import Thread
 from typing import Generic, TypeVar
 
 AHEAD = 2  # steps
-STALLED = 60.0  # seconds of waiting after which it is told
+STALLED = 60.0  # seconds of waiting after which a message says so
 CLOSING = 5.0  # seconds at most for what the thread still does when nobody wants it any more
 
 Read = TypeVar("Read")

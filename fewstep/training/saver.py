@@ -122,7 +122,7 @@ class Saver:
         self.cost = self.saved_at - began
 
     def _copied(self, name: str, tensor: Tensor) -> Tensor:
-        """Return a copy in the memory of that before, as getting memory anew takes longer than copying."""
+        """Return a copy in the memory of that before, as to get new memory takes longer than copying."""
         if name not in self._room:
             self._room[name] = torch.empty(tensor.shape, dtype=tensor.dtype)
         return self._room[name].copy_(tensor)

@@ -1,4 +1,4 @@
-"""Settings as DVC reads them, each file once: DVC itself reads params.yaml anew for every stage.
+"""Settings as DVC reads them, each file once: DVC itself reads params.yaml again for every stage.
 
 With hundreds of keys in params.yaml, DVC would read it for minutes.
 """

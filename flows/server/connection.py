@@ -135,7 +135,7 @@ def asked_once() -> Iterator[SyncPrefectClient]:
 def without_retries() -> Iterator[None]:
     """Turn retries of Prefect's clients off for a while.
 
-    Prefect's `temporary_settings` reads all settings anew, which takes longer than most requests.
+    Prefect's `temporary_settings` reads all settings again, which takes longer than most requests.
     """
     present = get_settings_context()
     client = present.settings.client.model_copy(update={"max_retries": 0})

@@ -60,7 +60,7 @@ class Variant:
 
     @property
     def lock(self) -> Path:
-        """The lock that a flow run holds while it works there; beside the folder, which may be made anew."""
+        """The lock that a flow run holds while it works there; beside the folder, which may be made again."""
         return self.folder.with_suffix(".lock") if self.overrides else workspace_lock.lock_of(self.root)
 
     def prepare(self) -> Path:

@@ -192,7 +192,7 @@ def examine(
 
 
 def repair(address: str) -> str:
-    """Return the commands that make a damaged result of a stage anew, or restore it.
+    """Return the commands that make a damaged result of a stage again, or restore it.
 
     The first removes damage from DVC's cache, from which the second may restore.
     """
@@ -216,7 +216,7 @@ def stale(manifest: dict[str, Any], params: Params, maker: tuple[str, str | None
         if used["fingerprint"] is None:  # the user's own; DVC watches it
             continue
         if manifests.digest(Path(used["path"])) not in (None, used["digest"]):
-            return f"since it was made, {used['path']} was made anew"
+            return f"since it was made, {used['path']} was made again"
     return None
 
 

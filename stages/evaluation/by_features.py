@@ -27,7 +27,7 @@ class NamedNet:
     """Of a file of fewstep.metrics.backends."""
     places: dict[str, Path]
     reference: Path | None
-    """The file of the statistics that samples are held against; None for those of the training data."""
+    """The file of the statistics that samples are compared with; None for those of the training data."""
 
     def load(self) -> Backend:
         """Return the network."""
@@ -83,7 +83,7 @@ def protocols(features: Features, shape: Sequence[int], *, pixels: bool) -> dict
 
 
 def references(features: Features, train: Iterable[Tensor]) -> dict[str, Moments]:
-    """Return, by name, what samples are held against; `train` yields images (n, C, H, W) in [-1, 1]."""
+    """Return, by name, what samples are compared with; `train` yields images (n, C, H, W) in [-1, 1]."""
     said = {name: asked.statistics() for name, asked in features.items()}
     open_ones = {name: features[name].load() for name, moments in said.items() if moments is None}
     found: dict[str, list[Moments]] = {name: [] for name in open_ones}

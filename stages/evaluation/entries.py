@@ -96,7 +96,7 @@ class KeptEntries:
         (folder / "began").touch()
 
     def read(self, entry: Entry, say: Callable[[str], None] = lambda text: None) -> Result | None:
-        """Return what was measured of an entry, None if it was not or, as `say` is told, is damaged."""
+        """Return what was measured of an entry, None if it was not, or is damaged, which `say` prints."""
         try:
             found, tensors = kept_files.read(self._file(entry))
             scores = tuple(

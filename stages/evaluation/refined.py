@@ -68,7 +68,8 @@ def refined_entries(
 def affordable_best(model: Model, flow: ModelFlow, refiner: Model, budget: float, seed: int) -> Blocks:
     """Return the blocks within a budget, in velocities of the flow, that end nearest to a fine run.
 
-    What a call of the refiner costs of a velocity is told by multiply-accumulates, the same on any machine.
+    What a call of the refiner costs, as a part of a velocity, is counted in multiply-accumulates, the same
+    on any machine.
     """
     ratio = macs_of(refiner) / (macs_of(model) * flow.nfe_per_velocity)
     noises = range(CHOSEN_BY)

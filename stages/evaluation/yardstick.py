@@ -1,4 +1,4 @@
-"""What every entry is held against: the prepared data, seen by the nets that measure."""
+"""What every entry is compared with: the prepared data, seen by the nets that measure."""
 
 import math
 import time
@@ -108,7 +108,7 @@ class Constants:
     held_out_distance: float
     """The median distance of held-out data to the nearest training sample."""
     statistics: Mapping[str, Moments] = field(default_factory=dict)
-    """By the name of each network that the user asked for, what its features are held against."""
+    """By the name of each network that the user asked for, what its features are compared with."""
 
 
 def measure_constants(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fewstep.searching.jumps import Jumps
     from stages.searching.grids_file import SearchedGrids
 
-DECADES = 6  # of costs that are told apart by colour
+DECADES = 6  # of costs that colours show
 GREY = "#888888"
 
 

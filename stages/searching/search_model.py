@@ -82,7 +82,7 @@ class Searched:
     student: Student | None = None
     """Where it may be called, if it is a student with jittered timesteps."""
     teacher: Flow | None = None
-    """What it is held against, if that is another model."""
+    """What it is compared with, if that is another model."""
 
 
 def open_searched(job: Job, search: Search, guidance: float, precision: Precision) -> Searched:

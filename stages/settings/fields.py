@@ -124,7 +124,7 @@ def known_solver(name: str) -> str:
     """Return the name of a solver, if there is such a one.
 
     Raises:
-        UserError: if there is none; a sampler is told apart.
+        UserError: if there is none; a sampler has a message of its own.
     """
     names = registry.available(SOLVERS)
     if name in registry.available(SAMPLERS):

@@ -16,7 +16,7 @@ class PairSource(StepSettings):
     """Pairs that another tool made with that model, to be taken instead of made here: under data/, an .npz of
     noise and data, or WebDataset tar files; see docs/bring-your-own-pairs.md."""
     noise: Literal["drawn", "stored"] = "drawn"
-    """Whether noise is drawn anew when pairs are read, which halves their bytes, or stored, which reads
+    """Whether noise is drawn again when pairs are read, which halves their bytes, or stored, which reads
     faster; that of pairs from a source is always stored."""
     invert: float = Field(0.0, ge=0, le=1)
     """Share of the pairs that are made of real data, by the flow in reverse; true is all of them. Their noise

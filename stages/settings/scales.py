@@ -13,7 +13,7 @@ Scales = Annotated[tuple[float, ...], Field(min_length=1)]
 
 
 def wrong_scales(asked: Mapping[str, Scales], reference: str | None, params: Params) -> Iterator[str]:
-    """Yield what is wrong with evaluate.guidance, and with what students are held against by it.
+    """Yield what is wrong with evaluate.guidance, and with what students are compared with by it.
 
     Args:
         asked: The scales, by student.

@@ -16,7 +16,7 @@ from stages.settings.params import Params
 
 
 def wrong_searched(params: Params) -> list[str]:
-    """Return what is wrong with the models that are searched, and those that they are held against."""
+    """Return what is wrong with the models that are searched, and those that they are compared with."""
     configs = {key: params.config("search", key) for key in params.keys("search")}
     students, maps = jittered(params), flow_maps(params)
     problems = missing_flows(

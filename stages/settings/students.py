@@ -94,7 +94,7 @@ def wrong_students(params: Params) -> list[str]:
 
 
 def problems_of(student: StudentSettings, params: Params) -> Iterator[str]:
-    """Yield what is wrong with one student, each to be told after its place in params.yaml."""
+    """Yield what is wrong with one student, each to follow its place in params.yaml."""
     if not makes_students(student.method.options):
         yield f".method {student.method.name} learns from data; here fit: {', '.join(fitting_methods())}"
     yield from wrong_nfe(student)

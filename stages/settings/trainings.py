@@ -11,7 +11,7 @@ from stages.settings.params import Params
 
 
 def wrong_training(train: TrainSettings, learns_from: str, params: Params) -> Iterator[str]:
-    """Yield what is wrong with the settings of a training, each to be told after its place in params.yaml.
+    """Yield what is wrong with the settings of a training, each to follow its place in params.yaml.
 
     Args:
         train: The settings.

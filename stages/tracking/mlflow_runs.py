@@ -234,7 +234,7 @@ class Registry:
             For each alias what became of it, in words.
         """
         measured = [(version, row) for row in rows if (version := self.version(row["fingerprint"]))]
-        for version, row in measured:  # all of them first: a champion that was measured anew compares
+        for version, row in measured:  # all of them first: a champion that was measured again compares
             for name in MEASURED:
                 self.client.set_model_version_tag(self.name, version.version, f"fewstep.{name}", row[name])
         best: dict[int, tuple[ModelVersion, dict[str, Any]]] = {}

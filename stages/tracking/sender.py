@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from stages.tracking.mlflow_runs import Tracker
 
 LOOK, EVERY = 0.2, 2.0  # seconds between looks at the outbox, and between deliveries of a live run
-LINGER = 5.0  # seconds to wait for the next stage of a `dvc repro`, whose own sender would import mlflow anew
+LINGER = (
+    5.0  # seconds to wait for the next stage of a `dvc repro`, whose own sender would import mlflow again
+)
 RETRY = 15.0  # seconds to the next try after a failure
 HANGING = 120  # seconds after which a request that does not end is given up
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "ENDPOINT_NOT_FOUND")
@@ -85,7 +87,7 @@ def serve(root: Path, outbox: Path, linger: float = 0.0) -> None:
         except Exception as error:
             print(scrub(traceback.format_exc()), file=sys.stderr)
             write(outboxes.down(outbox), told(error))
-            tracker = None  # its experiment may have to be made anew
+            tracker = None  # its experiment may have to be made again
             if not any(live.values()):
                 return
             time.sleep(RETRY)

@@ -18,7 +18,7 @@ from stages.workers.distributed import Group
 from stages.workers.machine import CGROUPS, memory_left
 
 MIB = 2**20
-DEVICES = (2, 8)  # times as many, that are told of
+DEVICES = (2, 8)  # times as many, that the table shows
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def squares(checkout: Checkout, side: int) -> None:
 
 
 def own_images(checkout: Checkout) -> None:
-    """Give the chain images of 12x12, and to its pairs a model of a quarter of the weights, drawn anew."""
+    """Give the chain images of 12x12, and to its pairs a model of a quarter of the weights, all new."""
     squares(checkout, 12)
     small = {"name": "unet", "width": 4, "multipliers": [1, 2]}
     checkout.set(

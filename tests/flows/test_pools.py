@@ -166,7 +166,7 @@ def test_a_chain_runs_on_two_workers_as_it_does_here_and_what_was_made_before_ne
     assert locked(team.driver) == locked(alone)
     assert (team.driver.root / "dvc.lock").read_bytes() == (alone.root / "dvc.lock").read_bytes()
 
-    # What is made anew replaces it.
+    # What is made again replaces it.
     team.driver.edit("params.yaml", "last: {width: 3}", "last: {width: 4}")
     assert run(team.driver).message == "1 cached, 1 completed"
     assert not (team.driver.root / "artifacts/last").exists()  # what was there is of another run

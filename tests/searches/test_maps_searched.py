@@ -1,4 +1,4 @@
-"""Steps of a flow map: each is asked for as it is taken, and held against what the map is of."""
+"""Steps of a flow map: each is asked for as it is taken, and compared with what the map is of."""
 
 from dataclasses import replace
 from itertools import combinations, pairwise
@@ -198,7 +198,7 @@ def test_what_cannot_be_asked_of_a_map_is_refused():
     ):
         fewstep.search(as_flow_map(ORACLE), noise(), budgets=[2], method="uniform", solver="heun")
     other = as_flow_map(ORACLE)
-    with pytest.raises(UserError, match="what a student is held against needs a velocity at each time"):
+    with pytest.raises(UserError, match="what a student is compared with needs a velocity at each time"):
         fewstep.search(other, noise(), budgets=[2], method="uniform", teacher=other)
     to_data = as_flow_map(ORACLE, trained_times="until_1", grid=uniform(1))
     to_data.config = replace(to_data.config, architecture={"name": "oracle"})

@@ -70,7 +70,7 @@ def test_timesteps_stay_where_they_were_jittered_and_the_teacher_says_where_to_e
             {"method": "bellman"},
             "near its own timesteps alone; use a search that keeps to them: coordinate_descent",
         ),
-        ({"teacher": None}, "held against its teacher's; give the teacher too"),
+        ({"teacher": None}, "compared with its teacher's; give the teacher too"),
         ({"budgets": [4]}, r"a student of 3 euler steps is searched for these alone, not for \[4\] euler"),
         ({"solver": "heun"}, r"not for \[3\] heun steps"),
     ],

@@ -16,7 +16,7 @@ FIELDS = ("noise", "data", "label", "weight")
 
 
 class NpzRecords:
-    """See Records. The arrays stay open: to go on in a compressed one is cheap, to start anew is not.
+    """See Records. The arrays stay open: to go on in a compressed one is cheap, to start again is not.
 
     Args:
         file: the .npz file.
