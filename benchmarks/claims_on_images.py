@@ -136,19 +136,26 @@ def the_map_in_few_calls() -> dict[str, Section]:
 
 
 def rectified_diffusion() -> dict[str, Any]:
-    """Rectified Diffusion: reflow of a diffusion model as it is, and as a flow; what comes after it."""
-    settings = {"train": training(700, 1e-3)}
+    """Rectified Diffusion: reflow of a diffusion model as it is, in three ways, and as a flow; students."""
+    by_paper = {"name": "reflow", "times": "uniform"}
+    methods = {
+        "diffusion": {},
+        "paper": by_paper,
+        "code": by_paper | {"compare": "data", "distance": "huber_each"},
+    }
     own = {
         "init": "base",
         "train_on": "trajectories/base",
         "nfe": 4,
         "train": {**training(300, 5e-4), "batch": 64},
     }
+    as_it_is = reflowed(PAIRS["pairs"], **methods)
+    as_a_flow = reflowed(PAIRS["pairs"], flow={})
+    as_a_flow["reflow"]["flow"]["init"] = "converted"
     return {
         "pretrain": DIFFUSION | {"converted": {"checkpoint": str(CONVERTED)}},
         "evaluate.reference": "base",
-        "couple": {"diffusion": PAIRS, "flow": PAIRS},
-        "reflow": {"diffusion": {**settings, "init": "base"}, "flow": {**settings, "init": "converted"}},
+        **{name: as_it_is[name] | as_a_flow[name] for name in as_it_is},
         "search": DEMO["search"]
         | {"diffusion": {"method": "uniform", "teacher": "diffusion", "budgets": [1]}},
         "distill": {
