@@ -99,15 +99,15 @@ class MonitorSettings:
     retreat: float | None = 1.5
     """A look with so many times the best distance, or a collapse, sends the training back to its best look,
     and halves its learning rates: one that is too high for the data is found out. null never does."""
-    calls: tuple[int, ...] | None = None
+    nfe: tuple[int, ...] | None = None
     """Numbers of equal steps with which a look samples a student of any number; null is 1 and 4. One of a
     grid is sampled on that."""
 
     def __post_init__(self) -> None:
         _require(self, "samples", self.samples >= 100, "100 or more")
         _require(self, "looks", self.looks >= 1, "1 or more")
-        calls = self.calls is None or (len(self.calls) > 0 and min(self.calls) >= 1)
-        _require(self, "calls", calls, "whole numbers from 1, or null")
+        nfe = self.nfe is None or (len(self.nfe) > 0 and min(self.nfe) >= 1)
+        _require(self, "nfe", nfe, "whole numbers from 1, or null")
         _require(self, "retreat", self.retreat is None or self.retreat > 1, "more than 1, or null")
         _require(self, "patience", self.patience is None or self.patience >= 1, "1 or more, or null")
 

@@ -63,10 +63,10 @@ def check(params: Params) -> list[str]:
                 f"distill.{key}.monitor looks at samples of a student, and a refiner makes none without its "
                 "teacher: set it to null"
             )
-        if student.monitor and student.monitor.calls and student.nfe != "any":
+        if student.monitor and student.monitor.nfe and student.nfe != "any":
             problems.append(
-                f"distill.{key}.monitor.calls are for a student of any nfe; one of {student.nfe} is looked "
-                "at on its own grid: set them to null"
+                f"distill.{key}.monitor.nfe is for a student of any nfe; one of {student.nfe} is looked "
+                "at on its own grid: set it to null"
             )
         if student.monitor and student.method.options.needs.features == "monitor":
             problems.append(

@@ -37,7 +37,7 @@ def test_frozen_weights_in_half_need_networks_that_compute_in_half():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("samples", 99), ("looks", 0), ("patience", 0), ("calls", ()), ("calls", (0, 1))]
+    ("name", "value"), [("samples", 99), ("looks", 0), ("patience", 0), ("nfe", ()), ("nfe", (0, 1))]
 )
 def test_a_monitor_that_cannot_look_is_refused_by_name(name, value):
     written = str(list(value) if isinstance(value, tuple) else value)

@@ -107,14 +107,12 @@ class PassFlowMap(Pass):
 def test_a_student_of_any_number_that_collapses_with_one_step_alone_is_told(tmp_path):
     """Its samples of four steps come to the data at step 20; those of one step are there at 10, and go on."""
     ends = {}
-    for calls in ((1,), (4,), None):
-        trained = watched(tmp_path / str(calls), method=PassFlowMap(), model=jumping(), mean=6.0, calls=calls)
-        ends[calls] = trained.watched
+    for nfe in ((1,), (4,), None):
+        trained = watched(tmp_path / str(nfe), method=PassFlowMap(), model=jumping(), mean=6.0, nfe=nfe)
+        ends[nfe] = trained.watched
     assert ends[(1,)].picked.step <= ends[None].picked.step < ends[(4,)].picked.step
     assert "the student collapsed by step" in ends[(1,)].collapse
-    one, both, four = (
-        int(re.search(r"by step (\d+)", ends[calls].collapse)[1]) for calls in ((1,), None, (4,))
-    )
+    one, both, four = (int(re.search(r"by step (\d+)", ends[nfe].collapse)[1]) for nfe in ((1,), None, (4,)))
     assert one <= both < four
 
 

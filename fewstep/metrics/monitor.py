@@ -38,7 +38,7 @@ with lazy_imports(error_callback=brought_by("metrics", what="a monitor", library
     from sklearn import cluster
 
 CLUSTERS = 10  # of the training data; what labels would be
-CALLS = (1, 4)  # of a look at a student of any number
+NFE = (1, 4)  # of a look at a student of any number
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Monitor:
                 "a monitor looks at students on their own grid, or at flow maps; this model has no grid"
             )
         flow = as_flow(student)
-        return [uniform(calls, start=flow.t_start, end=flow.t_end) for calls in self.settings.calls or CALLS]
+        return [uniform(nfe, start=flow.t_start, end=flow.t_end) for nfe in self.settings.nfe or NFE]
 
     def _look(self, student: Model, step: int, grid: Grid) -> Look:
         try:

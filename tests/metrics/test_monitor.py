@@ -56,13 +56,13 @@ def test_samples_that_are_not_finite_are_infinitely_far():
 
 def test_a_student_of_any_number_is_looked_at_with_several():
     student = jumping(3)
-    one, four = (gaussian_monitor(mean=3.0, calls=(calls,)).look(student, step=5) for calls in (1, 4))
+    one, four = (gaussian_monitor(mean=3.0, nfe=(nfe,)).look(student, step=5) for nfe in (1, 4))
     assert (one.fd, four.fd) == (pytest.approx(9, abs=0.6), pytest.approx(0, abs=0.4))
     both = gaussian_monitor(mean=3.0).look(student, step=5)
     assert both == Look(5, (one.fd + four.fd) / 2, one.recall, one.shares)
     assert one.recall < four.recall
     assert one.shares > four.shares
-    grids = gaussian_monitor(calls=(2, 3)).grids(student)
+    grids = gaussian_monitor(nfe=(2, 3)).grids(student)
     assert [grid.times for grid in grids] == [(0, 1 / 2, 1), (0, 1 / 3, 2 / 3, 1)]
 
 

@@ -8,12 +8,12 @@ from stages.settings import checks
 from stages.settings.params import Params
 
 
-@pytest.mark.parametrize("monitor", [{}, {"calls": [1, 2]}])
+@pytest.mark.parametrize("monitor", [{}, {"nfe": [1, 2]}])
 def test_a_student_of_any_number_may_be_watched(monitor):
     checks.check(Params(changed(**ANY_STEP | {"distill__any_at_step__monitor": monitor})))
 
 
 def test_a_student_of_a_grid_is_watched_on_that():
-    told = r"boss-4\.monitor\.calls are for a student of any nfe; one of 4 is looked at on its own grid"
+    told = r"boss-4\.monitor\.nfe is for a student of any nfe; one of 4 is looked at on its own grid"
     with pytest.raises(UserError, match=told):
-        checks.check(Params(changed(distill__boss_at_4__monitor={"calls": [1]})))
+        checks.check(Params(changed(distill__boss_at_4__monitor={"nfe": [1]})))
