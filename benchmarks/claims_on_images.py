@@ -210,7 +210,7 @@ def instaflow() -> dict[str, Any]:
     }
 
 
-def any_number_of_calls() -> dict[str, Any]:
+def any_number_of_calls(steps: int = 8000, then: int = 1000) -> dict[str, Any]:
     """AnyFlow: a flow map of four times the weights, from many trajectories; and its second stage."""
     search = DEMO["search"]["base"]
     stage = {"name": "anyflow", "map_weight": 1.0, "fake_warmup": 1000, "steps": [1, 1, 2, 4, 8, 8]}
@@ -224,17 +224,27 @@ def any_number_of_calls() -> dict[str, Any]:
             | {
                 "init": "base",
                 "model": {"name": "unet", "width": 32, "multipliers": [1, 2]},
-                "train": ANY_STEP["train"] | {"steps": 8000},
+                "train": ANY_STEP["train"] | {"steps": steps},
             },
             "any-near": student(
                 stage,
                 init="any-step",
                 train_on="trajectories/base",
                 nfe="any",
-                train={"steps": 1000, "learning_rate": 2.0e-5, **ON_POLICY},
+                train={"steps": then, "learning_rate": 2.0e-5, **ON_POLICY},
             ),
         },
     }
+
+
+def any_number_of_calls_for_longer() -> dict[str, Any]:
+    """AnyFlow: twice the steps of both stages, and a third with a critic; takes hours."""
+    sections = any_number_of_calls(16_000, 2000)
+    near = sections["distill"]["any-near"]
+    critic = near["method"] | {"gan_weight": 2.0, "steps": [1, 4, 8, 8]}
+    training = near["train"] | {"steps": 150, "learning_rate": 1.0e-5}
+    sections["distill"]["any-critic"] = near | {"method": critic, "init": "any-near", "train": training}
+    return sections
 
 
 def dmd2() -> dict[str, Section]:
@@ -272,6 +282,7 @@ CLAIMS: dict[str, Callable[[], dict[str, Any]]] = {
         flow_maps,
         the_map_in_few_calls,
         any_number_of_calls,
+        any_number_of_calls_for_longer,
         dmd2,
     )
 }
