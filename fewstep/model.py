@@ -15,7 +15,7 @@ from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.lazy import lazy_imports
 from fewstep.lora_settings import LoraSettings
-from fewstep.network_times import NETWORK_TIMES
+from fewstep.network_times import NETWORK_TIMES, OF_A_PATH
 from fewstep.predictions import PARTS
 from fewstep.registry import unknown
 
@@ -283,6 +283,8 @@ class Model(nn.Module):
         """Return the network's raw prediction, (batch, *shape), at the path's own times t, (batch,).
 
         A network with a second time predicts for the step from t until `until`, (batch,); without it, at t.
+        One that is given noise levels, of which that of the data may be infinite, is given the first level
+        plus the span in the path's time; but one that knows two times by itself is given both levels.
         One with a guidance_input is given `guidance`, a number or (batch,).
 
         Raises:
@@ -291,7 +293,7 @@ class Model(nn.Module):
         """
         must_be_given(self.config.conditions, conditions, by="the caller")
         if until is not None:
-            conditions["until"] = self._network_time(until, x)
+            conditions["until"] = self._second_time(t, until, x)
         return self.network(x, self._network_time(t, x), **conditions, **self.guidance_input(x, guidance))
 
     def guidance_input(self, x: Tensor, guidance: float | Tensor = 1.0) -> dict[str, Tensor]:
@@ -310,6 +312,12 @@ class Model(nn.Module):
         if isinstance(guidance, Tensor):
             return {"guidance": guidance.to(x)}
         return {"guidance": x.new_full((x.shape[0],), self.config.guidance_shown(guidance))}
+
+    def _second_time(self, t: Tensor, until: Tensor, x: Tensor) -> Tensor:
+        if self.config.time in OF_A_PATH or getattr(self.network, "takes_any", False):
+            return self._network_time(until, x)
+        first = self._network_time(t, x)
+        return first + (until - t).to(first.dtype)
 
     def _network_time(self, t: Tensor, x: Tensor) -> Tensor:
         """Return what the network is given for a time of its path: in float32 at least."""
@@ -342,7 +350,7 @@ def build(config: ModelConfig, *, seed: int, table: Table | None = None) -> Mode
     """
     options = dict(config.architecture)
     taken = {name: options.pop(name) for name in TIMING if name in options}
-    if taken and config.time_scale != 1:
+    if taken and config.time in OF_A_PATH and config.time_scale != 1:
         taken["time_scale"] = config.time_scale
     if config.conditions:
         taken["conditions"] = config.conditions

@@ -23,3 +23,5 @@ NETWORK_TIMES: dict[str, Callable[[Path, Tensor], Tensor]] = {
     "sigma": lambda path, t: _log_sigma(path, t).exp(),
     "log_sigma": _log_sigma,  # EDM gives its network a quarter of it; Karras et al. 2022, table 1
 }
+OF_A_PATH = ("t", "1-t")
+"""Those that are a path's own time; the others are noise levels."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fewstep import grown
 from fewstep.errors import UserError
 from fewstep.lazy import lazy_imports
+from fewstep.network_times import OF_A_PATH
 
 if TYPE_CHECKING:
     from fewstep.model import Model
@@ -27,10 +28,12 @@ def with_second_time(model: Model, *, seed: int, split_after: int | None = None)
     both times are equal.
 
     Raises:
-        UserError: if its architecture has no such network, or not so many blocks, it is given a noise level
-            instead of a time, or is an adapter.
+        UserError: if its architecture has no such network, or not so many blocks, it is to be split and is
+            given a noise level instead of a time, or is an adapter.
     """
     split = {} if split_after is None else {"split_after": split_after}
+    if split:
+        _must_be_given_time(model, "split_after", "set it to null")
     return grown.filled(_drawn(model, "second_time", seed=seed, **split), model)
 
 
@@ -39,15 +42,17 @@ def with_slow_times(model: Model, *, seed: int) -> Model:
 
     Fast features make derivatives by the time that have little to do with the flow's. The slower ones
     reproduce the embedding of `model` but for what in it is faster; Zhang et al. 2025 (arXiv 2511.23342).
-    The features of some networks, such as adm and dit at times from 0 to 1, are slow anyway: these compute
-    as they did.
+    The features of some networks, such as adm and dit at times from 0 to 1 or at logarithms of noise levels,
+    are slow anyway: these compute as they did.
 
     Raises:
-        UserError: if its architecture has no such network, it is given a noise level instead of a time, or is
-            an adapter.
+        UserError: if its architecture has no such network, it has fast features of a noise level instead of a
+            time, or is an adapter.
     """
     slower = _drawn(model, "slow_times", seed=seed)
     parts = [part for part in slower.network.modules() if isinstance(part, embedding.Timed) and part.slowed]
+    if parts:
+        _must_be_given_time(model, "a method that differentiates by the time", "take another")
     fresh = [copy.deepcopy(part.time_layers()) for part in parts]
     slower = grown.filled(slower, model)
     for part, layers in zip(parts, fresh, strict=True):
@@ -60,11 +65,14 @@ def _drawn(model: Model, what: str, *, seed: int, **more: int) -> Model:
 
     `more` says of what kind it is.
     """
-    time, scale = model.config.time, model.config.time_scale
-    if time not in ("t", "1-t"):
-        raise UserError(
-            f"{what.replace('_', ' ')} is for networks that are given the time of their path; "
-            f"this one is given {scale:g} {time}"
-        )
     config = replace(model.config, architecture={**model.config.architecture, what: True, **more})
     return grown.drawn(model, config, what.replace("_", " "), seed=seed)
+
+
+def _must_be_given_time(model: Model, what: str, remedy: str) -> None:
+    time, scale = model.config.time, model.config.time_scale
+    if time not in OF_A_PATH:
+        raise UserError(
+            f"{what} is for networks that are given the time of their path, and this one is given {scale:g} "
+            f"{time}: {remedy}"
+        )

@@ -169,21 +169,28 @@ def batch_of(model):
     return batch | {"label": torch.arange(SAMPLES) % 5}, keys
 
 
-def started(method, name) -> tuple[Model, Model]:
+def started(method, name, **declared) -> tuple[Model, Model]:
     """Return a teacher, and the student that the method trains."""
-    teacher = adopted(name, guidable=True, grid=grids.uniform(1))
+    teacher = adopted(name, guidable=True, grid=grids.uniform(1), **declared)
     student = copy.deepcopy(teacher)
     if method.needs.second_time:
         student = with_second_time(student, seed=0)
     return teacher, with_slow_times(student, seed=0) if method.needs.slow_times else student
 
 
+CASES = [
+    *((name, method, {}) for name, method in product(["DiTTransformer2DModel", "UNet2DModel"], METHODS)),
+    *(("UNet2DModel", method, EDM) for method in ("flow_map", "meanflow", "consistency")),
+]
+
+
 @pytest.mark.parametrize(
-    ("name", "method"),
-    [case for case in product(["DiTTransformer2DModel", "UNet2DModel"], METHODS) if case != WITHOUT_FORWARD],
+    ("name", "method", "declared"), [case for case in CASES if case[:2] != WITHOUT_FORWARD]
 )
-def test_a_student_of_any_steps_is_trained_and_comes_back_from_its_directory(name, method, tmp_path):
-    teacher, student = started(METHODS[method], name)
+def test_a_student_of_any_steps_is_trained_and_comes_back_from_its_directory(
+    name, method, declared, tmp_path
+):
+    teacher, student = started(METHODS[method], name, **declared)
     before = {key: weight.clone() for key, weight in student.state_dict().items()}
     settings = TrainSettings(steps=2, batch=SAMPLES, learning_rate=1e-2, warmup=0)
     training = Training(METHODS[method], student, lambda _: teacher, settings, 0, torch.device("cpu"))
@@ -220,9 +227,41 @@ def test_blocks_that_are_computed_again_see_the_times_of_their_own_call(name):
             torch.testing.assert_close(one, other)
 
 
+def test_a_network_that_is_given_noise_levels_gets_the_span_of_its_path_beside_them():
+    model = adopted("UNet2DModel", **EDM)
+    wider = with_second_time(model, seed=3)
+    (plain, x, t, until), (u, *_) = flow_of(model), flow_of(wider)
+    with torch.no_grad():
+        assert torch.equal(u(x, t, until), plain(x, t))
+        moved(wider)
+        assert torch.equal(u(x, t, t), u(x, t))
+        ends = [u(x, t, torch.full_like(t, end)) for end in (0.9, 0.99, 1.0)]
+    assert all(end.isfinite().all() for end in ends)  # the data's own level would be minus infinity
+    for one, other in pairwise(ends):
+        assert not torch.allclose(one, other, atol=1e-4)
+
+
+def test_the_span_in_noise_levels_is_that_of_the_same_times_without():
+    """Spans are told apart as well: what embeds them has the same range."""
+    spans = []
+    for given in ({"time": "t"}, {"time": "log_sigma", "time_scale": 0.25}):
+        model = moved(with_second_time(build(ModelConfig(**DIT, path="edm", **given), seed=0), seed=0))
+        seen = []
+        model.network.until.register_forward_hook(
+            lambda _, times, embedding, seen=seen: seen.append(embedding)
+        )
+        model(torch.zeros(3, 1, 4, 4), torch.tensor([0.0, 0.2, 0.5]), until=torch.tensor([1.0, 0.9, 0.5]))
+        spans += seen
+    torch.testing.assert_close(*spans)
+
+
 def test_networks_whose_times_can_not_be_two_are_refused():
-    with pytest.raises(UserError, match=r"this one is given 0\.25 log_sigma"):
-        with_second_time(adopted("UNet2DModel", **EDM), seed=0)
+    given = r"for networks that are given the time of their path, and this one is given 0\.25 log_sigma"
+    with pytest.raises(UserError, match=f"split_after is {given}: set it to null"):
+        with_second_time(build(ModelConfig(**DIT, **EDM), seed=0), seed=0, split_after=1)
+    fast = ModelConfig(architecture={"name": "mlp"}, shape=(2,), **EDM)
+    with pytest.raises(UserError, match=f"a method that differentiates by the time is {given}: take another"):
+        with_slow_times(build(fast, seed=0), seed=0)
     model = adopted("UNet2DModel")
     config = {**model.config.architecture["config"], "time_embedding_type": "fourier"}
     architecture = {**model.config.architecture, "config": config, "second_time": True}
