@@ -32,7 +32,7 @@ DEMO: dict[str, Any] = yaml.safe_load(Path("params.yaml").read_text())
 ANY_STEP, ONE_STEP = DEMO["distill"]["any-step"], DEMO["distill"]["one-step"]
 QUARTER = {"name": "unet", "width": 8, "multipliers": [1, 2]}
 """A network of a quarter of the demo's weights."""
-PAIRS = {"model": "base", "pairs": 12_000, "solver": "ab2", "nfe": 16}
+PAIRS: dict[str, Any] = {"model": "base", "pairs": 12_000, "solver": "ab2", "nfe": 16}
 NO_MODELS: dict[str, Section] = {name: {} for name in ("couple", "reflow", "trajectories", "distill")}
 BASE = DEMO["pretrain"]["base"]
 DIFFUSION = {"base": BASE | {"path": "vp", "prediction": "noise"}}
