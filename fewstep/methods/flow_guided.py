@@ -11,6 +11,7 @@ from fewstep import randomness
 from fewstep.errors import UserError
 from fewstep.flow import as_flow, over_step
 from fewstep.lazy import lazy_imports
+from fewstep.methods._features import check_features, feature_distance, loaded_features
 from fewstep.methods._spans import fresh_noise, must_teach
 from fewstep.paths import like
 from fewstep.training.distances import DISTANCES, check_distance
@@ -39,6 +40,11 @@ class FlowGuided(Method):
 
     distance: str = "l2"
     """l2, huber, huber_each or pseudo_huber."""
+    feature_weight: float = 0.0
+    """Weight of the squared distance in features beside `distance`, of pairs and of fresh noise; Zhu et al.
+    2024 with LPIPS."""
+    feature_net: str = "monitor"
+    """Whose features; see Reflow.feature_net."""
     weight: float = 1.0
     """Weight of the two steps against the pairs."""
     times: tuple[float, float] = (0.2, 0.8)
@@ -50,6 +56,7 @@ class FlowGuided(Method):
     def __post_init__(self) -> None:
         object.__setattr__(self, "times", tuple(self.times))
         check_distance(self.distance)
+        check_features(self.feature_weight, self.feature_net)
         if len(self.times) != 2 or not 0 <= self.times[0] <= self.times[1] < 1:
             raise UserError(f"times must be two numbers from 0 up to but not 1, in order, got {self.times}")
         if not 0 <= self.weight < math.inf:
@@ -58,20 +65,22 @@ class FlowGuided(Method):
     @property
     def needs(self) -> Needs:
         """See Method.needs."""
-        return Needs(stream="pairs", teacher=True)
+        features = self.feature_net if self.feature_weight else None
+        return Needs(stream="pairs", teacher=True, features=features)
 
     def check_steps(self, steps: int) -> None:
         """See Method.check_steps."""
         if steps != 1:
             raise UserError(f"it trains a student of one step, not of {steps}; set nfe to 1")
 
-    def networks(self, student: Model, load: Callable[[str], Model]) -> dict[str, Net]:
+    def networks(self, student: Model, load: Callable[[str], Any]) -> dict[str, Net]:
         """See Method.networks."""
         self.check_steps(len(timesteps_of(student)) - 1)
         teacher = load("teacher")
         must_teach(student, teacher)
         as_flow(teacher, guidance=self.guidance)  # refuses guidance that it can't show
-        return super().networks(student, load) | {"teacher": Net(teacher, trains=False)}
+        features = loaded_features(load) if self.feature_weight else {}
+        return super().networks(student, load) | {"teacher": Net(teacher, trains=False)} | features
 
     def trained(self) -> dict[str, Any]:
         """See Method.trained."""
@@ -80,7 +89,7 @@ class FlowGuided(Method):
     def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
         """See Method.loss."""
         student: Model = nets["student"]
-        (t_start, _), distance = timesteps_of(student), DISTANCES[self.distance]
+        t_start, _ = timesteps_of(student)
         conditions = conditions_of(student.config, batch)
         noise, data = batch["noise"], in_range_of(student.config, batch["data"])
         fresh = fresh_noise(student.noise, data, keys)
@@ -92,7 +101,13 @@ class FlowGuided(Method):
             begun = starts.chunk(2)[1]
             wanted = self._second_step(nets["teacher"], begun, fresh_end, t_start, conditions, keys)
             wanted = in_range_of(student.config, wanted)
-        return distance(end - data) + self.weight * distance(fresh_end - wanted)
+        return self._distance(end, data, nets) + self.weight * self._distance(fresh_end, wanted, nets)
+
+    def _distance(self, made: Tensor, wanted: Tensor, nets: Nets) -> Tensor:
+        found = DISTANCES[self.distance](made - wanted)
+        if not self.feature_weight:
+            return found
+        return found + self.feature_weight * feature_distance(nets["features"], made, wanted)
 
     def _second_step(
         self, teacher: Model, start: Tensor, end: Tensor, t_start: float, conditions: Batch, keys: Tensor

@@ -13,6 +13,7 @@ from fewstep import grids, paths, randomness
 from fewstep.methods import _times
 from fewstep.methods._features import feature_distance
 from fewstep.methods.endpoint import Endpoint
+from fewstep.methods.flow_guided import FlowGuided
 from fewstep.methods.reflow import Reflow
 from fewstep.settings import TrainSettings
 from fewstep.training import distances
@@ -34,6 +35,32 @@ def test_features_count_beside_the_distance_and_vanish_with_it():
     off = torch.tensor([[0.1, 0.0], [0.0, 0.1]]).repeat(10, 1)
     found = method.loss(nets, batch | {"data": batch["data"] + off}, "student", 0.0, keys)
     torch.testing.assert_close(found[:2], torch.tensor([0.005 + 3 * 0.04, 0.005], dtype=torch.float64))
+
+
+def test_flow_guided_compares_features_of_pairs_and_of_fresh_noise():
+    def first(x):
+        return 2 * x[:, :1]
+
+    noise, keys = ORACLE.noise(20), randomness.keys_of(0, 0, 20)
+    student = as_model(REFLOWED)
+    student.config = replace(student.config, grid=grids.uniform(1), trained_times="grid")
+    batch = {"noise": noise, "data": ORACLE.mean + ORACLE.std * noise}
+    off = {**batch, "data": batch["data"] + torch.tensor([0.1, 0.0])}
+    assert FlowGuided(feature_weight=3.0).needs.features
+    assert not FlowGuided().needs.features
+    exact = {"student": student, "teacher": as_model(REFLOWED), "features": first}
+    other = exact | {"teacher": as_model(ORACLE)}  # whose second step ends elsewhere
+    method, pairs_alone = FlowGuided(feature_weight=3.0), FlowGuided(feature_weight=3.0, weight=0.0)
+    assert method.loss(exact, batch, "student", 0.0, keys).max() < 1e-12
+    found = method.loss(exact, off, "student", 0.0, keys)
+    torch.testing.assert_close(found, torch.full_like(found, 0.005 + 3 * 0.04))
+    of_fresh = [
+        each.loss(other, off, "student", 0.0, keys)
+        - FlowGuided(weight=each.weight).loss(other, off, "student", 0.0, keys)
+        for each in (pairs_alone, method)
+    ]
+    torch.testing.assert_close(of_fresh[0], torch.full_like(found, 3 * 0.04))
+    assert (of_fresh[1] > of_fresh[0]).all()
 
 
 @pytest.mark.parametrize("growth", ["none", "near_data"])
