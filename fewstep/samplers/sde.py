@@ -36,8 +36,8 @@ class Sde:
     A model whose velocity is off by e has a score that is off by e t / (1 - t). The bound of the divergence,
     the integral of E |e|^2 (1 + eps t / (1 - t))^2 / (4 eps), is then least for eps = (1 - t) / t, whatever e
     is: `bound`, which is also the SDE that noised the data, reversed. All schedules end at 0: one that does
-    not would move samples along the score at the data, which is unbounded for data on a surface. Of a constant
-    eps the steps cap the last part, so errors fall by the root of their number alone.
+    not would move samples along the score at the data, which is unbounded for data on a surface, and
+    steps cap it, so that errors fall by the root of the number of steps alone.
 
     Raises:
         UserError: if there is no such diffusion, or the strength is below 0 or not finite.
