@@ -349,9 +349,19 @@ CLAIMS: dict[str, Callable[[int], dict[str, float]]] = {
 }
 
 
+ELSEWHERE = {
+    "instaflow": "is of images: run `python -m benchmarks.claims_on_images instaflow`",
+    "flowturbo": "is of images: run `python -m benchmarks.samplers_on_images flowturbo`",
+    "latent_flow_matching": "can't be run offline: it needs CelebA-HQ and a trained autoencoder",
+}
+"""What is said of works that have no claim on the mixture."""
+
+
 def main() -> None:
     torch.set_num_threads(1)
     names = sys.argv[1:] or list(CLAIMS)
+    if others := [f"{name} {ELSEWHERE[name]}" for name in names if name in ELSEWHERE]:
+        sys.exit("\n".join(others))
     if unknown := [name for name in names if name not in CLAIMS]:
         sys.exit(f"unknown claim {unknown[0]!r}; there are: {', '.join(CLAIMS)}")
     for name in names:
