@@ -14,7 +14,7 @@ from fewstep.flow import as_flow
 from fewstep.metrics.features import FeatureNet
 from fewstep.metrics.nets import load_nets
 from fewstep.metrics.protocol import Floor, ratio
-from fewstep.metrics.straightness import endpoint_rmse
+from fewstep.metrics.straightness import Turns, endpoint_rmse
 from fewstep.model import Model, ModelConfig
 from fewstep.randomness import keys_of
 from fewstep.shards import Shards
@@ -133,19 +133,21 @@ def off_truths(
 def facts_of(folder: Path, seed: int) -> dict[str, Any]:
     """Return what rows tell of the model in a folder, on whatever grid it is sampled."""
     model = open_model(folder)
+    turns = turns_of(model, seed)
     return {
-        "straightness": straightness(model, seed),
+        "straightness": turns.straightness if turns else None,
+        "first_order": turns.first_order if turns else None,
         "macs": macs_of(model),
         "parameters": sum(p.numel() for p in model.parameters()),
         "map_preserving": model.config.map_preserving,
     }
 
 
-def straightness(model: Model, seed: int) -> float | None:
-    """Return S of a model with a velocity at all times; a student knows none between its timesteps."""
+def turns_of(model: Model, seed: int) -> Turns | None:
+    """Return S and F of a model with a velocity at all times; a student knows none between its timesteps."""
     if model.config.trained_times != "all" or model.config.velocity_until != "now":
         return None
-    return straightness_of(as_flow(model), model, noises=STRAIGHTNESS_NOISES, seed=seed).straightness
+    return straightness_of(as_flow(model), model, noises=STRAIGHTNESS_NOISES, seed=seed)
 
 
 def solver_of(entry: Entry) -> str:

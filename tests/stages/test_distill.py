@@ -21,7 +21,7 @@ from fewstep.settings import TrainSettings
 from fewstep.shards import write_shards
 from fewstep.solvers import integrate
 from stages import distill, search
-from stages.evaluation.evaluation import straightness
+from stages.evaluation.evaluation import turns_of
 from stages.evaluation.listed import entries_of
 from stages.sampling.open_model import open_flow
 from stages.searching.grids_file import SearchedGrids, read_grids, write_grids
@@ -107,7 +107,7 @@ def test_a_flow_map_carries_no_grid_and_is_measured_at_every_nfe(any_step):
     job = replace(any_step, inputs={"model any-step": any_step.out})
     entries = entries_of("any-step", student, (1, 2, 4, 8), job)
     assert [entry.name for entry in entries] == [f"any-step@{nfe}" for nfe in (1, 2, 4, 8)]
-    assert straightness(student, seed=0) is None
+    assert turns_of(student, seed=0) is None
 
 
 def test_a_flow_map_is_learned_from_pairs_and_goes_on_from_its_own_samples(any_step, inputs, tmp_path):

@@ -96,7 +96,10 @@ def project(tmp_path_factory):
             architecture={"name": "mlp", "width": 8}, shape=(3, 8, 8), conditions={"at": (2,)}
         )
         table = Table(rows={"at": np.zeros((2, 2), np.float32)}, texts=("<a>", "b"))
-        model = build(config, seed=0)
+        model, draw = build(config, seed=0), torch.Generator().manual_seed(1)
+        with torch.no_grad():  # a fresh network's last layer is zero
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=draw))
         save_model(root / "artifacts/models/base", Model(config, model.network, table))
     return root
 
@@ -156,6 +159,14 @@ def test_the_stage_measures_by_them_and_says_how(project, monkeypatch):
     assert "features" not in plain
     assert "features" not in plain["rows"][0]
     assert "features of your own" not in page
+
+
+def test_how_far_trajectories_turn_is_among_the_results(project, monkeypatch):
+    told, page = evaluated(project, monkeypatch, {})
+    (row, *_) = told["rows"]
+    assert row["straightness"] > 0
+    assert row["first_order"] > 0
+    assert f"<td>{row['straightness']:.3f}</td>\n<td>{row['first_order']:.3f}</td>" in page
 
 
 def test_statistics_of_another_network_and_another_file_are_refused_before_samples(project, monkeypatch):
