@@ -6,7 +6,7 @@ as the stage rests on it. It returns the stage's entry in the message of the flo
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
@@ -14,11 +14,13 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-from prefect import flow, get_run_logger
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
+from prefect.tasks import exponential_backoff
 
 from fewstep.errors import UserError
 from flows import CHECKOUT
@@ -72,7 +74,7 @@ def run_stage(
             clone.bring_in(stage, root, log)
             progress = artifacts.ProgressArtifact(stage).move
             outcome = commands.reproduce(stage, root, log, progress=progress, force=force, seconds=seconds)
-            clone.send_out(stage, root, log)
+            send_out(stage, root, log)
             entry = lockfile.entry(root, stage)
             assert entry is not None  # DVC has just written it
             if repo.shares_by(root) == "remote":  # else the driver has the output here, and shows it
@@ -83,6 +85,23 @@ def run_stage(
     return Completed(
         name="Completed" if outcome == "ran" else "Cached", message=encode_result(stage, outcome, entry)
     )
+
+
+@task(
+    task_run_name="send {stage}",
+    retries=4,  # here is the output; a failed stage may begin again on another worker
+    retry_delay_seconds=exponential_backoff(backoff_factor=5),
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def send_out(stage: str, root: Path, log: Callable[[str], None]) -> None:
+    """Send the output of a stage, and the record of its run, to the shared storage.
+
+    Raises:
+        StageError: The remote did not take them.
+    """
+    if repo.shares_by(root) == "remote":
+        commands.run(stage, root, ["push", "--run-cache", stage], log)
 
 
 def refuse_other_variables(tracking: dict[str, str]) -> None:

@@ -101,16 +101,6 @@ def bring_in(stage: str, root: Path, log: Callable[[str], None]) -> None:
         commands.run(stage, root, commands.bringing(root, *targets), log)
 
 
-def send_out(stage: str, root: Path, log: Callable[[str], None]) -> None:
-    """Send the output of a stage, and the record of its run, to the shared storage.
-
-    Raises:
-        StageError: The remote did not take them.
-    """
-    if repo.shares_by(root) == "remote":
-        commands.run(stage, root, ["push", "--run-cache", stage], log)
-
-
 def _clear(folder: Path) -> None:
     """Remove the clones that killed workers left."""
     for alive in folder.glob("*.alive"):

@@ -9,7 +9,7 @@ from workspace import CHECKOUT
 
 from fewstep.errors import UserError
 from flows import gc, recover, stage
-from flows.dvc import lockfile, repo
+from flows.dvc import commands, lockfile, repo
 from flows.workers import driver
 from flows.workspaces import clone
 
@@ -40,6 +40,25 @@ def test_the_entries_that_a_stage_rests_on_travel_and_suffice(committed, tmp_pat
         assert repo.read(root)["middle@left"].changed == (
             {"changed outs": {"artifacts/middle/left": "deleted"}},
         )
+
+
+def test_an_output_is_sent_again_until_the_storage_takes_it(committed, tmp_path, prefect_api, monkeypatch):
+    remote, tries, run = tmp_path / "remote", [], commands.run
+    remote.touch()  # where a folder should be: the storage takes nothing
+    committed.sh(f"dvc remote add -q -d store {remote}")
+    monkeypatch.setattr(stage.send_out, "retry_delay_seconds", 0)
+
+    def counted(*command):
+        tries.append(command)
+        if len(tries) == 3:
+            remote.unlink()
+        run(*command)
+
+    monkeypatch.setattr(commands, "run", counted)
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        stage.send_out("middle@left", committed.root, lambda line: None)
+    assert len(tries) == 3
+    committed.sh("rm -rf .dvc/cache artifacts/middle/left && dvc pull -q middle@left")
 
 
 def test_what_the_server_does_not_take_ends_in_one_message(prefect_api):
