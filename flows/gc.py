@@ -126,9 +126,7 @@ def refuse_while_busy(root: Path) -> None:
     Raises:
         UserError: One is running, here, in a variant, for a worker or in a clone with the same scratch.
     """
-    busy = [
-        folder.name.rpartition(".")[0] for folder in scratch_folders() if is_held(Scratch(folder).lock_file)
-    ]
+    busy = [stage_of(folder) for folder in scratch_folders() if is_held(Scratch(folder).lock_file)]
     locks = [workspace_lock.lock_of(root), *sorted((root / places.VARIANTS).glob("*.lock"))]
     busy += [workspace_lock.holder(lock) for lock in locks if is_held(lock)]
     busy += [f"a worker's stage in {folder}" for folder in clone.in_use(root)]
@@ -150,22 +148,25 @@ def unused_cache(root: Path) -> Garbage:
 def old_scratch() -> Garbage:
     """Return scratch that no stage would resume from with today's settings.
 
+    Where the inputs of a stage are not here, as on a worker, nobody knows which that is: its newest stays.
     What lies in FEWSTEP_SCRATCH may be another clone's, which has settings of its own, so it stays.
     """
-    current = dict(current_scratch())
-
-    def is_old(folder: Path) -> bool:
-        stage = folder.name.rpartition(".")[0]
-        return current.get(stage, "") not in (None, folder.name)
-
+    by_age = sorted(scratch_folders(), key=lambda folder: folder.stat().st_mtime)
+    newest = {stage_of(folder): folder.name for folder in by_age}
+    current = {stage: name or newest.get(stage) for stage, name in current_scratch()}
     shared = os.environ.get("FEWSTEP_SCRATCH")
-    old = [] if shared else [folder for folder in scratch_folders() if is_old(folder)]
+    old = [] if shared else [folder for folder in by_age if current.get(stage_of(folder)) != folder.name]
     return Garbage(
         title="scratch of settings that are no longer in params.yaml",
         cost="stages killed under those settings start from the beginning if you return to them",
         items={folder.name: [folder] for folder in old},
         remove=partial(for_each, remove_unless_in_use, old),
     )
+
+
+def stage_of(scratch: Path) -> str:
+    """Return the stage that works, or did, in a folder of scratch."""
+    return scratch.name.rpartition(".")[0]
 
 
 def scratch_folders() -> list[Path]:

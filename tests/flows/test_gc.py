@@ -32,6 +32,8 @@ def template_littered(template_that_ran, tmp_path_factory):
     for name in ("last.old", "last.new", "gone.x", "first.y"):
         (toy.root / ".fewstep/scratch" / name).mkdir(parents=True)
         (toy.root / ".fewstep/scratch" / name / "file").write_bytes(b"x" * 1500)
+    (toy.root / ".fewstep/scratch/first.older").mkdir()
+    os.utime(toy.root / ".fewstep/scratch/first.older", (0, 0))
     (toy.root / ".fewstep/scratch/.locks").mkdir()
     (toy.root / ".fewstep/entries").mkdir()
     for second, name in enumerate(("old.json", "old.safetensors", "killed.json.1.tmp", "began", "now.json")):
@@ -70,6 +72,7 @@ def test_gc_lists_and_removes_nothing_without_a_confirmation(littered, monkeypat
     assert "  2 files, " in said
     assert "  last.old, 1.5 kB" in said
     assert "  gone.x, 1.5 kB" in said
+    assert "  first.older" in said  # it may be what first would go on with, but there is a newer one
     assert "  3 files, 3.0 kB" in said  # of entries
     assert "  artifacts/middle/gone, 1 B" in said
     assert "  artifacts/old, 1 B" in said
@@ -80,7 +83,8 @@ def test_gc_lists_and_removes_nothing_without_a_confirmation(littered, monkeypat
 def test_gc_removes_what_it_lists_and_nothing_else(littered, monkeypatch, capsys):
     before = everything(littered.root)
     run(monkeypatch, yes=True)
-    gone = {".fewstep/scratch/last.old", ".fewstep/scratch/gone.x", "artifacts/middle/gone", "artifacts/old"}
+    gone = {f".fewstep/scratch/{name}" for name in ("last.old", "gone.x", "first.older")}
+    gone |= {"artifacts/middle/gone", "artifacts/old"}
     gone |= {f".fewstep/entries/{name}" for name in ("old.json", "old.safetensors", "killed.json.1.tmp")}
     assert everything(littered.root) == {
         path for path in before if not any(Path(path).is_relative_to(folder) for folder in gone)
