@@ -17,10 +17,20 @@ from fewstep.errors import UserError
 from fewstep.secrets import scrub
 from flows import CHECKOUT
 from flows.server import login
-from flows.system import processes
 from stages.artifacts import places
 from stages.tracking import outboxes
 
+# Starts a server, and ends with all that it started when the other end of its input closes: when the process
+# that called `start` ends, however it does. The kernel would end the first process of a server alone.
+GUARD = """
+import os, signal, subprocess, sys, threading
+def follow():
+    os.read(0, 1)
+    os.killpg(0, signal.SIGKILL)
+signal.signal(signal.SIGTERM, lambda *_: None)  # the server's is awaited
+threading.Thread(target=follow, daemon=True).start()
+sys.exit(subprocess.call(sys.argv[1:], stdin=subprocess.DEVNULL))
+"""
 HOST = "127.0.0.1"
 SECONDS_TO_START = 120  # Prefect makes its tables first, which takes long on a busy machine
 SECONDS_TO_STOP = 10
@@ -93,14 +103,19 @@ def prefect(root: Path) -> Server:
 def start(server: Server, port: int, log: Path) -> subprocess.Popen:
     """Start a server in its own session, so that Ctrl-C reaches us alone and `stop` all that it starts.
 
-    It ends with the thread that called this.
+    It ends with this process, and so does all that it started.
     """
     command = [sys.executable, "-m", *server.arguments, "--host", HOST, "--port", str(port)]
-    follow = [sys.executable, "-IS", "-c", processes.FOLLOW, str(os.getpid())]
+    guard = [sys.executable, "-IS", "-c", GUARD]
     environment = os.environ | server.environment
     with log.open("w") as out:
         return subprocess.Popen(
-            [*follow, *command], stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            [*guard, *command],
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
         )
 
 

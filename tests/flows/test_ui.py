@@ -14,7 +14,8 @@ from flows import ui
 from flows.server import programs
 
 
-def test_both_pages_come_up_before_any_run_and_nothing_is_left_behind(tmp_path):
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_both_pages_come_up_before_any_run_and_nothing_is_left_behind(tmp_path, end):
     process = subprocess.Popen(
         [sys.executable, "-c", "from pathlib import Path; from flows import ui; ui.serve(Path.cwd())"],
         cwd=tmp_path,
@@ -53,8 +54,8 @@ def test_both_pages_come_up_before_any_run_and_nothing_is_left_behind(tmp_path):
         assert len(descendants) >= 2
         assert (tmp_path / ".fewstep/mlflow.db").exists()  # the store that the server was told of
     finally:
-        process.send_signal(signal.SIGTERM if process.poll() is None else 0)
-    assert process.wait(120) == 0
+        process.send_signal(end if process.poll() is None else 0)
+    assert process.wait(120) == (0 if end == signal.SIGTERM else -end)
     wait_for(lambda: not any(map(alive, descendants)), seconds=60)
 
 
