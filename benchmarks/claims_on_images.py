@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from benchmarks._latency import milliseconds
-from benchmarks._students import compare, run_chain
+from benchmarks._students import STRAIGHT, compare, run_chain
 from fewstep.checkpoint import load_model
 from fewstep.draws import draws_of
 from fewstep.flow import as_flow
@@ -247,6 +247,22 @@ def any_number_of_calls_for_longer() -> dict[str, Any]:
     return sections
 
 
+def one_for_all() -> dict[str, Section]:
+    """One student for any number of calls, and one for each that took as long to train."""
+    straight = {**STRAIGHT, "method": {"name": "straighten"}}
+    return {
+        "couple": DEMO["couple"] | {"many": PAIRS},
+        "distill": {
+            "any-step": ANY_STEP,
+            "endpoint": student(
+                {"name": "endpoint"}, init="round1", train_on="couple/many", train=ANY_STEP["train"]
+            ),
+            "straight-4": straight | {"nfe": 4, "train": {**training(700, 5e-4), "batch": 64}},
+            "straight-8": straight | {"nfe": 8, "train": {**training(350, 5e-4), "batch": 64}},
+        },
+    }
+
+
 def dmd2() -> dict[str, Section]:
     """DMD2: four calls without a critic, with one of its own, and with one on the fake network's features."""
     four = DEMO["distill"]["boss-4"]
@@ -281,6 +297,7 @@ CLAIMS: dict[str, Callable[[], dict[str, Any]]] = {
         instaflow,
         flow_maps,
         the_map_in_few_calls,
+        one_for_all,
         any_number_of_calls,
         any_number_of_calls_for_longer,
         dmd2,
