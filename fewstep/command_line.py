@@ -37,6 +37,7 @@ with lazy_imports():  # loaded at first use, so that help is there at once
         parallel_steps,
         pictures,
         power_averages,
+        randomness,
         registry,
         solvers,
         units,
@@ -192,6 +193,7 @@ def sample(
     steps: int | None = None,
     grid: Path | None = None,
     solver: str | None = None,
+    sampler: str | None = None,
     guidance: float = 1.0,
     samples: int = 64,
     seed: int = 0,
@@ -213,6 +215,8 @@ def sample(
         grid: A file that `fewstep search` wrote.
         solver: The solver that takes equal steps, a file of fewstep.solvers, euler if not given; a grid names
             its own.
+        sampler: What takes the steps in place of a solver, a file of fewstep.samplers with its defaults: sde,
+            for a model that learned from data, or reinterpolate, for one of reflow.
         guidance: The scale of classifier-free guidance; 1 is none.
         samples: How many to make. Those of a model with classes hold each class as often as its data does.
         seed: Seed of the noise.
@@ -246,23 +250,30 @@ def sample(
     follow: Callable[..., solvers.Solution]
     if refiner is not None or blocks is not None:
         others = {"steps": steps, "grid": grid, "solver": solver, "guidance": guidance != 1}
-        others |= {"at-once": at_once != 1}
+        others |= {"at-once": at_once != 1, "sampler": sampler}
         digest, given = checkpoint.model_digest(model), [name for name, was in others.items() if was]
         follow = opened.beside(loaded, digest, refiner, blocks, given, device)
     else:
         velocity = flow.as_flow(loaded, guidance=guidance)
         chosen = model_grids.choose(loaded.config, steps, grid, solver, guidance)
         chosen.must_suit(model=checkpoint.model_digest(model), guidance=guidance)
+        if sampler is not None and (solver or at_once != 1):
+            raise UserError(f"--sampler {sampler} takes the steps itself; leave --solver and --at-once out")
         integrate: Callable[..., solvers.Solution] = solvers.integrate
         if at_once != 1:
             integrate = partial(parallel_steps.integrate, at_once=at_once)
-        follow = partial(integrate, velocity, grid=chosen)
+        if sampler is None:
+            follow = partial(integrate, velocity, grid=chosen)
+        else:
+            follow = opened.by_sampler(sampler, velocity, chosen)
     noise, conditions = opened.drawn(loaded, samples, seed, device)
     made, nfe = [], 0
     with torch.inference_mode(), CommandProgress("sample") as progress:
         progress.start("", samples, unit="sample")
         for start in range(0, samples, batch):
             part = {name: value[start : start + batch] for name, value in conditions.items()}
+            if sampler is not None:
+                part["keys"] = randomness.keys_of(seed, start, min(start + batch, samples))
             solution = follow(noise=noise[start : start + batch], **part)
             made.append(codecs.seen(solution.x, decoder).cpu())
             nfe = solution.nfe

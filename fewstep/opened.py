@@ -6,9 +6,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fewstep import checkpoint, draws, flow, refining
+from fewstep import checkpoint, draws, flow, refining, registry, samplers
 from fewstep.errors import UserError, first_line
+from fewstep.grids import Grid
 from fewstep.model import Model
+from fewstep.solvers import Solution
 
 
 def load(folder: Path, device: str) -> Model:
@@ -41,6 +43,17 @@ def drawn(model: Model, count: int, seed: int, device: str) -> tuple[Tensor, dic
     if not 0 <= seed < 2**32:
         raise UserError(f"--seed must be a whole number from 0 to 2**32 - 1, got {seed}")
     return next(draws.draws_of(model, "command line", seed, range(count), batch=count, device=device))
+
+
+def by_sampler(name: str, velocity: flow.Flow, grid: Grid) -> Callable[..., Solution]:
+    """Return what samples a flow by a sampler with its defaults, given `noise`, `keys` and conditions.
+
+    Raises:
+        UserError: There is no such sampler.
+    """
+    return partial(
+        samplers.sample, velocity, times=grid.times, sampler=registry.find("fewstep.samplers", name)()
+    )
 
 
 def beside(

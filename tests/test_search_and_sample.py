@@ -11,13 +11,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from fewstep import command_line, draws, pictures, refining
+from fewstep import command_line, draws, pictures, randomness, refining, samplers
 from fewstep.checkpoint import load_model, model_digest, save_model
 from fewstep.conditions import Conditions
 from fewstep.flow import as_flow
 from fewstep.grids import Grid, uniform
 from fewstep.model import ModelConfig, build
 from fewstep.noises import GAUSSIAN
+from fewstep.samplers.sde import Sde
 from fewstep.solvers import integrate
 
 POINTS = {"name": "mlp", "width": 8}
@@ -111,6 +112,23 @@ def test_steps_at_once_give_the_samples_of_one_after_the_other(made, tmp_path):
     assert torch.equal(one["label"], other["label"])
     torch.testing.assert_close(one["samples"], other["samples"], atol=5e-3, rtol=0)
     assert "steps at once must be 1 or more" in fewstep(*words, "--at-once", 0, "--out", "z.safetensors")
+
+
+def test_a_sampler_takes_the_steps_in_place_of_a_solver(made, tmp_path):
+    model = made()
+    words = ("sample", model, "--steps", 8, "--samples", 5, "--out")
+    assert fewstep(*words, "flow.safetensors") is None
+    for name, batch in (("once", 5), ("parts", 2)):
+        assert fewstep(*words, f"{name}.safetensors", "--sampler", "sde", "--batch", batch) is None
+    flow, once, parts = (
+        load_file(tmp_path / f"{n}.safetensors")["samples"] for n in ("flow", "once", "parts")
+    )
+    torch.testing.assert_close(once, parts)
+    assert not torch.allclose(once, flow, atol=0.1)
+    ((noise, _),) = draws.draws_of(load_model(model), "command line", 0, range(5), batch=5)
+    keys = randomness.keys_of(0, 0, 5)
+    made_by = samplers.sample(as_flow(load_model(model)), noise, uniform(8).times, Sde(), keys=keys)
+    torch.testing.assert_close(once, made_by.x.detach())
 
 
 def test_images_are_one_picture(made, tmp_path):
@@ -251,6 +269,29 @@ def test_a_mistake_about_a_refiner_is_one_message(made, tmp_path, words, told):
         (
             ["search", "model", "--budgets", "2", "--method", "belman"],
             "unknown search 'belman'; did you mean",
+        ),
+        (
+            ["sample", "model", "--steps", "2", "--out", "x.safetensors", "--sampler", "sed"],
+            "unknown sampler 'sed'; did you mean 'sde'",
+        ),
+        (
+            [
+                "sample",
+                "model",
+                "--steps",
+                "2",
+                "--sampler",
+                "sde",
+                "--solver",
+                "heun",
+                "--out",
+                "x.safetensors",
+            ],
+            "--sampler sde takes the steps itself; leave --solver and --at-once out",
+        ),
+        (
+            ["sample", "model", "--steps", "2", "--out", "x.safetensors", "--sampler", "reinterpolate"],
+            "this sampler needs a model that learned from pairs",
         ),
         (["search", "model", "--budgets", "2", "--batch", "0"], "batch must be 1 or more"),
         (["search", "model", "--budgets", "2", "--seed", "99999999999999999999"], "--seed must be a whole"),
