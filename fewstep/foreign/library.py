@@ -30,6 +30,7 @@ def build(
     *,
     second_time: bool,
     slow_times: bool,
+    split_after: int | None,
     time_scale: float,
 ) -> Adapter:
     """Return the network of class `name`, with weights that its library draws, in its adapter.
@@ -55,7 +56,10 @@ def build(
     except (TypeError, ValueError) as error:
         raise UserError(f"diffusers can't build {name} from its config: {error}") from error
     if second_time or slow_times:
-        two_times.give(network, second_time=second_time, slow_times=slow_times, time_scale=time_scale)
+        spans = second_time and split_after is None
+        two_times.give(network, second_time=spans, slow_times=slow_times, time_scale=time_scale)
+    if split_after is not None:
+        two_times.split(network, split_after)
     return adapter(network, classes, second_time=second_time, slow_times=slow_times)
 
 

@@ -22,14 +22,15 @@ EMBEDDERS = ("time_embedding", "timestep_embedder")
 class Waves(nn.Module):
     """Makes of two times, (2, batch), the waves of the first and those of the span, (batch, features).
 
-    Of anything else, such as a scale of guidance, it makes what the network did.
+    Of anything else, such as a scale of guidance, it makes what the network did; without a span, the waves of
+    the first time, or of the second where `which` is 1.
     """
 
     frequencies: Tensor | None
 
     def __init__(self, plain: embeddings.Timesteps, slowed_by: float, span: Span | None) -> None:
         super().__init__()
-        self.plain, self.slowed_by = plain, slowed_by
+        self.plain, self.slowed_by, self.which = plain, slowed_by, 0
         self.register_buffer("frequencies", None if span is None else span.frequencies, persistent=False)
 
     def forward(self, times: Tensor) -> Tensor:
@@ -37,7 +38,7 @@ class Waves(nn.Module):
         if times.dim() == 1:
             return self.plain(times)
         t, until = times
-        own = self.plain(self.slowed_by * t)
+        own = self.plain(self.slowed_by * times[self.which])
         if self.frequencies is None:
             return own
         return torch.cat([own, span_waves(t, until, self.frequencies)], dim=1)
@@ -98,10 +99,30 @@ def give(network: Any, *, second_time: bool, slow_times: bool, time_scale: float
         network.get_time_embed = partial(_waves_of, network.time_proj)
 
 
+def split(network: Any, after: int) -> None:
+    """Have the first blocks of a network be given the first of two times alone, all after them the second.
+
+    What embeds the times is in the blocks, and takes the second; the first blocks are given both in reverse.
+    The last layer takes the embedding that is in the first block, by itself.
+
+    Args:
+        network: One of diffusers whose blocks each embed their time, that `give` was called with.
+        after: How many first blocks.
+    """
+    for part, _ in _places(network):
+        part.time_proj.which = 1
+    for block in network.transformer_blocks[:after]:
+        block.register_forward_pre_hook(_in_reverse, with_kwargs=True)
+
+
+def _in_reverse(block: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    return args, {**kwargs, "timestep": kwargs["timestep"].flip(0)}
+
+
 def _places(network: nn.Module) -> Iterator[tuple[Any, Any]]:
     """Yield the parts of a network that embed its time, and the layers in each that do."""
     for part in network.modules():
-        if isinstance(getattr(part, "time_proj", None), embeddings.Timesteps):
+        if isinstance(getattr(part, "time_proj", None), (embeddings.Timesteps, Waves)):
             for name in EMBEDDERS:
                 if isinstance(embedder := getattr(part, name, None), embeddings.TimestepEmbedding):
                     yield part, embedder

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fewstep.conditions import NONE
+from fewstep.errors import UserError
 from fewstep.lazy import lazy_imports
 
 if TYPE_CHECKING:
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
 with lazy_imports():
     from fewstep.foreign import library
+
+
+SPLIT = "DiTTransformer2DModel"
+DEPTH = 28  # its blocks where its config does not say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +34,24 @@ class Diffusers:
     config: dict[str, Any] = field(default_factory=dict)
     """Its arguments, as in its config.json."""
 
+    def check_split(self, split_after: int) -> None:
+        """Refuse a split of the blocks between the two times of a step that can't be.
+
+        Raises:
+            UserError: if the blocks don't embed their time each, or there are not so many.
+        """
+        if self.network != SPLIT:
+            raise UserError(
+                f"split_after is for networks whose blocks embed the time each, as {SPLIT} does; "
+                f"{self.network} does not: set it to null"
+            )
+        depth = self.config.get("num_layers", DEPTH)
+        if not 1 <= split_after <= depth:
+            raise UserError(
+                f"{SPLIT}: split_after {split_after} of {depth} blocks; set it from 1 to {depth}, "
+                "after which the last layer alone sees the end of a step"
+            )
+
     def build(
         self,
         shape: tuple[int, ...],
@@ -38,6 +61,7 @@ class Diffusers:
         guidance_input: bool = False,
         second_time: bool = False,
         slow_times: bool = False,
+        split_after: int | None = None,
         time_scale: float = 1.0,
     ) -> nn.Module:
         """Return the network for images or latents of `shape` (channels, height, width).
@@ -45,8 +69,10 @@ class Diffusers:
         Raises:
             UserError: if there is no such class or argument, it needs what fewstep can't supply, or does not
                 fit the shape, the classes, the conditions or guidance as an input, or embeds its time in a
-                way to which no second time can be added.
+                way to which no second time can be added, or can't be split.
         """
+        if split_after is not None:
+            self.check_split(split_after)
         return library.build(
             self.network,
             self.config,
@@ -56,5 +82,6 @@ class Diffusers:
             guidance_input,
             second_time=second_time,
             slow_times=slow_times,
+            split_after=split_after,
             time_scale=time_scale,
         )

@@ -255,6 +255,51 @@ def test_the_span_in_noise_levels_is_that_of_the_same_times_without():
     torch.testing.assert_close(*spans)
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_blocks_of_a_transformer_are_split_between_the_two_times(recompute, tmp_path):
+    model = adopted("DiTTransformer2DModel")
+    blocks = model.config.architecture["config"]["num_layers"]
+    assert blocks > 1
+    split = with_second_time(model, seed=3, split_after=1)
+    assert split.state_dict().keys() == model.state_dict().keys()
+    (plain, x, t, until), (u, *_) = flow_of(model), flow_of(split)
+    with torch.no_grad():
+        assert torch.equal(u(x, t), plain(x, t))
+        assert torch.equal(u(x, t, t), plain(x, t))
+        save_model(tmp_path, split)
+        assert torch.equal(flow_of(load_model(tmp_path))[0](x, t, until), u(x, t, until))
+    if recompute:
+        Engine(recompute=True).prepare(split)
+    embedders, given = (
+        [block.norm1.emb.time_proj.plain for block in split.network.network.transformer_blocks],
+        [],
+    )
+    for embedder in embedders:
+        embedder.register_forward_pre_hook(lambda _, times: given.append(times[0]))
+    u(x, t, until).square().sum().backward()
+    first, *others = given[: blocks + 1]  # those of the blocks, then that of the last layer
+    of_path = 1 - t if model.config.time == "1-t" else t
+    torch.testing.assert_close(first, model.config.time_scale * of_path)
+    ends = model.config.time_scale * (1 - until if model.config.time == "1-t" else until)
+    assert all(torch.equal(times, others[0]) for times in others)
+    torch.testing.assert_close(others[0], ends)
+    again = given[blocks + 1 :]
+    assert bool(again) == recompute
+    assert all(torch.equal(times, first) or torch.equal(times, others[0]) for times in again)
+
+
+def test_networks_whose_blocks_share_what_embeds_the_time_are_not_split():
+    told = (
+        r"networks whose blocks embed the time each, as DiTTransformer2DModel does; UNet2DModel does not: set"
+    )
+    with pytest.raises(UserError, match=told):
+        with_second_time(adopted("UNet2DModel"), seed=0, split_after=1)
+    with pytest.raises(
+        UserError, match=r"DiTTransformer2DModel: split_after 9 of \d blocks; set it from 1 to"
+    ):
+        with_second_time(adopted("DiTTransformer2DModel"), seed=0, split_after=9)
+
+
 def test_networks_whose_times_can_not_be_two_are_refused():
     given = r"for networks that are given the time of their path, and this one is given 0\.25 log_sigma"
     with pytest.raises(UserError, match=f"split_after is {given}: set it to null"):
