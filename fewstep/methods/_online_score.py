@@ -54,7 +54,7 @@ class OnlineScore(OnPolicyDistillation):
     """The range of canonical times at which scores are compared. Close to 0 the scores hardly differ; close
     to 1 a score's error is large."""
     compare_times: str = "uniform"
-    """Law of these times in their range: uniform, logit_normal or u_shaped, as those of flow_matching."""
+    """Law of these times in their range: uniform, logit_normal, u_shaped or edm, as of flow_matching."""
     fake_updates: int = 1
     """Updates of the fake network in each step, each from new samples; Yin et al. 2024 take 5."""
     fake_warmup: int = 30

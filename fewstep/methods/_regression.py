@@ -52,7 +52,8 @@ class PathRegression(Method):
     """
 
     times: str
-    """Law of the training times, over the model's own time: uniform, logit_normal or u_shaped."""
+    """Law of the training times, over the model's own time: uniform, logit_normal or u_shaped; or edm, normal
+    logarithms of noise levels (Karras et al. 2022), the same on any path."""
     label_dropout: float = 0.0
     """Share of samples whose conditions, the label and all others, are dropped, so that guidance can be used
     later."""

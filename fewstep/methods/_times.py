@@ -44,11 +44,22 @@ def _u_shaped(u: Tensor) -> Tensor:
     return torch.where(u < 0.5, 1 - t, t)
 
 
+def _edm(u: Tensor) -> Tensor:
+    """Normal logarithms of the noise level sigma = (1 - t) / t, of mean -1.2 and deviation 1.2.
+
+    Karras et al. 2022 (arXiv 2206.00364), table 1, on canonical times t whatever the path is.
+    """
+    return torch.sigmoid(1.2 + 1.2 * torch.special.ndtri(u))
+
+
 LAWS: dict[str, Callable[[Tensor], Tensor]] = {
     "uniform": lambda u: u,
     "logit_normal": _logit_normal,
     "u_shaped": _u_shaped,
+    "edm": _edm,
 }
+CANONICAL = ("edm",)
+"""Laws of canonical times; the others are of the time of a model's own path."""
 
 
 def check_law(name: str) -> None:
@@ -80,10 +91,14 @@ def law_at(name: str, location: float) -> Callable[[Tensor], Tensor]:
 def draw_times(law: str, config: ModelConfig, keys: Tensor) -> Tensor:
     """Return the time of each sample, (n,), in the model's own time.
 
-    The law is rescaled to the times at which the model's prediction gives a velocity.
+    The law is rescaled to the times at which the model's prediction gives a velocity, one of canonical times
+    is cut off there.
     """
-    start, end = _ends(paths.get(config.path), config.prediction)
-    return start + (end - start) * LAWS[law](randomness.uniforms("train.time", keys))
+    path, u = paths.get(config.path), randomness.uniforms("train.time", keys)
+    if law in CANONICAL:
+        return path.time_of(LAWS[law](u.double()).clamp(*flow.usable_times_on(path, config.prediction)))
+    start, end = _ends(path, config.prediction)
+    return start + (end - start) * LAWS[law](u)
 
 
 @cache

@@ -50,8 +50,8 @@ class Meanflow(Method):
     learn_from: Literal["pairs", "data"] = "pairs"
     """pairs of a coupling, or data with fresh noise, whose targets are noisy."""
     times: str = "uniform"
-    """Law of both times of a step, before they are put in order: uniform, logit_normal or u_shaped, as those
-    of flow_matching."""
+    """Law of both times of a step, before they are put in order: uniform, logit_normal, u_shaped or edm, as
+    those of flow_matching."""
     location: float = 0.0
     """For times logit_normal: the mean of their logits, whose deviation is 1; above 0 there are more near the
     data. Geng et al. take 0.4 for latents of images, which they write as -0.4."""

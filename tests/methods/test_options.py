@@ -53,6 +53,19 @@ def test_time_laws_have_their_density(law, density):
     assert (drawn - wanted).abs().max() < 0.01
 
 
+@pytest.mark.parametrize(
+    ("path", "prediction"), [("linear", "velocity"), ("edm", "reverse_v"), ("vp", "noise")]
+)
+def test_the_law_of_edm_is_of_noise_levels_on_any_path(path, prediction):
+    """Karras et al. 2022, table 1: ln sigma of mean -1.2 and deviation 1.2."""
+    config = as_model(ORACLE, path=path, prediction=prediction).config
+    t = _times.draw_times("edm", config, randomness.keys_of(0, 0, 20_000))
+    levels = torch.logit(paths.get(path).canonical_time(t), eps=1e-12).neg().sort().values
+    normal = torch.special.ndtr((levels + 1.2) / 1.2)
+    share = torch.arange(1, len(levels) + 1) / len(levels)
+    assert (normal - share).abs().max() < 1.36 / len(levels) ** 0.5  # Kolmogorov's bound at 5 %
+
+
 @pytest.mark.parametrize("law", _times.LAWS)
 def test_times_stay_where_the_prediction_gives_a_velocity(law):
     extremes = torch.tensor([0.0, 1e-9, 1 - 2**-24])
