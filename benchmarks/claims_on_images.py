@@ -136,22 +136,19 @@ def the_map_in_few_calls() -> dict[str, Section]:
 
 
 def rectified_diffusion() -> dict[str, Any]:
-    """Rectified Diffusion: reflow of a diffusion model as it is, in three ways, and as a flow; students."""
+    """Rectified Diffusion: reflow of a diffusion model as it is, and as a flow; then students."""
     by_paper = {"name": "reflow", "times": "uniform"}
-    methods = {
-        "diffusion": {},
-        "paper": by_paper,
-        "code": by_paper | {"compare": "data", "distance": "huber_each"},
-    }
+    by_code = by_paper | {"compare": "data", "distance": "huber_each"}
     own = {
         "init": "base",
         "train_on": "trajectories/base",
         "nfe": 4,
         "train": {**training(300, 5e-4), "batch": 64},
     }
-    as_it_is = reflowed(PAIRS["pairs"], **methods)
-    as_a_flow = reflowed(PAIRS["pairs"], flow={})
-    as_a_flow["reflow"]["flow"]["init"] = "converted"
+    as_it_is = reflowed(PAIRS["pairs"], diffusion={}, paper=by_paper, code=by_code)
+    as_a_flow = reflowed(PAIRS["pairs"], flow={}, flow_code=by_code)
+    for settings in as_a_flow["reflow"].values():
+        settings["init"] = "converted"
     return {
         "pretrain": DIFFUSION | {"converted": {"checkpoint": str(CONVERTED)}},
         "evaluate.reference": "base",
