@@ -40,6 +40,9 @@ class LazyModule:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loaded(), name)
 
+    def __reduce__(self) -> Any:
+        return importlib.import_module, (self._name,)
+
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._loaded(), name, value)
 

@@ -1,6 +1,7 @@
 """Modules that load at their first use: which thread they are lazy for, what loads them, what is refused."""
 
 import builtins
+import copy
 import importlib
 import sys
 import threading
@@ -115,3 +116,10 @@ def test_a_relative_import_is_refused():
     names = {"lazy_imports": lazy_imports, "__package__": "tests", "__name__": "tests.x"}
     with pytest.raises(ImportError, match="write its whole name"):
         exec("with lazy_imports():\n    from . import oracles", names)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_is_the_module(package, copied):
+    with lazy_imports():
+        from lazily.inner import leaf
+    assert copied(leaf) is importlib.import_module("lazily.inner.leaf")
