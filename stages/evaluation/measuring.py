@@ -1,7 +1,6 @@
 """What an evaluation measures: every entry once, by workers, and the reference until it converges."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -218,9 +217,14 @@ def ahead(wanted: Wanted) -> None:
     """
     if device() != "cpu":
         return
-    entries, _ = wanted.entries()
-    with suppress(ChangedError):  # a stage that runs meanwhile makes a model again
+    try:
+        entries, _ = wanted.entries()
         converge(wanted.measurements(), open_model(wanted.folders[wanted.fine.model]), wanted.fine, entries)
+    except ChangedError:
+        return  # a stage that runs meanwhile makes a model again
+    except UserError:
+        if all(folder.exists() for folder in wanted.folders.values()):
+            raise
 
 
 WORKER: dict[str, Any] = {}  # what a worker process keeps from one entry to the next

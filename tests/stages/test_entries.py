@@ -2,20 +2,24 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
 import torch
 from jobs import job_in
+from processes import wait_for
 
-from fewstep.checkpoint import model_digest, save_model
+from fewstep.checkpoint import load_model, model_digest, save_model
+from fewstep.errors import UserError
 from fewstep.grids import uniform
 from fewstep.metrics.protocol import BlockScores
 from fewstep.model import ModelConfig, build
 from flows import gc
-from stages.evaluation import measuring
+from stages.evaluation import evaluation, measuring
 from stages.evaluation.entries import Entry, KeptEntries, Result
 from stages.settings.fields import Plugin
 
@@ -174,6 +178,49 @@ def test_garbage_is_what_the_newest_evaluation_neither_read_nor_wrote(kept, tmp_
     assert newest.read(ENTRY)
     assert not newest.read(OTHER)
     assert not gc.old_entries(tmp_path).items
+
+
+def test_a_model_that_is_made_again_while_models_are_listed_ends_work_ahead(tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "device", lambda: "cpu")
+    asked = {"entries": lambda: load_model(tmp_path / "gone"), "folders": {"gone": tmp_path / "gone"}}
+    assert measuring.ahead(SimpleNamespace(**asked)) is None
+    with pytest.raises(UserError, match="gone is no model directory"):
+        measuring.ahead(SimpleNamespace(**asked | {"folders": {"there": tmp_path}}))
+
+
+def test_an_evaluation_that_fails_leaves_the_facts_of_other_models(tmp_path, monkeypatch):
+    began, ended = [], Event()
+
+    class Watched(ThreadPoolExecutor):
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            ended.set()
+            super().shutdown(wait)
+
+    def fail(*_):
+        wait_for(lambda: began)
+        raise UserError("no fine run converges")
+
+    def facts(folder, seed):
+        began.append(folder)
+        ended.wait(60)
+
+    monkeypatch.setattr(evaluation, "ThreadPoolExecutor", Watched)
+    monkeypatch.setattr(evaluation, "facts_of", facts)
+    monkeypatch.setattr(evaluation, "converge", fail)
+    for loaded in ("load_nets", "open_model"):
+        monkeypatch.setattr(evaluation, loaded, lambda _: None)
+    folders = {name: tmp_path / name for name in "abcde"}
+    wanted = SimpleNamespace(
+        job=job_in(tmp_path, "evaluate", inputs={"nets": tmp_path}),
+        folders=folders,
+        fine=SimpleNamespace(model="a"),
+        entries=lambda: ([], folders),
+        measurements=lambda: None,
+    )
+    with pytest.raises(UserError, match="no fine run converges"):
+        evaluation.evaluate(wanted)
+    assert began == [tmp_path / "a"]
 
 
 def test_nothing_is_measured_ahead_on_a_gpu(monkeypatch):
