@@ -5,7 +5,7 @@ Each seed runs the chain of params.yaml in a variant whose reflowed models and s
 claim; what variants share is made once. Printed is the distance to the data over that of the converged
 teacher, with its error, recall, how far samples are from the teacher's of the same noise, and the accuracy of
 classes if the model has any, for each seed (docs/evaluation-protocol.md); then what a sample costs: weights,
-millions of multiply-accumulates, and microseconds of one thread, all models in turn.
+millions of multiply-accumulates, and microseconds of one thread, all models in turn but for fine runs.
 """
 
 import json
@@ -334,8 +334,10 @@ def measured(claim: str, source: str, seed: int) -> dict[str, str]:
     models = {name for section in ("reflow", "distill") for name in sections.get(section, {})}
     shown = [row for row in rows if row["model"] in models or row["grid"] == "fine" or refined(row)]
     torch.set_num_threads(1)
-    plain = {row["name"]: sampling(artifacts, row) for row in shown if not refined(row)}
-    took = milliseconds(plain, ROUNDS)
+    few = {
+        row["name"]: sampling(artifacts, row) for row in shown if not (row["grid"] == "fine" or refined(row))
+    }
+    took = milliseconds(few, ROUNDS)
     return {
         f"{row['name']:<20}": f"{row['fd_over_teacher']:6.2f} ± {row['fd_over_teacher_se']:.2f} "
         f"({row['recall']:.3f}{told(row['endpoint_rmse'])}{told(row['class_accuracy'])}; "
