@@ -119,7 +119,7 @@ class Watched(Processes):
 
     def __init__(self, found):
         super().__init__(found)
-        self.victims = self.kills
+        self.asked, self.victims = len(found), self.kills
         self.pools.append(self)
 
     def heard(self, busy):
@@ -141,7 +141,7 @@ def test_any_number_of_processes_gives_the_same_bytes(kills, tmp_path, monkeypat
         (tmp_path / str(processes)).mkdir()
         folder, _ = run(tmp_path / str(processes), PICK, batch=32, report_noises=100, budgets=[2])
         folders.append(folder)
-    assert [len(pool.workers) for pool in Watched.pools] == [2]
+    assert [pool.asked for pool in Watched.pools] == [2]
     assert ("a worker died" in capfd.readouterr().out) == bool(kills)
     for name in ("grids.json", "costs.safetensors", "search.png"):
         assert len({(folder / name).read_bytes() for folder in folders}) == 1
