@@ -351,7 +351,8 @@ CLAIMS: dict[str, Callable[[int], dict[str, float]]] = {
 
 ELSEWHERE = {
     "instaflow": "is of images: run `python -m benchmarks.claims_on_images instaflow`",
-    "flowturbo": "is of images: run `python -m benchmarks.samplers_on_images flowturbo`",
+    "flowturbo": "is of images: run `python -m benchmarks.samplers_on_images flowturbo` for its solver, and "
+    "`python -m benchmarks.claims_on_images flowturbo` for its refiner",
     "latent_flow_matching": "can't be run offline: it needs CelebA-HQ and a trained autoencoder",
 }
 """What is said of works that have no claim on the mixture."""

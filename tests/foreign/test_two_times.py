@@ -335,6 +335,21 @@ class Plain(torch.nn.Linear):
 """
 
 
+def test_a_network_of_your_own_is_given_both_noise_levels(tmp_path, monkeypatch):
+    checkout_with(tmp_path, monkeypatch, "levels", CODE)
+    architecture = {"name": "imported", "network": "nets.levels:Net", "second_time": True}
+    model = build(ModelConfig(architecture=architecture, shape=(2,), path="ve", time="log_sigma"), seed=0)
+    given = []
+    model.network.network.register_forward_pre_hook(
+        lambda _, args, kwargs: given.append((args[1], kwargs["until"])), with_kwargs=True
+    )
+    t, until = torch.tensor([0.2]), torch.tensor([0.7])
+    model(torch.zeros(1, 2), t, until=until)
+    model(torch.zeros(1, 2), until, until=until)
+    (_, of_until), (level, _) = given
+    torch.testing.assert_close(of_until, level)
+
+
 def test_a_network_of_your_own_makes_its_second_time_itself(tmp_path, monkeypatch):
     checkout_with(tmp_path, monkeypatch, "two", CODE)
 
