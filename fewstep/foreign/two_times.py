@@ -95,7 +95,7 @@ class Embedder(embeddings.TimestepEmbedding, Timed):
 
     until: Span | None
     of: tuple[Waves]
-    """In a tuple, as it is a part of what this is a part of, and its weights have their names there."""
+    """In a tuple, so that its weights, which are those of another part, are not named twice."""
 
     def forward(self, sample: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the embedding, (batch, width), of what Waves made."""

@@ -49,13 +49,9 @@ def asked(model, count=40):
 def smoothed(model):
     """Have a network look at slow waves alone, as trained ones nearly do."""
     (part,) = (part for part in model.network.modules() if isinstance(part, Timed))
-    levels = (
-        torch.linspace(-1, 1, 2000) if model.config.time != "sigma" else torch.linspace(-4, 4, 2000).exp()
-    )
-    with torch.no_grad():
-        turns = (
-            part.waves(levels).diff(dim=0).abs().mean(dim=0) * 2000
-        )  # over about one unit of canonical time
+    levels = torch.linspace(-1, 1, 2000) if model.config.time == "log_sigma" else torch.logspace(-2, 2, 2000)
+    with torch.no_grad():  # both go over about one unit of the path's time
+        turns = 2000 * part.waves(levels).diff(dim=0).abs().mean(dim=0)
         part.time_layers()[0].weight[:, turns > 60] = 0
     return model
 
