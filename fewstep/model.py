@@ -15,7 +15,7 @@ from fewstep.errors import UserError
 from fewstep.grids import Grid
 from fewstep.lazy import lazy_imports
 from fewstep.lora_settings import LoraSettings
-from fewstep.network_times import NETWORK_TIMES, OF_A_PATH
+from fewstep.network_times import NETWORK_TIMES, OF_A_PATH, rate
 from fewstep.predictions import PARTS
 from fewstep.registry import unknown
 
@@ -284,7 +284,8 @@ class Model(nn.Module):
 
         A network with a second time predicts for the step from t until `until`, (batch,); without it, at t.
         One that is given noise levels, of which that of the data may be infinite, is given the first level
-        plus the span in the path's time; but one that knows two times by itself is given both levels.
+        plus the span in the path's time, times their rate (fewstep.network_times); but one that knows two
+        times by itself is given both levels.
         One with a guidance_input is given `guidance`, a number or (batch,).
 
         Raises:
@@ -317,7 +318,7 @@ class Model(nn.Module):
         if self.config.time in OF_A_PATH or getattr(self.network, "takes_any", False):
             return self._network_time(until, x)
         first = self._network_time(t, x)
-        return first + (until - t).to(first.dtype)
+        return first + rate(self.config.time, self.config.time_scale) * (until - t).to(first.dtype)
 
     def _network_time(self, t: Tensor, x: Tensor) -> Tensor:
         """Return what the network is given for a time of its path: in float32 at least."""
@@ -350,8 +351,8 @@ def build(config: ModelConfig, *, seed: int, table: Table | None = None) -> Mode
     """
     options = dict(config.architecture)
     taken = {name: options.pop(name) for name in TIMING if name in options}
-    if taken and config.time in OF_A_PATH and config.time_scale != 1:
-        taken["time_scale"] = config.time_scale
+    if taken and (scale := rate(config.time, config.time_scale)) != 1:
+        taken["time_scale"] = scale
     if config.conditions:
         taken["conditions"] = config.conditions
     if config.guidance_input:

@@ -25,3 +25,10 @@ NETWORK_TIMES: dict[str, Callable[[Path, Tensor], Tensor]] = {
 }
 OF_A_PATH = ("t", "1-t")
 """Those that are a path's own time; the others are noise levels."""
+RATE = 4.0
+"""How fast sigma = (1 - t) / t, and its logarithm, fall in the middle of canonical times t."""
+
+
+def rate(time: str, time_scale: float) -> float:
+    """Return how far what a network is given goes in a unit of time: noise levels, in the middle of times."""
+    return time_scale if time in OF_A_PATH else RATE * time_scale

@@ -6,16 +6,23 @@ import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fewstep import grown
+from fewstep import flow, grown, paths
 from fewstep.errors import UserError
 from fewstep.lazy import lazy_imports
-from fewstep.network_times import OF_A_PATH
+from fewstep.network_times import NETWORK_TIMES, OF_A_PATH
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fewstep.model import Model
 
 with lazy_imports():
+    import torch
+
     from fewstep.networks import embedding
+
+FITTED = 4096
+"""Times at which slow features are fitted to others."""
 
 
 def with_second_time(model: Model, *, seed: int, split_after: int | None = None) -> Model:
@@ -32,8 +39,11 @@ def with_second_time(model: Model, *, seed: int, split_after: int | None = None)
             given a noise level instead of a time, or is an adapter.
     """
     split = {} if split_after is None else {"split_after": split_after}
-    if split:
-        _must_be_given_time(model, "split_after", "set it to null")
+    if split and model.config.time not in OF_A_PATH:
+        raise UserError(
+            "split_after is for networks that are given the time of their path, and this one is given "
+            f"{model.config.time_scale:g} {model.config.time}: set it to null"
+        )
     return grown.filled(_drawn(model, "second_time", seed=seed, **split), model)
 
 
@@ -43,20 +53,25 @@ def with_slow_times(model: Model, *, seed: int) -> Model:
     Fast features make derivatives by the time that have little to do with the flow's. The slower ones
     reproduce the embedding of `model` but for what in it is faster; Zhang et al. 2025 (arXiv 2511.23342).
     The features of some networks, such as adm and dit at times from 0 to 1 or at logarithms of noise levels,
-    are slow anyway: these compute as they did.
+    are slow anyway: these compute as they did. Others of logarithms are as slow as those of a time in the
+    middle of canonical times, and fitted at all times of the path.
 
     Raises:
-        UserError: if its architecture has no such network, it has fast features of a noise level instead of a
-            time, or is an adapter.
+        UserError: if its architecture has no such network, it has fast features of a noise level itself, not
+            of its logarithm, or is an adapter.
     """
     slower = _drawn(model, "slow_times", seed=seed)
     parts = [part for part in slower.network.modules() if isinstance(part, embedding.Timed) and part.slowed]
-    if parts:
-        _must_be_given_time(model, "a method that differentiates by the time", "take another")
+    if model.config.time == "sigma" and not all(part.of_logarithms for part in parts):
+        raise UserError(
+            "a method that differentiates by the time is for networks that are given it, or the logarithm of "
+            f"a noise level; this one is given {model.config.time_scale:g} sigma: take another"
+        )
     fresh = [copy.deepcopy(part.time_layers()) for part in parts]
+    times = _times_of(model).to(next(model.parameters()).device)
     slower = grown.filled(slower, model)
     for part, layers in zip(parts, fresh, strict=True):
-        part.slow_down(layers, model.config.time_scale)
+        part.slow_down(layers, times)
     return slower
 
 
@@ -69,10 +84,12 @@ def _drawn(model: Model, what: str, *, seed: int, **more: int) -> Model:
     return grown.drawn(model, config, what.replace("_", " "), seed=seed)
 
 
-def _must_be_given_time(model: Model, what: str, remedy: str) -> None:
-    time, scale = model.config.time, model.config.time_scale
-    if time not in OF_A_PATH:
-        raise UserError(
-            f"{what} is for networks that are given the time of their path, and this one is given {scale:g} "
-            f"{time}: {remedy}"
-        )
+def _times_of(model: Model) -> Tensor:
+    """Return network times (FITTED,) of equally spaced ones of the path."""
+    config, t = model.config, (torch.arange(FITTED) + 0.5) / FITTED
+    if config.time not in OF_A_PATH:
+        path = paths.get(config.path)
+        ends = torch.tensor(flow.usable_times(config.path, config.prediction), dtype=torch.float64)
+        start, end = path.time_of(ends)
+        t = NETWORK_TIMES[config.time](path, start + (end - start) * t).float()
+    return config.time_scale * t

@@ -2,21 +2,29 @@
 
 Both times go in as one tensor, (2, batch), where the time does. So nothing is kept between the parts of a
 network, and blocks that are computed again for a backward pass, or compiled, see the times of their own call.
+
+Waves of a time have fixed frequencies; those of UNet2DModel with `fourier` have random ones and are of the
+logarithm of a noise level, by which its output is divided.
 """
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import torch
+from diffusers import UNet2DModel
 from diffusers.models import embeddings
 from torch import Tensor, nn
 
 from fewstep.errors import UserError
+from fewstep.network_times import RATE
 from fewstep.networks.embedding import Span, Timed, slowing, span_waves
 
 EMBEDDERS = ("time_embedding", "timestep_embedder")
 """What the layers that embed a time are called, beside `time_proj`, which makes its waves."""
+FASTEST_OF_FOURIER = 3 * 16 * 2 * math.pi
+"""Radians per unit of a logarithm: frequencies are normal, with a deviation of 16, and few are above 48."""
 
 
 class Waves(nn.Module):
@@ -27,28 +35,67 @@ class Waves(nn.Module):
     """
 
     frequencies: Tensor | None
+    slowed_by: float
+    which: int
 
-    def __init__(self, plain: embeddings.Timesteps, slowed_by: float, span: Span | None) -> None:
-        super().__init__()
-        self.plain, self.slowed_by, self.which = plain, slowed_by, 0
+    def set_up(self, slowed_by: float, span: Span | None) -> None:
+        """Say how slow its waves are, and of which frequencies those of the span."""
+        self.slowed_by, self.which = slowed_by, 0
         self.register_buffer("frequencies", None if span is None else span.frequencies, persistent=False)
+
+    def fast(self, t: Tensor) -> Tensor:
+        """Return the waves (batch, features) that the network made of one time, (batch,)."""
+        raise NotImplementedError
+
+    def slow(self, t: Tensor) -> Tensor:
+        """Return those waves, slowed."""
+        raise NotImplementedError
 
     def forward(self, times: Tensor) -> Tensor:
         """Return the waves, in float32 as times are."""
         if times.dim() == 1:
-            return self.plain(times)
+            return self.fast(times)
         t, until = times
-        own = self.plain(self.slowed_by * times[self.which])
+        own = self.slow(times[self.which])
         if self.frequencies is None:
             return own
         return torch.cat([own, span_waves(t, until, self.frequencies)], dim=1)
+
+
+class WavesOfTimes(Waves):
+    """Waves of fixed frequencies."""
+
+    def __init__(self, plain: embeddings.Timesteps) -> None:
+        super().__init__()
+        self.plain = plain
+
+    def fast(self, t: Tensor) -> Tensor:
+        """See Waves."""
+        return self.plain(t)
+
+    def slow(self, t: Tensor) -> Tensor:
+        """See Waves."""
+        return self.plain(self.slowed_by * t)
+
+
+class WavesOfLogarithms(Waves, embeddings.GaussianFourierProjection):
+    """Waves of the logarithm of a noise level, of random frequencies, which stay weights of the network."""
+
+    def fast(self, t: Tensor) -> Tensor:
+        """See Waves."""
+        return embeddings.GaussianFourierProjection.forward(self, t)
+
+    def slow(self, t: Tensor) -> Tensor:
+        """See Waves; the logarithm of a power is a multiple of the logarithm."""
+        return self.fast(t**self.slowed_by)
 
 
 class Embedder(embeddings.TimestepEmbedding, Timed):
     """Embeds the waves of a time as the network did, and adds the embedding of a span, at first zero."""
 
     until: Span | None
-    of: Waves
+    of: tuple[Waves]
+    """In a tuple, so that its weights, which are those of another part, are not named twice."""
 
     def forward(self, sample: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the embedding, (batch, width), of what Waves made."""
@@ -58,11 +105,11 @@ class Embedder(embeddings.TimestepEmbedding, Timed):
 
     def fast_waves(self, t: Tensor) -> Tensor:
         """See Timed."""
-        return self.of.plain(t)
+        return self.of[0].fast(t)
 
     def waves(self, t: Tensor) -> Tensor:
         """See Timed."""
-        return self.of.plain(self.of.slowed_by * t)
+        return self.of[0].slow(t)
 
     def time_layers(self) -> nn.Sequential:
         """See Timed."""
@@ -77,7 +124,7 @@ def give(network: Any, *, second_time: bool, slow_times: bool, time_scale: float
         network: One of diffusers.
         second_time: Whether it is to depend on the second.
         slow_times: Whether its waves of the first are to be slow.
-        time_scale: What both times are multiplied by.
+        time_scale: How far the numbers that it is given go in a unit of time; see fewstep.network_times.rate.
 
     Raises:
         UserError: if it has no such embedding of its time.
@@ -88,13 +135,21 @@ def give(network: Any, *, second_time: bool, slow_times: bool, time_scale: float
             f"{type(network).__name__} with this config embeds its time in a way to which no second time "
             "can be added; take one with the time_embedding_type positional"
         )
-    slowed_by = slowing(time_scale) if slow_times else 1.0
     for parent, embedder in found:
         embedder.__class__ = Embedder
-        waves, width = embedder.linear_1.in_features // 2, embedder.linear_2.out_features
-        embedder.until = Span(waves, width, time_scale) if second_time else None
-        embedder.slowed = slowed_by < 1
-        parent.time_proj = embedder.of = Waves(parent.time_proj, slowed_by, embedder.until)
+        count, width = embedder.linear_1.in_features // 2, embedder.linear_2.out_features
+        embedder.until = Span(count, width, time_scale) if second_time else None
+        embedder.of_logarithms = isinstance(parent.time_proj, embeddings.GaussianFourierProjection)
+        if embedder.of_logarithms:
+            waves, fastest = parent.time_proj, FASTEST_OF_FOURIER * RATE
+            waves.__class__ = WavesOfLogarithms
+            network.register_to_config(time_embedding_type="positional")  # it would divide by both times
+            network.register_forward_hook(_over_level)
+        else:
+            waves, fastest = WavesOfTimes(parent.time_proj), time_scale
+        slowed_by = slowing(fastest) if slow_times else 1.0
+        waves.set_up(slowed_by, embedder.until)
+        parent.time_proj, embedder.of, embedder.slowed = waves, (waves,), slowed_by < 1
     if hasattr(network, "get_time_embed"):  # of UNet2DConditionModel, which lets only one time in
         network.get_time_embed = partial(_waves_of, network.time_proj)
 
@@ -119,10 +174,18 @@ def _in_reverse(block: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[An
     return args, {**kwargs, "timestep": kwargs["timestep"].flip(0)}
 
 
+def _over_level(network: nn.Module, args: tuple[Tensor, ...], output: tuple[Tensor]) -> tuple[Tensor]:
+    level = args[1][0]
+    return (output[0] / level.reshape(-1, *[1] * (output[0].dim() - 1)),)
+
+
 def _places(network: nn.Module) -> Iterator[tuple[Any, Any]]:
     """Yield the parts of a network that embed its time, and the layers in each that do."""
+    known: tuple[type[nn.Module], ...] = (embeddings.Timesteps, Waves)
+    if isinstance(network, UNet2DModel):
+        known += (embeddings.GaussianFourierProjection,)
     for part in network.modules():
-        if isinstance(getattr(part, "time_proj", None), (embeddings.Timesteps, Waves)):
+        if isinstance(getattr(part, "time_proj", None), known):
             for name in EMBEDDERS:
                 if isinstance(embedder := getattr(part, name, None), embeddings.TimestepEmbedding):
                     yield part, embedder

@@ -15,7 +15,6 @@ FASTEST = 1000.0  # radians per unit of time; the slowest feature turns by one r
 FASTEST_OF_SLOW = 100.0  # the same where methods differentiate by the time
 FASTEST_OF_SPANS = 20.0  # the same of the span until a second time, by which they do so too
 FASTEST_OF_SCALES = 5.0  # radians as a scale of guidance grows by the factor e; what it does is smooth
-FITTED = 4096  # times at which slow features are fitted to others
 
 
 class Timed:
@@ -23,6 +22,8 @@ class Timed:
 
     slowed: bool
     """Whether its waves are slower than those that its design has without slow times."""
+    of_logarithms: bool = False
+    """Whether its waves are of the logarithm of what it is given."""
 
     def fast_waves(self, t: Tensor) -> Tensor:
         """Return the waves (n, features) that its design has, at network times t (n,)."""
@@ -37,21 +38,20 @@ class Timed:
         raise NotImplementedError
 
     @torch.no_grad()
-    def slow_down(self, fresh: nn.Sequential, time_scale: float) -> None:
+    def slow_down(self, fresh: nn.Sequential, times: Tensor) -> None:
         """Embed the slower waves, by least squares in the last layer, as its layers now embed the fast ones.
 
         Args:
             fresh: Layers like its own, of which the last is fitted and the others are taken as they are.
-            time_scale: The range of network times.
+            times: Network times, (n,), at which it is to.
         """
         layers = self.time_layers()
         last = layers[-1]
         assert isinstance(last, nn.Linear)
-        t = time_scale * (torch.arange(FITTED, device=last.weight.device) + 0.5) / FITTED
-        wanted = layers(self.fast_waves(t)).cpu().double()
-        hidden = fresh[:-1](self.waves(t)).cpu().double()
+        wanted = layers(self.fast_waves(times)).cpu().double()
+        hidden = fresh[:-1](self.waves(times)).cpu().double()
         terms = torch.cat([hidden, torch.ones_like(hidden[:, :1])], dim=1)
-        square = terms.T @ terms + 1e-6 * FITTED * torch.eye(terms.shape[1])
+        square = terms.T @ terms + 1e-6 * len(times) * torch.eye(terms.shape[1])
         fitted = torch.linalg.solve(square, terms.T @ wanted)
         layers.load_state_dict(fresh.state_dict())
         last.weight.copy_(fitted[:-1].T)
