@@ -35,6 +35,7 @@ FILES = (WEIGHTS, CONFIG, CONDITIONS, LORA)
 """All that a model directory may have; the first two are always there."""
 LEFT_OUT = (
     "conditions",
+    "equal_steps",
     "guidance_input",
     "guidance_range",
     "learned_from",

@@ -102,6 +102,7 @@ class ModelFlow:
         self.nfe_per_velocity = model.config.calls_per_velocity(guidance)
         self.velocity_until = model.config.velocity_until
         self.only_grid = only_grid_of(model.config)
+        self.equal_steps = model.config.equal_steps
         self.noise = model.noise
         self.learned_from = model.config.learned_from
         self.clamped_from = clamped_from(model.config)
@@ -270,6 +271,11 @@ def velocity_until(flow: Flow) -> Until:
 def only_grid(flow: Flow) -> tuple[Grid, float] | None:
     """Return the same of a flow; one that does not say knows all times."""
     return getattr(flow, "only_grid", None)
+
+
+def equal_steps(flow: Flow) -> int | None:
+    """Return ModelConfig.equal_steps of a flow's model; a flow that does not say takes any steps."""
+    return getattr(flow, "equal_steps", None)
 
 
 def must_know_all_times(flow: Flow, *, by: str) -> None:

@@ -74,6 +74,9 @@ class ModelConfig:
     trained_times: Literal["all", "grid", "until_1"] = "all"
     """"grid" for a student that only knows the timesteps of its own grid; "until_1" for one whose velocity is
     the average from any time until 1, so that it jumps to data in one step."""
+    equal_steps: int | None = None
+    """The number of equal steps of a flow map that learned these and others of a number that divides it; None
+    of any other model."""
     jitter: float = 0.0
     """How far the inner timesteps of its grid were moved at random in training, as a part of the way to the
     next timestep on either side; 0 for a student that knows its timesteps alone."""

@@ -14,7 +14,7 @@ from stages.run.runner import main
 from stages.settings.models import doubled_models
 from stages.settings.params import Params
 from stages.settings.students import StudentSettings, must_continue, must_keep_guidance, wrong_students
-from stages.settings.trainings import wrong_training
+from stages.settings.trainings import wrong_monitor, wrong_training
 
 with lazy_imports():
     from fewstep import checkpoint, lora, refining, shards
@@ -58,21 +58,7 @@ def check(params: Params) -> list[str]:
         student = params.config("distill", key)
         told = wrong_training(student.train, student.train_on, params)
         problems += [f"distill.{key}{problem}" for problem in told]
-        if student.monitor and student.method.options.needs.last_velocity:
-            problems.append(
-                f"distill.{key}.monitor looks at samples of a student, and a refiner makes none without its "
-                "teacher: set it to null"
-            )
-        if student.monitor and student.monitor.nfe and student.nfe != "any":
-            problems.append(
-                f"distill.{key}.monitor.nfe is for a student of any nfe; one of {student.nfe} is looked "
-                "at on its own grid: set it to null"
-            )
-        if student.monitor and student.method.options.needs.features == "monitor":
-            problems.append(
-                f"distill.{key}.monitor sees the features that the method's own loss pulls at, so it would "
-                "choose by them; set it to null, or feature_net to another, or feature_weight to 0"
-            )
+        problems += [f"distill.{key}.monitor{problem}" for problem in wrong_monitor(key, params)]
     return problems
 
 

@@ -11,7 +11,7 @@ from stages.run.job import Job
 from stages.run.runner import main
 from stages.settings.features import FeatureSettings, feature_inputs, wrong_features
 from stages.settings.fields import Count, Precision, Settings, SolverName
-from stages.settings.models import models, references, wrong_reference
+from stages.settings.models import models, references, wrong_nfe, wrong_reference
 from stages.settings.params import Params
 from stages.settings.refined import RefinedSettings, wrong_refined
 from stages.settings.samplers import EntryName, SamplerSettings, wrong_samplers
@@ -69,9 +69,8 @@ def inputs(config: Config, key: str | None, params: Params) -> dict[str, str]:
 
 def check(params: Params) -> list[str]:
     """Return what is wrong across sections: each model and number of steps asked for must be possible."""
-    config, problems = params.config("evaluate"), []
-    if len(set(config.nfe)) < len(config.nfe):
-        problems.append(f"evaluate.nfe {list(config.nfe)} names a number twice")
+    config = params.config("evaluate")
+    problems = list(wrong_nfe(config.nfe, params))
     problems += wrong_reference(config.reference, params)
     where = "evaluate.reference_nfe"
     problems += broken_steps(where, config.reference_nfe, config.reference_solver)

@@ -30,7 +30,8 @@ class Shortcut(Method):
     """Teach equal steps of 1, 2, 4 ... up to `finest`: the finest by flow matching, longer ones by halves.
 
     Source: Frans et al. 2024 (arXiv 2410.12557). A step's target is the mean of the two velocities that a
-    moving average of the student takes over its halves. Steps of other lengths are not trained.
+    moving average of the student takes over its halves. Steps of other lengths are not trained, so samplers
+    refuse them.
     """
 
     finest: int = 128
@@ -59,7 +60,11 @@ class Shortcut(Method):
 
     def trained(self) -> dict[str, Any]:
         """See Method.trained."""
-        return super().trained() | {"in_range": False, "map_preserving": False}
+        return super().trained() | {
+            "in_range": False,
+            "map_preserving": False,
+            "equal_steps": self.finest,
+        }
 
     def loss(self, nets: Nets, batch: Batch, network: str, progress: float, keys: Tensor) -> Tensor:
         """See Method.loss."""

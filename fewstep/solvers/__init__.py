@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from fewstep import registry
+from fewstep import registry, spacings
 from fewstep.errors import UserError
 from fewstep.finite import IN_NOISE, refuse_not_finite
-from fewstep.flow import Flow, WrappedFlow, as_state, only_grid, velocity_until
+from fewstep.flow import Flow, WrappedFlow, as_state, equal_steps, only_grid, velocity_until
 from fewstep.grids import Grid, reach
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def must_fit(flow: Flow, grid: Grid) -> None:
     Raises:
         UserError: if the grid starts before the flow can, or its last step starts after the flow's t_end; if
             the flow gives average velocities, but the solver is not Euler, or there are more steps than it
-            knows; if it knows the steps of its own grid alone, and these are others.
+            knows; if it knows the steps of its own grid alone, or equal ones, and these are others.
     """
     if (until := velocity_until(flow)) != "now" and grid.solver != "euler":
         raise UserError(
@@ -156,6 +156,8 @@ def must_fit(flow: Flow, grid: Grid) -> None:
         )
     if (own := only_grid(flow)) is not None:
         must_keep_to(*own, grid)
+    if (finest := equal_steps(flow)) is not None:
+        must_be_equal(grid, finest, start=flow.t_start, end=flow.t_end)
     if grid.times[0] < flow.t_start - 1e-9:
         raise UserError(
             f"the grid starts at {grid.times[0]}, before this model can, at {flow.t_start}; start it there"
@@ -192,6 +194,31 @@ def must_keep_to(own: Grid, jitter: float, grid: Grid) -> None:
                 f"this student was trained at its own timesteps alone; the grid has {t} where the student's "
                 f"has {near}: take that grid, or its teacher"
             )
+
+
+def must_be_equal(grid: Grid, finest: int, *, start: float, end: float) -> None:
+    """Refuse a grid that asks a student of equal steps for others.
+
+    Args:
+        grid: The grid that it is to be sampled with.
+        finest: ModelConfig.equal_steps.
+        start: The flow's t_start.
+        end: Its t_end.
+
+    Raises:
+        UserError: if the steps are not equal, or their number does not divide `finest`.
+    """
+    if finest % grid.steps:
+        raise UserError(
+            f"this student was trained for equal steps of a number that divides {finest}; the grid has "
+            f"{grid.steps}: take another number"
+        )
+    equal = spacings.uniform(grid.steps, start=start, end=end)
+    if any(abs(t - other) > 1e-6 for t, other in zip(grid.times, equal, strict=True)):
+        raise UserError(
+            "this student was trained for equal steps alone, and those of the grid are not equal; leave the "
+            "grid out, and give their number"
+        )
 
 
 def walk(

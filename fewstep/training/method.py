@@ -211,6 +211,7 @@ class Method:
         """
         return {
             "trained_times": self.trained_times,
+            "equal_steps": None,
             "map_preserving": self.map_preserving,
             "jitter": 0.0,
             "guidable": False,

@@ -28,7 +28,8 @@ def entries_of(
 ) -> list[Entry]:
     """Return the entries of one model: its own grid, or equal steps and what was searched.
 
-    One that takes guidance as an input has them at each of `scales`; None are both ends of its range.
+    One that was trained for equal steps has the numbers of them that it knows. One that takes guidance as an
+    input has them at each of `scales`; None are both ends of its range.
     """
     digest = model_digest(job.inputs[f"model {name}"])
     flow, shown = as_flow(model), model.config.guidance_shown
@@ -37,7 +38,13 @@ def entries_of(
     def entry(kind: str, grid: Grid) -> Entry:
         return Entry(name, kind, grid, nfe_of(grid, model), digest, shown(grid.guidance))
 
-    own = model.config.grid
+    own, finest = model.config.grid, model.config.equal_steps
+    if finest is not None:
+        equal_nfe = tuple(nfe for nfe in equal_nfe if finest % nfe == 0)
+        if not equal_nfe:
+            raise UserError(
+                f"{name} takes equal steps, of a number that divides {finest}: add one to evaluate.nfe"
+            )
     kind, plain = (kinds.EQUAL, [*map(equal, equal_nfe)]) if own is None else (kinds.OWN, [own])
     if scales := scales or model.config.guidance_range:
         plain = [replace(grid, guidance=scale) for scale in scales for grid in plain]

@@ -56,7 +56,8 @@ def draw_costs(axis: Any, found: "SearchedGrids", jumps: "Jumps") -> None:
             axis.step(times, [*times[1:], 1.0], where="post", color=colour, linewidth=1.3, label=label)
     axis.plot([timesteps[0], 1], [timesteps[0], 1], color=GREY, linewidth=0.6)
     axis.set(xlabel="jump from t", ylabel="to t", aspect="equal", title="What a jump costs")
-    axis.legend(fontsize=8, frameon=False, loc="lower right")
+    if axis.get_legend_handles_labels()[0]:  # none of a single step
+        axis.legend(fontsize=8, frameon=False, loc="lower right")
 
 
 def total_cost(times: Sequence[float], jumps: "Jumps") -> float:

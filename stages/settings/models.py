@@ -129,6 +129,23 @@ def flow_maps(params: Params) -> dict[str, str]:
     return {key: s.teacher for key, s in students.items() if s.method.options.needs.second_time}
 
 
+def equal_steps(params: Params, model: str) -> int | None:
+    """Return the number that those of a student's steps must divide, all equal; None of any other model."""
+    if model not in params.keys("distill"):
+        return None
+    found: int | None = params.config("distill", model).method.options.trained()["equal_steps"]
+    return found
+
+
+def wrong_nfe(nfe: tuple[int, ...], params: Params) -> Iterator[str]:
+    """Yield what is wrong with the numbers of equal steps that models are measured with."""
+    if len(set(nfe)) < len(nfe):
+        yield f"evaluate.nfe {list(nfe)} names a number twice"
+    for name in models(params):
+        if (finest := equal_steps(params, name)) and all(finest % steps for steps in nfe):
+            yield f"evaluate.nfe {list(nfe)} has none for {name}: add one that divides {finest}"
+
+
 def missing_flows(params: Params, named: Iterable[tuple[str, str]]) -> list[str]:
     """Return what is wrong with settings, given as (where, name), that need a model trained at all times."""
     there, problems = flows(params), []

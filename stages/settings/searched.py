@@ -5,6 +5,7 @@ from typing import Any
 
 from fewstep.searches import keeping_to_timesteps
 from stages.settings.models import (
+    equal_steps,
     flow_maps,
     guidance_range,
     jittered,
@@ -67,6 +68,8 @@ def wrong_student(config: Any, key: str, teacher: str, params: Params) -> Iterat
 def wrong_map(config: Any, key: str, teacher: str, params: Params) -> Iterator[str]:
     """Yield what is wrong with the search of a flow map."""
     yield from wrong_teacher(config, {key: "the model itself", teacher: "its teacher"})
+    if equal_steps(params, key) is not None:
+        yield f": {key} was trained for equal steps alone, and takes none that are searched; leave it out"
     if config.solver != "euler":
         yield f".solver {config.solver}: the steps of a flow map are Euler steps; set it to euler"
     if config.teacher == teacher and guidance_range(params, key):

@@ -7,6 +7,7 @@ from fewstep import variables
 from fewstep.errors import UserError
 from fewstep.settings import TrainSettings
 from stages.settings import discovery
+from stages.settings.models import equal_steps
 from stages.settings.params import Params
 
 
@@ -30,6 +31,28 @@ def wrong_training(train: TrainSettings, learns_from: str, params: Params) -> It
             )
     if train.moments == "8bit" and find_spec("torchao") is None:
         yield ".train.moments 8bit needs torchao: pip install 'fewstep[eight-bit]'"
+
+
+def wrong_monitor(key: str, params: Params) -> Iterator[str]:
+    """Yield what is wrong with the monitor of a student, each to follow its place in params.yaml."""
+    student = params.config("distill", key)
+    monitor, needs, finest = student.monitor, student.method.options.needs, equal_steps(params, key)
+    if monitor is None:
+        return
+    if needs.last_velocity:
+        yield " looks at samples of a student, and a refiner makes none without its teacher: set it to null"
+    if monitor.nfe and student.nfe != "any":
+        yield (
+            f".nfe is for a student of any nfe; one of {student.nfe} is looked at on its own grid: set it to "
+            "null"
+        )
+    elif finest and any(finest % nfe for nfe in monitor.nfe or ()):
+        yield f".nfe {list(monitor.nfe)}: {key} takes equal steps, of a number that divides {finest}"
+    if needs.features == "monitor":
+        yield (
+            " sees the features that the method's own loss pulls at, so it would choose by them; set it to "
+            "null, or feature_net to another, or feature_weight to 0"
+        )
 
 
 def must_share_batches(params: Params, addresses: Iterable[str]) -> None:

@@ -77,7 +77,7 @@ def test_the_loss_of_a_sample_is_its_own(on_policy):
 
 
 def test_a_student_says_how_it_was_trained():
-    kinds = {"trained_times": "grid", "map_preserving": True, "guidable": False}
+    kinds = {"trained_times": "grid", "equal_steps": None, "map_preserving": True, "guidable": False}
     assert Straighten().trained() == kinds | {"jitter": 0.0}
     assert student(jitter=0.2).config.jitter == 0.2
 

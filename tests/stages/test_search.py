@@ -67,6 +67,11 @@ def test_grids_scores_and_pictures_of_every_search(tmp_path, method, solver):
         assert found.decisions[4]["from"] in found.candidates[4]
 
 
+def test_a_single_step_is_drawn_without_a_warning(tmp_path, recwarn):
+    run(tmp_path, "bellman", budgets=[1])
+    assert not [warning for warning in recwarn if "legend" in str(warning.message)]
+
+
 def test_a_search_in_half_precision_is_scored_in_it(tmp_path):
     exact, near = (
         read_grids(run(tmp_path / precision, "uniform", precision=precision)[0]).scores[4]["uniform"]["rmse"]
