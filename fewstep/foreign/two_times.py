@@ -31,12 +31,12 @@ class Waves(nn.Module):
     """Makes of two times, (2, batch), the waves of the first and those of the span, (batch, features).
 
     Of anything else, such as a scale of guidance, it makes what the network did; without a span, the waves of
-    the first time, or of the second where `which` is 1.
+    the first time, or of the second where `which` is 1, or of both, (2, batch, features), where it is None.
     """
 
     frequencies: Tensor | None
     slowed_by: float
-    which: int
+    which: int | None
 
     def set_up(self, slowed_by: float, span: Span | None) -> None:
         """Say how slow its waves are, and of which frequencies those of the span."""
@@ -55,6 +55,8 @@ class Waves(nn.Module):
         """Return the waves, in float32 as times are."""
         if times.dim() == 1:
             return self.fast(times)
+        if self.which is None:
+            return self.slow(times.flatten()).unflatten(0, times.shape)
         t, until = times
         own = self.slow(times[self.which])
         if self.frequencies is None:
@@ -98,10 +100,12 @@ class Embedder(embeddings.TimestepEmbedding, Timed):
     """In a tuple, so that its weights, which are those of another part, are not named twice."""
 
     def forward(self, sample: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the embedding, (batch, width), of what Waves made."""
+        """Return the embedding, (batch, width), or (2, batch, width) of two times, of what Waves made."""
+        if self.until is None:
+            return super().forward(sample, condition)
         own = self.linear_1.in_features
         embedding: Tensor = super().forward(sample[:, :own], condition)
-        return embedding if self.until is None else embedding + self.until.embed(sample[:, own:])
+        return embedding + self.until.embed(sample[:, own:])
 
     def fast_waves(self, t: Tensor) -> Tensor:
         """See Timed."""
@@ -157,21 +161,52 @@ def give(network: Any, *, second_time: bool, slow_times: bool, time_scale: float
 def split(network: Any, after: int) -> None:
     """Have the first blocks of a network be given the first of two times alone, all after them the second.
 
-    What embeds the times is in the blocks, and takes the second; the first blocks are given both in reverse.
-    The last layer takes the embedding that is in the first block, by itself.
+    Where each block embeds the times by itself, it takes the second, and the first blocks are given both in
+    reverse; the last layer takes the embedding that is in the first block. Where all share one, that is made
+    of both times, (2, batch, ...), and each block is given its own of the two.
 
     Args:
-        network: One of diffusers whose blocks each embed their time, that `give` was called with.
+        network: A transformer of diffusers that `give` was called with.
         after: How many first blocks.
     """
-    for part, _ in _places(network):
-        part.time_proj.which = 1
-    for block in network.transformer_blocks[:after]:
-        block.register_forward_pre_hook(_in_reverse, with_kwargs=True)
+    blocks = [*network.transformer_blocks, *getattr(network, "single_transformer_blocks", ())]
+    parts = [part for part, _ in _places(network)]
+    shared = not any(parts[0] is part for part in blocks[0].modules())
+    for part in parts:
+        part.time_proj.which = None if shared else 1
+    if not shared:
+        for block in blocks[:after]:
+            block.register_forward_pre_hook(_in_reverse, with_kwargs=True)
+        return
+    for number, block in enumerate(blocks):
+        block.register_forward_pre_hook(partial(_one_of_two, int(number >= after)), with_kwargs=True)
+    if hasattr(network, "adaln_single"):  # of PixArt, whose last layer is no module
+        network.adaln_single.register_forward_hook(_last_of_two)
+    else:
+        network.norm_out.register_forward_pre_hook(_second_of_two)
 
 
 def _in_reverse(block: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     return args, {**kwargs, "timestep": kwargs["timestep"].flip(0)}
+
+
+def _one_of_two(
+    which: int, block: nn.Module, args: Any, kwargs: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    name = "temb" if "temb" in kwargs else "timestep"
+    return args, {**kwargs, name: kwargs[name][which]}
+
+
+def _second_of_two(layer: nn.Module, args: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    x, embedding = args
+    return x, embedding[1]
+
+
+def _last_of_two(
+    layer: nn.Module, args: tuple[Tensor, ...], output: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    of_blocks, of_last_layer = output
+    return of_blocks, of_last_layer[1]
 
 
 def _over_level(network: nn.Module, args: tuple[Tensor, ...], output: tuple[Tensor]) -> tuple[Tensor]:

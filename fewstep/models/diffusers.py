@@ -18,8 +18,13 @@ with lazy_imports():
     from fewstep.foreign import library
 
 
-SPLIT = "DiTTransformer2DModel"
-DEPTH = 28  # its blocks where its config does not say
+SPLIT = {
+    "DiTTransformer2DModel": {"num_layers": 28},
+    "PixArtTransformer2DModel": {"num_layers": 28},
+    "SD3Transformer2DModel": {"num_layers": 18},
+    "FluxTransformer2DModel": {"num_layers": 19, "num_single_layers": 38},
+}
+"""What can be split, with the arguments that say how many blocks there are, and their defaults."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +43,16 @@ class Diffusers:
         """Refuse a split of the blocks between the two times of a step that can't be.
 
         Raises:
-            UserError: if the blocks don't embed their time each, or there are not so many.
+            UserError: if it is no such transformer, or has not so many blocks.
         """
-        if self.network != SPLIT:
+        if self.network not in SPLIT:
             raise UserError(
-                f"split_after is for networks whose blocks embed the time each, as {SPLIT} does; "
-                f"{self.network} does not: set it to null"
+                f"split_after is for {', '.join(SPLIT)}, and {self.network} is none of them: set it to null"
             )
-        depth = self.config.get("num_layers", DEPTH)
+        depth = sum(self.config.get(name, usual) for name, usual in SPLIT[self.network].items())
         if not 1 <= split_after <= depth:
             raise UserError(
-                f"{SPLIT}: split_after {split_after} of {depth} blocks; set it from 1 to {depth}, "
+                f"{self.network}: split_after {split_after} of {depth} blocks; set it from 1 to {depth}, "
                 "after which the last layer alone sees the end of a step"
             )
 

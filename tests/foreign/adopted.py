@@ -4,8 +4,10 @@ import torch
 from foreign import tiny_networks
 
 from fewstep.conditions import Table
+from fewstep.flow import as_flow
 from fewstep.model import ModelConfig, build
 
+SAMPLES = 6
 SIZES = {"addition_embed_type": "text_time", "addition_time_embed_dim": 2}
 NETWORKS = {
     "UNet2DModel": (tiny_networks.unet, {"num_class_embeds": 5}, {"classes": 5}),
@@ -55,3 +57,25 @@ def adopted(name, **declared):
     model = build(description, seed=0, table=Table(rows=rows, null=null) if rows else None)
     model.network.network.load_state_dict(network.state_dict())
     return model.eval()
+
+
+def flow_of(model):
+    """Return u(x, t, until) of a model for a few samples, their states, times and ends."""
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(SAMPLES, *model.config.shape, generator=generator)
+    t, until = torch.rand(2, SAMPLES, generator=generator).sort(dim=0).values
+    table, flow = model.conditions.table, as_flow(model)
+    rows = {} if table is None else table.rows
+    given = {name: torch.from_numpy(rows[name])[torch.arange(SAMPLES) % 4] for name in rows}
+    if model.config.classes:
+        given["label"] = torch.arange(SAMPLES) % model.config.classes
+    return lambda x, t, until=None: flow(x, t, until=until, **given), x, t, until
+
+
+def moved(model):
+    """Move all weights, of which the last of a new second time begin as zeros."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
+    return model

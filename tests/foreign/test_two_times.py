@@ -5,7 +5,7 @@ from itertools import pairwise, product
 
 import pytest
 import torch
-from foreign.adopted import BETAS, EDM, NETWORKS, adopted
+from foreign.adopted import BETAS, EDM, NETWORKS, SAMPLES, adopted, flow_of, moved
 from own_code import checkout_with
 
 from fewstep import grids, randomness
@@ -28,30 +28,6 @@ from fewstep.training.networks import Training
 
 with lazy_imports():  # takes seconds, also of the processes that run other tests
     import diffusers
-
-SAMPLES = 6
-
-
-def flow_of(model):
-    """Return u(x, t, until) of a model for a few samples, their states, times and ends."""
-    generator = torch.Generator().manual_seed(4)
-    x = torch.randn(SAMPLES, *model.config.shape, generator=generator)
-    t, until = torch.rand(2, SAMPLES, generator=generator).sort(dim=0).values
-    table, flow = model.conditions.table, as_flow(model)
-    rows = {} if table is None else table.rows
-    given = {name: torch.from_numpy(rows[name])[torch.arange(SAMPLES) % 4] for name in rows}
-    if model.config.classes:
-        given["label"] = torch.arange(SAMPLES) % model.config.classes
-    return lambda x, t, until=None: flow(x, t, until=until, **given), x, t, until
-
-
-def moved(model):
-    """Move all weights, of which the last of a new second time begin as zeros."""
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
-    return model
 
 
 def timed(model):
@@ -253,51 +229,6 @@ def test_the_span_in_noise_levels_is_that_of_the_same_times_without():
         model(torch.zeros(3, 1, 4, 4), torch.tensor([0.0, 0.2, 0.5]), until=torch.tensor([1.0, 0.9, 0.5]))
         spans += seen
     torch.testing.assert_close(*spans)
-
-
-@pytest.mark.parametrize("recompute", [False, True])
-def test_the_blocks_of_a_transformer_are_split_between_the_two_times(recompute, tmp_path):
-    model = adopted("DiTTransformer2DModel")
-    blocks = model.config.architecture["config"]["num_layers"]
-    assert blocks > 1
-    split = with_second_time(model, seed=3, split_after=1)
-    assert split.state_dict().keys() == model.state_dict().keys()
-    (plain, x, t, until), (u, *_) = flow_of(model), flow_of(split)
-    with torch.no_grad():
-        assert torch.equal(u(x, t), plain(x, t))
-        assert torch.equal(u(x, t, t), plain(x, t))
-        save_model(tmp_path, split)
-        assert torch.equal(flow_of(load_model(tmp_path))[0](x, t, until), u(x, t, until))
-    if recompute:
-        Engine(recompute=True).prepare(split)
-    embedders, given = (
-        [block.norm1.emb.time_proj.plain for block in split.network.network.transformer_blocks],
-        [],
-    )
-    for embedder in embedders:
-        embedder.register_forward_pre_hook(lambda _, times: given.append(times[0]))
-    u(x, t, until).square().sum().backward()
-    first, *others = given[: blocks + 1]  # those of the blocks, then that of the last layer
-    of_path = 1 - t if model.config.time == "1-t" else t
-    torch.testing.assert_close(first, model.config.time_scale * of_path)
-    ends = model.config.time_scale * (1 - until if model.config.time == "1-t" else until)
-    assert all(torch.equal(times, others[0]) for times in others)
-    torch.testing.assert_close(others[0], ends)
-    again = given[blocks + 1 :]
-    assert bool(again) == recompute
-    assert all(torch.equal(times, first) or torch.equal(times, others[0]) for times in again)
-
-
-def test_networks_whose_blocks_share_what_embeds_the_time_are_not_split():
-    told = (
-        r"networks whose blocks embed the time each, as DiTTransformer2DModel does; UNet2DModel does not: set"
-    )
-    with pytest.raises(UserError, match=told):
-        with_second_time(adopted("UNet2DModel"), seed=0, split_after=1)
-    with pytest.raises(
-        UserError, match=r"DiTTransformer2DModel: split_after 9 of \d blocks; set it from 1 to"
-    ):
-        with_second_time(adopted("DiTTransformer2DModel"), seed=0, split_after=9)
 
 
 def test_networks_whose_times_can_not_be_two_are_refused():
