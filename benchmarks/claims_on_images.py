@@ -40,6 +40,8 @@ CONVERTED = Path("data/converted")
 """The weights of `DIFFUSION`, called the velocity of a flow on the linear path."""
 ON_POLICY = {"batch": 128, "betas": [0.0, 0.99], "warmup": 20, "decay": "cosine", "ema": 0.99}
 """Trainings of on-policy distillation, but for steps and learning rate."""
+FEWER: dict[str, dict[str, int]] = {"patches": {"evaluate.samples": 500, "evaluate.blocks": 4}}
+"""What to measure of each source of larger images, whose fine runs would take hours."""
 TIMED, ROUNDS = 128, 20
 """Samples that are made at once, and how often, to measure their time."""
 
@@ -104,6 +106,7 @@ def flow_maps() -> dict[str, Section]:
             "flow_map": {**ANY_STEP, "init": "base"},
             "meanflow": student({"name": "meanflow"}, train_on="couple/many", **any_nfe),
             "lagrangian": student({"name": "flow_map_distillation"}, train_on="prepare", **any_nfe),
+            "shortcut": student({"name": "shortcut"}, train_on="prepare", **any_nfe),
             "consistency": student({"name": "consistency"}, **one),
             "continuous": student({"name": "consistency", "kind": "continuous"}, **one),
         },
@@ -326,7 +329,8 @@ CLAIMS: dict[str, Callable[[], dict[str, Any]]] = {
 
 def measured(claim: str, source: str, seed: int) -> dict[str, str]:
     """Return what came of the models of a claim, by model and NFE."""
-    sections, of_all = CLAIMS[claim](), {"prepare.source": source, "seed": seed}
+    sections = CLAIMS[claim]()
+    of_all = {"prepare.source": source, "seed": seed} | FEWER.get(source, {})
     if "converted" in sections.get("pretrain", {}):
         convert(run_chain({**NO_MODELS, **of_all, "pretrain": DIFFUSION}) / "models" / "base")
     artifacts = run_chain({**sections, **of_all})
