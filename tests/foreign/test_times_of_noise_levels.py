@@ -1,19 +1,26 @@
 """Networks that are given noise levels, fast features of them too, get a second time and slow times."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from foreign import tiny_networks
 from foreign.adopted import EDM
 
+from fewstep import grids, randomness
 from fewstep.checkpoint import load_model, save_model
 from fewstep.derivatives import along_flow
 from fewstep.errors import UserError
 from fewstep.flow import as_flow, usable_times
-from fewstep.model import ModelConfig, build
+from fewstep.methods.consistency import Consistency
+from fewstep.methods.flow_map import FlowMap
+from fewstep.methods.meanflow import Meanflow
+from fewstep.model import Model, ModelConfig, build
 from fewstep.networks.embedding import Timed
+from fewstep.settings import TrainSettings
 from fewstep.timing import with_second_time, with_slow_times
+from fewstep.training.networks import Training
 
 VE = {"path": "ve", "prediction": "score", "time": "sigma"}
 CONFIG = {"time_embedding_type": "fourier"}
@@ -110,6 +117,36 @@ def test_slow_waves_turn_as_those_of_a_time_do_in_the_middle(name):
     fastest = ((part.waves(given)[1] - part.waves(given)[0]).view(2, -1).norm(dim=0) / 2e-4).max()
     assert 20 < fastest < 130
     assert fast > 5 * slow
+
+
+@pytest.mark.parametrize("method", [FlowMap(), Meanflow(), Consistency(kind="continuous")])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_student_is_trained_by_methods_that_differentiate_by_the_time_too(name, method):
+    torch.manual_seed(1)
+    teacher = MODELS[name]()
+    student = copy.deepcopy(teacher)
+    if method.needs.second_time:
+        student = with_second_time(student, seed=0)
+    if method.needs.slow_times:
+        student = with_slow_times(student, seed=0)
+    if method.trained_times == "until_1":
+        config = teacher.config
+        start = usable_times(config.path, config.prediction)[0]
+        student = Model(replace(student.config, grid=grids.uniform(1, start=start)), student.network)
+    before = copy.deepcopy(student.state_dict())
+    keys, shape = randomness.keys_of(0, 0, 6), teacher.config.shape
+    data, noise = (randomness.noises(of, keys, shape) for of in ("data", "noise"))
+    times = torch.linspace(usable_times(teacher.config.path, teacher.config.prediction)[0], 1, 5)
+    states = torch.lerp(noise[:, None], data[:, None], times.reshape(1, -1, *[1] * len(shape)))
+    batch = {"data": data, "noise": noise, "states": states, "times": times.expand(6, -1)}
+    settings = TrainSettings(steps=2, batch=6, learning_rate=1e-2, warmup=0)
+    training = Training(method, student, lambda _: teacher, settings, 0, torch.device("cpu"))
+    for _ in range(2):
+        training.take_step(batch, keys)
+    assert training.skipped() == 0
+    after = training.modules["student"].state_dict()
+    assert all(weight.isfinite().all() for weight in after.values())
+    assert any(not torch.equal(after[key], before[key]) for key in before)
 
 
 def test_fast_features_of_sigma_itself_are_refused():
