@@ -210,7 +210,7 @@ def instaflow() -> dict[str, Any]:
     }
 
 
-def any_number_of_calls(steps: int = 8000, then: int = 1000) -> dict[str, Any]:
+def any_number_of_calls(steps: int = 8000, then: int = 1000, trajectories: int = 96_000) -> dict[str, Any]:
     """AnyFlow: a flow map of four times the weights, from many trajectories; and its second stage."""
     search = DEMO["search"]["base"]
     stage = {"name": "anyflow", "map_weight": 1.0, "fake_warmup": 1000, "steps": [1, 1, 2, 4, 8, 8]}
@@ -218,7 +218,7 @@ def any_number_of_calls(steps: int = 8000, then: int = 1000) -> dict[str, Any]:
         "couple": {},
         "reflow": {},
         "search": {"base": search | {"method": search["method"] | {"fine_steps": 32}}},
-        "trajectories": {"base": DEMO["trajectories"]["base"] | {"samples": 96_000}},
+        "trajectories": {"base": DEMO["trajectories"]["base"] | {"samples": trajectories}},
         "distill": {
             "any-step": ANY_STEP
             | {
@@ -238,8 +238,8 @@ def any_number_of_calls(steps: int = 8000, then: int = 1000) -> dict[str, Any]:
 
 
 def any_number_of_calls_for_longer() -> dict[str, Any]:
-    """AnyFlow: twice the steps of both stages, and a third with a critic; takes hours."""
-    sections = any_number_of_calls(16_000, 2000)
+    """AnyFlow: twice the steps of both stages, more trajectories, and a third with a critic; takes hours."""
+    sections = any_number_of_calls(16_000, 2000, 256_000)
     near = sections["distill"]["any-near"]
     critic = near["method"] | {"gan_weight": 2.0, "steps": [1, 4, 8, 8]}
     training = near["train"] | {"steps": 150, "learning_rate": 1.0e-5}
