@@ -100,8 +100,8 @@ class MonitorSettings:
     """A look with so many times the best distance, or a collapse, sends the training back to its best look,
     and halves its learning rates: one that is too high for the data is found out. null never does."""
     nfe: tuple[int, ...] | None = None
-    """Numbers of equal steps with which a look samples a student of any number; null is 1 and 4. One of a
-    grid is sampled on that."""
+    """Numbers of equal steps with which a look samples a student of any number; null is 1 and 4, or those
+    of them that it knows. One of a grid is sampled on that."""
 
     def __post_init__(self) -> None:
         _require(self, "samples", self.samples >= 100, "100 or more")

@@ -7,7 +7,7 @@ of `end` if it is noisier, and data follows it.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from fewstep.errors import UserError
@@ -26,6 +26,17 @@ def uniform(steps: int, *, start: float = 0.0, end: float = 1.0) -> tuple[float,
     _refuse_none(steps)
     inner = [start + (1 - start) * i / steps for i in range(1, steps)]
     return (start, *within(inner, start, end), 1.0)
+
+
+def dividing(finest: int | None, numbers: Iterable[int]) -> tuple[int, ...]:
+    """Return those numbers of equal steps that a model takes; `finest` is its ModelConfig.equal_steps."""
+    return tuple(number for number in numbers if finest is None or finest % number == 0)
+
+
+def all_dividing(finest: int) -> str:
+    """Return all numbers that divide `finest`, for messages: 1, 2, 4 or 8."""
+    *others, last = map(str, dividing(finest, range(1, finest + 1)))
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def edm(

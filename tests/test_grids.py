@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from fewstep import grids
 from fewstep.errors import UserError
 from fewstep.grids import Grid
-from fewstep.spacings import SPACINGS, Spacing
+from fewstep.spacings import SPACINGS, Spacing, all_dividing, dividing
 
 inner_times = st.sets(st.floats(0, 1, exclude_min=True, exclude_max=True), max_size=20)
 
@@ -97,3 +97,9 @@ def test_equal_steps_fit_a_flow_that_ends_before_data():
 
 def test_settings_name_the_spacings_that_there_are():
     assert set(get_args(Spacing)) == set(SPACINGS)
+
+
+def test_numbers_of_equal_steps_are_those_that_divide_the_finest():
+    assert dividing(8, (1, 3, 4, 8, 16)) == (1, 4, 8)
+    assert dividing(None, (1, 3)) == (1, 3)
+    assert [all_dividing(finest) for finest in (1, 2, 12)] == ["1", "1 or 2", "1, 2, 3, 4, 6 or 12"]

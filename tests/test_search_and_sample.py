@@ -95,6 +95,17 @@ def test_the_steps_of_a_flow_map_are_searched_for_its_teacher_and_sampled(made, 
     assert "Euler steps, and grids of heun" in fewstep("search", a_map, *words, "--solver", "heun")
 
 
+def test_a_student_of_equal_steps_takes_no_others(made, tmp_path):
+    short = made({**POINTS, "second_time": True}, equal_steps=4)
+    words = ("sample", short, "--samples", 2, "--out", "x.safetensors")
+    (tmp_path / "grids.json").write_text(json.dumps({"grids": {"2": {"times": [0, 0.3, 1]}}}))
+    assert "the grid has 3: take 1, 2 or 4 equal ones" in fewstep(*words, "--steps", 3)
+    assert "has 2, of other lengths: take 1, 2 or 4 equal ones" in fewstep(*words, "--grid", "grids.json")
+    assert "takes none that are searched" in fewstep("search", short, "--budgets", 2, "--method", "uniform")
+    assert not (tmp_path / "x.safetensors").exists()
+    assert fewstep(*words, "--steps", 2) is None
+
+
 def test_steps_at_once_give_the_samples_of_one_after_the_other(made, tmp_path):
     words = [
         "sample",

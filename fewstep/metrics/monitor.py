@@ -30,6 +30,7 @@ from fewstep.model import Model
 from fewstep.rows import Rows
 from fewstep.settings import MonitorSettings
 from fewstep.solvers import integrate
+from fewstep.spacings import dividing
 
 if TYPE_CHECKING:
     from sklearn.cluster import KMeans
@@ -100,7 +101,8 @@ class Monitor:
                 "a monitor looks at students on their own grid, or at flow maps; this model has no grid"
             )
         flow = as_flow(student)
-        return [uniform(nfe, start=flow.t_start, end=flow.t_end) for nfe in self.settings.nfe or NFE]
+        numbers = self.settings.nfe or dividing(config.equal_steps, NFE)
+        return [uniform(nfe, start=flow.t_start, end=flow.t_end) for nfe in numbers]
 
     def _look(self, student: Model, step: int, grid: Grid) -> Look:
         try:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fewstep.errors import UserError
-from fewstep.flow import at_one_time, velocity_until
+from fewstep.flow import at_one_time, equal_steps, velocity_until
 from fewstep.grids import Grid, spaced
 from fewstep.progress import SILENT, Progress
+from fewstep.spacings import all_dividing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +35,11 @@ class Student:
 
 @dataclass(frozen=True)
 class Problem:
-    """Which flow to find grids for, and how they will be used."""
+    """Which flow to find grids for, and how they will be used.
+
+    Raises:
+        UserError: if the flow is of a student that takes equal steps alone.
+    """
 
     flow: Flow
     noise: Noise
@@ -53,6 +58,13 @@ class Problem:
     progress: Progress = SILENT
     kept: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
     """What one search found out and another may want as well."""
+
+    def __post_init__(self) -> None:
+        if (finest := equal_steps(self.flow)) is not None:
+            raise UserError(
+                "this student was trained for equal steps alone, and takes none that are searched; sample it "
+                f"with {all_dividing(finest)} equal ones"
+            )
 
     @property
     def of_map(self) -> bool:

@@ -208,16 +208,12 @@ def must_be_equal(grid: Grid, finest: int, *, start: float, end: float) -> None:
     Raises:
         UserError: if the steps are not equal, or their number does not divide `finest`.
     """
-    if finest % grid.steps:
-        raise UserError(
-            f"this student was trained for equal steps of a number that divides {finest}; the grid has "
-            f"{grid.steps}: take another number"
-        )
     equal = spacings.uniform(grid.steps, start=start, end=end)
-    if any(abs(t - other) > 1e-6 for t, other in zip(grid.times, equal, strict=True)):
+    unequal = any(abs(t - other) > 1e-6 for t, other in zip(grid.times, equal, strict=True))
+    if unequal or not spacings.dividing(finest, [grid.steps]):
         raise UserError(
-            "this student was trained for equal steps alone, and those of the grid are not equal; leave the "
-            "grid out, and give their number"
+            f"this student was trained for equal steps alone; the grid has {grid.steps}"
+            f"{', of other lengths' if unequal else ''}: take {spacings.all_dividing(finest)} equal ones"
         )
 
 

@@ -12,6 +12,7 @@ from fewstep.errors import UserError
 from fewstep.flow import as_flow
 from fewstep.grids import Grid, uniform
 from fewstep.model import Model
+from fewstep.spacings import all_dividing, dividing
 from stages.evaluation import kinds
 from stages.evaluation.entries import Entry
 from stages.run.job import Job
@@ -39,12 +40,9 @@ def entries_of(
         return Entry(name, kind, grid, nfe_of(grid, model), digest, shown(grid.guidance))
 
     own, finest = model.config.grid, model.config.equal_steps
-    if finest is not None:
-        equal_nfe = tuple(nfe for nfe in equal_nfe if finest % nfe == 0)
-        if not equal_nfe:
-            raise UserError(
-                f"{name} takes equal steps, of a number that divides {finest}: add one to evaluate.nfe"
-            )
+    equal_nfe = dividing(finest, equal_nfe)
+    if finest is not None and not equal_nfe:
+        raise UserError(f"{name} takes {all_dividing(finest)} equal steps; add one of these to evaluate.nfe")
     kind, plain = (kinds.EQUAL, [*map(equal, equal_nfe)]) if own is None else (kinds.OWN, [own])
     if scales := scales or model.config.guidance_range:
         plain = [replace(grid, guidance=scale) for scale in scales for grid in plain]

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fewstep import registry
 from fewstep.exports import SCHEDULED, lacks
+from fewstep.spacings import all_dividing, dividing
 from stages.settings.fields import Count, ExportPlugin, Guidance, Named, Settings, SolverName
 from stages.settings.models import (
     TEACHERS,
@@ -76,8 +77,8 @@ def wrong_steps(key: str, config: ExportSettings, params: Params) -> Iterator[st
     elif (own := own_steps(key, params)) is None:
         if config.steps is None and not may_have_steps(key, params):
             yield f".steps is missing: {key} was trained for any number of steps; say how many to take"
-        elif config.steps is not None and (finest := equal_steps(params, key)) and finest % config.steps:
-            yield f".steps {config.steps}: {key} takes equal steps, of a number that divides {finest}"
+        elif config.steps and (finest := equal_steps(params, key)) and not dividing(finest, [config.steps]):
+            yield f".steps {config.steps}: {key} takes equal steps; set it to {all_dividing(finest)}"
     elif config.steps not in (None, own):
         yield f".steps {config.steps}: {key} was trained for its own {own} steps alone; leave steps out"
     elif config.solver != "euler" or (config.guidance != 1 and guidance_range(params, key) is None):

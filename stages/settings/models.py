@@ -7,6 +7,7 @@ from typing import Any
 from fewstep import noises, paths
 from fewstep.errors import UserError
 from fewstep.guidance_ranges import Range
+from fewstep.spacings import all_dividing, dividing
 from fewstep.training.method import Method
 from stages.settings.fields import Named
 from stages.settings.loss_features import wrong_loss_features
@@ -142,8 +143,8 @@ def wrong_nfe(nfe: tuple[int, ...], params: Params) -> Iterator[str]:
     if len(set(nfe)) < len(nfe):
         yield f"evaluate.nfe {list(nfe)} names a number twice"
     for name in models(params):
-        if (finest := equal_steps(params, name)) and all(finest % steps for steps in nfe):
-            yield f"evaluate.nfe {list(nfe)} has none for {name}: add one that divides {finest}"
+        if (finest := equal_steps(params, name)) and not dividing(finest, nfe):
+            yield f"evaluate.nfe {list(nfe)} has none for {name}: add {all_dividing(finest)}"
 
 
 def missing_flows(params: Params, named: Iterable[tuple[str, str]]) -> list[str]:

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from fewstep import variables
 from fewstep.errors import UserError
 from fewstep.settings import TrainSettings
+from fewstep.spacings import all_dividing, dividing
 from stages.settings import discovery
 from stages.settings.models import equal_steps
 from stages.settings.params import Params
@@ -46,8 +47,8 @@ def wrong_monitor(key: str, params: Params) -> Iterator[str]:
             f".nfe is for a student of any nfe; one of {student.nfe} is looked at on its own grid: set it to "
             "null"
         )
-    elif finest and any(finest % nfe for nfe in monitor.nfe or ()):
-        yield f".nfe {list(monitor.nfe)}: {key} takes equal steps, of a number that divides {finest}"
+    elif finest and monitor.nfe and dividing(finest, monitor.nfe) != monitor.nfe:
+        yield f".nfe {list(monitor.nfe)}: {key} takes equal steps; name none but {all_dividing(finest)}"
     if needs.features == "monitor":
         yield (
             " sees the features that the method's own loss pulls at, so it would choose by them; set it to "

@@ -20,6 +20,7 @@ from fewstep.power_averages import FOLDER
 from fewstep.settings import MonitorSettings, TrainSettings
 from fewstep.shards import Shards
 from fewstep.solvers import integrate
+from fewstep.spacings import dividing
 from fewstep.training.loop import Trained
 from fewstep.training.method import Batch, Method
 from stages.artifacts import places
@@ -261,10 +262,11 @@ def picture_samples(job: Job, model: Model) -> None:
     count = samples_shown(config.shape)
     # "sheet" names a stream of random numbers: another name draws other samples
     ((noise, conditions),) = draws_of(model, "sheet", job.seed, range(count), batch=count, device=device())
+    numbers = dividing(config.equal_steps, SHOWN_NFE)
     grids: list[Grid] = (
         [config.grid]
         if config.grid
-        else [uniform(nfe, start=flow.t_start, end=flow.t_end) for nfe in SHOWN_NFE]
+        else [uniform(nfe, start=flow.t_start, end=flow.t_end) for nfe in numbers]
     )
     through = codec.of_prepared(job.inputs["data"])
     rows = [

@@ -248,14 +248,16 @@ def test_an_infinite_ratio_is_no_list():
         ),
         (["model", "out", "--steps", "2", "--guidance", "2"], "this one has no classes"),
         (["student", "out", "--steps", "2"], "this student was trained for its own 1 steps alone"),
+        (["short", "out", "--steps", "3"], "for equal steps alone; the grid has 3: take 1, 2 or 4 equal"),
     ],
 )
 def test_a_mistake_is_one_message(tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     save(Path("model"))
     save(Path("student"), grid=replace(uniform(1), model_digest="another"), trained_times="grid")
+    save(Path("short"), {**POINTS, "second_time": True}, equal_steps=4)
     assert message in fewstep("export", *words)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["model", "student"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model", "short", "student"]
 
 
 @pytest.mark.parametrize("library", ["onnx", "onnxscript", "onnxruntime"])

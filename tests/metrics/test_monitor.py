@@ -1,6 +1,7 @@
 """Looks at students whose distance from the data is known."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -64,6 +65,16 @@ def test_a_student_of_any_number_is_looked_at_with_several():
     assert one.shares > four.shares
     grids = gaussian_monitor(nfe=(2, 3)).grids(student)
     assert [grid.times for grid in grids] == [(0, 1 / 2, 1), (0, 1 / 3, 2 / 3, 1)]
+
+
+def test_a_student_of_equal_steps_is_looked_at_with_those_that_it_knows():
+    student = jumping(3)
+    student.config = replace(student.config, equal_steps=2)
+    monitor = gaussian_monitor()
+    assert [grid.steps for grid in monitor.grids(student)] == [1]
+    monitor.look(student, step=0)
+    with pytest.raises(UserError, match="the grid has 4: take 1 or 2 equal ones"):
+        gaussian_monitor(nfe=(4,)).look(student, step=0)
 
 
 def test_a_model_without_a_grid_is_refused():

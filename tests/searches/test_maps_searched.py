@@ -204,6 +204,10 @@ def test_what_cannot_be_asked_of_a_map_is_refused():
     to_data.config = replace(to_data.config, architecture={"name": "oracle"})
     with pytest.raises(UserError, match="trained only at the timesteps of its own grid"):
         fewstep.search(to_data, noise(), budgets=[2], method="uniform")
+    equal = as_flow_map(ORACLE, equal_steps=4)
+    for asked in (equal, as_flow(equal)):
+        with pytest.raises(UserError, match="takes none that are searched; sample it with 1, 2 or 4 equal"):
+            fewstep.search(asked, noise(), budgets=[2], method="uniform")
 
 
 def test_a_teacher_of_a_model_that_has_none_is_refused():

@@ -131,6 +131,18 @@ def test_a_flow_map_is_learned_from_pairs_and_goes_on_from_its_own_samples(any_s
         distilled(tmp_path / "none", inputs | {"train_on": inputs["data"]}, method="anyflow", nfe="any")
 
 
+def test_a_student_of_equal_steps_is_pictured_with_them_and_forgets_them_in_another_training(
+    inputs, tmp_path
+):
+    given, method = inputs | {"train_on": inputs["data"]}, {"name": "shortcut", "finest": 2}
+    short = distilled(tmp_path / "short", given, method=method, train_on="prepare", nfe="any")
+    assert load_config(short.out).equal_steps == 2
+    assert (short.out / "samples.png").exists()
+    start = inputs | {"init": short.out}
+    other = distilled(tmp_path / "other", start, method="flow_map", init="short", nfe="any")
+    assert load_config(other.out).equal_steps is None
+
+
 def test_a_plan_measures_the_student_that_would_be_trained_and_makes_nothing(any_step, inputs, tmp_path):
     job = job_in(tmp_path, "distill", "student", inputs=inputs)
     plan = distill.plan(configured(method="flow_map", nfe="any"), job)

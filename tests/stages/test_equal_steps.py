@@ -37,9 +37,9 @@ def test_it_takes_equal_steps_of_a_number_that_divides_the_finest(path):
     flow, noise = as_flow(as_flow_map(ORACLE, path=path, equal_steps=8)), ORACLE.noise(9)
     for steps in (1, 2, 4, 8):
         integrate(flow, noise, uniform(steps, start=flow.t_start, end=flow.t_end))
-    with pytest.raises(UserError, match="a number that divides 8; the grid has 3: take another number"):
+    with pytest.raises(UserError, match="equal steps alone; the grid has 3: take 1, 2, 4 or 8 equal ones"):
         integrate(flow, noise, uniform(3, start=flow.t_start, end=flow.t_end))
-    with pytest.raises(UserError, match="equal steps alone, and those of the grid are not equal; leave"):
+    with pytest.raises(UserError, match="the grid has 2, of other lengths: take 1, 2, 4 or 8 equal ones"):
         integrate(flow, noise, Grid((flow.t_start, 0.4, 1.0)))
 
 
@@ -50,12 +50,16 @@ def test_a_model_directory_says_so_and_is_measured_at_those_numbers_alone(tmp_pa
     model = load_model(tmp_path / "short")
     job = job_in(tmp_path, "evaluate", inputs={"model short": tmp_path / "short"})
     assert [entry.name for entry in entries_of("short", model, (1, 3, 4), job)] == ["short@1", "short@4"]
-    with pytest.raises(
-        UserError, match="short takes equal steps, of a number that divides 8: add one to eva"
-    ):
+    with pytest.raises(UserError, match="short takes 1, 2, 4 or 8 equal steps; add one of these to eval"):
         entries_of("short", model, (3, 5), job)
-    with torch.no_grad(), pytest.raises(UserError, match="the grid has 16: take another"):
+    with torch.no_grad(), pytest.raises(UserError, match="the grid has 16: take 1, 2"):
         integrate(as_flow(model), torch.zeros(1, 2), uniform(16))
+
+
+def test_a_model_of_any_steps_writes_no_number_of_them(tmp_path):
+    save_model(tmp_path / "plain", build(ModelConfig(architecture={"name": "mlp"}, shape=(2,)), seed=0))
+    assert "equal_steps" not in (tmp_path / "plain" / "config.json").read_text()
+    assert load_config(tmp_path / "plain").equal_steps is None
 
 
 def test_settings_may_ask_for_some_numbers_that_it_knows():
@@ -66,12 +70,16 @@ def test_settings_may_ask_for_some_numbers_that_it_knows():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"evaluate__nfe": [3, 5]}, r"evaluate\.nfe \[3, 5\] has none for any-step: add one that divides 8"),
+        ({"evaluate__nfe": [3, 5]}, r"evaluate\.nfe \[3, 5\] has none for any-step: add 1, 2, 4 or 8"),
         (
             {"distill__any_at_step__monitor": {"nfe": [1, 3]}},
-            r"any-step\.monitor\.nfe \[1, 3\]: any-step takes equal steps, of a number that divides 8",
+            r"any-step\.monitor\.nfe \[1, 3\]: any-step takes equal steps; name none but 1, 2, 4 or 8",
         ),
-        ({"export__any_at_step": {"steps": 3}}, r"export\.any-step\.steps 3: any-step takes equal steps, of"),
+        (
+            {"export__any_at_step": {"steps": 3}},
+            r"any-step\.steps 3: any-step takes equal steps; set it to 1, 2, 4 or 8",
+        ),
+        ({"distill__any_at_step__nfe": 4}, r"any-step\.nfe 4: method shortcut trains for any number; set it"),
         ({"search__any_at_step": SEARCHED}, r"search\.any-step: any-step was trained for equal steps alone"),
     ],
 )

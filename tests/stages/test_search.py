@@ -178,6 +178,15 @@ def test_models_that_cannot_be_searched(tmp_path, config, told):
         run(tmp_path, "bellman", config=config)
 
 
+def test_a_student_of_equal_steps_has_none_to_search(tmp_path):
+    architecture = {"name": "mlp", "second_time": True}
+    model = build(ModelConfig(architecture=architecture, shape=(2,), equal_steps=4), seed=0)
+    save_model(tmp_path / "short", model)
+    job = job_in(tmp_path, "search", inputs=dict.fromkeys(("model", "teacher"), tmp_path / "short"))
+    with pytest.raises(UserError, match="takes none that are searched; sample it with 1, 2 or 4 equal ones"):
+        search.run(search.Config(teacher="short", method="uniform", budgets=[2]), job)
+
+
 def test_json_keeps_floats_exactly(tmp_path):
     out, _ = run(tmp_path, {"name": "tan", "scale": 0.3}, budgets=[3])
     text = json.loads((out / "grids.json").read_text())
