@@ -41,7 +41,7 @@ CONVERTED = Path("data/converted")
 ON_POLICY = {"batch": 128, "betas": [0.0, 0.99], "warmup": 20, "decay": "cosine", "ema": 0.99}
 """Trainings of on-policy distillation, but for steps and learning rate."""
 FEWER: dict[str, dict[str, int]] = {"patches": {"evaluate.samples": 500, "evaluate.blocks": 4}}
-"""What to measure of each source of larger images, whose fine runs would take hours."""
+"""Settings of `evaluate` by source, where a sample costs more: fewer samples, or fine runs take longest."""
 TIMED, ROUNDS = 128, 20
 """Samples that are made at once, and how often, to measure their time."""
 

@@ -30,5 +30,8 @@ RATE = 4.0
 
 
 def rate(time: str, time_scale: float) -> float:
-    """Return how far what a network is given goes in a unit of time: noise levels, in the middle of times."""
+    """Return by how much what a network is given changes in a unit of time.
+
+    Of noise levels and their logarithms that is the rate in the middle of canonical times.
+    """
     return time_scale if time in OF_A_PATH else RATE * time_scale

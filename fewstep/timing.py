@@ -53,8 +53,9 @@ def with_slow_times(model: Model, *, seed: int) -> Model:
     Fast features make derivatives by the time that have little to do with the flow's. The slower ones
     reproduce the embedding of `model` but for what in it is faster; Zhang et al. 2025 (arXiv 2511.23342).
     The features of some networks, such as adm and dit at times from 0 to 1 or at logarithms of noise levels,
-    are slow anyway: these compute as they did. Others of logarithms are as slow as those of a time in the
-    middle of canonical times, and fitted at all times of the path.
+    are slow anyway: these compute as they did. Other features of logarithms of noise levels are slowed until,
+    in the middle of canonical times, they turn as fast as those of a time. They are fitted at all times of
+    the path.
 
     Raises:
         UserError: if its architecture has no such network, it has fast features of a noise level itself, not

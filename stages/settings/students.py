@@ -64,8 +64,8 @@ class StudentSettings(Settings):
     """Another architecture than that of init, a file of fewstep.models, and its options: the student then
     starts from fresh weights, and init gives path, prediction and classes alone."""
     split_after: Count | None = None
-    """For a flow map: how many first blocks of a transformer, dit or DiTTransformer2DModel of diffusers, are
-    given the start of a step, and all after them its end, so that it needs no further weights (Lee et al.
+    """For a flow map: how many first blocks of a transformer, dit or a DiT, PixArt, SD3 or Flux of diffusers,
+    are given the start of a step, and all after them its end, so that it needs no further weights (Lee et al.
     2025, arXiv 2510.24474; there, 20 of 28). It then starts as init where both are equal. null adds the span
     of a step to what all are given."""
     lora: LoraSettings | None = None

@@ -236,9 +236,8 @@ def test_networks_whose_times_can_not_be_two_are_refused():
     with pytest.raises(UserError, match=f"split_after is {given}: set it to null"):
         with_second_time(build(ModelConfig(**DIT, **EDM), seed=0), seed=0, split_after=1)
     model = adopted("UNet2DModel")
-    config = {**model.config.architecture["config"], "time_embedding_type": "learned"} | {
-        "num_train_timesteps": 9
-    }
+    learned = {"time_embedding_type": "learned", "num_train_timesteps": 9}
+    config = model.config.architecture["config"] | learned
     architecture = {**model.config.architecture, "config": config, "second_time": True}
     with pytest.raises(UserError, match="UNet2DModel with this config embeds its time in a way"):
         build(ModelConfig(architecture=architecture, shape=model.config.shape, classes=5), seed=0)
